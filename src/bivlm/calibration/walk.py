@@ -1,0 +1,189 @@
+"""The walk: stack by stack, block by block, each block quantized on what the packed blocks before it produce.
+
+    for each stack:   capture what reaches it   (finished stacks play back their outputs)
+      for each block: weights from the source → statistics → quantize → write → run packed → next block
+
+Where no linear needs data nothing is run at all. Blocks that an earlier run finished are read back from the output folder instead of quantized
+again; they compute the same numbers, so a walk that was interrupted ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bivlm.calibration.capture import Captured, capture
+from bivlm.calibration.stats import StatsCollector
+from bivlm.checkpoint.job import Job
+from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.formats import FORMATS, PackedTensor
+from bivlm.kernels.linear import replace_linear
+from bivlm.plan import BlockPlan, LinearPlan, Plan
+from bivlm.types import LinearStats
+
+
+@dataclass(frozen=True)
+class LinearReport:
+    """What became of one linear. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error` tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data."""
+
+    weights: int
+    stored_bytes: int
+    bits_per_weight: float
+    paper_bits: float | None
+    weight_error: float
+    layer_error: float | None
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """One finished block, for the progress bar: `error` is the weight-averaged layer error (weight error without data)."""
+
+    path: str
+    linears: Mapping[str, LinearReport]
+    seconds: float
+    resumed: bool
+
+    @property
+    def weights(self) -> int:
+        return sum(report.weights for report in self.linears.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * sum(report.stored_bytes for report in self.linears.values()) / max(self.weights, 1)
+
+    @property
+    def error(self) -> float:
+        def of(report: LinearReport) -> float:
+            return report.weight_error if report.layer_error is None else report.layer_error
+
+        return sum(of(report) * report.weights for report in self.linears.values()) / max(self.weights, 1)
+
+
+@dataclass(frozen=True)
+class CalibrationInput:
+    """One sample as the model takes it: its input tensors (batch of one) and the mask (t,) of the visual tokens in its prompt."""
+
+    tensors: Mapping[str, Tensor]
+    visual: Tensor
+
+
+OnBlock = Callable[[BlockReport], None]
+
+
+def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock) -> None:
+    """Quantize and write every block of `plan`, calling `on_block` after each.
+
+    `samples` are looked at only where a quantizer needs data. Raises InputError when they are needed and there are none.
+    """
+    if plan.needs_data and not samples:
+        raise InputError("the recipe's quantizer needs calibration samples and there are none; give --data, or choose a preset that needs no data")
+    with_data = 1 + max((index for index, block in enumerate(plan.blocks) if block.needs_data), default=-1)
+    if with_data:
+        _walk_with_data(source, plan.blocks[:with_data], job, samples, on_block)
+    for block in plan.blocks[with_data:]:
+        _finish_block(source, block, job, None, on_block)
+
+
+def _walk_with_data(source: SourceModel, blocks: Sequence[BlockPlan], job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock) -> None:
+    inside = {name for block in blocks for name in source.parameter_names(block.path)}
+    head = source.family.keep_out_of_calibration(source.model)
+    around = [name for name in source.entries if name not in inside and name not in head and name in source.model_names]
+    source.materialize(around)
+    finished: list[tuple[Sequence[nn.Module], list[dict[int, Tensor]]]] = []
+    for stack in sorted({block.stack for block in blocks}):
+        mine = [block for block in blocks if block.stack == stack]
+        modules = [source.model.get_submodule(block.path) for block in mine]
+        entries = [
+            capture(source.model, sample.tensors, modules, [(played, outputs[number]) for played, outputs in finished])
+            for number, sample in enumerate(samples)
+        ]
+        finished.append((modules, _walk_stack(source, mine, job, samples, entries, on_block)))
+    source.release(around)
+
+
+def _walk_stack(
+    source: SourceModel, blocks: Sequence[BlockPlan], job: Job, samples: Sequence[CalibrationInput], entries: list[Captured], on_block: OnBlock
+) -> list[dict[int, Tensor]]:
+    """Quantize the blocks of one stack; returns, for each sample, the outputs that the model reads later."""
+    hidden = [entry.hidden for entry in entries]
+    outputs: list[dict[int, Tensor]] = [{} for _ in samples]
+    part_is_language = source.family.stacks[blocks[0].stack].part == "language"
+    for index, block in enumerate(blocks):
+        with source.present(block.path) as module, torch.inference_mode():
+            calls = [entry.calls[index] for entry in entries]
+            collector = None
+            if block.needs_data and not job.is_done(block.path):
+                collector = _collector(source, block)
+                for sample, call, states in zip(samples, calls, hidden, strict=True):
+                    with collector.watching(sample.visual if part_is_language else None):
+                        call.run(module, states)
+            packed = _finish_block(source, block, job, collector, on_block)
+            for name, tensor in packed.items():
+                replace_linear(source.model, name, tensor)
+            module = source.model.get_submodule(block.path)
+            hidden = [call.run(module, states) for call, states in zip(calls, hidden, strict=True)]
+        if block.is_output:
+            for kept, states in zip(outputs, hidden, strict=True):
+                kept[index] = states
+    return outputs
+
+
+def _collector(source: SourceModel, block: BlockPlan) -> StatsCollector:
+    visual = source.family.stacks[block.stack].visual_linears
+    linears = {plan.name: source.model.get_submodule(plan.name) for plan in block.quantized}
+    visual_only = frozenset(name for name in linears if any(name.endswith("." + ending) for ending in visual))
+    return StatsCollector({name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}, visual_only)
+
+
+def _finish_block(
+    source: SourceModel, block: BlockPlan, job: Job, collector: StatsCollector | None, on_block: OnBlock
+) -> Mapping[str, PackedTensor]:
+    """Quantize one block and write it, or read it back when an earlier run wrote it; returns its packed linears by name."""
+    started = time.perf_counter()
+    resumed = job.is_done(block.path)
+    if resumed:
+        packed, reports = job.read_block(block.path)
+        reports = {name: LinearReport(**report) for name, report in reports.items()}
+    else:
+        packed, reports = {}, {}
+        for linear in block.quantized:
+            stats = collector.stats(linear.name) if collector is not None and linear.quantizer is not None and linear.quantizer.needs_data else None
+            packed[linear.name], reports[linear.name] = quantize_linear(source, linear, stats)
+        job.write_block(block.path, packed, {name: asdict(report) for name, report in reports.items()})
+    on_block(BlockReport(block.path, reports, time.perf_counter() - started, resumed))
+    return packed
+
+
+def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | None) -> tuple[PackedTensor, LinearReport]:
+    """Read one weight, quantize it, pack it, and measure what the packed weight lost."""
+    assert plan.quantizer is not None
+    weight = next(iter(source.read([f"{plan.name}.weight"]).values()))
+    try:
+        quantized = plan.quantizer.quantize(weight, stats)
+    except ValueError as error:
+        raise InputError(f"{plan.name}: {error}") from error
+    packed = quantized.encode()
+    weight = weight.float()
+    difference = weight - FORMATS[packed.format].decode(packed).dequantize()
+    return packed, LinearReport(
+        weights=weight.numel(),
+        stored_bytes=packed.nbytes,
+        bits_per_weight=packed.bits_per_weight(),
+        paper_bits=plan.quantizer.paper_bits(quantized),
+        weight_error=_ratio(difference.square().sum(), weight.square().sum()),
+        layer_error=None if stats is None else layer_error(weight, difference, stats.hessian),
+    )
+
+
+def layer_error(weight: Tensor, difference: Tensor, hessian: Tensor) -> float:
+    """tr(D H Dᵀ) / tr(W H Wᵀ): the share of the layer's output energy that is lost; D and W are (out, in), H is (in, in)."""
+    return _ratio(((difference @ hessian) * difference).sum(), ((weight @ hessian) * weight).sum())
+
+
+def _ratio(lost: Tensor, whole: Tensor) -> float:
+    return float(lost / whole) if whole > 0 else 0.0

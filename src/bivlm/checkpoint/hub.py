@@ -1,0 +1,32 @@
+"""From what the user typed to a folder on the disk: a path, or the id of a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from bivlm.errors import InputError
+
+NEEDED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def resolve_model(model: str | Path) -> Path:
+    """The folder of a model: `model` itself when it exists, else the hub's snapshot (downloaded once, then cached by huggingface_hub).
+
+    Raises InputError when it is neither.
+    """
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return folder
+    if not HUB_ID.fullmatch(str(model)):
+        raise InputError(f"there is no folder {model}, and it is no model id of the hub (OWNER/NAME) either")
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=NEEDED))
+    except RepositoryNotFoundError as error:
+        raise InputError(f"there is no folder {model} and the hub has no such model (or it is private: log in with `hf auth login`)") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise InputError(f"there is no folder {model}, and the hub could not be reached for it ({type(error).__name__}); give a local folder") from error

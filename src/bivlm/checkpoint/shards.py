@@ -1,0 +1,151 @@
+"""safetensors files as this package reads and writes them: whole or not at all, the same bytes every time, every error in the user's words."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bivlm.errors import InputError
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: its key in the shard, and the dtype and shape that the shard's header gives."""
+
+    shard: Path
+    key: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; InputError when it is no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no valid JSON ({error}); the file is damaged: get it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; the file is damaged: get it again")
+    return content
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, from its index when it has one. Raises InputError when one is missing."""
+    index = folder / INDEX_NAME
+    if not index.exists():
+        if (folder / SINGLE_NAME).exists():
+            return [folder / SINGLE_NAME]
+        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(pattern))
+        found = f"only {', '.join(others[:3])}" if others else "none"
+        raise InputError(f"{folder} has no weights in safetensors ({found}); needed is {SINGLE_NAME} or {INDEX_NAME} with its shards")
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index} has no weight_map; the file is damaged: get it again")
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise InputError(f"{folder} lacks {missing[0]} ({len(missing)} of {len(names)} shards named in {INDEX_NAME} are missing)")
+    return [folder / name for name in names]
+
+
+@contextmanager
+def open_shard(path: Path) -> Iterator[safe_open]:
+    """An open safetensors file; InputError when it is truncated or its header is damaged."""
+    try:
+        with safe_open(path, framework="pt") as shard:
+            yield shard
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or cut short ({error}); get the file again") from error
+
+
+def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
+    """Every tensor of some shards by its key, from the headers alone."""
+    entries: dict[str, TensorEntry] = {}
+    for path in paths:
+        with open_shard(path) as shard:
+            for key in shard.keys():  # noqa: SIM118 - a safetensors file is no dict
+                part = shard.get_slice(key)
+                if part.get_dtype() not in DTYPES:
+                    raise InputError(f"{path}: tensor {key} has the dtype {part.get_dtype()}, which bivlm does not read; convert the model to bfloat16 first")
+                entries[key] = TensorEntry(path, key, DTYPES[part.get_dtype()], tuple(part.get_shape()))
+    return entries
+
+
+def read_tensors(entries: Iterable[TensorEntry]) -> dict[str, Tensor]:
+    """The tensors themselves, copied out of the file so that it can be closed, by key."""
+    by_shard: dict[Path, list[TensorEntry]] = {}
+    for entry in entries:
+        by_shard.setdefault(entry.shard, []).append(entry)
+    tensors: dict[str, Tensor] = {}
+    for path, wanted in by_shard.items():
+        with open_shard(path) as shard:
+            for entry in wanted:
+                tensors[entry.key] = shard.get_tensor(entry.key).clone()
+    return tensors
+
+
+def checksum(tensor: Tensor) -> str:
+    """CRC-32 of a tensor's bytes, as eight hexadecimal digits."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return f"{zlib.crc32(flat.view(torch.uint8).numpy()) if flat.numel() else 0:08x}"
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """A text file that is either the old one or the whole new one, whatever happens."""
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(content, encoding="utf-8")
+    _publish(temporary, path)
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file that is either absent or whole, readable by everyone, with the same bytes for the same tensors.
+
+    The header carries `format` alone: safetensors writes further entries in an order that changes from process to process.
+    Raises OSError with ENOSPC when the disk is full; what was there before stays.
+    """
+    temporary = path.with_name(path.name + ".writing")
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
+    temporary.chmod(0o644)  # safetensors writes 0600, which a server under another user cannot read
+    _publish(temporary, path)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

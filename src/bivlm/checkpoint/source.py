@@ -1,0 +1,142 @@
+"""A model folder that is read block by block: the model stands on the meta device, and a module gets its weights only while it is needed.
+
+Which tensor of which shard a parameter is comes from transformers' own key mapping, so hub layouts of every age are understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from bivlm.checkpoint.shards import TensorEntry, read_entries, read_json, read_tensors, shard_files
+from bivlm.errors import InputError
+from bivlm.families import Family, family_of
+
+
+class SourceModel:
+    """A Hugging Face model folder whose weights stay on the disk.
+
+    `model` has every parameter on the meta device and every computed buffer (rotary frequencies and the like) for real;
+    `entries` maps each parameter's name in the model to its place in the shards.
+    Raises InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture, or already quantized.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = read_config(folder)
+        self.family: Family = family_of(self.config)
+        self.shards = shard_files(folder)
+        stored = read_entries(self.shards)
+        self.dtype: torch.dtype = self._model_dtype(stored)
+        with init_empty_weights(include_buffers=False):
+            self.model: transformers.PreTrainedModel = transformers.AutoModelForImageTextToText.from_config(self.config, dtype=self.dtype)
+        self.model.eval()
+        self.entries = self._map_parameters(stored)
+
+    def _model_dtype(self, stored: Mapping[str, TensorEntry]) -> torch.dtype:
+        """What `from_pretrained` computes in: the config's dtype, or that of the first floating-point weight."""
+        declared = self.config.dtype
+        if isinstance(declared, torch.dtype):
+            return declared
+        return next((entry.dtype for entry in stored.values() if entry.dtype.is_floating_point), torch.float32)
+
+    def _map_parameters(self, stored: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+        mapping = get_model_conversion_mapping(self.model)
+        renamings = [change for change in mapping if isinstance(change, WeightRenaming)]
+        converters = [change for change in mapping if isinstance(change, WeightConverter)]
+        wanted = self.model.state_dict()
+        entries: dict[str, TensorEntry] = {}
+        for key, entry in stored.items():
+            name, converter = rename_source_key(key, renamings, converters, self.model.base_model_prefix, wanted)
+            if converter is not None:
+                raise InputError(f"{self.folder}: {key} is stored in a form that transformers converts while loading; save the model once with save_pretrained")
+            if name not in wanted and key in wanted:
+                name = key
+            if name in wanted and tuple(wanted[name].shape) != entry.shape:
+                raise InputError(f"{entry.shard}: {key} has the shape {entry.shape}, but config.json asks for {tuple(wanted[name].shape)}")
+            entries[name] = entry
+        tied = self.model.all_tied_weights_keys
+        missing = [name for name in wanted if name not in entries and name not in tied]
+        if missing:
+            raise InputError(f"{self.folder}: the shards lack {missing[0]} ({len(missing)} tensors of the model are missing); get the model again")
+        return entries
+
+    @cached_property
+    def file_bytes(self) -> int:
+        """Size of the folder's files, weights and all."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
+    def read(self, names: list[str]) -> dict[str, Tensor]:
+        """The stored tensors of some parameters, by parameter name, in the dtype that they are stored in; InputError when one is not finite."""
+        by_key = read_tensors(self.entries[name] for name in names)
+        tensors = {name: by_key[self.entries[name].key] for name in names}
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                entry = self.entries[name]
+                bad = int((~tensor.isfinite()).sum())
+                raise InputError(f"{entry.shard}: {entry.key} holds {bad} values that are NaN or infinite; such a weight cannot be quantized: get the model again")
+        return tensors
+
+    def parameter_names(self, module: str) -> list[str]:
+        """Names of the stored parameters and buffers at or below a module path."""
+        return [name for name in self.entries if name.startswith(module + ".")]
+
+    def materialize(self, names: list[str]) -> None:
+        """Give some parameters their weights, in the model's dtype."""
+        for name, tensor in self.read(names).items():
+            value = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+            set_module_tensor_to_device(self.model, name, "cpu", value=value)
+
+    def release(self, names: list[str]) -> None:
+        """Take the weights away again."""
+        for name in names:
+            set_module_tensor_to_device(self.model, name, "meta")
+
+    @contextmanager
+    def present(self, module: str) -> Iterator[nn.Module]:
+        """The module at a path with its weights, for as long as the context lasts; afterwards it is as it was, packed linears replaced back included."""
+        names = self.parameter_names(module)
+        originals = {name: child for name, child in self.model.get_submodule(module).named_modules() if isinstance(child, nn.Linear)}
+        self.materialize(names)
+        try:
+            yield self.model.get_submodule(module)
+        finally:
+            for name, child in originals.items():
+                set_submodule(self.model, f"{module}.{name}" if name else module, child)
+            self.release(names)
+
+
+def set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration of a full-precision model folder; InputError when there is none or it is quantized already."""
+    if not folder.exists():
+        raise InputError(f"there is no folder {folder}; MODEL is a Hugging Face model folder or a model id of the hub")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; MODEL is the folder that holds config.json and the weights")
+    path = folder / "config.json"
+    if not path.exists():
+        content = "is empty" if not any(folder.iterdir()) else "has no config.json"
+        raise InputError(f"{folder} {content}; MODEL is a Hugging Face model folder with config.json and weights in safetensors")
+    config = read_json(path)
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method is not None:
+        raise InputError(f"{folder} is quantized already (quant_method {method!r}); give the full-precision model")
+    if "model_type" not in config:
+        raise InputError(f"{path} names no model_type; is this a transformers model?")
+    family_of(config["model_type"])
+    return transformers.AutoConfig.from_pretrained(folder)

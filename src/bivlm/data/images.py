@@ -1,0 +1,95 @@
+"""From whatever a sample holds to the pixels that a processor takes: upright, 8-bit RGB, in a new image; or one line that says what is wrong with it.
+
+Transparent pixels are laid on white, as a reader sees them on a page (the colours under full transparency are arbitrary, often black). Grey images of 16
+bits are scaled to 8, where Pillow's own conversion cuts everything above 255 off. Of an animation the first frame counts.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from bivlm.errors import InputError
+from bivlm.types import Sample
+
+# what Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+
+
+def open_image(sample: Sample) -> Image.Image:
+    """The sample's image as upright 8-bit RGB. The sample stays as it is, and keeps no pixels that it did not have.
+
+    Raises InputError, naming the sample and its file, when the file is missing, unreadable, no image, cut short, or has more pixels than
+    `PIL.Image.MAX_IMAGE_PIXELS`, or when its values have no agreed range (floating point).
+    """
+    with _errors_named(sample), _undecoded(sample.image) as image:
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An upright copy in 8-bit RGB. Raises ValueError for a mode that has no agreed colours."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        grey = np.asarray(upright).astype(np.float32).clip(0, 65535) / 257  # 257 = 65535 / 255
+        upright = Image.fromarray(grey.round().astype(np.uint8))
+    elif upright.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
+    if _is_transparent(upright):
+        over = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return upright.convert("RGB")
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return "transparency" in image.info or image.getbands()[-1] in ("A", "a")
+
+
+@contextmanager
+def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
+    """The image, decoded on its own: one that still stands in its file is opened a second time, so that the sample does not keep the pixels."""
+    if isinstance(image, Path):
+        with Image.open(image) as opened:
+            yield opened
+    elif isinstance(image, ImageFile.ImageFile) and image.fp is not None:
+        file = cast(IO[bytes], image.fp)
+        place = file.tell()
+        file.seek(0)
+        try:
+            yield Image.open(file)
+        finally:
+            file.seek(place)
+    else:
+        yield image
+
+
+@contextmanager
+def _errors_named(sample: Sample) -> Iterator[None]:
+    """Turn what Pillow raises into InputError. Its warning above MAX_IMAGE_PIXELS becomes the error that it raises at twice as many."""
+    where = " ".join(filter(None, (f"{sample.origin}:" if sample.origin else "", "the image", _name(sample.image))))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{where} has more than {Image.MAX_IMAGE_PIXELS} pixels, the most that are decoded; make it smaller") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{where} does not exist; mend the path or leave the sample out") from error
+    except DAMAGED as error:
+        raise InputError(f"{where} cannot be read as an image ({_first_line(error)}); replace it or leave the sample out") from error
+
+
+def _name(image: Path | Image.Image) -> str:
+    return str(image) if isinstance(image, Path) else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,89 @@
+"""A family is a declaration: where the blocks of each part are, what stays in full precision, and how a question becomes the model's inputs.
+
+The walker, the checkpoint and the evaluation read it; none of them knows a model by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from bivlm.families import inputs as model_inputs
+from bivlm.types import PartName, Sample
+
+
+def last_block(config: PretrainedConfig, count: int) -> Sequence[int]:
+    return (count - 1,)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks that run one after the other, each on the output of the one before.
+
+    `path` names a `ModuleList` of blocks, or one module that is a single block (a projector; it may be a lone `nn.Linear`).
+    `outputs(config, count)` gives the indices of the blocks whose output the rest of the model reads (the last one, unless the model picks features
+    from inner blocks). `visual_linears` are the linears of a language block whose input is visual tokens alone (cross-attention keys and values).
+    """
+
+    part: PartName
+    path: str
+    outputs: Callable[[PretrainedConfig, int], Sequence[int]] = last_block
+    visual_linears: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of transformers, by its `model_type`.
+
+    `stacks` stand in the order in which the model runs them. `keep` are glob patterns of modules outside the stacks, or of linears inside them, that
+    stay in full precision. `image_token_id(config)` is the id that marks a visual token in `input_ids`; None for a model whose image reaches the
+    language model through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}` and serves processors that bring no chat
+    template. `vision_types` are the `model_type`s of the vision towers that the paths hold for; empty where the architecture has but one.
+    """
+
+    model_type: str
+    stacks: tuple[Stack, ...]
+    keep: tuple[str, ...]
+    image_token_id: Callable[[PretrainedConfig], int | None]
+    prompt: str
+    vision_types: tuple[str, ...] = ()
+
+    def inputs(
+        self, processor: Any, samples: Sequence[Sample], images: Sequence[Image.Image], config: PretrainedConfig | None = None
+    ) -> dict[str, Tensor]:
+        """The model's inputs for a batch of questions, one image each, prompts padded on the left and ending where the answer begins.
+
+        Only what the model's `forward` takes is returned; the processor stays as it was, and nothing is ever truncated.
+        Raises InputError, naming the sample, when a question cannot be asked, or, given the model's `config`, when a prompt is longer than it reads.
+        """
+        limit = None if config is None else self.token_limit(config)
+        return model_inputs.build(processor, self.model_type, self.prompt, samples, images, limit)
+
+    def extend(self, inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The inputs of prompt and answer, for teacher forcing: `answers` (n, a) are token ids behind the prompts, `mask` (n, a) is 0 at padding.
+
+        The logits that judge answer token j are those at position t - 1 + j, with t the length of the padded prompts. Answers are text: a model
+        that counts its image tokens refuses them there, so suppress `image_token_id` when generating what is to be judged.
+        """
+        return model_inputs.extend(inputs, answers, mask)
+
+    def visual_mask(self, config: PretrainedConfig, input_ids: Tensor) -> Tensor:
+        """True where a token of the prompt is visual, the shape of `input_ids`; nowhere, when the image comes through cross-attention."""
+        token = self.image_token_id(config)
+        return torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
+
+    def token_limit(self, config: PretrainedConfig) -> int | None:
+        """The most tokens, visual ones included, that the language model has positions for; None when its config does not say."""
+        return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+    def keep_out_of_calibration(self, model: Any) -> frozenset[str]:
+        """Names of the parameters that nothing before the end of the last block needs: the language head, unless it is the embedding's own weight."""
+        head = model.get_output_embeddings()
+        names = {f"{name}.weight" for name, module in model.named_modules() if module is head}
+        return frozenset(names - set(model.all_tied_weights_keys))

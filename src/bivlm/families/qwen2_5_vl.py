@@ -1,0 +1,20 @@
+"""Qwen2.5-VL: Qwen2-VL with windowed attention and a gated MLP in the vision tower.
+
+Most vision blocks attend within windows, those in `fullatt_block_indexes` over the whole image: the same blocks are called with other `cu_seqlens`.
+The patches are sorted by window before the first block and sorted back behind the merger, so the merger is the last thing that runs on them.
+
+Kept in full precision: as in Qwen2-VL.
+"""
+
+from __future__ import annotations
+
+from bivlm.families.base import Family
+from bivlm.families.qwen2_vl import QWEN2_VL
+
+QWEN2_5_VL = Family(
+    model_type="qwen2_5_vl",
+    stacks=QWEN2_VL.stacks,
+    keep=QWEN2_VL.keep,
+    image_token_id=lambda config: config.image_token_id,
+    prompt=QWEN2_VL.prompt,
+)

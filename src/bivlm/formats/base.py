@@ -1,0 +1,64 @@
+"""What every storage format offers: a decision about a weight (`QuantizedWeight`) and the tensors that stand for it in a file (`PackedTensor`).
+
+    quantizer ─► QuantizedWeight ─ encode() ─► PackedTensor ─► file
+                       ▲                           │
+                       └───────── decode() ◄───────┘
+
+`decode(encode(q)) == q`, exactly. The bits of a weight are those of its packed tensors: everything that is needed to decode is in them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """A weight as it lies in a file: named tensors, the shape that they stand for, and the format's own settings.
+
+    `tensors` have the names that follow the linear's own name in the checkpoint ("….q_proj.codes");
+    `settings` are the few numbers that tell how to read them (alphabet, group size…): JSON values, kept in `config.json`.
+    """
+
+    format: str
+    shape: tuple[int, int]  # (out, in)
+    tensors: Mapping[str, Tensor]
+    settings: Mapping[str, int | float | bool | str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    def bits_per_weight(self) -> float:
+        """Stored bits over weights: scales, tables, positions, padding, everything counted."""
+        rows, columns = self.shape
+        return 8 * self.nbytes / (rows * columns)
+
+
+class QuantizedWeight(ABC):
+    """What a quantizer decided about one weight. Subclasses are frozen dataclasses with exact equality."""
+
+    format: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the weight that this stands for."""
+
+    @abstractmethod
+    def dequantize(self) -> Tensor:
+        """The weight as the model computes with it: (out, in) float32."""
+
+    @abstractmethod
+    def encode(self) -> PackedTensor:
+        """The tensors that go into the file."""
+
+    @classmethod
+    @abstractmethod
+    def decode(cls, packed: PackedTensor) -> Self:
+        """The inverse of `encode`, exactly. Raises ValueError when the tensors contradict the settings or the shape."""

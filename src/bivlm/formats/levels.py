@@ -1,0 +1,326 @@
+"""`levels`: a dense code of a few bits per weight into a small table of levels, and a sparse list for the tail of large weights.
+
+    w[i, j] = scale * table[row group of i, column group of j][codes[i, j]]          dense
+    w[i, j] = scale * tail_scale[i] * tail_levels[tail_codes[n]]                      where (i, j) is tail_positions[n]
+
+Products are taken in float32, from left to right. In the file the codes are radix words, the tail's positions are Rice codes of the gaps between
+them, and the tail's codes lie where the dense codes below them would be wasted: docs/format.md has every byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from bivlm.formats import bits
+from bivlm.formats.base import PackedTensor, QuantizedWeight
+
+_BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class LevelsWeight(QuantizedWeight):
+    """A weight of (out, in) in `levels`.
+
+    codes           (out, in) uint8, each below `alphabet`, ascending in value; 0 under a tail entry (the format stores the tail's code there)
+    levels          (R, G, L) float16, relative to `scale`. R = 1 (one table per layer) or out (one per row); G = 1 or ceil(in / group_size).
+                    symmetric: L = alphabet / 2 magnitudes, ascending; code c means -levels[L-1-c] for c < L and +levels[c-L] otherwise.
+                    not symmetric: L = alphabet levels, code c means levels[c].
+    scale           () float32, above 0: keeps float16 tables in range whatever the size of the weights
+    group_size      columns per table; `in` when the whole row shares one (the last group may be shorter)
+    tail_positions  (n,) int64, ascending and unique, row-major positions i * in + j
+    tail_codes      (n,) uint8, 0…3
+    tail_levels     (4,) float16, ascending; zeros when there is no tail
+    tail_scale      (out,) float16; empty when there is no tail
+
+    "Ascending" allows equal neighbours, except for positions. All tensors are on one device. ValueError, naming the field, for anything else.
+    """
+
+    format: ClassVar[str] = "levels"
+
+    codes: Tensor
+    levels: Tensor
+    scale: Tensor
+    alphabet: int
+    symmetric: bool
+    group_size: int
+    tail_positions: Tensor
+    tail_codes: Tensor
+    tail_levels: Tensor
+    tail_scale: Tensor
+
+    def __post_init__(self) -> None:
+        _check_dense(self)
+        _check_tail(self)
+
+    def __eq__(self, other: object) -> bool:
+        """The same bits in every field (so -0.0 is not 0.0)."""
+        if not isinstance(other, LevelsWeight):
+            return NotImplemented
+        return all(_same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.codes.shape
+        return rows, columns
+
+    def dequantize(self) -> Tensor:
+        rows, columns = self.shape
+        tables = _signed_tables(self.levels, self.symmetric) * self.scale  # (R, G, alphabet)
+        weight = torch.empty(rows, columns, dtype=torch.float32, device=self.codes.device)
+        step = max(1, _BLOCK // columns)
+        for start in range(0, rows, step):
+            codes = self.codes[start : start + step]
+            block_tables = tables if tables.shape[0] == 1 else tables[start : start + step]
+            indices = codes.int() + _table_starts(block_tables, columns, self.group_size)
+            torch.index_select(block_tables.reshape(-1), 0, indices.reshape(-1), out=weight[start : start + step].view(-1))
+        if self.tail_codes.numel():
+            row_scale = self.tail_scale.float() * self.scale
+            weight.view(-1)[self.tail_positions] = row_scale[self.tail_positions // columns] * self.tail_levels.float()[self.tail_codes.int()]
+        return weight
+
+    def encode(self) -> PackedTensor:
+        tail = self.tail_codes.numel()
+        tensors, rice = {"levels": _stored(self.levels), "scale": _stored(self.scale).view(1)}, 0
+        codes = self.codes
+        if tail:
+            shared = _tail_code_bits_outside(self.alphabet)
+            codes = codes.clone(memory_format=torch.contiguous_format)
+            codes.view(-1)[self.tail_positions] = self.tail_codes >> shared
+            gaps = self.tail_positions.diff(prepend=self.tail_positions.new_full((1,), -1)) - 1
+            rice = bits.rice_parameter(gaps)
+            tensors["tail_low"], tensors["tail_high"] = bits.pack_rice(gaps, rice)
+            tensors["tail_levels"], tensors["tail_scale"] = _stored(self.tail_levels), _stored(self.tail_scale)
+            if shared:
+                tensors["tail_bits"] = bits.pack_fields((self.tail_codes & 1)[None], 1)[0]
+        tensors = {"codes": bits.pack_symbols(codes, self.alphabet), **tensors}
+        settings = {"alphabet": self.alphabet, "symmetric": self.symmetric, "group_size": self.group_size, "tail": tail, "tail_rice": rice}
+        return PackedTensor(self.format, self.shape, tensors, settings)
+
+    @classmethod
+    def decode(cls, packed: PackedTensor) -> Self:
+        """The inverse of `encode`. The small tables are shared with `packed`, not copied."""
+        settings = _checked_settings(packed)
+        rows, columns = packed.shape
+        alphabet, tail, rice = settings["alphabet"], settings["tail"], settings["tail_rice"]
+        _check_tensors(packed, alphabet, tail, rice)
+        tensors = packed.tensors
+        with _blaming("codes"):
+            codes = bits.unpack_symbols(tensors["codes"], alphabet, columns)
+        positions, tail_codes, tail_levels, tail_scale = _no_tail(codes.device)
+        if tail:
+            positions = _unpack_positions(tensors, tail, rice, rows * columns)
+            tail_codes = _take_tail_codes(codes, positions, tensors, alphabet)
+            tail_levels, tail_scale = tensors["tail_levels"], tensors["tail_scale"]
+        return cls(
+            codes=codes,
+            levels=tensors["levels"],
+            scale=tensors["scale"].view(()),
+            alphabet=alphabet,
+            symmetric=settings["symmetric"],
+            group_size=settings["group_size"],
+            tail_positions=positions,
+            tail_codes=tail_codes,
+            tail_levels=tail_levels,
+            tail_scale=tail_scale,
+        )
+
+
+def levels_nbytes(shape: tuple[int, int], alphabet: int, symmetric: bool, group_size: int, rows_of_tables: int, tail: int) -> int:
+    """The most bytes that `encode` writes for a weight of this kind with at most `tail` entries, wherever they lie.
+
+    Exact but for the positions, for which it is the bound that `bits.rice_bytes_bound` proves; without a tail it is exact.
+    """
+    rows, columns = shape
+    table = alphabet // 2 if symmetric else alphabet
+    dense = rows * bits.symbols_bytes(columns, alphabet) + 2 * rows_of_tables * -(-columns // group_size) * table + 4
+    if not tail:
+        return dense
+    outside = bits.stream_bytes(tail, _tail_code_bits_outside(alphabet))
+    return dense + bits.rice_bytes_bound(tail, rows * columns - tail) + outside + 2 * 4 + 2 * rows
+
+
+def _tail_code_bits_outside(alphabet: int) -> int:
+    """How many of a tail code's two bits the dense code below it cannot hold: they go to `tail_bits`."""
+    return 0 if alphabet >= 4 else 1
+
+
+def _signed_tables(levels: Tensor, symmetric: bool) -> Tensor:
+    """The level of every code: (R, G, alphabet) float32, relative to `scale`."""
+    levels = levels.float()
+    return torch.cat((-levels.flip(-1), levels), dim=-1) if symmetric else levels
+
+
+def _table_starts(tables: Tensor, columns: int, group_size: int) -> Tensor:
+    """Where in the flattened `tables` (R, G, alphabet) the table of a weight begins: (R, columns) int32."""
+    count, groups, alphabet = tables.shape
+    column_group = torch.arange(columns, dtype=torch.int32, device=tables.device) // group_size
+    row = torch.arange(count, dtype=torch.int32, device=tables.device)
+    return (row[:, None] * groups + column_group) * alphabet
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """A copy of its own memory: safetensors refuses tensors that share theirs."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _no_tail(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """positions, codes, levels and row scales of a weight without a tail."""
+    return (
+        torch.zeros(0, dtype=torch.int64, device=device),
+        torch.zeros(0, dtype=torch.uint8, device=device),
+        torch.zeros(4, dtype=torch.float16, device=device),
+        torch.zeros(0, dtype=torch.float16, device=device),
+    )
+
+
+def _unpack_positions(tensors: Any, tail: int, rice: int, weights: int) -> Tensor:
+    """(tail,) int64 positions, all below `weights`: the sum of the gaps is checked before any of them can overflow."""
+    with _blaming("tail_high"):
+        quotients = bits.unpack_unary(tensors["tail_high"], tail)
+    with _blaming("tail_low"):
+        low = bits.unpack_fields(tensors["tail_low"][None], rice, tail)[0].long() if rice else torch.zeros_like(quotients)
+    last = (int(quotients.sum()) << rice) + int(low.sum()) + tail - 1
+    _require(last < weights, f"'tail_high' and 'tail_low' lead to position {last} in a weight of {weights}")
+    return ((quotients << rice) + low + 1).cumsum(0) - 1
+
+
+def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: int) -> Tensor:
+    """Move the tail's codes out of `codes` (freshly unpacked, changed in place: zeros stay behind)."""
+    flat = codes.view(-1)
+    tail_codes = flat[positions]
+    outside = _tail_code_bits_outside(alphabet)
+    largest = 3 >> outside
+    _require(int(tail_codes.max()) <= largest, f"'codes' is {int(tail_codes.max())} under a tail entry; at most {largest}")
+    if outside:
+        with _blaming("tail_bits"):
+            tail_codes = tail_codes << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
+    flat[positions] = 0
+    return tail_codes
+
+
+def _check_dense(weight: LevelsWeight) -> None:
+    _check_numbers(weight.alphabet, weight.symmetric)
+    _require(weight.codes.dim() == 2 and weight.codes.numel() > 0, f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1")
+    rows, columns = weight.codes.shape
+    _check_tensor("codes", weight.codes, torch.uint8, (rows, columns))
+    _require(int(weight.codes.max()) < weight.alphabet, f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}")
+    _check_group_size(weight.group_size, columns)
+    _check_table(weight.levels, rows, -(-columns // weight.group_size), weight.alphabet // 2 if weight.symmetric else weight.alphabet)
+    _require(not weight.symmetric or bool((weight.levels >= 0).all()), "'levels' of a symmetric weight are magnitudes; one is below 0")
+    _check_tensor("scale", weight.scale, torch.float32, ())
+    _require(bool(weight.scale > 0) and bool(weight.scale.isfinite()), f"'scale' is {float(weight.scale)}; needs a finite number above 0")
+    _require(bool((weight.levels.float().abs().max() * weight.scale).isfinite()), "'scale' times the largest of 'levels' overflows float32")
+
+
+def _check_table(levels: Tensor, rows: int, groups: int, length: int) -> None:
+    _check_tensor("levels", levels, torch.float16, (rows if levels.shape[:1] == (rows,) else 1, groups, length))
+    _require(bool(levels.isfinite().all()), "'levels' holds NaN or infinity")
+    _require(bool((levels.diff(dim=-1) >= 0).all()), "'levels' must be ascending along the last dimension")
+
+
+def _check_tail(weight: LevelsWeight) -> None:
+    rows, columns = weight.shape
+    count = weight.tail_positions.numel()
+    _check_tensor("tail_positions", weight.tail_positions, torch.int64, (count,))
+    _check_tensor("tail_codes", weight.tail_codes, torch.uint8, (count,))
+    _check_tensor("tail_levels", weight.tail_levels, torch.float16, (4,))
+    _check_tensor("tail_scale", weight.tail_scale, torch.float16, (rows,) if count else (0,))
+    if not count:
+        _require(not weight.tail_levels.view(torch.int16).any(), "'tail_levels' must be zeros when there is no tail")
+        return
+    positions, levels, row_scale = weight.tail_positions, weight.tail_levels, weight.tail_scale
+    _require(int(positions[0]) >= 0 and int(positions[-1]) < rows * columns, f"'tail_positions' must lie in 0 … {rows * columns - 1}")
+    _require(bool((positions.diff() > 0).all()), "'tail_positions' must be ascending and unique")
+    _require(int(weight.tail_codes.max()) <= 3, f"'tail_codes' holds {int(weight.tail_codes.max())}; at most 3")
+    _require(not bool(weight.codes.reshape(-1)[positions].any()), "'codes' must be 0 under the tail")
+    _require(bool(levels.isfinite().all()) and bool((levels.diff() >= 0).all()), "'tail_levels' must be finite and ascending")
+    _require(bool(row_scale.isfinite().all()) and bool((row_scale >= 0).all()), "'tail_scale' must be finite and not below 0")
+    largest = row_scale.float().max() * weight.scale * levels.float().abs().max()
+    _require(bool(largest.isfinite()), "'scale' times the largest of 'tail_scale' and 'tail_levels' overflows float32")
+
+
+def _check_numbers(alphabet: Any, symmetric: Any) -> None:
+    _require(type(alphabet) is int and alphabet in bits.RADIX, f"'alphabet' is {alphabet!r}; needs 2 … 16")
+    _require(type(symmetric) is bool, f"'symmetric' is {symmetric!r}; needs true or false")
+    _require(not symmetric or alphabet % 2 == 0, f"a symmetric weight has an even alphabet, not {alphabet}")
+
+
+def _check_group_size(group_size: Any, columns: int) -> None:
+    _require(type(group_size) is int and 1 <= group_size <= columns, f"'group_size' is {group_size!r}; needs 1 … {columns}")
+
+
+def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
+    """The settings, each of its type and range, and a shape that is one."""
+    _require(packed.format == LevelsWeight.format, f"the format is {packed.format!r}")
+    _require(len(packed.shape) == 2 and min(packed.shape) >= 1, f"the shape is {packed.shape}; needs (out, in), each at least 1")
+    settings = dict(packed.settings)
+    needed = ["alphabet", "group_size", "symmetric", "tail", "tail_rice"]
+    _require(sorted(settings) == needed, f"the settings are {sorted(settings)}; needs {needed}")
+    _check_numbers(settings["alphabet"], settings["symmetric"])
+    _check_group_size(settings["group_size"], packed.shape[1])
+    for name, most in (("tail", packed.shape[0] * packed.shape[1]), ("tail_rice", bits.RICE_MAX if settings["tail"] else 0)):
+        value = settings[name]
+        _require(type(value) is int and 0 <= value <= most, f"'{name}' is {value!r}; needs 0 … {most}")
+    return settings
+
+
+def _check_tensors(packed: PackedTensor, alphabet: int, tail: int, rice: int) -> None:
+    """Exactly the tensors that the settings call for, with the dtype and shape that they imply."""
+    rows, columns = packed.shape
+    expected: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
+        "codes": (torch.uint8, (rows, bits.symbols_bytes(columns, alphabet))),
+        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: the constructor checks it
+        "scale": (torch.float32, (1,)),
+    }
+    if tail:
+        expected["tail_low"] = (torch.uint8, (bits.stream_bytes(tail, rice),))
+        expected["tail_high"] = (torch.uint8, (None,))
+        expected["tail_levels"] = (torch.float16, (4,))
+        expected["tail_scale"] = (torch.float16, (rows,))
+    if tail and _tail_code_bits_outside(alphabet):
+        expected["tail_bits"] = (torch.uint8, (bits.stream_bytes(tail, 1),))
+    for name in expected:
+        _require(name in packed.tensors, f"'{name}' is missing")
+    for name, tensor in packed.tensors.items():
+        _require(name in expected, f"'{name}' does not belong to this weight")
+        _check_tensor(name, tensor, *expected[name])
+
+
+def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
+    """`None` in a shape stands for any size."""
+    fits = tensor.dim() == len(shape) and all(need in (None, size) for need, size in zip(shape, tensor.shape, strict=True))
+    needed = ", ".join("any" if size is None else str(size) for size in shape)
+    _require(fits and tensor.dtype == dtype, f"'{name}' is {_dtype_name(tensor.dtype)} {list(tensor.shape)}; needs {_dtype_name(dtype)} [{needed}]")
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"levels: {message}")
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Put the tensor's name before what a bit stream complains about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"levels: '{name}': {error}") from error
+
+
+def _same_bits(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor):
+        return one == other
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    views = {torch.float16: torch.int16, torch.float32: torch.int32}
+    return torch.equal(one.view(views.get(one.dtype, one.dtype)), other.view(views.get(one.dtype, one.dtype)))

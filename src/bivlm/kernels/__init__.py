@@ -1,0 +1,1 @@
+"""Packed linears at run time: the module that holds the packed tensors, and the kernels that multiply with them."""

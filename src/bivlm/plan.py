@@ -1,0 +1,129 @@
+"""The plan of a job: every linear of a model with the quantizer that serves it, or the reason why it stays. Made before anything long starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.families import Family, Stack
+from bivlm.quantizers import Quantizer
+from bivlm.recipe import KEEP, Recipe, build_quantizer
+from bivlm.types import PartName
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """One linear: its name in the model, its part, its (out, in) shape, and its quantizer, or why it is kept."""
+
+    name: str
+    part: PartName | None
+    shape: tuple[int, int]
+    quantizer: Quantizer | None
+    kept_because: str = ""
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One block: its path in the model and its linears. `stack` indexes the family's stacks; `is_output` marks a block whose output the model reads later."""
+
+    path: str
+    stack: int
+    is_output: bool
+    linears: tuple[LinearPlan, ...]
+
+    @property
+    def quantized(self) -> tuple[LinearPlan, ...]:
+        return tuple(linear for linear in self.linears if linear.quantizer is not None)
+
+    @property
+    def needs_data(self) -> bool:
+        return any(linear.quantizer.needs_data for linear in self.quantized if linear.quantizer is not None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All blocks in the order in which the model runs them, and the linears outside of them, which stay."""
+
+    blocks: tuple[BlockPlan, ...]
+    outside: tuple[LinearPlan, ...]
+
+    @property
+    def linears(self) -> tuple[LinearPlan, ...]:
+        return tuple(linear for block in self.blocks for linear in block.linears) + self.outside
+
+    @property
+    def needs_data(self) -> bool:
+        return any(block.needs_data for block in self.blocks)
+
+
+def block_paths(model: nn.Module, stack: Stack) -> list[str]:
+    """The module paths of a stack's blocks: the entries of a ModuleList, or the one module itself."""
+    module = model.get_submodule(stack.path)
+    if isinstance(module, nn.ModuleList):
+        return [f"{stack.path}.{index}" for index in range(len(module))]
+    return [stack.path]
+
+
+def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) -> Plan:
+    """Match every linear of the model with the recipe.
+
+    Raises InputError when a rule matches no linear of the chosen parts, when no linear is left to quantize, or when a linear belongs nowhere.
+    """
+    model, family = source.model, source.family
+    used: set[int] = set()
+    blocks: list[BlockPlan] = []
+    for index, stack in enumerate(family.stacks):
+        paths = block_paths(model, stack)
+        outputs = set(stack.outputs(source.config, len(paths)))
+        for position, path in enumerate(paths):
+            linears = tuple(_plan_linear(name, stack.part, linear, family, recipe, parts, used) for name, linear in _linears_below(model, path))
+            blocks.append(BlockPlan(path, index, position in outputs, linears))
+    inside = {linear.name for block in blocks for linear in block.linears}
+    outside = tuple(
+        LinearPlan(name, None, (linear.out_features, linear.in_features), None, "outside the blocks")
+        for name, linear in model.named_modules()
+        if isinstance(linear, nn.Linear) and name not in inside
+    )
+    _check_rules(recipe, parts, used)
+    return Plan(tuple(blocks), outside)
+
+
+def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:
+    block = model.get_submodule(path)
+    return [(f"{path}.{name}" if name else path, child) for name, child in block.named_modules() if isinstance(child, nn.Linear)]
+
+
+def _plan_linear(
+    name: str, part: PartName, linear: nn.Linear, family: Family, recipe: Recipe, parts: Collection[PartName], used: set[int]
+) -> LinearPlan:
+    shape = (linear.out_features, linear.in_features)
+    if any(fnmatchcase(name, pattern) for pattern in family.keep):
+        return LinearPlan(name, part, shape, None, "kept by its family")
+    if part not in parts:
+        return LinearPlan(name, part, shape, None, "part not chosen")
+    rule = recipe.rule_for(part, name)
+    if rule is None:
+        return LinearPlan(name, part, shape, None, "no rule matches")
+    used.add(recipe.rules.index(rule))
+    if rule.quantizer == KEEP:
+        return LinearPlan(name, part, shape, None, "kept by the recipe")
+    return LinearPlan(name, part, shape, build_quantizer(rule))
+
+
+def _check_rules(recipe: Recipe, parts: Collection[PartName], used: set[int]) -> None:
+    if not used:
+        raise InputError(f"recipe {recipe.name} matches no linear of the chosen parts ({', '.join(sorted(parts))}): nothing would be quantized")
+    for number, rule in enumerate(recipe.rules):
+        if number not in used and (rule.part is None or rule.part in parts) and not _shadowed(recipe, number):
+            raise InputError(f"recipe {recipe.name}: rule {number + 1} (part {rule.part or 'any'}, linears {rule.linears!r}) matches no linear; mend or remove it")
+
+
+def _shadowed(recipe: Recipe, number: int) -> bool:
+    """A general rule behind particular ones may be left with nothing when only their parts are chosen: that is no mistake."""
+    rule = recipe.rules[number]
+    return rule.part is None and rule.linears == "*" and number > 0

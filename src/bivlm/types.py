@@ -1,0 +1,53 @@
+"""The values that travel between the stages, and the shape alphabet that every docstring uses.
+
+Shape alphabet: `out`, `in` = features of a linear (weights are always (out, in), groups run along `in`);
+`b` = columns in a block; `g` = groups per row; `t` = tokens; `v` = visual tokens; `d` = hidden size; `n` = samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from torch import Tensor
+
+PartName = Literal["vision", "projector", "language"]
+PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
+
+Modality = Literal["text", "visual"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One visual question: an image, what is asked of it, and what people answered.
+
+    `image` is a path (opened when it is needed, so that a large set costs no memory) or an image already in memory;
+    `answers` holds every accepted answer: one for exact match, several (usually ten) for VQA accuracy;
+    `origin` says where the sample came from ("vqa.jsonl:12") and is what error messages name.
+    """
+
+    image: Path | Image.Image
+    question: str
+    answers: tuple[str, ...] = ()
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class LinearStats:
+    """What a linear received during calibration.
+
+    `second_moments[modality]` is the mean of x xᵀ over the tokens of that modality, (in, in) float32, undamped; `tokens[modality]` counts them.
+    A modality that never reached the linear is absent from both.
+    """
+
+    second_moments: Mapping[Modality, Tensor]
+    tokens: Mapping[Modality, int]
+
+    @property
+    def hessian(self) -> Tensor:
+        """Mean of x xᵀ over all tokens, each token counting once: (in, in) float32, undamped."""
+        total = sum(self.tokens.values())
+        return sum(moment * (self.tokens[modality] / total) for modality, moment in self.second_moments.items())

@@ -1,0 +1,47 @@
+"""What the whole test run needs before transformers is imported: quiet progress bars, and a torchvision that can be imported.
+
+A torchvision wheel that was built for another torch (the CUDA wheel beside a CPU torch) fails on `import torchvision`, because its compiled operators
+are not registered; transformers imports it wherever it is installed, so every vision model fails with it. The image processors use torchvision's pure
+torch code alone, so declaring the schemas of the two operators that the import asks for is enough. A torchvision that works, or none, is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # `from tiny import …` from every folder, whatever pytest's import mode
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+def declare_missing_operators() -> torch.library.Library | None:
+    """Make `import torchvision` work when it fails for want of its operators' schemas; returns the library that must stay alive."""
+    try:
+        import torchvision
+    except ModuleNotFoundError:
+        return None
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+    else:
+        return None
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in SCHEMAS:
+        library.define(schema)
+    import torchvision  # noqa: F401
+
+    return library
+
+
+TORCHVISION_LIBRARY = declare_missing_operators()

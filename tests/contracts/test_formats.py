@@ -1,0 +1,140 @@
+"""Every format of the table keeps these promises. A format that is listed without an example, or that lies in a file but not in the table, fails."""
+
+import dataclasses
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import bivlm.formats
+from bivlm.formats import FORMATS, LevelsWeight, PackedTensor, QuantizedWeight
+
+NOT_FORMATS = {"__init__", "base", "bits"}
+SPECIFICATION = Path(__file__).parents[2] / "docs" / "format.md"
+
+
+def levels(rows, columns, tail):
+    """Six symmetric levels per row and group of four columns; the first `tail` of every third weight in the tail."""
+    random = torch.Generator().manual_seed(rows * columns + tail)
+    positions = torch.arange(0, rows * columns, 3)[:tail]
+    codes = torch.randint(0, 6, (rows, columns), generator=random, dtype=torch.uint8)
+    codes.view(-1)[positions] = 0
+    group_size = min(4, columns)
+    return LevelsWeight(
+        codes=codes,
+        levels=torch.rand(rows, -(-columns // group_size), 3, generator=random).sort(-1).values.half(),
+        scale=torch.tensor(0.03),
+        alphabet=6,
+        symmetric=True,
+        group_size=group_size,
+        tail_positions=positions,
+        tail_codes=torch.randint(0, 4, (len(positions),), generator=random, dtype=torch.uint8),
+        tail_levels=torch.linspace(-2, 2, 4).half() if tail else torch.zeros(4).half(),
+        tail_scale=torch.rand(rows if tail else 0, generator=random).half(),
+    )
+
+
+# Per format: a plain weight, the smallest, and the one that writes every optional tensor that one alphabet can.
+EXAMPLES = {"levels": [levels(5, 9, 0), levels(1, 1, 0), levels(8, 21, 30)]}
+
+cases = pytest.mark.parametrize("weight", [pytest.param(w, id=f"{name}-{i}") for name, ws in EXAMPLES.items() for i, w in enumerate(ws)])
+
+
+def copy_of(weight):
+    return {f.name: v.clone() if isinstance(v := getattr(weight, f.name), torch.Tensor) else v for f in dataclasses.fields(weight)}
+
+
+def test_the_table_is_complete():
+    files = {path.stem for path in Path(bivlm.formats.__file__).parent.glob("*.py")} - NOT_FORMATS
+    assert files == set(FORMATS) == set(EXAMPLES)
+    assert all(issubclass(kind, QuantizedWeight) and kind.format == name for name, kind in FORMATS.items())
+    assert all(isinstance(weight, FORMATS[name]) for name, weights in EXAMPLES.items() for weight in weights)
+
+
+@cases
+def test_decode_is_the_exact_inverse_of_encode(weight):
+    packed = weight.encode()
+    decoded = FORMATS[packed.format].decode(packed)
+    assert decoded == weight
+    assert torch.equal(decoded.dequantize(), weight.dequantize())
+
+
+@cases
+def test_encoding_is_deterministic_and_leaves_the_weight_alone(weight):
+    before = copy_of(weight)
+    first, second = weight.encode(), weight.encode()
+    weight.dequantize()
+    assert safetensors.torch.save(dict(first.tensors)) == safetensors.torch.save(dict(second.tensors))
+    assert first.settings == second.settings
+    assert type(weight)(**before) == weight
+
+
+@cases
+def test_decoding_leaves_the_packed_tensors_alone(weight):
+    packed = weight.encode()
+    before = safetensors.torch.save(dict(packed.tensors))
+    type(weight).decode(packed).dequantize()
+    assert safetensors.torch.save(dict(packed.tensors)) == before
+
+
+@cases
+def test_a_weight_survives_the_file(weight):
+    """safetensors and JSON keep everything that decoding needs, and the file's data are exactly the bytes that we count."""
+    packed = weight.encode()
+    file = safetensors.torch.save(dict(packed.tensors))
+    (header,) = struct.unpack_from("<Q", file)
+    assert len(file) - 8 - header == packed.nbytes
+    settings = json.loads(json.dumps(packed.settings))
+    assert FORMATS[packed.format].decode(PackedTensor(packed.format, packed.shape, safetensors.torch.load(file), settings)) == weight
+
+
+@cases
+def test_the_weight_is_finite_float32_of_its_shape(weight):
+    expanded = weight.dequantize()
+    assert expanded.shape == weight.shape == weight.encode().shape
+    assert expanded.dtype == torch.float32
+    assert bool(expanded.isfinite().all())
+
+
+@cases
+def test_missing_strange_and_misshapen_tensors_are_refused_by_name(weight):
+    packed, decode = weight.encode(), type(weight).decode
+    for name, tensor in packed.tensors.items():
+        others = {other: value for other, value in packed.tensors.items() if other != name}
+        broken = {
+            "absent": others,
+            "of another dtype": {**others, name: tensor.to(torch.float64)},
+            "of another shape": {**others, name: tensor[None]},
+        }
+        for tensors in broken.values():
+            with pytest.raises(ValueError, match=f"'{name}'"):
+                decode(dataclasses.replace(packed, tensors=tensors))
+    with pytest.raises(ValueError, match="'stranger'"):
+        decode(dataclasses.replace(packed, tensors={**packed.tensors, "stranger": torch.zeros(1)}))
+
+
+@cases
+def test_missing_settings_are_refused_by_name(weight):
+    packed = weight.encode()
+    for name in packed.settings:
+        settings = {other: value for other, value in packed.settings.items() if other != name}
+        with pytest.raises(ValueError, match=f"needs .*'{name}'"):
+            type(weight).decode(dataclasses.replace(packed, settings=settings))
+
+
+@cases
+def test_nothing_can_be_changed_or_is_equal_to_something_else(weight):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(weight, dataclasses.fields(weight)[0].name, None)
+    assert weight != object()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_specification_names_every_tensor_and_setting(name):
+    _, _, section = SPECIFICATION.read_text(encoding="utf-8").partition(f"\n## `{name}`\n")
+    section = section.partition("\n## ")[0]
+    for packed in (weight.encode() for weight in EXAMPLES[name]):
+        assert [word for word in (*packed.tensors, *packed.settings) if f"`{word}`" not in section] == []

@@ -1,0 +1,165 @@
+"""Questions that can be asked, questions that cannot, and what the user is told about those."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bivlm.errors import InputError
+from bivlm.families import family_of
+from bivlm.families.inputs import forward_arguments
+from bivlm.types import Sample
+from tiny import KINDS, TEXT_LIMIT, tiny_config, tiny_processor, tiny_samples
+
+
+def ask(kind: str, *samples: Sample, processor: object = None) -> dict[str, torch.Tensor]:
+    config = tiny_config(kind)
+    return family_of(config).inputs(processor or tiny_processor(kind), samples, [sample.image for sample in samples], config)
+
+
+def text_of(kind: str, inputs: dict[str, torch.Tensor]) -> str:
+    return tiny_processor(kind).tokenizer.decode(inputs["input_ids"][0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beginning_of_sequence_stands_at_most_once(kind: str):
+    """Whether the template writes it, the tokenizer adds it, both would, or none does."""
+    without_template = tiny_processor(kind)
+    without_template.chat_template = None
+    for processor in (tiny_processor(kind), without_template):
+        text = text_of(kind, ask(kind, *tiny_samples(1), processor=processor))
+        wanted = 1 if kind in ("llava", "llava_next", "mllama", "idefics3", "smolvlm") else 0
+        assert text.count("<s>") == wanted
+
+
+def test_a_question_that_names_the_beginning_of_sequence_keeps_the_tokenizers_own():
+    sample = replace(tiny_samples(1)[0], question="What is <s>old</s> here?")
+    assert text_of("llava", ask("llava", sample)).startswith("<s>USER:")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("llava", "<s>USER: {image}\nIs it red? ASSISTANT:"),
+        ("llava_next", "<s>[INST] {image}\nIs it red? [/INST]"),
+        ("llava_onevision", "<|im_start|>user {image}\nIs it red?<|im_end|><|im_start|>assistant\n"),
+        ("mllama", "{image}<s>Is it red?"),
+        ("smolvlm", "<s>User:{image}Is it red?<end_of_utterance>\nAssistant:"),
+    ],
+)
+def test_family_prompt_serves_a_processor_without_a_chat_template(kind: str, text: str):
+    processor = tiny_processor(kind)
+    processor.chat_template = None
+    decoded = text_of(kind, ask(kind, *tiny_samples(1), processor=processor))
+    before, after = text.split("{image}")
+    assert decoded.startswith(before)
+    assert decoded.endswith(after)
+    assert processor.image_token in decoded[len(before) : -len(after)]
+
+
+def test_braces_in_a_question_are_text():
+    processor = tiny_processor("llava")
+    processor.chat_template = None
+    inputs = ask("llava", replace(tiny_samples(1)[0], question="What is {x} or {image}?"), processor=processor)
+    assert text_of("llava", inputs).endswith("What is {x} or {image}? ASSISTANT:")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
+def test_images_of_every_mode_are_seen_in_colour(kind: str, mode: str):
+    """Whatever the processor was told about converting: many of the older ones do not ask for it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16)) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    processor = tiny_processor(kind)
+    processor.image_processor.do_convert_rgb = False
+    seen = ask(kind, Sample(image, "Is it red?"), processor=processor)
+    wanted = ask(kind, Sample(image.convert("RGB"), "Is it red?"))
+    assert all(torch.equal(seen[name], wanted[name]) for name in wanted)
+    assert processor.image_processor.do_convert_rgb is False
+
+
+def test_transparency_is_white():
+    empty = Image.new("RGBA", (40, 48), (255, 0, 0, 0))
+    white = Image.new("RGB", (40, 48), (255, 255, 255))
+    seen, wanted = (ask("llava", Sample(image, "Is it red?"))["pixel_values"] for image in (empty, white))
+    assert torch.equal(seen, wanted)
+
+
+def test_a_question_of_ten_thousand_characters_is_refused_by_name():
+    sample = replace(tiny_samples(1)[0], question="Is it red? " * 900, origin="vqa.jsonl:12")
+    with pytest.raises(InputError, match=rf"vqa\.jsonl:12: the prompt takes \d+ tokens and the model reads at most {TEXT_LIMIT}"):
+        ask("qwen2_5_vl", sample)
+
+
+def test_the_limit_itself_still_fits():
+    sample = tiny_samples(1)[0]
+    short = int(ask("llava", replace(sample, question="a"))["attention_mask"].sum())
+    fitting = replace(sample, question="a" + "{" * (TEXT_LIMIT - short))  # a character that merges with nothing
+    assert int(ask("llava", fitting)["attention_mask"].sum()) == TEXT_LIMIT
+    with pytest.raises(InputError, match=f"takes {TEXT_LIMIT + 1} tokens"):
+        ask("llava", replace(fitting, question=fitting.question + "{"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "token"), [("llava", "<image>"), ("qwen2_5_vl", "<|image_pad|>"), ("qwen2_5_vl", "<|video_pad|>"), ("mllama", "<|image|>")]
+)
+def test_an_image_token_in_the_question_is_refused(kind: str, token: str):
+    sample = replace(tiny_samples(1)[0], question=f"What is {token}?", origin="")
+    with pytest.raises(InputError, match=r"question 'What is <.*the question holds <.*take it out"):
+        ask(kind, sample)
+
+
+def test_what_the_processor_refuses_names_the_sample():
+    sample = Sample(Image.new("RGB", (1000, 2)), "Is it red?", origin="vqa.jsonl:3")
+    with pytest.raises(InputError, match=r"vqa\.jsonl:3: .*aspect ratio"):
+        ask("qwen2_5_vl", sample)
+
+
+def test_a_tokenizer_that_cannot_pad_serves_single_questions():
+    processor = tiny_processor("llava")
+    processor.tokenizer.pad_token = None
+    first, second = tiny_samples(2)
+    assert ask("llava", first, processor=processor)["attention_mask"].all()
+    with pytest.raises(InputError, match=r"no pad_token.*batch size of 1"):
+        ask("llava", first, second, processor=processor)
+
+
+def test_a_processor_that_cannot_count_visual_tokens_is_refused():
+    processor = tiny_processor("llava_next")
+    processor.patch_size = None
+    with pytest.raises(InputError, match=r"LlavaNextProcessor lacks patch_size, .*processor_config\.json"):
+        ask("llava_next", *tiny_samples(1), processor=processor)
+
+
+def test_what_forward_does_not_take_is_left_out():
+    processor = tiny_processor("llava")
+    processor.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert set(ask("llava", *tiny_samples(1), processor=processor)) == {"input_ids", "attention_mask", "pixel_values"}
+    assert "batch_num_images" in forward_arguments("llava_onevision")
+
+
+def test_as_many_images_as_samples():
+    with pytest.raises(ValueError, match="2 samples need as many images"):
+        family_of("llava").inputs(tiny_processor("llava"), tiny_samples(2), [tiny_samples(1)[0].image])
+
+
+def test_extend_wants_a_row_for_each_prompt():
+    inputs = ask("llava", *tiny_samples(2))
+    with pytest.raises(ValueError, match="a row for each of 2 prompts"):
+        family_of("llava").extend(inputs, torch.ones(1, 3, dtype=torch.long), torch.ones(1, 3))
+
+
+def test_extend_makes_answers_text_that_sees_the_image():
+    inputs = ask("mllama", *tiny_samples(2))
+    grown = family_of("mllama").extend(inputs, torch.full((2, 3), 20), torch.ones(2, 3))
+    assert torch.equal(grown["cross_attention_mask"][:, :-3], inputs["cross_attention_mask"])
+    assert torch.equal(grown["cross_attention_mask"][:, -3:], inputs["cross_attention_mask"][:, -1:].expand(-1, 3, -1, -1))
+    inputs = ask("qwen2_vl", *tiny_samples(2))
+    grown = family_of("qwen2_vl").extend(inputs, torch.full((2, 3), 20), torch.ones(2, 3))
+    assert grown["mm_token_type_ids"].dtype == inputs["mm_token_type_ids"].dtype
+    assert not grown["mm_token_type_ids"][:, -3:].any()
+    assert grown["pixel_values"] is inputs["pixel_values"]
