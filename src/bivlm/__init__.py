@@ -1,0 +1,47 @@
+"""bivlm: vision-language models in two bits or less per weight, really on the disk.
+
+    import bivlm
+    bivlm.quantize("path/to/model", "path/to/out", recipe="bivlm")
+    model, processor = bivlm.load("path/to/out")
+
+The public names are imported when they are first used, so that `import bivlm` is instant. It makes transformers' own `from_pretrained` understand
+bivlm checkpoints.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import bivlm_autoload
+
+if TYPE_CHECKING:
+    from bivlm.errors import InputError as InputError
+    from bivlm.eval.answer import answer as answer
+    from bivlm.eval.run import evaluate as evaluate
+    from bivlm.load import load as load
+    from bivlm.pipeline import quantize as quantize
+    from bivlm.recipe import load_recipe as load_recipe
+    from bivlm.report.inspect import inspect as inspect
+    from bivlm.types import Sample as Sample
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "InputError": "bivlm.errors",
+    "Sample": "bivlm.types",
+    "answer": "bivlm.eval.answer",
+    "evaluate": "bivlm.eval.run",
+    "inspect": "bivlm.report.inspect",
+    "load": "bivlm.load",
+    "load_recipe": "bivlm.recipe",
+    "quantize": "bivlm.pipeline",
+}
+
+__all__ = ["InputError", "Sample", "__version__", "answer", "evaluate", "inspect", "load", "load_recipe", "quantize"]
+
+bivlm_autoload.init()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bivlm' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

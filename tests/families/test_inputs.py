@@ -36,6 +36,13 @@ def test_beginning_of_sequence_stands_at_most_once(kind: str):
         assert text.count("<s>") == wanted
 
 
+@pytest.mark.parametrize("question", ["s", "<", "User", ""])
+def test_a_question_that_is_part_of_the_template_changes_nothing_in_front(question: str):
+    text = text_of("idefics3", ask("idefics3", replace(tiny_samples(1)[0], question=question)))
+    assert text.startswith("<s>User:<fake_token_around_image>")
+    assert text.endswith(f"<fake_token_around_image>{question}<end_of_utterance>\nAssistant:")
+
+
 def test_a_question_that_names_the_beginning_of_sequence_keeps_the_tokenizers_own():
     sample = replace(tiny_samples(1)[0], question="What is <s>old</s> here?")
     assert text_of("llava", ask("llava", sample)).startswith("<s>USER:")

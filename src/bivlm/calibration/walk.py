@@ -92,7 +92,7 @@ def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[Calibratio
 def _walk_with_data(source: SourceModel, blocks: Sequence[BlockPlan], job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock) -> None:
     inside = {name for block in blocks for name in source.parameter_names(block.path)}
     head = source.family.keep_out_of_calibration(source.model)
-    around = [name for name in source.entries if name not in inside and name not in head and name in source.model_names]
+    around = [name for name in source.entries if name not in inside and name not in head]
     source.materialize(around)
     finished: list[tuple[Sequence[nn.Module], list[dict[int, Tensor]]]] = []
     for stack in sorted({block.stack for block in blocks}):

@@ -28,7 +28,8 @@ class SourceModel:
     """A Hugging Face model folder whose weights stay on the disk.
 
     `model` has every parameter on the meta device and every computed buffer (rotary frequencies and the like) for real;
-    `entries` maps each parameter's name in the model to its place in the shards.
+    `entries` maps each parameter's name in the model to its place in the shards; `extra` holds stored tensors that the model does not have (they are
+    copied like the rest: nothing is lost).
     Raises InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture, or already quantized.
     """
 
@@ -66,6 +67,8 @@ class SourceModel:
             if name in wanted and tuple(wanted[name].shape) != entry.shape:
                 raise InputError(f"{entry.shard}: {key} has the shape {entry.shape}, but config.json asks for {tuple(wanted[name].shape)}")
             entries[name] = entry
+        self.extra = {name: entry for name, entry in entries.items() if name not in wanted}
+        entries = {name: entry for name, entry in entries.items() if name in wanted}
         tied = self.model.all_tied_weights_keys
         missing = [name for name in wanted if name not in entries and name not in tied]
         if missing:
@@ -79,18 +82,19 @@ class SourceModel:
 
     def read(self, names: list[str]) -> dict[str, Tensor]:
         """The stored tensors of some parameters, by parameter name, in the dtype that they are stored in; InputError when one is not finite."""
-        by_key = read_tensors(self.entries[name] for name in names)
-        tensors = {name: by_key[self.entries[name].key] for name in names}
+        places = {**self.entries, **self.extra}
+        by_key = read_tensors(places[name] for name in names)
+        tensors = {name: by_key[places[name].key] for name in names}
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                entry = self.entries[name]
+                entry = places[name]
                 bad = int((~tensor.isfinite()).sum())
                 raise InputError(f"{entry.shard}: {entry.key} holds {bad} values that are NaN or infinite; such a weight cannot be quantized: get the model again")
         return tensors
 
     def parameter_names(self, module: str) -> list[str]:
         """Names of the stored parameters and buffers at or below a module path."""
-        return [name for name in self.entries if name.startswith(module + ".")]
+        return [name for name in self.entries if name.startswith(f"{module}.")]
 
     def materialize(self, names: list[str]) -> None:
         """Give some parameters their weights, in the model's dtype."""

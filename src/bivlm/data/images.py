@@ -1,7 +1,7 @@
-"""From whatever a sample holds to the pixels that a processor takes: upright, 8-bit RGB, in a new image; or one line that says what is wrong with it.
+"""From whatever a sample holds to the pixels that a processor takes: upright, 8-bit RGB, in a new image; or one line that says what is wrong.
 
-Transparent pixels are laid on white, as a reader sees them on a page (the colours under full transparency are arbitrary, often black). Grey images of 16
-bits are scaled to 8, where Pillow's own conversion cuts everything above 255 off. Of an animation the first frame counts.
+Transparent pixels are laid on white, as a reader sees them on a page (the colours under full transparency are arbitrary, often black). Grey images
+of 16 bits are scaled to 8, where Pillow's own conversion cuts everything above 255 off. Of an animation the first frame counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bivlm.errors import InputError
 from bivlm.types import Sample
 
 # what Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError, struct.error, zlib.error)
 
 
 def open_image(sample: Sample) -> Image.Image:
@@ -30,8 +30,16 @@ def open_image(sample: Sample) -> Image.Image:
     Raises InputError, naming the sample and its file, when the file is missing, unreadable, no image, cut short, or has more pixels than
     `PIL.Image.MAX_IMAGE_PIXELS`, or when its values have no agreed range (floating point).
     """
-    with _errors_named(sample), _undecoded(sample.image) as image:
+    origin = f"{sample.origin}: " if sample.origin else ""
+    path = f" {sample.image}" if isinstance(sample.image, Path) else ""
+    with _errors_named(f"{origin}the image{path}"), _undecoded(sample.image) as image:
         return to_rgb(image)
+
+
+def open_undecoded(file: IO[bytes], origin: str) -> Image.Image:
+    """The image in `file`, its header read and its pixels not; `file` must stay open. Raises InputError, naming `origin`, for what is no image."""
+    with _errors_named(f"{origin}: the image"):
+        return Image.open(file)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -58,7 +66,7 @@ def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
     if isinstance(image, Path):
         with Image.open(image) as opened:
             yield opened
-    elif isinstance(image, ImageFile.ImageFile) and image.fp is not None:
+    elif isinstance(image, ImageFile.ImageFile) and image.fp is not None and image.tile:  # tiles are what is still to be decoded
         file = cast(IO[bytes], image.fp)
         place = file.tell()
         file.seek(0)
@@ -71,9 +79,8 @@ def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _errors_named(sample: Sample) -> Iterator[None]:
-    """Turn what Pillow raises into InputError. Its warning above MAX_IMAGE_PIXELS becomes the error that it raises at twice as many."""
-    where = " ".join(filter(None, (f"{sample.origin}:" if sample.origin else "", "the image", _name(sample.image))))
+def _errors_named(where: str) -> Iterator[None]:
+    """Turn what Pillow raises into InputError, its warning above MAX_IMAGE_PIXELS too. Its other warnings (a damaged EXIF block) do no harm here."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,10 +92,6 @@ def _errors_named(sample: Sample) -> Iterator[None]:
         raise InputError(f"{where} does not exist; mend the path or leave the sample out") from error
     except DAMAGED as error:
         raise InputError(f"{where} cannot be read as an image ({_first_line(error)}); replace it or leave the sample out") from error
-
-
-def _name(image: Path | Image.Image) -> str:
-    return str(image) if isinstance(image, Path) else ""
 
 
 def _first_line(error: BaseException) -> str:

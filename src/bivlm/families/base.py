@@ -19,6 +19,7 @@ from bivlm.types import PartName, Sample
 
 
 def last_block(config: PretrainedConfig, count: int) -> Sequence[int]:
+    """What most stacks hand on: the output of their last block."""
     return (count - 1,)
 
 

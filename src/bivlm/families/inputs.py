@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from bivlm.errors import InputError
-from bivlm.families.processors import check_processor
+from bivlm.families.processors import check_processor, first_line
 from bivlm.types import Sample
 
 TEXT_ONLY = ("mm_token_type_ids", "token_type_ids")  # (n, t): 0 is text
@@ -50,7 +50,7 @@ def build(
             return_tensors="pt",
         )
     except ValueError as error:
-        raise InputError(f"{_names(samples)}: the processor refuses the image or the question ({error})") from error
+        raise InputError(f"{_names(samples)}: the processor refuses the image or the question ({first_line(error)})") from error
     accepted = forward_arguments(model_type)
     inputs = {name: tensor for name, tensor in batch.items() if name in accepted}
     _check_length(inputs["attention_mask"], samples, limit)
@@ -70,7 +70,8 @@ def prompt_text(processor: Any, prompt: str, sample: Sample) -> str:
 
 def _before_question(text: str, sample: Sample) -> str:
     """The part of a prompt in which a beginning-of-sequence token is the template's, not the question's."""
-    return text.partition(sample.question)[0] if sample.question else text
+    place = text.rfind(sample.question)
+    return text if place < 0 else text[:place]
 
 
 @cache

@@ -29,7 +29,7 @@ def load_processor(folder: Path) -> Any:
     except ImportError as error:
         raise InputError(f"{folder}: {_missing_package(error)}") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: the files of its processor are missing or damaged ({_first_line(error)})") from error
+        raise InputError(f"{folder}: the files of its processor are missing or damaged ({first_line(error)})") from error
     try:
         check_processor(processor)
     except InputError as error:
@@ -56,7 +56,7 @@ def _missing_package(error: ImportError) -> str:
             "its processor needs torchvision, which is missing or does not go with the installed torch"
             f" {torch.__version__}; install the torchvision of the same release (pip install torchvision)"
         )
-    return f"its processor needs a package that is not installed: {_first_line(error)}"
+    return f"its processor needs a package that is not installed: {first_line(error)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -65,5 +65,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return str(error).strip().partition("\n")[0]

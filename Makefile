@@ -1,0 +1,48 @@
+# make demo   the main job on the embedded small model        make test   the test suite
+# Both set up what they need: a virtual environment in .venv, torch, the package and its extras.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint bench results clean
+
+demo: $(VENV)/installed
+	$(BIN)/bivlm demo
+
+test: $(VENV)/installed-dev
+	BIVLM_TEST_TORCHVISION=$(VENV)/torchvision OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-slow: $(VENV)/installed-dev
+	BIVLM_TEST_TORCHVISION=$(VENV)/torchvision $(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_bivlm.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_formats.py
+	$(BIN)/python benchmarks/bench_memory.py
+
+# the table in the README, from the demo
+results: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/demo_results.py
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet -e ".[demo]"
+	touch $@
+
+# torchvision's wheels are built for one torch each; the tests need its pure torch code only, and only they see this copy
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet -e ".[dev]"
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,113 @@
+"""Hugging Face data sets that `save_to_disk` wrote, with the columns image, question, and answer or answers.
+
+The images stay where they are: a sample holds a view of the mapped Arrow file, so a set that is larger than memory can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from PIL import Image
+
+from bivlm.data.images import open_undecoded
+from bivlm.data.rows import text_field, to_sample
+from bivlm.errors import InputError
+from bivlm.types import Sample
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow
+
+MARKS = ("dataset_dict.json", "dataset_info.json")  # the first for a set with splits, the second for one without
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    return any((folder / mark).is_file() for mark in MARKS)
+
+
+def read_saved(folder: Path, split: str | None, choose: Callable[[int], Sequence[int]], *, answers_required: bool) -> list[Sample]:
+    """The samples of the rows that `choose` names, given how many there are.
+
+    Raises InputError when the package `datasets` is missing, the folder is damaged, or a split, a column or a value is not as it must be.
+    """
+    dataset = _load(folder, split)
+    name = f"{folder.name}/{split}" if (folder / MARKS[0]).is_file() else folder.name
+    if len(dataset) == 0:
+        raise InputError(f"{name} holds no samples")
+    for column in ("image", "question"):
+        if column not in dataset.column_names:
+            raise InputError(f"{name} has no column '{column}' (it has {', '.join(dataset.column_names)})")
+    table = cast("pyarrow.Table", dataset.with_format("arrow")[:])
+    rows = choose(len(dataset))
+    texts = [column for column in ("question", "answer", "answers") if column in dataset.column_names]
+    records = table.select(texts).take(list(rows)).to_pylist()
+    read_image = _image_reader(dataset, table["image"], folder, name)
+    return [
+        to_sample(record, read_image(row), f"{name}:{row}", answers_required=answers_required)
+        for row, record in zip(rows, records, strict=True)
+    ]  # fmt: skip
+
+
+def _load(folder: Path, split: str | None) -> datasets.Dataset:
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise InputError(f"{folder} is a Hugging Face data set, and reading it needs the package datasets: pip install 'bivlm[data]'") from error
+    try:
+        loaded = datasets.load_from_disk(folder)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # IndexError: a set without rows has no file to begin with
+        raise InputError(
+            f"{folder} is an empty or damaged Hugging Face data set ({str(error).strip().partition(chr(10))[0]}); save it again"
+        ) from error
+    if isinstance(loaded, datasets.Dataset):
+        return loaded
+    if split not in loaded:
+        raise InputError(split_wanted(folder, list(map(str, loaded)), split))
+    return loaded[split]
+
+
+def split_wanted(folder: Path, splits: Sequence[str], split: str | None) -> str:
+    """What to say when a set has parts and none of them was meant."""
+    asked = "" if split is None else f" and no {split!r}"
+    return f"{folder} has the splits {', '.join(splits)}{asked}; give the folder of one of them, such as {folder / splits[0]}"
+
+
+def _image_reader(
+    dataset: datasets.Dataset, column: pyarrow.ChunkedArray, folder: Path, name: str
+) -> Callable[[int], Path | Image.Image]:  # fmt: skip
+    """The function that gives a row's image: opened and undecoded where the set holds its bytes, a path where it names a file."""
+    import datasets
+    import pyarrow
+
+    feature = dataset.features["image"]
+
+    def image_at(row: int) -> Path | Image.Image:
+        stored = column.slice(row, 1).chunk(0)
+        origin = f"{name}:{row}"
+        if isinstance(feature, datasets.Image):
+            encoded, path = _bytes_in_place(stored.field("bytes")), stored.field("path")[0].as_py()
+            if encoded is not None:
+                return open_undecoded(pyarrow.BufferReader(encoded), origin)
+        else:
+            path = text_field({"image": stored[0].as_py()}, "image", origin)
+        if path is None or not (folder / path).is_file():
+            raise InputError(f"{origin}: there is no image" + (f" file {folder / path}" if path else ""))
+        return folder / path
+
+    if not isinstance(feature, datasets.Image) and not pyarrow.types.is_string(column.type) and not pyarrow.types.is_large_string(column.type):
+        raise InputError(f"{name}: the column 'image' holds {feature}; cast it to datasets.Image() or to paths")
+    return image_at
+
+
+def _bytes_in_place(one: Any) -> pyarrow.Buffer | None:
+    """The value of a binary array of length one as a view of its buffer (`one[0].as_buffer()` copies it); None for null."""
+    import pyarrow
+
+    if one.null_count:
+        return None
+    _, offsets, data = one.buffers()
+    places = memoryview(offsets).cast("B").cast("q" if pyarrow.types.is_large_binary(one.type) else "i")
+    start, end = places[one.offset], places[one.offset + 1]
+    return data.slice(start, end - start)

@@ -1,0 +1,56 @@
+"""One call from a folder to a model that answers: checked, complete, in evaluation mode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.shards import read_json, shard_files
+from bivlm.errors import InputError
+from bivlm.families import family_of, load_processor
+from bivlm.kernels.linear import expand_weights
+
+
+def load(
+    model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, expand: bool = False
+) -> tuple[transformers.PreTrainedModel, Any]:
+    """The model and the processor of a folder or hub id, packed or in full precision.
+
+    `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them: more memory, the same answers, sooner.
+    Raises InputError when the folder is missing, incomplete, damaged, or of an architecture that is not supported.
+    """
+    folder = resolve_model(model)
+    check_model_folder(folder)
+    import bivlm.hf  # noqa: F401 - registers the checkpoint's method
+
+    try:
+        loaded, info = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, KeyError) as error:
+        raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if info["missing_keys"]:
+        raise InputError(f"{folder} lacks {sorted(info['missing_keys'])[0]} ({len(info['missing_keys'])} tensors); copy or quantize it again")
+    loaded = loaded.eval().requires_grad_(False).to(device)
+    if expand:
+        expand_weights(loaded)
+    return loaded, load_processor(folder)
+
+
+def check_model_folder(folder: Path) -> None:
+    """InputError when a folder is no whole model folder of a supported architecture: unfinished jobs and missing shards included."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; give the folder that holds config.json and the weights")
+    if not (folder / "config.json").exists():
+        if (folder / ".bivlm-job").exists():
+            raise InputError(f"{folder} is unfinished work; run its `bivlm quantize` command again to finish it")
+        raise InputError(f"{folder} {'has no config.json' if any(folder.iterdir()) else 'is empty'}; give the folder of a model")
+    config = read_json(folder / "config.json")
+    if "model_type" not in config:
+        raise InputError(f"{folder / 'config.json'} names no model_type; is this a transformers model?")
+    family_of(config["model_type"])
+    shard_files(folder)

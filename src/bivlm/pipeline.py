@@ -1,0 +1,150 @@
+"""The main job on one screen: a full-precision model folder in, a packed model folder out.
+
+    source ─► plan ─► walk (block by block, written at once) ─► card, report, index, config.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bivlm import __version__
+from bivlm.calibration.walk import BlockReport, CalibrationInput, walk
+from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.job import FORMAT_VERSION, Job, disk_full_explained, to_json
+from bivlm.checkpoint.shards import read_json
+from bivlm.checkpoint.source import SourceModel
+from bivlm.data.images import open_image
+from bivlm.errors import InputError
+from bivlm.families import load_processor
+from bivlm.plan import Plan, make_plan
+from bivlm.preflight import Preflight, check_disk, preflight
+from bivlm.recipe import Recipe, load_recipe
+from bivlm.card import REPORT_NAME, model_card
+from bivlm.types import PARTS, PartName, Sample
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that has been checked and planned, and not begun."""
+
+    source: SourceModel
+    recipe: Recipe
+    parts: tuple[PartName, ...]
+    plan: Plan
+    expected: Preflight
+
+
+def prepare(
+    model: str | Path,
+    *,
+    recipe: str | Path | Recipe = "bivlm",
+    settings: Mapping[str, Any] | None = None,
+    parts: Collection[PartName] = PARTS,
+) -> Prepared:
+    """Read the model's headers, match the recipe, predict size, memory and time. InputError for whatever the user has to mend."""
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise InputError(f"there is no part {', '.join(unknown) or '(none given)'}; parts are {', '.join(PARTS)}")
+    chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).with_settings(settings or {})
+    source = SourceModel(resolve_model(model))
+    plan = make_plan(source, chosen, parts)
+    return Prepared(source, chosen, tuple(part for part in PARTS if part in parts), plan, preflight(source, plan))
+
+
+def quantize(
+    model: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe = "bivlm",
+    settings: Mapping[str, Any] | None = None,
+    parts: Collection[PartName] = PARTS,
+    samples: Sequence[Sample] = (),
+    overwrite: bool = False,
+    on_block: Callable[[BlockReport], None] = lambda report: None,
+) -> Path:
+    """Quantize `model` (a folder or hub id) into the folder `out`, and return it.
+
+    `recipe` is a preset's name, a TOML file or a `Recipe`; `settings` change its quantizers' fields; `samples` calibrate where the quantizer needs
+    data; `on_block` is called after every block. A call that is interrupted continues when it is made again with the same arguments, and ends with
+    the same bytes. Raises InputError for whatever the user has to mend.
+    """
+    return run(prepare(model, recipe=recipe, settings=settings, parts=parts), Path(out), samples, overwrite=overwrite, on_block=on_block)
+
+
+def run(prepared: Prepared, out: Path, samples: Sequence[Sample] = (), *, overwrite: bool = False, on_block: Callable[[BlockReport], None]) -> Path:
+    """Carry out a prepared job."""
+    source, plan = prepared.source, prepared.plan
+    if not plan.needs_data:
+        samples = ()
+    elif not samples:
+        raise InputError(f"recipe {prepared.recipe.name} calibrates on data and none was given; add --data, or choose a preset that needs no data")
+    check_disk(out, prepared.expected)
+    inputs = [calibration_input(source, sample) for sample in _with_processor(source, samples)] if samples else []
+    job = Job(out, source, [block.path for block in plan.blocks], fingerprint(prepared, inputs), overwrite=overwrite)
+    with disk_full_explained(out), job:
+        job.write_rest()
+        walk(source, plan, job, inputs, on_block)
+        report = {name: linear for _, record in job.records() for name, linear in record["report"].items()}
+        quantization = quantization_config(prepared, job, len(inputs))
+        config = {**read_json(source.folder / "config.json"), "quantization_config": quantization}
+        card = model_card(source, prepared.recipe, report, quantization)
+        job.finish({REPORT_NAME: to_json(report), "README.md": card}, config)
+    return out
+
+
+def _with_processor(source: SourceModel, samples: Sequence[Sample]) -> list[tuple[Any, Sample]]:
+    processor = load_processor(source.folder)
+    return [(processor, sample) for sample in samples]
+
+
+def calibration_input(source: SourceModel, item: tuple[Any, Sample]) -> CalibrationInput:
+    """One calibration sample as the model takes it: the whole prompt, never cut."""
+    processor, sample = item
+    tensors = source.family.inputs(processor, [sample], [open_image(sample)], source.config)
+    cast = {name: tensor.to(source.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return CalibrationInput(cast, source.family.visual_mask(source.config, tensors["input_ids"])[0])
+
+
+def fingerprint(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
+    """What decides the bytes of the result; unfinished work is continued only under the same."""
+    source = prepared.source
+    described: dict[str, Any] = {
+        "recipe": prepared.recipe.to_dict(),
+        "parts": list(prepared.parts),
+        "model": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in source.shards],
+        "bivlm": __version__,
+    }
+    if inputs:
+        digest = hashlib.sha256()
+        for sample in inputs:
+            for name, tensor in sorted(sample.tensors.items()):
+                digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        described |= {"data": digest.hexdigest(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    return described
+
+
+def quantization_config(prepared: Prepared, job: Job, calibration_samples: int) -> dict[str, Any]:
+    """The `quantization_config` of config.json: how to read every packed linear, and where the model came from."""
+    source = prepared.source
+    modules = {name: linear for _, record in job.records() for name, linear in record["linears"].items()}
+    return {
+        "quant_method": "bivlm",
+        "format_version": FORMAT_VERSION,
+        "bivlm_version": __version__,
+        "recipe": json.loads(json.dumps(prepared.recipe.to_dict())),
+        "parts": list(prepared.parts),
+        "calibration_samples": calibration_samples,
+        "source": {
+            "name": source.folder.resolve().name,
+            "file_bytes": source.file_bytes,
+            "linears": {name: source.entries[f"{name}.weight"].nbytes for name in modules},
+        },
+        "modules": modules,
+    }

@@ -1,0 +1,76 @@
+"""The error-feedback loop, once: quantize column block by column block and push each block's error onto the columns that are still to come.
+
+The loop of GPTQ (arXiv 2210.17323) with the block's error recovered by one exact triangular solve, so that a method may quantize a whole block at
+once. What differs between methods is one function: how a block of columns becomes its quantized self.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+MOST_DAMPING = 1.0  # raised tenfold from the setting up to here before giving up
+
+QuantizeColumns = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
+    """Upper U with H⁻¹ = UᵀU for the damped second moment (in, in); columns that no token excites get a diagonal of their own.
+
+    Raises ValueError when `hessian` is not finite, or not positive definite even at the strongest damping; a stronger damping than asked for is logged.
+    """
+    if not bool(hessian.isfinite().all()):
+        raise ValueError("the second moment of its inputs is not finite; the model overflows on the calibration data")
+    damped = hessian.double().clone()
+    diagonal = damped.diagonal()
+    mean = diagonal.mean()
+    if mean <= 0:
+        raise ValueError("its inputs are zero on all calibration samples; calibrate on other data")
+    diagonal[diagonal <= 0] = mean
+    strength = max(damping, 1e-8)
+    while strength <= MOST_DAMPING:
+        trial = damped.clone()
+        trial.diagonal().add_(strength * mean)
+        lower, failed = torch.linalg.cholesky_ex(trial)
+        if not failed:
+            if strength > max(damping, 1e-8):
+                logger.warning("second moment of %d columns was not positive definite at damping %g; used %g", len(damped), damping, strength)
+            return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+        strength *= 10
+    raise ValueError(f"the second moment of its {len(damped)} inputs is not positive definite at damping {MOST_DAMPING}; use more calibration samples")
+
+
+def compensate(weight: Tensor, hessian: Tensor, quantize_columns: QuantizeColumns, *, block_size: int, damping: float) -> Tensor:
+    """The dequantized weight (out, in) after error feedback through `hessian` (in, in).
+
+    `quantize_columns(w, u, start)` returns the dequantized columns start… of the block w (out, b); u is the (b, b) factor of H⁻¹ for them.
+    """
+    u = inverse_factor(hessian, damping)
+    w = weight.float().clone()
+    for start in range(0, w.shape[1], block_size):
+        block, right = slice(start, min(start + block_size, w.shape[1])), slice(start + block_size, None)
+        quantized = quantize_columns(w[:, block], u[block, block], start)
+        error = torch.linalg.solve_triangular(u[block, block], w[:, block] - quantized, upper=True, left=False)
+        w[:, right] -= error @ u[block, right]
+        w[:, block] = quantized
+    return w
+
+
+def column_by_column(quantize_column: Callable[[Tensor, int], Tensor]) -> QuantizeColumns:
+    """The callback of `compensate` for methods that decide one column (out,) at a time, given its index: feedback inside the block as well (GPTQ)."""
+
+    def quantize_columns(w: Tensor, u: Tensor, start: int) -> Tensor:
+        w = w.clone()
+        quantized = torch.empty_like(w)
+        for j in range(w.shape[1]):
+            quantized[:, j] = quantize_column(w[:, j], start + j)
+            error = (w[:, j] - quantized[:, j]) / u[j, j]
+            w[:, j + 1 :] -= error[:, None] * u[j, j + 1 :]
+        return quantized
+
+    return quantize_columns

@@ -1,0 +1,32 @@
+"""One model on one set of questions, with or without a reference: load, answer, judge. The models are in memory one after the other."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
+from bivlm.eval.run import EvalResult, evaluate
+from bivlm.load import load
+from bivlm.types import Sample
+
+
+def measure(
+    model: str | Path,
+    samples: Sequence[Sample],
+    *,
+    reference: str | Path | None = None,
+    batch_size: int = 32,
+    max_new_tokens: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EvalResult:
+    """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the reference's answers."""
+    with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
+        answers: ReferenceAnswers | None = None
+        if reference is not None:
+            loaded, processor = load(reference, expand=True)
+            answers = collect_reference(loaded, processor, samples, folder=Path(folder), batch_size=batch_size, max_new_tokens=max_new_tokens)
+            del loaded
+        loaded, processor = load(model, expand=True)
+        return evaluate(loaded, processor, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, reference=answers, on_progress=on_progress)

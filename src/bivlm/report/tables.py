@@ -1,0 +1,92 @@
+"""Tables for the terminal, one function per kind of result; the numbers come as dataclasses and are only laid out here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from bivlm.eval.run import EvalResult
+from bivlm.preflight import Preflight
+from bivlm.recipe import Recipe
+from bivlm.report.demo import DemoRow
+from bivlm.report.inspect import Inspection
+
+
+def _table(title: str, columns: Sequence[str], caption: str = "") -> Table:
+    """Text left, numbers (columns whose head starts with a space) right."""
+    table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
+    for column in columns:
+        table.add_column(column.strip(), justify="right" if column.startswith(" ") else "left")
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes as people write them."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _bits(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
+    caption = (
+        f"at most {size(expected.bytes_after)} on the disk (now {size(expected.bytes_before)}), about {size(expected.memory_bytes)} of memory, "
+        f"about {max(expected.seconds, 1):.0f} s of quantizing, calibration not counted"
+    )
+    table = _table(f"recipe {recipe.name}", ("part", "what happens", " linears", " weights", " bits ≤"), caption)
+    for row in expected.rows:
+        table.add_row(row.part, row.treatment, str(row.linears), f"{row.weights:,}", _bits(row.bits))
+    return table
+
+
+def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
+    before, after = inspection.folder_bytes_before, inspection.folder_bytes_after
+    caption = f"whole folder: {size(before)} before, {size(after)} now ({after / before:.1%})"
+    columns = ("", " linears", " weights", " before", " now", " true bits", " paper bits")
+    table = _table(f"recipe {inspection.recipe}", columns, caption)
+    groups = [inspection.layers] if layers else []
+    for group in [*groups, inspection.parts, (inspection.total,)]:
+        for row in group:
+            before_now = (size(row.bytes_before), size(row.bytes_after))
+            table.add_row(row.name, str(row.linears), f"{row.weights:,}", *before_now, _bits(row.bits_per_weight), _bits(row.paper_bits))
+        table.add_section()
+    return table
+
+
+def result_table(results: Mapping[str, EvalResult]) -> Table:
+    table = _table("", ("model", " questions", " accuracy", " 95 % interval", "metric", " KL (nats)", " top-1 agreement", " seconds"))
+    for name, result in results.items():
+        low, high = result.interval
+        fidelity = ("", "") if result.kl is None else (f"{result.kl:.4f}", f"{result.top1_agreement:.1%}")
+        table.add_row(name, str(result.n), f"{result.accuracy:.2%}", f"{low:.1%} to {high:.1%}", result.metric, *fidelity, f"{result.seconds:.1f}")
+    return table
+
+
+DEMO_COLUMNS = ("model", "packed", " accuracy", " 95 % interval", " KL", " true bits", " paper bits", " folder", " pack s", " eval s")
+
+
+def demo_cells(row: DemoRow) -> tuple[str, ...]:
+    low, high = row.interval
+    return (
+        row.name, row.parts, f"{row.accuracy:.1%}", f"{low:.1%} to {high:.1%}", f"{row.kl:.4f}", f"{row.bits_per_weight:.2f}",
+        _bits(row.paper_bits), size(row.folder_bytes), f"{row.quantize_seconds:.1f}", f"{row.eval_seconds:.1f}",
+    )  # fmt: skip
+
+
+def demo_table(rows: Sequence[DemoRow], questions: int) -> Table:
+    table = _table(f"easy-VQA, {questions} test questions", DEMO_COLUMNS, "true bits: of the packed linears, everything counted; folder: all files")
+    for row in rows:
+        table.add_row(*demo_cells(row))
+    return table
+
+
+def presets_table(recipes: Sequence[Recipe]) -> Table:
+    table = _table("", ("preset", "what it is"))
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.description)
+    return table

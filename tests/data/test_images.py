@@ -1,0 +1,178 @@
+"""Pixels as a processor takes them: what each kind of image becomes, and what each kind of damage says."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bivlm.data.images import open_image, open_undecoded, to_rgb
+from bivlm.errors import InputError
+from bivlm.types import Sample
+
+RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photo(size: tuple[int, int] = (24, 16)) -> Image.Image:
+    """Different in every pixel, so that a turn, a flip or a wrong stride shows."""
+    width, height = size
+    return Image.fromarray(np.arange(3 * width * height, dtype=np.uint32).reshape(height, width, 3).astype(np.uint8))
+
+
+def pixels(image: Image.Image) -> list[list[tuple[int, ...]]]:
+    return [[image.getpixel((x, y)) for x in range(image.width)] for y in range(image.height)]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("RGB", (1, 1), (1, 2, 3)), (1, 2, 3)),
+        (Image.new("L", (1, 1), 77), (77, 77, 77)),
+        (Image.new("1", (1, 1), 1), WHITE),
+        (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), RED),
+        (Image.new("I;16", (1, 1), 65535), WHITE),
+        (Image.new("I;16", (1, 1), 257 * 40), (40, 40, 40)),
+        (Image.new("I", (1, 1), 257 * 40), (40, 40, 40)),
+        (Image.new("I", (1, 1), -5), BLACK),
+        (Image.new("RGBA", (1, 1), (*RED, 255)), RED),
+        (Image.new("RGBA", (1, 1), (*BLACK, 0)), WHITE),
+        (Image.new("RGBA", (1, 1), (*BLACK, 128)), (127, 127, 127)),
+        (Image.new("LA", (1, 1), (0, 0)), WHITE),
+        (Image.new("LA", (1, 1), (9, 255)), (9, 9, 9)),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
+)
+def test_every_mode_becomes_rgb(image: Image.Image, expected: tuple[int, int, int]):
+    converted = to_rgb(image)
+    assert converted.mode == "RGB"
+    assert converted.getpixel((0, 0)) == expected
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "L"])
+def test_a_transparent_colour_is_laid_on_white(mode: str):
+    image = Image.new("L", (2, 1), 0)
+    image.putpixel((1, 0), 200)
+    image = image.convert(mode)
+    transparent = image.getpixel((0, 0))
+    again = Image.open(io.BytesIO(encoded(image, transparency=transparent)))
+    assert pixels(to_rgb(again)) == [[WHITE, (200, 200, 200)]]
+
+
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=20))
+@settings(deadline=None, max_examples=50)
+def test_sixteen_bits_are_scaled_to_eight(values: list[int]):
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(np.array([values], dtype=np.uint16)))))
+    assert [pixel[0] for pixel in pixels(to_rgb(image))[0]] == [int(np.rint(value * 255 / 65535)) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [(1, lambda a: a), (2, lambda a: a[:, ::-1]), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)), (8, lambda a: np.rot90(a))],
+)
+def test_the_camera_s_orientation_is_undone(orientation: int, turned, tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(photo(), exif=exif))
+    assert np.array_equal(np.asarray(open_image(Sample(path, "?"))), turned(np.asarray(photo())))
+
+
+def test_the_first_frame_of_an_animation_counts(tmp_path: Path):
+    path = tmp_path / "moving.gif"
+    Image.new("RGB", (2, 2), GREEN).save(path, save_all=True, append_images=[Image.new("RGB", (2, 2), BLUE)])
+    assert open_image(Sample(path, "?")).getpixel((0, 0)) == GREEN
+
+
+def test_an_image_in_memory_stays_as_it_is():
+    image = photo()
+    opened = open_image(Sample(image, "?"))
+    assert opened is not image
+    opened.putpixel((0, 0), RED)
+    assert np.array_equal(np.asarray(image), np.asarray(photo()))
+
+
+def test_an_undecoded_image_gives_its_pixels_again_and_again_and_keeps_none():
+    image = open_undecoded(io.BytesIO(encoded(photo())), "set:3")
+    sample = Sample(image, "?")
+    for _ in range(2):
+        assert np.array_equal(np.asarray(open_image(sample)), np.asarray(photo()))
+    assert image.tile, "the sample's own image was decoded"
+    assert np.array_equal(np.asarray(image), np.asarray(photo())), "it can still be decoded by others"
+    assert np.array_equal(np.asarray(open_image(sample)), np.asarray(photo())), "and be read after that"
+
+
+def test_what_was_drawn_on_an_opened_image_is_seen():
+    image = Image.open(io.BytesIO(encoded(photo())))
+    image.putpixel((0, 0), RED)
+    assert open_image(Sample(image, "?")).getpixel((0, 0)) == RED
+
+
+# ---- damage
+
+
+def refusal(sample: Sample) -> str:
+    with pytest.raises(InputError) as caught:
+        open_image(sample)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_file_is_named_with_its_origin(tmp_path: Path):
+    message = refusal(Sample(tmp_path / "cat.png", "?", origin="vqa.jsonl:12"))
+    assert message.startswith(f"vqa.jsonl:12: the image {tmp_path / 'cat.png'} does not exist")
+
+
+def test_a_folder_is_no_image(tmp_path: Path):
+    assert "cannot be read as an image" in refusal(Sample(tmp_path, "?"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no image at all", encoded(photo())[:60], encoded(photo(), "JPEG")[:400]], ids=["empty", "text", "png", "jpeg"]
+)
+def test_what_is_no_whole_image_is_refused(content: bytes, tmp_path: Path):
+    path = tmp_path / "cat.png"
+    path.write_bytes(content)
+    assert refusal(Sample(path, "?", origin="vqa.jsonl:12")).startswith(f"vqa.jsonl:12: the image {path} cannot be read as an image (")
+
+
+KINDS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")
+
+
+@given(cut=st.integers(0, 2000), kind=st.sampled_from(KINDS), flips=st.lists(st.integers(0, 2000), max_size=4))
+@settings(deadline=None, max_examples=150)
+def test_any_damage_gives_an_image_or_one_clear_line(cut: int, kind: str, flips: list[int]):
+    content = bytearray(encoded(photo(), kind)[:cut])
+    for place in flips:
+        if place < len(content):
+            content[place] ^= 0xFF
+    try:
+        result = open_image(Sample(open_undecoded(io.BytesIO(content), "set:3"), "?", origin="set:3")).mode
+    except InputError as error:
+        result = str(error)
+    assert result == "RGB" or (result.startswith("set:3: the image ") and "\n" not in result)
+
+
+@pytest.mark.parametrize("limit", [250, 100], ids=["Pillow only warns", "Pillow raises"])
+def test_more_pixels_than_the_limit_are_not_decoded(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "bomb.png"
+    photo((24, 16)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert f"has more than {limit} pixels" in refusal(Sample(path, "?"))
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path):
+    path = tmp_path / "depth.tiff"
+    Image.new("F", (2, 2), 0.5).save(path)
+    assert "no agreed range" in refusal(Sample(path, "?"))

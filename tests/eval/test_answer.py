@@ -1,0 +1,252 @@
+"""Greedy answers: those of decoding step by step without a cache, in any batch, whatever the checkpoint's settings."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from bivlm.errors import InputError
+from bivlm.eval.answer import Answers, answer, answer_batch, end_tokens, generate, inference, prepare, texts
+from bivlm.families import family_of
+from bivlm.types import Sample
+from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
+
+TOKENS = 5
+
+
+@cache
+def member(kind: str) -> tuple[Any, Any, Any]:
+    """Shared by the tests that leave the model as it is."""
+    model = tiny_model(kind)
+    return model, tiny_processor(kind), family_of(model.config)
+
+
+def own(kind: str = "llava") -> tuple[Any, Any, Any]:
+    """A model for a test that changes it."""
+    model = tiny_model(kind)
+    return model, tiny_processor(kind), family_of(model.config)
+
+
+def step_by_step(model: Any, processor: Any, family: Any, sample: Sample, steps: int) -> list[int]:
+    """The oracle: one sample, no cache, no batch; the likeliest token goes behind the sequence, until one that ends the answer."""
+    inputs = family.inputs(processor, [sample], [sample.image], model.config)
+    image, tokens = family.image_token_id(model.config), []
+    while len(tokens) < steps and model.generation_config.eos_token_id not in tokens:
+        given = torch.tensor([tokens], dtype=torch.long)
+        with torch.inference_mode():
+            logits = model(**family.extend(inputs, given, torch.ones_like(given)), use_cache=False).logits[0, -1]
+        if image is not None:
+            logits[image] = -torch.inf
+        tokens.append(int(logits.argmax()))
+    return tokens
+
+
+def rows(answers: Answers) -> list[list[int]]:
+    return [tokens[mask].tolist() for tokens, mask in zip(answers.tokens, answers.mask, strict=True)]
+
+
+def answers_of(model: Any, processor: Any, family: Any, samples: list[Sample], steps: int = TOKENS) -> Answers:
+    with inference(model):
+        return generate(model, processor, family, prepare(model, processor, family, samples), steps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_answered_as_each_sample_alone_step_by_step(kind: str):
+    subject, samples = member(kind), tiny_samples(3)
+    expected = [step_by_step(*subject, sample, TOKENS) for sample in samples]
+    together = answers_of(*subject, samples)
+    assert rows(together) == expected
+    assert together.non_finite == 0
+    assert rows(answers_of(*subject, samples[::-1])) == expected[::-1]
+    assert rows(answers_of(*subject, samples[1:2])) == expected[1:2]
+
+
+@pytest.mark.parametrize("kind", ["llava", "mllama", "qwen2_5_vl"])
+def test_texts_are_the_tokens_in_words(kind: str):
+    subject, samples = member(kind), tiny_samples(3)
+    tokenizer = subject[1].tokenizer
+    expected = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows(answers_of(*subject, samples))]
+    assert answer_batch(*subject, samples, max_new_tokens=TOKENS) == expected
+    assert len(set(expected)) > 1
+    alone = answer(subject[0], subject[1], samples[0].image, samples[0].question, max_new_tokens=TOKENS)
+    assert alone == expected[0]
+
+
+def test_an_image_can_be_named_by_its_path(tmp_path: Path):
+    model, processor, _ = member("llava")
+    sample, path = tiny_samples(1)[0], tmp_path / "photo.png"
+    sample.image.save(path)
+    expected = answer(model, processor, sample.image, sample.question, max_new_tokens=TOKENS)
+    assert answer(model, processor, path, sample.question, max_new_tokens=TOKENS) == expected
+    assert answer(model, processor, str(path), sample.question, max_new_tokens=TOKENS) == expected
+    with pytest.raises(InputError, match=r"the image .*no\.png does not exist"):
+        answer(model, processor, tmp_path / "no.png", sample.question)
+
+
+# ---- where an answer ends
+
+
+def test_an_answer_ends_with_its_end_token_and_padding_does_not_count():
+    model, processor, family = own()
+    samples = tiny_samples(3)
+    free = rows(answers_of(model, processor, family, samples))
+    ends = free[0][1]
+    model.generation_config.eos_token_id = [ends, 2]
+    answers = answers_of(model, processor, family, samples)
+    expected = [row[: row.index(ends) + 1] if ends in row else row for row in free]
+    assert rows(answers) == expected
+    assert len(expected[0]) == 2
+    words = texts(model, processor, answers)
+    assert words == [processor.tokenizer.decode([token for token in row if token != ends]).strip() for row in expected]
+
+
+def test_an_answer_that_ends_at_once_is_empty():
+    model, processor, family = own()
+    samples = tiny_samples(1)
+    first = rows(answers_of(model, processor, family, samples))[0][0]
+    model.generation_config.eos_token_id = first
+    assert rows(answers_of(model, processor, family, samples)) == [[first]]
+    assert answer_batch(model, processor, family, samples, max_new_tokens=TOKENS) == [""]
+
+
+def test_end_tokens_come_from_the_settings_then_the_config_then_the_tokenizer():
+    model, processor, _ = own()
+    model.generation_config.eos_token_id = [7, 2]
+    assert end_tokens(model, processor) == [7, 2]
+    model.generation_config.eos_token_id = None
+    model.config.text_config.eos_token_id = 9
+    assert end_tokens(model, processor) == [9]
+    model.config.text_config.eos_token_id = None
+    assert end_tokens(model, processor) == [processor.tokenizer.eos_token_id]
+    processor.tokenizer.eos_token = None
+    assert end_tokens(model, processor) == []
+
+
+def test_without_any_end_and_padding_token_the_length_ends_it():
+    model, processor, family = own()
+    model.generation_config.eos_token_id = model.config.text_config.eos_token_id = None
+    processor.tokenizer.eos_token = processor.tokenizer.pad_token = None
+    assert [len(row) for row in rows(answers_of(model, processor, family, tiny_samples(1)))] == [TOKENS]
+
+
+@pytest.mark.parametrize("tokens", [0, -1])
+def test_an_answer_of_no_tokens_is_refused(tokens: int):
+    with pytest.raises(InputError, match=f"max_new_tokens is {tokens}"):
+        answer_batch(*member("llava"), tiny_samples(1), max_new_tokens=tokens)
+
+
+# ---- the checkpoint's settings
+
+
+SETTINGS = (
+    {"do_sample": True, "temperature": 0.1, "top_k": 5, "top_p": 0.5},
+    {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1},
+    {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+    {"max_length": 3, "min_new_tokens": 4},
+    {"suppress_tokens": list(range(3, 200)), "forced_eos_token_id": 2},
+    {"bad_words_ids": [[token] for token in range(3, 200)]},
+    {"cache_implementation": "static"},
+)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: next(iter(settings)))
+def test_the_checkpoint_s_generation_settings_do_not_matter(settings: dict[str, Any], caplog: pytest.LogCaptureFixture):
+    model, processor, family = own()
+    samples = tiny_samples(3)
+    expected = answers_of(model, processor, family, samples)
+    model.generation_config = transformers.GenerationConfig(eos_token_id=2, **settings)
+    before = model.generation_config, model.generation_config.to_dict()
+    transformers.logging.enable_propagation()
+    try:
+        with caplog.at_level(logging.WARNING):
+            found = answers_of(model, processor, family, samples)
+    finally:
+        transformers.logging.disable_propagation()
+    assert torch.equal(found.tokens, expected.tokens)
+    assert torch.equal(found.mask, expected.mask)
+    assert not caplog.records
+    assert model.generation_config is before[0]
+    assert model.generation_config.to_dict() == before[1]
+
+
+def test_the_settings_come_back_when_generation_is_broken_off():
+    model, processor, family = own()
+    settings = model.generation_config
+
+    def interrupt(_: Tensor) -> None:
+        raise KeyboardInterrupt
+
+    _change_logits(model, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        answer_batch(model, processor, family, tiny_samples(1), max_new_tokens=2)
+    assert model.generation_config is settings
+
+
+# ---- broken and odd models
+
+
+def _change_logits(model: Any, change: Any) -> None:
+    def hook(_module: Any, _args: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        change(output)
+        return output
+
+    model.lm_head.register_forward_hook(hook)
+
+
+def test_the_image_token_is_never_an_answer():
+    model, processor, family = own()
+    image = family.image_token_id(model.config)
+    _change_logits(model, lambda logits: logits[..., image].add_(1e4))
+    assert not any(image in row for row in rows(answers_of(model, processor, family, tiny_samples(3))))
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_answer_tokens_from_broken_logits_are_counted(broken: float):
+    """Only those of the answers: the one that has ended is not counted on."""
+    model, processor, family = own()
+
+    def spoil(logits: Tensor) -> None:
+        logits[0, -1, 2] = 1e4  # the first question's answer ends at once
+        logits[:, -1, 5] = broken if broken != torch.inf else -torch.inf
+
+    _change_logits(model, spoil)
+    answers = answers_of(model, processor, family, tiny_samples(3))
+    assert answers.non_finite == int(answers.mask.sum())
+
+
+# ---- the model stays as it was
+
+
+def _fail_inside(model: Any) -> None:
+    with inference(model):
+        assert not any(module.training for module in model.modules())
+        assert torch.is_inference_mode_enabled()
+        _ = 1 / 0
+
+
+def test_every_module_keeps_its_mode():
+    model, processor, family = own()
+    model.train()
+    model.lm_head.eval()
+    before = [module.training for module in model.modules()]
+    expected = rows(answers_of(*member("llava"), tiny_samples(2)))
+    assert rows(answers_of(model, processor, family, tiny_samples(2))) == expected
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(ZeroDivisionError):
+        _fail_inside(model)
+    assert [module.training for module in model.modules()] == before
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_a_question_that_is_too_long_is_named():
+    samples = [Sample(tiny_samples(1)[0].image, "why " * 2500, origin="vqa.jsonl:12")]
+    with pytest.raises(InputError, match=r"vqa\.jsonl:12: the prompt takes"):
+        answer_batch(*member("llava"), samples, max_new_tokens=1)
