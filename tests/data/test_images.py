@@ -112,9 +112,11 @@ def test_an_undecoded_image_gives_its_pixels_again_and_again_and_keeps_none():
     assert np.array_equal(np.asarray(open_image(sample)), np.asarray(photo())), "and be read after that"
 
 
-def test_what_was_drawn_on_an_opened_image_is_seen():
-    image = Image.open(io.BytesIO(encoded(photo())))
-    image.putpixel((0, 0), RED)
+@pytest.mark.parametrize("kind", ["PNG", "ICO"])
+def test_what_was_drawn_on_an_opened_image_is_seen(kind: str):
+    """An icon holds on to its file after it was decoded; others let go of it."""
+    image = Image.open(io.BytesIO(encoded(Image.new("RGB", (16, 16), GREEN), kind)))
+    image.paste(Image.new("RGB", (16, 16), RED))
     assert open_image(Sample(image, "?")).getpixel((0, 0)) == RED
 
 

@@ -42,9 +42,7 @@ def step_by_step(model: Any, processor: Any, family: Any, sample: Sample, steps:
         given = torch.tensor([tokens], dtype=torch.long)
         with torch.inference_mode():
             logits = model(**family.extend(inputs, given, torch.ones_like(given)), use_cache=False).logits[0, -1]
-        if image is not None:
-            logits[image] = -torch.inf
-        tokens.append(int(logits.argmax()))
+        tokens.append(next(token for token in logits.argsort(descending=True).tolist() if token != image))
     return tokens
 
 
@@ -208,18 +206,25 @@ def test_the_image_token_is_never_an_answer():
     assert not any(image in row for row in rows(answers_of(model, processor, family, tiny_samples(3))))
 
 
-@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_answer_tokens_from_broken_logits_are_counted(broken: float):
-    """Only those of the answers: the one that has ended is not counted on."""
+    model, processor, family = own()
+    _change_logits(model, lambda logits: logits[..., 5].fill_(broken))
+    answers = answers_of(model, processor, family, tiny_samples(3))
+    assert answers.non_finite == int(answers.mask.sum()) > 0
+
+
+def test_broken_logits_behind_the_end_of_an_answer_do_not_count():
     model, processor, family = own()
 
-    def spoil(logits: Tensor) -> None:
-        logits[0, -1, 2] = 1e4  # the first question's answer ends at once
-        logits[:, -1, 5] = broken if broken != torch.inf else -torch.inf
+    def end_the_first(logits: Tensor) -> None:
+        logits[..., 5] = -torch.inf
+        logits[0, ..., 2] = 1e4
 
-    _change_logits(model, spoil)
+    _change_logits(model, end_the_first)
     answers = answers_of(model, processor, family, tiny_samples(3))
-    assert answers.non_finite == int(answers.mask.sum())
+    assert rows(answers)[0] == [2]
+    assert answers.non_finite == sum(map(len, rows(answers))) == 1 + 2 * TOKENS
 
 
 # ---- the model stays as it was

@@ -67,13 +67,7 @@ def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
         with Image.open(image) as opened:
             yield opened
     elif isinstance(image, ImageFile.ImageFile) and image.fp is not None and image.tile:  # tiles are what is still to be decoded
-        file = cast(IO[bytes], image.fp)
-        place = file.tell()
-        file.seek(0)
-        try:
-            yield Image.open(file)
-        finally:
-            file.seek(place)
+        yield Image.open(cast(IO[bytes], image.fp))
     else:
         yield image
 

@@ -103,11 +103,8 @@ def _image_reader(
 
 def _bytes_in_place(one: Any) -> pyarrow.Buffer | None:
     """The value of a binary array of length one as a view of its buffer (`one[0].as_buffer()` copies it); None for null."""
-    import pyarrow
-
     if one.null_count:
         return None
     _, offsets, data = one.buffers()
-    places = memoryview(offsets).cast("B").cast("q" if pyarrow.types.is_large_binary(one.type) else "i")
-    start, end = places[one.offset], places[one.offset + 1]
+    start, end = memoryview(offsets).cast("B").cast("i")[one.offset : one.offset + 2]
     return data.slice(start, end - start)

@@ -56,7 +56,7 @@ class ReferenceAnswers:
         """The answers that `collect_reference` wrote. Raises InputError when the folder does not hold a whole set."""
         try:
             sizes = json.loads((folder / INDEX).read_text())["sizes"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold a whole set of reference answers; collect them again") from error
         return cls(tuple(sizes), folder)
 

@@ -16,6 +16,7 @@ The paper counts 1 + p + (16 N + 16 out) / (out in) bits (Eq. 24-26): it leaves 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -77,6 +78,7 @@ class BiVLM(Quantizer):
         largest = float(w.abs().max())
         if largest == 0:
             return self._zeros(w)
+        largest = math.ldexp(1.0, min(math.frexp(largest)[1], 127))  # a power of two: bfloat16 weights stay exact for the histogram
         unit = w / largest  # keeps squares of very small and very large weights in range
         decided = self._without_data(unit)
         if stats is not None and self.compensate:
@@ -86,7 +88,7 @@ class BiVLM(Quantizer):
     def _without_data(self, w: Tensor) -> _Decision:
         columns = self.group_size if self.granularity == "group" else w.shape[1]
         scope = _grouped(w, columns) if self.granularity != "layer" else w.reshape(1, 1, -1)
-        mean, std = _moments(scope)
+        mean, std = _symmetric_moments(scope) if self.granularity != "layer" else _moments(scope)
         objective_weight = w
         if self.granularity != "layer":  # one search for the layer, with every row or group in units of its own deviation
             per_weight = torch.where(std > 0, std, 1.0).float()[..., None]
@@ -227,13 +229,16 @@ def _ungrouped(grouped: Tensor, shape: torch.Size) -> Tensor:
     return grouped.reshape(shape) if grouped.numel() == shape.numel() else grouped.reshape(shape[0], -1)[:, : shape[1]].contiguous()
 
 
-def _moments(scope: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over the last axis, NaN left out, float64."""
-    if scope.shape[-1] > 0 and not bool(scope[..., -1].isnan().any()):
-        mean = scope.mean(-1).double()
-        return mean, scope.std(-1, correction=0).double()
-    mean = scope.nanmean(-1, keepdim=True)
-    return mean[..., 0].double(), (scope - mean).square().nanmean(-1).sqrt().double()
+def _moments(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the last axis, float64: the Gaussian of a whole layer, to the letter."""
+    return w.mean(-1).double(), w.std(-1, correction=0).double()
+
+
+def _symmetric_moments(scope: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean 0 and root mean square over the last axis, NaN left out, float64: the mean of a few weights is chance, and a mean below 0 would lower all cuts of |w|
+    (a row of one weight, or of equal ones, would be tail for its sign alone)."""
+    spread = scope.square().nanmean(-1).sqrt().double()
+    return torch.zeros_like(spread), spread
 
 
 def _band_means(magnitude: Tensor, band: Tensor, edges: Tensor) -> Tensor:

@@ -1,0 +1,123 @@
+"""Peak resident memory of `bivlm quantize`, in a process of its own: the embedded model, a tiny member of each family, and on request a large shape.
+
+    python benchmarks/bench_memory.py                                    seconds
+    python benchmarks/bench_memory.py --large --folder /some/big/disk    a random model of Qwen2.5-VL-3B shape, 7.5 GB in bf16; a quarter of an hour
+
+The large model's weights are drawn once per shape and used for every block: memory and time do not depend on their values.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import transformers
+import typer
+from machine import describe
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from bivlm.report.inspect import inspect
+from bivlm.zoo import embedded_model
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+MEASURE = """
+import resource, sys
+from bivlm.pipeline import quantize
+quantize(sys.argv[1], sys.argv[2], recipe=sys.argv[3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def write_large(folder: Path) -> None:
+    """A random checkpoint of Qwen2.5-VL-3B shape in bf16, one shard per block."""
+    rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
+            "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 128000, "rope_parameters": rope,
+        },
+        vision_config={"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048},
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    generator, drawn = torch.Generator().manual_seed(0), {}
+    shards: dict[str, dict[str, torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        shape = tuple(parameter.shape)
+        if shape not in drawn:
+            drawn[shape] = (0.02 * torch.randn(shape, generator=generator)).bfloat16()
+        words = name.split(".")
+        number = next((word for word in words if word.isdigit()), "rest")
+        shards.setdefault(f"{words[1]}-{number}", {})[name] = drawn[shape]
+    weight_map = {}
+    for index, (_, tensors) in enumerate(shards.items(), 1):
+        file = f"model-{index:05d}-of-{len(shards):05d}.safetensors"
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def measure(name: str, source: Path, out: Path, recipe: str) -> dict:
+    """Quantize in a fresh process, check the result, and report its peak memory."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(source), str(out), recipe], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - started
+    inspection = inspect(out)
+    return {
+        "model": name,
+        "recipe": recipe,
+        "source_bytes": inspection.folder_bytes_before,
+        "packed_bytes": inspection.folder_bytes_after,
+        "bits_per_weight": inspection.total.bits_per_weight,
+        "weights": inspection.total.weights,
+        "peak_resident_bytes": int(done.stdout.split()[-1]) * 1024,
+        "seconds": seconds,
+    }
+
+
+def main(
+    large: Annotated[bool, typer.Option("--large", help="measure the 3-billion shape as well")] = False,
+    folder: Annotated[Path | None, typer.Option(help="where the large model goes (17 GB); left out: the temporary folder")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="write the results here")] = None,
+) -> None:
+    """Measure and print one table."""
+    from tiny import KINDS, tiny_checkpoint
+
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        work = Path(temporary)
+        rows = [measure("embedded model", embedded_model(), work / "embedded", "bivlm-paper")]
+        for kind in KINDS:
+            tiny_checkpoint(kind, work / kind, torch.bfloat16)
+            rows.append(measure(f"tiny {kind}", work / kind, work / f"{kind}-packed", "bivlm-paper"))
+        if large:
+            (work / "large").mkdir()
+            write_large(work / "large")
+            rows.append(measure("random, Qwen2.5-VL-3B shape", work / "large", work / "large-packed", "bivlm-paper"))
+    table = Table(title="peak resident memory of quantizing", caption=describe())
+    for column in ("model", "recipe", "source", "packed", "true bits", "peak memory", "seconds", "weights/s"):
+        table.add_column(column, justify="left" if column in ("model", "recipe") else "right")
+    for row in rows:
+        table.add_row(
+            row["model"], row["recipe"], f"{row['source_bytes'] / 1e6:,.1f} MB", f"{row['packed_bytes'] / 1e6:,.1f} MB", f"{row['bits_per_weight']:.3f}",
+            f"{row['peak_resident_bytes'] / 1e6:,.0f} MB", f"{row['seconds']:.1f}", f"{row['weights'] / row['seconds'] / 1e6:.2f} M",
+        )  # fmt: skip
+    Console(width=150).print(table)
+    if json_path:
+        json_path.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

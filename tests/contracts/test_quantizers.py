@@ -1,0 +1,165 @@
+"""Every quantizer of the table keeps these promises. A quantizer that is listed without settings, or that lies in a file but not in the table, fails."""
+
+import dataclasses
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+import bivlm.quantizers
+from bivlm.formats import FORMATS
+from bivlm.quantizers import QUANTIZERS, BiVLM, Quantizer
+from bivlm.types import LinearStats
+
+# Per quantizer: settings that together take every branch of it. The defaults come first, by themselves.
+SETTINGS = {
+    "bivlm": [
+        BiVLM(),
+        BiVLM(bands=5, salient_max=0.05, salient_levels="paper"),
+        BiVLM(bands=1, salient_max=0.0),
+        BiVLM(bands=1, salient_max=0.05),
+        BiVLM(bands=8, salient_max=0.5),
+        BiVLM(granularity="row"),
+        BiVLM(granularity="row", bands=3, salient_max=0.0),
+        BiVLM(granularity="group", group_size=64),
+        BiVLM(granularity="group", group_size=128, salient_max=0.05, salient_levels="paper"),
+        BiVLM(compensate=True),
+        BiVLM(compensate=True, granularity="row", block_size=32),
+        BiVLM(compensate=True, granularity="group", group_size=64, bands=1),
+        BiVLM(compensate=True, salient_max=0.05, salient_levels="paper", bands=3),
+    ],
+}
+QUANTIZED = [quantizer for several in SETTINGS.values() for quantizer in several]
+SHAPES = [(96, 256), (256, 96), (64, 130), (512, 8), (8, 512), (300, 3), (200, 1), (1, 200), (2, 2)]
+
+
+def settings_of(quantizer: Quantizer) -> str:
+    given = [f"{field.name}={getattr(quantizer, field.name)}" for field in dataclasses.fields(quantizer) if getattr(quantizer, field.name) != field.default]
+    return " ".join([quantizer.name, *given])
+
+
+every_quantizer = pytest.mark.parametrize("quantizer", QUANTIZED, ids=settings_of)
+
+
+def weight_of(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
+    return 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def stats_of(columns: int, seed: int = 1) -> LinearStats:
+    """Correlated inputs of unequal size, as two modalities."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = (torch.eye(columns) + torch.randn(columns, columns, generator=generator) / columns**0.5) * torch.logspace(-0.5, 0.5, columns)
+    text, visual = (torch.randn(tokens, columns, generator=generator) @ mix for tokens in (2 * columns + 10, 4 * columns + 10))
+    moments = {"text": text.T @ text / len(text), "visual": visual.T @ visual / len(visual)}
+    return LinearStats(second_moments=moments, tokens={"text": len(text), "visual": len(visual)})
+
+
+def quantize(quantizer: Quantizer, w: torch.Tensor):
+    return quantizer.quantize(w, stats_of(w.shape[1]) if quantizer.needs_data else None)
+
+
+def trace_error(w: torch.Tensor, q, hessian: torch.Tensor) -> float:
+    difference = (w - q.dequantize()).double()
+    return float(((difference @ hessian.double()) * difference).sum())
+
+
+def test_table_has_every_quantizer_under_its_name():
+    for module in pkgutil.iter_modules(bivlm.quantizers.__path__):
+        importlib.import_module(f"bivlm.quantizers.{module.name}")
+    assert set(QUANTIZERS.values()) == set(Quantizer.__subclasses__())
+    assert all(quantizer.name == name for name, quantizer in QUANTIZERS.items())
+
+
+def test_every_quantizer_has_settings_here_and_its_defaults_work():
+    assert SETTINGS.keys() == QUANTIZERS.keys()
+    for name, several in SETTINGS.items():
+        assert several[0] == QUANTIZERS[name]()
+
+
+@every_quantizer
+def test_settings_are_frozen_and_come_back_from_a_dict(quantizer):
+    assert type(quantizer)(**dataclasses.asdict(quantizer)) == quantizer
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(quantizer, dataclasses.fields(quantizer)[0].name, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@every_quantizer
+def test_shape_and_finite_for_every_dtype(quantizer, dtype):
+    q = quantize(quantizer, weight_of((40, 130)).to(dtype))
+    back = q.dequantize()
+    assert (q.shape, tuple(back.shape), back.dtype) == ((40, 130), (40, 130), torch.float32)
+    assert bool(back.isfinite().all())
+
+
+@every_quantizer
+def test_inputs_are_left_alone(quantizer):
+    w, stats = weight_of((40, 130)), stats_of(130)
+    before = w.clone(), {modality: moment.clone() for modality, moment in stats.second_moments.items()}
+    quantizer.quantize(w, stats)
+    assert torch.equal(w, before[0])
+    assert all(torch.equal(stats.second_moments[modality], moment) for modality, moment in before[1].items())
+
+
+@every_quantizer
+def test_same_input_same_bytes(quantizer):
+    one, two = (quantize(quantizer, weight_of((40, 130))).encode() for _ in range(2))
+    assert one.settings == two.settings
+    assert one.tensors.keys() == two.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert tensor.numpy().tobytes() == two.tensors[name].numpy().tobytes()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every_quantizer
+def test_the_file_gives_the_same_weight_back(quantizer, shape):
+    q = quantize(quantizer, weight_of(shape))
+    again = FORMATS[q.format].decode(q.encode())
+    assert again == q
+    assert torch.equal(again.dequantize(), q.dequantize())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every_quantizer
+def test_bits_stay_within_the_bound_on_gaussian_weights(quantizer, shape):
+    for seed in range(3):
+        assert quantize(quantizer, weight_of(shape, seed)).encode().bits_per_weight() <= quantizer.bits_bound(shape)
+
+
+@every_quantizer
+def test_bound_is_not_far_from_the_truth(quantizer):
+    """Within a tenth of a bit, and a tenth more per cent of tail that the search may leave unused."""
+    w = weight_of((256, 512))
+    true, bound = quantize(quantizer, w).encode().bits_per_weight(), quantizer.bits_bound((256, 512))
+    most_without_search = getattr(quantizer, "salient_max", 0.0)
+    assert bound - 10 * most_without_search - 0.1 < true <= bound
+
+
+@every_quantizer
+def test_paper_bits_are_fewer_than_the_true_ones(quantizer):
+    """But for a bare sign plane, for which the paper counts row scales that are not there."""
+    if quantizer == BiVLM(bands=1, salient_max=0.0):
+        pytest.skip("a sign plane has neither bands nor a tail to leave out")
+    q = quantize(quantizer, weight_of((256, 512)))
+    paper = quantizer.paper_bits(q)
+    assert paper is None or 1.0 <= paper < q.encode().bits_per_weight()
+
+
+@every_quantizer
+def test_needs_data_means_what_it_says(quantizer):
+    w = weight_of((40, 130))
+    if quantizer.needs_data:
+        with pytest.raises(ValueError, match="needs calibration statistics"):
+            quantizer.quantize(w, None)
+        assert quantizer.quantize(w, stats_of(130)) != quantizer.quantize(w, stats_of(130, seed=9))
+    else:
+        assert quantizer.quantize(w, None) == quantizer.quantize(w, stats_of(130))
+
+
+@pytest.mark.parametrize("quantizer", [quantizer for quantizer in QUANTIZED if quantizer.needs_data], ids=settings_of)
+@pytest.mark.parametrize("seed", range(3))
+def test_data_lowers_the_error_of_the_layer(quantizer, seed):
+    w, stats = weight_of((64, 128), seed), stats_of(128, seed)
+    without = dataclasses.replace(quantizer, compensate=False).quantize(w, None)
+    assert trace_error(w, quantizer.quantize(w, stats), stats.hessian) <= trace_error(w, without, stats.hessian)
