@@ -2,8 +2,8 @@
 
     python benchmarks/bench_bivlm.py [--size 4096] [--repeats 3] [--json results.json]
 
-Before a setting is timed, its result is checked: what is decoded is what was encoded, and the error J is that of the closed form for a Gaussian at the
-share of salient weights that the search chose. Times are medians.
+Before a setting is timed, its result is checked: what is decoded is what was encoded, and the error J is that of the closed form for a Gaussian at
+the share of salient weights that the search chose. Times are medians.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from bivlm.formats import LevelsWeight
 from bivlm.quantizers import BiVLM
+from machine import describe
 
 SETTINGS = {
     "default, no data": BiVLM(),
@@ -56,7 +57,7 @@ def one_level_error(low: float, high: float) -> float:
 def closed_form(bands: int, salient: float) -> float:
     """J of N(0, 1): bands of equal probability with their means, and the best two magnitudes for a tail of the share `salient`."""
     edges = norm.ppf((1 + (1 - salient) * torch.arange(bands + 1).numpy() / bands) / 2)
-    inside = sum(one_level_error(low, high) for low, high in zip(edges, edges[1:], strict=False))
+    inside = sum(one_level_error(low, high) for low, high in pairwise(edges))
     if not salient:
         return inside
     cut = edges[-1]
@@ -70,7 +71,9 @@ def check(name: str, layer: Tensor, method: BiVLM, quantized: LevelsWeight) -> t
         raise SystemExit(f"{name}: what was decoded is not what was encoded")
     found = float((layer - quantized.dequantize()).double().square().sum() / layer.double().square().sum())
     expected, tolerance = closed_form(method.bands, len(quantized.tail_positions) / layer.numel()), TOLERANCE[method.granularity]
-    most = closed_form(method.bands, 0.0) if method.salient_levels == "paper" else expected  # the letter's tail levels have no closed form and are worse
+    most = (
+        closed_form(method.bands, 0.0) if method.salient_levels == "paper" else expected
+    )  # the letter's tail levels have no closed form and are worse
     if not expected * (1 - tolerance) <= found <= most * (1 + tolerance):
         raise SystemExit(f"{name}: J is {found:.5f}; the closed form is {expected:.5f}")
     return found, packed.bits_per_weight()
@@ -98,12 +101,6 @@ def measure(name: str, method: BiVLM, layer: Tensor, repeats: int) -> dict[str, 
     }
 
 
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def table_of(rows: list[dict[str, Any]], caption: str) -> Table:
     table = Table(title="Bi-VLM on one core", caption=caption)
     for column in ("settings", "J", "salient", "bits", "quantize, million weights / s", "encode, million weights / s"):
@@ -123,11 +120,9 @@ def main() -> None:
     torch.set_num_threads(1)
     layer = torch.randn(options.size, options.size, generator=torch.Generator().manual_seed(0))
     rows = [measure(name, method, layer, options.repeats) for name, method in SETTINGS.items()]
-    machine = {"processor": processor(), "torch": torch.__version__, "threads": torch.get_num_threads(), "size": options.size, "repeats": options.repeats}
-    caption = f"{options.size} x {options.size} Gaussian, median of {options.repeats}; {machine['processor']}, torch {machine['torch']}, 1 thread"
-    Console().print(table_of(rows, caption))
+    Console().print(table_of(rows, f"{options.size} x {options.size} Gaussian, median of {options.repeats}; {describe()}"))
     if options.json:
-        options.json.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"machine": describe(), "size": options.size, "repeats": options.repeats, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from typing import Annotated
 import torch
 import transformers
 import typer
-from machine import describe
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
 from bivlm.report.inspect import inspect
 from bivlm.zoo import embedded_model
+from machine import describe
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -111,7 +111,8 @@ def main(
         table.add_column(column, justify="left" if column in ("model", "recipe") else "right")
     for row in rows:
         table.add_row(
-            row["model"], row["recipe"], f"{row['source_bytes'] / 1e6:,.1f} MB", f"{row['packed_bytes'] / 1e6:,.1f} MB", f"{row['bits_per_weight']:.3f}",
+            row["model"], row["recipe"], f"{row['source_bytes'] / 1e6:,.1f} MB", f"{row['packed_bytes'] / 1e6:,.1f} MB",
+            f"{row['bits_per_weight']:.3f}",
             f"{row['peak_resident_bytes'] / 1e6:,.0f} MB", f"{row['seconds']:.1f}", f"{row['weights'] / row['seconds'] / 1e6:.2f} M",
         )  # fmt: skip
     Console(width=150).print(table)

@@ -1,6 +1,6 @@
 """Runs the demo and writes its table where people read it: docs/results/demo.json, docs/results/demo.md and the README.
 
-    python benchmarks/demo_results.py --questions 2000
+python benchmarks/demo_results.py --questions 2000
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from machine import describe
 
 from bivlm.cli import quiet_libraries
 from bivlm.report.demo import run_demo
 from bivlm.report.tables import DEMO_COLUMNS, demo_cells
+from machine import describe
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- demo table: make results -->", "<!-- end of demo table -->"
@@ -26,12 +26,17 @@ def main(questions: Annotated[int, typer.Option(help="test questions for each mo
     """Measure, write, and replace the table in the README."""
     quiet_libraries()
     rows = run_demo(None, questions, say=print)
-    lines = ["| " + " | ".join(column.strip() for column in DEMO_COLUMNS) + " |", "|" + "|".join("--:" if c.startswith(" ") else "---" for c in DEMO_COLUMNS) + "|"]
+    lines = [
+        "| " + " | ".join(column.strip() for column in DEMO_COLUMNS) + " |",
+        "|" + "|".join("--:" if c.startswith(" ") else "---" for c in DEMO_COLUMNS) + "|",
+    ]
     lines += ["| " + " | ".join(demo_cells(row)) + " |" for row in rows]
     caption = f"easy-VQA, {questions} test questions drawn with seed 0; {describe()}; made by `make results`."
     results = ROOT / "docs" / "results"
     results.mkdir(parents=True, exist_ok=True)
-    (results / "demo.json").write_text(json.dumps({"questions": questions, "machine": describe(), "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+    (results / "demo.json").write_text(
+        json.dumps({"questions": questions, "machine": describe(), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+    )
     table = "\n".join(lines)
     (results / "demo.md").write_text(f"# The demo's table\n\n{table}\n\n{caption}\n")
     readme = ROOT / "README.md"

@@ -19,7 +19,11 @@ def model_card(source: SourceModel, recipe: Recipe, report: Mapping[str, Mapping
     name = quantization["source"]["name"]
     error = sum(row["weight_error"] * row["weights"] for row in report.values()) / weights
     paper = [row["paper_bits"] for row in report.values()]
-    claimed = "" if None in paper else f" (the paper's own count: {sum(p * row['weights'] for p, row in zip(paper, report.values(), strict=True)) / weights:.3f})"
+    claimed = (
+        ""
+        if None in paper
+        else f" (the paper's own count: {sum(p * row['weights'] for p, row in zip(paper, report.values(), strict=True)) / weights:.3f})"
+    )
     return f"""---
 base_model: {name}
 base_model_relation: quantized

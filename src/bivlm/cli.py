@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+INTERRUPTED = 130  # what typer exits with on Ctrl-C
 out_console, note = Console(), Console(stderr=True)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="model folder, or OWNER/NAME on the Hugging Face hub", show_default=False)]
@@ -38,9 +39,10 @@ def main() -> None:
     except InputError as error:
         print(f"bivlm: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("bivlm: interrupted; finished blocks are kept, the same command continues", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("bivlm: interrupted; what is finished is kept, and the same command continues", file=sys.stderr)
+        raise
 
 
 def quiet_libraries() -> None:
@@ -57,7 +59,9 @@ def quantize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder for the packed model", show_default=False)],
     preset: Annotated[str, typer.Option(help="a preset's name (`bivlm presets` lists them), or a recipe file that ends in .toml")] = "bivlm",
     parts: Annotated[str, typer.Option(help="which parts to pack: any of vision,projector,language")] = "vision,projector,language",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a setting of the preset's quantizers; may be repeated")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a setting of the preset's quantizers; may be repeated")
+    ] = None,
     data: Annotated[str | None, typer.Option(help=f"calibration {DATA_HELP}")] = None,
     samples: Annotated[int, typer.Option(min=1, help="how many calibration questions to draw from --data")] = 32,
     seed: Annotated[int, typer.Option(help="seed of that draw")] = 0,
@@ -75,7 +79,7 @@ def quantize(
     from bivlm.report.inspect import inspect as inspect_folder
     from bivlm.report.tables import inspection_table, preflight_table
 
-    prepared = prepare(model, recipe=preset, settings=parse_settings(set_ or []), parts=[part.strip() for part in parts.split(",")])  # type: ignore[arg-type]
+    prepared = prepare(model, recipe=preset, settings=parse_settings(set_ or []), parts=[part.strip() for part in parts.split(",")])
     if not json_:
         out_console.print(preflight_table(prepared.expected, prepared.recipe))
     if dry_run:
@@ -118,7 +122,9 @@ def ask(
 def evaluate_command(
     model: ModelArgument,
     data: Annotated[str, typer.Option(help=DATA_HELP, show_default=False)],
-    reference: Annotated[str | None, typer.Option(metavar="MODEL", help="full-precision model: adds KL divergence and top-1 agreement of the answer tokens")] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="full-precision model: adds KL divergence and top-1 agreement of the answer tokens")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="draw this many questions instead of all")] = None,
     seed: Annotated[int, typer.Option(help="seed of that draw")] = 0,
     batch_size: BatchOption = 32,
@@ -212,6 +218,8 @@ def print_json(content: Any) -> None:
     from dataclasses import asdict, is_dataclass
 
     def plain(value: Any) -> Any:
+        if hasattr(value, "to_dict"):
+            return value.to_dict()
         if is_dataclass(value) and not isinstance(value, type):
             return asdict(value)
         raise TypeError(f"{type(value).__name__} is no JSON")
@@ -221,7 +229,7 @@ def print_json(content: Any) -> None:
 
 @contextmanager
 def block_progress(prepared: Prepared) -> Iterator[Any]:
-    """A bar over the blocks on the terminal: seconds left, error and bits of the block just done, resident memory; plain lines when it is no terminal."""
+    """A bar over the blocks on the terminal: seconds left, error and bits of the last block, resident memory; plain lines when it is no terminal."""
     import psutil
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,6 +1,6 @@
 """The main job on one screen: a full-precision model folder in, a packed model folder out.
 
-    source ─► plan ─► walk (block by block, written at once) ─► card, report, index, config.json
+source ─► plan ─► walk (block by block, written at once) ─► card, report, index, config.json
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from bivlm import __version__
 from bivlm.calibration.walk import BlockReport, CalibrationInput, walk
+from bivlm.card import REPORT_NAME, model_card
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.job import FORMAT_VERSION, Job, disk_full_explained, to_json
 from bivlm.checkpoint.shards import read_json
@@ -26,7 +27,6 @@ from bivlm.families import load_processor
 from bivlm.plan import Plan, make_plan
 from bivlm.preflight import Preflight, check_disk, preflight
 from bivlm.recipe import Recipe, load_recipe
-from bivlm.card import REPORT_NAME, model_card
 from bivlm.types import PARTS, PartName, Sample
 
 
@@ -46,16 +46,17 @@ def prepare(
     *,
     recipe: str | Path | Recipe = "bivlm",
     settings: Mapping[str, Any] | None = None,
-    parts: Collection[PartName] = PARTS,
+    parts: Collection[str] = PARTS,
 ) -> Prepared:
     """Read the model's headers, match the recipe, predict size, memory and time. InputError for whatever the user has to mend."""
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise InputError(f"there is no part {', '.join(unknown) or '(none given)'}; parts are {', '.join(PARTS)}")
+    chosen_parts = tuple(part for part in PARTS if part in parts)
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).with_settings(settings or {})
     source = SourceModel(resolve_model(model))
-    plan = make_plan(source, chosen, parts)
-    return Prepared(source, chosen, tuple(part for part in PARTS if part in parts), plan, preflight(source, plan))
+    plan = make_plan(source, chosen, chosen_parts)
+    return Prepared(source, chosen, chosen_parts, plan, preflight(source, plan))
 
 
 def quantize(
@@ -64,7 +65,7 @@ def quantize(
     *,
     recipe: str | Path | Recipe = "bivlm",
     settings: Mapping[str, Any] | None = None,
-    parts: Collection[PartName] = PARTS,
+    parts: Collection[str] = PARTS,
     samples: Sequence[Sample] = (),
     overwrite: bool = False,
     on_block: Callable[[BlockReport], None] = lambda report: None,

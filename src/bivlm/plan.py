@@ -29,7 +29,7 @@ class LinearPlan:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One block: its path in the model and its linears. `stack` indexes the family's stacks; `is_output` marks a block whose output the model reads later."""
+    """One block: its path in the model and its linears. `stack` indexes the family's stacks; `is_output`: the model reads its output later."""
 
     path: str
     stack: int
@@ -120,7 +120,9 @@ def _check_rules(recipe: Recipe, parts: Collection[PartName], used: set[int]) ->
         raise InputError(f"recipe {recipe.name} matches no linear of the chosen parts ({', '.join(sorted(parts))}): nothing would be quantized")
     for number, rule in enumerate(recipe.rules):
         if number not in used and (rule.part is None or rule.part in parts) and not _shadowed(recipe, number):
-            raise InputError(f"recipe {recipe.name}: rule {number + 1} (part {rule.part or 'any'}, linears {rule.linears!r}) matches no linear; mend or remove it")
+            raise InputError(
+                f"recipe {recipe.name}: rule {number + 1} (part {rule.part or 'any'}, linears {rule.linears!r}) matches no linear; mend or remove it"
+            )
 
 
 def _shadowed(recipe: Recipe, number: int) -> bool:

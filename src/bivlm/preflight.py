@@ -33,7 +33,7 @@ class PreflightRow:
 
 @dataclass(frozen=True)
 class Preflight:
-    """The table, and what to expect: bytes of the model's files before and after, peak resident bytes, seconds of quantizing (without calibration)."""
+    """The table, and what to expect: bytes of the model's files before and after, peak resident bytes, seconds of quantizing without calibration."""
 
     rows: tuple[PreflightRow, ...]
     bytes_before: int
@@ -105,6 +105,6 @@ def check_disk(out: Path, expected: Preflight) -> None:
     folder = next(parent for parent in [out, *out.resolve().parents] if parent.exists())
     free = shutil.disk_usage(folder).free
     if free < expected.bytes_after:
-        raise InputError(f"{out} needs about {expected.bytes_after / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free; make room or choose another disk")
-
-
+        raise InputError(
+            f"{out} needs about {expected.bytes_after / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free; make room or choose another disk"
+        )

@@ -1,13 +1,13 @@
 """A recipe says which quantizer, with which settings, serves which part and linear: rules in a TOML file, the first that matches wins.
 
-    name = "bivlm-paper"
-    description = "Bi-VLM as printed"
+name = "bivlm-paper"
+description = "Bi-VLM as printed"
 
-    [[rule]]
-    part = "vision"              # vision | projector | language; left out: every part
-    linears = "*.fc1"            # a glob on the linear's name; left out: every linear
-    quantizer = "bivlm"          # a name in bivlm.quantizers.QUANTIZERS, or "keep"
-    settings = { bands = 5 }     # the quantizer's own fields
+[[rule]]
+part = "vision"              # vision | projector | language; left out: every part
+linears = "*.fc1"            # a glob on the linear's name; left out: every linear
+quantizer = "bivlm"          # a name in bivlm.quantizers.QUANTIZERS, or "keep"
+settings = { bands = 5 }     # the quantizer's own fields
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ The weights are rounded to bfloat16, for which the histogram of the search is ex
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def letter_tail(w: np.ndarray, salient: np.ndarray) -> np.ndarray:
     used = pattern[pattern != 0]
     points = [-1.0, -0.5, 0.0, 0.5, 1.0]
     levels = [used.mean() + used.std() * np.sign(d) * (ALPHA * np.exp(abs(d)) - 1) for d in points]
-    centres = np.array([(low + high) / 2 for low, high in zip(levels, levels[1:], strict=False)])
+    centres = np.array([(low + high) / 2 for low, high in pairwise(levels)])
     quantized = np.zeros_like(w)
     for i, j in zip(*np.nonzero(salient), strict=True):
         quantized[i, j] = scale[i] * centres[np.abs(pattern[i, j] - centres).argmin()]

@@ -80,7 +80,9 @@ def capture(
         def forward(*args: Any, **kwargs: Any) -> Tensor:
             hidden, call = _split(args, kwargs)
             if index != len(calls) or (first and hidden is not first[0]):
-                raise RuntimeError(f"block {index} of {type(blocks[0]).__name__} does not follow on the block before it; its family's stack is declared wrongly")
+                raise RuntimeError(
+                    f"block {index} of {type(blocks[0]).__name__} does not follow on the block before it; its family's stack is declared wrongly"
+                )
             if not first:
                 first.append(hidden)
             calls.append(call)

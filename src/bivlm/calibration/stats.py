@@ -17,7 +17,8 @@ from bivlm.types import LinearStats, Modality
 class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
-    `visual_only` names the linears whose input is visual tokens alone, whatever the mask says. Memory: (in, in) float32 per shared input and modality.
+    `visual_only` names the linears whose input is visual tokens alone, whatever the mask says. Memory: (in, in) float32 per
+    shared input and modality.
     """
 
     def __init__(self, linears: Mapping[str, nn.Linear], visual_only: frozenset[str] = frozenset()) -> None:
@@ -37,9 +38,7 @@ class StatsCollector:
             if self._leader.setdefault(name, leader) == name:
                 self._add(name, x, None if name in self.visual_only else visual)
 
-        handles = [
-            linear.register_forward_pre_hook(lambda _module, args, name=name: observe(name, args[0])) for name, linear in self.linears.items()
-        ]
+        handles = [linear.register_forward_pre_hook(lambda _module, args, name=name: observe(name, args[0])) for name, linear in self.linears.items()]
         try:
             yield
         finally:

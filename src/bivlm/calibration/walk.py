@@ -84,13 +84,15 @@ def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[Calibratio
         raise InputError("the recipe's quantizer needs calibration samples and there are none; give --data, or choose a preset that needs no data")
     with_data = 1 + max((index for index, block in enumerate(plan.blocks) if block.needs_data), default=-1)
     if with_data:
-        _walk_with_data(source, plan.blocks[:with_data], job, samples, on_block)
+        _walk_with_data(source, plan, plan.blocks[:with_data], job, samples, on_block)
     for block in plan.blocks[with_data:]:
         _finish_block(source, block, job, None, on_block)
 
 
-def _walk_with_data(source: SourceModel, blocks: Sequence[BlockPlan], job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock) -> None:
-    inside = {name for block in blocks for name in source.parameter_names(block.path)}
+def _walk_with_data(
+    source: SourceModel, plan: Plan, blocks: Sequence[BlockPlan], job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock
+) -> None:
+    inside = {name for block in plan.blocks for name in source.parameter_names(block.path)}
     head = source.family.keep_out_of_calibration(source.model)
     around = [name for name in source.entries if name not in inside and name not in head]
     source.materialize(around)
@@ -140,9 +142,7 @@ def _collector(source: SourceModel, block: BlockPlan) -> StatsCollector:
     return StatsCollector({name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}, visual_only)
 
 
-def _finish_block(
-    source: SourceModel, block: BlockPlan, job: Job, collector: StatsCollector | None, on_block: OnBlock
-) -> Mapping[str, PackedTensor]:
+def _finish_block(source: SourceModel, block: BlockPlan, job: Job, collector: StatsCollector | None, on_block: OnBlock) -> Mapping[str, PackedTensor]:
     """Quantize one block and write it, or read it back when an earlier run wrote it; returns its packed linears by name."""
     started = time.perf_counter()
     resumed = job.is_done(block.path)

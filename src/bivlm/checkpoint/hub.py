@@ -29,4 +29,6 @@ def resolve_model(model: str | Path) -> Path:
     except RepositoryNotFoundError as error:
         raise InputError(f"there is no folder {model} and the hub has no such model (or it is private: log in with `hf auth login`)") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise InputError(f"there is no folder {model}, and the hub could not be reached for it ({type(error).__name__}); give a local folder") from error
+        raise InputError(
+            f"there is no folder {model}, and the hub could not be reached for it ({type(error).__name__}); give a local folder"
+        ) from error

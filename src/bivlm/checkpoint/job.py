@@ -73,7 +73,9 @@ class Job:
             if not overwrite:
                 raise InputError(f"{self.out} is not empty{self._difference()}; choose another folder, or replace it with --overwrite")
             if not is_bivlm_folder(self.out):
-                raise InputError(f"{self.out} holds files that bivlm did not write; --overwrite replaces only folders that bivlm wrote: choose another folder")
+                raise InputError(
+                    f"{self.out} holds files that bivlm did not write; --overwrite replaces only folders that bivlm wrote: choose another folder"
+                )
             shutil.rmtree(self.out)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -194,7 +196,11 @@ def other_files(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix not in weights and not path.name.endswith(".index.json") and path.name != "config.json" and path.name[0] != "."
+        if path.is_file()
+        and path.suffix not in weights
+        and not path.name.endswith(".index.json")
+        and path.name != "config.json"
+        and path.name[0] != "."
     ]
 
 
@@ -214,4 +220,6 @@ def disk_full_explained(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(f"the disk that holds {out} is full; make room and run the same command again: it continues behind the last finished block") from error
+        raise InputError(
+            f"the disk that holds {out} is full; make room and run the same command again: it continues behind the last finished block"
+        ) from error

@@ -97,7 +97,9 @@ def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
             for key in shard.keys():  # noqa: SIM118 - a safetensors file is no dict
                 part = shard.get_slice(key)
                 if part.get_dtype() not in DTYPES:
-                    raise InputError(f"{path}: tensor {key} has the dtype {part.get_dtype()}, which bivlm does not read; convert the model to bfloat16 first")
+                    raise InputError(
+                        f"{path}: tensor {key} has the dtype {part.get_dtype()}, which bivlm does not read; convert the model to bfloat16 first"
+                    )
                 entries[key] = TensorEntry(path, key, DTYPES[part.get_dtype()], tuple(part.get_shape()))
     return entries
 

@@ -61,7 +61,9 @@ class SourceModel:
         for key, entry in stored.items():
             name, converter = rename_source_key(key, renamings, converters, self.model.base_model_prefix, wanted)
             if converter is not None:
-                raise InputError(f"{self.folder}: {key} is stored in a form that transformers converts while loading; save the model once with save_pretrained")
+                raise InputError(
+                    f"{self.folder}: {key} is stored in a form that transformers converts while loading; save the model once with save_pretrained"
+                )
             if name not in wanted and key in wanted:
                 name = key
             if name in wanted and tuple(wanted[name].shape) != entry.shape:
@@ -89,7 +91,9 @@ class SourceModel:
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 entry = places[name]
                 bad = int((~tensor.isfinite()).sum())
-                raise InputError(f"{entry.shard}: {entry.key} holds {bad} values that are NaN or infinite; such a weight cannot be quantized: get the model again")
+                raise InputError(
+                    f"{entry.shard}: {entry.key} holds {bad} values that are NaN or infinite; such a weight cannot be quantized: get the model again"
+                )
         return tensors
 
     def parameter_names(self, module: str) -> list[str]:
@@ -109,7 +113,7 @@ class SourceModel:
 
     @contextmanager
     def present(self, module: str) -> Iterator[nn.Module]:
-        """The module at a path with its weights, for as long as the context lasts; afterwards it is as it was, packed linears replaced back included."""
+        """The module at a path with its weights, for as long as the context lasts; afterwards it is as it was, packed linears taken out."""
         names = self.parameter_names(module)
         originals = {name: child for name, child in self.model.get_submodule(module).named_modules() if isinstance(child, nn.Linear)}
         self.materialize(names)

@@ -15,7 +15,7 @@ from bivlm.types import LinearStats
 
 
 class Quantizer(ABC):
-    """A method with its settings. Subclasses are pydantic dataclasses (frozen, unknown fields forbidden), so that a wrong value fails at construction."""
+    """A method with its settings. Subclasses are pydantic dataclasses (frozen, unknown fields forbidden): a wrong value fails at construction."""
 
     name: ClassVar[str]
 

@@ -35,6 +35,7 @@ from bivlm.quantizers.salient import SalientLevels, Tail, fit_tail
 from bivlm.types import LinearStats
 
 TAIL_RANGE = 32768.0  # float16 ends at 65504: the tail may be this many times the largest band level before that level loses precision
+REFIT_NUMBERS = 1 << 25  # float32 numbers of rows * unknowns * columns at a time in the refit of the levels: 128 MiB
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -93,9 +94,7 @@ class BiVLM(Quantizer):
         if self.granularity != "layer":  # one search for the layer, with every row or group in units of its own deviation
             per_weight = torch.where(std > 0, std, 1.0).float()[..., None]
             objective_weight = torch.where(scope.isnan(), 0.0, scope / per_weight).reshape(w.shape[0], -1)[:, : w.shape[1]]
-        objective = SaliencyObjective(
-            objective_weight, self.bands, self.salient_max, self.salient_levels, rounds=self.rounds, alpha=self.alpha
-        )
+        objective = SaliencyObjective(objective_weight, self.bands, self.salient_max, self.salient_levels, rounds=self.rounds, alpha=self.alpha)
         edges = cuts(self.bands, best_salient_share(objective, self.salient_max), mean, std).float()
         band = band_of(scope.abs(), edges[..., None, :])
         levels = _band_means(scope.abs(), band, edges)
@@ -138,7 +137,7 @@ class BiVLM(Quantizer):
         return _Decision(codes, torch.zeros(tables), columns, torch.zeros(0, dtype=torch.int64), nothing).to_levels(1.0)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
-        """Bound for weights that are Gaussian: a layer with heavier tails has more weights beyond the cut than its nominal share, and all are kept."""
+        """Bound for weights that are Gaussian: one with heavier tails has more weights beyond the cut than its nominal share, and all are kept."""
         rows, columns = shape
         group_size = min(self.group_size, columns) if self.granularity == "group" else columns
         expected = self.salient_max * rows * columns
@@ -173,26 +172,30 @@ class _Decision:
 
         Per row the unknowns are the groups' levels and the tail's scale: a small linear system. Levels shared by all rows add their systems up.
         """
-        out, width = w.shape
-        damped = hessian + damping * hessian.diagonal().mean() * 0.01 * torch.eye(width)
-        group = torch.arange(width) // self.group_size
+        damped = hessian + damping * hessian.diagonal().mean() * 0.01 * torch.eye(w.shape[1])
         band = torch.where(self.codes >= self.bands, self.codes.int() - self.bands, self.bands - 1 - self.codes.int())
         sign = torch.where(self.codes >= self.bands, 1.0, -1.0) * ~salient
-        patterns = [torch.where((group == g) & (band == k), sign, 0.0) for g in range(int(group[-1]) + 1) for k in range(self.bands)]
-        tail_pattern = torch.zeros(out * width)
-        tail_pattern[self.positions] = self.tail.levels[self.tail.codes.long()].float()
-        tail_values = tail_pattern.reshape(out, width) * self.tail.scale[:, None].float()
-        stacked = torch.stack(patterns, dim=1)  # (out, unknowns, in)
-        weighted = stacked @ damped
-        normal = (weighted @ stacked.mT).double()  # (out, unknowns, unknowns)
-        right = (weighted @ (w - tail_values)[..., None])[..., 0].double()
+        target = w.clone(memory_format=torch.contiguous_format)
+        target.view(-1)[self.positions] -= self.tail.values(self.positions // w.shape[1]).float()
+        unknowns = self.levels.shape[1] * self.bands
+        rows = max(1, REFIT_NUMBERS // (unknowns * w.shape[1]))
+        blocks = zip(band.split(rows), sign.split(rows), target.split(rows), strict=True)
+        systems = (self._normal_equations(*block, damped) for block in blocks)
         if self.levels.shape[0] == 1:
-            normal, right = normal.sum(0, keepdim=True), right.sum(0, keepdim=True)
-        normal.diagonal(dim1=1, dim2=2).add_(1e-8 * normal.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
-        solved = torch.linalg.solve(normal, right).float().reshape(self.levels.shape)
+            normals, rights = zip(*((normal.sum(0, keepdim=True), right.sum(0, keepdim=True)) for normal, right in systems), strict=True)
+            systems = [(torch.stack(normals).sum(0), torch.stack(rights).sum(0))]
+        solved = torch.cat([_solved(normal, right) for normal, right in systems]).float().reshape(self.levels.shape)
         better = solved.clamp_min(0.0).cummax(dim=-1).values
         refit = _Decision(self.codes, better, self.group_size, self.positions, self.tail)
         return min((self, refit), key=lambda decision: decision.loss(w, hessian))
+
+    def _normal_equations(self, band: Tensor, sign: Tensor, target: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, U, U) and (rows, U) float64 of some rows, U = groups * bands: an unknown is one in its own group's columns alone."""
+        groups = [slice(start, start + self.group_size) for start in range(0, band.shape[1], self.group_size)]
+        patterns = [torch.stack([torch.where(band[:, group] == k, sign[:, group], 0.0) for k in range(self.bands)], dim=1) for group in groups]
+        weighted = torch.cat([pattern @ hessian[group] for pattern, group in zip(patterns, groups, strict=True)], dim=1)  # (rows, U, in)
+        normal = torch.cat([weighted[:, :, group] @ pattern.mT for pattern, group in zip(patterns, groups, strict=True)], dim=-1)
+        return normal.double(), (weighted @ target[..., None])[..., 0].double()
 
     def loss(self, w: Tensor, hessian: Tensor) -> float:
         difference = w - self.to_levels(1.0).dequantize()
@@ -200,7 +203,7 @@ class _Decision:
 
     def to_levels(self, largest: float) -> LevelsWeight:
         """In the format: float16 tables relative to one float32 scale."""
-        tail_largest = float((self.tail.scale.max() * self.tail.levels.abs().max())) if len(self.positions) else 0.0
+        tail_largest = float(self.tail.scale.max() * self.tail.levels.abs().max()) if len(self.positions) else 0.0
         unit = max(float(self.levels.max()), tail_largest / TAIL_RANGE)
         unit = unit if unit > 0 else 1.0
         level_unit = float(self.tail.levels.abs().max()) or 1.0
@@ -219,10 +222,18 @@ class _Decision:
         )
 
 
+def _solved(normal: Tensor, right: Tensor) -> Tensor:
+    """Solutions (…, U) of the systems; an unknown that no weight uses is 0."""
+    damped = normal.clone()
+    damped.diagonal(dim1=1, dim2=2).add_(1e-8 * normal.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
+    return torch.linalg.solve(damped, right)
+
+
 def _grouped(w: Tensor, columns: int) -> Tensor:
     """(out, in) as (out, G, columns); the last group is filled up with NaN."""
     missing = -w.shape[1] % columns
-    return torch.nn.functional.pad(w, (0, missing), value=torch.nan).reshape(w.shape[0], -1, columns) if missing else w.reshape(w.shape[0], -1, columns)
+    padded = torch.nn.functional.pad(w, (0, missing), value=torch.nan) if missing else w
+    return padded.reshape(w.shape[0], -1, columns)
 
 
 def _ungrouped(grouped: Tensor, shape: torch.Size) -> Tensor:
@@ -235,8 +246,10 @@ def _moments(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _symmetric_moments(scope: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean 0 and root mean square over the last axis, NaN left out, float64: the mean of a few weights is chance, and a mean below 0 would lower all cuts of |w|
-    (a row of one weight, or of equal ones, would be tail for its sign alone)."""
+    """Mean 0 and root mean square over the last axis, NaN left out, float64.
+
+    The mean of a few weights is chance, and below 0 it lowers every cut of |w|: a row of one weight, or of equal ones, would be tail for its sign.
+    """
     spread = scope.square().nanmean(-1).sqrt().double()
     return torch.zeros_like(spread), spread
 

@@ -22,7 +22,7 @@ QuantizeColumns = Callable[[Tensor, Tensor, int], Tensor]
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """Upper U with H⁻¹ = UᵀU for the damped second moment (in, in); columns that no token excites get a diagonal of their own.
 
-    Raises ValueError when `hessian` is not finite, or not positive definite even at the strongest damping; a stronger damping than asked for is logged.
+    Raises ValueError when `hessian` is not finite, or not positive definite even at the strongest damping; a damping above the setting is logged.
     """
     if not bool(hessian.isfinite().all()):
         raise ValueError("the second moment of its inputs is not finite; the model overflows on the calibration data")
@@ -42,7 +42,9 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
                 logger.warning("second moment of %d columns was not positive definite at damping %g; used %g", len(damped), damping, strength)
             return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
         strength *= 10
-    raise ValueError(f"the second moment of its {len(damped)} inputs is not positive definite at damping {MOST_DAMPING}; use more calibration samples")
+    raise ValueError(
+        f"the second moment of its {len(damped)} inputs is not positive definite at damping {MOST_DAMPING}; use more calibration samples"
+    )
 
 
 def compensate(weight: Tensor, hessian: Tensor, quantize_columns: QuantizeColumns, *, block_size: int, damping: float) -> Tensor:

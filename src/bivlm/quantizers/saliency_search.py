@@ -20,7 +20,8 @@ class SaliencyObjective:
     """J as a function of the salient share, for one weight (out, in) float32 and its settings."""
 
     def __init__(self, weight: Tensor, bands: int, salient_max: float, method: SalientLevels, *, rounds: int, alpha: float) -> None:
-        self.bands, self.method, self.rounds, self.alpha = bands, method, rounds, alpha
+        self.bands, self.rounds, self.alpha = bands, rounds, alpha
+        self.method: SalientLevels = method
         self.out = weight.shape[0]
         self.mean, self.std = weight.mean().double(), weight.std(correction=0).double()
         magnitude = weight.abs()

@@ -18,7 +18,7 @@ SalientLevels = Literal["paper", "lloyd"]
 
 @dataclass(frozen=True)
 class Tail:
-    """A fitted tail: `codes` (n,) uint8 in 0…3, `levels` (4,) ascending and `scale` (out,), float64; entry n stands for scale[row n] * levels[codes n]."""
+    """A fitted tail: `codes` (n,) uint8 in 0…3, `levels` (4,) ascending and `scale` (out,), float64; entry n is scale[row n] * levels[codes n]."""
 
     codes: Tensor
     levels: Tensor

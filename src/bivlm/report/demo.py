@@ -19,7 +19,9 @@ from bivlm.zoo import embedded_model
 
 CALIBRATION_SAMPLES = 32
 LANGUAGE: tuple[PartName, ...] = ("language",)
-RUNS: tuple[tuple[str, int, tuple[PartName, ...]], ...] = tuple((preset, bands, parts) for preset in ("bivlm-paper", "bivlm") for parts in (LANGUAGE, PARTS) for bands in (1, 2, 5))
+RUNS: tuple[tuple[str, int, tuple[PartName, ...]], ...] = tuple(
+    (preset, bands, parts) for preset in ("bivlm-paper", "bivlm") for parts in (LANGUAGE, PARTS) for bands in (1, 2, 5)
+)
 
 
 @dataclass(frozen=True)

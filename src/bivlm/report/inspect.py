@@ -1,4 +1,4 @@
-"""The account of a packed folder: true bits per weight by part and by layer from the bytes in its files, the paper's count beside it, sizes before and after."""
+"""The account of a packed folder: true bits per weight by part and by layer from the bytes in its files, the paper's count beside it, and sizes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bivlm.card import REPORT_NAME
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.shards import read_entries, read_json, shard_files
 from bivlm.checkpoint.verify import verify_shards
 from bivlm.errors import InputError
 from bivlm.families import family_of
 from bivlm.load import check_model_folder
-from bivlm.card import REPORT_NAME
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def read_pixels(image: Path) -> Tensor:
 
 
 def told_by_answers(samples: list[Sample], words: tuple[str, ...]) -> int:
-    """Which of `words` the answers about one image say is true of it: "red", or "yes" to "is there a red shape?", or "no" to "is no red shape present?"."""
+    """Which of `words` is true of an image by its answers: "red", or "yes" to "is there a red shape?", or "no" to "is no red shape present?"."""
     for sample in samples:
         answer, denied = sample.answers[0], " no " in sample.question or " not " in sample.question
         for index, word in enumerate(words):
