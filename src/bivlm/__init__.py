@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bivlm.errors import InputError as InputError
     from bivlm.eval.answer import answer as answer
     from bivlm.eval.run import evaluate as evaluate
-    from bivlm.load import load as load
+    from bivlm.loading import load as load
     from bivlm.pipeline import quantize as quantize
     from bivlm.recipe import load_recipe as load_recipe
     from bivlm.report.inspect import inspect as inspect
@@ -31,7 +31,7 @@ _HOME = {
     "answer": "bivlm.eval.answer",
     "evaluate": "bivlm.eval.run",
     "inspect": "bivlm.report.inspect",
-    "load": "bivlm.load",
+    "load": "bivlm.loading",
     "load_recipe": "bivlm.recipe",
     "quantize": "bivlm.pipeline",
 }

@@ -108,7 +108,7 @@ def ask(
     """Ask a model, packed or not, a question about an image."""
     quiet_libraries()
     from bivlm.eval.answer import answer
-    from bivlm.load import load
+    from bivlm.loading import load
 
     loaded, processor = load(model)
     text = answer(loaded, processor, image, question, max_new_tokens=max_new_tokens)

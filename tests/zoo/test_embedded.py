@@ -4,7 +4,7 @@ import pytest
 
 from bivlm.data.samples import read_samples, shuffle_images
 from bivlm.eval.run import evaluate
-from bivlm.load import load
+from bivlm.loading import load
 from bivlm.zoo import embedded_model
 
 LANGUAGE_ONLY = 0.67  # the share of test questions that the most frequent answer to each question gets right

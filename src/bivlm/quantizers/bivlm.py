@@ -16,6 +16,7 @@ The paper counts 1 + p + (16 N + 16 out) / (out in) bits (Eq. 24-26): it leaves 
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
@@ -33,6 +34,8 @@ from bivlm.quantizers.gaussian_bands import band_of, cuts
 from bivlm.quantizers.saliency_search import SaliencyObjective, best_salient_share
 from bivlm.quantizers.salient import SalientLevels, Tail, fit_tail
 from bivlm.types import LinearStats
+
+logger = logging.getLogger(__name__)
 
 TAIL_RANGE = 32768.0  # float16 ends at 65504: the tail may be this many times the largest band level before that level loses precision
 REFIT_NUMBERS = 1 << 25  # float32 numbers of rows * unknowns * columns at a time in the refit of the levels: 128 MiB
@@ -83,7 +86,10 @@ class BiVLM(Quantizer):
         unit = w / largest  # keeps squares of very small and very large weights in range
         decided = self._without_data(unit)
         if stats is not None and self.compensate:
-            decided = self._with_data(unit, decided, stats.hessian)
+            if bool((stats.hessian.diagonal() != 0).any()):
+                decided = self._with_data(unit, decided, stats.hessian)
+            else:
+                logger.warning("a linear of %d x %d receives zeros only: there is no error to feed on", *w.shape)
         return decided.to_levels(largest)
 
     def _without_data(self, w: Tensor) -> _Decision:

@@ -11,7 +11,7 @@ from pathlib import Path
 from bivlm.data.samples import read_samples
 from bivlm.eval.fidelity import collect_reference
 from bivlm.eval.run import EvalResult, evaluate
-from bivlm.load import load
+from bivlm.loading import load
 from bivlm.pipeline import quantize
 from bivlm.report.inspect import inspect
 from bivlm.types import PARTS, PartName

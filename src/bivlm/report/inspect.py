@@ -15,7 +15,7 @@ from bivlm.checkpoint.shards import read_entries, read_json, shard_files
 from bivlm.checkpoint.verify import verify_shards
 from bivlm.errors import InputError
 from bivlm.families import family_of
-from bivlm.load import check_model_folder
+from bivlm.loading import check_model_folder
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
 from bivlm.eval.run import EvalResult, evaluate
-from bivlm.load import load
+from bivlm.loading import load
 from bivlm.types import Sample
 
 

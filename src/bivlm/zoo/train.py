@@ -264,7 +264,9 @@ def train(out: Path, epochs: int, warm_up_steps: int, batch_size: int, questions
 
 def save(model: transformers.LlavaForConditionalGeneration, processor: transformers.LlavaProcessor, out: Path) -> None:
     """The model in bfloat16, readable by everyone, with its processor; after every epoch, so that an interrupted run leaves a model."""
-    model.save_pretrained(out, state_dict={name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()})
+    tied = model.all_tied_weights_keys  # the head is the embedding: stored once
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items() if name not in tied}
+    model.save_pretrained(out, state_dict=weights)
     config = json.loads((out / "config.json").read_text())
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "bfloat16"

@@ -1,0 +1,104 @@
+"""Every family through the whole path: quantize, save, load, and the same logits as the packed tensors give in the model they came from."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tiny import KINDS, tiny_checkpoint, tiny_samples
+
+import bivlm
+from bivlm.data.images import open_image
+from bivlm.families import family_of, load_processor
+from bivlm.kernels.linear import packed_linears, replace_linear
+from bivlm.pipeline import prepare, quantize
+
+PRESETS = ("bivlm-paper", "bivlm")
+
+
+def logits(model, processor, samples):
+    inputs = family_of(model.config).inputs(processor, samples, [open_image(sample) for sample in samples], model.config)
+    cast = {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    with torch.inference_mode():
+        return model(**cast).logits
+
+
+def assert_same_files(left: Path, right: Path):
+    names = {path.name for path in left.iterdir()}
+    assert names == {path.name for path in right.iterdir()}
+    _, different, unreadable = filecmp.cmpfiles(left, right, names, shallow=False)
+    assert not different
+    assert not unreadable
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loaded_model_computes_what_the_packed_tensors_say(kind, preset, tmp_path):
+    source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
+    out = quantize(source, tmp_path / "out", recipe=preset, samples=tiny_samples(3))
+    loaded, processor = bivlm.load(out)
+    packed = packed_linears(loaded)
+    planned = {linear.name for linear in prepare(source, recipe=preset).plan.linears if linear.quantizer is not None}
+    assert set(packed) == planned
+
+    expected = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16).eval()
+    full = logits(expected, processor, tiny_samples(2))
+    for name, linear in packed.items():
+        replace_linear(expected, name, linear.packed)
+    assert torch.equal(logits(loaded, processor, tiny_samples(2)), logits(expected, processor, tiny_samples(2)))
+    assert not torch.equal(full, logits(loaded, processor, tiny_samples(2)))
+    kept = {name: tensor for name, tensor in expected.state_dict().items() if name.rpartition(".")[0] not in packed}
+    stored = loaded.state_dict()
+    for name, tensor in kept.items():
+        assert torch.equal(stored[name], tensor), name
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", ["llava", "mllama", "qwen2_5_vl"])
+def test_an_interrupted_job_ends_with_the_same_bytes(kind, preset, tmp_path):
+    source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
+    whole = quantize(source, tmp_path / "whole", recipe=preset, samples=tiny_samples(2))
+    out, blocks = tmp_path / "out", len(prepare(source, recipe=preset).plan.blocks)
+    for stop_after in range(1, blocks, 2):
+        seen = []
+
+        def stop(report, seen=seen, stop_after=stop_after):
+            seen.append(report)
+            if len(seen) == stop_after:
+                raise _Stop
+
+        with pytest.raises(_Stop):
+            quantize(source, out, recipe=preset, samples=tiny_samples(2), on_block=stop)
+        assert not (out / "config.json").exists()
+        assert [report.resumed for report in seen] == [True] * max(stop_after - 2, 0) + [False] * min(stop_after, 2)
+    quantize(source, out, recipe=preset, samples=tiny_samples(2))
+    assert_same_files(whole, out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_other_dtypes_and_parts(dtype, tmp_path):
+    source = tiny_checkpoint("llava_siglip", tmp_path / "source", dtype)  # embedding and head are tied
+    out = quantize(source, tmp_path / "out", recipe="bivlm-paper", parts=["language"], settings={"bands": 1})
+    loaded, processor = bivlm.load(out)
+    assert loaded.dtype == dtype
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    assert all(name.startswith("model.language_model") for name in packed_linears(loaded))
+    expected = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=dtype).eval()
+    for name, linear in packed_linears(loaded).items():
+        replace_linear(expected, name, linear.packed)
+    assert torch.equal(logits(loaded, processor, tiny_samples(1)), logits(expected, processor, tiny_samples(1)))
+
+
+def test_expanded_weights_give_the_same_logits(tmp_path):
+    source = tiny_checkpoint("llava", tmp_path / "source")
+    out = quantize(source, tmp_path / "out", recipe="bivlm-paper")
+    plain, processor = bivlm.load(out)
+    expanded, _ = bivlm.load(out, expand=True)
+    assert torch.equal(logits(plain, processor, tiny_samples(2)), logits(expanded, processor, tiny_samples(2)))

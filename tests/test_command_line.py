@@ -1,0 +1,113 @@
+"""The command line from outside: exit codes, one line for mistakes, JSON that parses, a dry run that writes nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_checkpoint
+
+from bivlm import cli
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny_checkpoint("llava", tmp_path_factory.mktemp("cli") / "source", torch.bfloat16)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Call the command line; returns exit code, standard output and standard error."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["bivlm", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_quantize_ask_eval_inspect(run, source, tmp_path):
+    out = tmp_path / "out"
+    code, text, _ = run("quantize", source, out, "--preset", "bivlm-paper", "--set", "bands=2", "--json")
+    assert code == 0
+    packed = json.loads(text)
+    assert packed["total"]["bits_per_weight"] > packed["total"]["paper_bits"] > 1
+    image = tmp_path / "image.png"
+    Image.new("RGB", (40, 30), "red").save(image)
+    (tmp_path / "vqa.jsonl").write_text(json.dumps({"image": "image.png", "question": "What color?", "answer": "red"}) + "\n")
+    code, text, _ = run("ask", out, "What color?", "--image", image, "--max-new-tokens", 3, "--json")
+    assert code == 0
+    assert set(json.loads(text)) == {"question", "image", "answer"}
+    code, text, _ = run("eval", out, "--data", tmp_path / "vqa.jsonl", "--reference", source, "--max-new-tokens", 3, "--json")
+    assert code == 0
+    result = json.loads(text)
+    assert result["n"] == 1
+    assert result["kl"] >= 0
+    code, text, _ = run("inspect", out, "--json")
+    assert code == 0
+    assert json.loads(text)["total"] == packed["total"]
+
+
+def test_dry_run_writes_nothing(run, source, tmp_path):
+    code, text, _ = run("quantize", source, tmp_path / "out", "--preset", "bivlm-paper", "--dry-run", "--json")
+    assert code == 0
+    assert {row["part"] for row in json.loads(text)["rows"]} == {"vision", "projector", "language", "outside"}
+    assert not (tmp_path / "out").exists()
+
+
+MISTAKES = {
+    "no model": ("quantize", "no-such-folder", "OUT"),
+    "unknown preset": ("quantize", "SOURCE", "OUT", "--preset", "magic"),
+    "unknown part": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--parts", "language,ears"),
+    "no part": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--parts", ""),
+    "value refused": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--set", "bands=9"),
+    "unknown setting": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--set", "band=2"),
+    "no value": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--set", "bands"),
+    "data needed": ("quantize", "SOURCE", "OUT"),
+    "no data set": ("quantize", "SOURCE", "OUT", "--data", "nowhere.jsonl"),
+    "no image": ("ask", "SOURCE", "What?", "--image", "nowhere.png"),
+    "not an image": ("ask", "SOURCE", "What?", "--image", __file__),
+    "long question": ("ask", "SOURCE", "why? " * 2000, "--image", "IMAGE"),
+    "nothing to inspect": ("inspect", "SOURCE"),
+    "no such option": ("inspect", "SOURCE", "--colour"),
+    "no such command": ("compress", "SOURCE"),
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_and_exits_with_2(words, run, source, tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "image.png")
+    places = {"SOURCE": source, "OUT": tmp_path / "out", "IMAGE": tmp_path / "image.png"}
+    code, _, error = run(*(places.get(word, word) for word in words))
+    assert code == 2
+    assert "Traceback" not in error
+    assert "rror" in error
+    if error.startswith("bivlm: error:"):
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_help_and_errors_need_no_torch():
+    script = "import sys; sys.argv = ['bivlm', '--help']\nfrom bivlm import cli\ntry: cli.main()\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
+
+
+def test_interrupted_exits_with_130(run, source, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bivlm.pipeline.prepare", interrupt)
+    code, _, error = run("quantize", source, tmp_path / "out", "--preset", "bivlm-paper")
+    assert code == 130
+    assert "the same command continues" in error
