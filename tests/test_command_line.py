@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_checkpoint
 
 from bivlm import cli
+from tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

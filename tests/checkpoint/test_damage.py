@@ -9,13 +9,13 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_checkpoint, tiny_samples
 
 import bivlm
 from bivlm.checkpoint import job as job_module
 from bivlm.checkpoint.job import JOB_FOLDER
 from bivlm.errors import InputError
 from bivlm.pipeline import quantize
+from tiny import tiny_checkpoint, tiny_samples
 
 PAPER = {"recipe": "bivlm-paper"}
 

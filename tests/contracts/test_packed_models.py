@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny import KINDS, tiny_checkpoint, tiny_samples
 
 import bivlm
 from bivlm.data.images import open_image
-from bivlm.families import family_of, load_processor
+from bivlm.families import family_of
 from bivlm.kernels.linear import packed_linears, replace_linear
 from bivlm.pipeline import prepare, quantize
+from tiny import KINDS, tiny_checkpoint, tiny_samples
 
 PRESETS = ("bivlm-paper", "bivlm")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from tiny import tiny_checkpoint
 
 from bivlm.errors import InputError
 from bivlm.pipeline import quantize
 from bivlm.report.inspect import inspect, layer_of
+from tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
