@@ -183,7 +183,7 @@ def presets(json_: JsonOption = False) -> None:
 @app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="keep the packed models in this folder; left out: a temporary one")] = None,
-    questions: Annotated[int, typer.Option(min=10, help="how many of the 9 673 test questions to answer with each model")] = 400,
+    questions: Annotated[int, typer.Option(min=10, help="how many of the 9 673 test questions to answer with each model")] = 300,
     json_: JsonOption = False,
 ) -> None:
     """Run the whole job on the embedded small model: pack it with 1, 2 and 5 bands, load, answer, measure, one table."""

@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (transformers types quant_method as a closed enumeration, and a quantizer's config as its base class)
 """The only file that touches transformers' quantizer registration: importing it teaches `from_pretrained` to read bivlm checkpoints.
 
 Before the weights are loaded every packed linear of the checkpoint is put in its place with buffers of the stored shapes, so that loading is a
@@ -13,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bivlm.checkpoint.job import FORMAT_VERSION

@@ -28,11 +28,12 @@ def load(
     import bivlm.hf  # noqa: F401 - registers the checkpoint's method
 
     try:
-        loaded, info = transformers.AutoModelForImageTextToText.from_pretrained(
+        result: Any = transformers.AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, local_files_only=True
         )
     except (OSError, KeyError) as error:
         raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    loaded, info = result
     if info["missing_keys"]:
         raise InputError(f"{folder} lacks {sorted(info['missing_keys'])[0]} ({len(info['missing_keys'])} tensors); copy or quantize it again")
     loaded = loaded.eval().requires_grad_(False).to(device)

@@ -52,7 +52,7 @@ def prepare(
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise InputError(f"there is no part {', '.join(unknown) or '(none given)'}; parts are {', '.join(PARTS)}")
-    chosen_parts = tuple(part for part in PARTS if part in parts)
+    chosen_parts: tuple[PartName, ...] = tuple(part for part in PARTS if part in parts)
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).with_settings(settings or {})
     source = SourceModel(resolve_model(model))
     plan = make_plan(source, chosen, chosen_parts)

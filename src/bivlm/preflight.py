@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -45,12 +46,9 @@ class Preflight:
 def treatment_of(linear: LinearPlan) -> str:
     if linear.quantizer is None:
         return f"kept: {linear.kept_because}"
-    settings = {name: getattr(linear.quantizer, name) for name in type(linear.quantizer).__dataclass_fields__}
-    return f"{linear.quantizer.name} " + " ".join(f"{name}={value}" for name, value in settings.items() if value != _default(linear.quantizer, name))
-
-
-def _default(quantizer: Quantizer, name: str) -> object:
-    return type(quantizer).__dataclass_fields__[name].default
+    settings = signature(type(linear.quantizer)).parameters
+    changed = [f"{name}={getattr(linear.quantizer, name)}" for name, field in settings.items() if getattr(linear.quantizer, name) != field.default]
+    return " ".join([linear.quantizer.name, *changed])
 
 
 def preflight(source: SourceModel, plan: Plan) -> Preflight:

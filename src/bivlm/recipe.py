@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import resources
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def build_quantizer(rule: Rule) -> Quantizer:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or rule.quantizer
-        known = ", ".join(method.__dataclass_fields__)
+        known = ", ".join(signature(method).parameters)
         raise InputError(f"quantizer {rule.quantizer}: {place}={first['input']!r} is refused: {first['msg']}; its settings are {known}") from error
 
 

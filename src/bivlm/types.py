@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -50,4 +52,4 @@ class LinearStats:
     def hessian(self) -> Tensor:
         """Mean of x xᵀ over all tokens, each token counting once: (in, in) float32, undamped."""
         total = sum(self.tokens.values())
-        return sum(moment * (self.tokens[modality] / total) for modality, moment in self.second_moments.items())
+        return reduce(torch.add, (moment * (self.tokens[modality] / total) for modality, moment in self.second_moments.items()))

@@ -5,7 +5,7 @@ Linears that receive the very same tensor (q, k and v; gate and up) share one se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -38,7 +38,10 @@ class StatsCollector:
             if self._leader.setdefault(name, leader) == name:
                 self._add(name, x, None if name in self.visual_only else visual)
 
-        handles = [linear.register_forward_pre_hook(lambda _module, args, name=name: observe(name, args[0])) for name, linear in self.linears.items()]
+        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda _module, args: observe(name, args[0])
+
+        handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in self.linears.items()]
         try:
             yield
         finally:

@@ -120,7 +120,7 @@ def read_tensors(entries: Iterable[TensorEntry]) -> dict[str, Tensor]:
 def checksum(tensor: Tensor) -> str:
     """CRC-32 of a tensor's bytes, as eight hexadecimal digits."""
     flat = tensor.detach().contiguous().reshape(-1)
-    return f"{zlib.crc32(flat.view(torch.uint8).numpy()) if flat.numel() else 0:08x}"
+    return f"{zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0:08x}"
 
 
 def write_atomically(path: Path, content: str) -> None:

@@ -66,7 +66,7 @@ class PackedLinear(nn.Module):
         """
         device = getattr(self, self.tensor_names[0]).device
         stand_in = torch.empty(1, dtype=self.compute_dtype, device=device).expand(self.out_features, self.in_features)
-        stand_in._is_hf_initialized = True
+        stand_in._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
         return stand_in
 
     def extra_repr(self) -> str:
@@ -76,6 +76,7 @@ class PackedLinear(nn.Module):
 def replace_linear(root: nn.Module, name: str, packed: PackedTensor) -> PackedLinear:
     """Put a `PackedLinear` where the linear `name` of `root` stands, with its bias and dtype; returns the new module."""
     linear = root.get_submodule(name)
+    assert isinstance(linear, nn.Linear), name
     replacement = PackedLinear(packed, linear.bias, linear.weight.dtype)
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, replacement)

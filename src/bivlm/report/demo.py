@@ -76,6 +76,7 @@ def run_demo(out: Path | None, questions: int, say: Callable[[str], None]) -> li
 def _row(
     name: str, parts: tuple[PartName, ...], result: EvalResult, bits: float, paper: float | None, folder_bytes: int, quantize_s: float, eval_s: float
 ) -> DemoRow:
+    assert result.kl is not None and result.top1_agreement is not None  # noqa: PT018 - both come with the reference
     return DemoRow(
         name, "all" if parts == PARTS else ", ".join(parts), result.accuracy, result.interval, result.kl, result.top1_agreement, bits, paper,
         folder_bytes, quantize_s, eval_s,

@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (transformers types token ids and configs more widely than they are here)
 """Trains the embedded model: a LLaVA of 7.6 million parameters that answers questions about easy-VQA images.
 
     python -m bivlm.zoo.train OUT                 under an hour on two cores; the same seed gives the same weights
