@@ -141,7 +141,7 @@ class Job:
 
     def _stored(self, names: Sequence[str]) -> dict[str, Any]:
         places = {**self.source.entries, **self.source.extra}
-        return {places[name].key: tensor for name, tensor in self.source.read(list(names)).items()}
+        return {places[name].key: tensor for name, tensor in self.source.read(list(names), copy=False).items()}
 
     def _write(self, name: str, tensors: Mapping[str, Any], linears: Mapping[str, Any], report: Report) -> None:
         path = self.shard_path(name)

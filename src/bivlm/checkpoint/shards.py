@@ -104,8 +104,8 @@ def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
     return entries
 
 
-def read_tensors(entries: Iterable[TensorEntry]) -> dict[str, Tensor]:
-    """The tensors themselves, copied out of the file so that it can be closed, by key."""
+def read_tensors(entries: Iterable[TensorEntry], *, copy: bool = True) -> dict[str, Tensor]:
+    """The tensors themselves, by key: copied out of the file, or with `copy` False backed by it, which takes no memory of its own."""
     by_shard: dict[Path, list[TensorEntry]] = {}
     for entry in entries:
         by_shard.setdefault(entry.shard, []).append(entry)
@@ -113,8 +113,14 @@ def read_tensors(entries: Iterable[TensorEntry]) -> dict[str, Tensor]:
     for path, wanted in by_shard.items():
         with open_shard(path) as shard:
             for entry in wanted:
-                tensors[entry.key] = shard.get_tensor(entry.key).clone()
+                tensor = shard.get_tensor(entry.key)
+                tensors[entry.key] = tensor.clone() if copy else tensor
     return tensors
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; in pieces, so that a large one takes no second copy."""
+    return not tensor.is_floating_point() or all(bool(piece.isfinite().all()) for piece in tensor.reshape(-1).split(1 << 24))
 
 
 def checksum(tensor: Tensor) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from bivlm.checkpoint.shards import TensorEntry, read_entries, read_json, read_tensors, shard_files
+from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors, shard_files
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of
 
@@ -82,13 +82,16 @@ class SourceModel:
         """Size of the folder's files, weights and all."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """The stored tensors of some parameters, by parameter name, in the dtype that they are stored in; InputError when one is not finite."""
+    def read(self, names: list[str], *, copy: bool = True) -> dict[str, Tensor]:
+        """The stored tensors of some parameters, by parameter name, in the dtype that they are stored in; InputError when one is not finite.
+
+        With `copy` False they are backed by the file: right for what is only written again.
+        """
         places = {**self.entries, **self.extra}
-        by_key = read_tensors(places[name] for name in names)
+        by_key = read_tensors((places[name] for name in names), copy=copy)
         tensors = {name: by_key[places[name].key] for name in names}
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if not is_finite(tensor):
                 entry = places[name]
                 bad = int((~tensor.isfinite()).sum())
                 raise InputError(
