@@ -20,6 +20,7 @@ PartName = Literal["vision", "projector", "language"]
 PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
 
 Modality = Literal["text", "visual"]
+ModalityWeight = Literal["tokens", "balanced"] | float  # how text and visual tokens share a second moment: LinearStats.second_moment says how
 
 
 @dataclass(frozen=True)
@@ -51,5 +52,19 @@ class LinearStats:
     @property
     def hessian(self) -> Tensor:
         """Mean of x xᵀ over all tokens, each token counting once: (in, in) float32, undamped."""
-        total = sum(self.tokens.values())
-        return reduce(torch.add, (moment * (self.tokens[modality] / total) for modality, moment in self.second_moments.items()))
+        return self.second_moment("tokens")
+
+    def second_moment(self, weight: ModalityWeight) -> Tensor:
+        """The modalities' second moments joined: (in, in) float32, undamped.
+
+        "tokens": every token counts once, so that the many visual ones dominate; "balanced": every modality that is present counts the same; a number
+        in 0…1: the visual tokens together have this weight, the text tokens the rest. Where one modality is absent the other stands alone.
+        """
+        present = list(self.second_moments)
+        if weight == "tokens" or len(present) == 1:
+            share = {modality: float(self.tokens[modality]) for modality in present}
+        else:
+            visual = 0.5 if weight == "balanced" else float(weight)
+            share = {"visual": visual, "text": 1.0 - visual}
+        total = sum(share[modality] for modality in present)
+        return reduce(torch.add, (self.second_moments[modality] * (share[modality] / total) for modality in present))

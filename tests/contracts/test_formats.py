@@ -10,9 +10,10 @@ import safetensors.torch
 import torch
 
 import bivlm.formats
-from bivlm.formats import FORMATS, LevelsWeight, PackedTensor, QuantizedWeight
+from bivlm.formats import FORMATS, LevelsWeight, PackedTensor, PlanesWeight, QuantizedWeight
+from bivlm.formats.numbers import Numbers
 
-NOT_FORMATS = {"__init__", "base", "bits"}
+NOT_FORMATS = {"__init__", "base", "bits", "checks", "numbers", "plane_checks", "positions"}
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "format.md"
 
 
@@ -37,8 +38,48 @@ def levels(rows, columns, tail):
     )
 
 
+def planes(rows, columns, group_size, *, parts=1, salient_parts=0, bits=16, rich=False, tail=0, exponent=0):
+    """Signs and parts at random; every third column salient where there are salient parts; `rich` adds means and column scales."""
+    random = torch.Generator().manual_seed(rows * columns + 10 * parts + salient_parts + tail)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=random)
+
+    salient = (torch.arange(columns) % 3 == 1) & (salient_parts > 0)
+    count, groups = parts + 2 * salient_parts, -(-columns // group_size)
+    mask = torch.cat([(~salient).expand(parts, -1), salient.expand(2 * salient_parts, -1)])
+    positions = torch.arange(0, rows * columns, 3)[:tail]
+    signs = normal(rows, columns) > 0
+    signs.view(-1)[positions] = False
+    return PlanesWeight(
+        signs=signs,
+        parts=parts,
+        salient_parts=salient_parts,
+        partition=(normal(rows, columns) > 0) & torch.where(salient, salient_parts == 2, parts == 2),
+        salient=salient,
+        second_signs=(normal(rows, columns) > 0) & salient,
+        scales=Numbers.of(normal(rows, groups, count), bits, signed=True),
+        means=Numbers.of(normal(rows, groups, parts + salient_parts), bits, signed=True) if rich else None,
+        column_scales=torch.where(mask, normal(count, columns), 0.0).half() if rich else torch.zeros(0, 0).half(),
+        tail_positions=positions,
+        tail_codes=torch.randint(0, 256, (len(positions),), generator=random, dtype=torch.uint8),
+        tail_scale=normal(rows if tail else 0).half(),
+        tail_zero=normal(rows if tail else 0).half(),
+        group_size=group_size,
+        exponent=exponent,
+    )
+
+
 # Per format: a plain weight, the smallest, and the one that writes every optional tensor that one alphabet can.
-EXAMPLES = {"levels": [levels(5, 9, 0), levels(1, 1, 0), levels(8, 21, 30)]}
+EXAMPLES = {
+    "levels": [levels(5, 9, 0), levels(1, 1, 0), levels(8, 21, 30)],
+    "planes": [
+        planes(3, 32, 16),
+        planes(1, 1, 1, bits=32),
+        planes(4, 17, 5, parts=2, salient_parts=2, bits=8, rich=True, exponent=-7),
+        planes(8, 21, 8, tail=30),
+    ],
+}
 
 cases = pytest.mark.parametrize("weight", [pytest.param(w, id=f"{name}-{i}") for name, ws in EXAMPLES.items() for i, w in enumerate(ws)])
 

@@ -9,8 +9,10 @@ again; they compute the same numbers, so a walk that was interrupted ends with t
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -29,7 +31,10 @@ from bivlm.types import LinearStats
 
 @dataclass(frozen=True)
 class LinearReport:
-    """What became of one linear. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error` tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data."""
+    """What became of one linear. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error` tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data.
+
+    `notes` is what the quantizer had to say: a damping that had to be raised, inputs that are all zero.
+    """
 
     weights: int
     stored_bytes: int
@@ -37,6 +42,7 @@ class LinearReport:
     paper_bits: float | None
     weight_error: float
     layer_error: float | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,8 @@ def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | 
     assert plan.quantizer is not None
     weight = next(iter(source.read([f"{plan.name}.weight"]).values()))
     try:
-        quantized = plan.quantizer.quantize(weight, stats)
+        with _noting() as notes:
+            quantized = plan.quantizer.quantize(weight, stats)
     except ValueError as error:
         raise InputError(f"{plan.name}: {error}") from error
     packed = quantized.encode()
@@ -177,7 +184,25 @@ def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | 
         paper_bits=plan.quantizer.paper_bits(quantized),
         weight_error=_ratio(difference.square().sum(), weight.square().sum()),
         layer_error=None if stats is None else layer_error(weight, difference, stats.hessian),
+        notes=tuple(notes),
     )
+
+
+@contextmanager
+def _noting() -> Iterator[list[str]]:
+    """The warnings that quantizers log meanwhile; they are still logged."""
+    notes: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            notes.append(record.getMessage())
+
+    logger, collector = logging.getLogger("bivlm.quantizers"), Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(collector)
 
 
 def layer_error(weight: Tensor, difference: Tensor, hessian: Tensor) -> float:

@@ -2,7 +2,9 @@
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.levels import LevelsWeight
+from bivlm.formats.planes import PlanesWeight
+from bivlm.formats.uniform import UniformWeight
 
-FORMATS: dict[str, type[QuantizedWeight]] = {weight.format: weight for weight in (LevelsWeight,)}
+FORMATS: dict[str, type[QuantizedWeight]] = {weight.format: weight for weight in (LevelsWeight, PlanesWeight, UniformWeight)}
 
-__all__ = ["FORMATS", "LevelsWeight", "PackedTensor", "QuantizedWeight"]
+__all__ = ["FORMATS", "LevelsWeight", "PackedTensor", "PlanesWeight", "QuantizedWeight", "UniformWeight"]

@@ -33,6 +33,10 @@ RADIX: dict[int, tuple[int, int]] = {
     14: (1, 4),  # 4
     15: (1, 4),  # 4
     16: (1, 4),  # 4
+    32: (1, 5),
+    64: (1, 6),
+    128: (1, 7),
+    256: (1, 8),
 }
 
 RICE_MAX = 32  # low bits of a Rice code: fields have at most 32 bits

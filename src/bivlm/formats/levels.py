@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
+from bivlm.formats.positions import pack_positions, positions_nbytes, unpack_positions
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices stay in the cache
 
@@ -92,9 +93,7 @@ class LevelsWeight(QuantizedWeight):
             shared = _tail_code_bits_outside(self.alphabet)
             codes = codes.clone(memory_format=torch.contiguous_format)
             codes.view(-1)[self.tail_positions] = self.tail_codes >> shared
-            gaps = self.tail_positions.diff(prepend=self.tail_positions.new_full((1,), -1)) - 1
-            rice = bits.rice_parameter(gaps)
-            tensors["tail_low"], tensors["tail_high"] = bits.pack_rice(gaps, rice)
+            tensors["tail_low"], tensors["tail_high"], rice = pack_positions(self.tail_positions)
             tensors["tail_levels"], tensors["tail_scale"] = _stored(self.tail_levels), _stored(self.tail_scale)
             if shared:
                 tensors["tail_bits"] = bits.pack_fields((self.tail_codes & 1)[None], 1)[0]
@@ -114,7 +113,8 @@ class LevelsWeight(QuantizedWeight):
             codes = bits.unpack_symbols(tensors["codes"], alphabet, columns)
         positions, tail_codes, tail_levels, tail_scale = _no_tail(codes.device)
         if tail:
-            positions = _unpack_positions(tensors, tail, rice, rows * columns)
+            with _blaming():
+                positions = unpack_positions(tensors["tail_low"], tensors["tail_high"], tail, rice, rows * columns)
             tail_codes = _take_tail_codes(codes, positions, tensors, alphabet)
             tail_levels, tail_scale = tensors["tail_levels"], tensors["tail_scale"]
         return cls(
@@ -142,7 +142,7 @@ def levels_nbytes(shape: tuple[int, int], alphabet: int, symmetric: bool, group_
     if not tail:
         return dense
     outside = bits.stream_bytes(tail, _tail_code_bits_outside(alphabet))
-    return dense + bits.rice_bytes_bound(tail, rows * columns - tail) + outside + 2 * 4 + 2 * rows
+    return dense + positions_nbytes(tail, rows * columns) + outside + 2 * 4 + 2 * rows
 
 
 def _tail_code_bits_outside(alphabet: int) -> int:
@@ -177,17 +177,6 @@ def _no_tail(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.zeros(4, dtype=torch.float16, device=device),
         torch.zeros(0, dtype=torch.float16, device=device),
     )
-
-
-def _unpack_positions(tensors: Any, tail: int, rice: int, weights: int) -> Tensor:
-    """(tail,) int64 positions, all below `weights`: the sum of the gaps is checked before any of them can overflow."""
-    with _blaming("tail_high"):
-        quotients = bits.unpack_unary(tensors["tail_high"], tail)
-    with _blaming("tail_low"):
-        low = bits.unpack_fields(tensors["tail_low"][None], rice, tail)[0].long() if rice else torch.zeros_like(quotients)
-    last = (int(quotients.sum()) << rice) + int(low.sum()) + tail - 1
-    _require(last < weights, f"'tail_high' and 'tail_low' lead to position {last} in a weight of {weights}")
-    return ((quotients << rice) + low + 1).cumsum(0) - 1
 
 
 def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: int) -> Tensor:
@@ -246,7 +235,7 @@ def _check_tail(weight: LevelsWeight) -> None:
 
 
 def _check_numbers(alphabet: Any, symmetric: Any) -> None:
-    _require(type(alphabet) is int and alphabet in bits.RADIX, f"'alphabet' is {alphabet!r}; needs 2 … 16")
+    _require(type(alphabet) is int and 2 <= alphabet <= 16, f"'alphabet' is {alphabet!r}; needs 2 … 16")
     _require(type(symmetric) is bool, f"'symmetric' is {symmetric!r}; needs true or false")
     _require(not symmetric or alphabet % 2 == 0, f"a symmetric weight has an even alphabet, not {alphabet}")
 
@@ -309,12 +298,12 @@ def _require(condition: bool, message: str) -> None:
 
 
 @contextmanager
-def _blaming(name: str) -> Iterator[None]:
-    """Put the tensor's name before what a bit stream complains about."""
+def _blaming(name: str = "") -> Iterator[None]:
+    """Put the format's and the tensor's name before what a bit stream complains about; the positions' streams name themselves."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"levels: '{name}': {error}") from error
+        raise ValueError(f"levels: '{name}': {error}" if name else f"levels: {error}") from error
 
 
 def _same_bits(one: Any, other: Any) -> bool:

@@ -20,6 +20,10 @@ Kernel = Callable[[Tensor, PackedTensor, Tensor | None], Tensor]
 KERNELS: dict[tuple[str, str], Kernel] = {
     ("levels", "cpu"): reference.linear,
     ("levels", "cuda"): reference.linear,
+    ("planes", "cpu"): reference.linear,
+    ("planes", "cuda"): reference.linear,
+    ("uniform", "cpu"): reference.linear,
+    ("uniform", "cuda"): reference.linear,
 }
 
 

@@ -5,13 +5,22 @@ A quantizer sees tensors only: a weight (out, in) and, when `needs_data`, what t
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.types import LinearStats
+from bivlm.formats.numbers import exponent_for
+from bivlm.types import LinearStats, ModalityWeight
+
+logger = logging.getLogger(__name__)
+
+Damping = Annotated[float, Field(gt=0.0, le=1.0)]
+GroupSize = Annotated[int, Field(ge=1)]  # more than a row has means the whole row
+Weighting = Annotated[ModalityWeight, Field(union_mode="left_to_right")]
 
 
 class Quantizer(ABC):
@@ -38,3 +47,26 @@ class Quantizer(ABC):
     @abstractmethod
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:
         """Bits per weight as the method's own paper counts them, shown beside the true bits; None if the paper counts as we do."""
+
+
+def in_range(weight: Tensor) -> tuple[Tensor, int]:
+    """The weight as float32 (out, in) over 2^e, and e: 0 for weights of ordinary size. Raises ValueError for NaN and infinity."""
+    w = weight.detach().float()
+    if not bool(w.isfinite().all()):
+        raise ValueError("the weight holds NaN or infinity")
+    exponent = exponent_for(w)
+    return (w.ldexp(w.new_tensor(-exponent)) if exponent else w), exponent
+
+
+def moment_of(stats: LinearStats | None, modality_weight: ModalityWeight) -> Tensor | None:
+    """The second moment (in, in) that a method calibrates with; None, and a warning, where every input is zero.
+
+    Raises ValueError when there are no statistics.
+    """
+    if stats is None:
+        raise ValueError("this method needs calibration statistics and got none")
+    hessian = stats.second_moment(modality_weight)
+    if bool((hessian.diagonal() != 0).any()):
+        return hessian
+    logger.warning("a linear with %d inputs receives zeros only: it is quantized without data", len(hessian))
+    return None

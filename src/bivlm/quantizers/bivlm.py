@@ -16,7 +16,6 @@ The paper counts 1 + p + (16 N + 16 out) / (out in) bits (Eq. 24-26): it leaves 
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
@@ -28,14 +27,12 @@ from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
-from bivlm.quantizers.base import Quantizer
+from bivlm.quantizers.base import Damping, Quantizer, Weighting, moment_of
 from bivlm.quantizers.compensation import column_by_column, compensate
 from bivlm.quantizers.gaussian_bands import band_of, cuts
 from bivlm.quantizers.saliency_search import SaliencyObjective, best_salient_share
 from bivlm.quantizers.salient import SalientLevels, Tail, fit_tail
 from bivlm.types import LinearStats
-
-logger = logging.getLogger(__name__)
 
 TAIL_RANGE = 32768.0  # float16 ends at 65504: the tail may be this many times the largest band level before that level loses precision
 REFIT_NUMBERS = 1 << 25  # float32 numbers of rows * unknowns * columns at a time in the refit of the levels: 128 MiB
@@ -54,6 +51,7 @@ class BiVLM(Quantizer):
     compensate      feed the error on through the second moment of the inputs; needs calibration data
     damping         share of the mean diagonal added to the second moment, for `compensate`
     block_size      columns between two error pushes, for `compensate`
+    modality_weight how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
     """
 
     name: ClassVar[str] = "bivlm"
@@ -66,8 +64,9 @@ class BiVLM(Quantizer):
     granularity: Literal["layer", "row", "group"] = "layer"
     group_size: Annotated[int, Field(ge=1)] = 128
     compensate: bool = False
-    damping: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    damping: Damping = 0.01
     block_size: Annotated[int, Field(ge=1)] = 128
+    modality_weight: Weighting = "tokens"
 
     @property
     def needs_data(self) -> bool:
@@ -77,19 +76,15 @@ class BiVLM(Quantizer):
         w = weight.detach().float()
         if not bool(w.isfinite().all()):
             raise ValueError("the weight holds NaN or infinity")
-        if self.compensate and stats is None:
-            raise ValueError("compensate=True needs calibration statistics and got none")
+        hessian = moment_of(stats, self.modality_weight) if self.compensate else None
         largest = float(w.abs().max())
         if largest == 0:
             return self._zeros(w)
         largest = math.ldexp(1.0, min(math.frexp(largest)[1], 127))  # a power of two: bfloat16 weights stay exact for the histogram
         unit = w / largest  # keeps squares of very small and very large weights in range
         decided = self._without_data(unit)
-        if stats is not None and self.compensate:
-            if bool((stats.hessian.diagonal() != 0).any()):
-                decided = self._with_data(unit, decided, stats.hessian)
-            else:
-                logger.warning("a linear of %d x %d receives zeros only: there is no error to feed on", *w.shape)
+        if hessian is not None:
+            decided = self._with_data(unit, decided, hessian)
         return decided.to_levels(largest)
 
     def _without_data(self, w: Tensor) -> _Decision:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 MOST_DAMPING = 1.0  # raised tenfold from the setting up to here before giving up
 
 QuantizeColumns = Callable[[Tensor, Tensor, int], Tensor]
+ErrorRule = Literal["exact", "diagonal"]
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
@@ -47,32 +49,51 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     )
 
 
-def compensate(weight: Tensor, hessian: Tensor, quantize_columns: QuantizeColumns, *, block_size: int, damping: float) -> Tensor:
+def compensate(
+    weight: Tensor, hessian: Tensor, quantize_columns: QuantizeColumns, *, block_size: int, damping: float, error_rule: ErrorRule = "exact"
+) -> Tensor:
     """The dequantized weight (out, in) after error feedback through `hessian` (in, in).
 
     `quantize_columns(w, u, start)` returns the dequantized columns start… of the block w (out, b); u is the (b, b) factor of H⁻¹ for them.
+    `error_rule` says what a block that was quantized at once hands on: "exact" solves with u, "diagonal" divides by its diagonal, as the public code
+    of BiLLM does, which treats the columns of a block as if they had been decided one after the other.
     """
     u = inverse_factor(hessian, damping)
     w = weight.float().clone()
     for start in range(0, w.shape[1], block_size):
         block, right = slice(start, min(start + block_size, w.shape[1])), slice(start + block_size, None)
         quantized = quantize_columns(w[:, block], u[block, block], start)
-        error = torch.linalg.solve_triangular(u[block, block], w[:, block] - quantized, upper=True, left=False)
+        lost = w[:, block] - quantized
+        if error_rule == "exact":
+            error = torch.linalg.solve_triangular(u[block, block], lost, upper=True, left=False)
+        else:
+            error = lost / u[block, block].diagonal()
         w[:, right] -= error @ u[block, right]
         w[:, block] = quantized
     return w
 
 
-def column_by_column(quantize_column: Callable[[Tensor, int], Tensor]) -> QuantizeColumns:
-    """The callback of `compensate` for methods that decide one column (out,) at a time, given its index: feedback inside the block as well (GPTQ)."""
+def visiting_order(hessian: Tensor, act_order: bool) -> Tensor:
+    """The order (in,) in which columns are decided: as they stand, or those with the strongest inputs first ("activation order" of GPTQ)."""
+    return hessian.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(len(hessian))
+
+
+def column_by_column(quantize_column: Callable[[Tensor, int], Tensor], begin: Callable[[Tensor, int], None] | None = None) -> QuantizeColumns:
+    """The callback of `compensate` for methods that decide one column (out,) at a time, given its index: feedback inside the block as well (GPTQ).
+
+    `begin(rest, index)` is called before each column with the columns of the block from it on, as the feedback has left them, (out, …): what a method
+    needs that fits its scales to a group when the group's turn comes.
+    """
 
     def quantize_columns(w: Tensor, u: Tensor, start: int) -> Tensor:
         w = w.clone()
         quantized = torch.empty_like(w)
         for j in range(w.shape[1]):
+            if begin is not None:
+                begin(w[:, j:], start + j)
             quantized[:, j] = quantize_column(w[:, j], start + j)
             error = (w[:, j] - quantized[:, j]) / u[j, j]
-            w[:, j + 1 :] -= error[:, None] * u[j, j + 1 :]
+            w[:, j + 1 :].addr_(error, u[j, j + 1 :], alpha=-1)
         return quantized
 
     return quantize_columns
