@@ -65,6 +65,56 @@ def test_dry_run_writes_nothing(run, source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def question_files(folder):
+    """An image and two JSONL files about it, with and without the answer."""
+    Image.new("RGB", (40, 30), "red").save(folder / "image.png")
+    question = {"image": "image.png", "question": "What color?"}
+    (folder / "vqa.jsonl").write_text(json.dumps({**question, "answer": "red"}) + "\n")
+    (folder / "unanswered.jsonl").write_text(json.dumps(question) + "\n")
+    return {"DATA": folder / "vqa.jsonl", "UNANSWERED": folder / "unanswered.jsonl"}
+
+
+def test_a_preset_that_is_dear_on_this_model_says_so(run, source, tmp_path):
+    recipe = tmp_path / "one.toml"
+    recipe.write_text('name = "one"\ntrue_bits = 1.0\n[[rule]]\nquantizer = "bivlm"\nsettings = { bands = 2, compensate = false }\n')
+    code, text, error = run("quantize", source, tmp_path / "out", "--preset", recipe, "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(text)["warning"].startswith("one is meant for about 1 true bits")
+    assert json.loads(text)["warning"] in error
+    code, text, error = run("quantize", source, tmp_path / "out", "--preset", f"{recipe}:bands=2", "--dry-run", "--json")
+    assert json.loads(text)["warning"] == ""
+
+
+def test_compare(run, source, tmp_path):
+    data = question_files(tmp_path)["DATA"]
+    presets = "bivlm-paper:bands=1,salient_max=0,bivlm-paper:bands=2,salient_max=0"
+    words = ("compare", source, "--data", data, "--out", tmp_path / "out", "--presets", presets, "--parts", "projector", "--max-new-tokens", 2)
+    code, text, error = run(*words, "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert [row["preset"] for row in found["rows"]] == ["bivlm-paper:bands=1,salient_max=0", "bivlm-paper:bands=2,salient_max=0", "full precision"]
+    assert found["command"].startswith("bivlm compare ")
+    assert error.count("packed in") == 2
+    code, text, error = run(*words)
+    assert code == 0
+    assert error.count("measured before") == 3
+    assert "true bits" in text
+    assert (tmp_path / "out" / "comparison.png").exists()
+
+
+def test_compare_exits_with_2_when_a_preset_fails_and_measures_the_others(run, source, tmp_path):
+    data = question_files(tmp_path)["DATA"]
+    recipe = tmp_path / "nowhere.toml"
+    recipe.write_text('[[rule]]\nquantizer = "bivlm"\nlinears = "*.nothing"\nsettings = { compensate = false }\n')
+    presets = ("--presets", recipe, "--presets", "bivlm-paper:bands=1,salient_max=0")
+    words = ("compare", source, "--data", data, "--out", tmp_path / "out", *presets, "--parts", "projector", "--max-new-tokens", 2)
+    code, text, error = run(*words)
+    assert code == 2
+    assert "1 of 2 runs failed" in error
+    assert "failed: nowhere: recipe nowhere matches no linear" in text
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"][0]["true_bits"] > 1
+
+
 MISTAKES = {
     "no model": ("quantize", "no-such-folder", "OUT"),
     "unknown preset": ("quantize", "SOURCE", "OUT", "--preset", "magic"),
@@ -78,6 +128,17 @@ MISTAKES = {
     "no image": ("ask", "SOURCE", "What?", "--image", "nowhere.png"),
     "not an image": ("ask", "SOURCE", "What?", "--image", __file__),
     "long question": ("ask", "SOURCE", "why? " * 2000, "--image", "IMAGE"),
+    "preset with bad settings": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper:bands=9"),
+    "comparison of nothing": ("compare", "SOURCE", "--data", "DATA", "--out", "OUT"),
+    "comparison of empty words": ("compare", "SOURCE", "--data", "DATA", "--out", "OUT", "--presets", " , "),
+    "comparison, unknown preset": ("compare", "SOURCE", "--data", "DATA", "--out", "OUT", "--presets", "bivlm-paper,magic"),
+    "comparison, bad settings": ("compare", "SOURCE", "--data", "DATA", "--out", "OUT", "--presets", "bivlm-paper:bands=9"),
+    "comparison, setting first": ("compare", "SOURCE", "--data", "DATA", "--out", "OUT", "--presets", "bands=2,bivlm-paper"),
+    "comparison, wrong part": ("compare", "SOURCE", "--data", "DATA", "--out", "OUT", "--presets", "bivlm-paper", "--parts", "ears"),
+    "comparison without answers": ("compare", "SOURCE", "--data", "UNANSWERED", "--out", "OUT", "--presets", "bivlm-paper"),
+    "comparison without data": ("compare", "SOURCE", "--out", "OUT", "--presets", "bivlm-paper"),
+    "comparison into a file": ("compare", "SOURCE", "--data", "DATA", "--out", "IMAGE", "--presets", "bivlm-paper"),
+    "comparison into other things": ("compare", "SOURCE", "--data", "DATA", "--out", "SOURCE", "--presets", "bivlm-paper"),
     "nothing to inspect": ("inspect", "SOURCE"),
     "no such option": ("inspect", "SOURCE", "--colour"),
     "no such command": ("compress", "SOURCE"),
@@ -86,8 +147,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("words", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_told_and_exits_with_2(words, run, source, tmp_path):
-    Image.new("RGB", (40, 30), "red").save(tmp_path / "image.png")
-    places = {"SOURCE": source, "OUT": tmp_path / "out", "IMAGE": tmp_path / "image.png"}
+    places = {"SOURCE": source, "OUT": tmp_path / "out", "IMAGE": tmp_path / "image.png", **question_files(tmp_path)}
     code, _, error = run(*(places.get(word, word) for word in words))
     assert code == 2
     assert "Traceback" not in error
@@ -95,6 +155,8 @@ def test_a_mistake_is_told_and_exits_with_2(words, run, source, tmp_path):
     if error.startswith("bivlm: error:"):
         assert error.count("\n") == 1
     assert not (tmp_path / "out" / "config.json").exists()
+    if words[0] == "compare":
+        assert not (tmp_path / "out").exists()
 
 
 def test_help_and_errors_need_no_torch():

@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 import transformers
-from tiny import tiny_checkpoint, tiny_samples
 from torch import nn
 
 import bivlm
@@ -16,6 +15,7 @@ from bivlm.data.images import open_image
 from bivlm.families import family_of
 from bivlm.kernels.linear import packed_linears
 from bivlm.pipeline import quantize
+from tiny import tiny_checkpoint, tiny_samples
 
 FRESH = """
 import sys

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,12 +25,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+PAGE = 160  # characters of a table that goes to a file or a pipe
 INTERRUPTED = 130  # what typer exits with on Ctrl-C
 out_console, note = Console(), Console(stderr=True)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="model folder, or OWNER/NAME on the Hugging Face hub", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 DATA_HELP = "questions: a JSONL file (image, question, answer or answers), a folder with metadata.jsonl, a saved Hugging Face dataset, or easy-vqa"
+PRESETS_HELP = (
+    "presets or recipe files, separated by commas; may be repeated. Settings follow a colon: bivlm-paper,bivlm:bands=5,granularity=group "
+    "(what looks like NAME=VALUE belongs to the preset before it)"
+)
 BatchOption = Annotated[int, typer.Option(min=1, help="questions answered at a time")]
 
 
@@ -57,7 +64,10 @@ def quiet_libraries() -> None:
 def quantize(
     model: ModelArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder for the packed model", show_default=False)],
-    preset: Annotated[str, typer.Option(help="a preset's name (`bivlm presets` lists them), or a recipe file that ends in .toml")] = "bivlm",
+    preset: Annotated[
+        str,
+        typer.Option(help="a preset's name (`bivlm presets` lists them), or a recipe file that ends in .toml; settings may follow: bivlm:bands=5"),
+    ] = "bivlm",
     parts: Annotated[str, typer.Option(help="which parts to pack: any of vision,projector,language")] = "vision,projector,language",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a setting of the preset's quantizers; may be repeated")
@@ -76,15 +86,20 @@ def quantize(
     quiet_libraries()
     from bivlm.data.samples import read_samples
     from bivlm.pipeline import prepare, run
+    from bivlm.preflight import purpose_warning
+    from bivlm.recipe import parse_settings
     from bivlm.report.inspect import inspect as inspect_folder
     from bivlm.report.tables import inspection_table, preflight_table
 
     prepared = prepare(model, recipe=preset, settings=parse_settings(set_ or []), parts=[part.strip() for part in parts.split(",")])
     if not json_:
         out_console.print(preflight_table(prepared.expected, prepared.recipe))
+    warning = purpose_warning(prepared.expected, prepared.recipe)
+    if warning:
+        note.print(f"note: {warning}", highlight=False, soft_wrap=True)
     if dry_run:
         if json_:
-            print_json(prepared.expected)
+            print_json({**asdict(prepared.expected), "warning": warning})
         return
     chosen = read_samples(data, split="train", limit=samples, seed=seed) if data and prepared.plan.needs_data else []
     with block_progress(prepared) as on_block:
@@ -199,23 +214,58 @@ def demo(
         out_console.print(demo_table(rows, questions))
 
 
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`["bands=5", "granularity=row"]` as values: JSON where it is JSON, text otherwise. InputError when there is no `=`."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set {pair!r} is no NAME=VALUE; for example --set bands=5")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-    return settings
+@app.command()
+def compare(
+    model: ModelArgument,
+    data: Annotated[str, typer.Option(help=f"{DATA_HELP}; its split test is asked, its split train calibrates", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder for runs, table and picture; the same command continues in it", show_default=False)],
+    presets: Annotated[list[str] | None, typer.Option(metavar="A,B,…", help=PRESETS_HELP, show_default=False)] = None,
+    parts: Annotated[str, typer.Option(help="which parts to pack: any of vision,projector,language")] = "vision,projector,language",
+    parts_study: Annotated[bool, typer.Option("--parts-study", help="pack every combination of parts instead, and make one table of them")] = False,
+    calibration: Annotated[int, typer.Option(min=1, help="how many calibration questions to draw, for presets that need data")] = 32,
+    limit: Annotated[int | None, typer.Option(min=1, help="draw this many test questions instead of all")] = None,
+    seed: Annotated[int, typer.Option(help="seed of both draws")] = 0,
+    batch_size: BatchOption = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, in tokens")] = 16,
+    keep_models: Annotated[bool, typer.Option("--keep-models", help="keep the packed models in OUT/models")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Pack a model with several presets, ask every packed model the same questions, and set accuracy against true bits: table, JSON, picture.
+
+    Every finished run is in OUT/runs at once: interrupted, the same command continues, and a longer list of presets runs only the new ones.
+    """
+    quiet_libraries()
+    from bivlm.data.samples import read_samples
+    from bivlm.recipe import load_recipe, split_presets
+    from bivlm.report.compare import compare_presets
+    from bivlm.report.comparison_tables import comparison_table, remarks
+    from bivlm.report.plots import require_matplotlib
+
+    if not parts_study:
+        require_matplotlib()
+    recipes = [load_recipe(preset) for preset in split_presets(presets or [])]
+    samples = read_samples(data, split="test", limit=limit, seed=seed, answers_required=True)
+    drawn = read_samples(data, split="train", limit=calibration, seed=seed) if any(recipe.needs_data for recipe in recipes) else []
+    with stages() as on_progress:
+        found = compare_presets(
+            model, recipes, out, samples=samples, calibration=drawn, parts=[part.strip() for part in parts.split(",")], parts_study=parts_study,
+            batch_size=batch_size, max_new_tokens=max_new_tokens, keep_models=keep_models, command=shlex.join(["bivlm", *sys.argv[1:]]),
+            say=lambda line: note.print(line, highlight=False, soft_wrap=True), on_progress=on_progress,
+        )  # fmt: skip
+    if json_:
+        print_json(found)
+    else:
+        wide = out_console if out_console.is_terminal else Console(width=PAGE)
+        wide.print(comparison_table(found, wide.width))
+        for remark in remarks(found):
+            out_console.print(remark, highlight=False, soft_wrap=True)
+        out_console.print(f"Results in [bold]{out}[/bold]: comparison.md, comparison.json{'' if parts_study else ', comparison.png'}")
+    if found.failed:
+        raise InputError(f"{len(found.failed)} of {len(found.rows) - 1} runs failed; the table names the reasons, and the others are measured")
 
 
 def print_json(content: Any) -> None:
     """One JSON document on standard output; dataclasses become objects."""
-    from dataclasses import asdict, is_dataclass
 
     def plain(value: Any) -> Any:
         if hasattr(value, "to_dict"):
@@ -260,6 +310,17 @@ def counter(what: str, total: int) -> Iterator[Any]:
     with Progress(console=note, disable=not note.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+@contextmanager
+def stages() -> Iterator[Any]:
+    """One bar that is told what is going on, how much of it is done, and of how much."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=note, disable=not note.is_terminal, transient=True) as progress:
+        task = progress.add_task("reading the model", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
 if __name__ == "__main__":

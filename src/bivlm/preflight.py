@@ -15,10 +15,12 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.plan import LinearPlan, Plan
 from bivlm.quantizers import Quantizer
+from bivlm.recipe import Recipe
 from bivlm.types import LinearStats
 
 PROCESS_BYTES = 450 << 20  # resident size of python with torch and transformers imported
 PROBE_SHAPE = (512, 512)
+BITS_TOLERANCE = 1.12  # a preset that takes more than this times the bits that it is meant for says so
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,15 @@ class PreflightRow:
 
 @dataclass(frozen=True)
 class Preflight:
-    """The table, and what to expect: bytes of the model's files before and after, peak resident bytes, seconds of quantizing without calibration."""
+    """The table, and what to expect: bytes of the model's files before and after, peak resident bytes, seconds of quantizing without calibration.
+
+    `bits` is the most that the quantized linears take together, per weight; of their row widths `dearest_columns` takes the most, `dearest_bits`.
+    """
 
     rows: tuple[PreflightRow, ...]
+    bits: float
+    dearest_columns: int
+    dearest_bits: float
     bytes_before: int
     bytes_after: int
     memory_bytes: int
@@ -68,7 +76,29 @@ def preflight(source: SourceModel, plan: Plan) -> Preflight:
             seconds += weights * _seconds_per_weight(quantizer)
         rows.append(PreflightRow(part, treatment, len(linears), weights, bits))
     before = source.file_bytes
-    return Preflight(tuple(rows), before, before - saved, _memory(source, plan), seconds)
+    return Preflight(tuple(rows), *_bits(plan), before, before - saved, _memory(source, plan), seconds)
+
+
+def _bits(plan: Plan) -> tuple[float, int, float]:
+    """Bits per weight of all quantized linears together, and the row width whose linears take the most, with its bits."""
+    weights: dict[int, int] = defaultdict(int)
+    bits: dict[int, float] = defaultdict(float)
+    for out, columns, quantizer in ((*linear.shape, linear.quantizer) for linear in plan.linears):
+        if quantizer is not None:
+            weights[columns] += out * columns
+            bits[columns] += quantizer.bits_bound((out, columns)) * out * columns
+    dearest = max(weights, key=lambda columns: bits[columns] / weights[columns])
+    return sum(bits.values()) / sum(weights.values()), dearest, bits[dearest] / weights[dearest]
+
+
+def purpose_warning(expected: Preflight, recipe: Recipe) -> str:
+    """One line when the recipe takes clearly more bits on this model than it is meant to; nothing otherwise."""
+    if recipe.true_bits is None or expected.bits <= BITS_TOLERANCE * recipe.true_bits:
+        return ""
+    return (
+        f"{recipe.name} is meant for about {recipe.true_bits:g} true bits; on this model's shapes it takes up to {expected.bits:.2f}: "
+        f"rows of {expected.dearest_columns} columns pay more for their scales (up to {expected.dearest_bits:.2f})"
+    )
 
 
 def _stored_bytes(source: SourceModel, linear: LinearPlan) -> int:

@@ -2,16 +2,22 @@
 
 name = "bivlm-paper"
 description = "Bi-VLM as printed"
+true_bits = 3.5              # what it is meant to take, everything counted; left out: it promises nothing
 
 [[rule]]
 part = "vision"              # vision | projector | language; left out: every part
 linears = "*.fc1"            # a glob on the linear's name; left out: every linear
 quantizer = "bivlm"          # a name in bivlm.quantizers.QUANTIZERS, or "keep"
 settings = { bands = 5 }     # the quantizer's own fields
+
+Where a preset is named, settings may follow: "bivlm:bands=5,granularity=group" changes these fields of every quantizer in it.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +34,7 @@ from bivlm.quantizers import QUANTIZERS, Quantizer
 from bivlm.types import PARTS, PartName
 
 KEEP = "keep"
+SETTING = re.compile(r"\s*\w+\s*=")  # how a setting begins; no preset's name holds "="
 
 
 @dataclass(frozen=True)
@@ -45,22 +52,33 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named list of rules. `to_dict` is what the checkpoint's config.json remembers."""
+    """A named list of rules. `true_bits` is what it is meant to take, None where it promises nothing. `to_dict` is what config.json remembers."""
 
     name: str
     rules: tuple[Rule, ...]
     description: str = ""
+    true_bits: float | None = None
+
+    @property
+    def needs_data(self) -> bool:
+        return any(build_quantizer(rule).needs_data for rule in self.rules if rule.quantizer != KEEP)
 
     def rule_for(self, part: PartName, linear: str) -> Rule | None:
         return next((rule for rule in self.rules if rule.matches(part, linear)), None)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
-        """Every rule's quantizer with some fields changed: what `--set bands=5` does."""
+        """Every rule's quantizer with some fields changed: what `--set bands=5` and "bivlm:bands=5" do. The name shows them; `true_bits` is void.
+
+        Raises InputError when a quantizer has no such field or refuses the value.
+        """
         if not settings:
             return self
         rules = tuple(rule if rule.quantizer == KEEP else replace(rule, settings={**rule.settings, **settings}) for rule in self.rules)
-        changed = ",".join(f"{key}={value}" for key, value in settings.items())
-        return replace(self, name=f"{self.name}[{changed}]", rules=rules)
+        for rule in rules:
+            if rule.quantizer != KEEP:
+                build_quantizer(rule)
+        changed = ",".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items())
+        return replace(self, name=f"{self.name}{',' if ':' in self.name else ':'}{changed}", rules=rules, true_bits=None)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,8 +102,46 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in resources.files("bivlm").joinpath("recipes").iterdir() if file.name.endswith(".toml"))
 
 
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["bands=5", "granularity=row"]` as values: JSON where it is JSON, text otherwise. InputError when there is no `=`."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = (word.strip() for word in pair.partition("="))
+        if not equals or not name:
+            raise InputError(f"the setting {pair!r} is no NAME=VALUE; for example bands=5")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings
+
+
+def split_presets(lists: Sequence[str]) -> list[str]:
+    """`["a,b", "c:x=1,y=2,d"]` as `["a", "b", "c:x=1,y=2", "d"]`: what begins with NAME= belongs to the preset before it.
+
+    Raises InputError when there is no preset, or a setting stands before the first one.
+    """
+    presets: list[str] = []
+    for item in (item.strip() for text in lists for item in text.split(",")):
+        if not SETTING.match(item):
+            presets += [item] if item else []
+        elif presets:
+            presets[-1] += f"{',' if ':' in presets[-1] else ':'}{item}"
+        else:
+            raise InputError(f"the setting {item!r} stands before any preset; write PRESET:NAME=VALUE")
+    if not presets:
+        raise InputError(f"no preset is given; there are {', '.join(preset_names())}, or give files that end in .toml")
+    return presets
+
+
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """A preset by its name, or a recipe from a TOML file. Every rule is checked before anything starts; InputError says what is wrong."""
+    """A preset by its name, or a recipe from a TOML file, either with settings behind a colon ("bivlm:bands=5").
+
+    Every rule is checked before anything starts; InputError says what is wrong.
+    """
+    name, colon, settings = str(name_or_path).partition(":")
+    if colon and not Path(name_or_path).exists():
+        return load_recipe(name).with_settings(parse_settings(settings.split(",")))
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if not path.exists():
@@ -104,13 +160,17 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def parse_recipe(content: Mapping[str, Any], origin: str) -> Recipe:
     """A recipe from the content of its TOML file; `origin` is what errors call it."""
-    unknown = set(content) - {"name", "description", "rule"}
+    unknown = set(content) - {"name", "description", "true_bits", "rule"}
     if unknown:
-        raise InputError(f"recipe {origin}: unknown entry {sorted(unknown)[0]!r}; known are name, description and [[rule]]")
+        raise InputError(f"recipe {origin}: unknown entry {sorted(unknown)[0]!r}; known are name, description, true_bits and [[rule]]")
+    true_bits = content.get("true_bits")
+    if true_bits is not None and (type(true_bits) not in (int, float) or not 0 < true_bits < math.inf):
+        raise InputError(f"recipe {origin}: true_bits = {true_bits!r} is no number above 0; write the bits per weight that it is meant to take")
     rules = content.get("rule")
     if not isinstance(rules, Sequence) or not rules:
         raise InputError(f"recipe {origin} has no [[rule]]")
-    return Recipe(content.get("name", Path(origin).stem), tuple(_parse_rule(rule, origin) for rule in rules), content.get("description", ""))
+    parsed = tuple(_parse_rule(rule, origin) for rule in rules)
+    return Recipe(content.get("name", Path(origin).stem), parsed, content.get("description", ""), true_bits)
 
 
 def _parse_rule(content: Mapping[str, Any], origin: str) -> Rule:

@@ -10,11 +10,27 @@ import safetensors.torch
 import torch
 
 import bivlm.formats
-from bivlm.formats import FORMATS, LevelsWeight, PackedTensor, PlanesWeight, QuantizedWeight
+from bivlm.formats import FORMATS, FactorsWeight, LevelsWeight, PackedTensor, PlanesWeight, QuantizedWeight, UniformWeight
 from bivlm.formats.numbers import Numbers
 
 NOT_FORMATS = {"__init__", "base", "bits", "checks", "numbers", "plane_checks", "positions"}
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "format.md"
+
+
+def factors(rows, columns, rank, *, exponent=0):
+    random = torch.Generator().manual_seed(rows * columns + rank)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=random)
+
+    return FactorsWeight(
+        left_signs=normal(rows, rank) > 0,
+        right_signs=normal(rank, columns) > 0,
+        row_scale=normal(rows).half(),
+        middle_scale=normal(rank).half(),
+        column_scale=normal(columns).half(),
+        exponent=exponent,
+    )
 
 
 def levels(rows, columns, tail):
@@ -70,14 +86,40 @@ def planes(rows, columns, group_size, *, parts=1, salient_parts=0, bits=16, rich
     )
 
 
+def uniform(rows, columns, group_size, *, alphabet=4, bits=16, zero="middle", column_scale=False, exponent=0):
+    random = torch.Generator().manual_seed(rows * columns + alphabet)
+    groups = -(-columns // group_size)
+    points = {
+        "middle": torch.zeros(0).half(),
+        "code": torch.randint(0, alphabet, (rows, groups), generator=random, dtype=torch.uint8),
+        "free": torch.randn(rows, groups, generator=random).half(),
+    }
+    return UniformWeight(
+        codes=torch.randint(0, alphabet, (rows, columns), generator=random, dtype=torch.uint8),
+        alphabet=alphabet,
+        scales=Numbers.of(torch.rand(rows, groups, 1, generator=random), bits),
+        zero_points=points[zero],
+        column_scale=(torch.rand(columns, generator=random) + 0.5).half() if column_scale else torch.zeros(0).half(),
+        group_size=group_size,
+        exponent=exponent,
+    )
+
+
 # Per format: a plain weight, the smallest, and the one that writes every optional tensor that one alphabet can.
 EXAMPLES = {
+    "factors": [factors(5, 9, 3), factors(1, 1, 1), factors(4, 17, 21, exponent=-7)],
     "levels": [levels(5, 9, 0), levels(1, 1, 0), levels(8, 21, 30)],
     "planes": [
         planes(3, 32, 16),
         planes(1, 1, 1, bits=32),
         planes(4, 17, 5, parts=2, salient_parts=2, bits=8, rich=True, exponent=-7),
         planes(8, 21, 8, tail=30),
+    ],
+    "uniform": [
+        uniform(3, 32, 16),
+        uniform(1, 1, 1, alphabet=256, bits=32, zero="code"),
+        uniform(4, 17, 5, alphabet=3, bits=8, zero="code", column_scale=True, exponent=-7),
+        uniform(8, 21, 21, alphabet=8, zero="free", column_scale=True),
     ],
 }
 

@@ -41,7 +41,11 @@ SETTINGS = {
         RTN(bits=1, group_size=64, zero_point="middle", scale_bits=8),
         RTN(alphabet=3, group_size=1000, scale_bits=32),
     ],
-    "awq": [AWQ(), AWQ(bits=3, zero_point="code", clip=False, group_size=64, modality_weight=0.6), AWQ(alphabet=3, zero_point="middle", scale_bits=8)],
+    "awq": [
+        AWQ(),
+        AWQ(bits=3, zero_point="code", clip=False, group_size=64, modality_weight=0.6),
+        AWQ(alphabet=3, zero_point="middle", scale_bits=8),
+    ],
     "gptq": [
         GPTQ(),
         GPTQ(bits=4, act_order=False, refit=False, group_size=32, zero_point="code", block_size=48),

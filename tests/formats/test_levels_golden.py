@@ -1,33 +1,10 @@
 """The worked examples of docs/format.md: the bytes typed in here, the bytes in the document and the bytes that are written are the same."""
 
-import json
-import re
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 import torch
 
-from bivlm.formats import LevelsWeight, PackedTensor
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
-
-
-@dataclass(frozen=True)
-class Golden:
-    weight: LevelsWeight
-    expanded: list[list[float]]
-    settings: dict[str, int | bool]
-    tensors: dict[str, tuple[torch.dtype, tuple[int, ...], str]]
-
-
-def half(*numbers):
-    return torch.tensor(numbers, dtype=torch.float16)
-
-
-def octets(numbers):
-    return torch.tensor(numbers, dtype=torch.uint8)
-
+from bivlm.formats import LevelsWeight
+from worked_examples import Golden, check_document, check_read, check_written, half, octets
 
 GOLDEN = {
     "Example 1": Golden(
@@ -110,35 +87,16 @@ GOLDEN = {
 examples = pytest.mark.parametrize(("title", "golden"), GOLDEN.items(), ids=GOLDEN)
 
 
-def as_hex(tensor):
-    return tensor.numpy().tobytes().hex(" ")
-
-
-def as_tensor(dtype, shape, text):
-    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8).view(dtype).view(shape)
-
-
 @examples
 def test_the_bytes_that_are_written(title, golden):
-    packed = golden.weight.encode()
-    assert {name: (tensor.dtype, tuple(tensor.shape), as_hex(tensor)) for name, tensor in packed.tensors.items()} == golden.tensors
-    assert packed.settings == golden.settings
+    check_written(golden)
 
 
 @examples
 def test_the_weight_that_is_read(title, golden):
-    tensors = {name: as_tensor(*written) for name, written in golden.tensors.items()}
-    weight = LevelsWeight.decode(PackedTensor("levels", golden.weight.shape, tensors, golden.settings))
-    assert weight == golden.weight
-    assert weight.dequantize().tolist() == golden.expanded
+    check_read(golden)
 
 
 @examples
 def test_the_document_says_the_same(title, golden):
-    section = DOCUMENT.read_text(encoding="utf-8").partition(f"### {title}:")[2].partition("\n### ")[0]
-    rows = re.findall(r"^\| `(\w+)` \(([\d, ]+)\) \| (?:`([0-9a-f ]+)`)? ?\|", section, re.MULTILINE)
-    shapes = {name: tuple(int(size) for size in re.findall(r"\d+", shape)) for name, shape, _ in rows}
-    assert {name: (shapes[name], text) for name, _, text in rows} == {name: written[1:] for name, written in golden.tensors.items()}
-    [(settings, nbytes)] = re.findall(r"Settings: `(\{.*\})`\. (\d+) bytes\.", section)
-    assert json.loads(settings) == golden.settings
-    assert int(nbytes) == golden.weight.encode().nbytes
+    check_document(title, golden)

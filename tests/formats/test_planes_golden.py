@@ -1,29 +1,11 @@
 """The worked examples of docs/format.md for `planes`: the bytes typed in here, those in the document and those written are the same."""
 
-import json
-import re
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 import torch
 
-from bivlm.formats import PackedTensor, PlanesWeight
+from bivlm.formats import PlanesWeight
 from bivlm.formats.numbers import Numbers
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
-
-
-@dataclass(frozen=True)
-class Golden:
-    weight: PlanesWeight
-    expanded: list[list[float]]
-    settings: dict[str, int | bool | str]
-    tensors: dict[str, tuple[torch.dtype, tuple[int, ...], str]]
-
-
-def half(*numbers):
-    return torch.tensor(numbers, dtype=torch.float16)
+from worked_examples import Golden, check_document, check_read, check_written, half
 
 
 def flags(*rows):
@@ -116,35 +98,16 @@ GOLDEN = {
 examples = pytest.mark.parametrize(("title", "golden"), GOLDEN.items(), ids=GOLDEN)
 
 
-def as_hex(tensor):
-    return tensor.numpy().tobytes().hex(" ")
-
-
-def as_tensor(dtype, shape, text):
-    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8).view(dtype).view(shape)
-
-
 @examples
 def test_the_bytes_that_are_written(title, golden):
-    packed = golden.weight.encode()
-    assert {name: (tensor.dtype, tuple(tensor.shape), as_hex(tensor)) for name, tensor in packed.tensors.items()} == golden.tensors
-    assert packed.settings == golden.settings
+    check_written(golden)
 
 
 @examples
 def test_the_weight_that_is_read(title, golden):
-    tensors = {name: as_tensor(*written) for name, written in golden.tensors.items()}
-    weight = PlanesWeight.decode(PackedTensor("planes", golden.weight.shape, tensors, golden.settings))
-    assert weight == golden.weight
-    assert weight.dequantize().tolist() == golden.expanded
+    check_read(golden)
 
 
 @examples
 def test_the_document_says_the_same(title, golden):
-    section = DOCUMENT.read_text(encoding="utf-8").partition(f"### {title}:")[2].partition("\n### ")[0]
-    rows = re.findall(r"^\| `(\w+)` \(([\d, ]+)\) \| (?:`([0-9a-f ]+)`)? ?\|", section, re.MULTILINE)
-    shapes = {name: tuple(int(size) for size in re.findall(r"\d+", shape)) for name, shape, _ in rows}
-    assert {name: (shapes[name], text) for name, _, text in rows} == {name: written[1:] for name, written in golden.tensors.items()}
-    [(written, nbytes)] = re.findall(r"Settings: `(\{.*\})`\. (\d+) bytes\.", section)
-    assert json.loads(written) == golden.settings
-    assert int(nbytes) == golden.weight.encode().nbytes
+    check_document(title, golden)

@@ -1,6 +1,6 @@
 """ARB-LLM: no turn raises its objective, the nearest signs are the nearest, and the forms relate as they should."""
 
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def test_no_turn_with_means_raises_the_objective(order, seed):
     w, mask = masked_case(seed)
     start = binarize(w, mask, order)
     losses = [lost(w, mask, alternate(w, mask, start, rounds).values()) for rounds in range(16)]
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(losses))
     assert losses[-1] < 0.99 * losses[0]
 
 
@@ -51,7 +51,7 @@ def test_no_turn_with_row_and_column_scales_raises_the_objective(order, seed):
     for rounds in range(16):
         rows, columns, signs = alternate_rc(w, mask, order, rounds)
         losses.append(lost(w, mask, torch.einsum("ok,kb,kob->ob", rows, columns, signs)))
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(losses))
     assert losses[-1] < 0.999 * losses[0]
 
 

@@ -12,7 +12,8 @@ def weight(out=12, columns=40, seed=0):
 
 
 def stats(columns=40):
-    x = torch.randn(400, columns, generator=torch.Generator().manual_seed(5)) @ torch.randn(columns, columns, generator=torch.Generator().manual_seed(6))
+    random = torch.Generator().manual_seed(5)
+    x = torch.randn(400, columns, generator=random) @ torch.randn(columns, columns, generator=random)
     return LinearStats({"text": x.T @ x / 400}, {"text": 400})
 
 

@@ -15,6 +15,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from bivlm.formats.checks import same_bits
+
 NumberBits = Literal[8, 16, 32]
 
 DTYPES = (torch.float32, torch.float16, torch.uint8, torch.int8)
@@ -68,10 +70,7 @@ class Numbers:
         """The same bits (so -0.0 is not 0.0)."""
         if not isinstance(other, Numbers):
             return NotImplemented
-        return all(
-            one.dtype == two.dtype and one.shape == two.shape and bool(torch.equal(one.contiguous().view(torch.uint8), two.contiguous().view(torch.uint8)))
-            for one, two in ((self.stored, other.stored), (self.unit, other.unit))
-        )
+        return same_bits(self.stored, other.stored) and same_bits(self.unit, other.unit)
 
 
 def numbers_nbytes(rows: int, groups: int, kinds: int, bits: NumberBits) -> int:

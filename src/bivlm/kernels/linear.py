@@ -18,6 +18,8 @@ from bivlm.kernels import reference
 Kernel = Callable[[Tensor, PackedTensor, Tensor | None], Tensor]
 
 KERNELS: dict[tuple[str, str], Kernel] = {
+    ("factors", "cpu"): reference.linear,
+    ("factors", "cuda"): reference.linear,
     ("levels", "cpu"): reference.linear,
     ("levels", "cuda"): reference.linear,
     ("planes", "cpu"): reference.linear,

@@ -173,7 +173,9 @@ def alternate_rc(w: Tensor, mask: Tensor, order: int, rounds: int) -> tuple[Tens
         column = torch.where(used_columns, ratio.sum(0) / mask.sum(0).clamp_min(1), 1.0)
         sign = torch.where(rest >= 0, 1.0, -1.0)
         rest = torch.where(mask, rest - row[:, None] * column * sign, 0.0)
-        rows.append(row), columns.append(column), signs.append(sign)
+        rows.append(row)
+        columns.append(column)
+        signs.append(sign)
     weight = mask.float()
     for _ in range(rounds):
         for k in range(order):

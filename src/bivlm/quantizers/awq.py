@@ -4,7 +4,7 @@ Lin et al., arXiv 2306.00978. With x̄_j the strength of input j, s_j = x̄_j^α
 
     W x = (W diag(s)) (diag(s)⁻¹ x) ≈ Q(W diag(s)) diag(s)⁻¹ x,      α = argmin over a grid of 20 in [0, 1] of the layer's error
 
-The layer's error is tr((W-Q) H (W-Q)ᵀ) with the second moment H of the inputs, and x̄_j = sqrt(H_jj), where the paper takes mean |x_j| and a few batches.
+The layer's error is tr((W-Q) H (W-Q)ᵀ) with the second moment H of the inputs, and x̄_j = sqrt(H_jj), where the paper takes mean |x_j|.
 AWQ folds diag(s)⁻¹ into the layer before; here a linear stands by itself and s is stored, 16 bits per column (0.004 bit per weight at 4096 rows), and
 counted. The paper counts the codes' bits only.
 """

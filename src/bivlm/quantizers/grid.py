@@ -140,7 +140,7 @@ def fit_levels(w: Tensor, importance: Tensor, group_size: int, alphabet: int, ro
     """Free levels (out, G, alphabet), ascending, for the groups of `w` (out, in): weighted Lloyd from the evenly spaced grid."""
     start = fit_grid(w, importance, group_size, alphabet, "free", clip=True, scale_bits=32)
     levels = (torch.arange(alphabet) - start.zero()[..., None]) * start.scale()[..., None]
-    filled, weight = grouped(w, group_size), grouped(importance[None], group_size)[0]
+    filled, weight = grouped(w, group_size).contiguous(), grouped(importance[None], group_size)[0]
     if -w.shape[1] % group_size:
         used = grouped(torch.ones(1, w.shape[1]), group_size)[0]
         weight = torch.where((weight * used).sum(-1, keepdim=True) > 0, weight * used, used)

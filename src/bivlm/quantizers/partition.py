@@ -1,10 +1,10 @@
 """Which columns of a block are salient, and which magnitude parts the others in two: the searches of BiLLM without its full passes.
 
-Huang et al., arXiv 2402.04291, section 3.1 and 3.2. Both searches minimise the squared error of residual binarization (residual.py) over candidates: the
-number of salient columns (1…49, by falling column sum of the salience), then one of 81 magnitudes between the 10 % and the 90 % quantile.
+Huang et al., arXiv 2402.04291, section 3.1 and 3.2. Both searches minimise the squared error of residual binarization (residual.py) over candidates:
+the number of salient columns (1…49, by falling column sum of the salience), then one of 81 magnitudes between the 10 % and the 90 % quantile.
 
-The public code binarizes the whole block anew for every candidate. Here each row is sorted once: with prefix sums of its sorted values, mean, mean absolute
-deviation and error of any interval of magnitudes are a few look-ups, since
+The public code binarizes the whole block anew for every candidate. Here each row is sorted once: with prefix sums of its sorted values, mean, mean
+absolute deviation and error of any interval of magnitudes are a few look-ups, since
 
     Σ|w - μ| over a sorted set = (sum above μ) - μ * (count above) + μ * (count below) - (sum below)
     error of order 1 = Σ(w - μ)² - n a²,  a = Σ|w - μ| / n;     order 2 subtracts n μ₂² + n a₂² of the residual as well.

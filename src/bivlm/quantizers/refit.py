@@ -61,5 +61,3 @@ def _sum_groups(values: Tensor, group_size: int) -> Tensor:
     missing = -values.shape[-1] % group_size
     padded = torch.nn.functional.pad(values, (0, missing)) if missing else values
     return padded.reshape(*values.shape[:-1], -1, group_size).sum(-1)
-
-

@@ -1,4 +1,4 @@
-"""Sign: one bit per weight, with a scale (and a mean) for each group of columns or each row. The plainest one-bit method, and the floor of all others.
+"""Sign: one bit per weight, with a scale (and a mean) for each group of columns or each row. The plainest method of one bit.
 
 Rastegari et al., XNOR-Net, arXiv 1603.05279: the best scale for the signs of a group is its mean magnitude,
 

@@ -1,0 +1,84 @@
+"""What a comparison finds: one row for every run, and what all rows have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import combinations
+from typing import Any
+
+from bivlm.types import PARTS, PartName
+
+FULL_PRECISION = "full precision"
+
+# the parts study: each part alone, each pair, all three
+COMBINATIONS: tuple[tuple[PartName, ...], ...] = tuple(chosen for count in (1, 2, 3) for chosen in combinations(PARTS, count))
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One packed model, or the full-precision one (`preset` is FULL_PRECISION, no parts).
+
+    Bits are those of the packed linears, `folder_bytes` those of the whole folder; `peak_bytes` is the peak resident memory of the quantizing
+    process, None where the system does not tell. A run that failed has its reason in `failure`, and no numbers.
+    """
+
+    preset: str
+    method: str
+    parts: tuple[PartName, ...]
+    questions: int = 0
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    kl: float | None = None
+    top1_agreement: float | None = None
+    true_bits: float | None = None
+    paper_bits: float | None = None
+    folder_bytes: int | None = None
+    quantize_seconds: float | None = None
+    peak_bytes: int | None = None
+    eval_seconds: float | None = None
+    note: str = ""
+    failure: str = ""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ComparisonRow:
+        """The row that `asdict` and JSON made plain."""
+        known = {field.name: content[field.name] for field in fields(cls)}
+        interval = known["interval"]
+        return cls(**{**known, "parts": tuple(known["parts"]), "interval": None if interval is None else tuple(interval)})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, by rising true bits, full precision and what failed last; and what they were measured with.
+
+    `study`: the rows are the combinations of parts of each preset, in that order.
+    """
+
+    rows: tuple[ComparisonRow, ...]
+    study: bool
+    model: str
+    questions: int
+    metric: str
+    calibration_samples: int
+    machine: str
+    command: str
+    notes: tuple[str, ...]
+
+    @property
+    def packed(self) -> str:
+        """What was packed, in words; the rows of a comparison have the same parts, those of a study have not."""
+        parts = next((row.parts for row in self.rows if row.parts), ())
+        return "all parts" if parts in ((), PARTS) else f"{' and '.join(parts)} only"
+
+    @property
+    def failed(self) -> tuple[ComparisonRow, ...]:
+        return tuple(row for row in self.rows if row.failure)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def by_true_bits(row: ComparisonRow) -> tuple[bool, bool, float, str]:
+    """The order of a comparison's table."""
+    return bool(row.failure), row.preset == FULL_PRECISION, row.true_bits or 0.0, row.preset

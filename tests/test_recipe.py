@@ -1,0 +1,151 @@
+"""Recipes: what a file may say, settings behind a preset's name, lists of presets; every mistake is one line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bivlm.errors import InputError
+from bivlm.recipe import Recipe, build_quantizer, load_recipe, parse_recipe, parse_settings, preset_names, split_presets
+
+RULE = {"quantizer": "bivlm", "settings": {"bands": 2, "compensate": False}}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_whole(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert recipe.true_bits is None or recipe.true_bits > 0
+
+
+@pytest.mark.parametrize("value", [2, 2.25])
+def test_true_bits_are_kept(value):
+    recipe = parse_recipe({"name": "two", "true_bits": value, "rule": [RULE]}, "two.toml")
+    assert recipe.true_bits == value
+    assert recipe.to_dict()["true_bits"] == value
+
+
+@pytest.mark.parametrize("value", [0, -1.0, "2", True, float("nan"), float("inf"), [2.0]])
+def test_true_bits_must_be_a_positive_number(value):
+    with pytest.raises(InputError, match=r"recipe two\.toml: true_bits"):
+        parse_recipe({"true_bits": value, "rule": [RULE]}, "two.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "has no"),
+        ({"rule": []}, "has no"),
+        ({"rule": [RULE], "bits": 2}, "unknown entry 'bits'"),
+        ({"rule": [{**RULE, "layers": "*"}]}, "unknown entry 'layers' in a rule"),
+        ({"rule": [{"part": "vision"}]}, "names no quantizer"),
+        ({"rule": [{**RULE, "part": "ears"}]}, "no part 'ears'"),
+        ({"rule": [{"quantizer": "magic"}]}, "no quantizer 'magic'"),
+        ({"rule": [{**RULE, "settings": {"bands": 99}}]}, "bands=99 is refused"),
+    ],
+)
+def test_what_a_file_must_not_say(content, message):
+    with pytest.raises(InputError, match=message):
+        parse_recipe(content, "mine.toml")
+
+
+def test_the_first_rule_that_matches_wins():
+    rules = [{"quantizer": "keep", "linears": "*.fc1"}, {**RULE, "part": "vision"}, {"quantizer": "keep"}]
+    recipe = parse_recipe({"rule": rules}, "mine.toml")
+    assert recipe.rule_for("vision", "a.fc1") is recipe.rules[0]
+    assert recipe.rule_for("vision", "a.fc2") is recipe.rules[1]
+    assert recipe.rule_for("language", "a.fc2") is recipe.rules[2]
+
+
+def test_needs_data_is_that_of_its_quantizers():
+    assert not parse_recipe({"rule": [RULE, {"quantizer": "keep"}]}, "x").needs_data
+    assert parse_recipe({"rule": [RULE, {"quantizer": "bivlm", "settings": {"compensate": True}}]}, "x").needs_data
+
+
+def test_settings_behind_a_name_change_every_quantizer_and_show():
+    recipe = load_recipe("bivlm-paper:bands=3,granularity=row")
+    assert recipe.name == "bivlm-paper:bands=3,granularity=row"
+    assert all(build_quantizer(rule).bands == 3 for rule in recipe.rules)
+    assert all(rule.settings["granularity"] == "row" for rule in recipe.rules)
+    assert recipe == load_recipe("bivlm-paper").with_settings({"bands": 3, "granularity": "row"})
+    assert recipe.with_settings({"compensate": False}).name == "bivlm-paper:bands=3,granularity=row,compensate=false"
+
+
+def test_the_name_with_settings_can_be_given_again():
+    recipe = load_recipe("bivlm-paper").with_settings({"bands": 2, "compensate": False, "salient_max": 0.02, "granularity": "row"})
+    assert load_recipe(recipe.name) == recipe
+
+
+def test_changed_settings_promise_no_bits():
+    recipe = Recipe("two", parse_recipe({"rule": [RULE]}, "x").rules, true_bits=2.0)
+    assert recipe.with_settings({"bands": 5}).true_bits is None
+    assert recipe.with_settings({}) is recipe
+
+
+def test_a_recipe_file_takes_settings_too(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\ntrue_bits = 2.0\n[[rule]]\nquantizer = "bivlm"\nsettings = { compensate = false }\n')
+    assert load_recipe(file).true_bits == 2.0
+    assert build_quantizer(load_recipe(f"{file}:bands=4").rules[0]).bands == 4
+    odd = tmp_path / "a:bands=4.toml"
+    odd.write_text(file.read_text())
+    assert load_recipe(odd).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("magic:bands=2", "no preset 'magic'"),
+        ("bivlm-paper:bands", "'bands' is no NAME=VALUE"),
+        ("bivlm-paper:", "is no NAME=VALUE"),
+        ("bivlm-paper:bands=99", "bands=99 is refused"),
+        ("bivlm-paper:band=2", "band=2 is refused"),
+        ("bivlm-paper:granularity=column", "granularity='column' is refused"),
+        ("nowhere.toml:bands=2", "no recipe file nowhere.toml"),
+    ],
+)
+def test_wrong_settings_are_told(name, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_recipe(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_are_json_or_text():
+    assert parse_settings(["a=1", "b=0.5", "c=true", "d=balanced", "e=null", "f=x=y", " g = 2 "]) == {
+        "a": 1, "b": 0.5, "c": True, "d": "balanced", "e": None, "f": "x=y", "g": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lists", "presets"),
+    [
+        (["a,b"], ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        (["a, b ,", "", "c"], ["a", "b", "c"]),
+        (["a,c:x=1,y=2,d"], ["a", "c:x=1,y=2", "d"]),
+        (["a,x=1,b:y=2"], ["a:x=1", "b:y=2"]),
+        (["a:x=1", "y=2"], ["a:x=1,y=2"]),
+        (["dir/my.toml:x=1,b"], ["dir/my.toml:x=1", "b"]),
+    ],
+)
+def test_lists_of_presets(lists, presets):
+    assert split_presets(lists) == presets
+
+
+@pytest.mark.parametrize(("lists", "message"), [([], "no preset"), (["", " , "], "no preset"), (["x=1,a"], "before any preset")])
+def test_lists_that_are_none(lists, message):
+    with pytest.raises(InputError, match=message):
+        split_presets(lists)
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9.-]{0,8}", fullmatch=True)
+PAIRS = st.lists(st.tuples(st.from_regex(r"[a-z_]{1,6}", fullmatch=True), st.sampled_from(["1", "0.5", "true", "row"])), max_size=3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(NAMES, PAIRS), min_size=1, max_size=4))
+def test_any_list_comes_apart_as_it_was_put_together(items):
+    presets = [name + (":" + ",".join(f"{key}={value}" for key, value in pairs) if pairs else "") for name, pairs in items]
+    assert split_presets([",".join(presets)]) == presets == split_presets(presets)
