@@ -1,33 +1,60 @@
-"""What a setting of Bi-VLM costs and what it loses: true bits per weight and relative layer error of single linears.
+"""What a method costs and what it loses on single linears: true bits per weight against relative layer error. The loop in which methods are compared.
 
-    python benchmarks/bench_layers.py [--layers layers.safetensors] [--json results.json] [--markdown results.md] [--title TEXT]
+    python benchmarks/bench_layers.py [--layers layers.safetensors] [--presets NAME,NAME] [--json F] [--markdown F] [--plot F.png]
+    python benchmarks/bench_layers.py --model FOLDER --data easy-vqa [--samples 8] [--every 11]
+    python benchmarks/bench_layers.py --grid bivlm            the settings of Bi-VLM instead of the presets
 
 The error is tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ), with H the second moment of what the linear receives: the share of its output's energy that is lost.
-Bits are those of the packed tensors, everything counted. The file holds NAME.weight (out, in) and NAME.second_moment (in, in) for every linear;
-without one, seeded synthetic layers with correlated inputs are made. H is what is compensated with and what is measured with.
+H is what is compensated with and what is measured with. Bits are those of the packed tensors, everything counted; Q is what these tensors decode to,
+and a run ends when that is not what was packed. A preset serves every layer with its rule for the part "language".
+
+Layers come from a file with NAME.weight (out, in) and NAME.second_moment (in, in) for every linear; or they are every k-th linear of the language
+part of a model, with the second moments that some questions give in full precision; without either, seeded synthetic ones with correlated inputs are
+made. The error is measured with all tokens counting the same, whatever a method calibrates with.
+A mistake in what is given ends with one line and exit code 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
+import statistics
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from bivlm.formats import LevelsWeight
-from bivlm.quantizers import BiVLM
+from bivlm.calibration.stats import StatsCollector
+from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.source import SourceModel
+from bivlm.cli import PRESETS_HELP, quiet_libraries
+from bivlm.data.samples import read_samples
+from bivlm.errors import InputError
+from bivlm.formats import FORMATS
+from bivlm.loading import load
+from bivlm.pipeline import calibration_input
+from bivlm.plan import make_plan
+from bivlm.quantizers import BiVLM, Quantizer
+from bivlm.recipe import KEEP, Recipe, build_quantizer, load_recipe, preset_names, split_presets
+from bivlm.report.labels import place_labels
+from bivlm.report.plots import require_matplotlib, style_of
 from bivlm.types import LinearStats
 from machine import describe
 
+ON_SCREEN = 8  # layers with a column of their own in the terminal
+KEPT = "kept in full precision by the recipe"
 BANDS = (1, 2, 3, 5)
 KINDS: dict[str, dict[str, Any]] = {
     "letter": {"salient_levels": "paper"},
@@ -35,27 +62,157 @@ KINDS: dict[str, dict[str, Any]] = {
     "per row": {"granularity": "row"},
     "per group of 128": {"granularity": "group", "group_size": 128},
 }
-SETTINGS = {
+GRID = {
     (kind, bands, compensated): BiVLM(bands=bands, compensate=compensated, **fields)
     for kind, fields in KINDS.items()
     for compensated in (False, True)
     for bands in BANDS
     if not (kind == "letter" and compensated)  # the paper uses no data
 }
+PRESET_NOTES = (
+    "Paper bits are the count of the method's own paper, where that differs from the stored bits.",
+    "The mean is the geometric one over the layers; the time is that of quantizing, per million weights.",
+)
+GRID_NOTES = ("All settings but the named ones are the defaults: a salient share of at most 1 %.",)
 
-Layers = dict[str, tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear to try methods on: its weight (out, in) and what it receives."""
+
+    weight: Tensor
+    stats: LinearStats
 
 
-def layers_of(path: Path) -> Layers:
-    tensors = load_file(path)
+@dataclass(frozen=True)
+class Packed:
+    """A quantized weight after its way through the bytes: (out, in) float32, all stored bits, the paper's count per weight, seconds of quantizing."""
+
+    weight: Tensor
+    stored_bits: int
+    paper_bits: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark of a plot; `method` decides its colour."""
+
+    method: str
+    label: str
+    bits: float
+    value: float
+
+
+def recipes_of(names: Sequence[str] | None) -> dict[str, Recipe]:
+    """The recipes that `--presets` names, by how they were named; every preset without it. InputError for a name that there is none of."""
+    chosen = preset_names() if names is None else split_presets(names)
+    return {Path(name).name: load_recipe(name) for name in chosen}
+
+
+def quantizer_for(recipe: Recipe, linear: str) -> Quantizer | None:
+    """What serves a linear of the language part; None where the recipe keeps it."""
+    rule = recipe.rule_for("language", linear)
+    return None if rule is None or rule.quantizer == KEEP else build_quantizer(rule)
+
+
+def pack(quantizer: Quantizer, weight: Tensor, stats: LinearStats | None) -> Packed:
+    """Quantize, encode, decode and compare. Raises ValueError as the quantizer does; ends the run when decoding gives another weight."""
+    start = time.perf_counter()
+    quantized = quantizer.quantize(weight, stats if quantizer.needs_data else None)
+    seconds = time.perf_counter() - start
+    packed = quantized.encode()
+    decoded = FORMATS[packed.format].decode(packed)
+    if decoded != quantized:
+        raise SystemExit(f"{quantizer}: what was decoded is not what was encoded")
+    return Packed(decoded.dequantize(), 8 * packed.nbytes, quantizer.paper_bits(quantized), seconds)
+
+
+def energy(difference: Tensor, hessian: Tensor) -> float:
+    difference, hessian = difference.double(), hessian.double()
+    return float(((difference @ hessian) * difference).sum())
+
+
+def measure(quantizer: Quantizer, layer: Layer) -> dict[str, Any]:
+    """Error, bits, the paper's count and seconds of one quantizer on one layer; `failed` with the reason where it refuses the layer."""
+    try:
+        packed = pack(quantizer, layer.weight, layer.stats)
+    except ValueError as error:
+        return {"failed": str(error)}
+    w, hessian = layer.weight.float(), layer.stats.hessian
+    error = energy(w - packed.weight, hessian) / energy(w, hessian)
+    if not math.isfinite(error):
+        return {"failed": "the packed weight holds NaN or infinity"}
+    speed = packed.seconds / (w.numel() / 1e6)
+    return {"error": error, "bits": packed.stored_bits / w.numel(), "paper_bits": packed.paper_bits, "seconds_per_million": speed}
+
+
+def weighted(found: Mapping[str, dict[str, Any]], layers: Mapping[str, Layer], what: str) -> float | None:
+    """Mean over all weights; None where a layer has no number."""
+    values = [(layer.get(what), layers[name].weight.numel()) for name, layer in found.items()]
+    known = [(value, count) for value, count in values if value is not None]
+    return sum(value * count for value, count in known) / sum(count for _, count in known) if len(known) == len(values) else None
+
+
+def overall_error(found: Mapping[str, dict[str, Any]]) -> float | None:
+    """Geometric mean of the layers' errors; None where a layer has none."""
+    errors = [layer["error"] for layer in found.values() if "error" in layer]
+    if len(errors) < len(found):
+        return None
+    return statistics.geometric_mean(errors) if min(errors) > 0 else 0.0
+
+
+def preset_row(name: str, recipe: Recipe, layers: Mapping[str, Layer]) -> dict[str, Any]:
+    """One preset on every layer. What needs all layers (bits, geometric mean, time) is None when one of them failed."""
+    quantizers = {layer: quantizer_for(recipe, layer) for layer in layers}
+    found = {layer: {"failed": KEPT} if method is None else measure(method, layers[layer]) for layer, method in quantizers.items()}
+    return {
+        "preset": name,
+        "quantizer": " + ".join(dict.fromkeys(method.name for method in quantizers.values() if method is not None)),
+        "bits": weighted(found, layers, "bits"),
+        "paper_bits": weighted(found, layers, "paper_bits"),
+        "error": overall_error(found),
+        "seconds_per_million": weighted(found, layers, "seconds_per_million"),
+        "layers": found,
+    }
+
+
+def by_bits(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by true bits; those that have none come last."""
+    return sorted(rows, key=lambda row: math.inf if row["bits"] is None else row["bits"])
+
+
+def grid_rows(layers: Mapping[str, Layer]) -> list[dict[str, Any]]:
+    """Bi-VLM's settings, in their order, on every layer."""
+    rows = []
+    for (kind, bands, compensated), method in GRID.items():
+        found = {name: measure(method, layer) for name, layer in layers.items()}
+        rows.append({"kind": kind, "bands": bands, "compensated": compensated, "bits": weighted(found, layers, "bits"), "layers": found})
+    return rows
+
+
+def text_only(hessian: Tensor) -> LinearStats:
+    return LinearStats(second_moments={"text": hessian}, tokens={"text": 1})
+
+
+def layers_of_file(path: Path) -> dict[str, Layer]:
+    """The layers of a safetensors file, by name. InputError when it is none, or a second moment is missing or of a wrong shape."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
     names = sorted(name.removesuffix(".weight") for name in tensors if name.endswith(".weight"))
     missing = [name for name in names if f"{name}.second_moment" not in tensors]
     if missing or not names:
-        raise SystemExit(f"{path}: needs NAME.weight and NAME.second_moment for every linear; missing for: {', '.join(missing) or 'all'}")
-    return {name: (tensors[f"{name}.weight"], tensors[f"{name}.second_moment"].float()) for name in names}
+        raise InputError(f"{path} needs NAME.weight and NAME.second_moment for every linear; missing for: {', '.join(missing) or 'all'}")
+    for name in names:
+        weight, moment = tensors[f"{name}.weight"], tensors[f"{name}.second_moment"]
+        if weight.dim() != 2 or moment.shape != (weight.shape[1], weight.shape[1]):
+            raise InputError(f"{path}: {name} is {tuple(weight.shape)} with a moment {tuple(moment.shape)}; needed are (out, in) and (in, in)")
+    return {name: Layer(tensors[f"{name}.weight"], text_only(tensors[f"{name}.second_moment"].float())) for name in names}
 
 
-def synthetic_layers() -> Layers:
+def synthetic_layers() -> dict[str, Layer]:
     """Gaussian rows of unequal scale; inputs that share a few directions; in the second layer two channels that are thirty times as large."""
     layers = {}
     for seed, (name, rows, columns, outlier) in enumerate(
@@ -68,94 +225,211 @@ def synthetic_layers() -> Layers:
         )
         x = shared + torch.randn(4 * columns, columns, generator=random)
         x[:, :2] *= outlier
-        layers[name] = (0.02 * weight, x.T @ x / len(x))
+        layers[name] = Layer(0.02 * weight, text_only(x.T @ x / len(x)))
     return layers
 
 
-def energy(difference: Tensor, hessian: Tensor) -> float:
-    difference, hessian = difference.double(), hessian.double()
-    return float(((difference @ hessian) * difference).sum())
+@torch.no_grad()
+def layers_of_model(folder: str, data: str, count: int, every: int) -> dict[str, Layer]:
+    """Every k-th linear of the language part, with the second moments that `count` questions of `data` give in the full-precision model."""
+    source = SourceModel(resolve_model(folder))
+    plan = make_plan(source, load_recipe("bivlm"), ("language",))
+    names = [linear.name for linear in plan.linears if linear.quantizer is not None][::every]
+    samples = read_samples(data, split="train", limit=count)
+    model, processor = load(folder)
+    endings = tuple(f".{ending}" for stack in source.family.stacks if stack.part == "language" for ending in stack.visual_linears)
+    linears = {name: module for name in names if isinstance(module := model.get_submodule(name), nn.Linear)}
+    collector = StatsCollector(linears, frozenset(name for name in names if endings and name.endswith(endings)))
+    for sample in samples:
+        inputs = calibration_input(source, (processor, sample))
+        with collector.watching(inputs.visual):
+            model(**inputs.tensors, use_cache=False)
+    weights = source.read([f"{name}.weight" for name in names])
+    return {name: Layer(weights[f"{name}.weight"], collector.stats(name)) for name in names}
 
 
-def measure(method: BiVLM, weight: Tensor, hessian: Tensor) -> dict[str, float]:
-    stats = LinearStats(second_moments={"text": hessian}, tokens={"text": 1}) if method.needs_data else None
-    start = time.perf_counter()
-    quantized = method.quantize(weight, stats)
-    seconds = time.perf_counter() - start
-    packed = quantized.encode()
-    if LevelsWeight.decode(packed) != quantized:
-        raise SystemExit(f"{method}: what was decoded is not what was encoded")
-    w = weight.float()
-    return {"error": energy(w - quantized.dequantize(), hessian) / energy(w, hessian), "bits": packed.bits_per_weight(), "seconds": seconds}
+def number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
-def rows_of(layers: Layers) -> list[dict[str, Any]]:
-    rows = []
-    for (kind, bands, compensated), method in SETTINGS.items():
-        found = {name: measure(method, weight, hessian) for name, (weight, hessian) in layers.items()}
-        weights = {name: weight.numel() for name, (weight, _) in layers.items()}
-        bits = sum(found[name]["bits"] * count for name, count in weights.items()) / sum(weights.values())
-        rows.append({"kind": kind, "bands": bands, "compensated": compensated, "bits": bits, "layers": found})
-    return rows
+def error_cell(layer: Mapping[str, Any]) -> str:
+    if "error" not in layer:
+        return "kept" if layer["failed"] == KEPT else "failed"
+    return f"{layer['error']:.4f}" if layer["error"] < 10 else f"{layer['error']:.1f}"
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    errors = [f"{layer['error']:.4f}" if layer["error"] < 10 else f"{layer['error']:.1f}" for layer in row["layers"].values()]
-    return [row["kind"], str(row["bands"]), "yes" if row["compensated"] else "no", f"{row['bits']:.3f}", *errors]
+def preset_columns(layers: Iterable[str]) -> list[str]:
+    """Column names; a leading space aligns to the right."""
+    return ["preset", "quantizer", " true bits", " paper bits", *(f" {name}" for name in layers), " geometric mean", " s per million"]
 
 
-def header(layers: Layers) -> list[str]:
-    return ["setting", "bands", "error feedback", "true bits", *layers]
+def preset_cells(row: Mapping[str, Any]) -> list[str]:
+    errors = [error_cell(layer) for layer in row["layers"].values()]
+    bits = [number(row[what], 3) for what in ("bits", "paper_bits")]
+    return [row["preset"], row["quantizer"], *bits, *errors, number(row["error"], 4), number(row["seconds_per_million"], 2)]
 
 
-def markdown(title: str, rows: list[dict[str, Any]], layers: Layers) -> str:
-    names = header(layers)
-    shapes = "; ".join(f"`{name}` {weight.shape[0]} x {weight.shape[1]}" for name, (weight, _) in layers.items())
+def grid_columns(layers: Iterable[str]) -> list[str]:
+    return ["setting", " bands", "error feedback", " true bits", *(f" {name}" for name in layers)]
+
+
+def grid_cells(row: Mapping[str, Any]) -> list[str]:
+    return [row["kind"], str(row["bands"]), "yes" if row["compensated"] else "no", number(row["bits"], 3), *map(error_cell, row["layers"].values())]
+
+
+def failures(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for every preset and reason, with the layers that it holds for."""
+    lines = []
+    for row in rows:
+        reasons: dict[str, list[str]] = {}
+        for name, layer in row["layers"].items():
+            if "failed" in layer:
+                reasons.setdefault(layer["failed"], []).append(name)
+        lines += [f"{row.get('preset') or row['kind']} on {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return lines
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> None:
+    table = Table(title=title, caption=caption)
+    for column in columns:
+        table.add_column(column.strip(), justify="right" if column.startswith(" ") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console(width=10_000).print(table)  # a table takes the width that it needs: cut cells say nothing
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    rule = "|" + "|".join("---:" if column.startswith(" ") else "---" for column in columns) + "|"
+    return ["| " + " | ".join(column.strip() for column in columns) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def command_of(script: str, argv: Sequence[str]) -> str:
+    """The command as anyone could type it: files and folders elsewhere by their names."""
+    return shlex.join(["python", f"benchmarks/{script}", *(Path(part).name if Path(part).is_absolute() else part for part in argv)])
+
+
+def plot(path: Path, points: Sequence[Point], title: str, ylabel: str, reference: float | None = None) -> None:
+    """Values on a log scale against true bits: a colour per method, a label per point, a dashed line at `reference`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    methods = sorted({point.method for point in points})
+    styles = {method: style_of(method, methods) for method in methods}
+    figure = Figure(figsize=(11, 7), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for method, (colour, marker) in styles.items():
+        mine = [point for point in points if point.method == method]
+        axes.plot([point.bits for point in mine], [point.value for point in mine], linestyle="", marker=marker, color=colour, label=method, zorder=3)
+    if reference is not None:
+        axes.axhline(reference, color="black", linestyle="--", linewidth=1, label="full precision")
+    axes.set(yscale="log", xlabel="true bits per weight of the packed linears", ylabel=ylabel, title=title)
+    axes.grid(visible=True, color="0.9", linewidth=0.6)
+    axes.margins(x=0.1, y=0.1)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    place_labels(canvas, axes, [(point.label, point.bits, point.value, styles[point.method][0]) for point in points])
+    canvas.print_figure(path)
+
+
+def markdown(heading: str, title: str, layers: Mapping[str, Layer], notes: Sequence[str], table: Sequence[str], after: Sequence[str]) -> str:
+    shapes = "; ".join(f"`{name}` {layer.weight.shape[0]} x {layer.weight.shape[1]}" for name, layer in layers.items())
     lines = [
-        "# Layer errors of Bi-VLM",
+        f"# {heading}",
         "",
         f"Relative layer error tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ), lower is better, on {title} (out x in): {shapes}.",
         "True bits are the stored bits of the packed tensors over the weights of all layers, everything counted.",
         "Error feedback uses the same second moments that the error is measured with.",
-        "All settings but the named ones are the defaults: a salient share of at most 1 %.",
+        *notes,
         "",
-        "| " + " | ".join(names) + " |",
-        "|" + "|".join("---" if place in (0, 2) else "---:" for place in range(len(names))) + "|",
-        *("| " + " | ".join(cells(row)) + " |" for row in rows),
+        *table,
         "",
+        *(f"- {reason}" for reason in after),
+        *([""] if after else []),
         f"Machine: {describe()}. Command:",
         "",
-        f"    {command_of(sys.argv[1:])}",
+        f"    {command_of('bench_layers.py', sys.argv[1:])}",
         "",
     ]
     return "\n".join(lines)
 
 
-def command_of(argv: list[str]) -> str:
-    """The command as anyone could type it: files elsewhere by their names."""
-    return shlex.join(["python", "benchmarks/bench_layers.py", *(Path(part).name if Path(part).is_absolute() else part for part in argv)])
+def report(options: argparse.Namespace, title: str, layers: Mapping[str, Layer]) -> None:
+    """Measure, print, and write what was asked for."""
+    if options.grid:
+        heading, notes, columns, rows = "Layer errors of Bi-VLM", GRID_NOTES, grid_columns(layers), grid_rows(layers)
+        cells = [grid_cells(row) for row in rows]
+    else:
+        recipes = recipes_of(options.presets)
+        heading, notes, columns = "Layer errors of the presets", PRESET_NOTES, preset_columns(layers)
+        rows = by_bits(preset_row(name, recipe, layers) for name, recipe in recipes.items())
+        cells = [preset_cells(row) for row in rows]
+    shown = [place for place, column in enumerate(columns) if len(layers) <= ON_SCREEN or column.strip() not in layers]
+    print_table(f"Relative layer error: {title}", [columns[place] for place in shown], [[row[place] for place in shown] for row in cells], describe())
+    if len(shown) < len(columns):
+        print(f"The errors of the {len(layers)} single layers are in what --json and --markdown write.")
+    failed = failures(rows)
+    print("\n".join(failed), end="\n" if failed else "")
+    if options.json:
+        options.json.write_text(json.dumps({"title": title, "machine": describe(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(markdown(heading, title, layers, notes, markdown_table(columns, cells), failed), encoding="utf-8")
+    if options.plot:
+        plot(options.plot, layer_points(rows), f"Relative layer error: {title}", "relative layer error, geometric mean over the layers")
+
+
+def layer_points(rows: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """The rows that are complete: presets by method, settings of the grid by kind."""
+    points = []
+    for row in rows:
+        if error := overall_error(row["layers"]):  # none for a failure; 0 has no place on a log scale
+            feedback = ", error feedback" if row.get("compensated") else ""
+            method, label = (row["quantizer"], row["preset"]) if "preset" in row else (row["kind"] + feedback, str(row["bands"]))
+            points.append(Point(method, label, row["bits"], error))
+    return points
+
+
+def chosen_layers(options: argparse.Namespace) -> tuple[str, dict[str, Layer]]:
+    """The layers that the options ask for, and what to call them. InputError when they contradict one another."""
+    if options.model:
+        if options.layers or not options.data:
+            raise InputError("--model needs --data, the questions to calibrate with, and no --layers")
+        model, data = Path(options.model).name, Path(options.data).name
+        title = f"one in {options.every} linears of the language part of {model}, second moments from {options.samples} questions of {data}"
+        return title, layers_of_model(options.model, options.data, options.samples, options.every)
+    if options.layers:
+        return options.layers.name, layers_of_file(options.layers)
+    return "synthetic layers", synthetic_layers()
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=Path, help="safetensors file with NAME.weight and NAME.second_moment")
+    parser.add_argument("--model", help="take the linears of this model instead: a folder, or OWNER/NAME on the Hugging Face hub")
+    parser.add_argument("--data", help="questions to calibrate --model with: a JSONL file, a folder, or easy-vqa")
+    parser.add_argument("--samples", type=positive, default=8, help="how many questions")
+    parser.add_argument("--every", type=positive, default=11, help="every k-th linear of --model: 7 of a block, say, and 11 meet every kind")
+    parser.add_argument("--presets", action="append", metavar="A,B,…", help=f"{PRESETS_HELP}; left out: every preset")
+    parser.add_argument("--grid", choices=["bivlm"], help="the settings of this method instead of the presets")
     parser.add_argument("--title", help="what the layers are, for the table")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     parser.add_argument("--markdown", type=Path, help="write the table here as well")
+    parser.add_argument("--plot", type=Path, help="draw error against true bits here (png, svg, pdf)")
     options = parser.parse_args()
-    layers = layers_of(options.layers) if options.layers else synthetic_layers()
-    title = options.title or (options.layers.name if options.layers else "synthetic layers")
-    rows = rows_of(layers)
-    table = Table(title=f"Relative layer error: {title}", caption=describe())
-    for place, name in enumerate(header(layers)):
-        table.add_column(name, justify="left" if place in (0, 2) else "right")
-    for row in rows:
-        table.add_row(*cells(row))
-    Console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps({"title": title, "machine": describe(), "rows": rows}, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(markdown(title, rows, layers), encoding="utf-8")
+    quiet_libraries()
+    try:
+        if options.plot:
+            require_matplotlib()
+        title, layers = chosen_layers(options)
+        report(options, options.title or title, layers)
+    except InputError as error:
+        print(f"bench_layers: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

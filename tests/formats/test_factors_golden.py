@@ -1,9 +1,9 @@
 """The worked example of docs/format.md for `factors`: the bytes typed in here, those in the document and those written are the same."""
 
 import torch
-from worked_examples import Golden, check_document, check_read, check_written, half
 
 from bivlm.formats import FactorsWeight
+from worked_examples import Golden, check_document, check_read, check_written, half
 
 
 def flags(*rows):
@@ -12,7 +12,7 @@ def flags(*rows):
 
 EXAMPLE = Golden(
     weight=FactorsWeight(flags("+-+", "---"), flags("++--+", "-+++-", "+++--"), half(1, 3), half(1, 0.5, -2), half(1, 2, 1, 0.5, -1), -1),
-    expanded=[[-0.25, -0.5, -1.75, 0.125, -1.75], [2.25, 1.5, 5.25, -0.375, 5.25]],
+    expanded=[[-0.25, -1.5, -1.75, 0.125, -1.75], [2.25, 1.5, 3.75, -1.125, 3.75]],
     settings={"rank": 3, "exponent": -1},
     tensors={
         "left_signs": (torch.uint8, (2, 1), "05 00"),

@@ -38,11 +38,11 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     while strength <= MOST_DAMPING:
         trial = damped.clone()
         trial.diagonal().add_(strength * mean)
-        lower, failed = torch.linalg.cholesky_ex(trial)
+        lower, failed = torch.linalg.cholesky_ex(trial.flip(0, 1))  # H = R Rᵀ with R upper, by way of the reversed matrix; then U = R⁻¹
         if not failed:
             if strength > max(damping, 1e-8):
                 logger.warning("second moment of %d columns was not positive definite at damping %g; used %g", len(damped), damping, strength)
-            return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+            return torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False).flip(0, 1).float()
         strength *= 10
     raise ValueError(
         f"the second moment of its {len(damped)} inputs is not positive definite at damping {MOST_DAMPING}; use more calibration samples"
@@ -86,14 +86,13 @@ def column_by_column(quantize_column: Callable[[Tensor, int], Tensor], begin: Ca
     """
 
     def quantize_columns(w: Tensor, u: Tensor, start: int) -> Tensor:
-        w = w.clone()
-        quantized = torch.empty_like(w)
-        for j in range(w.shape[1]):
+        columns = w.T.clone(memory_format=torch.contiguous_format)  # (b, out): the weights of a column lie together
+        quantized = torch.empty_like(columns)
+        for j, column in enumerate(columns):
             if begin is not None:
-                begin(w[:, j:], start + j)
-            quantized[:, j] = quantize_column(w[:, j], start + j)
-            error = (w[:, j] - quantized[:, j]) / u[j, j]
-            w[:, j + 1 :].addr_(error, u[j, j + 1 :], alpha=-1)
-        return quantized
+                begin(columns[j:].T, start + j)
+            quantized[j] = quantize_column(column, start + j)
+            columns[j + 1 :].addr_(u[j, j + 1 :], (column - quantized[j]) / u[j, j], alpha=-1)
+        return quantized.T
 
     return quantize_columns

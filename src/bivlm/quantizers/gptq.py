@@ -114,7 +114,7 @@ class GPTQ(Quantizer):
             j = int(order[index])
             group = j // group_size
             codes[j] = nearest_codes(column, scale[group], zero[group], self.points)
-            return (codes[j] - zero[group]) * scale[group]
+            return codes[j].sub(zero[group]).mul_(scale[group])
 
         dynamic = not self.act_order and group_size < columns
         block_size = max(group_size, self.block_size // group_size * group_size) if dynamic else self.block_size

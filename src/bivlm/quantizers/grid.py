@@ -46,8 +46,8 @@ def grouped(w: Tensor, group_size: int, fill: float = 0.0) -> Tensor:
 
 
 def nearest_codes(w: Tensor, scale: Tensor, zero: Tensor, alphabet: int) -> Tensor:
-    """The nearest code of each weight, as float; shapes broadcast. A scale of 0 gives code 0."""
-    return torch.where(scale > 0, (w / scale + zero).round(), 0.0).clamp(0, alphabet - 1)
+    """The nearest code of each weight, as float; shapes broadcast. A scale of 0 gives the code next to the zero point, or 0."""
+    return (w / scale).add_(zero).round_().nan_to_num_(0.0).clamp_(0, alphabet - 1)
 
 
 def fit_grid(w: Tensor, importance: Tensor, group_size: int, alphabet: int, zero: ZeroPoint, *, clip: bool, scale_bits: NumberBits) -> Grid:
