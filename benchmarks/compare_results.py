@@ -2,17 +2,17 @@
 
     python benchmarks/compare_results.py --questions 2000
 
-Writes compare-language and compare-all (.md, .json, .png) and parts-study (.md, .json); the three share their runs. Nothing of an earlier call is
-used unless --work names its folder: the record of a run knows the version of the package, not the state of its code.
+Writes compare-language and compare-all (.md, .json, .png), compare-modality (what weighing text and visual tokens brings) and parts-study (.md,
+.json); they share their runs. Nothing of an earlier call is used unless --work names its folder: the record of a run knows the version of the package,
+not the state of its code.
 """
 
 from __future__ import annotations
 
 import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,8 @@ import typer
 
 from bivlm.cli import quiet_libraries
 from bivlm.data.samples import read_samples
-from bivlm.recipe import Recipe, load_recipe, preset_names, split_presets
+from bivlm.errors import InputError
+from bivlm.recipe import load_recipe, preset_names, split_presets
 from bivlm.report.compare import compare_presets, write_comparison
 from bivlm.types import PARTS
 from bivlm.zoo import embedded_model
@@ -28,36 +29,51 @@ from machine import describe
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 CALIBRATION_SAMPLES = 32
-COMPARISONS: dict[str, dict[str, Any]] = {
-    "compare-language": {"parts": ("language",)},
-    "compare-all": {"parts": PARTS},
-    "parts-study": {"parts_study": True},
+WEIGHTED, WEIGHTS = ("gptq-1", "gptq-2", "bivlm-1", "bivlm"), ("tokens", "balanced", "0.2", "0.05")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One comparison: its presets, empty for all that there are, and what else `compare_presets` is told."""
+
+    presets: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+COMPARISONS = {
+    "compare-language": Result(settings={"parts": ("language",)}),
+    "compare-all": Result(settings={"parts": PARTS}),
+    "compare-modality": Result(tuple(f"{preset}:modality_weight={weight}" for preset in WEIGHTED for weight in WEIGHTS), {"parts": ("language",)}),
+    "parts-study": Result(("bivlm-paper", "bivlm", "gptq-2"), {"parts_study": True}),
 }
 
 
 def main(
     questions: Annotated[int, typer.Option(help="test questions for each model")] = 2000,
-    presets: Annotated[list[str] | None, typer.Option(help="presets to compare, as for `bivlm compare`; left out: all that there are")] = None,
-    study: Annotated[list[str] | None, typer.Option(help="presets of the parts study, seven runs each; left out: bivlm-paper,bivlm")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"which results: any of {', '.join(COMPARISONS)}; left out: all")] = None,
+    presets: Annotated[list[str] | None, typer.Option(help="other presets than the result's own, as for `bivlm compare`")] = None,
     out: Annotated[Path, typer.Option(help="folder for the results")] = RESULTS,
     work: Annotated[Path | None, typer.Option(help="folder for the runs, to continue in; left out: a temporary one")] = None,
 ) -> None:
     """Compare, and write the results where people read them."""
     quiet_libraries()
-    compared = [load_recipe(name) for name in (split_presets(presets) if presets else preset_names())]
-    studied = [load_recipe(name) for name in split_presets(study or ["bivlm-paper,bivlm"])]
+    chosen = only or list(COMPARISONS)
+    if unknown := [name for name in chosen if name not in COMPARISONS]:
+        raise InputError(f"there is no result {unknown[0]!r}; there are {', '.join(COMPARISONS)}")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bivlm-compare-") as temporary:
-        for name, settings in COMPARISONS.items():
+        for name in chosen:
             print(f"{name}:")
-            write_results(name, studied if settings.get("parts_study") else compared, settings, questions, work or Path(temporary) / "work", out)
+            result = COMPARISONS[name]
+            names = split_presets(presets) if presets else result.presets or preset_names()
+            write_results(name, names, result.settings, questions, work or Path(temporary) / "work", out)
 
 
-def write_results(name: str, recipes: Sequence[Recipe], settings: dict[str, Any], questions: int, work: Path, out: Path) -> None:
+def write_results(name: str, presets: Sequence[str], settings: dict[str, Any], questions: int, work: Path, out: Path) -> None:
     """One comparison on the embedded model, into `out`."""
     found = compare_presets(
         embedded_model(),
-        recipes,
+        [load_recipe(preset) for preset in presets],
         work,
         samples=read_samples("easy-vqa", split="test", limit=questions),
         calibration=read_samples("easy-vqa", split="train", limit=CALIBRATION_SAMPLES),
@@ -66,7 +82,7 @@ def write_results(name: str, recipes: Sequence[Recipe], settings: dict[str, Any]
         say=print,
         **settings,
     )
-    command = shlex.join(["python", "benchmarks/compare_results.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/compare_results.py", "--questions", str(questions), "--only", name])
     write_comparison(replace(found, machine=describe(), command=command), out, name)
 
 
