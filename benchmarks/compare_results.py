@@ -3,8 +3,8 @@
     python benchmarks/compare_results.py --questions 2000
 
 Writes compare-language and compare-all (.md, .json, .png), compare-modality (what weighing text and visual tokens brings) and parts-study (.md,
-.json); they share their runs. Nothing of an earlier call is used unless --work names its folder: the record of a run knows the version of the package,
-not the state of its code.
+.json); they share their runs. Nothing of an earlier call is used unless --work names its folder: the record of a run knows the version of the
+package, not the state of its code.
 """
 
 from __future__ import annotations
