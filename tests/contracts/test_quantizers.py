@@ -206,3 +206,59 @@ def test_data_lowers_the_error_of_the_layer(quantizer, seed):
     w, stats = weight_of((64, 128), seed), stats_of(128, seed)
     without = quantizer.quantize(w, LinearStats({"text": torch.eye(128)}, {"text": 1}))
     assert trace_error(w, quantizer.quantize(w, stats), stats.hessian) <= trace_error(w, without, stats.hessian)
+
+
+def awkward_weight() -> torch.Tensor:
+    """A constant row, a row and a column of zeros, a row of one weight, and one huge weight."""
+    w = weight_of((24, 150))
+    w[3], w[5], w[:, 7] = 0.05, 0.0, 0.0
+    w[8], w[8, 20] = 0.0, 0.3
+    w[10, 11] = 4.0
+    return w
+
+
+def awkward_stats(tokens: int = 20) -> LinearStats:
+    """Fewer tokens than columns, a column that no token excites, and one that all excite a hundredfold."""
+    x = torch.randn(tokens, 150, generator=torch.Generator().manual_seed(3))
+    x[:, 40], x[:, 41] = 0.0, 100 * x[:, 41]
+    return LinearStats({"visual": x.T @ x / tokens}, {"visual": tokens})
+
+
+@every_quantizer
+def test_awkward_weights_and_inputs(quantizer):
+    w, stats = awkward_weight(), awkward_stats()
+    q = quantizer.quantize(w, stats)
+    assert bool(q.dequantize().isfinite().all())
+    assert FORMATS[q.format].decode(q.encode()) == q
+    if quantizer.needs_data:
+        assert trace_error(w, q, stats.hessian) < trace_error(2 * w, quantizer.quantize(torch.zeros_like(w), stats), stats.hessian)
+
+
+@every_quantizer
+def test_a_moment_that_is_no_moment_is_refused_or_repaired_with_a_word(quantizer, caplog):
+    """Not positive definite by far: the damping is raised and that is logged, or the weight is refused; never a silent identity."""
+    if not quantizer.needs_data or quantizer.name in ("awq", "dbf"):
+        pytest.skip("looks at the diagonal alone, or at nothing")
+    w = weight_of((20, 60))
+    slightly, far = torch.eye(60) - 1.05 * torch.full((60, 60), 1 / 60), torch.eye(60) - torch.full((60, 60), 0.5)
+    assert bool(quantizer.quantize(w, LinearStats({"text": slightly}, {"text": 9})).dequantize().isfinite().all())
+    assert "not positive definite" in caplog.text
+    with pytest.raises(ValueError, match="not positive definite"):
+        quantizer.quantize(w, LinearStats({"text": far}, {"text": 9}))
+
+
+@every_quantizer
+def test_inputs_that_are_zero_leave_the_method_without_data(quantizer, caplog):
+    w = weight_of((20, 60))
+    q = quantizer.quantize(w, LinearStats({"text": torch.zeros(60, 60)}, {"text": 9}))
+    assert float((w - q.dequantize()).square().sum()) < float(w.square().sum())
+    assert ("zeros only" in caplog.text) == quantizer.needs_data
+
+
+@every_quantizer
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(quantizer, value):
+    w = weight_of((20, 60))
+    w[2, 3] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        quantizer.quantize(w, stats_of(60))
