@@ -1,0 +1,81 @@
+"""Second moments by modality against the plain sums, and which linears share one."""
+
+import pytest
+import torch
+from torch import nn
+
+from bivlm.calibration.stats import StatsCollector
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.o = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 4)
+
+    def forward(self, x):
+        same = x * 1
+        return self.o(self.q(x) + self.k(x).sum(-1, keepdim=True) + same)
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    return Block().requires_grad_(False)
+
+
+def collected(block, samples, **settings):
+    collector = StatsCollector({"q": block.q, "k": block.k, "o": block.o}, **settings)
+    for x, visual in samples:
+        with collector.watching(visual):
+            block(x)
+    return collector
+
+
+def samples():
+    random = torch.Generator().manual_seed(1)
+    return [(torch.randn(1, tokens, 4, generator=random), torch.arange(tokens) < tokens // 3) for tokens in (6, 9)]
+
+
+def test_moments_are_the_means_over_the_tokens_of_each_modality(block):
+    stats = collected(block, samples()).stats("q")
+    for modality, chosen in (("visual", lambda mask: mask), ("text", lambda mask: ~mask)):
+        rows = torch.cat([x[0, chosen(mask)] for x, mask in samples()])
+        torch.testing.assert_close(stats.second_moments[modality], rows.T @ rows / len(rows))
+        assert stats.tokens[modality] == len(rows)
+
+
+def test_without_a_mask_all_tokens_are_visual(block):
+    stats = collected(block, [(x, None) for x, _ in samples()]).stats("q")
+    assert list(stats.second_moments) == ["visual"]
+    assert stats.tokens == {"visual": 15}
+
+
+def test_linears_named_visual_only_see_no_text(block):
+    collector = collected(block, samples(), visual_only=frozenset({"o"}))
+    assert list(collector.stats("o").second_moments) == ["visual"]
+    assert sorted(collector.stats("q").second_moments) == ["text", "visual"]
+
+
+def test_linears_of_one_tensor_share_its_moment_and_others_do_not(block):
+    collector = collected(block, samples())
+    assert list(collector._sums) == ["q", "o"]
+    assert torch.equal(collector.stats("k").hessian, collector.stats("q").hessian)
+    assert not torch.equal(collector.stats("o").hessian, collector.stats("q").hessian)
+
+
+def test_half_precision_inputs_are_summed_in_float32(block):
+    block.half()
+    stats = collected(block, [(x.half(), mask) for x, mask in samples()]).stats("q")
+    assert stats.hessian.dtype == torch.float32
+
+
+def test_a_linear_that_nothing_reached_is_named(block):
+    with pytest.raises(ValueError, match="no calibration sample reached q"):
+        StatsCollector({"q": block.q}).stats("q")
+
+
+def test_hooks_are_gone_afterwards(block):
+    collector = collected(block, samples())
+    before = collector.stats("q").tokens
+    block(samples()[0][0])
+    assert collector.stats("q").tokens == before
