@@ -27,10 +27,13 @@ bench: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_bivlm.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_formats.py
 	$(BIN)/python benchmarks/bench_memory.py
+	$(BIN)/python benchmarks/bench_layers.py
+	$(BIN)/python benchmarks/bench_peers.py
 
-# the table in the README, from the demo
+# the README's tables, and those in docs/results that the embedded model gives
 results: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/demo_results.py
+	$(BIN)/python benchmarks/compare_results.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

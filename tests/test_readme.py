@@ -23,7 +23,8 @@ def test_the_command_parses(words):
 
 
 def test_there_are_five_examples():
-    assert len(COMMANDS) == 5
+    examples = README.partition("## Five examples")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^bivlm ", examples, flags=re.MULTILINE)) == 5
 
 
 def test_make_targets_exist():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bivlm.loading import load as load
     from bivlm.pipeline import quantize as quantize
     from bivlm.recipe import load_recipe as load_recipe
+    from bivlm.report.compare import compare_presets as compare_presets
     from bivlm.report.inspect import inspect as inspect
     from bivlm.types import Sample as Sample
 
@@ -29,6 +30,7 @@ _HOME = {
     "InputError": "bivlm.errors",
     "Sample": "bivlm.types",
     "answer": "bivlm.eval.answer",
+    "compare_presets": "bivlm.report.compare",
     "evaluate": "bivlm.eval.run",
     "inspect": "bivlm.report.inspect",
     "load": "bivlm.loading",
@@ -36,7 +38,7 @@ _HOME = {
     "quantize": "bivlm.pipeline",
 }
 
-__all__ = ["InputError", "Sample", "__version__", "answer", "evaluate", "inspect", "load", "load_recipe", "quantize"]
+__all__ = ["InputError", "Sample", "__version__", "answer", "compare_presets", "evaluate", "inspect", "load", "load_recipe", "quantize"]
 
 bivlm_autoload.init()
 
