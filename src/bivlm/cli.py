@@ -190,7 +190,12 @@ def presets(json_: JsonOption = False) -> None:
 
     recipes = [load_recipe(name) for name in preset_names()]
     if json_:
-        print_json({recipe.name: recipe.description for recipe in recipes})
+        print_json(
+            [
+                {"name": recipe.name, "true_bits": recipe.true_bits, "needs_data": recipe.needs_data, "description": recipe.description}
+                for recipe in recipes
+            ]
+        )
     else:
         out_console.print(presets_table(recipes))
 

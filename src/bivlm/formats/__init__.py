@@ -1,10 +1,11 @@
 """How weights are stored: one file per format, one table. The byte-exact specification is docs/format.md."""
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
+from bivlm.formats.factors import FactorsWeight
 from bivlm.formats.levels import LevelsWeight
 from bivlm.formats.planes import PlanesWeight
 from bivlm.formats.uniform import UniformWeight
 
-FORMATS: dict[str, type[QuantizedWeight]] = {weight.format: weight for weight in (LevelsWeight, PlanesWeight, UniformWeight)}
+FORMATS: dict[str, type[QuantizedWeight]] = {weight.format: weight for weight in (FactorsWeight, LevelsWeight, PlanesWeight, UniformWeight)}
 
-__all__ = ["FORMATS", "LevelsWeight", "PackedTensor", "PlanesWeight", "QuantizedWeight", "UniformWeight"]
+__all__ = ["FORMATS", "FactorsWeight", "LevelsWeight", "PackedTensor", "PlanesWeight", "QuantizedWeight", "UniformWeight"]

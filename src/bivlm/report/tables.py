@@ -86,7 +86,9 @@ def demo_table(rows: Sequence[DemoRow], questions: int) -> Table:
 
 
 def presets_table(recipes: Sequence[Recipe]) -> Table:
-    table = _table("", ("preset", "what it is"))
-    for recipe in recipes:
-        table.add_row(recipe.name, recipe.description)
+    """By rising bits; true bits are what a preset is meant for on linears of a thousand columns and more, narrower ones pay more for their scales."""
+    table = _table("", ("preset", " true bits", "needs data", "what it is"))
+    for recipe in sorted(recipes, key=lambda recipe: (recipe.true_bits or 0.0, recipe.name)):
+        bits = "" if recipe.true_bits is None else f"{recipe.true_bits:g}"
+        table.add_row(recipe.name, bits, "yes" if recipe.needs_data else "no", recipe.description)
     return table

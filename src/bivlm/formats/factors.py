@@ -1,0 +1,151 @@
+"""`factors`: a product of two sign matrices of `rank` r, with a scale for each row, each of the r products, and each column.
+
+    W = diag(row_scale · 2^exponent) A diag(middle_scale) B diag(column_scale),     A ∈ {±1}^(out x r),  B ∈ {±1}^(r x in)
+
+    w[i, j] = ((row_scale[i] * 2^exponent) * Σ_k A[i, k] * middle_scale[k] * B[k, j]) * column_scale[j]
+
+in float32. Bits per weight follow from the rank, about r (out + in) / (out · in), so any number of them can be had. docs/format.md has every byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from bivlm.formats import bits
+from bivlm.formats.base import PackedTensor, QuantizedWeight
+from bivlm.formats.checks import Layout, blaming, check_tensor, check_tensors, own_copy, require, same_bits
+
+LARGEST_EXPONENT = 126
+SETTINGS = ["exponent", "rank"]
+
+
+@dataclass(frozen=True, eq=False)
+class FactorsWeight(QuantizedWeight):
+    """A weight of (out, in) in `factors`.
+
+    left_signs    A, (out, r) bool, True is +1; r is at least 1 and may be larger than out and in
+    right_signs   B, (r, in) bool, True is +1
+    row_scale     (out,) float16
+    middle_scale  (r,) float16
+    column_scale  (in,) float16
+    exponent      -126…126: row scales are relative to 2^exponent
+
+    Scales are finite, of any sign, and small enough that no weight overflows. All tensors are on one device. ValueError, naming the field, for
+    anything else.
+    """
+
+    format: ClassVar[str] = "factors"
+
+    left_signs: Tensor
+    right_signs: Tensor
+    row_scale: Tensor
+    middle_scale: Tensor
+    column_scale: Tensor
+    exponent: int
+
+    def __post_init__(self) -> None:
+        with blaming("factors"):
+            _check_weight(self)
+
+    def __eq__(self, other: object) -> bool:
+        """The same bits in every field (so -0.0 is not 0.0)."""
+        if not isinstance(other, FactorsWeight):
+            return NotImplemented
+        return all(same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.left_signs.shape[0], self.right_signs.shape[1]
+
+    @property
+    def rank(self) -> int:
+        return self.left_signs.shape[1]
+
+    def dequantize(self) -> Tensor:
+        left = as_signs(self.left_signs).mul_(self.middle_scale.float())
+        rows = self.row_scale.float() * 2.0**self.exponent
+        return (left @ as_signs(self.right_signs)).mul_(rows[:, None]).mul_(self.column_scale.float())
+
+    def encode(self) -> PackedTensor:
+        tensors = {
+            "left_signs": bits.pack_fields(self.left_signs.byte(), 1),
+            "right_signs": bits.pack_fields(self.right_signs.byte(), 1),
+            "row_scale": own_copy(self.row_scale),
+            "middle_scale": own_copy(self.middle_scale),
+            "column_scale": own_copy(self.column_scale),
+        }
+        return PackedTensor(self.format, self.shape, tensors, {"rank": self.rank, "exponent": self.exponent})
+
+    @classmethod
+    def decode(cls, packed: PackedTensor) -> Self:
+        """The inverse of `encode`. The scales are shared with `packed`, not copied."""
+        with blaming("factors"):
+            settings = _checked_settings(packed)
+            check_tensors(packed.tensors, _layout(packed.shape, settings["rank"]))
+            tensors = packed.tensors
+            with blaming("'left_signs'"):
+                left = bits.unpack_fields(tensors["left_signs"], 1, settings["rank"]).bool()
+            with blaming("'right_signs'"):
+                right = bits.unpack_fields(tensors["right_signs"], 1, packed.shape[1]).bool()
+        return cls(left, right, tensors["row_scale"], tensors["middle_scale"], tensors["column_scale"], settings["exponent"])
+
+
+def as_signs(positive: Tensor) -> Tensor:
+    """Booleans as float32: +1 where True, -1 where False. A tensor of its own."""
+    return positive.float().mul_(2.0).sub_(1.0)
+
+
+def factors_nbytes(shape: tuple[int, int], rank: int) -> int:
+    """The bytes that `encode` writes for a weight of this rank, exactly. They grow with the rank."""
+    rows, columns = shape
+    return rows * bits.stream_bytes(rank, 1) + rank * bits.stream_bytes(columns, 1) + 2 * (rows + rank + columns)
+
+
+def _layout(shape: tuple[int, int], rank: int) -> Layout:
+    """Dtype and shape of every tensor."""
+    rows, columns = shape
+    return {
+        "left_signs": (torch.uint8, (rows, bits.stream_bytes(rank, 1))),
+        "right_signs": (torch.uint8, (rank, bits.stream_bytes(columns, 1))),
+        "row_scale": (torch.float16, (rows,)),
+        "middle_scale": (torch.float16, (rank,)),
+        "column_scale": (torch.float16, (columns,)),
+    }
+
+
+def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
+    """The settings, each of its type and range, and a shape that is one."""
+    require(packed.format == "factors", f"the format is {packed.format!r}")
+    require(len(packed.shape) == 2 and min(packed.shape) >= 1, f"the shape is {packed.shape}; needs (out, in), each at least 1")
+    settings: dict[str, Any] = dict(packed.settings)
+    require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
+    require(type(settings["rank"]) is int and settings["rank"] >= 1, f"'rank' is {settings['rank']!r}; needs an integer, at least 1")
+    _check_exponent(settings["exponent"])
+    return settings
+
+
+def _check_exponent(exponent: Any) -> None:
+    fits = type(exponent) is int and -LARGEST_EXPONENT <= exponent <= LARGEST_EXPONENT
+    require(fits, f"'exponent' is {exponent!r}; needs {-LARGEST_EXPONENT} … {LARGEST_EXPONENT}")
+
+
+def _check_weight(weight: FactorsWeight) -> None:
+    """ValueError, naming the field, for any weight that `factors` cannot hold."""
+    for name in ("left_signs", "right_signs"):
+        signs = getattr(weight, name)
+        require(signs.dim() == 2 and signs.numel() > 0, f"'{name}' is {list(signs.shape)}; needs two dimensions, each at least 1")
+    (rows, rank), columns = weight.left_signs.shape, weight.right_signs.shape[1]
+    check_tensor("left_signs", weight.left_signs, torch.bool, (rows, rank))
+    check_tensor("right_signs", weight.right_signs, torch.bool, (rank, columns))
+    for name, size in (("row_scale", rows), ("middle_scale", rank), ("column_scale", columns)):
+        scale = getattr(weight, name)
+        check_tensor(name, scale, torch.float16, (size,))
+        require(bool(scale.isfinite().all()), f"'{name}' holds NaN or infinity")
+    _check_exponent(weight.exponent)
+    largest = (weight.row_scale.float().abs().max() * 2.0**weight.exponent) * weight.middle_scale.float().abs().sum()
+    largest = largest * weight.column_scale.float().abs().max()
+    require(bool(largest.isfinite()), "'row_scale' times 2^exponent, 'middle_scale' and 'column_scale' overflow float32")
