@@ -66,10 +66,12 @@ def main(
             print(f"{name}:")
             result = COMPARISONS[name]
             names = split_presets(presets) if presets else result.presets or preset_names()
-            write_results(name, names, result.settings, questions, work or Path(temporary) / "work", out)
+            command = ["python", "benchmarks/compare_results.py", "--questions", str(questions), "--only", name]
+            command += ["--presets", ",".join(presets)] if presets else []
+            write_results(name, names, result.settings, questions, work or Path(temporary) / "work", out, shlex.join(command))
 
 
-def write_results(name: str, presets: Sequence[str], settings: dict[str, Any], questions: int, work: Path, out: Path) -> None:
+def write_results(name: str, presets: Sequence[str], settings: dict[str, Any], questions: int, work: Path, out: Path, command: str) -> None:
     """One comparison on the embedded model, into `out`."""
     found = compare_presets(
         embedded_model(),
@@ -82,7 +84,6 @@ def write_results(name: str, presets: Sequence[str], settings: dict[str, Any], q
         say=print,
         **settings,
     )
-    command = shlex.join(["python", "benchmarks/compare_results.py", "--questions", str(questions), "--only", name])
     write_comparison(replace(found, machine=describe(), command=command), out, name)
 
 

@@ -9,7 +9,7 @@ import torch
 
 import bivlm.quantizers
 from bivlm.formats import FORMATS
-from bivlm.quantizers import ARB, AWQ, GPTQ, QUANTIZERS, RTN, BiLLM, BiVLM, Quantizer, Sign
+from bivlm.quantizers import ARB, AWQ, DBF, GPTQ, PBLLM, QUANTIZERS, RTN, BiLLM, BiVLM, Quantizer, Sign
 from bivlm.types import LinearStats
 
 # Per quantizer: settings that together take every branch of it. The defaults come first, by themselves.
@@ -55,6 +55,12 @@ SETTINGS = {
         GPTQ(grid="lloyd"),
         GPTQ(grid="lloyd", alphabet=5, group_size=1000, refit=False),
     ],
+    "pbllm": [
+        PBLLM(),
+        PBLLM(saliency="magnitude", compensate=False, mean=True),
+        PBLLM(act_order=False, refit=False, scale_bits=8, group_size=64, salient=0.2),
+        PBLLM(salient=0.0, group_size=1000, modality_weight="balanced"),
+    ],
     "billm": [
         BiLLM(),
         BiLLM(salience="hessian", error_rule="diagonal", scale_bits=32),
@@ -67,6 +73,7 @@ SETTINGS = {
         ARB(variant="x", refit=True, scale_bits=8, rounds=3),
         ARB(variant="rc", column_groups=False, compensate=False, block_size=64),
     ],
+    "dbf": [DBF(), DBF(bits=3.5, weighting="none", rounds=5, inner=2, penalty=2.0), DBF(bits=1.4, rounds=8, ridge=0.03, modality_weight=0.3, seed=5)],
 }
 QUANTIZED = [quantizer for several in SETTINGS.values() for quantizer in several]
 SHAPES = [(64, 256), (256, 64), (64, 130), (512, 8), (8, 200), (300, 3), (200, 1), (1, 200), (2, 2)]
@@ -237,7 +244,7 @@ def test_awkward_weights_and_inputs(quantizer):
 @every_quantizer
 def test_a_moment_that_is_no_moment_is_refused_or_repaired_with_a_word(quantizer, caplog):
     """Not positive definite by far: the damping is raised and that is logged, or the weight is refused; never a silent identity."""
-    if not quantizer.needs_data or quantizer.name in ("awq", "dbf"):
+    if not quantizer.needs_data or quantizer.name == "awq":
         pytest.skip("looks at the diagonal alone, or at nothing")
     w = weight_of((20, 60))
     slightly, far = torch.eye(60) - 1.05 * torch.full((60, 60), 1 / 60), torch.eye(60) - torch.full((60, 60), 0.5)

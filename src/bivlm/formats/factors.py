@@ -18,8 +18,8 @@ from torch import Tensor
 from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.checks import Layout, blaming, check_tensor, check_tensors, own_copy, require, same_bits
+from bivlm.formats.numbers import LARGEST_EXPONENT
 
-LARGEST_EXPONENT = 126
 SETTINGS = ["exponent", "rank"]
 
 

@@ -20,6 +20,7 @@ from bivlm.formats.checks import same_bits
 NumberBits = Literal[8, 16, 32]
 
 DTYPES = (torch.float32, torch.float16, torch.uint8, torch.int8)
+LARGEST_EXPONENT = 126
 NEEDS_NO_EXPONENT = (2.0**-9, 2.0**12)  # a largest value between these leaves float16 enough range below and above it
 
 
@@ -83,4 +84,4 @@ def exponent_for(values: Tensor) -> int:
     largest = float(values.abs().max()) if values.numel() else 0.0
     if largest == 0 or NEEDS_NO_EXPONENT[0] <= largest <= NEEDS_NO_EXPONENT[1]:
         return 0
-    return math.frexp(largest)[1]
+    return max(-LARGEST_EXPONENT, min(LARGEST_EXPONENT, math.frexp(largest)[1]))

@@ -12,12 +12,11 @@ from torch import Tensor
 from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.checks import Layout, check_tensor, require
-from bivlm.formats.numbers import Numbers
+from bivlm.formats.numbers import LARGEST_EXPONENT, Numbers
 
 if TYPE_CHECKING:
     from bivlm.formats.planes import PlanesWeight
 
-LARGEST_EXPONENT = 126
 STORED = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8, "int8": torch.int8}
 SETTINGS = ["column_scales", "exponent", "group_size", "means", "parts", "salient_columns", "salient_parts", "scales", "tail", "tail_rice"]
 

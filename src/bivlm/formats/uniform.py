@@ -17,10 +17,9 @@ from torch import Tensor
 from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.checks import Layout, blaming, check_tensor, check_tensors, dtype_name, own_copy, require, same_bits
-from bivlm.formats.numbers import NumberBits, Numbers, numbers_nbytes
+from bivlm.formats.numbers import LARGEST_EXPONENT, NumberBits, Numbers, numbers_nbytes
 
 ALPHABETS = tuple(bits.RADIX)
-LARGEST_EXPONENT = 126
 SETTINGS = ["alphabet", "column_scale", "exponent", "group_size", "scales", "zero_point"]
 STORED = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 ZERO_POINTS = ("middle", "code", "free")

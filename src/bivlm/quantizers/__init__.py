@@ -5,10 +5,12 @@ from bivlm.quantizers.awq import AWQ
 from bivlm.quantizers.base import Quantizer
 from bivlm.quantizers.billm import BiLLM
 from bivlm.quantizers.bivlm import BiVLM
+from bivlm.quantizers.dbf import DBF
 from bivlm.quantizers.gptq import GPTQ
+from bivlm.quantizers.pbllm import PBLLM
 from bivlm.quantizers.rtn import RTN
 from bivlm.quantizers.sign import Sign
 
-QUANTIZERS: dict[str, type[Quantizer]] = {quantizer.name: quantizer for quantizer in (Sign, RTN, AWQ, GPTQ, BiLLM, ARB, BiVLM)}
+QUANTIZERS: dict[str, type[Quantizer]] = {quantizer.name: quantizer for quantizer in (Sign, RTN, AWQ, GPTQ, PBLLM, BiLLM, ARB, DBF, BiVLM)}
 
-__all__ = ["ARB", "AWQ", "GPTQ", "QUANTIZERS", "RTN", "BiLLM", "BiVLM", "Quantizer", "Sign"]
+__all__ = ["ARB", "AWQ", "DBF", "GPTQ", "PBLLM", "QUANTIZERS", "RTN", "BiLLM", "BiVLM", "Quantizer", "Sign"]

@@ -8,8 +8,9 @@ Wang, Abdalla, Huang, Zhang, Xian, Manocha, arXiv 2509.18763. Per linear, from t
     tail                      = row scale * one of four levels       Eq. 10-14 salient.py
 
 To the letter: granularity "layer", salient_levels "paper", compensate False. Beyond it: cuts and scalars per row or per group of columns, a fitted
-tail, and `compensate`: columns are quantized one after the other to the nearest level with the error fed on (compensation.py), then the levels are
-refitted in closed form under the second moment of the inputs. In float16 a scalar per row and band costs 16 * bands / width bits; the count is true.
+tail, and `compensate`: levels and tail are chosen by what errors cost (a column with massive inputs is kept well, however small its weights),
+columns are quantized one after the other to the nearest level with the error fed on (compensation.py), then the levels are refitted in closed form
+under the second moment of the inputs. In float16 a scalar per row and band costs 16 * bands / width bits; the count is true.
 
 The paper counts 1 + p + (16 N + 16 out) / (out in) bits (Eq. 24-26): it leaves out which band a weight is in, and where the salient weights are.
 """
@@ -28,13 +29,15 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, moment_of
-from bivlm.quantizers.compensation import column_by_column, compensate
+from bivlm.quantizers.compensation import column_by_column, column_costs, compensate, inverse_factor, visiting_order
 from bivlm.quantizers.gaussian_bands import band_of, cuts
+from bivlm.quantizers.grid import grouped
 from bivlm.quantizers.saliency_search import SaliencyObjective, best_salient_share
 from bivlm.quantizers.salient import SalientLevels, Tail, fit_tail
 from bivlm.types import LinearStats
 
 TAIL_RANGE = 32768.0  # float16 ends at 65504: the tail may be this many times the largest band level before that level loses precision
+LEVEL_ROUNDS = 6  # of the weighted fit of the band levels
 REFIT_NUMBERS = 1 << 25  # float32 numbers of rows * unknowns * columns at a time in the refit of the levels: 128 MiB
 
 
@@ -89,7 +92,7 @@ class BiVLM(Quantizer):
 
     def _without_data(self, w: Tensor) -> _Decision:
         columns = self.group_size if self.granularity == "group" else w.shape[1]
-        scope = _grouped(w, columns) if self.granularity != "layer" else w.reshape(1, 1, -1)
+        scope = grouped(w, columns, fill=torch.nan) if self.granularity != "layer" else w.reshape(1, 1, -1)
         mean, std = _symmetric_moments(scope) if self.granularity != "layer" else _moments(scope)
         objective_weight = w
         if self.granularity != "layer":  # one search for the layer, with every row or group in units of its own deviation
@@ -107,12 +110,12 @@ class BiVLM(Quantizer):
         return _Decision(_codes(w, band.clamp_max(self.bands - 1), self.bands, salient), levels, columns, positions, tail)
 
     def _with_data(self, w: Tensor, start: _Decision, hessian: Tensor) -> _Decision:
-        """Nearest levels with error feedback, strongest inputs first; the tail stays where it is; then the levels' closed-form refit."""
-        order = hessian.diagonal().argsort(descending=True, stable=True)
+        """Levels and tail where errors cost most; nearest levels with error feedback, strongest inputs first; then the levels' closed-form refit."""
+        order = visiting_order(hessian, act_order=True)
+        factor = inverse_factor(hessian[order][:, order], self.damping)
+        start = self._by_cost(w, start, column_costs(factor, order))
         tables = start.signed_levels().expand(w.shape[0], -1, -1)
-        salient = torch.zeros(w.numel(), dtype=torch.bool)
-        salient[start.positions] = True
-        salient = salient.reshape(w.shape)
+        salient = _mask_of(start.positions, w.shape)
         tail_table = (start.tail.scale[:, None] * start.tail.levels).float()
         codes, tail_codes = torch.zeros(w.shape, dtype=torch.uint8), torch.zeros(w.shape, dtype=torch.uint8)
 
@@ -124,11 +127,34 @@ class BiVLM(Quantizer):
                 value = torch.where(salient[:, j], tail_value, value)
             return value
 
-        compensate(w[:, order], hessian[order][:, order], column_by_column(quantize_column), block_size=self.block_size, damping=self.damping)
+        callback = column_by_column(quantize_column)
+        compensate(w[:, order], hessian, callback, block_size=self.block_size, damping=self.damping, factor=factor)
         codes = torch.where(salient, 0, codes).to(torch.uint8)
         tail = replace(start.tail, codes=tail_codes.reshape(-1)[start.positions])
         fed = _Decision(codes, start.levels, start.group_size, start.positions, tail)
         return fed.refitted(w, salient, hessian, self.damping)
+
+    def _by_cost(self, w: Tensor, start: _Decision, costs: Tensor) -> _Decision:
+        """The levels refitted with the columns' `costs` (in,), and as many salient weights as before, now those whose rounding costs most."""
+        costs = costs / costs.mean()
+        whole = self.granularity == "layer"
+
+        def scope(values: Tensor) -> Tensor:
+            return values.reshape(1, 1, -1) if whole else grouped(values, start.group_size)
+
+        magnitude, levels, count = scope(w.abs()), start.levels, len(start.positions)
+        salient = _mask_of(start.positions, w.shape)
+        for turn in range(3 if count else 1):
+            levels = _weighted_levels(magnitude, scope(costs * ~salient), levels)
+            if turn < 2:
+                nearest = levels.expand(magnitude.shape[0], -1, -1).gather(-1, _nearest_level(magnitude, levels))
+                lost = (magnitude - nearest).square().reshape(w.shape[0], -1)[:, : w.shape[1]] * costs
+                salient = _mask_of(_costliest(lost, count), w.shape)
+        positions = salient.reshape(-1).nonzero()[:, 0]
+        rows, values = positions // w.shape[1], w.reshape(-1)[positions].double()
+        entry_costs = costs.double()[positions % w.shape[1]]
+        tail = fit_tail(rows, values, w.shape[0], self.salient_levels, rounds=self.rounds, alpha=self.alpha, costs=entry_costs)
+        return _Decision(start.codes, levels, start.group_size, positions, tail)
 
     def _zeros(self, w: Tensor) -> LevelsWeight:
         columns = self.group_size if self.granularity == "group" else w.shape[1]
@@ -223,18 +249,42 @@ class _Decision:
         )
 
 
+def _mask_of(positions: Tensor, shape: torch.Size) -> Tensor:
+    """(out, in) bool, True at the row-major `positions`."""
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask.view(-1)[positions] = True
+    return mask
+
+
+def _costliest(lost: Tensor, count: int) -> Tensor:
+    """Row-major positions of the `count` largest of `lost` (out, in): as many in every row, or anywhere where that is less than one."""
+    rows, columns = lost.shape
+    each = count // rows
+    if each == 0:
+        return lost.reshape(-1).topk(count).indices
+    return (lost.topk(each, dim=1).indices + columns * torch.arange(rows)[:, None]).reshape(-1)
+
+
+def _nearest_level(magnitude: Tensor, levels: Tensor) -> Tensor:
+    """Index of the nearest of the ascending `levels` (R, G, N) for each magnitude (R, G, n)."""
+    return torch.searchsorted(((levels[..., 1:] + levels[..., :-1]) / 2).contiguous(), magnitude.contiguous())
+
+
+def _weighted_levels(magnitude: Tensor, weight: Tensor, levels: Tensor) -> Tensor:
+    """Band levels (R, G, N), ascending, by Lloyd's algorithm from `levels`, every magnitude (R, G, n) counting with its `weight`."""
+    for _ in range(LEVEL_ROUNDS):
+        nearest = _nearest_level(magnitude, levels)
+        mass = torch.zeros_like(levels).scatter_add_(-1, nearest, weight)
+        moment = torch.zeros_like(levels).scatter_add_(-1, nearest, weight * magnitude)
+        levels = torch.where(mass > 0, moment / mass.clamp_min(1e-30), levels).sort(-1).values
+    return levels
+
+
 def _solved(normal: Tensor, right: Tensor) -> Tensor:
     """Solutions (…, U) of the systems; an unknown that no weight uses is 0."""
     damped = normal.clone()
     damped.diagonal(dim1=1, dim2=2).add_(1e-8 * normal.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
     return torch.linalg.solve(damped, right)
-
-
-def _grouped(w: Tensor, columns: int) -> Tensor:
-    """(out, in) as (out, G, columns); the last group is filled up with NaN."""
-    missing = -w.shape[1] % columns
-    padded = torch.nn.functional.pad(w, (0, missing), value=torch.nan) if missing else w
-    return padded.reshape(w.shape[0], -1, columns)
 
 
 def _ungrouped(grouped: Tensor, shape: torch.Size) -> Tensor:

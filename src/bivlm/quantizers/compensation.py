@@ -22,7 +22,15 @@ ErrorRule = Literal["exact", "diagonal"]
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
-    """Upper U with H⁻¹ = UᵀU for the damped second moment (in, in); columns that no token excites get a diagonal of their own.
+    """Upper U with H⁻¹ = UᵀU for the second moment (in, in) as `damped_moment` has it. Raises ValueError as that does."""
+    _, lower = damped_moment(hessian, damping)
+    return torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False).flip(0, 1).float()
+
+
+def damped_moment(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The second moment (in, in) in float64, `damping` times its mean diagonal added, and the lower Cholesky factor of it in reversed order.
+
+    That is H = R Rᵀ with R upper, from which U = R⁻¹. Columns that no token excites get a diagonal of their own.
 
     Raises ValueError when `hessian` is not finite, or not positive definite even at the strongest damping; a damping above the setting is logged.
     """
@@ -38,11 +46,11 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     while strength <= MOST_DAMPING:
         trial = damped.clone()
         trial.diagonal().add_(strength * mean)
-        lower, failed = torch.linalg.cholesky_ex(trial.flip(0, 1))  # H = R Rᵀ with R upper, by way of the reversed matrix; then U = R⁻¹
+        lower, failed = torch.linalg.cholesky_ex(trial.flip(0, 1))
         if not failed:
             if strength > max(damping, 1e-8):
                 logger.warning("second moment of %d columns was not positive definite at damping %g; used %g", len(damped), damping, strength)
-            return torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False).flip(0, 1).float()
+            return trial, lower
         strength *= 10
     raise ValueError(
         f"the second moment of its {len(damped)} inputs is not positive definite at damping {MOST_DAMPING}; use more calibration samples"
@@ -50,15 +58,23 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
 
 
 def compensate(
-    weight: Tensor, hessian: Tensor, quantize_columns: QuantizeColumns, *, block_size: int, damping: float, error_rule: ErrorRule = "exact"
+    weight: Tensor,
+    hessian: Tensor,
+    quantize_columns: QuantizeColumns,
+    *,
+    block_size: int,
+    damping: float,
+    error_rule: ErrorRule = "exact",
+    factor: Tensor | None = None,
 ) -> Tensor:
     """The dequantized weight (out, in) after error feedback through `hessian` (in, in).
 
     `quantize_columns(w, u, start)` returns the dequantized columns start… of the block w (out, b); u is the (b, b) factor of H⁻¹ for them.
     `error_rule` says what a block that was quantized at once hands on: "exact" solves with u, "diagonal" divides by its diagonal, as the public code
-    of BiLLM does, which treats the columns of a block as if they had been decided one after the other.
+    of BiLLM does, which treats the columns of a block as if they had been decided one after the other. `factor` is the inverse factor of `hessian`
+    where the caller has it already.
     """
-    u = inverse_factor(hessian, damping)
+    u = inverse_factor(hessian, damping) if factor is None else factor
     w = weight.float().clone()
     for start in range(0, w.shape[1], block_size):
         block, right = slice(start, min(start + block_size, w.shape[1])), slice(start + block_size, None)
@@ -76,6 +92,17 @@ def compensate(
 def visiting_order(hessian: Tensor, act_order: bool) -> Tensor:
     """The order (in,) in which columns are decided: as they stand, or those with the strongest inputs first ("activation order" of GPTQ)."""
     return hessian.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(len(hessian))
+
+
+def column_costs(factor: Tensor, order: Tensor) -> Tensor:
+    """What a unit of squared error in each column (in,) adds to the layer's error: 1 / U_jj², with `factor` U of the columns in visiting `order`.
+
+    The loss of the whole walk is Σ (w_j - q_j)² / U_jj² with w_j as the feedback has left it, so that this, and not H_jj, is what a grid or a choice
+    of weights to keep should be weighed with: an error that later columns can make up for costs less.
+    """
+    costs = torch.empty_like(factor.diagonal())
+    costs[order] = factor.diagonal().square().reciprocal()
+    return costs
 
 
 def column_by_column(quantize_column: Callable[[Tensor, int], Tensor], begin: Callable[[Tensor, int], None] | None = None) -> QuantizeColumns:

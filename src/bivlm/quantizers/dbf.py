@@ -4,25 +4,24 @@ Boža, Macko, arXiv 2505.11076:
 
     W ≈ diag(a) A diag(m) B diag(b),     A ∈ {±1}^(out x r),  B ∈ {±1}^(r x in)
 
-so that bits follow from the rank r, and any number of them can be asked for. Columns count by the square root of the inputs' mean square, which is
-divided out again at the end. Two factors L = diag(a) A diag(l), R = diag(k) B diag(b), m = l k, are fitted in turns, each by ADMM with the other fixed.
-For R, the columns of L brought to norm 1, ρ the penalty and λ the ridge:
+so that bits follow from the rank r, and any number of them can be asked for. Columns are scaled by the root mean square of their inputs, which is
+divided out again at the end. Two factors L = diag(a) A diag(l) and R = diag(k) B diag(b), m = l k, are fitted in turns, each by ADMM with the other
+fixed. For R, with the columns of L brought to norm 1, ρ the penalty and λ the ridge:
 
     X = (LᵀL + (λ + ρ) I)⁻¹ (LᵀW + ρ (Z - U))
     Z = sign(X + U) * the nearest non-negative rank-1 matrix to |X + U|,  by power iteration
     U ← U + X - Z                                                          then R = Z
 
-ρ grows as (t / T)³ and is constant in the last rounds: the signs are free to move at first and settle later. Beyond the paper: at the end the scales a, m
-and b are fitted to the signs by least squares under the whole second moment (the diagonal alone is what the factors see).
+ρ grows evenly and is constant in the last rounds: the signs are free to move at first and settle later. Beyond the paper: at the end the
+scales a, m and b are fitted to the signs by least squares under the whole second moment, of which the factors see the diagonal alone.
 
-The paper counts r (out + in) / (out in) bits: it leaves out the three vectors of scales, 16 (out + r + in) bits, and padding. `bits` here counts them.
+The paper counts r (out + in) / (out in) bits per weight: it leaves out the three vectors of scales, 16 (out + r + in) bits, and padding. `bits` here
+counts everything.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
@@ -33,6 +32,7 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.factors import LARGEST_EXPONENT, FactorsWeight, as_signs, factors_nbytes
 from bivlm.quantizers.base import Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.compensation import damped_moment
 from bivlm.types import LinearStats
 
 DAMPING = 0.01  # share of the mean diagonal added to the diagonal: no column counts for nothing
@@ -53,19 +53,19 @@ class DBF(Quantizer):
     rounds           how often both factors are fitted
     inner            ADMM steps for a factor in one round
     penalty          ρ at the end, relative to columns of norm 1
-    ridge            λ, likewise
+    ridge            λ, likewise; less would leave float32 without a Cholesky factor
     modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
-    seed             of the signs that the fit begins with
+    seed             of the random factor that the fit begins with
     """
 
     name: ClassVar[str] = "dbf"
 
     bits: Annotated[float, Field(gt=0.0, le=8.0)] = 2.0
     weighting: Literal["none", "diagonal"] = "diagonal"
-    rounds: Annotated[int, Field(ge=1)] = 60
+    rounds: Annotated[int, Field(ge=1)] = 25
     inner: Annotated[int, Field(ge=1)] = 1
     penalty: Annotated[float, Field(gt=0.0)] = 1.0
-    ridge: Annotated[float, Field(gt=0.0)] = 0.1
+    ridge: Annotated[float, Field(ge=0.01)] = 0.1
     modality_weight: Weighting = "tokens"
     seed: int = 0
 
@@ -76,28 +76,26 @@ class DBF(Quantizer):
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
         w, exponent = in_range(weight)
         hessian = moment_of(stats, self.modality_weight) if self.needs_data else None
-        if hessian is None:
-            hessian = torch.eye(w.shape[1])
-        importance = hessian.diagonal()
-        strength = (importance + DAMPING * importance.mean()).sqrt()
+        damped = torch.eye(w.shape[1]) if hessian is None else _damped(hessian)
+        strength = damped.diagonal().sqrt()
         left, right = self._factors(w * strength, self.rank(w.shape))
         (row, row_middle), (column, column_middle) = _magnitudes(left), _magnitudes(right.T)
         signs = left >= 0, right >= 0
         decided = _stored(*signs, row, row_middle * column_middle, column / strength, 0)
-        refitted = refit_scales(w, decided, hessian)
+        refitted = refit_scales(w, decided, damped)
         return _stored(*signs, *scales_of(refitted), exponent)
 
     def _factors(self, target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         """L (out, r) and R (r, in), each signs times a rank-1 matrix of magnitudes, with L R near `target` (out, in)."""
-        first = torch.randn(rank, target.shape[0], generator=torch.Generator().manual_seed(self.seed))
-        left = right = None
-        transposed = target.T.contiguous()
         rising = max(1.0, (1.0 - SETTLING) * self.rounds)
-        for turn in range(1, self.rounds + 1):
-            penalty = self.penalty * min(1.0, turn / rising) ** 3
-            right = self._fit(first if left is None else left.values, target, right, penalty)
+        first, *later = (self.penalty * min(1.0, turn / rising) for turn in range(1, self.rounds + 1))
+        start = torch.randn(rank, target.shape[0], generator=torch.Generator().manual_seed(self.seed))
+        transposed = target.T.contiguous()
+        right = self._fit(start, target, None, first)
+        left = self._fit(right.values, transposed, None, first)
+        for penalty in later:
+            right = self._fit(left.values, target, right, penalty)
             left = self._fit(right.values, transposed, left, penalty)
-        assert left is not None and right is not None
         return left.values.T, _unit_rows(right.values)
 
     def _fit(self, other: Tensor, target: Tensor, factor: _Factor | None, penalty: float) -> _Factor:
@@ -128,6 +126,17 @@ class DBF(Quantizer):
         assert isinstance(quantized, FactorsWeight)
         rows, columns = quantized.shape
         return quantized.rank * (rows + columns) / (rows * columns)
+
+
+def _damped(hessian: Tensor) -> Tensor:
+    """The second moment (in, in) over its mean diagonal, damped until it is positive definite. ValueError when that takes too much.
+
+    Columns that no token excites count as little as the damping says: nothing is fed back here, so they need no diagonal of their own.
+    """
+    relative = hessian / hessian.diagonal().mean().abs()
+    damped, _ = damped_moment(relative, DAMPING)
+    damped.diagonal()[(hessian == 0).all(0)] = DAMPING
+    return damped.float()
 
 
 class _Factor(NamedTuple):
@@ -161,7 +170,7 @@ def _magnitudes(factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def refit_scales(w: Tensor, decided: FactorsWeight, hessian: Tensor) -> FactorsWeight:
-    """Better scales for the same signs under `hessian` (in, in), by least squares for one vector after the other; `decided` where that does not help."""
+    """The same signs with better scales under `hessian` (in, in): least squares for one vector after the other. `decided` if that does not help."""
     left, right = as_signs(decided.left_signs), as_signs(decided.right_signs)
     row, middle, column = scales_of(decided)
     for _ in range(REFITS):

@@ -180,8 +180,8 @@ class _Walk:
 
     def choose_anew(self, block: Tensor, salient: Tensor, start: int) -> None:
         """Salient weights, scale and mean of the group that begins at column `start`, from its weights (out, b) as they are now."""
-        scales, means = self.choice.scales, self.choice.means
-        mean_of = None if means is None else lambda values: _rounded_like(values, means)
+        old = self.choice.means
+        mean_of = None if old is None else lambda values: _rounded_like(values, old)
         scales, means = _numbers(block, salient, block.shape[1], lambda values: _rounded_like(values, self.choice.scales), mean_of)
         group = start // self.group_size
         self.salient[start : start + block.shape[1]] = salient.T

@@ -32,19 +32,22 @@ class Tail:
         return float((values - self.values(rows)).square().sum())
 
 
-def fit_tail(rows: Tensor, values: Tensor, out: int, method: SalientLevels, *, rounds: int, alpha: float) -> Tail:
-    """Fit the tail entries `values` (n,) float64 that lie in `rows` (n,) of a weight with `out` rows; `alpha` serves "paper" only."""
+def fit_tail(rows: Tensor, values: Tensor, out: int, method: SalientLevels, *, rounds: int, alpha: float, costs: Tensor | None = None) -> Tail:
+    """Fit the tail entries `values` (n,) float64 that lie in `rows` (n,) of a weight with `out` rows.
+
+    `alpha` serves "paper" only; `costs` (n,) float64 weigh the squared errors of the entries for "lloyd".
+    """
     if len(values) == 0:
         return Tail(torch.zeros(0, dtype=torch.uint8), torch.zeros(4, dtype=torch.float64), torch.zeros(out, dtype=torch.float64))
     if method == "paper":
         return _relaxed(rows, values, out, rounds, alpha)
-    return _lloyd(rows, values, out, rounds)
+    return _lloyd(rows, values, torch.ones_like(values) if costs is None else costs, out, rounds)
 
 
-def _row_scale(rows: Tensor, values: Tensor, pattern: Tensor, out: int) -> Tensor:
-    """Least-squares scale of every row: sum w b / sum b², 0 where the row has no entry (Eq. 11)."""
-    above = torch.zeros(out, dtype=torch.float64).index_add_(0, rows, values * pattern)
-    below = torch.zeros(out, dtype=torch.float64).index_add_(0, rows, pattern * pattern)
+def _row_scale(rows: Tensor, values: Tensor, pattern: Tensor, out: int, costs: Tensor | float = 1.0) -> Tensor:
+    """Least-squares scale of every row: sum w b / sum b², weighted by `costs`, 0 where the row has no entry (Eq. 11)."""
+    above = torch.zeros(out, dtype=torch.float64).index_add_(0, rows, costs * values * pattern)
+    below = torch.zeros(out, dtype=torch.float64).index_add_(0, rows, costs * pattern * pattern)
     return torch.where(below > 0, above / below, 0.0)
 
 
@@ -71,20 +74,20 @@ def _relaxed(rows: Tensor, values: Tensor, out: int, rounds: int, alpha: float) 
     return Tail(_nearest(pattern, centres), centres, scale)
 
 
-def _lloyd(rows: Tensor, values: Tensor, out: int, rounds: int) -> Tail:
+def _lloyd(rows: Tensor, values: Tensor, costs: Tensor, out: int, rounds: int) -> Tail:
     """Lloyd's algorithm on W / a, the scales refitted by least squares after each round."""
-    scale = _row_scale(rows, values, torch.where(values >= 0, 1.0, -1.0).double(), out)
+    scale = _row_scale(rows, values, torch.where(values >= 0, 1.0, -1.0).double(), out, costs)
     ratio = _ratio(rows, values, scale)
     magnitude = ratio.abs().mean()
     levels = magnitude * torch.tensor([-1.2, -0.85, 0.85, 1.2], dtype=torch.float64)
     codes = _nearest(ratio, levels)
     for _ in range(rounds):
-        weight = scale[rows].square()
+        weight = costs * scale[rows].square()
         index = codes.long()
         above = torch.zeros(4, dtype=torch.float64).index_add_(0, index, weight * ratio)
         below = torch.zeros(4, dtype=torch.float64).index_add_(0, index, weight)
         levels = torch.where(below > 0, above / below.clamp_min(1e-300), levels).sort().values
-        scale = _row_scale(rows, values, levels[index], out).clamp_min(0.0)
+        scale = _row_scale(rows, values, levels[index], out, costs).clamp_min(0.0)
         ratio = _ratio(rows, values, scale)
         codes = _nearest(ratio, levels)
     return Tail(codes, levels, scale)
