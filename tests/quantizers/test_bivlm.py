@@ -198,3 +198,18 @@ def test_few_tokens_and_dead_columns_still_quantize(method, tokens):
     q = method.quantize(w, LinearStats(second_moments={"text": hessian}, tokens={"text": tokens}))
     assert bool(q.dequantize().isfinite().all())
     assert LevelsWeight.decode(q.encode()) == q
+
+
+@pytest.mark.parametrize("granularity", ["layer", "row", "group"])
+@pytest.mark.parametrize("bands", [1, 2, 3])
+def test_a_column_with_massive_inputs_is_kept_well(granularity, bands):
+    """Such columns are few, and their weights are no larger than others: by magnitude alone they would be rounded like all."""
+    random = torch.Generator().manual_seed(0)
+    w, x = 0.05 * torch.randn(64, 256, generator=random), torch.randn(900, 256, generator=random)
+    x[:, 31] *= 300
+    moment = x.T @ x / 900
+    q = BiVLM(bands=bands, granularity=granularity, compensate=True).quantize(w, LinearStats({"text": moment}, {"text": 900}))
+    difference = w - q.dequantize()
+    assert float(((difference @ moment) * difference).sum() / ((w @ moment) * w).sum()) < 0.02
+    share = len(q.tail_positions) / w.numel()
+    assert share <= 0.0125  # the tail moved, it did not grow
