@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from bivlm.formats import LevelsWeight, UniformWeight
-from bivlm.quantizers.compensation import column_costs, inverse_factor
 from bivlm.quantizers.gptq import GPTQ
-from bivlm.quantizers.grid import fit_grid
 from bivlm.types import LinearStats
 
 
@@ -58,8 +56,7 @@ def test_equals_the_plain_algorithm_on_the_same_grids(zero_point, act_order):
 
 def test_without_activation_order_groups_are_fitted_when_their_turn_comes():
     w, stats = case()
-    costs = column_costs(inverse_factor(stats.hessian, 0.01), torch.arange(48))
-    static = fit_grid(w, costs, 16, 4, "free", clip=True, scale_bits=16)
+    static = GPTQ(group_size=16, refit=False).quantize(w, stats)
     dynamic = GPTQ(group_size=16, act_order=False, refit=False, block_size=16).quantize(w, stats)
     assert torch.equal(static.scales.expand()[:, 0], dynamic.scales.expand()[:, 0])  # nothing has been fed on to the first group
     assert not torch.equal(static.scales.expand()[:, 1], dynamic.scales.expand()[:, 1])

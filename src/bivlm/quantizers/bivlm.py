@@ -29,7 +29,7 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, moment_of
-from bivlm.quantizers.compensation import column_by_column, column_costs, compensate, inverse_factor, visiting_order
+from bivlm.quantizers.compensation import column_by_column, compensate, visiting_order
 from bivlm.quantizers.gaussian_bands import band_of, cuts
 from bivlm.quantizers.grid import grouped
 from bivlm.quantizers.saliency_search import SaliencyObjective, best_salient_share
@@ -112,8 +112,7 @@ class BiVLM(Quantizer):
     def _with_data(self, w: Tensor, start: _Decision, hessian: Tensor) -> _Decision:
         """Levels and tail where errors cost most; nearest levels with error feedback, strongest inputs first; then the levels' closed-form refit."""
         order = visiting_order(hessian, act_order=True)
-        factor = inverse_factor(hessian[order][:, order], self.damping)
-        start = self._by_cost(w, start, column_costs(factor, order))
+        start = self._by_cost(w, start, hessian.diagonal().clamp_min(0.0))
         tables = start.signed_levels().expand(w.shape[0], -1, -1)
         salient = _mask_of(start.positions, w.shape)
         tail_table = (start.tail.scale[:, None] * start.tail.levels).float()
@@ -128,14 +127,14 @@ class BiVLM(Quantizer):
             return value
 
         callback = column_by_column(quantize_column)
-        compensate(w[:, order], hessian, callback, block_size=self.block_size, damping=self.damping, factor=factor)
+        compensate(w[:, order], hessian[order][:, order], callback, block_size=self.block_size, damping=self.damping)
         codes = torch.where(salient, 0, codes).to(torch.uint8)
         tail = replace(start.tail, codes=tail_codes.reshape(-1)[start.positions])
         fed = _Decision(codes, start.levels, start.group_size, start.positions, tail)
         return fed.refitted(w, salient, hessian, self.damping)
 
     def _by_cost(self, w: Tensor, start: _Decision, costs: Tensor) -> _Decision:
-        """The levels refitted with the columns' `costs` (in,), and as many salient weights as before, now those whose rounding costs most."""
+        """Levels refitted with `costs` (in,), what the columns receive; as many salient weights as before, now those whose rounding costs most."""
         costs = costs / costs.mean()
         whole = self.granularity == "layer"
 

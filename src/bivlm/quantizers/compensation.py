@@ -65,16 +65,14 @@ def compensate(
     block_size: int,
     damping: float,
     error_rule: ErrorRule = "exact",
-    factor: Tensor | None = None,
 ) -> Tensor:
     """The dequantized weight (out, in) after error feedback through `hessian` (in, in).
 
     `quantize_columns(w, u, start)` returns the dequantized columns start… of the block w (out, b); u is the (b, b) factor of H⁻¹ for them.
     `error_rule` says what a block that was quantized at once hands on: "exact" solves with u, "diagonal" divides by its diagonal, as the public code
-    of BiLLM does, which treats the columns of a block as if they had been decided one after the other. `factor` is the inverse factor of `hessian`
-    where the caller has it already.
+    of BiLLM does, which treats the columns of a block as if they had been decided one after the other.
     """
-    u = inverse_factor(hessian, damping) if factor is None else factor
+    u = inverse_factor(hessian, damping)
     w = weight.float().clone()
     for start in range(0, w.shape[1], block_size):
         block, right = slice(start, min(start + block_size, w.shape[1])), slice(start + block_size, None)
@@ -92,17 +90,6 @@ def compensate(
 def visiting_order(hessian: Tensor, act_order: bool) -> Tensor:
     """The order (in,) in which columns are decided: as they stand, or those with the strongest inputs first ("activation order" of GPTQ)."""
     return hessian.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(len(hessian))
-
-
-def column_costs(factor: Tensor, order: Tensor) -> Tensor:
-    """What a unit of squared error in each column (in,) adds to the layer's error: 1 / U_jj², with `factor` U of the columns in visiting `order`.
-
-    The loss of the whole walk is Σ (w_j - q_j)² / U_jj² with w_j as the feedback has left it, so that this, and not H_jj, is what a grid or a choice
-    of weights to keep should be weighed with: an error that later columns can make up for costs less.
-    """
-    costs = torch.empty_like(factor.diagonal())
-    costs[order] = factor.diagonal().square().reciprocal()
-    return costs
 
 
 def column_by_column(quantize_column: Callable[[Tensor, int], Tensor], begin: Callable[[Tensor, int], None] | None = None) -> QuantizeColumns:

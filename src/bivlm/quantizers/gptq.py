@@ -5,7 +5,8 @@ Frantar, Ashkboos, Hoefler, Alistarh, arXiv 2210.17323. With H the second moment
     q_j = nearest grid point of w_j        w_k ← w_k - (w_j - q_j) / U_jj * U_jk   for k > j         (compensation.py)
 
 The grid is evenly spaced, w ≈ scale * (code - zero_point), or free levels per group (`grid="lloyd"`). Beyond the paper: grids weighted by what
-an error in each column costs, and at the end a closed-form refit of scales and zero points, or levels, under H (refit.py), row by row where it helps.
+the columns receive, and at the end a closed-form refit of scales and zero points, or levels, under H (refit.py), row by row where it helps. (What an
+error costs inside the walk is 1 / U_jj², not H_jj. Grids weighted with that have a smaller error on the calibration data and a larger one elsewhere.)
 
 With activation order the grids are fitted before the walk ("static groups"), so that no index of groups has to be stored; without it each group's
 grid is fitted when its turn comes, on the weights as the feedback has left them. The paper counts `bits` per weight: it leaves out scales and zero
@@ -28,7 +29,7 @@ from bivlm.formats.levels import LevelsWeight, levels_nbytes
 from bivlm.formats.numbers import NumberBits, Numbers
 from bivlm.formats.uniform import UniformWeight, uniform_nbytes
 from bivlm.quantizers.base import Damping, GroupSize, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.compensation import column_by_column, column_costs, compensate, inverse_factor, visiting_order
+from bivlm.quantizers.compensation import column_by_column, compensate, visiting_order
 from bivlm.quantizers.grid import Grid, ZeroPoint, fit_grid, fit_levels, nearest_codes
 from bivlm.quantizers.refit import better_rows, expand, refitted
 from bivlm.types import LinearStats
@@ -93,15 +94,9 @@ class GPTQ(Quantizer):
             decided = refit_uniform(w, decided, hessian, self.scale_bits)
         return replace(decided, exponent=exponent)
 
-    def _walk(self, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The visiting order (in,), the inverse factor of the columns in it, and what an error in each column costs."""
-        order = visiting_order(hessian, self.act_order)
-        factor = inverse_factor(hessian[order][:, order], self.damping)
-        return order, factor, column_costs(factor, order)
-
     def _with_grid(self, w: Tensor, hessian: Tensor, group_size: int) -> tuple[Grid, Tensor]:
         """The grids of all groups, and the codes (out, in)."""
-        order, factor, importance = self._walk(hessian)
+        importance, order = hessian.diagonal(), visiting_order(hessian, self.act_order)
         columns = w.shape[1]
         settings = {"clip": self.clip, "scale_bits": self.scale_bits}
         grid = fit_grid(w, importance, group_size, self.points, self.zero_point, **settings)
@@ -125,15 +120,15 @@ class GPTQ(Quantizer):
         dynamic = not self.act_order and group_size < columns
         block_size = max(group_size, self.block_size // group_size * group_size) if dynamic else self.block_size
         callback = column_by_column(quantize_column, begin if dynamic else None)
-        compensate(w[:, order], hessian, callback, block_size=block_size, damping=self.damping, factor=factor)
+        compensate(w[:, order], hessian[order][:, order], callback, block_size=block_size, damping=self.damping)
         if dynamic:
             stored = Numbers.of(scale.T[..., None].contiguous(), self.scale_bits)
             points = zero.T.to(points.dtype).contiguous() if points.numel() else points
         return Grid(stored, points, self.points), codes.T.to(torch.uint8).contiguous()
 
     def _with_levels(self, w: Tensor, exponent: int, hessian: Tensor, group_size: int) -> LevelsWeight:
-        order, factor, importance = self._walk(hessian)
-        levels = fit_levels(w, importance, group_size, self.points).half()
+        levels = fit_levels(w, hessian.diagonal(), group_size, self.points).half()
+        order = visiting_order(hessian, self.act_order)
         codes = torch.zeros(w.shape[1], w.shape[0], dtype=torch.int64)
         table = levels.float().transpose(0, 1).contiguous()  # (G, out, levels): a group's tables lie together
         edges = (table[..., 1:] + table[..., :-1]) / 2
@@ -145,7 +140,7 @@ class GPTQ(Quantizer):
             return table[group].gather(1, codes[j][:, None])[:, 0]
 
         callback = column_by_column(quantize_column)
-        compensate(w[:, order], hessian, callback, block_size=self.block_size, damping=self.damping, factor=factor)
+        compensate(w[:, order], hessian[order][:, order], callback, block_size=self.block_size, damping=self.damping)
         chosen = codes.T
         if self.refit:
             levels = _refit_levels(w, levels, chosen, hessian, group_size)
