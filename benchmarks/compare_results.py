@@ -44,7 +44,7 @@ COMPARISONS = {
     "compare-language": Result(settings={"parts": ("language",)}),
     "compare-all": Result(settings={"parts": PARTS}),
     "compare-modality": Result(tuple(f"{preset}:modality_weight={weight}" for preset in WEIGHTED for weight in WEIGHTS), {"parts": ("language",)}),
-    "parts-study": Result(("bivlm-paper", "bivlm", "gptq-2"), {"parts_study": True}),
+    "parts-study": Result(("bivlm-paper", "bivlm"), {"parts_study": True}),
 }
 
 
