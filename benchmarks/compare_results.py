@@ -29,7 +29,7 @@ from machine import describe
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 CALIBRATION_SAMPLES = 32
-WEIGHTED, WEIGHTS = ("gptq-1", "gptq-2", "bivlm-1", "bivlm"), ("tokens", "balanced", "0.2", "0.05")
+WEIGHTED, WEIGHTS = ("gptq-1", "gptq-1.6", "bivlm"), ("tokens", "balanced", "0.05")
 
 
 @dataclass(frozen=True)
