@@ -52,31 +52,30 @@ def salient_columns(target: Tensor, most: int) -> Tensor:
 
 
 def _column_errors(target: Tensor, rank: Tensor, candidates: int) -> Tensor:
-    """Squared error (candidates,) of binarizing the first 1, 2, … columns of `rank` and the rest apart, both with order 2."""
+    """Squared error (candidates,) of binarizing the first 1, 2, … columns of `rank` and the rest apart, both with order 2.
+
+    The two sets of a row stand one below the other, the rest above: one call serves both.
+    """
     rows, columns = target.shape
     values, places = target.sort(dim=1)
     rank_at = rank[places]
-    zero = torch.zeros(rows, 1, dtype=values.dtype)
-    ones = torch.ones_like(values)
-    all_count, all_sum = torch.cat([zero, ones.cumsum(1)], 1), torch.cat([zero, values.cumsum(1)], 1)
-    rest_count, rest_sum = all_count.clone(), all_sum.clone()
-    total_square = values.square().sum(1, keepdim=True)
-    rest_square = total_square.clone()
-    grid = torch.arange(columns + 1)
     column_place = torch.empty_like(places)
     column_place.scatter_(1, rank_at, torch.arange(columns).expand(rows, -1))  # where the column of each rank lies in the sorted row
+    both = torch.cat([values, values])
+    nothing = torch.zeros(rows, columns + 1, dtype=values.dtype)
+    count, total, square = nothing.repeat(2, 1), nothing.repeat(2, 1), torch.zeros(2 * rows, 1, dtype=values.dtype)
+    count[:rows, 1:], total[:rows, 1:] = torch.arange(1, columns + 1, dtype=values.dtype), values.cumsum(1)
+    square[:rows] = values.square().sum(1, keepdim=True)
+    grid = torch.arange(columns + 1)
     errors = torch.empty(candidates, dtype=torch.float64)
     for taken in range(candidates):
         place = column_place[:, taken : taken + 1]
         value = values.gather(1, place)
         behind = (grid > place).to(values.dtype)
-        rest_count -= behind
-        rest_sum -= behind * value
-        rest_square = rest_square - value.square()
-        salient = _Prefix(all_count - rest_count, all_sum - rest_sum)
-        rest = _Prefix(rest_count, rest_sum)
-        error = _order_two_error(values, rest, rest_square) + _order_two_error(values, salient, total_square - rest_square)
-        errors[taken] = error.sum(dtype=torch.float64)
+        for prefix, moved in ((count, behind), (total, behind * value), (square, value.square())):
+            prefix[:rows] -= moved
+            prefix[rows:] += moved
+        errors[taken] = _order_two_error(both, _Prefix(count, total), square).sum(dtype=torch.float64)
     return errors
 
 
