@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from bench_layers import KEPT, Point, by_bits, command_of, markdown_table, number, pack, plot, positive, print_table, quantizer_for, recipes_of
 from bivlm.calibration.stats import StatsCollector
 from bivlm.checkpoint.shards import write_atomically
-from bivlm.cli import PRESETS_HELP, quiet_libraries
+from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.errors import InputError
 from bivlm.recipe import Recipe
 from bivlm.report.plots import require_matplotlib

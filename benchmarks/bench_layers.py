@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from bivlm.calibration.stats import StatsCollector
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.source import SourceModel
-from bivlm.cli import PRESETS_HELP, quiet_libraries
+from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bivlm.cli import quiet_libraries
+from bivlm.cli.shared import quiet_libraries
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.recipe import load_recipe, preset_names, split_presets

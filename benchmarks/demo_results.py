@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from bivlm.cli import quiet_libraries
+from bivlm.cli.shared import quiet_libraries
 from bivlm.report.demo import run_demo
 from bivlm.report.tables import DEMO_COLUMNS, demo_cells
 from machine import describe

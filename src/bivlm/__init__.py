@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bivlm.eval.run import evaluate as evaluate
     from bivlm.loading import load as load
     from bivlm.pipeline import quantize as quantize
+    from bivlm.pruning.apply import prune as prune
     from bivlm.recipe import load_recipe as load_recipe
     from bivlm.report.compare import compare_presets as compare_presets
     from bivlm.report.inspect import inspect as inspect
@@ -35,10 +36,11 @@ _HOME = {
     "inspect": "bivlm.report.inspect",
     "load": "bivlm.loading",
     "load_recipe": "bivlm.recipe",
+    "prune": "bivlm.pruning.apply",
     "quantize": "bivlm.pipeline",
 }
 
-__all__ = ["InputError", "Sample", "__version__", "answer", "compare_presets", "evaluate", "inspect", "load", "load_recipe", "quantize"]
+__all__ = ["InputError", "Sample", "__version__", "answer", "compare_presets", "evaluate", "inspect", "load", "load_recipe", "prune", "quantize"]
 
 bivlm_autoload.init()
 

@@ -24,6 +24,7 @@ from bivlm.checkpoint.verify import verify_shards
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.kernels.linear import PackedLinear, packed_linears, replace_linear
+from bivlm.pruning.apply import prune
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class BivlmConfig(QuantizationConfigMixin):
         self.quant_method = "bivlm"
         self.format_version = format_version
         self.modules = dict(modules or {})
-        self.details = details  # recipe, source, calibration…: kept as they are when the model is saved again
+        self.details = details  # recipe, source, calibration, pruning…: kept as they are when the model is saved again
 
     def to_dict(self) -> dict[str, Any]:
         return {"quant_method": self.quant_method, "format_version": self.format_version, "modules": self.modules, **self.details}
@@ -69,6 +70,9 @@ class BivlmHfQuantizer(HfQuantizer):
             absent = [part for part in linear.tensor_names if getattr(linear, part).is_meta]
             if absent:
                 raise InputError(f"the checkpoint lacks {name}.{absent[0]}; it is incomplete: quantize the model again")
+        pruning = self.quantization_config.details.get("pruning")
+        if pruning is not None and model.base_model is not model:  # a bare base model has no prompt to prune
+            prune(model, pruning)
         return model
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:

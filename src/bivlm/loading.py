@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,27 @@ from bivlm.checkpoint.shards import read_json, shard_files
 from bivlm.errors import InputError
 from bivlm.families import family_of, load_processor
 from bivlm.kernels.linear import expand_weights
+from bivlm.pruning.apply import prune
+from bivlm.pruning.settings import Pruning, parse_pruning
+
+FROM_CHECKPOINT = "checkpoint"  # the pruning that config.json carries, or none
 
 
 def load(
-    model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, expand: bool = False
+    model: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    expand: bool = False,
+    pruning: str | Mapping[str, Any] | Pruning | None = FROM_CHECKPOINT,
 ) -> tuple[transformers.PreTrainedModel, Any]:
     """The model and the processor of a folder or hub id, packed or in full precision.
 
     `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them: more memory, the same answers, sooner.
+    `pruning` says which visual tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is what the folder's config.json says, None keeps all.
     Raises InputError when the folder is missing, incomplete, damaged, or of an architecture that is not supported.
     """
+    wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
     folder = resolve_model(model)
     check_model_folder(folder)
     import bivlm.hf  # noqa: F401 - registers the checkpoint's method
@@ -39,6 +51,8 @@ def load(
     loaded = loaded.eval().requires_grad_(False).to(device)
     if expand:
         expand_weights(loaded)
+    if pruning != FROM_CHECKPOINT:
+        prune(loaded, wanted)
     return loaded, load_processor(folder)
 
 

@@ -26,6 +26,8 @@ from bivlm.errors import InputError
 from bivlm.families import load_processor
 from bivlm.plan import Plan, make_plan
 from bivlm.preflight import Preflight, check_disk, preflight
+from bivlm.pruning.apply import TokenPruning
+from bivlm.pruning.settings import Pruning, parse_pruning
 from bivlm.recipe import Recipe, load_recipe
 from bivlm.types import PARTS, PartName, Sample
 
@@ -39,6 +41,7 @@ class Prepared:
     parts: tuple[PartName, ...]
     plan: Plan
     expected: Preflight
+    pruning: Pruning | None = None
 
 
 def prepare(
@@ -47,8 +50,10 @@ def prepare(
     recipe: str | Path | Recipe = "bivlm",
     settings: Mapping[str, Any] | None = None,
     parts: Collection[str] = PARTS,
+    pruning: str | Mapping[str, Any] | Pruning | None = None,
 ) -> Prepared:
     """Read the model's headers, match the recipe, predict size, memory and time. InputError for whatever the user has to mend."""
+    wanted = None if pruning is None else parse_pruning(pruning)
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise InputError(f"there is no part {', '.join(unknown) or '(none given)'}; parts are {', '.join(PARTS)}")
@@ -56,7 +61,9 @@ def prepare(
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).with_settings(settings or {})
     source = SourceModel(resolve_model(model))
     plan = make_plan(source, chosen, chosen_parts)
-    return Prepared(source, chosen, chosen_parts, plan, preflight(source, plan))
+    if wanted is not None:
+        TokenPruning(source.model, wanted)  # refuses what this model cannot do
+    return Prepared(source, chosen, chosen_parts, plan, preflight(source, plan), wanted)
 
 
 def quantize(
@@ -67,16 +74,18 @@ def quantize(
     settings: Mapping[str, Any] | None = None,
     parts: Collection[str] = PARTS,
     samples: Sequence[Sample] = (),
+    pruning: str | Mapping[str, Any] | Pruning | None = None,
     overwrite: bool = False,
     on_block: Callable[[BlockReport], None] = lambda report: None,
 ) -> Path:
     """Quantize `model` (a folder or hub id) into the folder `out`, and return it.
 
     `recipe` is a preset's name, a TOML file or a `Recipe`; `settings` change its quantizers' fields; `samples` calibrate where the quantizer needs
-    data; `on_block` is called after every block. A call that is interrupted continues when it is made again with the same arguments, and ends with
+    data; `pruning` is what the packed model drops by default ("attention:layer=2,keep=0.25"); `on_block` is called after every block. A call that is interrupted continues when it is made again with the same arguments, and ends with
     the same bytes. Raises InputError for whatever the user has to mend.
     """
-    return run(prepare(model, recipe=recipe, settings=settings, parts=parts), Path(out), samples, overwrite=overwrite, on_block=on_block)
+    prepared = prepare(model, recipe=recipe, settings=settings, parts=parts, pruning=pruning)
+    return run(prepared, Path(out), samples, overwrite=overwrite, on_block=on_block)
 
 
 def run(prepared: Prepared, out: Path, samples: Sequence[Sample] = (), *, overwrite: bool = False, on_block: Callable[[BlockReport], None]) -> Path:
@@ -122,6 +131,8 @@ def fingerprint(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[
         "model": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in source.shards],
         "bivlm": __version__,
     }
+    if prepared.pruning is not None:
+        described["pruning"] = prepared.pruning.to_dict()
     if inputs:
         digest = hashlib.sha256()
         for sample in inputs:
@@ -135,6 +146,7 @@ def quantization_config(prepared: Prepared, job: Job, calibration_samples: int) 
     """The `quantization_config` of config.json: how to read every packed linear, and where the model came from."""
     source = prepared.source
     modules = {name: linear for _, record in job.records() for name, linear in record["linears"].items()}
+    pruning = {} if prepared.pruning is None else {"pruning": prepared.pruning.to_dict()}
     return {
         "quant_method": "bivlm",
         "format_version": FORMAT_VERSION,
@@ -147,5 +159,6 @@ def quantization_config(prepared: Prepared, job: Job, calibration_samples: int) 
             "file_bytes": source.file_bytes,
             "linears": {name: source.entries[f"{name}.weight"].nbytes for name in modules},
         },
+        **pruning,
         "modules": modules,
     }

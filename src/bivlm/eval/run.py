@@ -15,6 +15,7 @@ from bivlm.eval.divergence import Fidelity
 from bivlm.eval.fidelity import ReferenceAnswers, judge
 from bivlm.eval.metrics import METRICS_VERSION, mean_interval, metric_of, score
 from bivlm.families import family_of
+from bivlm.pruning.apply import describe
 from bivlm.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class EvalResult:
 
     `accuracy` is the mean score by `metric` and `interval` its 95 % interval. `kl` (nats) and `top1_agreement` are per answer token of the reference,
     None without one. `non_finite` counts the answer tokens with a NaN or an infinity among their logits, in the model's own answers and in the
-    reference's. `seconds` is the time of answering, images included, without the judging against a reference.
+    reference's. `seconds` is the time of answering, images included, without the judging against a reference; `pruning` is what the model dropped, in words.
     """
 
     n: int
@@ -51,6 +52,7 @@ class EvalResult:
     batch_size: int
     max_new_tokens: int
     metrics_version: str
+    pruning: str | None
     records: tuple[Record, ...]
 
     def to_dict(self, *, with_records: bool = False) -> dict[str, Any]:
@@ -105,6 +107,7 @@ def evaluate(
         batch_size=max(map(len, batches)),
         max_new_tokens=max_new_tokens,
         metrics_version=METRICS_VERSION,
+        pruning=describe(model),
         records=tuple(records),
     )
     if result.non_finite:

@@ -46,6 +46,10 @@ class Family:
     stay in full precision. `image_token_id(config)` is the id that marks a visual token in `input_ids`; None for a model whose image reaches the
     language model through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}` and serves processors that bring no chat
     template. `vision_types` are the `model_type`s of the vision towers that the paths hold for; empty where the architecture has but one.
+
+    For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the tower's sequences becomes, (rows, patches) int64
+    numbered in each row, -1 for none; None where patches and tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of each
+    image's tokens where the inputs tell; None where images are squares.
     """
 
     model_type: str
@@ -54,6 +58,8 @@ class Family:
     image_token_id: Callable[[PretrainedConfig], int | None]
     prompt: str
     vision_types: tuple[str, ...] = ()
+    patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
+    token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
 
     def inputs(
         self, processor: Any, samples: Sequence[Sample], images: Sequence[Image.Image], config: PretrainedConfig | None = None

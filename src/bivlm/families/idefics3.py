@@ -9,7 +9,22 @@ Kept in full precision: the embeddings and `lm_head`, the patch embedding (a con
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import isqrt
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
 from bivlm.families.base import Family, Stack
+
+
+def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
+    """`scale_factor` x `scale_factor` neighbours of a square tile become one token."""
+    side, fold = isqrt(patches), config.scale_factor
+    place = torch.arange(side) // fold
+    return (place[:, None] * (side // fold) + place).flatten().expand(rows, patches)
+
 
 IDEFICS3 = Family(
     model_type="idefics3",
@@ -21,4 +36,5 @@ IDEFICS3 = Family(
     keep=("lm_head", "model.text_model.embed_tokens", "model.vision_model.embeddings.*"),
     image_token_id=lambda config: config.image_token_id,
     prompt="{bos}User:{image}{question}<end_of_utterance>\nAssistant:",
+    patch_tokens=patch_tokens,
 )

@@ -11,8 +11,10 @@ Kept in full precision: the embeddings and `lm_head` (the rows of rare tokens ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family, Stack
@@ -26,6 +28,12 @@ def selected_features(config: PretrainedConfig, count: int) -> Sequence[int]:
     return tuple(sorted(blocks - {-1}))
 
 
+def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
+    """A token per patch; the "default" strategy leaves the tower's first one (CLIP's class token) behind."""
+    left_out = 1 if config.vision_feature_select_strategy == "default" else 0
+    return torch.arange(-left_out, patches - left_out).expand(rows, patches)
+
+
 LLAVA = Family(
     model_type="llava",
     stacks=(
@@ -37,4 +45,5 @@ LLAVA = Family(
     image_token_id=lambda config: config.image_token_id,
     prompt="USER: {image}\n{question} ASSISTANT:",
     vision_types=("clip_vision_model", "siglip_vision_model"),
+    patch_tokens=patch_tokens,
 )

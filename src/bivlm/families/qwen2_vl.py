@@ -9,7 +9,25 @@ Kept in full precision: the embeddings and `lm_head`, and the patch embedding, a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
 from bivlm.families.base import Family, Stack
+
+
+def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
+    """The patches of a token stand one behind the other."""
+    return (torch.arange(patches) // config.vision_config.spatial_merge_size**2)[None]
+
+
+def token_grids(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+    """Rows and columns of each image's tokens; the frames of a sequence stand below each other."""
+    fold = config.vision_config.spatial_merge_size
+    return [(frames * height // fold, width // fold) for frames, height, width in inputs["image_grid_thw"].tolist()]
+
 
 QWEN2_VL = Family(
     model_type="qwen2_vl",
@@ -24,4 +42,6 @@ QWEN2_VL = Family(
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
     ),
+    patch_tokens=patch_tokens,
+    token_grids=token_grids,
 )

@@ -16,4 +16,5 @@ SMOLVLM = Family(
     keep=IDEFICS3.keep,
     image_token_id=lambda config: config.image_token_id,
     prompt=IDEFICS3.prompt,
+    patch_tokens=IDEFICS3.patch_tokens,
 )

@@ -31,11 +31,12 @@ from bivlm.pipeline import Prepared, prepare, run
 from bivlm.preflight import BITS_TOLERANCE
 from bivlm.recipe import KEEP, Recipe, load_recipe
 from bivlm.report.comparison import COMBINATIONS, FULL_PRECISION, Comparison, ComparisonRow, by_true_bits
-from bivlm.report.comparison_folder import ComparisonFolder, Effort, digests, joined, run_name
+from bivlm.report.comparison_folder import ComparisonFolder, Effort, run_name
 from bivlm.report.comparison_tables import comparison_markdown
 from bivlm.report.inspect import inspect
 from bivlm.report.machine import machine, machine_line, peak_memory, reset_peak_memory
 from bivlm.report.plots import comparison_plot, require_matplotlib
+from bivlm.report.run_folder import digests, joined, model_files
 from bivlm.types import PARTS, PartName, Sample
 
 Say = Callable[[str], None]
@@ -90,7 +91,7 @@ def compare_presets(
     source = SourceModel(resolve_model(model))
     asked, calibrated = digests(samples), digests(calibration)
     common = {
-        "model": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(source.folder.iterdir()) if path.is_file()],
+        "model": model_files(source.folder),
         "samples": joined(asked),
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
 from bivlm.eval.run import EvalResult, evaluate
-from bivlm.loading import load
+from bivlm.loading import FROM_CHECKPOINT, load
+from bivlm.pruning.settings import Pruning
 from bivlm.types import Sample
 
 
@@ -19,14 +20,18 @@ def measure(
     reference: str | Path | None = None,
     batch_size: int = 32,
     max_new_tokens: int = 16,
+    pruning: str | Pruning | None = FROM_CHECKPOINT,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
-    """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the reference's answers."""
+    """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the reference's answers.
+
+    The reference drops no visual tokens; the model drops what `pruning` says, as in `bivlm.load`.
+    """
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
         answers: ReferenceAnswers | None = None
         if reference is not None:
-            loaded, processor = load(reference, expand=True)
+            loaded, processor = load(reference, expand=True, pruning=None)
             answers = collect_reference(loaded, processor, samples, folder=Path(folder), batch_size=batch_size, max_new_tokens=max_new_tokens)
             del loaded
-        loaded, processor = load(model, expand=True)
+        loaded, processor = load(model, expand=True, pruning=pruning)
         return evaluate(loaded, processor, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, reference=answers, on_progress=on_progress)

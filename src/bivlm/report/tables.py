@@ -64,6 +64,8 @@ def result_table(results: Mapping[str, EvalResult]) -> Table:
         low, high = result.interval
         fidelity = ("", "") if result.kl is None else (f"{result.kl:.4f}", f"{result.top1_agreement:.1%}")
         table.add_row(name, str(result.n), f"{result.accuracy:.2%}", f"{low:.1%} to {high:.1%}", result.metric, *fidelity, f"{result.seconds:.1f}")
+        if result.pruning is not None:
+            table.caption, table.caption_justify = f"visual tokens dropped: {result.pruning}", "left"
     return table
 
 

@@ -1,0 +1,188 @@
+"""The one place where tokens are dropped from a running model: hooks, on a model that is otherwise as it was.
+
+    model(…) ── what the prompt is: its visual tokens, its past ──┐
+    vision tower ─ tower.py ─ site "vision": patches leave here    │   Call: one forward pass
+    language blocks ─ language.py (or cross.py) ─ decide once,     │   Decision: what stays, for as long as the prompt goes on
+        at prefill; from there on hidden states, positions, masks ─┘
+        and cache hold the tokens that stay
+
+A decision is made when a prompt is read first, and holds for everything behind it: with a cache it is kept beside the keys and values that it cut;
+without one it is found again when a call repeats the prompt, image included, with more tokens behind. Kept tokens keep their positions, so what is
+generated is what the whole model would generate with the dropped tokens masked from that block on.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
+from typing import Any
+
+from torch import Tensor, nn
+
+from bivlm.errors import InputError
+from bivlm.families import Family, family_of
+from bivlm.pruning.base import Pruner
+from bivlm.pruning.cross import CrossAttentionDrop
+from bivlm.pruning.geometry import runs, shape_of, token_places
+from bivlm.pruning.language import LanguageDrop
+from bivlm.pruning.settings import Pruning, parse_pruning
+from bivlm.pruning.state import Call, Decision, Encoding
+from bivlm.pruning.tower import TowerDrop, TowerWatch
+
+logger = logging.getLogger(__name__)
+
+ENCODE = "get_image_features"  # transformers' name for: pixels in, visual tokens out
+
+
+def prune(
+    model: nn.Module,
+    pruning: str | Mapping[str, Any] | Pruning | None,
+    *,
+    pruner: Pruner | None = None,
+    on_decision: Callable[[Decision], None] | None = None,
+) -> None:
+    """Let the model drop tokens as `pruning` says from now on ("attention:layer=2,keep=0.25"), in place of any earlier setting; None keeps all.
+
+    The model is changed by hooks alone; `generate`, `forward` and saving work as before. Logits are those of the tokens that stay: the last ones stay
+    the last ones. `pruner` chooses in place of the one that is named, and `on_decision` hears every decision: for studies. Raises InputError for a block that the model does not have, or a site or pruner that its architecture does not offer.
+    """
+    active = active_pruning(model)
+    if active is not None:
+        active.detach()
+    if pruning is not None:
+        TokenPruning(model, parse_pruning(pruning), pruner, on_decision).attach()
+
+
+def active_pruning(model: nn.Module) -> TokenPruning | None:
+    """What `prune` has set; its `last` is the latest decision."""
+    return getattr(model, "_bivlm_pruning", None)
+
+
+class TokenPruning:
+    """The hooks of one pruning on one model. `last` is the latest decision, None before the first and when nothing was dropped."""
+
+    def __init__(
+        self, model: Any, pruning: Pruning, pruner: Pruner | None = None, on_decision: Callable[[Decision], None] | None = None
+    ) -> None:
+        self.model, self.pruning = model, pruning
+        self.pruner = pruning.build() if pruner is None else pruner
+        self.on_decision = on_decision
+        self.family: Family = family_of(model.config)
+        self.last: Decision | None = None
+        self.call: Call | None = None
+        self.encoding: Encoding | None = None
+        self._handles: list[Any] = []
+        self._told = False
+        self.drops = list(self._drops())
+
+    def _drops(self) -> Any:
+        cross = any(stack.visual_linears for stack in self.family.stacks)
+        site = self.pruning.site
+        if cross and self.pruning.tokens == "text":
+            raise InputError(f"{self.family.model_type} has no visual tokens in its prompt; dropping text tokens is not offered for it")
+        if site == "vision":
+            yield TowerDrop(self)
+        elif site == "input" and self.pruner.queries is not None:
+            yield TowerWatch(self)
+        yield CrossAttentionDrop(self) if cross else LanguageDrop(self)
+
+    def attach(self) -> None:
+        if self.pruning.keep < 1:
+            self._handles = [
+                self.model.register_forward_pre_hook(self._enter, with_kwargs=True),
+                self.model.register_forward_hook(self._leave, always_call=True),
+                *(handle for drop in self.drops for handle in drop.attach()),
+            ]
+            self._watch_encoder()
+        self.model._bivlm_pruning = self
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        vars(self.model.base_model).pop(ENCODE, None)
+        del self.model._bivlm_pruning
+
+    def decided(self, decision: Decision) -> None:
+        assert self.call is not None
+        self.call.decision = self.last = decision
+        if self.on_decision is not None:
+            self.on_decision(decision)
+
+    def _watch_encoder(self) -> None:
+        """Note every run of the vision tower: `get_image_features` is no module, so it gets a wrapper where modules get hooks."""
+        encode = getattr(self.model.base_model, ENCODE, None)
+        if encode is None:
+            return
+        parameters = signature(encode)
+
+        @wraps(encode)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            self.encoding = Encoding(parameters.bind(*args, **kwargs).arguments)
+            self.encoding.output = encode(*args, **kwargs)
+            return self.encoding.output
+
+        setattr(self.model.base_model, ENCODE, noted)
+
+    def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what this call reads."""
+        self.call = None
+        ids, pixels = kwargs.get("input_ids", args[0] if args else None), kwargs.get("pixel_values")
+        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if past:
+            self.call = Call(kwargs, past)
+            return
+        if ids is None:
+            self._tell("the model was called with embeddings instead of token ids, so its visual tokens are not known: nothing is pruned")
+            return
+        visual = self.family.visual_mask(self.model.config, ids)
+        if (pixels is None and encoded is None) or (self.family.image_token_id(self.model.config) is not None and not bool(visual.any())):
+            self._tell("the prompt holds no image: nothing is pruned")
+            return
+        if encoded is None:
+            self.encoding = None  # made anew within this call
+        elif self.encoding is None or self.encoding.output is not encoded:
+            self.encoding = Encoding({}, encoded)
+        self._read(ids, visual, kwargs, pixels)
+
+    def _read(self, ids: Tensor, visual: Tensor, kwargs: Mapping[str, Any], pixels: Tensor | None) -> None:
+        """A prompt that is read whole: one that a decision knows already, or a new one."""
+        inputs = {**(self.encoding.inputs if self.encoding is not None else {}), **kwargs}
+        image = pixels if pixels is not None else inputs.get("pixel_values")
+        if image is None:
+            assert self.encoding is not None
+            image = torch.cat(list(self.encoding.output.pooler_output))  # encoded by others: known by its features
+        seeds = tuple(zlib.crc32(row.cpu().numpy().tobytes()) for row in ids)
+        self.call = Call(inputs, 0, visual, seeds, self._places(visual, inputs))
+        if self.last is not None and self.last.goes_on(ids, image):
+            self.call.decision = self.last
+        else:
+            self.last = None
+            self.call.prompt = (ids, image)
+
+    def _leave(self, *_: Any) -> None:
+        self.call = None
+
+    def _places(self, visual: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """The places of each prompt's visual tokens."""
+        shapes = [[shape_of(count) for count in runs(row)] for row in visual]
+        known = None if self.family.token_grids is None else self.family.token_grids(self.model.config, inputs)
+        if known is not None and len(known) == sum(map(len, shapes)):
+            remaining = iter(known)
+            shapes = [[next(remaining) for _ in row] for row in shapes]
+        return tuple(token_places(row) for row in shapes)
+
+    def _tell(self, what: str) -> None:
+        if not self._told:
+            logger.warning(what)
+            self._told = True
+
+
+def describe(model: nn.Module) -> str | None:
+    """The active pruning in words; None without one."""
+    active = active_pruning(model)
+    return None if active is None else str(active.pruning)

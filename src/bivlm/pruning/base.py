@@ -1,0 +1,55 @@
+"""What a pruner sees and says: it chooses which of a prompt's tokens stay, and knows nothing of models, caches or formats.
+
+    Candidates (n tokens of one prompt) ─ select(candidates, k) ─► k of 0 … n-1, ascending
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+Queries = Literal["all", "last"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The n tokens of one prompt that may be dropped.
+
+    features  (n, d) what enters the layer that decides: hidden states, or the vision tower's projected output
+    received  (n,) float32, the attention that each token receives there (`Pruner.queries` says from whom); None when the pruner asks for none
+    places    (n, 3) float32: number of the image (or tile), row and column in it, in units of tokens
+    seed      a number that is the same whenever the same prompt is asked
+    """
+
+    features: Tensor
+    received: Tensor | None
+    places: Tensor
+    seed: int
+
+
+class Pruner(ABC):
+    """A way to choose. Subclasses are pydantic dataclasses (frozen, unknown fields forbidden); their fields are the method's settings."""
+
+    name: ClassVar[str]
+
+    @property
+    def queries(self) -> Queries | None:
+        """Whose attention `Candidates.received` averages: that of all tokens which may look there, of the last one alone; None to ask for none."""
+        return None
+
+    @abstractmethod
+    def select(self, candidates: Candidates, k: int) -> Tensor:
+        """The k tokens that stay, 1 <= k < n: (k,) int64, ascending, no two alike. Ties go to the earlier token."""
+
+
+def budget(count: int, keep: float) -> int:
+    """How many of `count` tokens a share of `keep` is: rounded half up, at least one of them; 0 of none."""
+    return min(count, max(1, int(keep * count + 0.5))) if count else 0
+
+
+def highest(scores: Tensor, k: int) -> Tensor:
+    """Indices of the k highest scores (n,): (k,) ascending; of equals the earlier one."""
+    return scores.argsort(descending=True, stable=True)[:k].sort().values

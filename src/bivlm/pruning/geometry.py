@@ -1,0 +1,30 @@
+"""Where a prompt's visual tokens lie in their images: image or tile, row, column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isqrt
+
+import torch
+from torch import Tensor
+
+
+def token_places(shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Places of the tokens of several images of (rows, columns) tokens each, image by image, row by row: (n, 3) float32."""
+    parts = [
+        torch.cartesian_prod(torch.tensor([float(image)]), torch.arange(rows).float(), torch.arange(columns).float())
+        for image, (rows, columns) in enumerate(shapes)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, 3)
+
+
+def shape_of(count: int) -> tuple[int, int]:
+    """Rows and columns of `count` tokens of which nothing else is known: a square where they make one, else a single row."""
+    side = isqrt(count)
+    return (side, side) if side * side == count else (1, count)
+
+
+def runs(mask: Tensor) -> list[int]:
+    """Lengths of the runs of True in (n,), in order: the images of a prompt, unless they touch."""
+    edges = torch.cat([mask.new_zeros(1), mask, mask.new_zeros(1)]).int().diff()
+    return ((edges == -1).nonzero() - (edges == 1).nonzero())[:, 0].tolist()

@@ -1,0 +1,35 @@
+"""Attention and diversity together: some tokens because they are looked at, the rest because they show what those do not.
+
+The first `share` of the budget goes to the tokens with the most attention; the others are chosen one by one, each the farthest (1 - cosine) from all
+that are kept already. Attention alone keeps many near copies of the same patch, diversity alone keeps outliers that nobody asks about.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from bivlm.pruning.base import Candidates, Pruner, Queries, highest
+from bivlm.pruning.diversity import cosine_distances, max_min
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class JoinedPruner(Pruner):
+    """`share` of the kept tokens by attention from `attending`, the others by distance. share = 0 is diversity, share = 1 attention."""
+
+    name: ClassVar[str] = "joined"
+
+    share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    attending: Queries = "all"
+
+    @property
+    def queries(self) -> Queries:
+        return self.attending
+
+    def select(self, candidates: Candidates, k: int) -> Tensor:
+        assert candidates.received is not None
+        looked_at = highest(candidates.received, int(self.share * k + 0.5))
+        return max_min(cosine_distances(candidates.features), k, chosen=looked_at)

@@ -1,0 +1,93 @@
+"""A folder in which a long study keeps every finished run at once: interrupted, the same command continues; a longer list runs only what is new.
+
+OUT/<mark>/                  says whose folder this is, and holds the lock
+OUT/runs/<run>.json          one finished run, with the fingerprint of everything that decides its numbers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from filelock import FileLock, Timeout
+
+from bivlm.checkpoint.shards import read_json, write_atomically
+from bivlm.data.images import open_image
+from bivlm.errors import InputError
+from bivlm.types import Sample
+
+
+class RunFolder:
+    """OUT. Raises InputError when it is a file or holds what no such study wrote; makes nothing before it is entered. A context manager: it locks."""
+
+    kind: ClassVar[str] = "study"
+    mark_name: ClassVar[str] = ".bivlm-study"
+    folders: ClassVar[tuple[str, ...]] = ("runs",)
+
+    def __init__(self, out: Path) -> None:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is a file; --out is a folder for the {self.kind}")
+        if out.exists() and any(out.iterdir()) and not (out / self.mark_name).is_dir():
+            raise InputError(f"{out} holds files that no {self.kind} wrote; give --out a new folder")
+        self.out, self.mark = out, out / self.mark_name
+
+    def __enter__(self) -> Self:
+        try:
+            for folder in (self.mark, *(self.out / name for name in self.folders)):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.out} cannot be made ({error.strerror}); give --out a folder that can be written") from error
+        self._lock = FileLock(self.mark / "lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise InputError(f"another {self.kind} is being written to {self.out} right now; wait for it or give another folder") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def finished(self, run: str, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The record of a run that is done, when it was made from the same; None otherwise."""
+        path = self.out / "runs" / f"{run}.json"
+        record = read_json(path) if path.exists() else {}
+        return record if record.get("fingerprint") == plain(fingerprint) else None
+
+    def write_run(self, run: str, record: Mapping[str, Any]) -> None:
+        write_atomically(self.out / "runs" / f"{run}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def plain(content: Any) -> Any:
+    """The content as JSON gives it back, so that it can be compared with what was read."""
+    return json.loads(json.dumps(content))
+
+
+def digests(samples: Sequence[Sample]) -> list[str]:
+    """One text for each sample, alike for the same question, answers and image content."""
+    known: dict[Path, str] = {}
+    return [hashlib.sha256(repr((sample.question, sample.answers, _image_digest(sample, known))).encode()).hexdigest() for sample in samples]
+
+
+def joined(texts: Sequence[str]) -> str:
+    """One digest of several."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def model_files(folder: Path) -> list[list[Any]]:
+    """Name, size and time of a model folder's files: what its part of a fingerprint is."""
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.iterdir()) if path.is_file()]
+
+
+def _image_digest(sample: Sample, known: dict[Path, str]) -> str:
+    if not isinstance(sample.image, Path):
+        image = open_image(sample)
+        return f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}"
+    if sample.image not in known:
+        try:
+            known[sample.image] = hashlib.sha256(sample.image.read_bytes()).hexdigest()
+        except OSError as error:
+            raise InputError(f"{sample.origin}: the image {sample.image} cannot be read ({error.strerror})") from error
+    return known[sample.image]
