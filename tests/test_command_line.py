@@ -115,6 +115,47 @@ def test_compare_exits_with_2_when_a_preset_fails_and_measures_the_others(run, s
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"][0]["true_bits"] > 1
 
 
+def test_prune(run, source, tmp_path):
+    data = question_files(tmp_path)["DATA"]
+    words = (
+        "prune",
+        source,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "out",
+        "--pruners",
+        "grid,attention:attending=last",
+        "--layers",
+        "1",
+        "--max-new-tokens",
+        2,
+    )
+    code, text, _ = run(*words, "--keep", "0.5,0.25", "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert [(cell["pruner"], cell["keep"]) for cell in found["cells"]] == [
+        ("grid", 0.5), ("grid", 0.25), ("attention,attending=last", 0.5), ("attention,attending=last", 0.25),
+    ]  # fmt: skip
+    code, text, _ = run(*words, "--keep", "0.5")
+    assert code == 0
+    assert "language block 1" in text
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"pruning.md", "pruning.json", "pruning.png"}
+
+
+def test_a_packed_model_prunes_by_default_and_on_demand(run, source, tmp_path):
+    out, data = tmp_path / "out", question_files(tmp_path)["DATA"]
+    assert run("quantize", source, out, "--preset", "bivlm-paper", "--set", "salient_max=0", "--prune", "grid:layer=1,keep=0.25", "--json")[0] == 0
+    for option, expected in (
+        ((), "grid:layer=1,keep=0.25"),
+        (("--prune", "none"), None),
+        (("--prune", "grid:layer=0,keep=0.5"), "grid:layer=0,keep=0.5"),
+    ):
+        code, text, _ = run("eval", out, "--data", data, "--max-new-tokens", 2, "--json", *option)
+        assert code == 0
+        assert json.loads(text)["pruning"] == expected
+
+
 MISTAKES = {
     "no model": ("quantize", "no-such-folder", "OUT"),
     "unknown preset": ("quantize", "SOURCE", "OUT", "--preset", "magic"),
@@ -139,6 +180,18 @@ MISTAKES = {
     "comparison without data": ("compare", "SOURCE", "--out", "OUT", "--presets", "bivlm-paper"),
     "comparison into a file": ("compare", "SOURCE", "--data", "DATA", "--out", "IMAGE", "--presets", "bivlm-paper"),
     "comparison into other things": ("compare", "SOURCE", "--data", "DATA", "--out", "SOURCE", "--presets", "bivlm-paper"),
+    "prune keeps nothing": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--keep", "0.5,0"),
+    "prune keeps more than all": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--keep", "1.5"),
+    "prune keeps words": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--keep", "half"),
+    "prune from a block that is not there": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--layers", "40"),
+    "prune from a half block": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--layers", "1.5"),
+    "prune by magic": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--pruners", "magic"),
+    "prune with a wrong setting": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--pruners", "attention:heads=2"),
+    "prune somewhere": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--sites", "lm_head"),
+    "prune into other things": ("prune", "SOURCE", "--data", "DATA", "--out", "SOURCE", "--layers", "1"),
+    "rankings of one model": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--layers", "1", "--ranking"),
+    "a default pruning that cannot be": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--prune", "grid:layer=9,keep=0.5"),
+    "a pruning without a share": ("ask", "SOURCE", "What?", "--image", "IMAGE", "--prune", "grid:layer=1"),
     "nothing to inspect": ("inspect", "SOURCE"),
     "no such option": ("inspect", "SOURCE", "--colour"),
     "no such command": ("compress", "SOURCE"),
@@ -155,7 +208,7 @@ def test_a_mistake_is_told_and_exits_with_2(words, run, source, tmp_path):
     if error.startswith("bivlm: error:"):
         assert error.count("\n") == 1
     assert not (tmp_path / "out" / "config.json").exists()
-    if words[0] == "compare":
+    if words[0] in ("compare", "prune"):
         assert not (tmp_path / "out").exists()
 
 

@@ -22,9 +22,9 @@ def test_the_command_parses(words):
     assert context.params
 
 
-def test_there_are_five_examples():
-    examples = README.partition("## Five examples")[2].partition("\n## ")[0]
-    assert len(re.findall(r"^bivlm ", examples, flags=re.MULTILINE)) == 5
+def test_there_are_six_examples():
+    examples = README.partition("## Six examples")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^bivlm ", examples, flags=re.MULTILINE)) == 6
 
 
 def test_make_targets_exist():

@@ -31,8 +31,8 @@ def load(
     """The model and the processor of a folder or hub id, packed or in full precision.
 
     `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them: more memory, the same answers, sooner.
-    `pruning` says which visual tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is what the folder's config.json says, None keeps all.
-    Raises InputError when the folder is missing, incomplete, damaged, or of an architecture that is not supported.
+    `pruning` says which visual tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is what the folder's config.json says, None keeps
+    all. Raises InputError when the folder is missing, incomplete, damaged, or of an architecture that is not supported.
     """
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
     folder = resolve_model(model)

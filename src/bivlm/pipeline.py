@@ -81,8 +81,9 @@ def quantize(
     """Quantize `model` (a folder or hub id) into the folder `out`, and return it.
 
     `recipe` is a preset's name, a TOML file or a `Recipe`; `settings` change its quantizers' fields; `samples` calibrate where the quantizer needs
-    data; `pruning` is what the packed model drops by default ("attention:layer=2,keep=0.25"); `on_block` is called after every block. A call that is interrupted continues when it is made again with the same arguments, and ends with
-    the same bytes. Raises InputError for whatever the user has to mend.
+    data; `pruning` is what the packed model drops by default ("attention:layer=2,keep=0.25"); `on_block` is called after every block. A call that is
+    interrupted continues when it is made again with the same arguments, and ends with the same bytes. Raises InputError for whatever the user has to
+    mend.
     """
     prepared = prepare(model, recipe=recipe, settings=settings, parts=parts, pruning=pruning)
     return run(prepared, Path(out), samples, overwrite=overwrite, on_block=on_block)

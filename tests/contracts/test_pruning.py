@@ -1,4 +1,4 @@
-"""What every pruner on every family must keep: the budget, the text, the identity at keep = 1, and the logits of a model that masks what was dropped."""
+"""What every pruner on every family must keep: the budget, the text, the identity at keep = 1, the logits of a model that masks the rest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from bivlm.pruning.apply import active_pruning, prune
 from bivlm.pruning.cache import cache_bytes
 from pruning_oracle import hidden_tokens
 from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
-
 
 NOT_PRUNERS = {"__init__", "apply", "base", "cache", "choose", "cross", "geometry", "kept", "language", "received", "settings", "state", "tower"}
 IN_PROMPT = tuple(kind for kind in KINDS if kind != "mllama")
@@ -54,7 +53,8 @@ class Member:
 
     def decision(self) -> Any:
         active = active_pruning(self.model)
-        assert active is not None and active.last is not None
+        assert active is not None
+        assert active.last is not None
         return active.last
 
     def hidden_in_prompt(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -104,12 +104,16 @@ def test_the_budget_is_kept(member, pruner, keep):
     decision = member.decision()
     for stay, offered in zip(decision.chosen, decision.offered, strict=True):
         assert len(stay) == budget(offered, keep)
-        assert bool((stay.diff() > 0).all()) and 0 <= int(stay[0]) and int(stay[-1]) < offered
+        assert bool((stay.diff() > 0).all())
+        assert int(stay[0]) >= 0
+        assert int(stay[-1]) < offered
     if member.kind != "mllama":
         assert list(decision.offered) == member.visual(inputs).sum(1).tolist()
         text = inputs["attention_mask"].bool() & ~member.visual(inputs)
         going = torch.zeros_like(text)
-        for row, index, real in zip(going, decision.kept.index, decision.kept.real if decision.kept.real is not None else [slice(None)] * 3, strict=True):
+        for row, index, real in zip(
+            going, decision.kept.index, decision.kept.real if decision.kept.real is not None else [slice(None)] * 3, strict=True
+        ):
             row[index[real]] = True
         assert bool((going | ~text).all()), "a text token was dropped"
 
@@ -171,7 +175,8 @@ def test_patches_that_leave_the_tower_are_seen_by_nobody(member, pruner, numbers
     with hidden_tokens(member.model, blocks):
         expected = member.logits(inputs)
     torch.testing.assert_close(found[:, -4:], expected[:, -4:], **TOLERANCE)
-    assert gone.any() and hidden.any()
+    assert gone.any()
+    assert hidden.any()
 
 
 @pytest.mark.parametrize("spec", ["attention:layer=1,keep=0.3", "diversity:site=input,keep=0.3"])
@@ -224,7 +229,10 @@ def test_padding_on_the_right(member):
     inputs = member.ask((0,))
     alone = member.logits(inputs)[0, -1]
     prune(member.model, "attention:layer=1,keep=0.3,attending=last")
-    padded = {**inputs, **{name: torch.nn.functional.pad(inputs[name], (0, 3)) for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in inputs}}
+    padded = {
+        **inputs,
+        **{name: torch.nn.functional.pad(inputs[name], (0, 3)) for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in inputs},
+    }
     found = member.logits(padded)
     torch.testing.assert_close(found[0, -1], alone, **TOLERANCE)
 
@@ -236,7 +244,8 @@ def test_a_prompt_without_an_image_is_left_alone_and_says_so_once(member, caplog
     inputs.pop("token_type_ids", None)
     expected = member.logits(inputs)
     prune(member.model, "grid:layer=1,keep=0.3")
-    assert torch.equal(member.logits(inputs), expected) and torch.equal(member.logits(inputs), expected)
+    assert torch.equal(member.logits(inputs), expected)
+    assert torch.equal(member.logits(inputs), expected)
     assert [record.message for record in caplog.records if "nothing is pruned" in record.message] == ["the prompt holds no image: nothing is pruned"]
 
 
@@ -258,7 +267,8 @@ def test_two_images_in_a_prompt_share_the_budget(member):
     prune(member.model, "grid:layer=0,keep=0.25")
     member.logits(inputs)
     (stay,) = member.decision().chosen
-    assert len(stay) == 8 and int((stay < 16).sum()) == 4
+    assert len(stay) == 8
+    assert int((stay < 16).sum()) == 4
 
 
 @pytest.mark.parametrize(
@@ -299,3 +309,16 @@ def test_the_decision_belongs_to_its_image(member):
         one = member.decision().chosen[0]
         generate(member.model, member.processor, member.family, second, 3)
     assert not torch.equal(one, member.decision().chosen[0])
+
+
+@pytest.mark.parametrize("kind", ["llava_siglip", "qwen2_5_vl"])
+def test_beam_search(member):
+    """`generate` copies the encoded images for its beams: the language model's own choice still works, the tower's is refused."""
+    inputs = member.ask((0,))
+    prune(member.model, "attention:layer=1,keep=0.3")
+    beams = member.answer(inputs, num_beams=2)
+    assert member.decision().kept.index.shape[0] == 2
+    assert torch.equal(beams, member.answer(inputs, num_beams=2, use_cache=False))
+    prune(member.model, "grid:site=vision,layer=1,keep=0.3")
+    with pytest.raises(InputError, match="num_beams=1"):
+        member.answer(inputs, num_beams=2)

@@ -21,8 +21,8 @@ from bivlm.report import compare as module
 from bivlm.report.compare import compare_presets
 from bivlm.report.comparison import COMBINATIONS, FULL_PRECISION, ComparisonRow
 from bivlm.report.comparison_folder import run_name
-from bivlm.report.run_folder import digests
 from bivlm.report.inspect import inspect
+from bivlm.report.run_folder import digests
 from bivlm.types import PARTS, Sample
 from tiny import tiny_checkpoint, tiny_samples
 

@@ -31,7 +31,10 @@ PRESETS_HELP = (
     "presets or recipe files, separated by commas; may be repeated. Settings follow a colon: bivlm-paper,bivlm:bands=5,granularity=group "
     "(what looks like NAME=VALUE belongs to the preset before it)"
 )
-PRUNE_HELP = "which visual tokens to drop: PRUNER:NAME=VALUE,…, for example attention:layer=2,keep=0.25; pruners are attention, diversity, grid, joined, random"
+PRUNE_HELP = (
+    "which visual tokens to drop: PRUNER:NAME=VALUE,…, for example attention:layer=2,keep=0.25; "
+    "pruners are attention, diversity, grid, joined, random"
+)
 PruneOption = Annotated[
     str | None, typer.Option("--prune", help=f"{PRUNE_HELP}; none for none; left out: what the checkpoint says", show_default=False)
 ]

@@ -126,7 +126,7 @@ def prune(
         print_json(found)
     else:
         out_console.print(redundancy_table(found))
-        out_console.print(f"Results in [bold]{out}[/bold]: pruning.md, pruning.json, pruning.png")
+        out_console.print(f"Results in [bold]{out}[/bold]: pruning.md, pruning.json, pruning.png", soft_wrap=True)
 
 
 def numbers(text: str, kind: type[int] | type[float], option: str, like: str) -> list[Any]:

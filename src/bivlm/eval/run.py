@@ -38,7 +38,8 @@ class EvalResult:
 
     `accuracy` is the mean score by `metric` and `interval` its 95 % interval. `kl` (nats) and `top1_agreement` are per answer token of the reference,
     None without one. `non_finite` counts the answer tokens with a NaN or an infinity among their logits, in the model's own answers and in the
-    reference's. `seconds` is the time of answering, images included, without the judging against a reference; `pruning` is what the model dropped, in words.
+    reference's. `seconds` is the time of answering, images included, without the judging against a reference; `pruning` is what the model dropped, in
+    words.
     """
 
     n: int

@@ -47,9 +47,9 @@ class Family:
     language model through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}` and serves processors that bring no chat
     template. `vision_types` are the `model_type`s of the vision towers that the paths hold for; empty where the architecture has but one.
 
-    For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the tower's sequences becomes, (rows, patches) int64
-    numbered in each row, -1 for none; None where patches and tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of each
-    image's tokens where the inputs tell; None where images are squares.
+    For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the tower's sequences becomes, (rows, patches)
+    int64 numbered in each row, -1 for none; None where patches and tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of
+    each image's tokens where the inputs tell; None where images are squares.
     """
 
     model_type: str

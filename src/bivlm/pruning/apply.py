@@ -20,6 +20,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bivlm.errors import InputError
@@ -47,7 +48,8 @@ def prune(
     """Let the model drop tokens as `pruning` says from now on ("attention:layer=2,keep=0.25"), in place of any earlier setting; None keeps all.
 
     The model is changed by hooks alone; `generate`, `forward` and saving work as before. Logits are those of the tokens that stay: the last ones stay
-    the last ones. `pruner` chooses in place of the one that is named, and `on_decision` hears every decision: for studies. Raises InputError for a block that the model does not have, or a site or pruner that its architecture does not offer.
+    the last ones. `pruner` chooses in place of the one that is named, and `on_decision` hears every decision: for studies. Raises InputError for a
+    block that the model does not have, or a site or pruner that its architecture does not offer.
     """
     active = active_pruning(model)
     if active is not None:
@@ -64,9 +66,7 @@ def active_pruning(model: nn.Module) -> TokenPruning | None:
 class TokenPruning:
     """The hooks of one pruning on one model. `last` is the latest decision, None before the first and when nothing was dropped."""
 
-    def __init__(
-        self, model: Any, pruning: Pruning, pruner: Pruner | None = None, on_decision: Callable[[Decision], None] | None = None
-    ) -> None:
+    def __init__(self, model: Any, pruning: Pruning, pruner: Pruner | None = None, on_decision: Callable[[Decision], None] | None = None) -> None:
         self.model, self.pruning = model, pruning
         self.pruner = pruning.build() if pruner is None else pruner
         self.on_decision = on_decision

@@ -1,6 +1,6 @@
 """What a pruner sees and says: it chooses which of a prompt's tokens stay, and knows nothing of models, caches or formats.
 
-    Candidates (n tokens of one prompt) ─ select(candidates, k) ─► k of 0 … n-1, ascending
+Candidates (n tokens of one prompt) ─ select(candidates, k) ─► k of 0 … n-1, ascending
 """
 
 from __future__ import annotations

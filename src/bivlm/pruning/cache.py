@@ -1,9 +1,10 @@
-"""A cache layer that holds fewer tokens than it has seen: to the model it is as long as the prompt was, so that positions and masks go on as before."""
+"""A cache layer that holds fewer tokens than it has seen: to the model it is as long as the prompt was, so positions and masks go on as before."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from bivlm.errors import InputError
@@ -34,7 +35,9 @@ def make_pruned(cache: Cache | None, layer: int, kept: Kept) -> None:
         cache.layers.append(cache.layer_class_to_replicate())
     present = cache.layers[layer] if layer < len(cache.layers) else None
     if type(present) is not DynamicLayer and not isinstance(present, PrunedLayer):
-        raise InputError(f"pruned tokens need a dynamic cache of full attention, and layer {layer} has a {type(present).__name__}; leave cache_implementation out")
+        raise InputError(
+            f"pruned tokens need a dynamic cache of full attention, and layer {layer} has a {type(present).__name__}; leave cache_implementation out"
+        )
     cache.layers[layer] = PrunedLayer(kept)
 
 
@@ -47,5 +50,5 @@ def kept_in(cache: Cache | None, layer: int) -> Kept | None:
 
 def cache_bytes(cache: Cache) -> int:
     """Bytes of the keys and values that a cache holds."""
-    filled = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None and layer.keys.numel()]
-    return sum(tensor.numel() * tensor.element_size() for layer in filled for tensor in (layer.keys, layer.values))
+    held: list[Tensor | None] = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)

@@ -36,7 +36,9 @@ class CrossAttentionDrop:
         self.blocks = {index: block for index, block in enumerate(blocks) if hasattr(block, "cross_attn") and index >= owner.pruning.layer}
         if not self.blocks:
             places = [index for index, block in enumerate(blocks) if hasattr(block, "cross_attn")]
-            raise InputError(f"layer is {owner.pruning.layer}, and the language model looks at the image in blocks {', '.join(map(str, places))} only")
+            raise InputError(
+                f"layer is {owner.pruning.layer}, and the language model looks at the image in blocks {', '.join(map(str, places))} only"
+            )
 
     def attach(self) -> Iterator[Any]:
         for index, block in self.blocks.items():

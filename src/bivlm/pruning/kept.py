@@ -57,8 +57,9 @@ class Kept:
     def attention_mask(self, mask: Tensor | None, queries: int, past: int) -> Tensor | None:
         """A block's mask for the tokens that go on: as keys and, in a whole sequence, as queries.
 
-        `queries` tokens come behind the `past` ones in the cache, counted before the cut; a whole sequence has no past. `mask` is None (each token sees
-        itself and all before it), (batch, n) as for flash attention, or (batch or 1, heads or 1, queries, n), boolean or added; n = past + queries.
+        `queries` tokens come behind the `past` ones in the cache, counted before the cut; a whole sequence has no past. `mask` is None (each token
+        sees itself and all before it), (batch, n) as for flash attention, or (batch or 1, heads or 1, queries, n), boolean or added; n = past +
+        queries.
         """
         keys = self.grown(past + queries)
         if mask is None:
@@ -86,7 +87,9 @@ class Kept:
 
 
 def hide(mask: Tensor, real: Tensor, *, square: bool) -> Tensor:
-    """`mask` (batch, heads or 1, t, m) without the columns where `real` (batch, m) is False; in a square one each token still sees itself: no row is empty."""
+    """`mask` (batch, heads or 1, t, m) without the columns where `real` (batch, m) is False; in a square one each token still sees itself: no row is
+    empty.
+    """
     hidden = ~real[:, None, None, :]
     if square:
         hidden = hidden & ~torch.eye(real.shape[1], dtype=torch.bool, device=real.device)

@@ -1,7 +1,7 @@
 """Dropping tokens inside the language model: from one block on the sequence is shorter, and so are cache, positions and masks.
 
-The first block that is concerned decides, by what enters it, and cuts the hidden states; it and all behind it get their positions and masks cut, and their
-part of the cache replaced by one that remembers what it holds (cache.py).
+The first block that is concerned decides, by what enters it, and cuts the hidden states; it and all behind it get their positions and masks cut, and
+their part of the cache replaced by one that remembers what it holds (cache.py).
 """
 
 from __future__ import annotations
@@ -81,15 +81,14 @@ class LanguageDrop:
 
     def _noted(self, call: Call) -> Encoding:
         """What the vision tower noted about this call's images."""
-        noted = self.owner.encoding
-        if noted is None or (noted.stays is None and noted.received is None):
+        noted, visual = self.owner.encoding, call.visual
+        values = None if noted is None else noted.stays if noted.stays is not None else noted.received
+        if noted is None or values is None or visual is None or len(values) != int(visual.sum()):
             what = "the images were encoded elsewhere, or copied for several beams or answers"
             raise InputError(f"site {self.owner.pruning.site} looks into the vision tower, and {what}; use the site language, or num_beams=1")
         return noted
 
-    def _choose(
-        self, call: Call, candidates: Tensor, real: Tensor, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Tensor:
+    def _choose(self, call: Call, candidates: Tensor, real: Tensor, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         owner, hidden, scores = self.owner, args[0], None
         if owner.pruner.queries is not None and owner.pruning.site == "input":
             noted = self._noted(call)

@@ -49,8 +49,8 @@ def attention_received(
 ) -> Tensor:
     """What each of the block's keys receives when the block is called so: (batch, keys) float32. The block's cache is left alone.
 
-    `rows` and `real` say which queries attend, as in `received`. `tokens` is the number of keys; a block that cuts its sequence into windows (one batch
-    row) reaches it window by window.
+    `rows` and `real` say which queries attend, as in `received`. `tokens` is the number of keys; a block that cuts its sequence into windows (one
+    batch row) reaches it window by window.
     """
     probe = _Probe(tokens, rows, real)
     quiet = {**kwargs, "past_key_values": None} if "past_key_values" in kwargs else kwargs
@@ -70,8 +70,8 @@ def received(
 
     `query` (batch, heads, t, d), `key` (batch, key heads, n, d) with heads a multiple of the key heads. `mask` (batch or 1, heads or 1, t, n) is
     boolean, True where a query may look, or added to the scores; without one all may look everywhere, or, `causal`, at themselves and what is before.
-    `rows` (batch, r) are the queries that count, all when None; `real` (batch, t) is False for queries that never count (padding). A key's mean is over
-    the queries that may look at it; one that nobody may look at receives 0.
+    `rows` (batch, r) are the queries that count, all when None; `real` (batch, t) is False for queries that never count (padding). A key's mean is
+    over the queries that may look at it; one that nobody may look at receives 0.
     """
     batch, heads, count, _ = query.shape
     keys = key.repeat_interleave(heads // key.shape[1], dim=1).transpose(-1, -2)
@@ -108,7 +108,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
 @contextmanager
 def _attention_replaced(block: nn.Module) -> Iterator[None]:
     """The configs that the block's attention reads name our function for a while."""
-    configs = {id(module.config): module.config for module in block.modules() if hasattr(module, "config")}
+    configs: dict[int, Any] = {id(module.config): module.config for module in block.modules() if hasattr(module, "config")}
     names = {identity: config._attn_implementation_internal for identity, config in configs.items()}
     for config in configs.values():
         config._attn_implementation_internal = NAME

@@ -96,7 +96,7 @@ def sweep(pruners: Sequence[str], sites: Sequence[str], layers: Sequence[int], k
 
 
 def parse_pruning(text: str | Mapping[str, Any] | Pruning) -> Pruning:
-    """"attention:layer=2,keep=0.25", or a record of config.json, as a Pruning. Raises InputError that says how it is written."""
+    """ "attention:layer=2,keep=0.25", or a record of config.json, as a Pruning. Raises InputError that says how it is written."""
     if isinstance(text, Pruning):
         return text
     if isinstance(text, Mapping):

@@ -1,9 +1,10 @@
 """The vision tower's part: patches that leave it early, or the attention that they receive at its end.
 
-    patches ─ block 0 … j-1 ─ decide, cut ─ block j … ─ fewer patches ─ put back among zeros ─ projector ─► visual tokens ─ language.py drops the zeros
+    patches ─ block 0 … j-1 ─ decide, cut ─ block j … ─ fewer patches ─ put back among zeros ─ projector ─► visual tokens ─ language.py drops the
+    zeros
 
-A projector may fold several patches into one token; patches of a token stay or go together, and `Family.patch_tokens` says which they are. The budget is each
-image's (or tile's) own.
+A projector may fold several patches into one token; patches of a token stay or go together, and `Family.patch_tokens` says which they are. The budget
+is each image's (or tile's) own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Tower:
         self.owner, model = owner, owner.model
         if owner.family.patch_tokens is None:
             what = "the attention in the vision tower" if owner.pruning.site == "input" else "dropping inside the vision tower"
-            raise InputError(f"{what} is not offered for {owner.family.model_type}; use the site language, or input with a pruner that asks for no attention")
+            raise InputError(
+                f"{what} is not offered for {owner.family.model_type}; use the site language, or input with a pruner that asks for no attention"
+            )
         stack = [stack for stack in owner.family.stacks if stack.part == "vision"][-1]
         self.blocks: list[nn.Module] = list(model.get_submodule(stack.path))
         self.read = sorted(stack.outputs(model.config, len(self.blocks)))
@@ -143,7 +146,9 @@ class TowerDrop(Tower):
             candidates = (images == image).flatten()[None]
             flat = None if scores is None else scores.flatten()[None]
             places = (token_places([shape]),)
-            chosen |= choose(owner.pruner, owner.pruning.keep, candidates, features.flatten(0, 1)[None], flat, places, (seed + image,)).view_as(images)
+            chosen |= choose(owner.pruner, owner.pruning.keep, candidates, features.flatten(0, 1)[None], flat, places, (seed + image,)).view_as(
+                images
+            )
         return chosen
 
     def _put_back(self, projector: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -1,4 +1,4 @@
-"""The heat map of a pruning study: a column of panels for each pruner; above the accuracy that is lost, below the KL divergence, by place and share."""
+"""The heat map of a pruning study: a column of panels for each pruner; above the accuracy that is lost, below the KL divergence."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _panel(axes: Axes, places: list[str], keeps: list[float], cells: dict[tuple[
     axes.set_xticks(range(len(keeps)), [f"{keep:.0%}" for keep in keeps], fontsize=8)
     axes.set_yticks(range(len(places)), places, fontsize=8)
     for row, column in zip(*np.isfinite(values).nonzero(), strict=True):
-        dark = image.norm(shown[row, column]) > 0.55
+        dark = float(np.asarray(image.norm(shown[row, column]))) > 0.55
         axes.text(column, row, text(values[row, column]), ha="center", va="center", fontsize=7, color="white" if dark else "black")
     return image
 

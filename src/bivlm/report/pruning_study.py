@@ -3,9 +3,9 @@
     reference answers, once ─► the model with all tokens ─► for each pruning:  prune ─► evaluate, time, measure the cache ─► OUT/runs/<pruning>.json
                             ─► OUT/pruning.md, .json, .png
 
-The reference is the same model without pruning, or another model (full precision). With `ranking` another model's choice is tried too: how many of the
-tokens that the two models keep are the same, and what the model answers when it keeps those that the other one would. A cell whose record was made from
-the same files, data and settings is not made again.
+The reference is the same model without pruning, or another model (full precision). With `ranking` another model's choice is tried too: how many of
+the tokens that the two models keep are the same, and what the model answers when it keeps those that the other one would. A cell whose record was
+made from the same files, data and settings is not made again.
 """
 
 from __future__ import annotations

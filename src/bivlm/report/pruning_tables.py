@@ -110,13 +110,14 @@ def cell_line(cell: PruningCell) -> str:
 
 def redundancy_table(found: PruningStudy) -> Table:
     """For a terminal: what can go, pruner by pruner and place by place."""
-    table = Table(title=f"{found.model}: visual tokens that can go at a loss of at most one point", title_justify="left")
+    caption = f"largest share that can go at a loss of at most one point; accuracy with all tokens {found.accuracy:.1%}"
+    table = Table(title=found.model, title_justify="left", caption=caption, caption_justify="left")
     for head in ("pruner", "dropped from"):
-        table.add_column(head)
-    for head in ("share that can go", "accuracy then", "with all tokens"):
+        table.add_column(head, no_wrap=True)
+    for head in ("can go", "accuracy"):
         table.add_column(head, justify="right")
     for row in found.redundancy:
-        table.add_row(row.pruner, row.place, f"{row.share:.0%}", f"{row.accuracy:.1%}", f"{found.accuracy:.1%}")
+        table.add_row(row.pruner, row.place, f"{row.share:.0%}", f"{row.accuracy:.1%}")
     return table
 
 
@@ -144,7 +145,7 @@ def pruning_markdown(found: PruningStudy, *, picture: str) -> str:
         f"{found.questions} questions ({found.metric}). With all {found.visual_tokens} visual tokens of {found.prompt_tokens} in a prompt: accuracy "
         f"{found.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}){kl}; time to first token {1000 * found.prefill_seconds:.1f} ms, "
         f"keys and values {size(found.cache_bytes)}. KL and agreement are measured against {found.reference}.", "",
-        "## What can go", "", "The largest measured share of tokens whose loss costs at most one point of accuracy, all smaller shares costing no more.",
+        "## What can go", "", "The largest measured share of tokens whose loss costs at most one point of accuracy, smaller shares costing no more.",
         "", "| pruner | dropped from | share that can go | accuracy then |", "|---|---|--:|--:|",
         *(f"| {row.pruner} | {row.place} | {row.share:.0%} | {row.accuracy:.1%} |" for row in found.redundancy), "",
     ]  # fmt: skip

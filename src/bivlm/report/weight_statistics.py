@@ -1,0 +1,145 @@
+"""The statistics of one weight: how near to a Gaussian, how far its outliers, and what a salient tail would gain.
+
+With the n entries w of a weight, their mean m and standard deviation s (over all n) and z = (w - m) / s:
+
+    histogram        counts of z in BINS + 2 bins: what lies below -RANGE, then BINS bins of width BIN_WIDTH with their lower edges over
+                     [-RANGE, RANGE), then what lies at RANGE or above
+    kl               KL(P || Q) = sum of P_i ln(P_i / Q_i) in nats over these BINS + 2 bins, P_i = count_i / n, Q_i what the standard normal
+                     distribution has there; an empty bin adds 0. The bins are wide enough that bfloat16's steps hardly count
+    kl_by_chance     what n draws from a Gaussian have on average: (K - 3) / 2n, with K bins of n Q_i >= 1 and two fitted moments
+    kurtosis         mean of z⁴, less 3: 0 for a Gaussian, 3 for a Laplace distribution
+    outliers         the shares of entries with |z| > 3, 4 and 6; `largest` is the greatest |z|
+
+and J(p), the error of bands and tail over ||W||² at a salient share p (Bi-VLM, arXiv 2509.18763, Eq. 20), as `saliency_search.py` computes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import ndtr
+from torch import Tensor
+
+from bivlm.quantizers.gaussian_bands import cuts
+from bivlm.quantizers.saliency_search import SaliencyObjective
+from bivlm.quantizers.salient import SalientLevels
+
+RANGE, BIN_WIDTH = 8.0, 0.25
+BINS = round(2 * RANGE / BIN_WIDTH)
+OUTLIERS = (3.0, 4.0, 6.0)  # in standard deviations
+BANDS = (1, 2, 5)
+LEVELS: tuple[SalientLevels, ...] = ("paper", "lloyd")
+STEPS = 20  # of p between 0 and its largest value
+PIECE = 1 << 22  # entries that are looked at in float64 at a time
+
+
+@dataclass(frozen=True)
+class WeightStatistics:
+    """The numbers of one weight. A weight that is one number everywhere has no z: all but `mean` and `std` are None then."""
+
+    mean: float
+    std: float
+    kurtosis: float | None = None
+    kl: float | None = None
+    kl_by_chance: float | None = None
+    outliers: tuple[float, ...] | None = None
+    largest: float | None = None
+    histogram: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class SaliencyCurve:
+    """J at the shares p of `saliency_shares`, for a number of bands and a way to find the tail's levels; and the share where J is lowest of these."""
+
+    bands: int
+    levels: SalientLevels
+    errors: tuple[float, ...]
+    best_share: float
+    best_error: float
+
+
+def bin_edges() -> np.ndarray:
+    """The BINS + 1 finite edges, in standard deviations."""
+    return np.linspace(-RANGE, RANGE, BINS + 1)
+
+
+def gaussian_shares() -> np.ndarray:
+    """What the standard normal distribution has in the BINS + 2 bins; both halves alike, so that no tail is lost to rounding."""
+    left = np.diff(ndtr(np.concatenate([[-np.inf], bin_edges()[: BINS // 2 + 1]])))
+    return np.concatenate([left, left[::-1]])
+
+
+def gaussian_outliers() -> tuple[float, ...]:
+    """The shares that a Gaussian has beyond OUTLIERS."""
+    return tuple(float(2 * ndtr(-limit)) for limit in OUTLIERS)
+
+
+def divergence_from_gaussian(histogram: Sequence[int]) -> float:
+    """KL(P || Q) in nats of a histogram of z from the standard normal distribution, as defined above."""
+    share = np.asarray(histogram, dtype=np.float64) / sum(histogram)
+    filled = share > 0
+    return float(np.sum(share[filled] * np.log(share[filled] / gaussian_shares()[filled])))
+
+
+def divergence_by_chance(count: int) -> float:
+    """The divergence that so many draws from a Gaussian have on average, to first order."""
+    return max(int((count * gaussian_shares() >= 1).sum()) - 3, 0) / (2 * count)
+
+
+def statistics(weight: Tensor) -> WeightStatistics:
+    """The statistics of a weight of any shape and float dtype; the sums are in float64, over a piece of it at a time."""
+    pieces = weight.reshape(-1).split(PIECE)
+    mean = sum(float(piece.double().sum()) for piece in pieces) / weight.numel()
+    low, high = weight.aminmax()
+    if low == high:
+        return WeightStatistics(float(low), 0.0)
+    std = math.sqrt(sum(float((piece.double() - mean).square().sum()) for piece in pieces) / weight.numel())
+    fourth, beyond, largest = 0.0, torch.zeros(len(OUTLIERS), dtype=torch.int64), 0.0
+    histogram = torch.zeros(BINS + 2, dtype=torch.int64)
+    for piece in pieces:
+        z = (piece.double() - mean) / std
+        fourth += float(z.square().square().sum())
+        beyond += torch.stack([(z.abs() > limit).sum() for limit in OUTLIERS])
+        largest = max(largest, float(z.abs().max()))
+        places = ((z.clamp(-RANGE - 1, RANGE) + RANGE) / BIN_WIDTH).floor().clamp_min(-1).long() + 1
+        histogram += torch.bincount(places, minlength=BINS + 2)
+    counts = tuple(histogram.tolist())
+    shares = tuple((beyond.double() / weight.numel()).tolist())
+    by_chance = divergence_by_chance(weight.numel())
+    return WeightStatistics(mean, std, fourth / weight.numel() - 3.0, divergence_from_gaussian(counts), by_chance, shares, largest, counts)
+
+
+def saliency_shares(salient_max: float) -> tuple[float, ...]:
+    """The shares p at which J is computed: STEPS + 1 from 0 to the largest."""
+    return tuple(salient_max * step / STEPS for step in range(STEPS + 1))
+
+
+def saliency_curves(weight: Tensor, salient_max: float, *, rounds: int, alpha: float) -> tuple[SaliencyCurve, ...]:
+    """J(p) of a weight (out, in) float32 for every number of bands and both ways to find the tail's levels.
+
+    The tail beyond the last cut, and so its fit, is the same for any number of bands: it is fitted once, and the error of other bands is exchanged.
+    """
+    largest = float(weight.abs().max())
+    unit = weight / math.ldexp(1.0, min(math.frexp(largest)[1], 127)) if largest else weight  # squares stay in range, as in the quantizer
+    shares = saliency_shares(salient_max)
+    curves = []
+    for levels in LEVELS:
+        objective = SaliencyObjective(unit, BANDS[0], salient_max, levels, rounds=rounds, alpha=alpha)
+        first = np.array([objective(share) for share in shares])
+        for bands in BANDS:
+            errors = first + np.array([_exchanged(objective, bands, share) for share in shares])
+            best = int(errors.argmin())
+            curves.append(SaliencyCurve(bands, levels, tuple(errors.tolist()), shares[best], float(errors[best])))
+    return tuple(curves)
+
+
+def _exchanged(objective: SaliencyObjective, bands: int, share: float) -> float:
+    """What J gains when the objective's bands become so many."""
+    if objective.total == 0 or bands == objective.bands:
+        return 0.0
+    other = objective.histogram.band_error(cuts(bands, share, objective.mean, objective.std))
+    return (other - objective.histogram.band_error(objective.edges(share))) / objective.total
