@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bivlm.checkpoint.source import SourceModel
+from bivlm.pruning.settings import parse_pruning
 from bivlm.recipe import Recipe
 
 REPORT_NAME = "bivlm_report.json"
@@ -24,6 +25,8 @@ def model_card(source: SourceModel, recipe: Recipe, report: Mapping[str, Mapping
         if None in paper
         else f" (the paper's own count: {sum(p * row['weights'] for p, row in zip(paper, report.values(), strict=True)) / weights:.3f})"
     )
+    pruning = quantization.get("pruning")
+    dropped = "" if pruning is None else f"| visual tokens dropped by default | `{parse_pruning(pruning)}` |\n"
     return f"""---
 base_model: {name}
 base_model_relation: quantized
@@ -46,7 +49,7 @@ tags:
 | bytes of these linears | {before:,} before, {stored:,} now |
 | relative weight error | {error:.4f} |
 | calibration samples | {quantization["calibration_samples"]} |
-
+{dropped}
 Everything else (embeddings, norms, language head, what the recipe keeps) is stored as it was in `{name}`; `{REPORT_NAME}` has a row for every
 packed linear.
 

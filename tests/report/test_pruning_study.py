@@ -138,6 +138,7 @@ def test_bad_input_is_refused_before_anything_is_written(source, samples, tmp_pa
 def test_a_checkpoint_carries_its_pruning(packed, source, samples, tmp_path):
     model, processor = load(packed)
     assert describe(model) == "diversity:layer=1,keep=0.25"
+    assert "| visual tokens dropped by default | `diversity:layer=1,keep=0.25` |" in (packed / "README.md").read_text()
     assert evaluate(model, processor, samples, **ASK).pruning == "diversity:layer=1,keep=0.25"
     model.save_pretrained(tmp_path / "again")
     processor.save_pretrained(tmp_path / "again")

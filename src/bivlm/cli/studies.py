@@ -129,6 +129,26 @@ def prune(
         out_console.print(f"Results in [bold]{out}[/bold]: pruning.md, pruning.json, pruning.png", soft_wrap=True)
 
 
+@app.command()
+def analyze(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="folder for the page of plots, the tables and the numbers", show_default=False)],
+    json_: JsonOption = False,
+) -> None:
+    """Look at the weights of a full-precision model: histograms and fitted Gaussian, KL divergence and outliers by depth, what a salient tail gains."""
+    quiet_libraries()
+    from bivlm.report.analysis import analyze as analyze_model
+    from bivlm.report.analysis_tables import analysis_table
+
+    with stages() as on_progress:
+        found = analyze_model(model, out, command=shlex.join(["bivlm", *sys.argv[1:]]), on_progress=on_progress)
+    if json_:
+        print_json(found)
+    else:
+        out_console.print(analysis_table(found))
+        out_console.print(f"Results in [bold]{out}[/bold]: analysis.png, analysis.md, analysis.json", soft_wrap=True)
+
+
 def numbers(text: str, kind: type[int] | type[float], option: str, like: str) -> list[Any]:
     """ "2,5" as [2, 5]. Raises InputError that says how it is written."""
     try:

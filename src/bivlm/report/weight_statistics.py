@@ -5,8 +5,9 @@ With the n entries w of a weight, their mean m and standard deviation s (over al
     histogram        counts of z in BINS + 2 bins: what lies below -RANGE, then BINS bins of width BIN_WIDTH with their lower edges over
                      [-RANGE, RANGE), then what lies at RANGE or above
     kl               KL(P || Q) = sum of P_i ln(P_i / Q_i) in nats over these BINS + 2 bins, P_i = count_i / n, Q_i what the standard normal
-                     distribution has there; an empty bin adds 0. The bins are wide enough that bfloat16's steps hardly count
-    kl_by_chance     what n draws from a Gaussian have on average: (K - 3) / 2n, with K bins of n Q_i >= 1 and two fitted moments
+                     distribution has there; an empty bin adds 0. Of a Gaussian weight in bfloat16 its steps alone give about 1e-5
+    kl_by_chance     what n draws from a Gaussian have on average: the sum over the bins of E[k ln(k / n Q_i)] / n for Poisson counts k of mean
+                     n Q_i, less 3 / 2n because the counts add up to n and two moments are fitted
     kurtosis         mean of z⁴, less 3: 0 for a Gaussian, 3 for a Laplace distribution
     outliers         the shares of entries with |z| > 3, 4 and 6; `largest` is the greatest |z|
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.special import ndtr
+from scipy.stats import poisson
 from torch import Tensor
 
 from bivlm.quantizers.gaussian_bands import cuts
@@ -34,7 +36,8 @@ OUTLIERS = (3.0, 4.0, 6.0)  # in standard deviations
 BANDS = (1, 2, 5)
 LEVELS: tuple[SalientLevels, ...] = ("paper", "lloyd")
 STEPS = 20  # of p between 0 and its largest value
-PIECE = 1 << 22  # entries that are looked at in float64 at a time
+MANY = 50.0  # draws in a bin beyond which its part of `kl_by_chance` is an expansion
+PIECE = 1 << 16  # entries that are looked at in float64 at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,14 @@ def divergence_from_gaussian(histogram: Sequence[int]) -> float:
 
 
 def divergence_by_chance(count: int) -> float:
-    """The divergence that so many draws from a Gaussian have on average, to first order."""
-    return max(int((count * gaussian_shares() >= 1).sum()) - 3, 0) / (2 * count)
+    """The divergence that so many draws from a Gaussian have on average, as described above."""
+    expected = count * gaussian_shares()
+    few = expected < MANY
+    draws = np.arange(1.0, 4 * MANY)
+    chances = poisson.pmf(draws[:, None], expected[None, few])
+    rare = np.sum(chances * draws[:, None] * np.log(draws[:, None] / expected[None, few]))
+    often = np.sum(0.5 + 1 / (12 * expected[~few]))  # its expansion for many draws
+    return max(float(rare + often) - 1.5, 0.0) / count
 
 
 def statistics(weight: Tensor) -> WeightStatistics:
@@ -111,6 +120,13 @@ def statistics(weight: Tensor) -> WeightStatistics:
     shares = tuple((beyond.double() / weight.numel()).tolist())
     by_chance = divergence_by_chance(weight.numel())
     return WeightStatistics(mean, std, fourth / weight.numel() - 3.0, divergence_from_gaussian(counts), by_chance, shares, largest, counts)
+
+
+def pooled_outliers(found: Sequence[WeightStatistics]) -> tuple[float, ...] | None:
+    """The outliers among all entries of some weights, each in units of its own weight; None where none has them."""
+    counts = [(one.outliers, sum(one.histogram)) for one in found if one.outliers is not None and one.histogram is not None]
+    total = sum(count for _, count in counts)
+    return tuple(sum(shares[place] * count for shares, count in counts) / total for place in range(len(OUTLIERS))) if counts else None
 
 
 def saliency_shares(salient_max: float) -> tuple[float, ...]:
