@@ -29,11 +29,14 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_memory.py
 	$(BIN)/python benchmarks/bench_layers.py
 	$(BIN)/python benchmarks/bench_peers.py
+	$(BIN)/python benchmarks/bench_prefill.py
 
 # the README's tables, and those in docs/results that the embedded model gives
 results: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/demo_results.py
 	$(BIN)/python benchmarks/compare_results.py
+	$(BIN)/python benchmarks/prune_results.py
+	$(BIN)/bivlm analyze src/bivlm/zoo/easy-llava --out docs/results/analysis
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -246,7 +246,7 @@ def test_the_files_are_whole(embedded):
     assert "analysis.png" in page
     assert "bivlm analyze x" in page
     for part in found.parts:
-        assert f"| {part.part} | {part.linears} | {part.weights:,} | {part.kl:.4f} |" in page
+        assert f"| {part.part} | {part.linears} | {part.weights:,} | {part.kl:.2g} |" in page
     assert f"`{max(found.linears, key=lambda linear: linear.statistics.kl).name}`" in page
     assert [column.header for column in analysis_table(found).columns][:3] == ["part", "linears", "weights"]
 

@@ -135,7 +135,7 @@ def analyze(
     out: Annotated[Path, typer.Option(help="folder for the page of plots, the tables and the numbers", show_default=False)],
     json_: JsonOption = False,
 ) -> None:
-    """Look at the weights of a full-precision model: histograms and fitted Gaussian, KL divergence and outliers by depth, what a salient tail gains."""
+    """Look at the weights of a full-precision model: histograms and fitted Gaussian, KL divergence and outliers by depth, what a tail gains."""
     quiet_libraries()
     from bivlm.report.analysis import analyze as analyze_model
     from bivlm.report.analysis_tables import analysis_table

@@ -31,7 +31,7 @@ SIZE, DPI = (14.0, 7.0), 150
 def require_matplotlib() -> None:
     """InputError, before anything long, when the picture could not be drawn."""
     if find_spec("matplotlib") is None:
-        raise InputError("the picture of a comparison needs the package matplotlib: pip install 'bivlm[plots]'")
+        raise InputError("the picture needs the package matplotlib: pip install 'bivlm[plots]'")
 
 
 def style_of(method: str, methods: Sequence[str]) -> tuple[str, str]:

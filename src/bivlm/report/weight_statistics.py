@@ -22,8 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import ndtr
-from scipy.stats import poisson
+from scipy.special import gammaln, ndtr, xlogy
 from torch import Tensor
 
 from bivlm.quantizers.gaussian_bands import cuts
@@ -93,8 +92,9 @@ def divergence_by_chance(count: int) -> float:
     expected = count * gaussian_shares()
     few = expected < MANY
     draws = np.arange(1.0, 4 * MANY)
-    chances = poisson.pmf(draws[:, None], expected[None, few])
-    rare = np.sum(chances * draws[:, None] * np.log(draws[:, None] / expected[None, few]))
+    log_ratio = np.log(draws[:, None] / expected[None, few])
+    chances = np.exp(xlogy(draws, draws)[:, None] - draws[:, None] * log_ratio - expected[None, few] - gammaln(draws + 1)[:, None])
+    rare = np.sum(chances * draws[:, None] * log_ratio)
     often = np.sum(0.5 + 1 / (12 * expected[~few]))  # its expansion for many draws
     return max(float(rare + often) - 1.5, 0.0) / count
 
