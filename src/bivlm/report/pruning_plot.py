@@ -1,4 +1,4 @@
-"""The heat map of a pruning study: a column of panels for each pruner; above the accuracy that is lost, below the KL divergence."""
+"""The heat map of a pruning study: a row for each pruner; left the accuracy that is lost, right the KL divergence."""
 
 from __future__ import annotations
 
@@ -25,28 +25,25 @@ def pruning_plot(found: PruningStudy, path: Path) -> None:
     pruners = list(dict.fromkeys(cell.pruner for cell in found.cells))
     places = list(dict.fromkeys(cell.place for cell in found.cells))
     keeps = sorted({cell.keep for cell in found.cells}, reverse=True)
-    figure = Figure(figsize=(2.2 + (0.7 * len(keeps) + 0.6) * len(pruners), 2.6 + 0.75 * len(places)), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(3.6 + 1.3 * len(keeps), 1.3 + (0.5 + 0.3 * len(places)) * len(pruners)), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, len(pruners), squeeze=False)
-    rows: tuple[tuple[str, Callable[[PruningCell], float | None], dict[str, Any], Callable[[float], str]], ...] = (
+    panels = figure.subplots(len(pruners), 2, squeeze=False, sharex=True, sharey=True)
+    columns: tuple[tuple[str, Callable[[PruningCell], float | None], dict[str, Any], Callable[[float], str]], ...] = (
         (
             "accuracy lost, in points",
             lambda cell: 100 * (found.accuracy - cell.accuracy),
             {"vmin": 0.0, "vmax": _most_lost(found)},
             lambda v: f"{v:.1f}",
         ),
-        ("KL divergence, in nats", lambda cell: cell.kl, {"norm": _logarithmic(found)}, lambda v: f"{v:.3f}" if v < 1 else f"{v:.1f}"),
+        ("KL divergence, in nats", lambda cell: cell.kl, {"norm": _logarithmic(found)}, lambda v: f"{v:.4f}" if v < 0.1 else f"{v:.2f}"),
     )
-    for line, (title, value, scale, text) in enumerate(rows):
-        for column, pruner in enumerate(pruners):
+    for column, (title, value, scale, text) in enumerate(columns):
+        for line, pruner in enumerate(pruners):
             cells = {(cell.place, cell.keep): value(cell) for cell in found.cells if cell.pruner == pruner}
             image = _panel(panels[line, column], places, keeps, cells, scale, text)
-            panels[line, column].set_title(pruner if line == 0 else "", fontsize=10)
-            if column:
-                panels[line, column].set_yticklabels([])
-        figure.colorbar(image, ax=panels[line].tolist(), label=title, shrink=0.9)
-    for panel in panels[1]:
-        panel.set_xlabel("share of tokens that stays", fontsize=9)
+            panels[line, column].set_title(pruner, fontsize=9, loc="left")
+        panels[-1, column].set_xlabel("share of tokens that stays", fontsize=9)
+        figure.colorbar(image, ax=panels[:, column].tolist(), label=title, location="top", shrink=0.8, aspect=40)
     figure.suptitle(
         f"{found.model}: {found.visual_tokens} visual tokens, {found.questions} questions, {found.accuracy:.1%} with all of them", fontsize=11
     )
