@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024, help="visual tokens, a square number")
     parser.add_argument("--layers", type=int, default=16, help="blocks of the language model")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pruning", action="append", help="time this one; may be repeated; left out: nine of them")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     model = random_model(options.tokens, options.layers)
@@ -115,7 +116,7 @@ def main() -> None:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
     with torch.inference_mode():
         check(model, inputs, options.tokens)
-        rows = [measure(model, inputs, pruning, options.rounds) for pruning in track(PRUNINGS, "prunings")]
+        rows = [measure(model, inputs, pruning, options.rounds) for pruning in track(options.pruning or PRUNINGS, "prunings")]
     table = Table("pruning", "prefill", "language model alone", "keys and values", title="as ratios to no pruning", title_justify="left")
     for row in rows:
         table.add_row(str(row["pruning"]), *(f"{row[name]:.3f}" for name in ("prefill", "language", "cache")))
