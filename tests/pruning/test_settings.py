@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bivlm.errors import InputError
 from bivlm.pruning.settings import Pruning, parse_pruning, sweep
@@ -47,6 +49,12 @@ def test_there_and_back(text):
         ("attention:keep=0.5,heads=3", "heads=3 is refused"),
         ("attention:keep=0.5,layer", "no NAME=VALUE"),
         ("joined:keep=0.5,share=2", "share=2 is refused"),
+        ("grid:keep=0.5,layer=true", "layer is True"),
+        ("grid:keep=0.5,=3", "holds '=3', which is no NAME=VALUE; write it like attention:layer=2,keep=0.25"),
+        ("random:keep=0.5,seed=often", "seed='often' is refused: .*; its settings are keep, layer, site, tokens, seed"),
+        ("", "does not say how much stays"),
+        (":keep=0.5", "there is no pruner ''; there are attention, diversity, grid, joined, random"),
+        ("joined:keep=0.5,site=vision,attending=last", "use attending=all, or the site language"),
     ],
 )
 def test_what_is_refused(text, message):
@@ -54,9 +62,41 @@ def test_what_is_refused(text, message):
         parse_pruning(text)
 
 
+def test_spaces_and_a_last_comma_mean_nothing():
+    assert parse_pruning("grid: layer = 2 , keep=0.5,") == parse_pruning("grid:layer=2,keep=0.5")
+
+
+OWN = {
+    "attention": st.fixed_dictionaries({}, optional={"attending": st.sampled_from(["all", "last"])}),
+    "joined": st.fixed_dictionaries({}, optional={"share": st.floats(0, 1)}),
+    "random": st.fixed_dictionaries({}, optional={"seed": st.integers(-5, 2**40)}),
+    "grid": st.just({}),
+    "diversity": st.just({}),
+}
+
+
+@given(st.sampled_from(sorted(OWN)).flatmap(lambda name: st.tuples(st.just(name), OWN[name])), st.floats(0, 1, exclude_min=True), st.data())
+@settings(deadline=None, max_examples=100)
+def test_words_say_everything(named, keep, data):
+    name, own = named
+    site = data.draw(st.sampled_from(["language"] if own.get("attending") == "last" else ["language", "input", "vision"]))
+    tokens = data.draw(st.sampled_from(["image", "text"])) if site == "language" else "image"
+    pruning = Pruning(name, keep, 0 if site == "input" else data.draw(st.integers(0, 99)), site, tokens, own)
+    assert parse_pruning(str(pruning)) == pruning
+    assert str(parse_pruning(str(pruning))) == str(pruning)
+    assert parse_pruning(pruning.to_dict()) == pruning
+
+
+def test_what_is_built_has_the_settings():
+    pruner = parse_pruning("joined:keep=0.5,share=0.3,attending=last").build()
+    assert (pruner.name, pruner.queries, pruner.share) == ("joined", "last", 0.3)
+
+
 def test_a_broken_record_is_refused():
     with pytest.raises(InputError, match="cannot be read"):
         parse_pruning({"pruner": "grid", "keep": 0.5, "colour": "red"})
+    with pytest.raises(InputError, match="missing 1 required positional argument: 'keep'"):
+        parse_pruning({"pruner": "grid"})
 
 
 def test_a_sweep_is_every_combination_once():

@@ -156,8 +156,9 @@ class TokenPruning:
         if image is None:
             assert self.encoding is not None
             image = torch.cat(list(self.encoding.output.pooler_output))  # encoded by others: known by its features
-        seeds = tuple(zlib.crc32(row.cpu().numpy().tobytes()) for row in ids)
-        self.call = Call(inputs, 0, visual, seeds, self._places(visual, inputs))
+        self.call = Call(inputs, 0, visual, places=self._places(visual, inputs))
+        # padding is no part of a prompt: in any batch it has the same seed
+        self.call.seeds = tuple(zlib.crc32(row[real].cpu().numpy().tobytes()) for row, real in zip(ids, self.call.real(), strict=True))
         if self.last is not None and self.last.goes_on(ids, image):
             self.call.decision = self.last
         else:

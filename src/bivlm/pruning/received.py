@@ -69,7 +69,8 @@ def received(
     """Mean over heads and over the attending queries of softmax(q kᵀ · scaling): (batch, keys) float32.
 
     `query` (batch, heads, t, d), `key` (batch, key heads, n, d) with heads a multiple of the key heads. `mask` (batch or 1, heads or 1, t, n) is
-    boolean, True where a query may look, or added to the scores; without one all may look everywhere, or, `causal`, at themselves and what is before.
+    boolean, True where a query may look, or added to the scores; one of (batch, n), as for flash attention, says which keys are no padding. Without
+    one, and with the latter, all may look everywhere, or, `causal`, at themselves and what is before.
     `rows` (batch, r) are the queries that count, all when None; `real` (batch, t) is False for queries that never count (padding). A key's mean is
     over the queries that may look at it; one that nobody may look at receives 0.
     """
@@ -81,12 +82,14 @@ def received(
     for some in rows.split(max(1, SCORES // (batch * heads * keys.shape[-1])), dim=1):
         scores = (query.take_along_dim(some[:, None, :, None], 2) @ keys).float() * scaling
         allowed = torch.ones_like(scores, dtype=torch.bool)
-        if mask is not None:
+        if mask is not None and mask.dim() == 4:
             cut = mask.expand(batch, -1, -1, -1).take_along_dim(some[:, None, :, None], 2)
             allowed = (cut if cut.dtype == torch.bool else cut > torch.finfo(cut.dtype).min / 2).expand_as(scores)
             scores = scores if cut.dtype == torch.bool else scores + cut
         elif causal and keys.shape[-1] == count:
             allowed = (torch.arange(count, device=query.device) <= some[:, None, :, None]).expand_as(scores)
+        if mask is not None and mask.dim() == 2:
+            allowed = allowed & mask.bool()[:, None, None, :]
         if real is not None:
             allowed = allowed & real.take_along_dim(some, 1)[:, None, :, None]
         weights = scores.masked_fill(~allowed, torch.finfo(torch.float32).min).softmax(dim=-1) * allowed
