@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.errors import InputError
-from bivlm.recipe import Recipe, build_quantizer, load_recipe, parse_recipe, parse_settings, preset_names, split_presets
+from bivlm.recipe import Recipe, build_quantizer, load_recipe, parse_recipe, preset_names, split_presets
 
 RULE = {"quantizer": "bivlm", "settings": {"bands": 2, "compensate": False}}
 
@@ -110,12 +110,6 @@ def test_wrong_settings_are_told(name, message):
     with pytest.raises(InputError, match=message) as caught:
         load_recipe(name)
     assert "\n" not in str(caught.value)
-
-
-def test_values_are_json_or_text():
-    assert parse_settings(["a=1", "b=0.5", "c=true", "d=balanced", "e=null", "f=x=y", " g = 2 "]) == {
-        "a": 1, "b": 0.5, "c": True, "d": "balanced", "e": None, "f": "x=y", "g": 2,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

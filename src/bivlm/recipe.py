@@ -23,14 +23,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import resources
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from bivlm.errors import InputError
 from bivlm.quantizers import QUANTIZERS, Quantizer
+from bivlm.settings import build, parse_settings
 from bivlm.types import PARTS, PartName
 
 KEEP = "keep"
@@ -88,32 +86,11 @@ def build_quantizer(rule: Rule) -> Quantizer:
     """The quantizer of a rule; InputError that lists what there is when a name or a value is wrong."""
     if rule.quantizer not in QUANTIZERS:
         raise InputError(f"there is no quantizer {rule.quantizer!r}; there are {', '.join(sorted(QUANTIZERS))} and {KEEP!r}")
-    method = QUANTIZERS[rule.quantizer]
-    try:
-        return method(**rule.settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or rule.quantizer
-        known = ", ".join(signature(method).parameters)
-        raise InputError(f"quantizer {rule.quantizer}: {place}={first['input']!r} is refused: {first['msg']}; its settings are {known}") from error
+    return build(QUANTIZERS[rule.quantizer], rule.settings, f"quantizer {rule.quantizer}")
 
 
 def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in resources.files("bivlm").joinpath("recipes").iterdir() if file.name.endswith(".toml"))
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["bands=5", "granularity=row"]` as values: JSON where it is JSON, text otherwise. InputError when there is no `=`."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = (word.strip() for word in pair.partition("="))
-        if not equals or not name:
-            raise InputError(f"the setting {pair!r} is no NAME=VALUE; for example bands=5")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-    return settings
 
 
 def split_presets(lists: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -260,6 +259,6 @@ def test_a_call_knows_its_padding_and_names_what_stays():
     assert bool(Call({}, 0, visual).real().all())
     assert bool(Call({"attention_mask": torch.zeros(2, 1, 5, 5)}, 0, visual).real().all()), "a mask of 4 dimensions says nothing of padding"
     chosen = torch.tensor([[0, 0, 1, 1, 0], [1, 0, 0, 0, 0]]).bool()
-    made = decision_from(call, Kept.of(chosen), visual, chosen, patches=SimpleNamespace())
+    made = decision_from(call, Kept.of(chosen), visual, chosen)
     assert [stay.tolist() for stay in made.chosen] == [[1, 2], [0]]
     assert made.offered == (3, 2)

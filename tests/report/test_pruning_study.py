@@ -11,7 +11,9 @@ from PIL import Image
 
 import bivlm
 from bivlm.errors import InputError
+from bivlm.eval.answer import prepare
 from bivlm.eval.run import evaluate
+from bivlm.families import family_of
 from bivlm.loading import load
 from bivlm.pipeline import quantize
 from bivlm.pruning.apply import active_pruning, describe, prune
@@ -62,8 +64,8 @@ def test_a_cell_is_what_an_evaluation_of_the_pruned_model_gives(made, source, sa
     assert (cell.accuracy, cell.interval) == (result.accuracy, result.interval)
     assert cell.kept_tokens == 2
     assert found.visual_tokens == 16
-    cut = found.prompt_tokens - 14
-    assert cell.cache == pytest.approx((found.prompt_tokens + 2 * cut) / (3 * found.prompt_tokens))
+    length = prepare(model, processor, family_of(model.config), samples[:1])["input_ids"].shape[1]
+    assert cell.cache == pytest.approx((length + 2 * (length - 14)) / (3 * length))
     assert cell.kl is not None
     assert cell.kl > 0
 
@@ -158,5 +160,24 @@ def test_public_name(packed):
     assert active_pruning(model) is None
 
 
-def test_default_layers(source):
-    assert default_layers(source) == [0, 1, 2]
+def test_default_layers(source, packed, tmp_path):
+    assert default_layers(source) == default_layers(packed) == [0, 1, 2]
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(InputError, match=r"is empty; give the folder of a model"):
+        default_layers(tmp_path / "notes")
+
+
+def test_the_reference_is_asked_once_and_lies_on_the_disk(source, samples, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    study_pruning(source, PRUNINGS[:1], out, samples=samples, **ASK)
+    monkeypatch.setattr(module, "collect_reference", lambda *_, **__: pytest.fail("it was asked before"))
+    study_pruning(source, PRUNINGS[:1], out, samples=samples, **ASK)
+    assert (out / "reference" / "reference.json").exists()
+
+
+def test_cross_attention_counts_the_tokens_that_it_looks_at(samples, tmp_path):
+    model = tiny_checkpoint("mllama", tmp_path / "source", torch.float32)
+    found = study_pruning(model, sweep(["grid"], ["language"], [1], [0.25]), tmp_path / "out", samples=samples[:1], **ASK)
+    assert found.visual_tokens % (16 + 1) == 0
+    assert found.visual_tokens > 0
+    assert found.cells[0].kept_tokens == pytest.approx(found.visual_tokens / 4, abs=0.5)

@@ -54,9 +54,9 @@ def quantize(
     from bivlm.data.samples import read_samples
     from bivlm.pipeline import prepare, run
     from bivlm.preflight import purpose_warning
-    from bivlm.recipe import parse_settings
     from bivlm.report.inspect import inspect as inspect_folder
     from bivlm.report.tables import inspection_table, preflight_table
+    from bivlm.settings import parse_settings
 
     prepared = prepare(model, recipe=preset, settings=parse_settings(set_ or []), parts=[part.strip() for part in parts.split(",")], pruning=prune)
     if not json_:

@@ -79,7 +79,7 @@ def evaluate(
     as it was. Raises InputError for no samples, samples without answers, or a reference of others, before anything long, and for images and
     questions that cannot be read.
     """
-    batches = list(_batches(samples, batch_size, reference))
+    batches = list(in_batches(samples, batch_size, reference))
     family = family_of(model.config)
     records: list[Record] = []
     fidelity, non_finite, seconds = Fidelity(), 0, 0.0
@@ -117,7 +117,11 @@ def evaluate(
     return result
 
 
-def _batches(samples: Sequence[Sample], batch_size: int, reference: ReferenceAnswers | None) -> Iterator[Sequence[Sample]]:
+def in_batches(samples: Sequence[Sample], batch_size: int, reference: ReferenceAnswers | None) -> Iterator[Sequence[Sample]]:
+    """The samples as they are asked together: in the reference's batches where there is one, else in batches of `batch_size`.
+
+    Raises InputError for no samples, samples without answers, or a reference of others.
+    """
     if not samples:
         raise InputError("there are no samples to evaluate on")
     if batch_size < 1:

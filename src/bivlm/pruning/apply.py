@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -51,11 +51,12 @@ def prune(
     the last ones. `pruner` chooses in place of the one that is named, and `on_decision` hears every decision: for studies. Raises InputError for a
     block that the model does not have, or a site or pruner that its architecture does not offer.
     """
+    wanted = None if pruning is None else TokenPruning(model, parse_pruning(pruning), pruner, on_decision)
     active = active_pruning(model)
     if active is not None:
         active.detach()
-    if pruning is not None:
-        TokenPruning(model, parse_pruning(pruning), pruner, on_decision).attach()
+    if wanted is not None:
+        wanted.attach()
 
 
 def active_pruning(model: nn.Module) -> TokenPruning | None:
@@ -78,7 +79,7 @@ class TokenPruning:
         self._told = False
         self.drops = list(self._drops())
 
-    def _drops(self) -> Any:
+    def _drops(self) -> Iterator[TowerDrop | TowerWatch | CrossAttentionDrop | LanguageDrop]:
         cross = any(stack.visual_linears for stack in self.family.stacks)
         site = self.pruning.site
         if cross and self.pruning.tokens == "text":

@@ -12,22 +12,18 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bivlm.pruning.base import Candidates, Pruner, Queries, highest
+from bivlm.pruning.attention import AttentionPruner
+from bivlm.pruning.base import Candidates, highest
 from bivlm.pruning.diversity import cosine_distances, max_min
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class JoinedPruner(Pruner):
-    """`share` of the kept tokens by attention from `attending`, the others by distance. share = 0 is diversity, share = 1 attention."""
+class JoinedPruner(AttentionPruner):
+    """`share` of the kept tokens by the attention that `attending` says, the others by distance. share = 0 is diversity, share = 1 attention."""
 
     name: ClassVar[str] = "joined"
 
     share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    attending: Queries = "all"
-
-    @property
-    def queries(self) -> Queries:
-        return self.attending
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         assert candidates.received is not None

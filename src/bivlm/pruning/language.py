@@ -69,8 +69,7 @@ class LanguageDrop:
             chosen = self._choose(call, candidates, real, block, args, kwargs)
         if bool((chosen == candidates).all()):
             return
-        patches = None if self.owner.encoding is None else self.owner.encoding.patches
-        self.owner.decided(decision_from(call, Kept.of(real & (~candidates | chosen)), candidates, chosen, patches))
+        self.owner.decided(decision_from(call, Kept.of(real & (~candidates | chosen)), candidates, chosen))
 
     def _candidates(self, call: Call) -> Tensor:
         assert call.visual is not None

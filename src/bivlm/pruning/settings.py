@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from inspect import signature
 from typing import Any, Literal, cast, get_args
-
-from pydantic import ValidationError
 
 from bivlm.errors import InputError
 from bivlm.pruning import PRUNERS, Pruner
+from bivlm.settings import build, parse_settings
 
 Site = Literal["language", "input", "vision"]
 Tokens = Literal["image", "text"]
 EXAMPLE = "attention:layer=2,keep=0.25"
+OWN = ("keep", "layer", "site", "tokens")  # settings that every pruning has
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,7 @@ class Pruning:
         """The pruner with its settings; InputError that lists what there is when a name or a value is wrong."""
         if self.pruner not in PRUNERS:
             raise InputError(f"there is no pruner {self.pruner!r}; there are {', '.join(sorted(PRUNERS))}")
-        kind = PRUNERS[self.pruner]
-        try:
-            return kind(**self.settings)
-        except ValidationError as error:
-            first = error.errors()[0]
-            known = ", ".join(("keep", "layer", "site", "tokens", *signature(kind).parameters))
-            place = ".".join(map(str, first["loc"]))
-            raise InputError(f"pruner {self.pruner}: {place}={first['input']!r} is refused: {first['msg']}; its settings are {known}") from error
+        return build(PRUNERS[self.pruner], self.settings, f"pruner {self.pruner}", beside=OWN)
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json remembers; `Pruning(**…)` is the inverse."""
@@ -105,16 +96,8 @@ def parse_pruning(text: str | Mapping[str, Any] | Pruning) -> Pruning:
         except TypeError as error:
             raise InputError(f"the pruning {dict(text)} cannot be read ({error}); quantize the model again") from error
     name, _, rest = text.partition(":")
-    settings: dict[str, Any] = {}
-    for pair in filter(None, (pair.strip() for pair in rest.split(","))):
-        key, equals, value = (word.strip() for word in pair.partition("="))
-        if not equals or not key:
-            raise InputError(f"the pruning {text!r} holds {pair!r}, which is no NAME=VALUE; write it like {EXAMPLE}")
-        try:
-            settings[key] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key] = value
+    settings = parse_settings(list(filter(None, (pair.strip() for pair in rest.split(",")))), like=EXAMPLE)
     if "keep" not in settings:
         raise InputError(f"the pruning {text!r} does not say how much stays; write it like {EXAMPLE}")
-    own = {key: settings.pop(key) for key in ("keep", "layer", "site", "tokens") if key in settings}
+    own = {key: settings.pop(key) for key in OWN if key in settings}
     return Pruning(name, settings=settings, **cast(Any, own))

@@ -20,14 +20,12 @@ class Decision:
     chosen   for each prompt, which of its candidates stay: 0 … its candidates, ascending
     offered  for each prompt, how many candidates it had
     prompt   ids and pixels that it was made for
-    patches  inside the vision tower, what stays there (tower.py); None elsewhere
     """
 
     kept: Kept
     chosen: tuple[Tensor, ...]
     offered: tuple[int, ...]
     prompt: tuple[Tensor, Tensor]
-    patches: Any = None
 
     def goes_on(self, ids: Tensor, pixels: Tensor) -> bool:
         """Whether a call repeats the prompt of this decision, image included, with tokens behind it."""
@@ -48,7 +46,7 @@ class Encoding:
     output: Any = None
     received: Tensor | None = None  # (visual tokens of the batch,) attention at the end of the tower
     stays: Tensor | None = None  # (visual tokens of the batch,) boolean, where the tower dropped patches
-    patches: Any = None
+    patches: Any = None  # what stays in the tower (tower.py)
 
 
 @dataclass
@@ -73,8 +71,8 @@ class Call:
         return torch.ones_like(self.visual) if mask is None or mask.dim() != 2 else mask.bool()
 
 
-def decision_from(call: Call, kept: Kept, candidates: Tensor, chosen: Tensor, patches: Any = None) -> Decision:
+def decision_from(call: Call, kept: Kept, candidates: Tensor, chosen: Tensor) -> Decision:
     """The decision of a call, from the masks (batch, n) of what could stay and what does."""
     assert call.prompt is not None
     ordinals = tuple((row[mask]).nonzero()[:, 0] for row, mask in zip(chosen, candidates, strict=True))
-    return Decision(kept, ordinals, tuple(candidates.sum(1).tolist()), call.prompt, patches)
+    return Decision(kept, ordinals, tuple(candidates.sum(1).tolist()), call.prompt)

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from bivlm.checkpoint.shards import read_json, write_atomically
-from bivlm.errors import InputError
-from bivlm.eval.fidelity import ReferenceAnswers
 from bivlm.report.run_folder import RunFolder, plain
 from bivlm.types import PARTS, PartName
 
@@ -39,10 +37,6 @@ class ComparisonFolder(RunFolder):
     kind = "comparison"
     mark_name = ".bivlm-compare"
     folders = ("runs", "models")
-
-    @property
-    def reference(self) -> Path:
-        return self.out / "reference"
 
     def model(self, run: str) -> Path:
         return self.out / "models" / run
@@ -67,13 +61,6 @@ class ComparisonFolder(RunFolder):
         if not keep_model and effort.exists():
             shutil.rmtree(self.model(run), ignore_errors=True)
         effort.unlink(missing_ok=True)
-
-    def open_reference(self) -> ReferenceAnswers | None:
-        """The full-precision answers, or None when they are not whole."""
-        try:
-            return ReferenceAnswers.open(self.reference)
-        except InputError:
-            return None
 
 
 def run_name(preset: str, parts: Sequence[PartName]) -> str:

@@ -11,6 +11,7 @@ made from the same files, data and settings is not made again.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,9 +31,9 @@ from bivlm.errors import InputError
 from bivlm.eval.answer import inference, prepare
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
 from bivlm.eval.metrics import METRICS_VERSION
-from bivlm.eval.run import EvalResult, evaluate
+from bivlm.eval.run import EvalResult, evaluate, in_batches
 from bivlm.families import family_of
-from bivlm.loading import load
+from bivlm.loading import check_model_folder, load
 from bivlm.pruning.apply import TokenPruning, prune
 from bivlm.pruning.base import Candidates, Pruner, Queries
 from bivlm.pruning.cache import cache_bytes
@@ -77,10 +78,6 @@ class _Work:
             on_progress=lambda done, total: self.on_progress(f"{label}: questions", done, total),
         )  # fmt: skip
 
-    def batches(self) -> list[Sequence[Sample]]:
-        ends = torch.tensor(self.reference.sizes).cumsum(0).tolist()
-        return [self.samples[end - size : end] for size, end in zip(self.reference.sizes, ends, strict=True)]
-
 
 def study_pruning(
     model: str | Path,
@@ -115,11 +112,10 @@ def study_pruning(
         "max_new_tokens": max_new_tokens, "metrics": METRICS_VERSION, "ranking": ranking, "bivlm": __version__,
     }  # fmt: skip
     with folder:
-        answers = collect_reference(
-            loaded if other is None else other, processor, samples, batch_size=batch_size, max_new_tokens=max_new_tokens,
-            on_progress=lambda done, total: on_progress("reference: questions", done, total),
-        )  # fmt: skip
-        work = _Work(loaded, processor, other if ranking else None, samples, answers, folder, fingerprint, max_new_tokens, on_progress)
+        answers = _reference(folder, fingerprint, loaded if other is None else other, processor, samples, batch_size, max_new_tokens, on_progress)
+        if not ranking:
+            other = None
+        work = _Work(loaded, processor, other, samples, answers, folder, fingerprint, max_new_tokens, on_progress)
         whole = _whole(work)
         cells = []
         for pruning in prunings:
@@ -134,9 +130,13 @@ def study_pruning(
 
 
 def default_layers(model: str | Path) -> list[int]:
-    """Six blocks over the depth of a model's language model, or all of fewer: the first ones, where most is to be won, and every quarter."""
-    config = transformers.AutoConfig.from_pretrained(resolve_model(model), local_files_only=True)
-    family_of(config.model_type)
+    """Six blocks over the depth of a model's language model, or all of fewer: the first ones, where most is to be won, and every quarter.
+
+    Raises InputError for what is no folder of a supported model.
+    """
+    folder = resolve_model(model)
+    check_model_folder(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     depth = config.get_text_config().num_hidden_layers
     return sorted({layer for layer in (0, 1, 2, depth // 4, depth // 2, 3 * depth // 4) if layer < depth})
 
@@ -157,6 +157,29 @@ def _check(prunings: Sequence[Pruning], samples: Sequence[Sample], reference: st
         raise InputError("comparing rankings needs the other model; give it as the reference")
 
 
+def _reference(
+    folder: PruningFolder,
+    fingerprint: dict[str, Any],
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    batch_size: int,
+    max_new_tokens: int,
+    on_progress: OnProgress,
+) -> ReferenceAnswers:
+    """The reference's answers and logits, on the disk: those of an earlier call when they are whole and were made from the same."""
+    known, present = folder.finished("reference", fingerprint), folder.open_reference()
+    if known is not None and present is not None:
+        return present
+    shutil.rmtree(folder.reference, ignore_errors=True)
+    answers = collect_reference(
+        model, processor, samples, folder.reference, batch_size=batch_size, max_new_tokens=max_new_tokens,
+        on_progress=lambda done, total: on_progress("reference: questions", done, total),
+    )  # fmt: skip
+    folder.write_run("reference", {"fingerprint": fingerprint})
+    return answers
+
+
 def _whole(work: _Work) -> dict[str, Any]:
     """The model with all its tokens."""
     known = work.folder.finished("whole", work.fingerprint)
@@ -164,10 +187,9 @@ def _whole(work: _Work) -> dict[str, Any]:
         prune(work.model, None)
         result = work.evaluated(WHOLE)
         inputs = _one_prompt(work)
-        visual = int(_visual_tokens(work.model, inputs))
         row = {
-            "metric": result.metric, "accuracy": result.accuracy, "interval": list(result.interval), "kl": result.kl, "visual_tokens": visual,
-            "prompt_tokens": inputs["input_ids"].shape[1], "prefill_seconds": median(_prefill(work.model, inputs)[0] for _ in range(ROUNDS)),
+            "metric": result.metric, "accuracy": result.accuracy, "interval": list(result.interval), "kl": result.kl,
+            "visual_tokens": _visual_tokens(work.model, inputs), "prefill_seconds": median(_prefill(work.model, inputs)[0] for _ in range(ROUNDS)),
             "cache_bytes": _prefill(work.model, inputs)[1],
         }  # fmt: skip
         known = {"fingerprint": work.fingerprint, "row": row}
@@ -244,7 +266,7 @@ def _choices_of_other(work: _Work, pruning: Pruning) -> list[tuple[Tensor, int]]
     prune(work.other, pruning, on_decision=heard)
     try:
         with inference(work.other):
-            for batch in work.batches():
+            for batch in in_batches(work.samples, 1, work.reference):
                 work.other(**prepare(work.other, work.processor, family_of(work.other.config), batch), use_cache=False, logits_to_keep=1)
     finally:
         prune(work.other, None)
@@ -262,7 +284,12 @@ def _one_prompt(work: _Work) -> dict[str, Tensor]:
 
 
 def _visual_tokens(model: Any, inputs: dict[str, Tensor]) -> int:
-    return int(family_of(model.config).visual_mask(model.config, inputs["input_ids"]).sum())
+    """How many visual tokens a prompt offers to a pruner: those in it, or those that cross-attention looks at."""
+    heard = _Heard()
+    prune(model, Pruning("grid", keep=0.5), on_decision=heard)
+    _prefill(model, inputs)
+    prune(model, None)
+    return heard.choices[0][1] if heard.choices else 1  # half of one token is one: nothing to decide
 
 
 def _prefill(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:

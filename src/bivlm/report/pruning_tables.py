@@ -70,7 +70,6 @@ class PruningStudy:
     interval: tuple[float, float]
     kl: float | None
     visual_tokens: int
-    prompt_tokens: int
     prefill_seconds: float
     cache_bytes: int
     cells: tuple[PruningCell, ...]
@@ -103,7 +102,7 @@ def cell_line(cell: PruningCell) -> str:
     """A finished cell in one line."""
     other = "" if cell.overlap is None else f", {cell.overlap:.0%} of the kept tokens are the reference's"
     return (
-        f"{cell.pruner}, {cell.place}, {cell.keep:.0%} kept: accuracy {cell.accuracy:.1%}, KL {cell.kl:.4f}, "
+        f"{cell.pruner}, {cell.place}, {cell.keep:.0%} kept: accuracy {cell.accuracy:.1%}, KL {_nats(cell.kl)}, "
         f"time to first token {cell.prefill:.2f}, cache {cell.cache:.2f}{other}"
     )
 
@@ -123,17 +122,15 @@ def redundancy_table(found: PruningStudy) -> Table:
 
 MATRICES: dict[str, tuple[str, Callable[[PruningCell], str]]] = {
     "Accuracy": ("in %", lambda cell: f"{100 * cell.accuracy:.1f}"),
-    "KL divergence from the reference": ("nats per answer token", lambda cell: "" if cell.kl is None else f"{cell.kl:.4f}"),
+    "KL divergence from the reference": ("nats per answer token", lambda cell: _nats(cell.kl)),
     "Time to first token": ("as a ratio to no pruning, image encoding included", lambda cell: f"{cell.prefill:.2f}"),
     "Keys and values": ("bytes behind the prompt, as a ratio to no pruning", lambda cell: f"{cell.cache:.2f}"),
 }
 RANKINGS: dict[str, tuple[str, Callable[[PruningCell], str]]] = {
     "Kept tokens that the reference keeps too": ("in %; by chance it would be the share that stays", lambda cell: _percent(cell.overlap)),
     "Accuracy when the reference's choice is kept": ("in %", lambda cell: _percent(cell.accuracy_by_other)),
-    "KL divergence when the reference's choice is kept": (
-        "nats per answer token", lambda cell: "" if cell.kl_by_other is None else f"{cell.kl_by_other:.4f}",
-    ),
-}  # fmt: skip
+    "KL divergence when the reference's choice is kept": ("nats per answer token", lambda cell: _nats(cell.kl_by_other)),
+}
 
 
 def pruning_markdown(found: PruningStudy, *, picture: str) -> str:
@@ -142,7 +139,7 @@ def pruning_markdown(found: PruningStudy, *, picture: str) -> str:
     kl = "" if found.reference == "no pruning" or found.kl is None else f", KL {found.kl:.4f} from {found.reference}"
     lines = [
         f"# Pruning visual tokens of {found.model}", "", f"![loss of accuracy and KL divergence by block and share]({picture})", "",
-        f"{found.questions} questions ({found.metric}). With all {found.visual_tokens} visual tokens of {found.prompt_tokens} in a prompt: accuracy "
+        f"{found.questions} questions ({found.metric}). With all visual tokens ({found.visual_tokens} in a prompt): accuracy "
         f"{found.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}){kl}; time to first token {1000 * found.prefill_seconds:.1f} ms, "
         f"keys and values {size(found.cache_bytes)}. KL and agreement are measured against {found.reference}.", "",
         "## What can go", "", "The largest measured share of tokens whose loss costs at most one point of accuracy, smaller shares costing no more.",
@@ -163,6 +160,11 @@ def _matrix(found: PruningStudy, shown: Callable[[PruningCell], str]) -> list[st
         by_keep = {cell.keep: shown(cell) for cell in cells}
         lines.append(f"| {pruner} | {place} | " + " | ".join(by_keep.get(keep, "") for keep in keeps) + " |")
     return lines
+
+
+def _nats(value: float | None) -> str:
+    """A divergence; empty where no token was finite."""
+    return "" if value is None else f"{value:.4f}"
 
 
 def _percent(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """A folder in which a long study keeps every finished run at once: interrupted, the same command continues; a longer list runs only what is new.
 
 OUT/<mark>/                  says whose folder this is, and holds the lock
+OUT/reference/               the answers and logits of the model that others are compared with
 OUT/runs/<run>.json          one finished run, with the fingerprint of everything that decides its numbers
 """
 
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 from bivlm.checkpoint.shards import read_json, write_atomically
 from bivlm.data.images import open_image
 from bivlm.errors import InputError
+from bivlm.eval.fidelity import ReferenceAnswers
 from bivlm.types import Sample
 
 
@@ -58,6 +60,17 @@ class RunFolder:
 
     def write_run(self, run: str, record: Mapping[str, Any]) -> None:
         write_atomically(self.out / "runs" / f"{run}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+    @property
+    def reference(self) -> Path:
+        return self.out / "reference"
+
+    def open_reference(self) -> ReferenceAnswers | None:
+        """The reference's answers, or None when they are not whole."""
+        try:
+            return ReferenceAnswers.open(self.reference)
+        except InputError:
+            return None
 
 
 def plain(content: Any) -> Any:

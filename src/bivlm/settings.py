@@ -1,0 +1,47 @@
+"""Settings in words: the NAME=VALUE pairs that people write, and the quantizer or pruner whose fields they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from bivlm.errors import InputError
+
+T = TypeVar("T")
+
+
+def parse_settings(pairs: Sequence[str], like: str = "bands=5") -> dict[str, Any]:
+    """`["bands=5", "granularity=row"]` as values: JSON where it is JSON, text otherwise. `like` is the example that errors give.
+
+    Raises InputError for what is no pair, and for a name that is given twice.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = (word.strip() for word in pair.partition("="))
+        if not equals or not name:
+            raise InputError(f"the setting {pair!r} is no NAME=VALUE; write it like {like}")
+        if name in settings:
+            raise InputError(f"the setting {name} is given twice; give it once")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings
+
+
+def build(kind: type[T], settings: Mapping[str, Any], what: str, beside: Sequence[str] = ()) -> T:
+    """A pydantic dataclass from its fields.
+
+    Raises InputError, with `what` in front, that names the first value that it refuses and the settings that there are: `beside` and its fields.
+    """
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or what
+        known = ", ".join((*beside, *signature(kind).parameters)) or "none"
+        raise InputError(f"{what}: {place}={first['input']!r} is refused: {first['msg']}; its settings are {known}") from error
