@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+NATIVE := $(shell find csrc -type f)
 
 .PHONY: demo test test-slow lint bench results clean
 
@@ -35,7 +36,7 @@ results: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/demo_results.py
 	$(BIN)/python benchmarks/compare_results.py
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet -e ".[demo]"

@@ -269,6 +269,22 @@ def compare(
         raise InputError(f"{len(found.failed)} of {len(found.rows) - 1} runs failed; the table names the reasons, and the others are measured")
 
 
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="also say what its packed linears run on", show_default=False)] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say which kernels this installation runs packed models on and why, and what else it found: instruction set, threads, versions, memory."""
+    from bivlm.report.doctor import diagnose
+    from bivlm.report.tables import doctor_tables
+
+    found = diagnose(model)
+    if json_:
+        print_json(found)
+    else:
+        out_console.print(*doctor_tables(found), sep="\n")
+
+
 def print_json(content: Any) -> None:
     """One JSON document on standard output; dataclasses become objects."""
 
