@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+NATIVE := $(shell find csrc -type f)
 
 .PHONY: demo test test-slow lint bench results clean
 
@@ -38,7 +39,7 @@ results: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/prune_results.py
 	$(BIN)/bivlm analyze src/bivlm/zoo/easy-llava --out docs/results/analysis
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet -e ".[demo]"

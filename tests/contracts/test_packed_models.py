@@ -101,4 +101,5 @@ def test_expanded_weights_give_the_same_logits(tmp_path):
     out = quantize(source, tmp_path / "out", recipe="bivlm-paper")
     plain, processor = bivlm.load(out)
     expanded, _ = bivlm.load(out, expand=True)
-    assert torch.equal(logits(plain, processor, tiny_samples(2)), logits(expanded, processor, tiny_samples(2)))
+    one, other = (logits(model, processor, tiny_samples(2)) for model in (plain, expanded))
+    assert float((one - other).abs().max() / other.abs().max()) < max(1e-5, 4 * torch.finfo(other.dtype).eps)

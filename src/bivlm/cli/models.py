@@ -173,6 +173,22 @@ def presets(json_: JsonOption = False) -> None:
 
 
 @app.command()
+def doctor(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="also say what its packed linears run on", show_default=False)] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say which kernels this installation runs packed models on and why, and what else it found: instruction set, threads, versions, memory."""
+    from bivlm.report.doctor import diagnose
+    from bivlm.report.tables import doctor_tables
+
+    found = diagnose(model)
+    if json_:
+        print_json(found)
+    else:
+        out_console.print(*doctor_tables(found), sep="\n")
+
+
+@app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="keep the packed models in this folder; left out: a temporary one")] = None,
     questions: Annotated[int, typer.Option(min=10, help="how many of the 9 673 test questions to answer with each model")] = 300,

@@ -84,14 +84,20 @@ class FactorsWeight(QuantizedWeight):
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The scales are shared with `packed`, not copied."""
         with blaming("factors"):
-            settings = _checked_settings(packed)
-            check_tensors(packed.tensors, _layout(packed.shape, settings["rank"]))
+            settings = checked(packed)
             tensors = packed.tensors
             with blaming("'left_signs'"):
                 left = bits.unpack_fields(tensors["left_signs"], 1, settings["rank"]).bool()
             with blaming("'right_signs'"):
                 right = bits.unpack_fields(tensors["right_signs"], 1, packed.shape[1]).bool()
         return cls(left, right, tensors["row_scale"], tensors["middle_scale"], tensors["column_scale"], settings["exponent"])
+
+
+def checked(packed: PackedTensor) -> dict[str, Any]:
+    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise. What the tensors hold is not read."""
+    settings = _checked_settings(packed)
+    check_tensors(packed.tensors, _layout(packed.shape, settings["rank"]))
+    return settings
 
 
 def as_signs(positive: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class LevelsWeight(QuantizedWeight):
         tensors, rice = {"levels": _stored(self.levels), "scale": _stored(self.scale).view(1)}, 0
         codes = self.codes
         if tail:
-            shared = _tail_code_bits_outside(self.alphabet)
+            shared = tail_code_bits_outside(self.alphabet)
             codes = codes.clone(memory_format=torch.contiguous_format)
             codes.view(-1)[self.tail_positions] = self.tail_codes >> shared
             tensors["tail_low"], tensors["tail_high"], rice = pack_positions(self.tail_positions)
@@ -104,10 +104,9 @@ class LevelsWeight(QuantizedWeight):
     @classmethod
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The small tables are shared with `packed`, not copied."""
-        settings = _checked_settings(packed)
+        settings = checked(packed)
         rows, columns = packed.shape
         alphabet, tail, rice = settings["alphabet"], settings["tail"], settings["tail_rice"]
-        _check_tensors(packed, alphabet, tail, rice)
         tensors = packed.tensors
         with _blaming("codes"):
             codes = bits.unpack_symbols(tensors["codes"], alphabet, columns)
@@ -131,6 +130,15 @@ class LevelsWeight(QuantizedWeight):
         )
 
 
+def checked(packed: PackedTensor) -> dict[str, Any]:
+    """The settings, once they, the dtype and shape of every tensor and the tables fit together: ValueError otherwise. The streams are not read."""
+    settings = _checked_settings(packed)
+    (rows, columns), alphabet = packed.shape, settings["alphabet"]
+    _check_tensors(packed, alphabet, settings["tail"], settings["tail_rice"])
+    _check_table(packed.tensors["levels"], rows, -(-columns // settings["group_size"]), alphabet // 2 if settings["symmetric"] else alphabet)
+    return settings
+
+
 def levels_nbytes(shape: tuple[int, int], alphabet: int, symmetric: bool, group_size: int, rows_of_tables: int, tail: int) -> int:
     """The most bytes that `encode` writes for a weight of this kind with at most `tail` entries, wherever they lie.
 
@@ -141,11 +149,11 @@ def levels_nbytes(shape: tuple[int, int], alphabet: int, symmetric: bool, group_
     dense = rows * bits.symbols_bytes(columns, alphabet) + 2 * rows_of_tables * -(-columns // group_size) * table + 4
     if not tail:
         return dense
-    outside = bits.stream_bytes(tail, _tail_code_bits_outside(alphabet))
+    outside = bits.stream_bytes(tail, tail_code_bits_outside(alphabet))
     return dense + positions_nbytes(tail, rows * columns) + outside + 2 * 4 + 2 * rows
 
 
-def _tail_code_bits_outside(alphabet: int) -> int:
+def tail_code_bits_outside(alphabet: int) -> int:
     """How many of a tail code's two bits the dense code below it cannot hold: they go to `tail_bits`."""
     return 0 if alphabet >= 4 else 1
 
@@ -183,7 +191,7 @@ def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: i
     """Move the tail's codes out of `codes` (freshly unpacked, changed in place: zeros stay behind)."""
     flat = codes.view(-1)
     tail_codes = flat[positions]
-    outside = _tail_code_bits_outside(alphabet)
+    outside = tail_code_bits_outside(alphabet)
     largest = 3 >> outside
     _require(int(tail_codes.max()) <= largest, f"'codes' is {int(tail_codes.max())} under a tail entry; at most {largest}")
     if outside:
@@ -272,7 +280,7 @@ def _check_tensors(packed: PackedTensor, alphabet: int, tail: int, rice: int) ->
         expected["tail_high"] = (torch.uint8, (None,))
         expected["tail_levels"] = (torch.float16, (4,))
         expected["tail_scale"] = (torch.float16, (rows,))
-    if tail and _tail_code_bits_outside(alphabet):
+    if tail and tail_code_bits_outside(alphabet):
         expected["tail_bits"] = (torch.uint8, (bits.stream_bytes(tail, 1),))
     for name in expected:
         _require(name in packed.tensors, f"'{name}' is missing")

@@ -182,12 +182,18 @@ class PlanesWeight(QuantizedWeight):
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The numbers are shared with `packed`, not copied; planes that are not stored take no memory."""
         with blaming("planes"):
-            settings = checked_settings(packed)
-            check_tensors(packed.tensors, layout(packed.shape, settings))
+            settings = checked(packed)
             read = _read_blocks if is_plain(settings, packed.shape[1]) else _read
             values = read(packed.tensors, packed.shape, settings)
         kept = {name: settings[name] for name in ("parts", "salient_parts", "group_size", "exponent")}
         return cls(**values, **kept)
+
+
+def checked(packed: PackedTensor) -> dict[str, Any]:
+    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise. What the tensors hold is not read."""
+    settings = checked_settings(packed)
+    check_tensors(packed.tensors, layout(packed.shape, settings))
+    return settings
 
 
 def planes_nbytes(

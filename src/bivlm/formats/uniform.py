@@ -116,8 +116,7 @@ class UniformWeight(QuantizedWeight):
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The numbers are shared with `packed`, not copied."""
         with blaming("uniform"):
-            settings = _checked_settings(packed)
-            check_tensors(packed.tensors, _layout(packed.shape, settings))
+            settings = checked(packed)
             tensors, columns, alphabet = packed.tensors, packed.shape[1], settings["alphabet"]
             with blaming("'codes'"):
                 codes = bits.unpack_symbols(tensors["codes"], alphabet, columns)
@@ -130,6 +129,13 @@ class UniformWeight(QuantizedWeight):
                     zero_points = bits.unpack_symbols(zero_points, alphabet, -(-columns // settings["group_size"]))
         column_scale = tensors.get("column_scale", nothing)
         return cls(codes, alphabet, scales, zero_points, column_scale, settings["group_size"], settings["exponent"])
+
+
+def checked(packed: PackedTensor) -> dict[str, Any]:
+    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise. What the tensors hold is not read."""
+    settings = _checked_settings(packed)
+    check_tensors(packed.tensors, _layout(packed.shape, settings))
+    return settings
 
 
 def uniform_nbytes(

@@ -12,25 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bivlm.errors import InputError
 from bivlm.formats.base import PackedTensor
-from bivlm.kernels import reference
-
-Kernel = Callable[[Tensor, PackedTensor, Tensor | None], Tensor]
+from bivlm.kernels import cpu, reference
+from bivlm.kernels.base import ACTIVATIONS, Activations, Kernel, Product
+from bivlm.kernels.operator import LINEAR, new_handle
 
 KERNELS: dict[tuple[str, str], Kernel] = {
-    ("factors", "cpu"): reference.linear,
-    ("factors", "cuda"): reference.linear,
-    ("levels", "cpu"): reference.linear,
-    ("levels", "cuda"): reference.linear,
-    ("planes", "cpu"): reference.linear,
-    ("planes", "cuda"): reference.linear,
-    ("uniform", "cpu"): reference.linear,
-    ("uniform", "cuda"): reference.linear,
+    ("factors", "cpu"): cpu.product,
+    ("factors", "cuda"): reference.ReferenceProduct,
+    ("levels", "cpu"): cpu.product,
+    ("levels", "cuda"): reference.ReferenceProduct,
+    ("planes", "cpu"): cpu.product,
+    ("planes", "cuda"): reference.ReferenceProduct,
+    ("uniform", "cpu"): cpu.product,
+    ("uniform", "cuda"): reference.ReferenceProduct,
 }
 
 
 class PackedLinear(nn.Module):
-    """A linear whose weight is a `PackedTensor`. `compute_dtype` is the dtype that the model's other weights have."""
+    """A linear whose weight is a `PackedTensor`. `compute_dtype` is the dtype that the model's other weights have.
+
+    `activations` "int8" allows the kernel to round the inputs of few tokens to eight bits (`set_activations`). The kernel prepares the weight at the
+    first call, and again when a buffer was replaced; `product` has what it made.
+    """
 
     def __init__(self, packed: PackedTensor, bias: Tensor | None, compute_dtype: torch.dtype) -> None:
         super().__init__()
@@ -41,7 +46,16 @@ class PackedLinear(nn.Module):
         for name, tensor in packed.tensors.items():
             self.register_buffer(name, tensor)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.activations: Activations = "float"
         self._expanded: Tensor | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """What is this module's own and no copy's: its handle, and what a kernel prepared."""
+        self._handle = new_handle(self)
+        self._product: Product | None = None
+        self._sources: tuple[int, ...] = ()
+        self._device = ""
 
     @property
     def packed(self) -> PackedTensor:
@@ -51,7 +65,20 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self._expanded is not None:
             return nn.functional.linear(x, self._expanded.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-        return KERNELS[self.format, x.device.type](x, self.packed, self.bias)
+        if x.requires_grad and torch.is_grad_enabled():
+            return reference.linear(x, self.packed, self.bias)  # the one that torch can differentiate
+        return LINEAR(x, self.bias, self._handle, self.out_features, self.activations == "int8")
+
+    def multiply(self, x: Tensor, bias: Tensor | None, int8: bool) -> Tensor:
+        """What `bivlm::linear` does with this module."""
+        return self.product("cpu" if x.is_cpu else x.device.type)(x, bias, int8)
+
+    def product(self, device: str = "cpu") -> Product:
+        """The product that this linear's calls on a device run through. It holds its tensors, so a new tensor cannot pass for one of them."""
+        sources = tuple(map(id, self._buffers.values()))
+        if self._product is None or sources != self._sources or device != self._device:
+            self._product, self._sources, self._device = KERNELS[self.format, device](self.packed), sources, device
+        return self._product
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         """Move with the model, but never round the packed tensors: a dtype change only becomes the new `compute_dtype`."""
@@ -63,6 +90,17 @@ class PackedLinear(nn.Module):
                 setattr(self, name, tensor.to(moved.device))
         self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._product = None  # the buffers are the same, what is in them may not be
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_handle", "_product", "_sources", "_device")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin()
 
     @property
     def weight(self) -> Tensor:
@@ -92,6 +130,19 @@ def replace_linear(root: nn.Module, name: str, packed: PackedTensor) -> PackedLi
 def packed_linears(model: nn.Module) -> Mapping[str, PackedLinear]:
     """Every packed linear of `model` by its name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+
+
+def prepared_bytes(model: nn.Module) -> int:
+    """Memory that the kernels hold beside the packed tensors of `model`: what they prepared so far, which is all of it once every linear has run."""
+    return sum(linear._product.added_bytes for linear in packed_linears(model).values() if linear._product is not None)
+
+
+def set_activations(model: nn.Module, activations: Activations) -> None:
+    """Let every packed linear of `model` compute with its inputs as they are ("float"), or rounded to eight bits where that is faster ("int8")."""
+    if activations not in ACTIVATIONS:
+        raise InputError(f"activations is {activations!r}; needs one of {', '.join(ACTIVATIONS)}")
+    for linear in packed_linears(model).values():
+        linear.activations = activations
 
 
 def expand_weights(model: Any) -> None:

@@ -9,6 +9,19 @@ from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
 
 
+class ReferenceProduct:
+    """Keeps nothing but the packed tensors: every call expands the whole weight."""
+
+    kernel = "reference"
+    added_bytes = 0
+
+    def __init__(self, packed: PackedTensor, why: str = "") -> None:
+        self.packed, self.why = packed, why
+
+    def __call__(self, x: Tensor, bias: Tensor | None, int8: bool = False) -> Tensor:
+        return linear(x, self.packed, bias)
+
+
 def linear(x: Tensor, packed: PackedTensor, bias: Tensor | None) -> Tensor:
     """y = x Wᵀ + bias with W expanded in float32 and rounded once to x's dtype. x is (…, in), y is (…, out)."""
     weight = FORMATS[packed.format].decode(packed).dequantize().to(x.dtype)

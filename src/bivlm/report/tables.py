@@ -10,6 +10,7 @@ from bivlm.eval.run import EvalResult
 from bivlm.preflight import Preflight
 from bivlm.recipe import Recipe
 from bivlm.report.demo import DemoRow
+from bivlm.report.doctor import Diagnosis
 from bivlm.report.inspect import Inspection
 
 
@@ -94,3 +95,28 @@ def presets_table(recipes: Sequence[Recipe]) -> Table:
         bits = "" if recipe.true_bits is None else f"{recipe.true_bits:g}"
         table.add_row(recipe.name, bits, "yes" if recipe.needs_data else "no", recipe.description)
     return table
+
+
+def doctor_tables(found: Diagnosis) -> tuple[Table, ...]:
+    """Which kernels are in use, and the rest of what was found; a third one about the model, where one was given."""
+    machine = _table("", ("found", ""))
+    rows = {
+        "native library": found.library,
+        "instruction set": found.instruction_set or "none in use",
+        "processor": found.processor,
+        "threads": str(found.threads),
+        "memory": f"{size(found.memory_bytes)}, {size(found.memory_available_bytes)} of it free",
+        **found.versions,
+        **{name: version or "not installed" for name, version in found.extras.items()},
+    }
+    for name, value in rows.items():
+        machine.add_row(name, value)
+    kernels = _table("kernels on the CPU", ("format", "kernel", "why"))
+    for row in found.kernels:
+        kernels.add_row(row.format, row.kernel, row.why)
+    if found.model is None:
+        return machine, kernels
+    linears = _table(f"linears of {found.model}", ("format", "kernel", " linears", "why"))
+    for row in found.linears:
+        linears.add_row(row.format, row.kernel, str(row.linears), row.why)
+    return machine, kernels, linears

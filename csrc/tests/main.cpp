@@ -1,0 +1,12 @@
+// All tests of the library; the exit status says whether every check held.
+#include "cases.h"
+#include "check.h"
+
+int main() {
+  test::test_interface();
+  test::test_unpack();
+  test::test_linear();
+  test::test_large();
+  std::printf("%ld checks, %ld failures\n", test::counts().checks, test::counts().failures);
+  return test::counts().failures != 0;
+}

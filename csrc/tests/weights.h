@@ -1,0 +1,73 @@
+// Random weights in buffers of exactly their size (so that the address sanitizer sees every byte read beyond them), with their values by the
+// definition in docs/format.md, computed apart from the library.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bivlm_kernels.h"
+
+namespace test {
+
+struct Random {
+  std::mt19937 engine;
+  explicit Random(uint32_t seed) : engine(seed) {}
+  int below(int n) { return int(engine() % uint32_t(n)); }
+  float unit() { return float(engine() >> 8) * 0x1p-24f; }
+  float normal() { return std::normal_distribution<float>()(engine); }
+};
+
+struct Options {
+  int kind = BIVLM_KIND_LEVELS, bits = 2;
+  int64_t rows = 5, columns = 64, group_size = 64;
+  int alphabet = 4;
+  bool symmetric = false, table_per_row = true, blocks = false, column_scale = false;
+  int numbers = 2;  // dtype of the scales
+  int zero_kind = 0;
+  double tail = 0;  // share of the weights
+  bool tail_wide = false;
+  int offset = 0;  // bytes by which every pointer misses its alignment
+};
+
+// Bytes with a start that may be moved off its alignment
+class Buffer {
+ public:
+  Buffer(size_t bytes, int offset) : offset_(size_t(offset)), bytes_(bytes + size_t(offset)) {}
+  uint8_t* data() { return bytes_.data() + offset_; }
+  size_t size() const { return bytes_.size() - offset_; }
+  template <class T>
+  void put(size_t i, T value) {
+    __builtin_memcpy(data() + i * sizeof(T), &value, sizeof(T));
+  }
+  template <class T>
+  T get(size_t i) {
+    T value;
+    __builtin_memcpy(&value, data() + i * sizeof(T), sizeof(T));
+    return value;
+  }
+
+ private:
+  size_t offset_;
+  std::vector<uint8_t> bytes_;
+};
+
+uint16_t half_of(double value);  // nearest even, by exact arithmetic
+uint16_t bfloat_of(double value);
+float of_half(uint16_t half);
+float of_bfloat(uint16_t value);
+
+struct Weight {
+  bivlm_weight w{};
+  std::vector<float> values;  // (rows, columns), with tail and column scales
+  std::vector<float> dense;   // what the codes say where the tail lies; elsewhere the same
+  std::string words;
+  std::vector<std::vector<Buffer>> buffers;
+  std::vector<int64_t> starts;
+
+  Weight(const Options& options, uint32_t seed);
+  Weight(const Weight&) = delete;
+};
+
+}  // namespace test

@@ -1,0 +1,33 @@
+"""What a kernel gives: a product with one packed weight, made once and called often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from bivlm.formats.base import PackedTensor
+
+Activations = Literal["float", "int8"]
+ACTIVATIONS: tuple[Activations, ...] = ("float", "int8")
+
+
+class Product(Protocol):
+    """y = x Wᵀ + bias with x (…, in) and y (…, out), both of x's dtype.
+
+    kernel       which kernel multiplies: "native", "reference"
+    why          why it is not a faster one; empty when there is none
+    added_bytes  memory that it holds beside the packed tensors
+    """
+
+    kernel: str
+    why: str
+    added_bytes: int
+
+    def __call__(self, x: Tensor, bias: Tensor | None, int8: bool = False) -> Tensor:
+        """`int8` lets the kernel round x to eight bits where that is faster; one that has no use for it computes as ever."""
+        ...
+
+
+Kernel = Callable[[PackedTensor], Product]

@@ -1,0 +1,55 @@
+"""`bivlm::linear`, the operator that every packed linear calls: torch's compiler, dispatch modes and profilers see one function of the input.
+
+    bivlm::linear(Tensor x, Tensor? bias, Tensor handle, int out_features, bool int8) -> Tensor
+
+`handle` stands for the module that has the weight: a number, because pointers and prepared structures are nothing that a graph can hold, in a tensor,
+so that one compiled graph serves all layers of a kind. It is drawn at random: a graph never reaches another module's weight, not even one that was
+saved and comes back in another process.
+"""
+
+from __future__ import annotations
+
+from secrets import randbits
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+
+class Multiplies(Protocol):
+    """What a handle stands for."""
+
+    def multiply(self, x: Tensor, bias: Tensor | None, int8: bool) -> Tensor:
+        """y = x Wᵀ + bias."""
+        ...
+
+
+_MODULES: WeakValueDictionary[int, Multiplies] = WeakValueDictionary()
+HANDLE_BITS = 62  # what fits int64, and never meets another
+
+
+def new_handle(module: Multiplies) -> Tensor:
+    """A number of its own for a module, which stays free to die: () int64."""
+    handle = randbits(HANDLE_BITS)
+    _MODULES[handle] = module
+    return torch.tensor(handle, dtype=torch.int64, device="cpu")
+
+
+def _multiply(x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int, int8: bool) -> Tensor:
+    module = _MODULES.get(int(handle))
+    if module is None:
+        raise RuntimeError("this graph was compiled for a packed linear that is not in this process; compile the model again")
+    return module.multiply(x, bias, int8)
+
+
+def _shape_only(x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int, int8: bool) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+_LIBRARY = torch.library.Library("bivlm", "DEF")
+_LIBRARY.define("linear(Tensor x, Tensor? bias, Tensor handle, int out_features, bool int8) -> Tensor")
+_LIBRARY.impl("linear", _multiply, "CompositeExplicitAutograd")
+torch.library.register_fake("bivlm::linear", _shape_only, lib=_LIBRARY)
+
+LINEAR = torch.ops.bivlm.linear.default
