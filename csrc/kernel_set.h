@@ -29,6 +29,7 @@ struct Plan {
   bool steady = true;  // a block lies within one group
   int64_t slices = 0, lane_columns = 0, block_columns = 0, blocks = 0, block_bytes = 0;
   int64_t read_bytes = 0;                      // what decoding a block reads, at least block_bytes
+  int64_t ahead_bytes = 0;                     // how far behind a block of codes lies what is fetched while it is decoded
   int64_t table_floats = 0;                    // of one group's table
   int64_t tokens = 0;                          // batch, rounded up to what the kernels take at a time
   int64_t plain_stride = 0;                    // float32 inputs in order, per token; zeros after the last column

@@ -24,6 +24,8 @@ inline T* take(uint8_t* scratch, int64_t& offset, int64_t count) {
   return place;
 }
 
+constexpr int64_t kNear = 1024;  // what is closer than that is read before it could be fetched
+
 inline void set_blocks(const bivlm_weight& w, Plan& plan, int64_t slices, int64_t columns) {
   plan.slices = slices;
   plan.block_columns = columns;
@@ -31,6 +33,7 @@ inline void set_blocks(const bivlm_weight& w, Plan& plan, int64_t slices, int64_
   plan.blocks = ceil_div(w.columns, columns);
   plan.block_bytes = columns * w.bits / 8;
   plan.read_bytes = plan.block_bytes;
+  plan.ahead_bytes = larger(kBlockRows * w.row_bytes, kNear);
   plan.steady = plan.whole || w.group_size % columns == 0;
 }
 

@@ -1,18 +1,10 @@
 // The two functions of the interface: they check what they are given, allocate the scratch of the call, and share the rows among the threads.
-#include <cstdlib>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
+#include "call.h"
 #include "kernel_set.h"
 #include "weight.h"
 
 namespace bivlm {
 namespace {
-
-constexpr int64_t kAlignment = 64;
-constexpr int64_t kThreadWork = 1 << 17;  // weights, times tokens, below which another thread costs more than it gives
 
 bool known_numbers(const bivlm_numbers& numbers) {
   if (numbers.dtype < 0 || numbers.dtype > 4) return false;
@@ -49,45 +41,6 @@ int check(const bivlm_weight* weight) {
   return w.rows && !w.codes ? BIVLM_ERROR_WEIGHT : check_kind(w);
 }
 
-bool known_dtype(int dtype) { return dtype >= BIVLM_FLOAT32 && dtype <= BIVLM_FLOAT16; }
-
-// One aligned piece of memory, freed at the end of the call.
-class Scratch {
- public:
-  explicit Scratch(int64_t bytes) : place_(static_cast<uint8_t*>(std::malloc(size_t(bytes + kAlignment)))) {}
-  ~Scratch() { std::free(place_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  explicit operator bool() const { return place_ != nullptr; }
-  uint8_t* at(int64_t offset) const {
-    const auto address = reinterpret_cast<uintptr_t>(place_);
-    return place_ + (kAlignment - address % kAlignment) + offset;
-  }
-
- private:
-  uint8_t* place_;
-};
-
-int64_t useful_threads(int threads, int64_t rows, int64_t work) { return larger(1, smaller(threads, smaller(rows, ceil_div(work, kThreadWork)))); }
-
-// body(thread, begin, end) for each thread's share of the rows, in multiples of four.
-template <class Body>
-void share_rows(int64_t rows, int64_t threads, const Body& body) {
-#if defined(_OPENMP)
-  if (threads > 1) {
-#pragma omp parallel num_threads(int(threads))
-    {
-      const int64_t count = omp_get_num_threads(), me = omp_get_thread_num();
-      const int64_t share = round_up(ceil_div(rows, count), 4);
-      const int64_t begin = smaller(rows, me * share);
-      body(me, begin, smaller(rows, begin + share));
-    }
-    return;
-  }
-#endif
-  body(int64_t(0), int64_t(0), rows);
-}
-
 }  // namespace
 }  // namespace bivlm
 
@@ -110,7 +63,7 @@ int bivlm_linear(const bivlm_weight* weight, const void* x, int64_t x_stride, in
   if (!scratch) return BIVLM_ERROR_MEMORY;
   task.scratch = scratch.at(0);
   set.prepare(task);
-  share_rows(weight->rows, crew, [&](int64_t thread, int64_t begin, int64_t end) { set.rows(task, begin, end, scratch.at(shared + thread * own)); });
+  share(weight->rows, crew, 4, [&](int64_t thread, int64_t begin, int64_t end) { set.rows(task, begin, end, scratch.at(shared + thread * own)); });
   return 0;
 }
 
@@ -124,7 +77,7 @@ int bivlm_unpack(const bivlm_weight* weight, int64_t begin, int64_t end, void* o
   const int64_t own = round_up(set.unpack_scratch(*weight), kAlignment), step = weight->columns * element_bytes(dtype);
   const Scratch scratch(own * crew);
   if (!scratch) return BIVLM_ERROR_MEMORY;
-  share_rows(rows, crew, [&](int64_t thread, int64_t first, int64_t last) {
+  share(rows, crew, 4, [&](int64_t thread, int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) set.unpack(*weight, begin + i, static_cast<uint8_t*>(out) + i * step, dtype, scratch.at(thread * own));
   });
   return 0;

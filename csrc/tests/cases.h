@@ -69,5 +69,8 @@ void test_linear();
 void test_large();
 void test_unpack();
 void test_interface();
+void test_rotate();
+void test_trellis_linear();
+void test_trellis_search();
 
 }  // namespace test

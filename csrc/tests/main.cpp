@@ -7,6 +7,9 @@ int main() {
   test::test_unpack();
   test::test_linear();
   test::test_large();
+  test::test_rotate();
+  test::test_trellis_linear();
+  test::test_trellis_search();
   std::printf("%ld checks, %ld failures\n", test::counts().checks, test::counts().failures);
   return test::counts().failures != 0;
 }

@@ -9,7 +9,7 @@ namespace test {
 namespace {
 
 void test_levels() {
-  CHECK(bivlm_abi_version() == 1, "version");
+  CHECK(bivlm_abi_version() == BIVLM_ABI_VERSION, "version");
   CHECK(bivlm_force_level(BIVLM_LEVEL_PORTABLE) == BIVLM_LEVEL_PORTABLE && bivlm_level() == BIVLM_LEVEL_PORTABLE, "portable");
   const int best = bivlm_force_level(-1);
   CHECK(bivlm_force_level(99) == best && bivlm_level() == best, "unknown levels give the best one");

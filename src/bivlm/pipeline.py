@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bivlm import __version__
-from bivlm.calibration.walk import BlockReport, CalibrationInput, walk
+from bivlm.calibration.walk import BlockReport, CalibrationInput, allocate, walk
 from bivlm.card import REPORT_NAME, model_card
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.job import FORMAT_VERSION, Job, disk_full_explained, to_json
@@ -89,10 +89,18 @@ def quantize(
     return run(prepared, Path(out), samples, overwrite=overwrite, on_block=on_block)
 
 
-def run(prepared: Prepared, out: Path, samples: Sequence[Sample] = (), *, overwrite: bool = False, on_block: Callable[[BlockReport], None]) -> Path:
-    """Carry out a prepared job."""
+def run(
+    prepared: Prepared,
+    out: Path,
+    samples: Sequence[Sample] = (),
+    *,
+    overwrite: bool = False,
+    on_block: Callable[[BlockReport], None],
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Carry out a prepared job. `on_probe` is told how many blocks are measured, of how many, where a budget is dealt out."""
     source, plan = prepared.source, prepared.plan
-    if not plan.needs_data:
+    if not prepared.recipe.needs_data:
         samples = ()
     elif not samples:
         raise InputError(f"recipe {prepared.recipe.name} calibrates on data and none was given; add --data, or choose a preset that needs no data")
@@ -101,6 +109,8 @@ def run(prepared: Prepared, out: Path, samples: Sequence[Sample] = (), *, overwr
     job = Job(out, source, [block.path for block in plan.blocks], fingerprint(prepared, inputs), overwrite=overwrite)
     with disk_full_explained(out), job:
         job.write_rest()
+        if prepared.recipe.budget is not None:
+            plan = allocate(source, plan, inputs, prepared.recipe.budget, job.folder / "sensitivities.json", on_probe)
         walk(source, plan, job, inputs, on_block)
         report = {name: linear for _, record in job.records() for name, linear in record["report"].items()}
         quantization = quantization_config(prepared, job, len(inputs))

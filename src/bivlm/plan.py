@@ -47,10 +47,12 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All blocks in the order in which the model runs them, and the linears outside of them, which stay."""
+    """All blocks in the order in which the model runs them, the linears outside of them, which stay, and what the recipe says about the walk."""
 
     blocks: tuple[BlockPlan, ...]
     outside: tuple[LinearPlan, ...]
+    propagation: float = 0.0
+    tuning: int = 0
 
     @property
     def linears(self) -> tuple[LinearPlan, ...]:
@@ -58,7 +60,7 @@ class Plan:
 
     @property
     def needs_data(self) -> bool:
-        return any(block.needs_data for block in self.blocks)
+        return bool(self.propagation or self.tuning) or any(block.needs_data for block in self.blocks)
 
 
 def block_paths(model: nn.Module, stack: Stack) -> list[str]:
@@ -90,7 +92,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         if isinstance(linear, nn.Linear) and name not in inside
     )
     _check_rules(recipe, parts, used)
-    return Plan(tuple(blocks), outside)
+    return Plan(tuple(blocks), outside, recipe.propagation, recipe.tuning)
 
 
 def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:

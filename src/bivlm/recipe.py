@@ -3,6 +3,9 @@
 name = "bivlm-paper"
 description = "Bi-VLM as printed"
 true_bits = 3.5              # what it is meant to take, everything counted; left out: it promises nothing
+propagation = 0.5            # 0…1: how much of the error of the blocks before each weight is corrected for; left out: 0
+tuning = 4                   # epochs in which the numbers of each packed block are fitted to its full-precision output; left out: 0
+budget = 2.0                 # true bits of all packed linears together, dealt out by what they do to the answers; left out: as the settings say
 
 [[rule]]
 part = "vision"              # vision | projector | language; left out: every part
@@ -10,7 +13,8 @@ linears = "*.fc1"            # a glob on the linear's name; left out: every line
 quantizer = "bivlm"          # a name in bivlm.quantizers.QUANTIZERS, or "keep"
 settings = { bands = 5 }     # the quantizer's own fields
 
-Where a preset is named, settings may follow: "bivlm:bands=5,granularity=group" changes these fields of every quantizer in it.
+Where a preset is named, settings may follow: "bivlm:bands=5,granularity=group" changes these fields of every quantizer in it, and
+"trellis-2:tuning=4,propagation=0.5" what the recipe says about the walk.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from bivlm.settings import build, parse_settings
 from bivlm.types import PARTS, PartName
 
 KEEP = "keep"
+WALK = ("propagation", "tuning", "budget")
 SETTING = re.compile(r"\s*\w+\s*=")  # how a setting begins; no preset's name holds "="
 
 
@@ -50,16 +55,27 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named list of rules. `true_bits` is what it is meant to take, None where it promises nothing. `to_dict` is what config.json remembers."""
+    """A named list of rules. `true_bits` is what it is meant to take, None where it promises nothing. `to_dict` is what config.json remembers.
+
+    `propagation`, `tuning` and `budget` are about the walk over the blocks, whatever the quantizers: calibration/walk.py and allocation.py.
+    """
 
     name: str
     rules: tuple[Rule, ...]
     description: str = ""
     true_bits: float | None = None
+    propagation: float = 0.0
+    tuning: int = 0
+    budget: float | None = None
 
     @property
     def needs_data(self) -> bool:
-        return any(build_quantizer(rule).needs_data for rule in self.rules if rule.quantizer != KEEP)
+        return self.watches or any(build_quantizer(rule).needs_data for rule in self.rules if rule.quantizer != KEEP)
+
+    @property
+    def watches(self) -> bool:
+        """Whether the full-precision model runs beside the packed one."""
+        return bool(self.propagation or self.tuning or self.budget)
 
     def rule_for(self, part: PartName, linear: str) -> Rule | None:
         return next((rule for rule in self.rules if rule.matches(part, linear)), None)
@@ -67,19 +83,34 @@ class Recipe:
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
         """Every rule's quantizer with some fields changed: what `--set bands=5` and "bivlm:bands=5" do. The name shows them; `true_bits` is void.
 
-        Raises InputError when a quantizer has no such field or refuses the value.
+        Names of WALK change the recipe itself. Raises InputError when a quantizer has no such field or refuses the value.
         """
         if not settings:
             return self
-        rules = tuple(rule if rule.quantizer == KEEP else replace(rule, settings={**rule.settings, **settings}) for rule in self.rules)
+        fields = {name: value for name, value in settings.items() if name not in WALK}
+        rules = tuple(rule if rule.quantizer == KEEP else replace(rule, settings={**rule.settings, **fields}) for rule in self.rules)
         for rule in rules:
             if rule.quantizer != KEEP:
                 build_quantizer(rule)
         changed = ",".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items())
-        return replace(self, name=f"{self.name}{',' if ':' in self.name else ':'}{changed}", rules=rules, true_bits=None)
+        walk = check_walk({name: value for name, value in settings.items() if name in WALK}, self.name)
+        return replace(self, name=f"{self.name}{',' if ':' in self.name else ':'}{changed}", rules=rules, true_bits=None, **walk)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check_walk(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """`propagation`, `tuning` and `budget`, each in its range; InputError otherwise."""
+    for name, value in settings.items():
+        number = type(value) in (int, float) and math.isfinite(value)
+        if name == "propagation" and not (number and 0 <= value <= 1):
+            raise InputError(f"recipe {origin}: propagation = {value!r}; needs a number from 0 (off) to 1")
+        if name == "tuning" and not (type(value) is int and value >= 0):
+            raise InputError(f"recipe {origin}: tuning = {value!r}; needs a number of epochs, 0 for none")
+        if name == "budget" and not (number and value > 0):
+            raise InputError(f"recipe {origin}: budget = {value!r}; needs the true bits per weight of all packed linears together, above 0")
+    return dict(settings)
 
 
 def build_quantizer(rule: Rule) -> Quantizer:
@@ -137,9 +168,10 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def parse_recipe(content: Mapping[str, Any], origin: str) -> Recipe:
     """A recipe from the content of its TOML file; `origin` is what errors call it."""
-    unknown = set(content) - {"name", "description", "true_bits", "rule"}
+    unknown = set(content) - {"name", "description", "true_bits", "rule", *WALK}
     if unknown:
-        raise InputError(f"recipe {origin}: unknown entry {sorted(unknown)[0]!r}; known are name, description, true_bits and [[rule]]")
+        known = ", ".join(("name", "description", "true_bits", *WALK))
+        raise InputError(f"recipe {origin}: unknown entry {sorted(unknown)[0]!r}; known are {known} and [[rule]]")
     true_bits = content.get("true_bits")
     if true_bits is not None and (type(true_bits) not in (int, float) or not 0 < true_bits < math.inf):
         raise InputError(f"recipe {origin}: true_bits = {true_bits!r} is no number above 0; write the bits per weight that it is meant to take")
@@ -147,7 +179,8 @@ def parse_recipe(content: Mapping[str, Any], origin: str) -> Recipe:
     if not isinstance(rules, Sequence) or not rules:
         raise InputError(f"recipe {origin} has no [[rule]]")
     parsed = tuple(_parse_rule(rule, origin) for rule in rules)
-    return Recipe(content.get("name", Path(origin).stem), parsed, content.get("description", ""), true_bits)
+    walk = check_walk({name: content[name] for name in WALK if name in content}, origin)
+    return Recipe(content.get("name", Path(origin).stem), parsed, content.get("description", ""), true_bits, **walk)
 
 
 def _parse_rule(content: Mapping[str, Any], origin: str) -> Rule:

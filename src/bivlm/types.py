@@ -43,11 +43,13 @@ class LinearStats:
     """What a linear received during calibration.
 
     `second_moments[modality]` is the mean of x xᵀ over the tokens of that modality, (in, in) float32, undamped; `tokens[modality]` counts them.
-    A modality that never reached the linear is absent from both.
+    A modality that never reached the linear is absent from both. `drifts[modality]`, where the full-precision model ran beside the packed one, is the
+    mean of (x̂ - x) xᵀ, (in, in) float32: x̂ is what the linear would have received had nothing before it been quantized.
     """
 
     second_moments: Mapping[Modality, Tensor]
     tokens: Mapping[Modality, int]
+    drifts: Mapping[Modality, Tensor] | None = None
 
     @property
     def hessian(self) -> Tensor:
@@ -60,11 +62,18 @@ class LinearStats:
         "tokens": every token counts once, so that the many visual ones dominate; "balanced": every modality that is present counts the same; a number
         in 0…1: the visual tokens together have this weight, the text tokens the rest. Where one modality is absent the other stands alone.
         """
-        present = list(self.second_moments)
+        return self._joined(self.second_moments, weight)
+
+    def drift(self, weight: ModalityWeight) -> Tensor | None:
+        """The modalities' drifts joined in the same way, (in, in) float32; None where no full-precision model ran beside."""
+        return None if self.drifts is None else self._joined(self.drifts, weight)
+
+    def _joined(self, moments: Mapping[Modality, Tensor], weight: ModalityWeight) -> Tensor:
+        present = list(moments)
         if weight == "tokens" or len(present) == 1:
             share = {modality: float(self.tokens[modality]) for modality in present}
         else:
             visual = 0.5 if weight == "balanced" else float(weight)
             share = {"visual": visual, "text": 1.0 - visual}
         total = sum(share[modality] for modality in present)
-        return reduce(torch.add, (self.second_moments[modality] * (share[modality] / total) for modality in present))
+        return reduce(torch.add, (moments[modality] * (share[modality] / total) for modality in present))

@@ -10,10 +10,11 @@ import safetensors.torch
 import torch
 
 import bivlm.formats
-from bivlm.formats import FORMATS, FactorsWeight, LevelsWeight, PackedTensor, PlanesWeight, QuantizedWeight, UniformWeight
+from bivlm.formats import FORMATS, FactorsWeight, LevelsWeight, PackedTensor, PlanesWeight, QuantizedWeight, TrellisWeight, UniformWeight
 from bivlm.formats.numbers import Numbers
+from bivlm.formats.trellis import column_bits, pack_symbols
 
-NOT_FORMATS = {"__init__", "base", "bits", "checks", "numbers", "plane_checks", "positions"}
+NOT_FORMATS = {"__init__", "base", "bits", "checks", "numbers", "plane_checks", "positions", "rotation", "trellis_code"}
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "format.md"
 
 
@@ -105,6 +106,25 @@ def uniform(rows, columns, group_size, *, alphabet=4, bits=16, zero="middle", co
     )
 
 
+def trellis(rows, columns, bits, *, window=8, rotated=True, fitted=False, exponent=0):
+    """Symbols at random; `bits` of the runs over and over."""
+    random = torch.Generator().manual_seed(rows * columns + window)
+    run_bits = torch.tensor([bits[run % len(bits)] for run in range(-(-columns // 16))], dtype=torch.uint8)
+    symbols = torch.randint(0, 256, (columns, -(-rows // 16) * 16), generator=random, dtype=torch.uint8)
+    symbols &= ((1 << column_bits(run_bits, columns)) - 1).to(torch.uint8)[:, None]
+    return TrellisWeight(
+        codes=pack_symbols(symbols, run_bits),
+        columns=columns,
+        bits=run_bits,
+        row_scale=torch.rand(rows, generator=random).half(),
+        table=torch.randint(-128, 128, (4, 1 << window), generator=random, dtype=torch.int8) if fitted else torch.zeros(0, 0, dtype=torch.int8),
+        window=window,
+        rotated=rotated,
+        seed=3,
+        exponent=exponent,
+    )
+
+
 # Per format: a plain weight, the smallest, and the one that writes every optional tensor that one alphabet can.
 EXAMPLES = {
     "factors": [factors(5, 9, 3), factors(1, 1, 1), factors(4, 17, 21, exponent=-7)],
@@ -114,6 +134,12 @@ EXAMPLES = {
         planes(1, 1, 1, bits=32),
         planes(4, 17, 5, parts=2, salient_parts=2, bits=8, rich=True, exponent=-7),
         planes(8, 21, 8, tail=30),
+    ],
+    "trellis": [
+        trellis(20, 40, [2]),
+        trellis(1, 1, [1]),
+        trellis(130, 70, [2, 0, 3, 1, 4], window=12, rotated=False, exponent=-7),
+        trellis(70, 33, [1, 2], fitted=True),
     ],
     "uniform": [
         uniform(3, 32, 16),

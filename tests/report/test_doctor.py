@@ -24,7 +24,7 @@ def folders(tmp_path_factory):
 
 
 def test_with_and_without_the_library(monkeypatch, tmp_path):
-    found = native.Library(tmp_path / "lib.so", "avx2", lambda *_: 0, lambda *_: 0)
+    found = native.Library(tmp_path / "lib.so", "avx2", **dict.fromkeys(native.FUNCTIONS, lambda *_: 0))
     monkeypatch.setattr(native, "_search", lambda: found)
     there = diagnose()
     assert (there.library, there.instruction_set) == (str(tmp_path / "lib.so"), "avx2")

@@ -1,6 +1,7 @@
 """What each linear of a block receives: second moments of the inputs, by modality.
 
 Linears that receive the very same tensor (q, k and v; gate and up) share one second moment, found by the tensor's identity while the block runs.
+Where the full-precision model runs beside the packed one, the drift between what both receive is accumulated as well.
 """
 
 from __future__ import annotations
@@ -27,16 +28,35 @@ class StatsCollector:
         self._leader: dict[str, str] = {}
         self._sums: dict[str, dict[Modality, Tensor]] = {}
         self._tokens: dict[str, dict[Modality, int]] = {}
+        self._drifts: dict[str, dict[Modality, Tensor]] = {}
 
     @contextmanager
-    def watching(self, visual: Tensor | None) -> Iterator[None]:
-        """While one sample runs: `visual` (t,) marks its visual tokens; None means that all are visual (vision tower, projector)."""
+    def received(self) -> Iterator[dict[str, Tensor]]:
+        """While one sample runs: what each linear receives, by its name."""
+        inputs: dict[str, Tensor] = {}
+
+        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda _module, args: inputs.__setitem__(name, args[0].detach())
+
+        handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in self.linears.items()]
+        try:
+            yield inputs
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def watching(self, visual: Tensor | None, exact: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """While one sample runs: `visual` (t,) marks its visual tokens; None means that all are visual (vision tower, projector).
+
+        `exact` is what the linears `received` when the same sample ran through the full-precision model.
+        """
         seen: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept alive, so that no id is used twice
 
         def observe(name: str, x: Tensor) -> None:
             leader, _ = seen.setdefault(id(x), (name, x))
             if self._leader.setdefault(name, leader) == name:
-                self._add(name, x, None if name in self.visual_only else visual)
+                self._add(name, x, None if name in self.visual_only else visual, None if exact is None else exact[name])
 
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             return lambda _module, args: observe(name, args[0])
@@ -48,17 +68,26 @@ class StatsCollector:
             for handle in handles:
                 handle.remove()
 
-    def _add(self, name: str, x: Tensor, visual: Tensor | None) -> None:
+    def _add(self, name: str, x: Tensor, visual: Tensor | None, exact: Tensor | None) -> None:
         rows = x.detach().reshape(-1, x.shape[-1]).float()
-        split: dict[Modality, Tensor] = {"visual": rows} if visual is None else {"visual": rows[visual], "text": rows[~visual]}
-        sums, tokens = self._sums.setdefault(name, {}), self._tokens.setdefault(name, {})
-        for modality, part in split.items():
+        away = None if exact is None else exact.reshape(rows.shape).float() - rows
+        chosen: dict[Modality, Tensor | slice] = {"visual": slice(None)} if visual is None else {"visual": visual, "text": ~visual}
+        tokens = self._tokens.setdefault(name, {})
+        for modality, which in chosen.items():
+            part = rows[which]
             if len(part) == 0:
                 continue
-            if modality not in sums:
-                sums[modality] = torch.zeros(rows.shape[1], rows.shape[1])
-            sums[modality].addmm_(part.T, part)
+            _accumulate(self._sums.setdefault(name, {}), modality, part, part)
+            if away is not None:
+                _accumulate(self._drifts.setdefault(name, {}), modality, away[which], part)
             tokens[modality] = tokens.get(modality, 0) + len(part)
+
+    def groups(self) -> list[list[str]]:
+        """The linears that something reached, those that receive the same tensor together, in the order in which they were reached."""
+        groups: dict[str, list[str]] = {}
+        for name, leader in self._leader.items():
+            groups.setdefault(leader, []).append(name)
+        return list(groups.values())
 
     def stats(self, name: str) -> LinearStats:
         """What the linear `name` received so far. Raises ValueError when nothing reached it."""
@@ -66,4 +95,16 @@ class StatsCollector:
         if leader is None:
             raise ValueError(f"no calibration sample reached {name}")
         tokens = self._tokens[leader]
-        return LinearStats({modality: total / tokens[modality] for modality, total in self._sums[leader].items()}, dict(tokens))
+
+        def means(sums: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+            return {modality: total / tokens[modality] for modality, total in sums.items()}
+
+        drifts = self._drifts.get(leader)
+        return LinearStats(means(self._sums[leader]), dict(tokens), None if drifts is None else means(drifts))
+
+
+def _accumulate(sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor) -> None:
+    """Σ left rightᵀ over the rows (t, in) of both, added to a modality's sum (in, in)."""
+    if modality not in sums:
+        sums[modality] = torch.zeros(left.shape[1], right.shape[1])
+    sums[modality].addmm_(left.T, right)

@@ -1,10 +1,12 @@
 """The walk: stack by stack, block by block, each block quantized on what the packed blocks before it produce.
 
     for each stack:   capture what reaches it   (finished stacks play back their outputs)
-      for each block: weights from the source → statistics → quantize → write → run packed → next block
+      for each block: weights from the source → statistics → quantize → tune → write → run packed → next block
 
-Where no linear needs data nothing is run at all. Blocks that an earlier run finished are read back from the output folder instead of quantized
-again; they compute the same numbers, so a walk that was interrupted ends with the same bytes.
+Where the recipe asks for error propagation or tuning, the full-precision model runs beside the packed one, block by block: its inputs say what was
+lost before a linear (propagation.py), its outputs what a packed block should say (tuning.py). Where no linear needs data nothing is run at all.
+Blocks that an earlier run finished are read back from the output folder instead of quantized again; they compute the same numbers, so a walk that was
+interrupted ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -13,19 +15,25 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from bivlm.calibration.capture import Captured, capture
+from bivlm.calibration.allocation import LEAST, Measured, Sensitivity, deal_out, divergence_of, probe_block, text_logits, with_bits
+from bivlm.calibration.capture import BlockCall, Captured, capture
+from bivlm.calibration.propagation import propagated
 from bivlm.calibration.stats import StatsCollector
+from bivlm.calibration.tuning import Tuned, tune_block
 from bivlm.checkpoint.job import Job
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.kernels.linear import replace_linear
 from bivlm.plan import BlockPlan, LinearPlan, Plan
+from bivlm.quantizers import Quantizer
 from bivlm.types import LinearStats
 
 
@@ -78,7 +86,10 @@ class CalibrationInput:
     visual: Tensor
 
 
+PROBE_SAMPLES = 16  # calibration samples that sensitivities are measured on
+
 OnBlock = Callable[[BlockReport], None]
+Packed = Mapping[str, PackedTensor]
 
 
 def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock) -> None:
@@ -92,7 +103,25 @@ def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[Calibratio
     if with_data:
         _walk_with_data(source, plan, plan.blocks[:with_data], job, samples, on_block)
     for block in plan.blocks[with_data:]:
-        _finish_block(source, block, job, None, on_block)
+        _finish_block(source, plan, block, job, None, on_block)
+
+
+@dataclass
+class _Stream:
+    """What runs through the blocks of one stack, sample by sample: the calls of every block, and the hidden states on their way."""
+
+    entries: Sequence[Captured]
+    hidden: list[Tensor]
+
+    @classmethod
+    def of(cls, entries: Sequence[Captured]) -> _Stream:
+        return cls(entries, [entry.hidden for entry in entries])
+
+    def calls(self, index: int) -> list[BlockCall]:
+        return [entry.calls[index] for entry in self.entries]
+
+    def run(self, index: int, module: nn.Module) -> list[Tensor]:
+        return [call.run(module, states) for call, states in zip(self.calls(index), self.hidden, strict=True)]
 
 
 def _walk_with_data(
@@ -102,43 +131,131 @@ def _walk_with_data(
     head = source.family.keep_out_of_calibration(source.model)
     around = [name for name in source.entries if name not in inside and name not in head]
     source.materialize(around)
-    finished: list[tuple[Sequence[nn.Module], list[dict[int, Tensor]]]] = []
+    finished: list[tuple[Sequence[nn.Module], list[dict[int, Tensor]], list[dict[int, Tensor]]]] = []
     for stack in sorted({block.stack for block in blocks}):
         mine = [block for block in blocks if block.stack == stack]
         modules = [source.model.get_submodule(block.path) for block in mine]
-        entries = [
-            capture(source.model, sample.tensors, modules, [(played, outputs[number]) for played, outputs in finished])
-            for number, sample in enumerate(samples)
-        ]
-        finished.append((modules, _walk_stack(source, mine, job, samples, entries, on_block)))
+
+        def entries(exact: bool, modules: Sequence[nn.Module] = modules) -> _Stream:
+            played = [(before, whole if exact else packed) for before, packed, whole in finished]
+            return _Stream.of(
+                [
+                    capture(source.model, sample.tensors, modules, [(before, outputs[number]) for before, outputs in played])
+                    for number, sample in enumerate(samples)
+                ]
+            )
+
+        beside = entries(True) if plan.propagation or plan.tuning else None
+        finished.append((modules, *_walk_stack(source, plan, mine, job, samples, entries(False), beside, on_block)))
     source.release(around)
 
 
 def _walk_stack(
-    source: SourceModel, blocks: Sequence[BlockPlan], job: Job, samples: Sequence[CalibrationInput], entries: list[Captured], on_block: OnBlock
-) -> list[dict[int, Tensor]]:
-    """Quantize the blocks of one stack; returns, for each sample, the outputs that the model reads later."""
-    hidden = [entry.hidden for entry in entries]
+    source: SourceModel,
+    plan: Plan,
+    blocks: Sequence[BlockPlan],
+    job: Job,
+    samples: Sequence[CalibrationInput],
+    stream: _Stream,
+    beside: _Stream | None,
+    on_block: OnBlock,
+) -> tuple[list[dict[int, Tensor]], list[dict[int, Tensor]]]:
+    """Quantize the blocks of one stack; returns, for each sample, the outputs that the model reads later: packed, and in full precision.
+
+    `stream` runs through the packed blocks, `beside` through the full-precision ones.
+    """
     outputs: list[dict[int, Tensor]] = [{} for _ in samples]
+    exact_outputs: list[dict[int, Tensor]] = [{} for _ in samples]
     part_is_language = source.family.stacks[blocks[0].stack].part == "language"
+    visual = [sample.visual if part_is_language else None for sample in samples]
     for index, block in enumerate(blocks):
-        with source.present(block.path) as module, torch.inference_mode():
-            calls = [entry.calls[index] for entry in entries]
-            collector = None
-            if block.needs_data and not job.is_done(block.path):
-                collector = _collector(source, block)
-                for sample, call, states in zip(samples, calls, hidden, strict=True):
-                    with collector.watching(sample.visual if part_is_language else None):
-                        call.run(module, states)
-            packed = _finish_block(source, block, job, collector, on_block)
+        with source.present(block.path) as module:
+            with torch.inference_mode():
+                wanted = block.needs_data and not job.is_done(block.path)
+                collector = _collect(source, block, index, module, visual, stream, beside) if wanted else None
+                if beside is not None:
+                    beside.hidden = beside.run(index, module)
+            tune = partial(_tune, source, block, plan.tuning, stream.calls(index), stream.hidden, beside) if plan.tuning else None
+            packed, vectors = _finish_block(source, plan, block, job, collector, on_block, tune)
             for name, tensor in packed.items():
                 replace_linear(source.model, name, tensor)
-            module = source.model.get_submodule(block.path)
-            hidden = [call.run(module, states) for call, states in zip(calls, hidden, strict=True)]
+            _put_vectors(source.model, vectors)
+            with torch.inference_mode():
+                stream.hidden = stream.run(index, source.model.get_submodule(block.path))
         if block.is_output:
-            for kept, states in zip(outputs, hidden, strict=True):
-                kept[index] = states
-    return outputs
+            for number in range(len(samples)):
+                outputs[number][index] = stream.hidden[number]
+                exact_outputs[number][index] = stream.hidden[number] if beside is None else beside.hidden[number]
+    return outputs, exact_outputs
+
+
+def _collect(
+    source: SourceModel, block: BlockPlan, index: int, module: nn.Module, visual: Sequence[Tensor | None], stream: _Stream, beside: _Stream | None
+) -> StatsCollector:
+    """What the block's linears receive, and how far that is from what they would in the full-precision model."""
+    collector = _collector(source, block)
+    for number, (mask, call, states) in enumerate(zip(visual, stream.calls(index), stream.hidden, strict=True)):
+        exact = None
+        if beside is not None:
+            with collector.received() as exact:
+                beside.calls(index)[number].run(module, beside.hidden[number])
+        with collector.watching(mask, exact):
+            call.run(module, states)
+    return collector
+
+
+def allocate(
+    source: SourceModel, plan: Plan, samples: Sequence[CalibrationInput], budget: float, path: Path, on_probe: Callable[[int, int], None]
+) -> Plan:
+    """The plan with the bits of every linear chosen so that all take `budget` true bits per weight together (allocation.py).
+
+    What is measured is kept in the file `path`. `on_probe` is told how many blocks are measured, of how many. Needs the whole model in memory.
+    """
+    measured = Measured(path)
+    found, blocks = measured.read(), [block for block in plan.blocks if block.quantized]
+    quantizers = {linear.name: linear.quantizer for block in blocks for linear in block.quantized if linear.quantizer is not None}
+    for quantizer in quantizers.values():
+        with_bits(quantizer, LEAST)  # refuses what has no bits to deal out, before anything long
+    shapes = {linear.name: linear.shape for block in blocks for linear in block.quantized}
+    inputs = samples[:PROBE_SAMPLES]
+    if any(block.path not in found for block in blocks):
+        names = list(source.entries)
+        source.materialize(names)
+        source.model.tie_weights()
+        reference = _logits(source, inputs)
+        for number, block in enumerate(blocks):
+            on_probe(number, len(blocks))
+            if block.path not in found:
+                found[block.path] = _probe(source, block, quantizers, inputs, reference)
+                measured.write(found)
+        source.release(names)
+    on_probe(len(blocks), len(blocks))
+    bits = deal_out([group for block in blocks for group in found[block.path]], quantizers, shapes, budget)
+    chosen = [
+        replace(block, linears=tuple(replace(linear, quantizer=_dealt(linear, bits)) for linear in block.linears)) if block.quantized else block
+        for block in plan.blocks
+    ]
+    return replace(plan, blocks=tuple(chosen))
+
+
+def _dealt(linear: LinearPlan, bits: Mapping[str, float]) -> Quantizer | None:
+    return linear.quantizer if linear.quantizer is None or linear.name not in bits else with_bits(linear.quantizer, bits[linear.name])
+
+
+def _probe(
+    source: SourceModel, block: BlockPlan, quantizers: Mapping[str, Quantizer], inputs: Sequence[CalibrationInput], reference: Sequence[Tensor]
+) -> list[Sensitivity]:
+    """The sensitivities of one block's groups, the model standing there whole."""
+    collector = _collector(source, block)
+    part_is_language = source.family.stacks[block.stack].part == "language"
+    for sample in inputs:
+        with collector.watching(sample.visual if part_is_language else None), torch.inference_mode():
+            source.model(**sample.tensors, use_cache=False)
+    return probe_block(collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs)))
+
+
+def _logits(source: SourceModel, inputs: Sequence[CalibrationInput]) -> list[Tensor]:
+    return text_logits(source.model, [sample.tensors for sample in inputs], [sample.visual for sample in inputs])
 
 
 def _collector(source: SourceModel, block: BlockPlan) -> StatsCollector:
@@ -148,30 +265,59 @@ def _collector(source: SourceModel, block: BlockPlan) -> StatsCollector:
     return StatsCollector({name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}, visual_only)
 
 
-def _finish_block(source: SourceModel, block: BlockPlan, job: Job, collector: StatsCollector | None, on_block: OnBlock) -> Mapping[str, PackedTensor]:
-    """Quantize one block and write it, or read it back when an earlier run wrote it; returns its packed linears by name."""
+def _tune(
+    source: SourceModel, block: BlockPlan, epochs: int, calls: Sequence[BlockCall], hidden: Sequence[Tensor], beside: _Stream | None, packed: Packed
+) -> Tuned:
+    """`beside` has run through the block already: its hidden states are the targets."""
+    assert beside is not None
+    return tune_block(source.model.get_submodule(block.path), block.path, packed, calls, hidden, beside.hidden, epochs)
+
+
+def _put_vectors(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:
+    """Give some parameters (by name) other values, in the dtype that they have."""
+    with torch.no_grad():
+        for name, value in vectors.items():
+            model.get_parameter(name).copy_(value)
+
+
+def _finish_block(
+    source: SourceModel,
+    plan: Plan,
+    block: BlockPlan,
+    job: Job,
+    collector: StatsCollector | None,
+    on_block: OnBlock,
+    tune: Callable[[Packed], Tuned] | None = None,
+) -> tuple[Packed, Mapping[str, Tensor]]:
+    """Quantize one block and write it, or read it back when an earlier run wrote it: its packed linears, and the vectors that tuning changed."""
     started = time.perf_counter()
     resumed = job.is_done(block.path)
     if resumed:
-        packed, reports = job.read_block(block.path)
+        packed, vectors, reports = job.read_block(block.path)
         reports = {name: LinearReport(**report) for name, report in reports.items()}
     else:
-        packed, reports = {}, {}
+        packed, vectors, reports = {}, {}, {}
         for linear in block.quantized:
             stats = collector.stats(linear.name) if collector is not None and linear.quantizer is not None and linear.quantizer.needs_data else None
-            packed[linear.name], reports[linear.name] = quantize_linear(source, linear, stats)
-        job.write_block(block.path, packed, {name: asdict(report) for name, report in reports.items()})
+            packed[linear.name], reports[linear.name] = quantize_linear(source, linear, stats, plan.propagation)
+        if tune is not None and packed:
+            tuned = tune(packed)
+            packed, vectors = tuned.packed, tuned.vectors
+        job.write_block(block.path, packed, {name: asdict(report) for name, report in reports.items()}, vectors)
     on_block(BlockReport(block.path, reports, time.perf_counter() - started, resumed))
-    return packed
+    return packed, vectors
 
 
-def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | None) -> tuple[PackedTensor, LinearReport]:
-    """Read one weight, quantize it, pack it, and measure what the packed weight lost."""
+def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | None, propagation: float = 0.0) -> tuple[PackedTensor, LinearReport]:
+    """Read one weight, correct it for what was lost before it, quantize it, pack it, and measure what the packed weight lost."""
     assert plan.quantizer is not None
     weight = next(iter(source.read([f"{plan.name}.weight"]).values()))
     try:
         with _noting() as notes:
-            quantized = plan.quantizer.quantize(weight, stats)
+            aim = weight
+            if stats is not None and propagation:
+                aim = propagated(weight, stats, propagation, getattr(plan.quantizer, "modality_weight", "tokens"))
+            quantized = plan.quantizer.quantize(aim, stats)
     except ValueError as error:
         raise InputError(f"{plan.name}: {error}") from error
     packed = quantized.encode()

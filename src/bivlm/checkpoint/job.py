@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from bivlm.checkpoint.shards import INDEX_NAME, checksum, read_entries, read_json, read_tensors, write_atomically, write_shard
 from bivlm.checkpoint.source import SourceModel
@@ -122,10 +123,14 @@ class Job:
             if not self.is_done(f"rest.{number}"):
                 self._write(f"rest.{number}", self._stored(names), {}, {})
 
-    def write_block(self, block: str, packed: Mapping[str, PackedTensor], report: Report) -> None:
-        """Write one finished block: its packed linears, and everything else in it as it was."""
-        replaced = {f"{linear}.weight" for linear in packed}
+    def write_block(self, block: str, packed: Mapping[str, PackedTensor], report: Report, vectors: Mapping[str, Tensor] | None = None) -> None:
+        """Write one finished block: its packed linears, the parameters that have new values (`vectors`), and everything else in it as it was."""
+        vectors = vectors or {}
+        replaced = {f"{linear}.weight" for linear in packed} | set(vectors)
         tensors = self._stored([name for name in self.source.parameter_names(block) if name not in replaced])
+        for name, vector in vectors.items():
+            entry = self.source.entries[name]
+            tensors[entry.key] = vector.to(entry.dtype).contiguous()
         linears: dict[str, Any] = {}
         for linear, weight in packed.items():
             base = self.source.entries[f"{linear}.weight"].key.removesuffix("weight")
@@ -137,13 +142,15 @@ class Job:
                 "settings": dict(weight.settings),
                 "tensors": {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in weight.tensors.items()},
             }
-        self._write(block, tensors, linears, report)
+        self._write(block, tensors, linears, report, {name: self.source.entries[name].key for name in vectors})
 
     def _stored(self, names: Sequence[str]) -> dict[str, Any]:
         places = {**self.source.entries, **self.source.extra}
         return {places[name].key: tensor for name, tensor in self.source.read(list(names), copy=False).items()}
 
-    def _write(self, name: str, tensors: Mapping[str, Any], linears: Mapping[str, Any], report: Report) -> None:
+    def _write(
+        self, name: str, tensors: Mapping[str, Any], linears: Mapping[str, Any], report: Report, vectors: Mapping[str, str] | None = None
+    ) -> None:
         path = self.shard_path(name)
         write_shard(path, tensors)
         record = {
@@ -152,11 +159,12 @@ class Job:
             "checksums": {key: checksum(tensor) for key, tensor in tensors.items()},
             "linears": linears,
             "report": report,
+            "vectors": dict(vectors or {}),
         }
         write_atomically(self._record_path(name), to_json(record))
 
-    def read_block(self, block: str) -> tuple[dict[str, PackedTensor], dict[str, dict[str, Any]]]:
-        """The packed linears of a block that is done, and its report."""
+    def read_block(self, block: str) -> tuple[dict[str, PackedTensor], dict[str, Tensor], dict[str, dict[str, Any]]]:
+        """The packed linears of a block that is done, its parameters that had new values, and its report."""
         record = read_json(self._record_path(block))
         stored = read_tensors(read_entries([self.shard_path(block)]).values())
         packed = {
@@ -165,7 +173,7 @@ class Job:
             )
             for name, linear in record["linears"].items()
         }
-        return packed, record["report"]
+        return packed, {name: stored[key] for name, key in record["vectors"].items()}, record["report"]
 
     def records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every shard with its record, in the order of the shards."""

@@ -4,8 +4,11 @@ from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.factors import FactorsWeight
 from bivlm.formats.levels import LevelsWeight
 from bivlm.formats.planes import PlanesWeight
+from bivlm.formats.trellis import TrellisWeight
 from bivlm.formats.uniform import UniformWeight
 
-FORMATS: dict[str, type[QuantizedWeight]] = {weight.format: weight for weight in (FactorsWeight, LevelsWeight, PlanesWeight, UniformWeight)}
+FORMATS: dict[str, type[QuantizedWeight]] = {
+    weight.format: weight for weight in (FactorsWeight, LevelsWeight, PlanesWeight, TrellisWeight, UniformWeight)
+}
 
-__all__ = ["FORMATS", "FactorsWeight", "LevelsWeight", "PackedTensor", "PlanesWeight", "QuantizedWeight", "UniformWeight"]
+__all__ = ["FORMATS", "FactorsWeight", "LevelsWeight", "PackedTensor", "PlanesWeight", "QuantizedWeight", "TrellisWeight", "UniformWeight"]

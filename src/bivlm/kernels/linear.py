@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bivlm.errors import InputError
 from bivlm.formats.base import PackedTensor
-from bivlm.kernels import cpu, reference
+from bivlm.kernels import cpu, reference, trellis
 from bivlm.kernels.base import ACTIVATIONS, Activations, Kernel, Product
 from bivlm.kernels.operator import LINEAR, new_handle
 
@@ -25,6 +25,8 @@ KERNELS: dict[tuple[str, str], Kernel] = {
     ("levels", "cuda"): reference.ReferenceProduct,
     ("planes", "cpu"): cpu.product,
     ("planes", "cuda"): reference.ReferenceProduct,
+    ("trellis", "cpu"): trellis.product,
+    ("trellis", "cuda"): reference.ReferenceProduct,
     ("uniform", "cpu"): cpu.product,
     ("uniform", "cuda"): reference.ReferenceProduct,
 }

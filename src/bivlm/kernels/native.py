@@ -1,4 +1,5 @@
-"""The native library: the C interface of csrc/bivlm_kernels.h by ctypes. It is looked for, loaded and checked once, when it is first needed.
+"""The native library: the C interface of csrc/bivlm_kernels.h and bivlm_trellis.h by ctypes. It is looked for, loaded and checked once, when first
+needed.
 
     BIVLM_KERNEL      auto (the library where there is one), native (an error where there is none), reference (never the library)
     BIVLM_CPU_LEVEL   portable, avx2, avx512 or neon: the instruction set to use, instead of the best that the processor has
@@ -22,7 +23,7 @@ import torch  # noqa: F401 - before the library, see above
 import bivlm.kernels
 from bivlm.errors import InputError
 
-ABI = 1
+ABI = 2
 CHOICES = ("auto", "native", "reference")
 LEVELS = ("portable", "avx2", "avx512", "neon")  # by the number that the library knows them by
 FILE_NAME = {"darwin": "libbivlm_kernels.dylib", "win32": "bivlm_kernels.dll"}.get(sys.platform, "libbivlm_kernels.so")
@@ -64,19 +65,50 @@ class WeightStruct(ctypes.Structure):
     )
 
 
+class TrellisStruct(ctypes.Structure):
+    """`bivlm_trellis`."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("window", ctypes.c_int32),
+        ("codes", ctypes.c_void_p),
+        ("code_bytes", ctypes.c_int64),
+        ("bits", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("table_stride", ctypes.c_int64),
+        ("row_scale", ctypes.c_void_p),
+        ("signs", ctypes.c_void_p),
+    )
+
+
 _POINTER, _INT, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-LINEAR = (_POINTER, _POINTER, _INT64, _INT64, _INT, _POINTER, _POINTER, _INT, _INT)
-UNPACK = (_POINTER, _INT64, _INT64, _POINTER, _INT, _INT)
+_LINEAR = (_POINTER, _POINTER, _INT64, _INT64, _INT, _POINTER, _POINTER, _INT, _INT)
+_UNPACK = (_POINTER, _INT64, _INT64, _POINTER, _INT, _INT)
+
+# Every function `bivlm_<name>` that returns an error, with its arguments
+FUNCTIONS: dict[str, tuple[type, ...]] = {
+    "linear": _LINEAR,
+    "unpack": _UNPACK,
+    "trellis_linear": _LINEAR,
+    "trellis_unpack": _UNPACK,
+    "rotate": (_POINTER, _INT64, _INT64, _INT, _INT64, _POINTER, _POINTER, _INT),
+    "trellis_search": (_POINTER, _INT64, _INT64, _POINTER, ctypes.c_int32, ctypes.c_int32, _POINTER, _POINTER, _POINTER, _INT),
+}
 
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library. Both functions return 0, or a negative number for what they do not take; they let other Python threads run."""
+    """The loaded library. Its functions return 0, or a negative number for what they do not take; they let other Python threads run."""
 
     path: Path
     level: str
     linear: Callable[..., int]
     unpack: Callable[..., int]
+    trellis_linear: Callable[..., int]
+    trellis_unpack: Callable[..., int]
+    rotate: Callable[..., int]
+    trellis_search: Callable[..., int]
 
 
 @dataclass(frozen=True)
@@ -122,8 +154,10 @@ def _opened() -> Library | str:
         return f"{path} cannot be loaded: {error}"
     if (version := opened.bivlm_abi_version()) != ABI:
         return f"{path} has interface version {version}, and this bivlm needs {ABI}: install bivlm again"
-    opened.bivlm_linear.argtypes, opened.bivlm_unpack.argtypes = LINEAR, UNPACK
-    return Library(path, _set_level(opened), opened.bivlm_linear, opened.bivlm_unpack)
+    functions = {name: getattr(opened, f"bivlm_{name}") for name in FUNCTIONS}
+    for name, function in functions.items():
+        function.argtypes = FUNCTIONS[name]
+    return Library(path, _set_level(opened), **functions)
 
 
 def _path() -> Path | None:

@@ -7,7 +7,7 @@ once. What differs between methods is one function: how a block of columns becom
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -72,11 +72,17 @@ def compensate(
     `error_rule` says what a block that was quantized at once hands on: "exact" solves with u, "diagonal" divides by its diagonal, as the public code
     of BiLLM does, which treats the columns of a block as if they had been decided one after the other.
     """
-    u = inverse_factor(hessian, damping)
+    starts = range(0, weight.shape[1], block_size)
+    blocks = [slice(start, min(start + block_size, weight.shape[1])) for start in starts]
+    return feed_back(weight, inverse_factor(hessian, damping), quantize_columns, blocks, error_rule)
+
+
+def feed_back(weight: Tensor, u: Tensor, quantize_columns: QuantizeColumns, blocks: Sequence[slice], error_rule: ErrorRule = "exact") -> Tensor:
+    """The loop itself, for the factor u (in, in) of H⁻¹ = UᵀU and blocks of columns of any widths, one after the other."""
     w = weight.float().clone()
-    for start in range(0, w.shape[1], block_size):
-        block, right = slice(start, min(start + block_size, w.shape[1])), slice(start + block_size, None)
-        quantized = quantize_columns(w[:, block], u[block, block], start)
+    for block in blocks:
+        right = slice(block.stop, None)
+        quantized = quantize_columns(w[:, block], u[block, block], block.start)
         lost = w[:, block] - quantized
         if error_rule == "exact":
             error = torch.linalg.solve_triangular(u[block, block], lost, upper=True, left=False)

@@ -1,0 +1,252 @@
+// The search of the trellis: streams that decode to the values, paths that no other undercuts, errors fed on as a plain loop does, the same bits with
+// every instruction set and number of threads.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "bivlm_trellis.h"
+#include "cases.h"
+#include "check.h"
+
+namespace test {
+namespace {
+
+constexpr float kScale = 20.0f;  // targets lie well inside the tables: there costs fit the 16 bits of the search, and paths are the best of all
+
+struct Problem {
+  int64_t rows, columns;
+  int window, k;
+  std::vector<float> w, u;
+  std::vector<int8_t> table;
+  std::vector<uint32_t> state;
+
+  Problem(int64_t rows_, int64_t columns_, int window_, int k_, float scale, Random& random)
+      : rows(rows_), columns(columns_), window(window_), k(k_), u(size_t(columns_ * columns_), 0.0f) {
+    for (int64_t i = 0; i < rows * columns; ++i) w.push_back(scale * random.normal());
+    for (int64_t j = 0; j < columns; ++j) {
+      u[size_t(j * columns + j)] = 0.5f + random.unit();
+      for (int64_t c = j + 1; c < columns; ++c) u[size_t(j * columns + c)] = 0.3f * random.normal();
+    }
+    for (int i = 0; i < 1 << window; ++i) table.push_back(int8_t(std::fmin(std::fmax(30.0f * random.normal(), -128.0f), 127.0f)));
+    for (int64_t first = 0; first < rows; first += 64) state.push_back(uint32_t(random.below(1 << window)));
+  }
+
+  int64_t held() const { return (rows + 15) / 16 * 16; }
+  std::string words() const {
+    return "search " + std::to_string(rows) + " x " + std::to_string(columns) + ", window " + std::to_string(window) + ", " + std::to_string(k) +
+           " bits, level " + std::to_string(bivlm_level());
+  }
+};
+
+struct Found {
+  int code;
+  std::vector<float> w;
+  std::vector<uint32_t> state;
+  std::vector<uint8_t> symbols;
+};
+
+Found search(const Problem& p, int threads = 1) {
+  Found f{0, p.w, p.state, std::vector<uint8_t>(size_t(p.held() * p.columns), 0xff)};
+  f.code = bivlm_trellis_search(f.w.data(), p.rows, p.columns, p.u.data(), p.window, p.k, p.table.data(), f.state.data(), f.symbols.data(), threads);
+  return f;
+}
+
+bool same(const Found& one, const Found& other) {
+  return one.code == other.code && one.w == other.w && one.state == other.state && one.symbols == other.symbols;
+}
+
+int64_t held_of(const Problem& p, size_t strip) { return std::min<int64_t>(64, p.held() - 64 * int64_t(strip)); }
+
+// state <- state / 2^K + symbol * 2^(L - K), value = table[state]
+void decodes(const Problem& p, const Found& f) {
+  bool in_range = true, values = true;
+  for (size_t strip = 0; strip < p.state.size(); ++strip) {
+    uint32_t state = p.state[strip];
+    for (int64_t j = 0; j < p.columns; ++j) {
+      for (int64_t r = 64 * int64_t(strip); r < 64 * int64_t(strip) + held_of(p, strip); ++r) {
+        const uint8_t symbol = f.symbols[size_t(j * p.held() + r)];
+        in_range = in_range && symbol < 1 << p.k;
+        state = state >> p.k | uint32_t(symbol) << (p.window - p.k);
+        values = values && (r >= p.rows || f.w[size_t(j * p.rows + r)] == float(p.table[state]));
+      }
+    }
+    CHECK(state == f.state[strip], p.words());
+  }
+  CHECK(in_range, p.words());
+  CHECK(values, p.words());
+}
+
+int rounded(float target, int k) {
+  const int steps = k < 3 ? 1 : k == 3 ? 2 : 4;
+  return int(std::lround(std::fmin(std::fmax(target, -127.0f), 127.0f) * float(steps)));
+}
+
+int64_t distance(const Problem& p, int target, uint32_t state) {
+  const int steps = p.k < 3 ? 1 : p.k == 3 ? 2 : 4;
+  const int64_t difference = std::min(std::abs(target - p.table[state] * steps), 181);
+  return difference * difference;
+}
+
+// The least cost of any path through `targets` from `start`, in wide integers over all states
+int64_t least_cost(const Problem& p, const std::vector<int>& targets, uint32_t start) {
+  constexpr int64_t kNever = std::numeric_limits<int64_t>::max() / 2;
+  const uint32_t states = 1u << p.window;
+  std::vector<int64_t> cost(states, kNever), next(states);
+  cost[start] = 0;
+  for (const int target : targets) {
+    for (uint32_t state = 0; state < states; ++state) {
+      const uint32_t before = (state << p.k) & (states - 1);
+      int64_t least = kNever;
+      for (uint32_t a = 0; a < 1u << p.k; ++a) least = std::min(least, cost[before | a]);
+      next[state] = least == kNever ? kNever : least + distance(p, target, state);
+    }
+    cost.swap(next);
+  }
+  return *std::min_element(cost.begin(), cost.end());
+}
+
+// Column after column of one strip: the path is one of the best, and its error goes to the columns to the right
+void is_best(const Problem& p, const Found& f, size_t strip) {
+  const int64_t first = 64 * int64_t(strip), held = held_of(p, strip);
+  std::vector<float> rest = p.w;
+  uint32_t state = p.state[strip];
+  for (int64_t j = 0; j < p.columns; ++j) {
+    std::vector<int> targets, ahead;
+    for (int64_t r = first; r < first + held; ++r) targets.push_back(r < p.rows ? rounded(rest[size_t(j * p.rows + r)], p.k) : 0);
+    for (int64_t r = first; r < first + 16 && j + 1 < p.columns; ++r) {
+      ahead.push_back(r < p.rows ? rounded(rest[size_t((j + 1) * p.rows + r)], p.k) : 0);
+    }
+    std::vector<int> all = targets;
+    all.insert(all.end(), ahead.begin(), ahead.end());
+    const int64_t least = least_cost(p, all, state);
+    int64_t cost = 0;
+    for (int64_t r = first; r < first + held; ++r) {
+      state = state >> p.k | uint32_t(f.symbols[size_t(j * p.held() + r)]) << (p.window - p.k);
+      cost += distance(p, targets[size_t(r - first)], state);
+    }
+    CHECK(cost + least_cost(p, ahead, state) == least, p.words() + ", strip " + std::to_string(strip) + ", column " + std::to_string(j));
+    for (int64_t r = first; r < std::min(first + held, p.rows); ++r) {
+      const float error = (rest[size_t(j * p.rows + r)] - f.w[size_t(j * p.rows + r)]) / p.u[size_t(j * p.columns + j)];
+      for (int64_t c = j + 1; c < p.columns; ++c) rest[size_t(c * p.rows + r)] -= p.u[size_t(j * p.columns + c)] * error;
+    }
+  }
+}
+
+// Every instruction set and some numbers of threads: the first of them is looked at closely, the others must be the same
+Found agree(const Problem& p) {
+  bivlm_force_level(0);
+  Found first = search(p);
+  CHECK(first.code == 0, p.words());
+  decodes(p, first);
+  for (const int level : levels()) {
+    bivlm_force_level(level);
+    for (int threads = 1; threads <= 3; ++threads) CHECK(same(search(p, threads), first), p.words() + ", threads " + std::to_string(threads));
+  }
+  return first;
+}
+
+void test_shapes() {
+  Random random(21);
+  int turn = 0;
+  for (const int window : {8, 12}) {
+    for (int k = 1; k <= 4; ++k) {
+      for (const int64_t rows : {1, 15, 16, 17, 48, 63, 64, 65, 130}) {
+        const Problem p(rows, 1 + ++turn % 4, window, k, kScale, random);
+        const Found found = agree(p);
+        is_best(p, found, p.state.size() - 1);
+        if (turn % 4 == 0) is_best(p, found, 0);
+      }
+    }
+  }
+  for (int k = 1; k <= 4; ++k) {
+    const Problem p(17 + 32 * k, 2, 16, k, kScale, random);
+    is_best(p, agree(p), 0);
+  }
+}
+
+// Enough strips that every thread has some
+void test_threads() {
+  Random random(22);
+  const Problem p(1111, 20, 8, 2, kScale, random);
+  const Found found = agree(p);
+  for (const size_t strip : {0, 8, 17}) is_best(p, found, strip);
+}
+
+// Targets far outside of the table, and what is no number: paths that are valid and the same everywhere
+void test_outliers() {
+  Random random(23);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const int window : {8, 12}) {
+    for (int k = 1; k <= 4; ++k) {
+      for (const float scale : {0.0f, 1e-30f, 90.0f, 1e4f, 1e30f}) agree(Problem(70, 3, window, k, scale, random));
+      Problem p(80, 3, window, k, 30.0f, random);
+      p.w[5] = 1e9f, p.w[100] = -1e9f, p.w[170] = kInfinity, p.w[239] = -kInfinity, p.w[40] = std::numeric_limits<float>::quiet_NaN();
+      agree(p);
+    }
+  }
+}
+
+// A value that every path can take is taken: the targets of a known path come back with no error
+void test_exact() {
+  Random random(24);
+  for (int k = 1; k <= 4; ++k) {
+    Problem p(64, 3, 8, k, 30.0f, random);
+    std::vector<float> wanted;
+    uint32_t state = p.state[0];
+    for (float& target : p.w) {
+      state = state >> k | uint32_t(random.below(1 << k)) << (8 - k);
+      while (p.table[state] == -128) p.table[state] = int8_t(random.below(256) - 128);  // a target is at most 127
+      target = 0.0f;
+      wanted.push_back(float(state));
+    }
+    for (size_t i = 0; i < wanted.size(); ++i) p.w[i] = wanted[i] = float(p.table[size_t(wanted[i])]);
+    CHECK(agree(p).w == wanted, p.words());
+  }
+}
+
+void test_refused() {
+  Random random(25);
+  const Problem good(20, 3, 8, 2, 30.0f, random);
+  const auto with = [&](auto change) {
+    Problem p = good;
+    change(p);
+    return search(p).code;
+  };
+  constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+  CHECK(with([](Problem&) {}) == 0, "good");
+  CHECK(with([](Problem& p) { p.window = 9; }) == BIVLM_ERROR_WEIGHT, "window");
+  CHECK(with([](Problem& p) { p.k = 0; }) == BIVLM_ERROR_WEIGHT, "no bits");
+  CHECK(with([](Problem& p) { p.k = 5; }) == BIVLM_ERROR_WEIGHT, "five bits");
+  CHECK(with([](Problem& p) { p.state[0] = 256; }) == BIVLM_ERROR_WEIGHT, "state");
+  for (const float pivot : {0.0f, -1.0f, kNone}) CHECK(with([&](Problem& p) { p.u[4] = pivot; }) == BIVLM_ERROR_WEIGHT, "pivot");
+
+  Problem p = good;
+  std::vector<uint8_t> symbols(96, 7);
+  const auto call = [&](bool w, bool u, bool table, bool state, bool out, int64_t rows, int64_t columns) {
+    return bivlm_trellis_search(w ? p.w.data() : nullptr, rows, columns, u ? p.u.data() : nullptr, 8, 2, table ? p.table.data() : nullptr,
+                                state ? p.state.data() : nullptr, out ? symbols.data() : nullptr, 1);
+  };
+  CHECK(call(false, true, true, true, true, 20, 3) == BIVLM_ERROR_WEIGHT, "no targets");
+  CHECK(call(true, false, true, true, true, 20, 3) == BIVLM_ERROR_WEIGHT, "no factor");
+  CHECK(call(true, true, false, true, true, 20, 3) == BIVLM_ERROR_WEIGHT, "no table");
+  CHECK(call(true, true, true, false, true, 20, 3) == BIVLM_ERROR_WEIGHT, "no states");
+  CHECK(call(true, true, true, true, false, 20, 3) == BIVLM_ERROR_WEIGHT, "no symbols");
+  CHECK(call(true, true, true, true, true, -1, 3) == BIVLM_ERROR_SHAPE, "rows");
+  CHECK(call(true, true, true, true, true, 20, -1) == BIVLM_ERROR_SHAPE, "columns");
+  CHECK(call(false, false, false, false, false, 0, 3) == 0, "nothing to do");
+  CHECK(call(false, false, false, false, false, 20, 0) == 0, "nothing to do");
+  CHECK(p.w == good.w && p.state == good.state && symbols == std::vector<uint8_t>(96, 7), "what is refused is left alone");
+}
+
+}  // namespace
+
+void test_trellis_search() {
+  test_refused();
+  test_exact();
+  test_shapes();
+  test_threads();
+  test_outliers();
+}
+
+}  // namespace test

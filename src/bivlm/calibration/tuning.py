@@ -1,0 +1,188 @@
+"""Block tuning: the continuous numbers of a packed block, fitted to what the full-precision block says.
+
+The codes stay as they are. What moves are the row scales of the packed linears and the block's vectors (norms, biases), by Adam on the difference
+between the packed block's output, on the inputs that the packed model gives it, and the full-precision block's output on those of the full-precision
+model. A part of the samples is held out; the tuned numbers, rounded to what is stored, are kept only if they are better there. No bit is added.
+
+(Block-wise tuning after each block: QuIP#, arXiv 2402.04396, and OmniQuant, arXiv 2308.13137, which fit more than this.)
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from bivlm.calibration.capture import BlockCall
+from bivlm.checkpoint.source import set_submodule
+from bivlm.formats import FORMATS, PackedTensor
+
+logger = logging.getLogger("bivlm.calibration")
+
+RATE = 2e-3  # of Adam, relative to the size of what it moves
+HELD_OUT = 4  # every fourth sample judges
+ROW_SCALE = "row_scale"  # the tensor of a packed linear that is fitted, where its format has one
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The packed linears with their new row scales, the block's vectors that changed (by parameter name), and the held-out loss before and after."""
+
+    packed: Mapping[str, PackedTensor]
+    vectors: Mapping[str, Tensor]
+    before: float
+    after: float
+
+
+class _ScaledLinear(nn.Module):
+    """A packed linear whose rows can still be scaled: y = (x Wᵀ) ⊙ (1 + shift) + bias."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float())
+        self.shift = nn.Parameter(torch.zeros(len(weight)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.linear(x, self.weight) * (1 + self.shift)
+        return y if self.bias is None else y + self.bias
+
+
+def tune_block(
+    block: nn.Module,
+    path: str,
+    packed: Mapping[str, PackedTensor],
+    calls: Sequence[BlockCall],
+    inputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    epochs: int,
+) -> Tuned:
+    """Fit the block at `path`, here with its full-precision weights, whose linears are to be `packed`; sample i calls it with calls[i] on inputs[i].
+
+    `inputs` and `targets` are the hidden states (…, t, d) that the packed model gives the block, and those that the full-precision one gets from it.
+    The same arguments give the same result. Fewer than HELD_OUT samples tune nothing.
+    """
+    work = _working_copy(block, path, packed)
+    train, judge = [i for i in range(len(inputs)) if i % HELD_OUT], [i for i in range(len(inputs)) if not i % HELD_OUT]
+    originals = {name: parameter.detach().clone() for name, parameter in work.named_parameters()}
+    stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
+
+    def loss(i: int) -> Tensor:
+        return token_loss(_as_float(calls[i]).run(work, inputs[i].clone().float()), targets[i].clone().float())
+
+    def judged() -> float:
+        with torch.no_grad():
+            return sum(float(loss(i)) for i in judge) / len(judge)
+
+    before = judged()
+    if not train:
+        return Tuned(packed, {}, before, before)
+    movable = {name: parameter for name, parameter in work.named_parameters() if parameter.dim() == 1}
+    rates = [{"params": [parameter], "lr": RATE * _size(parameter, name)} for name, parameter in movable.items()]
+    optimizer = torch.optim.Adam(rates)
+    random = torch.Generator().manual_seed(0)
+    best, found = before, originals
+    for _ in range(epochs):
+        for place in torch.randperm(len(train), generator=random).tolist():
+            optimizer.zero_grad()
+            loss(train[place]).backward()
+            optimizer.step()
+        moved = {name: parameter.detach().clone() for name, parameter in work.named_parameters()}
+        _load(work, {name: _rounded(name, value, packed, path, stored) for name, value in moved.items()})
+        after = judged()
+        if after < best:
+            best, found = after, {name: parameter.detach().clone() for name, parameter in work.named_parameters()}
+        _load(work, moved)
+    if found is originals:
+        return Tuned(packed, {}, before, before)
+    return Tuned(_rescaled(packed, path, found), _vectors(found, originals, path, stored), before, best)
+
+
+def token_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Mean over the tokens of ‖output - target‖² / ‖target‖²: a token with massive activations counts like any other."""
+    lost, whole = (output - target).square().sum(-1), target.square().sum(-1)
+    return (lost / (whole + 1e-6 * whole.mean() + 1e-30)).mean()
+
+
+def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor]) -> nn.Module:
+    """The block in float32 with its packed linears decoded, its vectors free to move and nothing else."""
+    work = copy.deepcopy(block).float()
+    work.requires_grad_(False)
+    for name, tensor in packed.items():
+        linear = block.get_submodule(_below(name, path))
+        assert isinstance(linear, nn.Linear), name
+        scaled = _ScaledLinear(FORMATS[tensor.format].decode(tensor).dequantize(), linear.bias)
+        scaled.shift.requires_grad_(ROW_SCALE in tensor.tensors)
+        set_submodule(work, _below(name, path), scaled)
+    for parameter in work.parameters():
+        if parameter.dim() == 1:
+            parameter.requires_grad_(True)
+    return work
+
+
+def _below(name: str, path: str) -> str:
+    return name.removeprefix(f"{path}.")
+
+
+def _as_float(call: BlockCall) -> BlockCall:
+    """The call with every floating-point tensor among its arguments in float32, free of inference mode."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.clone().float() if value.is_floating_point() else value.clone()
+
+    return replace(call, args=tree_map(convert, call.args), kwargs=tree_map(convert, dict(call.kwargs)))
+
+
+def _size(parameter: Tensor, name: str) -> float:
+    """What a step is relative to: 1 for shifts, else the vector's root mean square (a hundredth for a vector of zeros)."""
+    return 1.0 if name.endswith(".shift") else max(float(parameter.detach().square().mean().sqrt()), 1e-2)
+
+
+def _load(work: nn.Module, values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in work.named_parameters():
+            parameter.copy_(values[name])
+
+
+def _rounded(name: str, value: Tensor, packed: Mapping[str, PackedTensor], path: str, stored: Mapping[str, torch.dtype]) -> Tensor:
+    """A vector, or the shift of a row scale, as it will be once it is stored."""
+    linear, _, leaf = name.rpartition(".")
+    if leaf != "shift":
+        return value.to(stored[name]).float()
+    scale = packed[f"{path}.{linear}"].tensors.get(ROW_SCALE)
+    if scale is None:
+        return torch.zeros_like(value)
+    new = scaled_rows(scale, value)
+    return torch.where(scale != 0, new.float() / scale.float() - 1, 0.0)
+
+
+def scaled_rows(scale: Tensor, shift: Tensor) -> Tensor:
+    """Row scales (out,) float16 times 1 + shift, finite."""
+    return (scale.float() * (1 + shift)).clamp(-60000.0, 60000.0).half()
+
+
+def _rescaled(packed: Mapping[str, PackedTensor], path: str, found: Mapping[str, Tensor]) -> dict[str, PackedTensor]:
+    result = {}
+    for name, tensor in packed.items():
+        shift = found[f"{_below(name, path)}.shift"]
+        if ROW_SCALE in tensor.tensors:
+            tensor = replace(tensor, tensors={**tensor.tensors, ROW_SCALE: scaled_rows(tensor.tensors[ROW_SCALE], shift)})
+        result[name] = tensor
+    return result
+
+
+def _vectors(found: Mapping[str, Tensor], originals: Mapping[str, Tensor], path: str, stored: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """The parameters of the block that changed, in their stored dtype, by their names in the model."""
+    return {
+        f"{path}.{name}": value.to(stored[name])
+        for name, value in found.items()
+        if not name.endswith(".shift") and value.dim() == 1 and not torch.equal(value, originals[name])
+    }

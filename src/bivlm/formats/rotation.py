@@ -1,0 +1,93 @@
+"""The rotation of the inputs that `trellis` weights are stored in: random signs, then a Hartley transform over every prime factor of the width.
+
+    R = (C_p1 ⊗ C_p2 ⊗ … ⊗ C_pk) · diag(signs),     C_m[a, b] = (cos 2πab/m + sin 2πab/m) / √m,     p1 ≤ p2 ≤ … ≤ pk the prime factors of `in`
+
+C_m is the discrete Hartley transform (Bracewell, J. Opt. Soc. Am. 73, 1832 (1983)): real, symmetric, orthogonal, its own inverse, and flat: no entry
+is larger than √(2/m). C_2 is the Hadamard matrix, so that a width that is a power of two has the Walsh-Hadamard transform of QuIP#, QTIP, EXL3; any
+other width is mixed just as thoroughly, without padding and without a block structure that leaves columns apart.
+
+The signs come from a seed by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): sign j is that of bit 63 of the output for seed + (j + 1) · golden ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+LARGEST_SEED = (1 << 63) - 1
+MIXER = 64  # order of the matrices that primes are joined to: one product instead of six for 64 = 2^6
+
+_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def rotate(x: Tensor, signs: Tensor) -> Tensor:
+    """R x for every x (…, in), in x's dtype; `signs` (in,) is ±1."""
+    return transform(x * signs.to(x.dtype))
+
+
+def rotate_back(x: Tensor, signs: Tensor) -> Tensor:
+    """Rᵀ x for every x (…, in): the inverse of `rotate`."""
+    return transform(x) * signs.to(x.dtype)
+
+
+def transform(x: Tensor) -> Tensor:
+    """The Hartley transform over every prime factor of the last dimension: (…, in), x's dtype, its own inverse."""
+    columns = x.shape[-1]
+    y, after = x.reshape(-1, columns), columns
+    for matrix in _mixers(columns):
+        after //= len(matrix)
+        y = matrix.to(y) @ y.reshape(-1, len(matrix), after)
+    return y.reshape(x.shape)
+
+
+@cache
+def prime_factors(width: int) -> tuple[int, ...]:
+    """The prime factors of `width`, ascending, as often as they occur; none for 1."""
+    factors, prime = [], 2
+    while prime * prime <= width:
+        while width % prime == 0:
+            factors.append(prime)
+            width //= prime
+        prime += 1
+    return (*factors, width) if width > 1 else tuple(factors)
+
+
+@cache
+def hartley(order: int) -> Tensor:
+    """C_order, (order, order) float64."""
+    index = torch.arange(order, dtype=torch.int64)
+    angle = (torch.outer(index, index) % order).double() * (2 * math.pi / order)
+    return (angle.cos() + angle.sin()) / math.sqrt(order)
+
+
+@cache
+def _mixers(columns: int) -> tuple[Tensor, ...]:
+    """The Kronecker factors of the transform: neighbouring primes joined while their product is at most MIXER, float64."""
+    mixers = []
+    for prime in prime_factors(columns):
+        if mixers and len(mixers[-1]) * prime <= MIXER:
+            mixers[-1] = torch.kron(mixers[-1], hartley(prime))
+        else:
+            mixers.append(hartley(prime))
+    return tuple(mixers)
+
+
+def signs_of(seed: int, columns: int) -> Tensor:
+    """The signs (in,) float32 that belong to a seed, 0 … 2^63 - 1."""
+    state = torch.arange(1, columns + 1, dtype=torch.int64) * _signed(_GAMMA) + seed  # int64 wraps around, as the definition wants
+    state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
+    state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
+    return torch.where((state ^ _shifted(state, 31)) < 0, -1.0, 1.0)
+
+
+def _shifted(state: Tensor, count: int) -> Tensor:
+    """The shift to the right that brings in zeros, of int64."""
+    return (state >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(number: int) -> int:
+    """A 64-bit number as int64 has it."""
+    return number - (1 << 64) if number >> 63 else number

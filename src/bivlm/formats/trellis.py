@@ -1,0 +1,240 @@
+"""`trellis`: one of 2^L levels for every weight, picked by a window on a bit stream that moves on by K bits from weight to weight.
+
+    W = diag(row_scale) T R,     T[i, j] = table_K[window]
+
+The windows of neighbouring weights overlap, so that K bits per weight choose among 2^L levels (trellis-coded quantization: Marcellin and Fischer,
+IEEE Trans. Commun. 38, 82 (1990); the bit-shift trellis for weights: QTIP, arXiv 2406.11235). R is the rotation of the inputs (rotation.py), which
+makes the weights of a row near to Gaussian, whatever they were.
+
+Rows are cut into strips of 64. The stream of a strip goes down its columns, one after the other; the columns come in runs of 16, and every run has
+its own K, 0 … 4, so that the mean can be any number and bits can go to the columns that need them. docs/format.md has every byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from bivlm.formats import bits
+from bivlm.formats.base import PackedTensor, QuantizedWeight
+from bivlm.formats.checks import Layout, blaming, check_tensor, check_tensors, own_copy, require, same_bits
+from bivlm.formats.numbers import LARGEST_EXPONENT
+from bivlm.formats.rotation import LARGEST_SEED, rotate_back, signs_of
+from bivlm.formats.trellis_code import MOST_BITS, UNIT, WINDOWS, standard_tables
+
+STRIP = 64  # rows of a strip; those of the last are rounded up to a multiple of HELD
+HELD = 16
+RUN = 16  # columns that share their K
+LEAD = 2  # zero bytes before the stream of a strip: what the first windows reach back to
+
+SETTINGS = ["exponent", "fitted", "rotated", "seed", "window"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrellisWeight(QuantizedWeight):
+    """A weight of (out, in) in `trellis`.
+
+    codes      (bytes,) uint8: the streams of the strips, one after the other, as `pack_symbols` makes them
+    columns    in
+    bits       (ceil(in / 16),) uint8: K of every run of 16 columns, 0 … 4; with 0 the weights are 0
+    row_scale  (out,) float16: what a level times 2^exponent / 32 is multiplied by
+    table      (4, 2^window) int8: the levels for K = 1 … 4; empty (0, 0): those of `standard_tables`
+    window     L: 8, 12 or 16
+    rotated    whether R stands for the rotation that belongs to `seed`, or for nothing
+    seed       0 … 2^63 - 1
+    exponent   -126 … 126
+
+    All tensors are on one device. ValueError, naming the field, for anything else.
+    """
+
+    format: ClassVar[str] = "trellis"
+
+    codes: Tensor
+    columns: int
+    bits: Tensor
+    row_scale: Tensor
+    table: Tensor
+    window: int
+    rotated: bool
+    seed: int
+    exponent: int
+
+    def __post_init__(self) -> None:
+        with blaming("trellis"):
+            _check_weight(self)
+
+    def __eq__(self, other: object) -> bool:
+        """The same bits in every field (so -0.0 is not 0.0)."""
+        if not isinstance(other, TrellisWeight):
+            return NotImplemented
+        return all(same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.row_scale), self.columns
+
+    @property
+    def tables(self) -> Tensor:
+        """The levels for K = 1 … 4: (4, 2^window) int8."""
+        return self.table if self.table.numel() else standard_tables(self.window).to(self.codes.device)
+
+    def values(self) -> Tensor:
+        """T (out, in), int8."""
+        widths, tables = column_bits(self.bits, self.columns), self.tables
+        size = strip_bytes(STRIP, widths)
+        pieces = [_strip_values(self.codes[i * size :], held, widths, tables, self.window) for i, held in enumerate(strips(self.shape[0]))]
+        return torch.cat(pieces, 1)[:, : self.shape[0]].T.contiguous()
+
+    def rotated_weight(self) -> Tensor:
+        """diag(row_scale) T: the weight as the rotated inputs meet it, (out, in) float32."""
+        return self.values().float().mul_(row_factors(self.row_scale, self.exponent)[:, None])
+
+    def dequantize(self) -> Tensor:
+        weight = self.rotated_weight()
+        return rotate_back(weight, signs_of(self.seed, self.columns).to(weight)) if self.rotated else weight
+
+    def encode(self) -> PackedTensor:
+        tensors = {"codes": own_copy(self.codes), "bits": own_copy(self.bits), "row_scale": own_copy(self.row_scale)}
+        if self.table.numel():
+            tensors["table"] = own_copy(self.table)
+        settings = {"window": self.window, "rotated": self.rotated, "seed": self.seed, "exponent": self.exponent, "fitted": self.table.numel() > 0}
+        return PackedTensor(self.format, self.shape, tensors, settings)
+
+    @classmethod
+    def decode(cls, packed: PackedTensor) -> Self:
+        """The inverse of `encode`. The tensors are shared with `packed`, not copied."""
+        settings, tensors = checked(packed), packed.tensors
+        table = tensors["table"] if settings.pop("fitted") else torch.zeros(0, 0, dtype=torch.int8, device=tensors["codes"].device)
+        return cls(tensors["codes"], packed.shape[1], tensors["bits"], tensors["row_scale"], table, **settings)
+
+
+def pack_symbols(symbols: Tensor, run_bits: Tensor) -> Tensor:
+    """The streams of all strips, (bytes,) uint8: `symbols` (in, held) uint8 are the K bits that each weight adds, `run_bits` (ceil(in / 16),) the K.
+
+    `held` is the number of rows with the last strip's rounded up to a multiple of 16.
+    """
+    whole = symbols.shape[1] // STRIP
+    strips_of = symbols[:, : whole * STRIP].unflatten(1, (whole, STRIP)), symbols[:, whole * STRIP :].unsqueeze(1)
+    return torch.cat([_pack_strips(held, run_bits).flatten() for held in strips_of if held.numel()])
+
+
+def _pack_strips(symbols: Tensor, run_bits: Tensor) -> Tensor:
+    """The streams (strips, bytes) of strips of the same height, from their symbols (in, strips, held)."""
+    pieces = [symbols.new_zeros(symbols.shape[1], LEAD)]
+    for columns, width in zip(runs(len(symbols)), run_bits.tolist(), strict=True):
+        if width:
+            pieces.append(bits.pack_fields(symbols[columns].transpose(0, 1).flatten(1), width))
+    return torch.cat(pieces, 1)
+
+
+def checked(packed: PackedTensor) -> dict[str, Any]:
+    """The settings, once they, the dtype and shape of every tensor and the length of the streams fit together: ValueError otherwise."""
+    with blaming("trellis"):
+        settings = _checked_settings(packed)
+        check_tensors(packed.tensors, _layout(packed.shape, settings))
+        _check_streams(packed.tensors["codes"], packed.tensors["bits"], packed.shape)
+    return settings
+
+
+def trellis_nbytes(shape: tuple[int, int], run_bits: Tensor, fitted_window: int = 0) -> int:
+    """The bytes that `encode` writes for a weight whose runs have these bits (ceil(in / 16),), exactly. `fitted_window`: L of a stored table."""
+    rows, columns = shape
+    widths = column_bits(run_bits, columns)
+    return sum(strip_bytes(held, widths) for held in strips(rows)) + len(run_bits) + 2 * rows + (MOST_BITS << fitted_window if fitted_window else 0)
+
+
+def strips(rows: int) -> list[int]:
+    """The held rows of every strip."""
+    whole, rest = divmod(rows, STRIP)
+    return [STRIP] * whole + ([-(-rest // HELD) * HELD] if rest else [])
+
+
+def runs(columns: int) -> list[slice]:
+    """The columns of every run."""
+    return [slice(start, min(start + RUN, columns)) for start in range(0, columns, RUN)]
+
+
+def column_bits(run_bits: Tensor, columns: int) -> Tensor:
+    """K of every column (in,), int64."""
+    return run_bits.long().repeat_interleave(RUN)[:columns]
+
+
+def strip_bytes(held: int, widths: Tensor) -> int:
+    """Bytes of the stream of a strip of `held` rows whose columns have these K."""
+    return LEAD + int(widths.sum()) * held // 8
+
+
+def row_factors(row_scale: Tensor, exponent: int) -> Tensor:
+    """What the int8 values of each row are multiplied by: (out,) float32."""
+    return row_scale.float() * (2.0**exponent / UNIT)
+
+
+def _strip_values(codes: Tensor, held: int, widths: Tensor, tables: Tensor, window: int) -> Tensor:
+    """The values (in, held) int8 of the strip that `codes` begins with."""
+    row = torch.arange(1, held + 1, device=codes.device)
+    end = 8 * LEAD + held * (widths.cumsum(0) - widths)[:, None] + widths[:, None] * row  # the bit after the window, (in, held)
+    begin = end - window
+    byte = begin >> 3
+    last = len(codes) - 1
+    word = codes[byte].long() | codes[(byte + 1).clamp_(max=last)].long() << 8 | codes[(byte + 2).clamp_(max=last)].long() << 16
+    number = word >> (begin & 7) & ((1 << window) - 1)
+    values = tables.reshape(-1)[((widths[:, None] - 1).clamp(min=0) << window) + number]
+    return torch.where(widths[:, None] > 0, values, 0)
+
+
+def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
+    """Dtype and shape of every tensor."""
+    rows, columns = shape
+    layout: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
+        "codes": (torch.uint8, (None,)),
+        "bits": (torch.uint8, (-(-columns // RUN),)),
+        "row_scale": (torch.float16, (rows,)),
+    }
+    return layout | ({"table": (torch.int8, (MOST_BITS, 1 << settings["window"]))} if settings["fitted"] else {})
+
+
+def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
+    """The settings, each of its type and range, and a shape that is one."""
+    require(packed.format == "trellis", f"the format is {packed.format!r}")
+    require(len(packed.shape) == 2 and min(packed.shape) >= 1, f"the shape is {packed.shape}; needs (out, in), each at least 1")
+    settings: dict[str, Any] = dict(packed.settings)
+    require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
+    require(type(settings["fitted"]) is bool, f"'fitted' is {settings['fitted']!r}; needs true or false")
+    _check_numbers(settings["window"], settings["rotated"], settings["seed"], settings["exponent"])
+    return settings
+
+
+def _check_numbers(window: Any, rotated: Any, seed: Any, exponent: Any) -> None:
+    require(type(window) is int and window in WINDOWS, f"'window' is {window!r}; needs one of {', '.join(map(str, WINDOWS))}")
+    require(type(rotated) is bool, f"'rotated' is {rotated!r}; needs true or false")
+    require(type(seed) is int and 0 <= seed <= LARGEST_SEED, f"'seed' is {seed!r}; needs 0 … 2^63 - 1")
+    fits = type(exponent) is int and -LARGEST_EXPONENT <= exponent <= LARGEST_EXPONENT
+    require(fits, f"'exponent' is {exponent!r}; needs {-LARGEST_EXPONENT} … {LARGEST_EXPONENT}")
+
+
+def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int]) -> None:
+    """Bits in their range, streams of the length that they ask for, zeros before each of them."""
+    require(int(run_bits.max()) <= MOST_BITS, f"'bits' holds {int(run_bits.max())}; at most {MOST_BITS}")
+    widths, held = column_bits(run_bits, shape[1]), strips(shape[0])
+    needed = sum(strip_bytes(count, widths) for count in held)
+    require(len(codes) == needed, f"'codes' has {len(codes)} bytes; these bits take {needed}")
+    starts = torch.arange(len(held), device=codes.device) * strip_bytes(STRIP, widths)
+    lead = codes[starts[:, None] + torch.arange(LEAD, device=codes.device)]
+    require(not bool(lead.any()), "a bit before the stream of a strip is not zero in 'codes'")
+
+
+def _check_weight(weight: TrellisWeight) -> None:
+    """ValueError, naming the field, for any weight that `trellis` cannot hold."""
+    require(type(weight.columns) is int and weight.columns >= 1, f"'columns' is {weight.columns!r}; needs an integer, at least 1")
+    _check_numbers(weight.window, weight.rotated, weight.seed, weight.exponent)
+    check_tensor("row_scale", weight.row_scale, torch.float16, (None,))
+    require(len(weight.row_scale) >= 1, "'row_scale' is empty")
+    check_tensor("codes", weight.codes, torch.uint8, (None,))
+    check_tensor("bits", weight.bits, torch.uint8, (-(-weight.columns // RUN),))
+    check_tensor("table", weight.table, torch.int8, (MOST_BITS, 1 << weight.window) if weight.table.numel() else (0, 0))
+    _check_streams(weight.codes, weight.bits, weight.shape)
+    largest = weight.row_scale.float().abs().max() * 2.0 ** (weight.exponent + 2) * weight.columns**0.5
+    require(bool(largest.isfinite()), "'row_scale' is not finite, or overflows float32 times 2^exponent")

@@ -1,0 +1,186 @@
+"""Trellis-coded quantization of rotated weights with error feedback: the fewest errors for its bits of all methods here (docs/trellis.md).
+
+Three things together, after QTIP (Tseng, Sun, Hou, De Sa, arXiv 2406.11235) and QuIP# (arXiv 2402.04396):
+
+    rotation     W Rᵀ instead of W: the weights of a row become near to normal, and no input stands out (formats/rotation.py)
+    feedback     columns are decided one after the other, and each error is fed on to the columns that are still to come (compensation.py)
+    trellis      the column of a strip of rows is decided at once, as the best path through the windows of a bit stream (viterbi.py)
+
+Beyond them: the trellis runs down the rows, so that the feedback reaches every single column (in QTIP blocks of 16 columns wait for each other); it
+looks ahead into the next column; a Hartley transform mixes widths that are no power of two; every run of 16 columns gets its own number of bits, more
+where an error that no later column can make good costs more (reverse water-filling over the pivots of the second moment), so that the mean may be any
+number; and row scales are refitted in closed form under the second moment.
+
+The method's papers count K bits per weight, and leave out the row scales.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from bivlm.formats.base import QuantizedWeight
+from bivlm.formats.rotation import LARGEST_SEED, rotate, signs_of
+from bivlm.formats.trellis import RUN, TrellisWeight, column_bits, pack_symbols, runs, strips, trellis_nbytes
+from bivlm.formats.trellis_code import MOST_BITS, UNIT, standard_tables
+from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.compensation import feed_back, inverse_factor
+from bivlm.quantizers.viterbi import search_columns
+from bivlm.types import LinearStats
+
+# Mean squared error of a normal weight of variance 1 at K = 0 … 4 bits, by window: measured by benchmarks/fit_trellis_tables.py
+DISTORTION = {
+    8: (1.0, 0.28485, 0.07541, 0.01977, 0.00524),
+    12: (1.0, 0.28294, 0.07343, 0.01871, 0.00483),
+    16: (1.0, 0.28223, 0.07207, 0.01809, 0.00459),
+}
+LARGEST_SCALE = 60000.0
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Trellis(Quantizer):
+    """Settings of the trellis.
+
+    bits             bits per weight in the streams, on average over the columns; any number from 0.25 to 4
+    window           L: 8 (fast to decode), 12 or 16 (fewer errors; the search takes 2^(L-8) times as long)
+    rotation         rotate the inputs
+    feedback         feed errors on through the second moment of the inputs; needs calibration data
+    allocation       give columns bits by what their errors cost; without it all have the same, or two neighbouring numbers
+    refit            least squares for the row scales at the end
+    spread           the row scale before the refit, in standard deviations of the row
+    damping          share of the mean diagonal added to the second moment
+    block_size       columns between two error pushes
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    seed             of the rotation's signs
+    """
+
+    name: ClassVar[str] = "trellis"
+
+    bits: Annotated[float, Field(ge=0.25, le=MOST_BITS)] = 2.0
+    window: Literal[8, 12, 16] = 8
+    rotation: bool = True
+    feedback: bool = True
+    allocation: bool = True
+    refit: bool = True
+    spread: Annotated[float, Field(gt=0.0, le=4.0)] = 1.05
+    damping: Damping = 0.01
+    block_size: Annotated[int, Field(ge=RUN, multiple_of=RUN)] = 128
+    modality_weight: Weighting = "tokens"
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
+
+    @property
+    def needs_data(self) -> bool:
+        return self.feedback
+
+    def quantize(self, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
+        w, exponent = in_range(weight)
+        columns = w.shape[1]
+        hessian = moment_of(stats, self.modality_weight) if self.feedback else None
+        if hessian is None:
+            hessian = torch.eye(columns)
+        if self.rotation:
+            signs = signs_of(self.seed, columns)
+            w, hessian = rotate(w, signs), _rotated_moment(hessian, signs)
+        u = inverse_factor(hessian, self.damping)
+        run_bits = self._run_bits(u.diagonal().double() ** -2)
+        scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
+        values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], u, run_bits)
+        if self.refit:
+            scale = refitted_scale(w, values, hessian, scale)
+        scale = (scale * UNIT).clamp(max=LARGEST_SCALE).half()
+        codes = pack_symbols(symbols, run_bits)
+        table = torch.zeros(0, 0, dtype=torch.int8)
+        return TrellisWeight(codes, columns, run_bits, scale, table, self.window, self.rotation, self.seed, exponent)
+
+    def bits_bound(self, shape: tuple[int, int]) -> float:
+        return 8 * trellis_nbytes(shape, even_bits(self.bits, shape[1])) / (shape[0] * shape[1])
+
+    def paper_bits(self, quantized: QuantizedWeight) -> float | None:
+        assert isinstance(quantized, TrellisWeight)
+        return float(column_bits(quantized.bits, quantized.columns).double().mean())
+
+    def _run_bits(self, cost: Tensor) -> Tensor:
+        """K of every run (ceil(in / 16),) uint8, for what a unit of error costs in each column (in,)."""
+        if not self.allocation:
+            return even_bits(self.bits, len(cost))
+        return allocated_bits(cost, self.bits, DISTORTION[self.window])
+
+    def _decide(self, w: Tensor, u: Tensor, run_bits: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (out, in) float32 and symbols (in, held) uint8 for the weight (out, in) in units of the tables, with feedback through u."""
+        rows, columns = w.shape
+        held, tables = sum(strips(rows)), standard_tables(self.window)
+        symbols = torch.zeros(columns, held, dtype=torch.uint8)
+        state = torch.zeros(len(strips(rows)), dtype=torch.int32)
+
+        def decide(block: Tensor, factor: Tensor, start: int) -> Tensor:
+            nonlocal state
+            k = int(run_bits[start // RUN])
+            if k == 0:
+                return torch.zeros_like(block)
+            here = slice(start, start + block.shape[1])
+            values, symbols[here], state = search_columns(block.T.contiguous(), factor, self.window, k, tables[k - 1], state)
+            return values.T
+
+        return feed_back(w, u, decide, equal_blocks(run_bits, columns, self.block_size)), symbols
+
+
+def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> Tensor:
+    """K of every run (ceil(in / 16),) uint8 with the least expected error and a mean of at most `bits` per column.
+
+    The expected error of a column is its cost (in,) times `distortion` at its K. One bit at a time goes to the run where it helps most: optimal, as
+    `distortion` is convex.
+    """
+    columns = runs(len(cost))
+    weight = [float(cost[run].sum()) / (run.stop - run.start) for run in columns]
+    chosen, left = [0] * len(columns), bits * len(cost) + 1e-9
+    gains = [(-(distortion[0] - distortion[1]) * mean, index) for index, mean in enumerate(weight)]
+    heapq.heapify(gains)
+    while gains:
+        _, index = heapq.heappop(gains)
+        size = columns[index].stop - columns[index].start
+        if size > left:
+            continue
+        left -= size
+        chosen[index] += 1
+        if chosen[index] < MOST_BITS:
+            heapq.heappush(gains, (-(distortion[chosen[index]] - distortion[chosen[index] + 1]) * weight[index], index))
+    return torch.tensor(chosen, dtype=torch.uint8)
+
+
+def even_bits(bits: float, columns: int) -> Tensor:
+    """K of every run (ceil(in / 16),) uint8, the same or two neighbouring numbers, evenly mixed, with a mean of at most `bits` per column."""
+    chosen, given, seen = [], 0.0, 0
+    for run in runs(columns):
+        size = run.stop - run.start
+        seen += size
+        chosen.append(min(MOST_BITS, int((bits * seen - given) / size + 1e-9)))
+        given += chosen[-1] * size
+    return torch.tensor(chosen, dtype=torch.uint8)
+
+
+def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]:
+    """Neighbouring runs of the same K joined, up to `block_size` columns: the blocks that are searched at once."""
+    blocks: list[slice] = []
+    for run, k in zip(runs(columns), run_bits.tolist(), strict=True):
+        if blocks and run_bits[blocks[-1].start // RUN] == k and run.stop - blocks[-1].start <= block_size:
+            blocks[-1] = slice(blocks[-1].start, run.stop)
+        else:
+            blocks.append(run)
+    return blocks
+
+
+def refitted_scale(w: Tensor, values: Tensor, hessian: Tensor, scale: Tensor) -> Tensor:
+    """The scale (out,) with the smallest error of each row under `hessian`, for values (out, in) of the weight w (out, in); `scale` where none is."""
+    through = values @ hessian
+    best = (w * through).sum(1) / (values * through).sum(1)
+    return torch.where(best.isfinite() & (best > 0), best, scale)
+
+
+def _rotated_moment(hessian: Tensor, signs: Tensor) -> Tensor:
+    """R H Rᵀ (in, in)."""
+    return rotate(rotate(hessian, signs).T.contiguous(), signs)

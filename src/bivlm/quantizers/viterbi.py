@@ -1,0 +1,112 @@
+"""The search of the trellis: the columns of a block one after the other, each strip's column as the best path through the windows (Viterbi).
+
+A window of L bits is a state; a weight adds K bits on top of it: state' = bits · 2^(L-K) + state >> K. A column of a strip is the path that starts at
+the strip's state and has the smallest Σ (target - level)², over its own rows and over the first rows of the next column, where the path goes on. The
+error of a column is fed on to the columns of the block that follow.
+
+Costs are integers: targets are rounded to 1, 1/2 or 1/4 of a table's unit for K ≤ 2, 3, 4, and a difference counts as at most FARTHEST. The native
+search (csrc/trellis_search.h) and the one below take the same paths, so that a weight has the same bytes wherever it was quantized. (The native one
+keeps costs in 16 bits; targets far outside of the table could make a difference there.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bivlm.formats.trellis import HELD, STRIP
+from bivlm.kernels import native
+
+LOOKAHEAD = 16  # rows of the next column that a path is judged by
+FINENESS = {1: 1, 2: 1, 3: 2, 4: 4}  # steps in a table's unit, by K
+LARGEST_TARGET = 127.0
+FARTHEST = 181
+UNREACHABLE = 1 << 28
+
+
+def search_columns(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values (columns, out) float32, symbols (columns, held) uint8 and the state (strips,) int32 after them.
+
+    `w` (columns, out) float32 are the targets in units of the table's values; `u` (columns, columns) the factor of H⁻¹ = UᵀU that feeds errors on;
+    `table` (2^window,) int8; `state` (strips,) int32 the last `window` bits of every strip's stream. Arguments are not changed.
+    """
+    library = native.library()
+    if library is None:
+        return search_reference(w, u, window, k, table, state)
+    values, after = w.contiguous().clone(), state.clone()
+    factor, levels = u.contiguous(), table.contiguous()
+    symbols = torch.empty(len(w), -(-w.shape[1] // HELD) * HELD, dtype=torch.uint8)
+    code = library.trellis_search(
+        values.data_ptr(), w.shape[1], len(w), factor.data_ptr(), window, k, levels.data_ptr(), after.data_ptr(), symbols.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    if code:
+        raise ValueError(f"the native search refused a block of {list(w.shape)} (error {code}); is the factor's diagonal positive?")
+    return values, symbols, after
+
+
+def search_reference(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, as the definition."""
+    rows = w.shape[1]
+    whole = rows // STRIP * STRIP
+    pieces = []
+    for start, stop, strips in ((0, whole, slice(0, rows // STRIP)), (whole, rows, slice(rows // STRIP, None))):
+        if start < stop:
+            pieces.append(_search_strips(w[:, start:stop], u, window, k, table, state[strips]))
+    values, symbols, after = zip(*pieces, strict=True)
+    return torch.cat(values, 1), torch.cat(symbols, 1), torch.cat(after)
+
+
+def _search_strips(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Strips of the same height side by side."""
+    columns, rows = w.shape
+    height = -(-rows // len(state) // HELD) * HELD
+    rest = torch.nn.functional.pad(w.float(), (0, len(state) * height - rows))
+    values, symbols = torch.empty_like(rest), torch.empty(rest.shape, dtype=torch.uint8)
+    inside = torch.arange(rest.shape[1]) < rows
+    for j in range(columns):
+        ahead = rest[j + 1].view(len(state), height)[:, :LOOKAHEAD] if j + 1 < columns else rest.new_zeros(len(state), 0)
+        targets = torch.cat([rest[j].view(len(state), height), ahead], 1)
+        windows = best_path(_rounded(targets, k), window, k, table.int() * FINENESS[k], state)[:, :height]
+        state = windows[:, -1].int()
+        values[j] = table.float()[windows].view(-1)
+        symbols[j] = (windows >> (window - k)).view(-1).to(torch.uint8)
+        error = torch.where(inside, (rest[j] - values[j]) / u[j, j], 0.0)
+        rest[j + 1 :] -= u[j, j + 1 :, None] * error
+    return values[:, :rows], symbols, state
+
+
+def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tensor) -> Tensor:
+    """The windows (n, steps) int64 of the best path through `targets` (n, steps) int32 from each `state` (n,); `levels` (2^window,) int32.
+
+    Of paths that cost the same it is the one whose last window is lowest in its lowest k bits, then in the others, and so back step by step.
+    """
+    count, steps = targets.shape
+    branches, groups = 1 << k, 1 << (window - k)
+    cost = torch.full((count, 1 << window), UNREACHABLE, dtype=torch.int32)
+    cost.scatter_(1, state[:, None].long(), 0)
+    came_from = torch.empty(steps, count, groups, dtype=torch.int64)
+    for step in range(steps):
+        least, came_from[step] = _first_least(cost.view(count, groups, branches))
+        distance = (targets[:, step, None] - levels).abs_().clamp_(max=FARTHEST).square_()
+        cost = (distance.view(count, branches, groups) + least[:, None]).clamp_(max=UNREACHABLE).flatten(1)
+    last = _first_least(cost.view(count, groups, branches).transpose(1, 2).flatten(1))[1]
+    at = last % groups * branches + last // groups
+    windows = torch.empty(count, steps, dtype=torch.int64)
+    for step in range(steps - 1, -1, -1):
+        windows[:, step] = at
+        group = at & (groups - 1)
+        at = group * branches + came_from[step].gather(1, group[:, None])[:, 0]
+    return windows
+
+
+def _first_least(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """The least along the last dimension and its first place."""
+    place = cost.argmin(-1)
+    return cost.gather(-1, place[..., None])[..., 0], place
+
+
+def _rounded(targets: Tensor, k: int) -> Tensor:
+    """Targets in the search's units, halves away from zero: int32."""
+    scaled = targets.nan_to_num(0.0).clamp(-LARGEST_TARGET, LARGEST_TARGET) * FINENESS[k]
+    return (scaled.abs() + 0.5).floor().copysign(scaled).int()
