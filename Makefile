@@ -31,6 +31,9 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_layers.py
 	$(BIN)/python benchmarks/bench_peers.py
 	$(BIN)/python benchmarks/bench_prefill.py
+	$(BIN)/python benchmarks/bench_kernels.py --quick
+	$(BIN)/python benchmarks/bench_decode.py --rounds 1
+	$(BIN)/python benchmarks/bench_search.py
 
 # the README's tables, and those in docs/results that the embedded model gives
 results: $(VENV)/installed-dev

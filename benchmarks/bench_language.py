@@ -45,6 +45,7 @@ import transformers
 from torch import Tensor, nn
 
 from bench_layers import KEPT, Point, by_bits, command_of, markdown_table, number, pack, plot, positive, print_table, quantizer_for, recipes_of
+from bivlm.calibration.allocation import deal_out, divergence_of, probe_block, with_bits
 from bivlm.calibration.capture import capture
 from bivlm.calibration.propagation import propagated
 from bivlm.calibration.stats import StatsCollector
@@ -53,6 +54,7 @@ from bivlm.checkpoint.shards import write_atomically
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
+from bivlm.quantizers import Quantizer
 from bivlm.recipe import Recipe
 from bivlm.report.plots import require_matplotlib
 from machine import describe
@@ -61,6 +63,7 @@ FULL_PRECISION = "full precision"
 HTML, PLAIN = (".html", ".htm", ".xhtml"), (".txt", ".md")
 SHORTEST, NAVIGATION = 3000, 400  # characters: shorter pages are left out; what every page begins with
 KEPT_BITS = 16
+PROBE_WINDOWS = 2  # windows that sensitivities are measured on
 AT_ONCE = 2  # windows in one pass: more are no faster on a processor, since each is 512 tokens wide already
 COLUMNS = ("preset", "quantizer", " true bits", " paper bits", " perplexity", " seconds")
 
@@ -252,13 +255,29 @@ class Bench:
             "seconds": time.perf_counter() - start,
         }
 
+    def _methods(self, recipe: Recipe) -> dict[str, Quantizer | None]:
+        """The quantizer of every linear, its bits dealt out where the recipe has a budget: by the divergence of all tokens of some windows."""
+        methods = {name: quantizer_for(recipe, name) for name in self.linears}
+        if recipe.budget is None:
+            return methods
+        quantizers = {name: method for name, method in methods.items() if method is not None}
+
+        @torch.inference_mode()
+        def logits() -> list[Tensor]:
+            return [self.model(input_ids=window[None], use_cache=False).logits[0] for window in self.calibration[:PROBE_WINDOWS]]
+
+        reference = logits()
+        found = probe_block(self.linears, quantizers, self.stats, lambda: divergence_of(reference, logits(), last=0.0))
+        shapes = {name: tuple(linear.weight.shape) for name, linear in self.linears.items()}
+        return {name: with_bits(quantizers[name], bits) for name, bits in deal_out(found, quantizers, shapes, recipe.budget).items()}
+
     def _walk(self, recipe: Recipe) -> dict[str, Any]:
         """The same block by block, on what the packed blocks before produce, with error propagation and tuning where the recipe says so."""
         path, blocks = longest_list(self.model)
         start, stored, paper, weights = time.perf_counter(), 0, 0.0, 0
         entries = [capture(self.model, {"input_ids": batch}, list(blocks)) for batch in self.calibration.split(AT_ONCE)]
         packed_states, exact_states = ([entry.hidden for entry in entries] for _ in range(2))
-        methods = {name: quantizer_for(recipe, name) for name in self.linears}
+        methods = self._methods(recipe)
         for index, block in enumerate(blocks):
             calls = [entry.calls[index] for entry in entries]
             collector = StatsCollector({name: linear for name, linear in self.linears.items() if name.startswith(f"{path}.{index}.")})

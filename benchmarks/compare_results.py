@@ -2,9 +2,9 @@
 
     python benchmarks/compare_results.py --questions 2000
 
-Writes compare-language and compare-all (.md, .json, .png), compare-modality (what weighing text and visual tokens brings) and parts-study (.md,
-.json); they share their runs. Nothing of an earlier call is used unless --work names its folder: the record of a run knows the version of the
-package, not the state of its code.
+Writes compare-language and compare-all (.md, .json, .png), compare-modality (what weighing text and visual tokens brings), trellis-ablations (what
+each part of the trellis brings, at one bit) and parts-study (.md, .json); they share their runs. Nothing of an earlier call is used unless --work
+names its folder: the record of a run knows the version of the package, not the state of its code.
 """
 
 from __future__ import annotations
@@ -30,6 +30,19 @@ from machine import describe
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 CALIBRATION_SAMPLES = 32
 WEIGHTED, WEIGHTS = ("gptq-1", "gptq-1.6", "bivlm"), ("tokens", "balanced", "0.05")
+ABLATIONS = (
+    "",
+    "rotation=false",
+    "feedback=false",
+    "allocation=false",
+    "refit=false",
+    "window=12",
+    "modality_weight=balanced",
+    "propagation=0.25",
+    "tuning=4",
+    "propagation=0.25,tuning=4",
+    "budget=1.06",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ COMPARISONS = {
     "compare-language": Result(settings={"parts": ("language",)}),
     "compare-all": Result(settings={"parts": PARTS}),
     "compare-modality": Result(tuple(f"{preset}:modality_weight={weight}" for preset in WEIGHTED for weight in WEIGHTS), {"parts": ("language",)}),
+    "trellis-ablations": Result(tuple(f"trellis-1:{change}" if change else "trellis-1" for change in ABLATIONS), {"parts": PARTS}),
     "parts-study": Result(("bivlm-paper", "bivlm"), {"parts_study": True}),
 }
 

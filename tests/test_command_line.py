@@ -58,6 +58,17 @@ def test_quantize_ask_eval_inspect(run, source, tmp_path):
     assert json.loads(text)["total"] == packed["total"]
 
 
+def test_bits_are_a_budget_and_effort_is_a_recipe(run, source, tmp_path):
+    data = question_files(tmp_path)["DATA"]
+    words = ("quantize", source, tmp_path / "out", "--preset", "trellis-1", "--bits", "1.9", "--effort", "high", "--data", data, "--parts", "language")
+    code, _, error = run(*words)
+    assert (code, "measured" in error) == (0, True)
+    found = json.loads(run("inspect", tmp_path / "out", "--json")[1])
+    recipe = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["recipe"]
+    assert found["total"]["bits_per_weight"] <= 1.9
+    assert (recipe["budget"], recipe["propagation"], recipe["tuning"]) == (1.9, 0.25, 4)
+
+
 def test_dry_run_writes_nothing(run, source, tmp_path):
     code, text, _ = run("quantize", source, tmp_path / "out", "--preset", "bivlm-paper", "--dry-run", "--json")
     assert code == 0
@@ -192,6 +203,9 @@ MISTAKES = {
     "rankings of one model": ("prune", "SOURCE", "--data", "DATA", "--out", "OUT", "--layers", "1", "--ranking"),
     "a default pruning that cannot be": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--prune", "grid:layer=9,keep=0.5"),
     "a pruning without a share": ("ask", "SOURCE", "What?", "--image", "IMAGE", "--prune", "grid:layer=1"),
+    "bits of a preset that has none to deal out": ("quantize", "SOURCE", "OUT", "--preset", "gptq-2", "--data", "DATA", "--bits", "2"),
+    "bits out of reach": ("quantize", "SOURCE", "OUT", "--preset", "trellis-2", "--data", "DATA", "--bits", "9"),
+    "no such effort": ("quantize", "SOURCE", "OUT", "--preset", "trellis-2", "--data", "DATA", "--effort", "heroic"),
     "nothing to inspect": ("inspect", "SOURCE"),
     "no such option": ("inspect", "SOURCE", "--colour"),
     "no such command": ("compress", "SOURCE"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.errors import InputError
-from bivlm.recipe import Recipe, build_quantizer, load_recipe, parse_recipe, preset_names, split_presets
+from bivlm.recipe import EFFORTS, Recipe, build_quantizer, effort_settings, load_recipe, parse_recipe, preset_names, split_presets
 
 RULE = {"quantizer": "bivlm", "settings": {"bands": 2, "compensate": False}}
 
@@ -143,3 +146,89 @@ PAIRS = st.lists(st.tuples(st.from_regex(r"[a-z_]{1,6}", fullmatch=True), st.sam
 def test_any_list_comes_apart_as_it_was_put_together(items):
     presets = [name + (":" + ",".join(f"{key}={value}" for key, value in pairs) if pairs else "") for name, pairs in items]
     assert split_presets([",".join(presets)]) == presets == split_presets(presets)
+
+
+WALK = {"propagation": 0.5, "tuning": 4, "budget": 1.75}
+DATA_FREE = {"rule": [RULE]}
+
+
+def test_a_file_says_how_the_blocks_are_walked(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('propagation = 0.5\ntuning = 4\nbudget = 1.75\n[[rule]]\nquantizer = "trellis"\n')
+    recipe = load_recipe(file)
+    assert (recipe.propagation, recipe.tuning, recipe.budget) == (0.5, 4, 1.75)
+    assert {name: recipe.to_dict()[name] for name in WALK} == WALK
+    assert json.loads(json.dumps(recipe.to_dict())) == {**recipe.to_dict(), "rules": [{**asdict(rule)} for rule in recipe.rules]}
+
+
+def test_left_out_the_walk_is_the_plain_one():
+    recipe = parse_recipe(DATA_FREE, "x")
+    assert (recipe.propagation, recipe.tuning, recipe.budget) == (0.0, 0, None)
+    assert {name: recipe.to_dict()[name] for name in WALK} == {"propagation": 0.0, "tuning": 0, "budget": None}
+
+
+@pytest.mark.parametrize(("name", "value"), WALK.items())
+def test_what_a_recipe_says_about_the_walk_needs_data(name, value):
+    assert not parse_recipe(DATA_FREE, "x").needs_data
+    assert parse_recipe({**DATA_FREE, name: value}, "x").needs_data
+    assert parse_recipe(DATA_FREE, "x").with_settings({name: value}).needs_data
+
+
+def test_a_walk_that_is_switched_off_needs_none():
+    assert not parse_recipe({**DATA_FREE, "propagation": 0, "tuning": 0}, "x").needs_data
+
+
+def test_settings_behind_a_name_are_the_recipes_or_the_quantizers():
+    recipe = load_recipe("trellis-2:tuning=4,window=12,propagation=0.25,budget=2")
+    assert recipe.name == "trellis-2:tuning=4,window=12,propagation=0.25,budget=2"
+    assert (recipe.propagation, recipe.tuning, recipe.budget) == (0.25, 4, 2)
+    assert recipe.rules[0].settings == {"bits": 2, "window": 12}
+    assert build_quantizer(recipe.rules[0]).window == 12
+    assert recipe.true_bits is None
+    assert load_recipe(recipe.name) == recipe
+    again = recipe.with_settings({"tuning": 0})
+    assert (again.tuning, again.propagation) == (0, 0.25)
+
+
+@pytest.mark.parametrize(("name", "values"), {"propagation": [0, 0.0, 1, 1.0, 0.3], "tuning": [0, 1, 50], "budget": [0.5, 1, 2.125]}.items())
+def test_the_ends_of_the_ranges_are_taken(name, values):
+    for value in values:
+        assert getattr(parse_recipe({**DATA_FREE, name: value}, "x"), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("propagation", [-0.1, 1.1, True, "0.5", None, float("nan"), [0.5]], "needs a number from 0"),
+        ("tuning", [-1, 1.5, 2.0, True, "2", None], "needs a number of epochs"),
+        ("budget", [0, -1.0, True, "2", None, float("inf"), float("nan")], "needs the true bits per weight"),
+    ],
+)
+def test_what_is_out_of_its_range_is_refused(name, values, message):
+    for value in values:
+        with pytest.raises(InputError, match=rf"recipe mine\.toml: {name} = .*; {message}") as caught:
+            parse_recipe({**DATA_FREE, name: value}, "mine.toml")
+        assert "\n" not in str(caught.value)
+        with pytest.raises(InputError, match=f"recipe bivlm-paper: {name} = .*; {message}"):
+            load_recipe("bivlm-paper").with_settings({name: value})
+
+
+@pytest.mark.parametrize("setting", ["propagation=2", "tuning=half", "budget=none"])
+def test_what_is_out_of_its_range_behind_a_name_is_refused(setting):
+    with pytest.raises(InputError, match=f"recipe trellis-2: {setting.partition('=')[0]} = "):
+        load_recipe(f"trellis-2:{setting}")
+
+
+@pytest.mark.parametrize("effort", sorted(EFFORTS))
+def test_every_effort_is_a_walk_that_a_recipe_takes(effort):
+    said = effort_settings(effort)
+    recipe = load_recipe("trellis-2").with_settings(said)
+    assert {name: getattr(recipe, name) for name in said} == EFFORTS[effort]
+    said["tuning"] = 99  # a copy: the table stays
+    assert EFFORTS[effort]["tuning"] != 99
+
+
+def test_no_effort_says_nothing_and_a_wrong_one_is_told():
+    assert effort_settings(None) == {}
+    with pytest.raises(InputError, match="there is no effort 'huge'; there are fast, normal, high"):
+        effort_settings("huge")

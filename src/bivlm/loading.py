@@ -33,7 +33,7 @@ def load(
     """The model and the processor of a folder or hub id, packed or in full precision.
 
     `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them: more memory, the same answers, sooner.
-    `activations` "int8" rounds the packed linears' inputs to eight bits where few tokens are computed at a time: sooner, and a little less exact.
+    `activations` "int8" rounds the packed linears' inputs to eight bits where that is sooner (few tokens at a time, mostly): a little less exact.
     `pruning` says which visual tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is what the folder's config.json says, None keeps
     all. Raises InputError when the folder is missing, incomplete, damaged, or of an architecture that is not supported.
     """

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bivlm import __version__
+from bivlm.calibration.allocation import check_budget
 from bivlm.calibration.walk import BlockReport, CalibrationInput, allocate, walk
 from bivlm.card import REPORT_NAME, model_card
 from bivlm.checkpoint.hub import resolve_model
@@ -61,6 +62,10 @@ def prepare(
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).with_settings(settings or {})
     source = SourceModel(resolve_model(model))
     plan = make_plan(source, chosen, chosen_parts)
+    if chosen.budget is not None:
+        quantized = {linear.name: linear for linear in plan.linears if linear.quantizer is not None}
+        quantizers = {name: linear.quantizer for name, linear in quantized.items() if linear.quantizer is not None}
+        check_budget(quantizers, {name: linear.shape for name, linear in quantized.items()}, chosen.budget)
     if wanted is not None:
         TokenPruning(source.model, wanted)  # refuses what this model cannot do
     return Prepared(source, chosen, chosen_parts, plan, preflight(source, plan), wanted)

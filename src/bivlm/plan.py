@@ -60,7 +60,11 @@ class Plan:
 
     @property
     def needs_data(self) -> bool:
-        return bool(self.propagation or self.tuning) or any(block.needs_data for block in self.blocks)
+        return any(self.runs(block) for block in self.blocks)
+
+    def runs(self, block: BlockPlan) -> bool:
+        """Whether the calibration samples have to run up to a block: its quantizers need data, or it is fitted to what the samples say there."""
+        return block.needs_data or bool(block.quantized and (self.propagation or self.tuning))
 
 
 def block_paths(model: nn.Module, stack: Stack) -> list[str]:

@@ -37,6 +37,11 @@ from bivlm.types import PARTS, PartName
 
 KEEP = "keep"
 WALK = ("propagation", "tuning", "budget")
+EFFORTS: dict[str, dict[str, Any]] = {  # what --effort means: how long may it take?
+    "fast": {"propagation": 0.0, "tuning": 0},
+    "normal": {"propagation": 0.25, "tuning": 0},
+    "high": {"propagation": 0.25, "tuning": 4},
+}
 SETTING = re.compile(r"\s*\w+\s*=")  # how a setting begins; no preset's name holds "="
 
 
@@ -111,6 +116,15 @@ def check_walk(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
         if name == "budget" and not (number and value > 0):
             raise InputError(f"recipe {origin}: budget = {value!r}; needs the true bits per weight of all packed linears together, above 0")
     return dict(settings)
+
+
+def effort_settings(effort: str | None) -> dict[str, Any]:
+    """What an effort says about the walk; nothing for None. InputError for a word that is none."""
+    if effort is None:
+        return {}
+    if effort not in EFFORTS:
+        raise InputError(f"there is no effort {effort!r}; there are {', '.join(EFFORTS)}")
+    return dict(EFFORTS[effort])
 
 
 def build_quantizer(rule: Rule) -> Quantizer:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
-from pathlib import Path
-
 import pytest
 import torch
 import transformers
@@ -14,6 +11,7 @@ from bivlm.data.images import open_image
 from bivlm.families import family_of
 from bivlm.kernels.linear import packed_linears, replace_linear
 from bivlm.pipeline import prepare, quantize
+from folders import assert_same_files
 from tiny import KINDS, tiny_checkpoint, tiny_samples
 
 PRESETS = ("bivlm-paper", "bivlm")
@@ -24,14 +22,6 @@ def logits(model, processor, samples):
     cast = {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
     with torch.inference_mode():
         return model(**cast).logits
-
-
-def assert_same_files(left: Path, right: Path):
-    names = {path.name for path in left.iterdir()}
-    assert names == {path.name for path in right.iterdir()}
-    _, different, unreadable = filecmp.cmpfiles(left, right, names, shallow=False)
-    assert not different
-    assert not unreadable
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bivlm.formats.trellis import TrellisWeight, column_bits, runs
+from bivlm.formats.trellis import TrellisWeight, column_bits, runs, trellis_nbytes
 from bivlm.formats.trellis_code import UNIT, standard_tables
 from bivlm.kernels import native
 from bivlm.quantizers import trellis
@@ -129,6 +129,18 @@ def test_any_shape_and_the_bits_that_it_takes(shape):
     if columns >= 50:
         assert 1.5 - 16 / columns <= paper <= 1.5
         assert loss(w, q.dequantize(), stats) < 0.3 * loss(w, torch.zeros_like(w), stats)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 150), st.integers(2, 32), st.integers(0, 1000))
+def test_no_costs_make_the_runs_take_more_than_the_bound(columns, eighths, seed):
+    """Also where the last run is narrower than the others, so that it can take what they leave."""
+    cost = torch.rand(columns, generator=torch.Generator().manual_seed(seed)).double() ** 8
+    method = Trellis(bits=eighths / 8)
+    taken = trellis_nbytes((64, columns), allocated_bits(cost, method.bits, DISTORTION[8]))
+    assert 8 * taken / (64 * columns) <= method.bits_bound((64, columns))
+    if columns % 16 == 0:
+        assert method.bits_bound((64, columns)) == dataclasses.replace(method, allocation=False).bits_bound((64, columns))
 
 
 @pytest.mark.parametrize("window", [8, 12])

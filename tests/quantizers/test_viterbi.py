@@ -95,7 +95,7 @@ def test_the_error_on_normal_weights(search):
     columns=st.integers(1, 4),
     window=st.sampled_from([8, 12]),
     k=st.integers(1, 4),
-    scale=st.sampled_from([1.0, 32.0, 60.0]),
+    scale=st.sampled_from([1.0, 32.0, 40.0]),
     seed=st.integers(0, 1000),
 )
 def test_native_takes_the_paths_of_the_reference(rows, columns, window, k, scale, seed):
@@ -108,7 +108,7 @@ def test_native_takes_the_paths_of_the_reference(rows, columns, window, k, scale
 @needs_library
 @pytest.mark.parametrize("scale", [0.0, 1e4, 1e30])
 def test_outliers_and_zeros(scale):
-    w, u, state = problem(3, 70, 8, scale=scale)
+    w, _, state = problem(3, 70, 8, scale=scale)
     values, _, _ = search_columns(w, torch.eye(3), 8, 2, standard_tables(8)[1], state)
     assert bool(values.isfinite().all())
     if scale > 1e20:  # the outermost levels that the windows allow, of the target's sign almost everywhere

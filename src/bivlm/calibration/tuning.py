@@ -28,6 +28,7 @@ logger = logging.getLogger("bivlm.calibration")
 RATE = 2e-3  # of Adam, relative to the size of what it moves
 HELD_OUT = 4  # every fourth sample judges
 ROW_SCALE = "row_scale"  # the tensor of a packed linear that is fitted, where its format has one
+SHIFT = "shift"  # what its parameter is called meanwhile
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class _ScaledLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().float())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone().float())
         self.shift = nn.Parameter(torch.zeros(len(weight)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,11 +67,11 @@ def tune_block(
     """Fit the block at `path`, here with its full-precision weights, whose linears are to be `packed`; sample i calls it with calls[i] on inputs[i].
 
     `inputs` and `targets` are the hidden states (…, t, d) that the packed model gives the block, and those that the full-precision one gets from it.
-    The same arguments give the same result. Fewer than HELD_OUT samples tune nothing.
+    The same arguments give the same result. Fewer than HELD_OUT samples tune nothing; neither does a block that has nothing to move.
     """
     work = _working_copy(block, path, packed)
     train, judge = [i for i in range(len(inputs)) if i % HELD_OUT], [i for i in range(len(inputs)) if not i % HELD_OUT]
-    originals = {name: parameter.detach().clone() for name, parameter in work.named_parameters()}
+    movable = {name: parameter for name, parameter in work.named_parameters() if parameter.requires_grad}
     stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
 
     def loss(i: int) -> Tensor:
@@ -81,25 +82,25 @@ def tune_block(
             return sum(float(loss(i)) for i in judge) / len(judge)
 
     before = judged()
-    if not train:
+    if len(inputs) < HELD_OUT or not movable:
         return Tuned(packed, {}, before, before)
-    movable = {name: parameter for name, parameter in work.named_parameters() if parameter.dim() == 1}
     rates = [{"params": [parameter], "lr": RATE * _size(parameter, name)} for name, parameter in movable.items()]
     optimizer = torch.optim.Adam(rates)
     random = torch.Generator().manual_seed(0)
-    best, found = before, originals
+    originals, best, found = _values(movable), before, None
     for _ in range(epochs):
         for place in torch.randperm(len(train), generator=random).tolist():
             optimizer.zero_grad()
             loss(train[place]).backward()
             optimizer.step()
-        moved = {name: parameter.detach().clone() for name, parameter in work.named_parameters()}
-        _load(work, {name: _rounded(name, value, packed, path, stored) for name, value in moved.items()})
+        moved = _values(movable)
+        _load(movable, {name: _rounded(name, value, packed, path, stored) for name, value in moved.items()})
         after = judged()
         if after < best:
-            best, found = after, {name: parameter.detach().clone() for name, parameter in work.named_parameters()}
-        _load(work, moved)
-    if found is originals:
+            best, found = after, _values(movable)
+        _load(movable, moved)
+    logger.info("%s: held-out loss %.4g before tuning, %.4g after", path, before, best)
+    if found is None:
         return Tuned(packed, {}, before, before)
     return Tuned(_rescaled(packed, path, found), _vectors(found, originals, path, stored), before, best)
 
@@ -113,21 +114,26 @@ def token_loss(output: Tensor, target: Tensor) -> Tensor:
 def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor]) -> nn.Module:
     """The block in float32 with its packed linears decoded, its vectors free to move and nothing else."""
     work = copy.deepcopy(block).float()
-    work.requires_grad_(False)
+    for parameter in work.parameters():
+        parameter.requires_grad_(parameter.dim() == 1)
     for name, tensor in packed.items():
         linear = block.get_submodule(_below(name, path))
         assert isinstance(linear, nn.Linear), name
         scaled = _ScaledLinear(FORMATS[tensor.format].decode(tensor).dequantize(), linear.bias)
         scaled.shift.requires_grad_(ROW_SCALE in tensor.tensors)
+        if name == path:
+            return scaled
         set_submodule(work, _below(name, path), scaled)
-    for parameter in work.parameters():
-        if parameter.dim() == 1:
-            parameter.requires_grad_(True)
     return work
 
 
 def _below(name: str, path: str) -> str:
-    return name.removeprefix(f"{path}.")
+    """A name in the model as a name in the block; "" where the block is that linear alone."""
+    return "" if name == path else name.removeprefix(f"{path}.")
+
+
+def _joined(*names: str) -> str:
+    return ".".join(filter(None, names))
 
 
 def _as_float(call: BlockCall) -> BlockCall:
@@ -143,23 +149,28 @@ def _as_float(call: BlockCall) -> BlockCall:
 
 def _size(parameter: Tensor, name: str) -> float:
     """What a step is relative to: 1 for shifts, else the vector's root mean square (a hundredth for a vector of zeros)."""
-    return 1.0 if name.endswith(".shift") else max(float(parameter.detach().square().mean().sqrt()), 1e-2)
+    return 1.0 if _is_shift(name) else max(float(parameter.detach().square().mean().sqrt()), 1e-2)
 
 
-def _load(work: nn.Module, values: Mapping[str, Tensor]) -> None:
+def _is_shift(name: str) -> bool:
+    return name.rpartition(".")[2] == SHIFT
+
+
+def _values(movable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in movable.items()}
+
+
+def _load(movable: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in work.named_parameters():
+        for name, parameter in movable.items():
             parameter.copy_(values[name])
 
 
 def _rounded(name: str, value: Tensor, packed: Mapping[str, PackedTensor], path: str, stored: Mapping[str, torch.dtype]) -> Tensor:
     """A vector, or the shift of a row scale, as it will be once it is stored."""
-    linear, _, leaf = name.rpartition(".")
-    if leaf != "shift":
+    if not _is_shift(name):
         return value.to(stored[name]).float()
-    scale = packed[f"{path}.{linear}"].tensors.get(ROW_SCALE)
-    if scale is None:
-        return torch.zeros_like(value)
+    scale = packed[_joined(path, name.rpartition(".")[0])].tensors[ROW_SCALE]
     new = scaled_rows(scale, value)
     return torch.where(scale != 0, new.float() / scale.float() - 1, 0.0)
 
@@ -172,8 +183,8 @@ def scaled_rows(scale: Tensor, shift: Tensor) -> Tensor:
 def _rescaled(packed: Mapping[str, PackedTensor], path: str, found: Mapping[str, Tensor]) -> dict[str, PackedTensor]:
     result = {}
     for name, tensor in packed.items():
-        shift = found[f"{_below(name, path)}.shift"]
         if ROW_SCALE in tensor.tensors:
+            shift = found[_joined(_below(name, path), SHIFT)]
             tensor = replace(tensor, tensors={**tensor.tensors, ROW_SCALE: scaled_rows(tensor.tensors[ROW_SCALE], shift)})
         result[name] = tensor
     return result
@@ -182,7 +193,5 @@ def _rescaled(packed: Mapping[str, PackedTensor], path: str, found: Mapping[str,
 def _vectors(found: Mapping[str, Tensor], originals: Mapping[str, Tensor], path: str, stored: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     """The parameters of the block that changed, in their stored dtype, by their names in the model."""
     return {
-        f"{path}.{name}": value.to(stored[name])
-        for name, value in found.items()
-        if not name.endswith(".shift") and value.dim() == 1 and not torch.equal(value, originals[name])
+        f"{path}.{name}": value.to(stored[name]) for name, value in found.items() if not _is_shift(name) and not torch.equal(value, originals[name])
     }

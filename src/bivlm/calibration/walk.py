@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bivlm.calibration.allocation import LEAST, Measured, Sensitivity, deal_out, divergence_of, probe_block, text_logits, with_bits
+from bivlm.calibration.allocation import Measured, Sensitivity, deal_out, divergence_of, probe_block, text_logits, with_bits
 from bivlm.calibration.capture import BlockCall, Captured, capture
 from bivlm.calibration.propagation import propagated
 from bivlm.calibration.stats import StatsCollector
@@ -99,7 +99,7 @@ def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[Calibratio
     """
     if plan.needs_data and not samples:
         raise InputError("the recipe's quantizer needs calibration samples and there are none; give --data, or choose a preset that needs no data")
-    with_data = 1 + max((index for index, block in enumerate(plan.blocks) if block.needs_data), default=-1)
+    with_data = 1 + max((index for index, block in enumerate(plan.blocks) if plan.runs(block)), default=-1)
     if with_data:
         _walk_with_data(source, plan, plan.blocks[:with_data], job, samples, on_block)
     for block in plan.blocks[with_data:]:
@@ -171,7 +171,7 @@ def _walk_stack(
     for index, block in enumerate(blocks):
         with source.present(block.path) as module:
             with torch.inference_mode():
-                wanted = block.needs_data and not job.is_done(block.path)
+                wanted = (block.needs_data or bool(block.quantized and plan.propagation)) and not job.is_done(block.path)
                 collector = _collect(source, block, index, module, visual, stream, beside) if wanted else None
                 if beside is not None:
                     beside.hidden = beside.run(index, module)
@@ -214,8 +214,6 @@ def allocate(
     measured = Measured(path)
     found, blocks = measured.read(), [block for block in plan.blocks if block.quantized]
     quantizers = {linear.name: linear.quantizer for block in blocks for linear in block.quantized if linear.quantizer is not None}
-    for quantizer in quantizers.values():
-        with_bits(quantizer, LEAST)  # refuses what has no bits to deal out, before anything long
     shapes = {linear.name: linear.shape for block in blocks for linear in block.quantized}
     inputs = samples[:PROBE_SAMPLES]
     if any(block.path not in found for block in blocks):
@@ -229,6 +227,7 @@ def allocate(
                 found[block.path] = _probe(source, block, quantizers, inputs, reference)
                 measured.write(found)
         source.release(names)
+        source.model.tie_weights()  # what is tied is released with what it is tied to
     on_probe(len(blocks), len(blocks))
     bits = deal_out([group for block in blocks for group in found[block.path]], quantizers, shapes, budget)
     chosen = [
@@ -298,11 +297,13 @@ def _finish_block(
     else:
         packed, vectors, reports = {}, {}, {}
         for linear in block.quantized:
-            stats = collector.stats(linear.name) if collector is not None and linear.quantizer is not None and linear.quantizer.needs_data else None
+            needed = (linear.quantizer is not None and linear.quantizer.needs_data) or plan.propagation
+            stats = collector.stats(linear.name) if collector is not None and needed else None
             packed[linear.name], reports[linear.name] = quantize_linear(source, linear, stats, plan.propagation)
         if tune is not None and packed:
             tuned = tune(packed)
-            packed, vectors = tuned.packed, tuned.vectors
+            packed = tuned.packed
+            vectors = {name: vector.to(source.entries[name].dtype) for name, vector in tuned.vectors.items()}  # as they will be read back
         job.write_block(block.path, packed, {name: asdict(report) for name, report in reports.items()}, vectors)
     on_block(BlockReport(block.path, reports, time.perf_counter() - started, resumed))
     return packed, vectors

@@ -22,6 +22,7 @@ from bivlm.cli.shared import (
     note,
     out_console,
     print_json,
+    probe_progress,
     quiet_libraries,
 )
 
@@ -37,6 +38,14 @@ def quantize(
     parts: Annotated[str, typer.Option(help="which parts to pack: any of vision,projector,language")] = "vision,projector,language",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a setting of the preset's quantizers; may be repeated")
+    ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(help="true bits per weight of all packed linears together, dealt out by what they do to the answers; for the trellis presets"),
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(help="fast, normal (corrects for errors of the blocks before) or high (tunes each block as well); left out: as the preset says"),
     ] = None,
     data: Annotated[str | None, typer.Option(help=f"calibration {DATA_HELP}")] = None,
     samples: Annotated[int, typer.Option(min=1, help="how many calibration questions to draw from --data")] = 32,
@@ -54,11 +63,13 @@ def quantize(
     from bivlm.data.samples import read_samples
     from bivlm.pipeline import prepare, run
     from bivlm.preflight import purpose_warning
+    from bivlm.recipe import effort_settings
     from bivlm.report.inspect import inspect as inspect_folder
     from bivlm.report.tables import inspection_table, preflight_table
     from bivlm.settings import parse_settings
 
-    prepared = prepare(model, recipe=preset, settings=parse_settings(set_ or []), parts=[part.strip() for part in parts.split(",")], pruning=prune)
+    settings = {**effort_settings(effort), **parse_settings(set_ or []), **({} if bits is None else {"budget": bits})}
+    prepared = prepare(model, recipe=preset, settings=settings, parts=[part.strip() for part in parts.split(",")], pruning=prune)
     if not json_:
         out_console.print(preflight_table(prepared.expected, prepared.recipe))
     warning = purpose_warning(prepared.expected, prepared.recipe)
@@ -69,8 +80,8 @@ def quantize(
             print_json({**asdict(prepared.expected), "warning": warning})
         return
     chosen = read_samples(data, split="train", limit=samples, seed=seed) if data and prepared.plan.needs_data else []
-    with block_progress(prepared) as on_block:
-        run(prepared, out, chosen, overwrite=overwrite, on_block=on_block)
+    with probe_progress(prepared) as on_probe, block_progress(prepared) as on_block:
+        run(prepared, out, chosen, overwrite=overwrite, on_block=on_block, on_probe=on_probe)
     inspection = inspect_folder(out)
     if json_:
         print_json(inspection)

@@ -95,6 +95,25 @@ def block_progress(prepared: Prepared) -> Iterator[Any]:
 
 
 @contextmanager
+def probe_progress(prepared: Prepared) -> Iterator[Any]:
+    """A bar over the blocks that are measured before a budget is dealt out; nothing where there is none."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=note, disable=not note.is_terminal or prepared.recipe.budget is None, transient=True) as progress:
+        task = progress.add_task("", total=len(prepared.plan.blocks))
+
+        def on_probe(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+            if not note.is_terminal:
+                print(f"measured {done}/{total} blocks", file=sys.stderr)
+            if done == total:
+                progress.stop()
+
+        yield on_probe
+
+
+@contextmanager
 def counter(what: str, total: int) -> Iterator[Any]:
     """A bar that is told how many are done."""
     from rich.progress import Progress

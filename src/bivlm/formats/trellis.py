@@ -236,5 +236,5 @@ def _check_weight(weight: TrellisWeight) -> None:
     check_tensor("bits", weight.bits, torch.uint8, (-(-weight.columns // RUN),))
     check_tensor("table", weight.table, torch.int8, (MOST_BITS, 1 << weight.window) if weight.table.numel() else (0, 0))
     _check_streams(weight.codes, weight.bits, weight.shape)
-    largest = weight.row_scale.float().abs().max() * 2.0 ** (weight.exponent + 2) * weight.columns**0.5
-    require(bool(largest.isfinite()), "'row_scale' is not finite, or overflows float32 times 2^exponent")
+    largest = weight.row_scale.double().abs().max() * 2.0 ** (weight.exponent + 2) * weight.columns**0.5
+    require(bool(largest < torch.finfo(torch.float32).max), "'row_scale' is not finite, or overflows float32 times 2^exponent")

@@ -9,8 +9,9 @@ quantile from each 2^K-th part of the distribution, in an order and at places th
     z = (b + (q · 0x9E3779B1 mod 2^32) >> (32 - K)) mod 2^K,     rank = z · 2^(L-K) + mix(q, z)
     level = round(32 · SPREAD_K · Φ⁻¹((rank + ½) / 2^L)), at most 127 in size;     mix(x, z): `_mix`, a permutation of 0 … 2^(L-K) - 1 for every z
 
-L = 8: the same code is too coarse; its 256 levels were moved to the means of what chose them, over and over (the generalised Lloyd algorithm), until
-nothing changed: benchmarks/fit_trellis_tables.py, which printed the tables below.
+L = 8: the same code is too coarse; from many such codes with other multipliers the levels were moved to the means of what chose them, over and over,
+with less and less noise in between (the generalised Lloyd algorithm, annealed), and the best was kept: benchmarks/fit_trellis_tables.py printed the
+tables below.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ class Trellis(Quantizer):
         return TrellisWeight(codes, columns, run_bits, scale, table, self.window, self.rotation, self.seed, exponent)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
-        return 8 * trellis_nbytes(shape, even_bits(self.bits, shape[1])) / (shape[0] * shape[1])
+        fullest = fullest_bits if self.allocation else even_bits
+        return 8 * trellis_nbytes(shape, fullest(self.bits, shape[1])) / (shape[0] * shape[1])
 
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:
         assert isinstance(quantized, TrellisWeight)
@@ -153,7 +154,10 @@ def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> 
 
 
 def even_bits(bits: float, columns: int) -> Tensor:
-    """K of every run (ceil(in / 16),) uint8, the same or two neighbouring numbers, evenly mixed, with a mean of at most `bits` per column."""
+    """K of every run (ceil(in / 16),) uint8, evenly mixed, with a mean of at most `bits` per column.
+
+    They are the same or two neighbouring numbers, but for a last run that is short.
+    """
     chosen, given, seen = [], 0.0, 0
     for run in runs(columns):
         size = run.stop - run.start
@@ -161,6 +165,19 @@ def even_bits(bits: float, columns: int) -> Tensor:
         chosen.append(min(MOST_BITS, int((bits * seen - given) / size + 1e-9)))
         given += chosen[-1] * size
     return torch.tensor(chosen, dtype=torch.uint8)
+
+
+def fullest_bits(bits: float, columns: int) -> Tensor:
+    """K of every run (ceil(in / 16),) uint8 with the largest sum over the columns that `allocated_bits` can come to, whatever the costs."""
+    whole, rest = divmod(columns, RUN)
+    most = bits * columns + 1e-9
+
+    def before(last: int) -> int:
+        return min(MOST_BITS * whole, int((most - rest * last) // RUN))
+
+    last = max((k for k in range(MOST_BITS + 1) if rest * k <= most), key=lambda k: RUN * before(k) + rest * k)
+    chosen = [before(last) * (index + 1) // whole - before(last) * index // whole for index in range(whole)]
+    return torch.tensor(chosen + ([last] if rest else []), dtype=torch.uint8)
 
 
 def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]:

@@ -1,0 +1,418 @@
+"""Sensitivities and the budget: interpolation against numpy, dealing out against exhaustive search, measuring a block and a whole tiny model."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bivlm.calibration import allocation, walk
+from bivlm.calibration.allocation import (
+    LEAST,
+    LESS,
+    MORE,
+    MOST,
+    PROBES,
+    SMALLEST,
+    Measured,
+    Sensitivity,
+    check_budget,
+    deal_out,
+    divergence_of,
+    probe_block,
+    with_bits,
+)
+from bivlm.calibration.stats import StatsCollector
+from bivlm.errors import InputError
+from bivlm.families import load_processor
+from bivlm.pipeline import calibration_input, prepare, run
+from bivlm.quantizers import GPTQ, RTN, Trellis
+from folders import assert_same_files
+from tiny import tiny_checkpoint, tiny_samples
+
+FALLING = Sensitivity(("a",), (1.0, 2.0, 3.0), (0.4, 0.05, 0.01))
+DIVERGENCES = st.lists(st.floats(1e-6, 10.0), min_size=3, max_size=3)
+
+
+# ---- one group's divergence at any number of bits
+
+
+@pytest.mark.parametrize("bits", [1.0, 1.125, 1.5, 2.0, 2.75, 3.0])
+def test_between_measured_points_the_logarithm_is_a_straight_line(bits):
+    expected = math.exp(np.interp(bits, FALLING.bits, np.log(FALLING.divergences)))
+    assert FALLING.at(bits) == pytest.approx(expected, rel=1e-12)
+
+
+def test_beyond_the_last_point_it_falls_like_a_good_quantizers_error():
+    for more in (0.5, 1.0):
+        assert FALLING.at(3 + more) == pytest.approx(0.01 * 4**-more)
+
+
+def test_below_the_first_point_the_first_line_goes_on():
+    assert FALLING.at(0.5) == pytest.approx(0.4 * (0.4 / 0.05) ** 0.5)
+
+
+def test_more_bits_never_count_as_worse():
+    """A measurement that rises is taken as flat, at its height; one of nothing at all is taken as very small."""
+    rising = Sensitivity(("a",), (1.0, 2.0, 3.0), (0.02, 0.1, 0.01))
+    assert [rising.at(bits) for bits in (0.5, 1.0, 1.5, 2.0)] == pytest.approx([0.1] * 4)
+    assert rising.at(3.0) == pytest.approx(0.01)
+    nothing = Sensitivity(("a",), (1.0, 2.0, 3.0), (0.1, 0.0, -1e-12))
+    assert nothing.at(2.5) == pytest.approx(SMALLEST)
+
+
+@settings(deadline=None, max_examples=50)
+@given(DIVERGENCES)
+def test_it_never_rises(divergences):
+    places = np.arange(LEAST, MOST + 0.01, 0.125)
+    values = [Sensitivity(("a",), PROBES, tuple(divergences)).at(float(bits)) for bits in places]
+    assert all(right <= left * (1 + 1e-12) for left, right in itertools.pairwise(values))
+
+
+# ---- dealing out
+
+
+def model_of(groups, shapes):
+    """Groups of one linear each, its quantizer, and its shape."""
+    names = [f"linear.{index}" for index in range(len(shapes))]
+    sensitivities = [Sensitivity((name,), PROBES, tuple(divergences)) for name, divergences in zip(names, groups, strict=True)]
+    return sensitivities, dict.fromkeys(names, Trellis()), dict(zip(names, shapes, strict=True))
+
+
+def stored(bits, shapes):
+    """What linears (by name) take at most, in true bits."""
+    return sum(Trellis(bits=bits[name]).bits_bound(shape) * math.prod(shape) for name, shape in shapes.items())
+
+
+def weights_of(shapes):
+    return sum(map(math.prod, shapes.values()))
+
+
+def total(sensitivities, bits):
+    return sum(group.at(bits[group.linears[0]]) for group in sensitivities)
+
+
+def exhaustive(sensitivities, shapes, most, places):
+    """The least sum of divergences that takes at most `most` true bits, every choice tried."""
+    best = math.inf
+    for choice in itertools.product(places, repeat=len(sensitivities)):
+        bits = {group.linears[0]: one for group, one in zip(sensitivities, choice, strict=True)}
+        if stored(bits, shapes) <= most:
+            best = min(best, total(sensitivities, bits))
+    return best
+
+
+def places_of(budget, step):
+    every = np.arange(math.ceil(MOST / step) + 1) * step
+    return [float(bits) for bits in every if max(LEAST, budget - LESS) <= bits <= min(MOST, budget + MORE)]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.tuples(st.floats(1e-3, 1.0), st.floats(2.0, 3.5), st.floats(1.4, 2.0)), min_size=2, max_size=3),
+    st.sampled_from([1.5, 2.0, 2.25, 3.0]),
+)
+def test_alike_linears_with_falling_gains_get_the_best_choice_of_all(curves, budget):
+    """Where every bit helps less than the one before and costs the same, no choice beats the greedy one."""
+    groups = [(start, start * math.exp(-first), start * math.exp(-first - second)) for start, first, second in curves]
+    sensitivities, quantizers, shapes = model_of(groups, [(64, 128)] * len(groups))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(allocation, "STEP", 0.5)
+        bits = deal_out(sensitivities, quantizers, shapes, budget)
+    best = exhaustive(sensitivities, shapes, budget * weights_of(shapes), places_of(budget, 0.5))
+    assert total(sensitivities, bits) == pytest.approx(best, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(DIVERGENCES, min_size=2, max_size=3), st.permutations([(64, 64), (64, 128), (128, 192)]), st.sampled_from([1.5, 2.0, 2.75]))
+def test_any_linears_get_what_is_best_but_for_the_last_rise(groups, shapes, budget):
+    """Whatever was measured: the choice is as good as the best of all for a budget that is smaller by one group's rise."""
+    sensitivities, quantizers, shapes = model_of(groups, shapes[: len(groups)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(allocation, "STEP", 0.5)
+        bits = deal_out(sensitivities, quantizers, shapes, budget)
+    places = places_of(budget, 0.5)
+    rise = max(stored({name: places[-1]}, {name: shape}) - stored({name: places[0]}, {name: shape}) for name, shape in shapes.items())
+    assert total(sensitivities, bits) <= exhaustive(sensitivities, shapes, budget * weights_of(shapes) - rise, places) * (1 + 1e-9)
+
+
+def test_a_gain_behind_a_step_that_gains_nothing_is_seen():
+    """At 1 and 2 bits the first group is equally broken, at 3 it is whole: a look at the next step alone would never get there."""
+    sensitivities, quantizers, shapes = model_of([(5.0, 5.0, 0.001), (0.02, 0.01, 0.005)], [(256, 256)] * 2)
+    bits = deal_out(sensitivities, quantizers, shapes, 2.2)
+    assert bits["linear.0"] >= 2.75
+    assert bits["linear.1"] < 1.75
+
+
+SHAPES = st.tuples(st.integers(1, 150), st.integers(1, 150))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(DIVERGENCES, SHAPES), min_size=1, max_size=4), st.floats(0.0, 1.0))
+def test_the_budget_is_never_exceeded(linears, share):
+    """Any shapes, also such whose scales and padding take more bits than their weights, and any budget that can be reached."""
+    sensitivities, quantizers, shapes = model_of([one for one, _ in linears], [shape for _, shape in linears])
+    fewest, most = (stored(dict.fromkeys(shapes, bits), shapes) / weights_of(shapes) for bits in (LEAST, MOST))
+    budget = fewest + share * (most - fewest)
+    bits = deal_out(sensitivities, quantizers, shapes, budget)
+    assert set(bits) == set(shapes)
+    assert all(LEAST <= one <= MOST for one in bits.values())
+    assert stored(bits, shapes) <= budget * weights_of(shapes) * (1 + 1e-12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(DIVERGENCES, min_size=2, max_size=4), st.floats(0.7, 4.0))
+def test_no_group_is_far_from_the_budget(groups, budget):
+    sensitivities, quantizers, shapes = model_of(groups, [(576, 576)] * len(groups))
+    bits = deal_out(sensitivities, quantizers, shapes, budget)
+    assert all(budget - LESS <= one <= budget + MORE for one in bits.values())
+    assert stored(bits, shapes) <= budget * weights_of(shapes)
+
+
+def test_a_group_that_decides_everything_stops_at_the_most_above_and_its_rest_goes_to_others():
+    sensitivities, quantizers, shapes = model_of([(9.0, 3.0, 1.0), *[(1e-6, 1e-7, 1e-8)] * 3], [(576, 576)] * 4)
+    bits = deal_out(sensitivities, quantizers, shapes, 2.0)
+    assert bits["linear.0"] == 2.0 + MORE
+    assert all(2.0 - LESS <= one < 2.0 for name, one in bits.items() if name != "linear.0")
+    slack = 2.0 * weights_of(shapes) - stored(bits, shapes)
+    assert slack < 0.2 * 576 * 576
+
+
+def test_linears_of_one_group_get_the_same_bits():
+    group, other = Sensitivity(("q", "k"), PROBES, (1.0, 0.1, 0.01)), Sensitivity(("o",), PROBES, (0.01, 0.001, 0.0001))
+    shapes = {"q": (128, 128), "k": (64, 128), "o": (128, 128)}
+    bits = deal_out([group, other], dict.fromkeys(shapes, Trellis()), shapes, 2.0)
+    assert bits["q"] == bits["k"] > bits["o"]
+
+
+@pytest.mark.parametrize("budget", [0.2, 5.0])
+def test_a_budget_out_of_reach_says_what_can_be_reached(budget):
+    sensitivities, quantizers, shapes = model_of([(1.0, 0.1, 0.01)] * 2, [(576, 576)] * 2)
+    message = rf"a budget of {budget:g} bits is out of reach: these linears take 0\.\d\d … 4\.\d\d true bits per weight"
+    with pytest.raises(InputError, match=message):
+        deal_out(sensitivities, quantizers, shapes, budget)
+    with pytest.raises(InputError, match=message):
+        check_budget(quantizers, shapes, budget)
+
+
+@pytest.mark.parametrize("quantizer", [RTN(), GPTQ()])
+def test_other_quantizers_have_no_bits_to_deal_out(quantizer):
+    with pytest.raises(InputError, match=f"trellis, not {quantizer.name}; choose one of the trellis presets"):
+        with_bits(quantizer, 2.0)
+    with pytest.raises(InputError, match="choose one of the trellis presets"):
+        check_budget({"a": Trellis(), "b": quantizer}, {"a": (64, 64), "b": (64, 64)}, 2.0)
+
+
+def test_with_bits_changes_the_bits_alone():
+    assert with_bits(Trellis(bits=1.0, window=12, seed=4), 2.625) == Trellis(bits=2.625, window=12, seed=4)
+
+
+# ---- measuring
+
+
+class Block(nn.Module):
+    """q and k receive the same tensor, o another."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.o = nn.Linear(48, 32), nn.Linear(48, 32), nn.Linear(32, 48)
+
+    def forward(self, x):
+        return self.o(self.q(x) + self.k(x).tanh())
+
+
+def watched(dtype=torch.float32):
+    """A block, its linears, their quantizers, and a collector that watched them."""
+    torch.manual_seed(0)
+    block = Block().requires_grad_(False).to(dtype)
+    linears = {"q": block.q, "k": block.k, "o": block.o}
+    collector = StatsCollector(linears)
+    with collector.watching(None):
+        block(torch.randn(1, 200, 48).to(dtype))
+    return linears, dict.fromkeys(linears, Trellis()), collector
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_group_alone_is_quantized_at_each_number_of_bits(dtype):
+    linears, quantizers, collector = watched(dtype)
+    before = {name: linear.weight for name, linear in linears.items()}
+    seen = []
+
+    def divergence():
+        seen.append({name: linear.weight.detach().clone() for name, linear in linears.items()})
+        return float(len(seen))
+
+    found = probe_block(linears, quantizers, collector, divergence)
+    assert found == [Sensitivity(("q", "k"), PROBES, (1.0, 2.0, 3.0)), Sensitivity(("o",), PROBES, (4.0, 5.0, 6.0))]
+    for weights, (group, bits) in zip(seen, itertools.product([("q", "k"), ("o",)], PROBES), strict=True):
+        for name, weight in weights.items():
+            expected = before[name]
+            if name in group:
+                expected = Trellis(bits=bits).quantize(expected, collector.stats(name)).dequantize().to(dtype)
+            assert weight.dtype == dtype
+            assert torch.equal(weight, expected)
+    assert all(linear.weight is before[name] for name, linear in linears.items())
+
+
+def test_weights_come_back_when_measuring_fails():
+    linears, quantizers, collector = watched()
+    before = {name: linear.weight for name, linear in linears.items()}
+
+    def divergence():
+        assert linears["q"].weight is not before["q"]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        probe_block(linears, quantizers, collector, divergence)
+    assert all(linear.weight is before[name] for name, linear in linears.items())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_divergences_that_are_no_numbers_are_refused(value):
+    linears, quantizers, collector = watched()
+    with pytest.raises(InputError, match="q: with it quantized the model's logits are NaN or infinite"):
+        probe_block(linears, quantizers, collector, lambda: value)
+
+
+def test_a_weight_that_cannot_be_quantized_is_named():
+    linears, quantizers, collector = watched()
+    linears["k"].weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="k: the weight holds NaN or infinity"):
+        probe_block(linears, quantizers, collector, lambda: 1.0)
+
+
+def test_what_is_measured_comes_back_from_its_file(tmp_path):
+    measured = Measured(tmp_path / "sensitivities.json")
+    assert measured.read() == {}
+    blocks = {
+        "model.layers.0": [Sensitivity(("q", "k"), (1.0, 2.0, 3.0), (1 / 3, 1e-17, 0.1 + 0.2)), FALLING],
+        "model.layers.1": [],
+    }
+    measured.write(blocks)
+    assert measured.read() == blocks
+    measured.write({"other": [FALLING]})
+    assert Measured(measured.path).read() == {"other": [FALLING]}
+
+
+@pytest.mark.parametrize("last", [0.0, 0.5, 1.0])
+def test_the_divergence_is_torchs(last):
+    random = torch.Generator().manual_seed(0)
+    reference = [torch.randn(tokens, 11, generator=random) for tokens in (4, 1, 7)]
+    logits = [one + 0.3 * torch.randn(one.shape, generator=random) for one in reference]
+    expected = 0.0
+    for p, q in zip(reference, logits, strict=True):
+        rows = nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+        expected += ((1 - last) * rows.mean() + last * rows[-1]).item() / 3
+    assert divergence_of(reference, logits, last) == pytest.approx(expected, rel=1e-5)
+    assert divergence_of(reference, reference, last) == 0.0
+    if last == 0.5:
+        assert divergence_of(reference, logits) == divergence_of(reference, logits, last)
+
+
+# ---- a whole tiny model
+
+RECIPE = "trellis-2:budget=2.0"
+WHERE = {"recipe": RECIPE, "parts": ["language"]}
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny_checkpoint("llava", tmp_path_factory.mktemp("budget") / "source", torch.bfloat16)
+
+
+@pytest.fixture
+def measured_blocks(monkeypatch):
+    """How many groups of linears were measured, block by block."""
+    counts = []
+
+    def probe(*args):
+        found = probe_block(*args)
+        counts.append(len(found))
+        return found
+
+    monkeypatch.setattr(walk, "probe_block", probe)
+    return counts
+
+
+def quantized(source, out, on_probe=lambda done, total: None, on_block=lambda report: None):
+    return run(prepare(source, **WHERE), out, tiny_samples(1), on_block=on_block, on_probe=on_probe)
+
+
+def test_a_budget_is_kept_and_measuring_goes_on_where_it_was_interrupted(source, tmp_path, measured_blocks):
+    probes = []
+    whole = quantized(source, tmp_path / "whole", on_probe=lambda done, total: probes.append((done, total)))
+    assert probes == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert measured_blocks == [4, 4, 4]  # q, k and v; o; gate and up; down
+    report = json.loads((whole / "bivlm_report.json").read_text())
+    weights, taken = (sum(row[key] for row in report.values()) for key in ("weights", "stored_bytes"))
+    assert 1.9 < 8 * taken / weights <= 2.0
+    assert len({row["bits_per_weight"] for row in report.values() if row["weights"] == 96 * 160}) > 1
+
+    def stop_at(place):
+        def on_probe(done, total):
+            if done == place:
+                raise _Stop
+
+        return on_probe
+
+    out = tmp_path / "out"
+    for place, once in ((1, [4]), (2, [4]), (3, [4]), (3, [])):
+        measured_blocks.clear()
+        with pytest.raises(_Stop):
+            quantized(source, out, on_probe=stop_at(place))
+        assert measured_blocks == once
+        assert not (out / "config.json").exists()
+    measured_blocks.clear()
+
+    def stop(report):
+        raise _Stop
+
+    with pytest.raises(_Stop):
+        quantized(source, out, on_block=stop)  # and behind the measuring
+    quantized(source, out)
+    assert measured_blocks == []
+    assert_same_files(whole, out)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("trellis-2:budget=9", "a budget of 9 bits is out of reach: these linears take "),
+        ("trellis-2:budget=0.3", "a budget of 0.3 bits is out of reach: these linears take "),
+        ("rtn-2:budget=2", "trellis, not rtn; choose one of the trellis presets"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused_before_anything_is_written(source, tmp_path, recipe, message):
+    with pytest.raises(InputError, match=message):
+        prepare(source, recipe=recipe)
+    with pytest.raises(InputError, match="calibrates on data and none was given"):
+        run(prepare(source, **WHERE), tmp_path / "out", (), on_block=lambda report: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_is_put_away_after_measuring(tmp_path, monkeypatch):
+    """Tied weights as well: the walk that follows holds one block at a time."""
+    monkeypatch.setattr(allocation, "PROBES", (1.0, 3.0))
+    folder = tiny_checkpoint("llava_siglip", tmp_path / "source", torch.bfloat16)
+    prepared = prepare(folder, **WHERE)
+    inputs = [calibration_input(prepared.source, (load_processor(folder), sample)) for sample in tiny_samples(1)]
+    path = tmp_path / "sensitivities.json"
+    plan = walk.allocate(prepared.source, prepared.plan, inputs, 2.0, path, lambda done, total: None)
+    assert all(parameter.is_meta for parameter in prepared.source.model.parameters())
+    planned = {linear.name: linear for linear in plan.linears}
+    quantizers = {linear.name: linear.quantizer for linear in prepared.plan.linears if linear.quantizer is not None}
+    groups = [group for block in Measured(path).read().values() for group in block]
+    bits = deal_out(groups, quantizers, {name: planned[name].shape for name in quantizers}, 2.0)
+    assert bits == {name: planned[name].quantizer.bits for name in quantizers}
+    assert {name for name, linear in planned.items() if linear.quantizer is None} == {
+        linear.name for linear in prepared.plan.linears if linear.quantizer is None
+    }
