@@ -60,8 +60,8 @@ def test_quantize_ask_eval_inspect(run, source, tmp_path):
 
 def test_bits_are_a_budget_and_effort_is_a_recipe(run, source, tmp_path):
     data = question_files(tmp_path)["DATA"]
-    words = ("quantize", source, tmp_path / "out", "--preset", "trellis-1", "--bits", "1.9", "--effort", "high", "--data", data, "--parts", "language")
-    code, _, error = run(*words)
+    words = ("--preset", "trellis-1", "--bits", "1.9", "--effort", "high", "--data", data, "--parts", "language")
+    code, _, error = run("quantize", source, tmp_path / "out", *words)
     assert (code, "measured" in error) == (0, True)
     found = json.loads(run("inspect", tmp_path / "out", "--json")[1])
     recipe = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["recipe"]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -154,6 +154,8 @@ SHAPES = st.tuples(st.integers(1, 150), st.integers(1, 150))
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(DIVERGENCES, SHAPES), min_size=1, max_size=4), st.floats(0.0, 1.0))
+@example([([0.1, 0.01, 0.001], (7, 49)), ([0.1, 0.01, 0.001], (3, 11))], 0.0)
+@example([([0.1, 0.01, 0.001], (7, 49)), ([0.1, 0.01, 0.001], (3, 11))], 1.0)
 def test_the_budget_is_never_exceeded(linears, share):
     """Any shapes, also such whose scales and padding take more bits than their weights, and any budget that can be reached."""
     sensitivities, quantizers, shapes = model_of([one for one, _ in linears], [shape for _, shape in linears])

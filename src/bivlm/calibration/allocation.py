@@ -119,7 +119,7 @@ def deal_out(
     check_budget({name: quantizers[name] for group in sensitivities for name in group.linears}, shapes, budget)
     least = min(MOST, max(LEAST, math.ceil((budget - LESS) / STEP) * STEP))
     highest = min(MOST, math.floor((budget + MORE) / STEP) * STEP)
-    while sum(stored(index, least) for index in groups) > budget * weights:  # small linears, whose scales take more than LESS
+    while least > LEAST and sum(stored(index, least) for index in groups) > budget * weights:  # small linears, whose scales take more than LESS
         least = max(LEAST, least - STEP)
     given = [least] * len(sensitivities)
     left = budget * weights - sum(stored(index, least) for index in groups)
