@@ -154,8 +154,8 @@ SHAPES = st.tuples(st.integers(1, 150), st.integers(1, 150))
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(DIVERGENCES, SHAPES), min_size=1, max_size=4), st.floats(0.0, 1.0))
-@example([([0.1, 0.01, 0.001], (7, 49)), ([0.1, 0.01, 0.001], (3, 11))], 0.0)
-@example([([0.1, 0.01, 0.001], (7, 49)), ([0.1, 0.01, 0.001], (3, 11))], 1.0)
+@example([([0.1, 0.01, 0.001], (79, 149))], 0.0)  # the fewest bits of all, which rounding puts a hair above the budget
+@example([([0.1, 0.01, 0.001], (79, 149))], 1.0)
 def test_the_budget_is_never_exceeded(linears, share):
     """Any shapes, also such whose scales and padding take more bits than their weights, and any budget that can be reached."""
     sensitivities, quantizers, shapes = model_of([one for one, _ in linears], [shape for _, shape in linears])

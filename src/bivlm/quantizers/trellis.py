@@ -134,8 +134,8 @@ def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> 
     """K of every run (ceil(in / 16),) uint8 with the least expected error and a mean of at most `bits` per column.
 
     The expected error of a column is its cost (in,) times `distortion` at its K. One bit at a time goes to the run where it helps most: optimal, as
-    `distortion` is convex. Where there is a bit for every column, every column gets one: what calibration hardly excites may matter elsewhere (left out
-    altogether, such columns quadruple the KL divergence of the embedded model at one bit, though the error on the calibration data is smaller).
+    `distortion` is convex. Where there is a bit for every column, every column gets one: what calibration hardly excites may matter elsewhere (left
+    out altogether, such columns quadruple the KL divergence of the embedded model at one bit, though the error on the calibration data is smaller).
     """
     columns = runs(len(cost))
     weight = [float(cost[run].sum()) / (run.stop - run.start) for run in columns]
