@@ -190,12 +190,15 @@ def perplexity(model: transformers.PreTrainedModel, windows: Tensor) -> float:
 @contextmanager
 def weights_restored(model: nn.Module) -> Iterator[None]:
     """Whatever is put in the place of the model's parameters, the present ones are back afterwards."""
-    originals = {name: parameter.data for name, parameter in model.named_parameters()}
+    originals = [
+        (module, name, parameter, parameter.data) for module in model.modules() for name, parameter in module.named_parameters(recurse=False)
+    ]
     try:
         yield
     finally:
-        for name, parameter in model.named_parameters():
-            parameter.data = originals[name]
+        for module, name, parameter, data in originals:
+            parameter.data = data
+            setattr(module, name, parameter)
 
 
 @dataclass(frozen=True)
