@@ -5,14 +5,11 @@
 
 #include <immintrin.h>
 
-#include <type_traits>
-
+#include "loops.h"
 #include "trellis_search.h"
 
 namespace bivlm {
 namespace {
-
-constexpr bool vector_search(int window, int k) { return window != 12 || k < 4; }
 
 template <int L, int K>
 struct VectorSearch {
@@ -23,6 +20,7 @@ struct VectorSearch {
   static constexpr int kPlanes = kPaired ? kBranches / 2 : kBranches;     // vectors that compete
   static constexpr int kDepth = kPaired ? K - 1 : K;                      // of the tree
   static constexpr int kWidth = kPaired ? 1 : kGroups / 32;               // vectors of a plane
+  static constexpr bool kHalved = kPeriod < 32 && kWidth > 2;             // L = 12, K = 4: a period is every other lane of a parted vector
   static constexpr int kMasks = kPlanes - 1 + (kPaired ? 1 : 0);
   static constexpr int kVectors = kPlanes * kWidth;
 
@@ -84,6 +82,10 @@ struct VectorSearch {
   }
 
   static __m512i distances(__m512i target, __m512i level) {
+    if (fineness(K) == 1) {  // a square fits 16 bits before it is cut off
+      const __m512i difference = _mm512_sub_epi16(target, level);
+      return _mm512_min_epu16(_mm512_mullo_epi16(difference, difference), _mm512_set1_epi16(kFarthest * kFarthest));
+    }
     const __m512i difference = _mm512_min_epi16(_mm512_abs_epi16(_mm512_sub_epi16(target, level)), _mm512_set1_epi16(kFarthest));
     return _mm512_mullo_epi16(difference, difference);
   }
@@ -95,7 +97,9 @@ struct VectorSearch {
       for (int a = 0; a < kPlanes; ++a) {
         alignas(64) uint16_t place[32];
         for (int lane = 0; lane < 32; ++lane) {
-          place[lane] = uint16_t(kPaired ? a + (lane < 16 ? 0 : kBranches / 2) : lane % kPeriod * kBranches + a);
+          place[lane] = uint16_t(kPaired   ? a + (lane < 16 ? 0 : kBranches / 2)
+                                 : kHalved ? lane % kPeriod * 2 + a / kWidth
+                                           : lane % kPeriod * kBranches + a);
         }
         of[a] = _mm512_load_si512(place);
       }
@@ -103,25 +107,29 @@ struct VectorSearch {
   };
 
   static __m512i spread(const Places& places, const __m512i* least, int a) {
+    if constexpr (kHalved) return _mm512_permutexvar_epi16(places.of[a], least[Plain::reversed(a % kWidth) / 2]);
     if constexpr (kWidth == 2) return _mm512_permutex2var_epi16(least[0], places.of[a], least[1]);
     return _mm512_permutexvar_epi16(places.of[a], least[0]);
   }
 
-  // 2^K neighbouring vectors of groups to one vector for each remainder by 2^K, at the place Plain::reversed
+  // `Size` neighbouring vectors of groups to one vector for each remainder by `Size`, at the place Plain::reversed
+  template <int Size>
   static void part(__m512i* v) {
     alignas(64) static const uint16_t order[64] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42,
                                                    44, 46, 48, 50, 52, 54, 56, 58, 60, 62, 1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23,
                                                    25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     const __m512i even = _mm512_load_si512(order), odd = _mm512_load_si512(order + 32);
-    for (int size = kBranches; size > 1; size /= 2) {
-      for (int block = 0; block < kBranches; block += size) {
-        __m512i out[kBranches];
-        for (int i = 0; i < size / 2; ++i) {
-          out[i] = _mm512_permutex2var_epi16(v[block + 2 * i], even, v[block + 2 * i + 1]);
-          out[size / 2 + i] = _mm512_permutex2var_epi16(v[block + 2 * i], odd, v[block + 2 * i + 1]);
-        }
-        for (int i = 0; i < size; ++i) v[block + i] = out[i];
-      }
+    __m512i out[Size];
+    BIVLM_UNROLL
+    for (int i = 0; i < Size / 2; ++i) {
+      out[i] = _mm512_permutex2var_epi16(v[2 * i], even, v[2 * i + 1]);
+      out[Size / 2 + i] = _mm512_permutex2var_epi16(v[2 * i], odd, v[2 * i + 1]);
+    }
+    BIVLM_UNROLL
+    for (int i = 0; i < Size; ++i) v[i] = out[i];
+    if constexpr (Size > 2) {
+      part<Size / 2>(v);
+      part<Size / 2>(v + Size / 2);
     }
   }
 
@@ -174,7 +182,8 @@ struct VectorSearch {
       if (settled) lowest = _mm512_set1_epi16(short(lowest_of(low)));
       if constexpr (kPeriod >= 32) {
         for (int i = 0; i < kPeriod / 32; ++i) {
-          part(least + i * kBranches);
+          part<kBranches>(least + i * kBranches);
+          BIVLM_UNROLL
           for (int a = 0; a < kBranches; ++a) {
             const __m512i group = least[i * kBranches + Plain::reversed(a)];
             for (int b = 0; b < kBranches; ++b) {
@@ -184,6 +193,7 @@ struct VectorSearch {
           }
         }
       } else {
+        if constexpr (kHalved) part<kWidth>(least);
         for (int a = 0; a < kPlanes; ++a) {
           const __m512i group = spread(places, least, a);
           for (int j = 0; j < kWidth; ++j) cost[a * kWidth + j] = _mm512_adds_epu16(group, distances(target, level[a * kWidth + j]));

@@ -43,7 +43,17 @@ constexpr int64_t kMostSteps = kStrip + kLookahead;
 constexpr int kFarthest = 181;     // differences count as at most this: the square of it fits 15 bits
 constexpr int kLargestCost = 32767;
 constexpr uint32_t kFarStart = 32768;  // a least cost of the first steps from which they are taken relative to it
-constexpr int kVector = 32;  // costs that a pattern is repeated to
+
+// Costs that are worked on at once: a register of every 64-bit processor, or of AVX2. Plain loops over arrays as short as these, compilers unroll and
+// work off one cost at a time.
+#if defined(__AVX2__)
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
+typedef uint16_t Lanes __attribute__((vector_size(2 * kLanes), may_alias));
+typedef int16_t SignedLanes __attribute__((vector_size(2 * kLanes), may_alias));
+typedef uint8_t ByteLanes __attribute__((vector_size(kLanes), may_alias));
 
 // What a level of 1 is in the search: with more bits per weight differences are smaller, and must still be many steps
 constexpr int fineness(int k) { return k < 3 ? 1 : k == 3 ? 2 : 4; }
@@ -52,13 +62,12 @@ template <int L, int K>
 struct Search {
   static constexpr int kWindow = L, kBits = K;
   static constexpr int kStates = 1 << L, kBranches = 1 << K, kGroups = 1 << (L - K), kPeriod = kGroups / kBranches;
-  static constexpr int kPattern = kPeriod > kVector ? kPeriod : kVector < kGroups ? kVector : kGroups;
   static constexpr int kKnown = L / K, kRest = L - kKnown * K;  // steps that are written out, and the bits of the first state that they leave
 
   struct Scratch {
     alignas(64) uint16_t cost[kStates];  // of state q << K | a at a * kGroups + q
     alignas(64) uint16_t least[kGroups];
-    alignas(64) uint16_t place[kGroups], parted[kGroups];
+    alignas(64) uint16_t parted[kGroups];
     alignas(64) uint32_t first[kStates];
     alignas(64) uint8_t branch[kMostSteps][kGroups];
     uint16_t lowest;  // the least cost after the step before: taken off in the next one, so that no step waits for it
@@ -107,29 +116,24 @@ struct Search {
   }
 
   // The best of each group's states, and its place in `branch`
-  static void compete(Scratch& s, uint8_t* __restrict branch) {
-    uint16_t* __restrict best = s.least;
-    uint16_t* __restrict place = s.place;
-    for (int q = 0; q < kGroups; ++q) {
-      const uint16_t one = s.cost[q], other = s.cost[kGroups + q];
-      place[q] = other < one;
-      best[q] = other < one ? other : one;
-    }
-    for (int a = 2; a < kBranches; ++a) {
-      const uint16_t* __restrict cost = s.cost + a * kGroups;
-      for (int q = 0; q < kGroups; ++q) {
-        place[q] = cost[q] < best[q] ? uint16_t(a) : place[q];
-        best[q] = cost[q] < best[q] ? cost[q] : best[q];
+  static void compete(Scratch& s, uint8_t* branch) {
+    Lanes low = Lanes{} + uint16_t(0xffff);
+    for (int q = 0; q < kGroups; q += kLanes) {
+      const Lanes* cost = reinterpret_cast<const Lanes*>(s.cost + q);
+      Lanes best = cost[0], place{};
+      for (int a = 1; a < kBranches; ++a) {
+        const Lanes other = cost[a * (kGroups / kLanes)];
+        place = other < best ? Lanes{} + uint16_t(a) : place;
+        best = other < best ? other : best;
       }
+      *reinterpret_cast<ByteLanes*>(branch + q) = __builtin_convertvector(place, ByteLanes);
+      best -= s.lowest;
+      best = best < kLargestCost ? best : Lanes{} + uint16_t(kLargestCost);
+      low = best < low ? best : low;
+      *reinterpret_cast<Lanes*>(s.least + q) = best;
     }
-    for (int q = 0; q < kGroups; ++q) branch[q] = uint8_t(place[q]);
-    uint16_t lowest = 0xffff;
-    for (int q = 0; q < kGroups; ++q) {
-      const uint16_t cost = uint16_t(best[q] - s.lowest);
-      best[q] = cost < kLargestCost ? cost : uint16_t(kLargestCost);
-      lowest = best[q] < lowest ? best[q] : lowest;
-    }
-    s.lowest = lowest;
+    s.lowest = low[0];
+    for (int lane = 1; lane < kLanes; ++lane) s.lowest = low[lane] < s.lowest ? low[lane] : s.lowest;
   }
 
   // Every 2^K-th of the groups' costs together, for each remainder: one bit of it after the other, so that remainder a lies at the place reversed(a)
@@ -157,28 +161,55 @@ struct Search {
     return result;
   }
 
+  // The costs of groups a, a + 2^K, a + 2 * 2^K ... over and over, where they fill no more than some lanes
+  static void repeat(const uint16_t* least, int a, Lanes& to) {
+    static_assert(kPeriod >= kLanes || kPeriod == 4 || kPeriod == 1, "by registers alone: what is stored in pieces is slow to read whole");
+    typedef uint64_t Words __attribute__((vector_size(2 * kLanes), may_alias));
+    if constexpr (kPeriod == 1) {
+      to = Lanes{} + least[a];
+    } else {
+      uint64_t four = 0;
+      for (int i = 0; i < 4; ++i) four |= uint64_t(least[i * kBranches + a]) << 16 * i;
+      to = reinterpret_cast<Lanes>(Words{} + four);
+    }
+  }
+
   // One target: the costs of all states after it
   static void step(const Levels& levels, int16_t target, Scratch& s, uint8_t* branch) {
     compete(s, branch);
-    const uint16_t* parted = part(s);
-    for (int a = 0; a < kBranches; ++a) {  // what comes to plane a: groups a, a + 2^K, a + 2 * 2^K ..., over and over
-      const uint16_t* mine = parted + reversed(a) * kPeriod;
-      alignas(64) uint16_t pattern[kPattern];
-      for (int i = 0; i < kPattern; i += kPeriod) std::memcpy(pattern + i, mine, kPeriod * sizeof(uint16_t));
-      const int16_t* __restrict level = levels.planes + a * kGroups;
-      uint16_t* __restrict cost = s.cost + a * kGroups;
-      for (int q = 0; q < kGroups; q += kPattern) {
-        for (int i = 0; i < kPattern; ++i) cost[q + i] = uint16_t(pattern[i] + distance(target, level[q + i]));
+    const uint16_t* parted = kPeriod < kLanes ? nullptr : part(s);
+    for (int a = 0; a < kBranches; ++a) {  // plane a gets the costs of groups a, a + 2^K, a + 2 * 2^K ..., over and over
+      const SignedLanes* level = reinterpret_cast<const SignedLanes*>(levels.planes + a * kGroups);
+      Lanes* cost = reinterpret_cast<Lanes*>(s.cost + a * kGroups);
+      Lanes group;
+      if (kPeriod < kLanes) repeat(s.least, a, group);
+      for (int q = 0; q < kGroups / kLanes; ++q) {
+        if (kPeriod >= kLanes) group = *reinterpret_cast<const Lanes*>(parted + reversed(a) * kPeriod + q * kLanes % kPeriod);
+        SignedLanes difference = target - level[q];
+        difference = difference < 0 ? -difference : difference;
+        difference = difference < kFarthest ? difference : SignedLanes{} + int16_t(kFarthest);
+        cost[q] = group + reinterpret_cast<Lanes>(difference * difference);
       }
     }
+  }
+
+  // The first place with the least cost
+  static int least_place(const Scratch& s) {
+    const Lanes* cost = reinterpret_cast<const Lanes*>(s.cost);
+    Lanes low = cost[0];
+    for (int i = 1; i < kStates / kLanes; ++i) low = cost[i] < low ? cost[i] : low;
+    uint16_t least = low[0];
+    for (int lane = 1; lane < kLanes; ++lane) least = low[lane] < least ? low[lane] : least;
+    int place = 0;
+    while (s.cost[place] != least) ++place;
+    return place;
   }
 
   // The windows (steps) of the best path for the targets (steps >= 16) from the state `start`
   static void path(const Levels& levels, const int16_t* targets, int64_t steps, uint32_t start, Scratch& s, uint32_t* windows) {
     begin(levels, targets, start, s);
     for (int64_t t = kKnown; t < steps; ++t) step(levels, targets[t], s, s.branch[t]);
-    int best = 0;
-    for (int place = 1; place < kStates; ++place) best = s.cost[place] < s.cost[best] ? place : best;
+    const int best = least_place(s);
     uint32_t state = uint32_t(best % kGroups) << K | uint32_t(best / kGroups);
     for (int64_t t = steps - 1; t >= kKnown; --t) {
       windows[t] = state;

@@ -141,7 +141,7 @@ Found agree(const Problem& p) {
   decodes(p, first);
   for (const int level : levels()) {
     bivlm_force_level(level);
-    for (int threads = 1; threads <= 3; ++threads) CHECK(same(search(p, threads), first), p.words() + ", threads " + std::to_string(threads));
+    for (int threads = 1; threads <= 4; ++threads) CHECK(same(search(p, threads), first), p.words() + ", threads " + std::to_string(threads));
   }
   return first;
 }
@@ -162,6 +162,71 @@ void test_shapes() {
   for (int k = 1; k <= 4; ++k) {
     const Problem p(17 + 32 * k, 2, 16, k, kScale, random);
     is_best(p, agree(p), 0);
+  }
+}
+
+void test_columns() {
+  Random random(26);
+  for (int columns = 1; columns <= 20; ++columns) {
+    const Problem p(33, columns, 8, 1 + columns % 4, kScale, random);
+    is_best(p, agree(p), 0);
+  }
+}
+
+double squared(float target, int8_t level) { return (double(target) - level) * (double(target) - level); }
+
+double squared_error(const Problem& p, const Found& f) {
+  double sum = 0.0;
+  for (size_t i = 0; i < p.w.size(); ++i) sum += (double(p.w[i]) - f.w[i]) * (double(p.w[i]) - f.w[i]);
+  return sum;
+}
+
+// All 2^16 paths of a strip of 16 weights of one bit, their errors in double and without a bound
+void test_every_path() {
+  Random random(27);
+  for (int turn = 0; turn < 4; ++turn) {
+    const Problem p(16, 1, 8, 1, kScale, random);
+    double least = std::numeric_limits<double>::infinity();
+    for (uint32_t symbols = 0; symbols < 1u << 16; ++symbols) {
+      uint32_t state = p.state[0];
+      double sum = 0.0;
+      for (int r = 0; r < 16; ++r) {
+        state = state >> 1 | (symbols >> r & 1) << 7;
+        sum += squared(p.w[size_t(r)], p.table[state]);
+      }
+      least = std::min(least, sum);
+    }
+    const double found = squared_error(p, agree(p));
+    CHECK(found >= least * (1 - 1e-9) && found <= least * 1.01, p.words() + ", " + std::to_string(found) + " for " + std::to_string(least));
+  }
+}
+
+// The least error of a strip of one column: the search in double, of targets that are not rounded, with differences that have no bound
+double least_error(const Problem& p, size_t strip) {
+  const uint32_t states = 1u << p.window;
+  std::vector<double> cost(states, std::numeric_limits<double>::infinity()), next(states);
+  cost[p.state[strip]] = 0.0;
+  for (size_t r = 64 * strip; r < 64 * (strip + 1); ++r) {
+    for (uint32_t state = 0; state < states; ++state) {
+      const double* before = &cost[(state << p.k) & (states - 1)];
+      next[state] = *std::min_element(before, before + (1 << p.k)) + squared(p.w[r], p.table[state]);
+    }
+    cost.swap(next);
+  }
+  return *std::min_element(cost.begin(), cost.end());
+}
+
+// What integers cost: less than 0.5 % of the error. With 4 bits targets lie closer together, as a difference counts as at most 45 there
+void test_error() {
+  Random random(28);
+  for (const int window : {8, 12}) {
+    for (int k = 1; k <= 4; ++k) {
+      const Problem p(window == 8 ? 64 * 60 : 64 * 6, 1, window, k, k < 4 ? 30.0f : kScale, random);
+      double least = 0.0;
+      for (size_t strip = 0; strip < p.state.size(); ++strip) least += least_error(p, strip);
+      const double found = squared_error(p, agree(p));
+      CHECK(found >= least * (1 - 1e-9) && found < 1.005 * least, p.words() + ", " + std::to_string(found) + " for " + std::to_string(least));
+    }
   }
 }
 
@@ -245,6 +310,9 @@ void test_trellis_search() {
   test_refused();
   test_exact();
   test_shapes();
+  test_columns();
+  test_every_path();
+  test_error();
   test_threads();
   test_outliers();
 }
