@@ -8,13 +8,13 @@ import torch
 
 from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
-from bivlm.kernels import cpu, native
+from bivlm.kernels import cpu, native, native_product
 from bivlm.kernels.native import LEVELS
 from bivlm.kernels.reference import ReferenceProduct
 from weights import NATIVE, OTHER, Draw, factors, levels, planes, uniform
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status().why)
-TOKENS = (1, 3, cpu.FEW_TOKENS, 40)
+TOKENS = (1, 3, 16, 40, 150)  # called and unpacked, in every dtype
 FLOAT, INT8 = 1e-5, 2e-2  # largest errors, relative to the largest output
 
 every = pytest.mark.parametrize("weight", NATIVE.values(), ids=NATIVE)
@@ -78,6 +78,11 @@ def test_float_activations(weight, level):
         assert error(product(x, None), x, weight) < FLOAT
 
 
+def product_limit(product, dtype):
+    """The most tokens for one call of the library; of two factors each has the same."""
+    return getattr(product, "right", product).few.of(dtype, False)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every
 def test_half_precision_activations(weight, dtype, level):
@@ -87,7 +92,7 @@ def test_half_precision_activations(weight, dtype, level):
         x, bias = inputs(weight, tokens, dtype)
         y = product(x, bias)
         assert y.dtype == dtype
-        assert error(y, x, weight, bias) < (FLOAT if tokens <= cpu.FEW_TOKENS else torch.finfo(dtype).eps)
+        assert error(y, x, weight, bias) < (FLOAT if tokens <= product_limit(product, dtype) else torch.finfo(dtype).eps)
 
 
 @every
@@ -188,8 +193,8 @@ def test_what_the_library_lacks_runs_on_the_reference(weight):
 @pytest.mark.parametrize("weight", [levels(600, 2000, tail=0.01), planes(600, 2048, group_size=128)], ids=["levels", "planes"])
 def test_many_tokens_go_tile_by_tile(weight, monkeypatch):
     """A scratch of a tenth of the weight, and a last tile that is shorter."""
-    monkeypatch.setattr(cpu, "SCRATCH_BYTES", 70 * 4 * weight.shape[1])
-    x, bias = inputs(weight, 20)
+    monkeypatch.setattr(native_product, "SCRATCH_BYTES", 70 * 4 * weight.shape[1])
+    x, bias = inputs(weight, 140)
     assert error(cpu.product(weight.encode())(x, bias), x, weight, bias) < FLOAT
 
 

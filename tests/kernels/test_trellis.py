@@ -10,7 +10,7 @@ from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.rotation import rotate, signs_of
 from bivlm.formats.trellis import RUN, TrellisWeight, pack_symbols, strips
-from bivlm.kernels import native, trellis
+from bivlm.kernels import cpu, native, native_product, trellis
 from bivlm.kernels.linear import KERNELS
 from bivlm.kernels.native import LEVELS
 from bivlm.kernels.reference import ReferenceProduct
@@ -73,7 +73,7 @@ def threads():
 @pytest.fixture(params=[1 << 20, 0], ids=["few tokens", "many tokens"])
 def few(request, monkeypatch):
     """Both ways to multiply, whatever the number of tokens."""
-    monkeypatch.setattr(trellis, "few_tokens", lambda *_: request.param)
+    monkeypatch.setattr(native_product.FewTokens, "of", lambda *_: request.param)
     return request.param > 0
 
 
@@ -183,7 +183,7 @@ def test_an_input_of_the_wrong_width_is_refused():
 def test_many_tokens_go_strip_by_strip(monkeypatch, few):
     """A scratch of two strips, and a last tile that is shorter."""
     weight = WEIGHTS["2 bits"]
-    monkeypatch.setattr(trellis, "SCRATCH_BYTES", 2 * 64 * 4 * 512)
+    monkeypatch.setattr(native_product, "SCRATCH_BYTES", 2 * 64 * 4 * 512)
     x, bias = inputs(weight, 5)
     assert error(trellis.product(weight.encode())(x, bias), x, weight, bias) < FLOAT
 
@@ -199,10 +199,9 @@ def test_the_library_refuses_aloud(few):
 
 def test_how_many_tokens_are_few():
     """Rounded inputs cost the least; float32 ones save the slow product of whole matrices."""
-    for level in LEVELS:
-        full, short, rounded = (trellis.few_tokens(level, *call) for call in ((torch.float32, False), (torch.bfloat16, False), (torch.float16, True)))
-        assert 16 <= short <= min(full, rounded)
-        assert trellis.few_tokens(level, torch.float32, True) == rounded
+    for few in (*trellis.FEW_TOKENS.values(), trellis.FEW_ELSEWHERE, *cpu.FEW_TOKENS.values(), cpu.FEW_ELSEWHERE):
+        assert 16 <= few.of(torch.bfloat16, False) <= min(few.of(torch.float16, True), few.of(torch.float32, False))
+        assert few.of(torch.float32, True) == few.full
 
 
 @every

@@ -1,0 +1,94 @@
+"""What the products of the native library have in common, whatever the format.
+
+Few tokens: one call of the library, which decodes each weight where it is used. Many tokens: tiles of rows are unpacked into a small scratch, and
+torch's matrix product does the rest, so that the whole weight is never there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bivlm.formats.base import PackedTensor
+from bivlm.kernels import reference
+
+SCRATCH_BYTES = 1 << 22
+CPU = torch.device("cpu")
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class FewTokens(NamedTuple):
+    """The most tokens for one call of the library, by x: float32; shorter; shorter, and the library may round it to eight bits.
+
+    Beyond, unpacking pays, which in float32 it does late: the matrix product itself is slow. benchmarks/bench_few_tokens.py measures it.
+    """
+
+    full: int
+    short: int
+    rounded: int
+
+    def of(self, dtype: torch.dtype, int8: bool) -> int:
+        return self.full if dtype == torch.float32 else self.rounded if int8 else self.short
+
+
+class NativeProduct:
+    """The product with one weight (rows, columns). x float32, bfloat16 or float16; any other dtype goes to the reference kernel.
+
+    `few` says up to how many tokens the library multiplies. `linear` and `unpack` are the library's functions with the weight bound as their first
+    argument (csrc/bivlm_kernels.h, csrc/bivlm_trellis.h).
+    """
+
+    kernel, why = "native", ""
+    tile_rows: ClassVar[int] = 1  # rows that are unpacked together
+    added_bytes: int
+
+    def __init__(self, packed: PackedTensor, shape: tuple[int, int], few: FewTokens, linear: Callable[..., int], unpack: Callable[..., int]) -> None:
+        self.packed, (self.rows, self.columns), self.few = packed, shape, few
+        self._linear, self._unpack = linear, unpack
+
+    def unpacked_inputs(self, x: Tensor) -> Tensor:
+        """What x (tokens, in) is multiplied with unpacked rows as."""
+        return x
+
+    def __call__(self, x: Tensor, bias: Tensor | None, int8: bool = False) -> Tensor:
+        dtype = DTYPES.get(x.dtype)
+        if dtype is None:
+            return reference.linear(x, self.packed, bias)
+        *leading, columns = x.shape
+        if columns != self.columns:
+            raise ValueError(f"the input is {list(x.shape)}; this linear takes (…, {self.columns})")
+        if bias is not None and bias.dtype != x.dtype:
+            bias = bias.to(x.dtype)
+        y = torch.empty(*leading, self.rows, dtype=x.dtype, device=CPU)
+        tokens, x = x.numel() // columns, x if x.is_contiguous() else x.contiguous()
+        if tokens > self.few.of(x.dtype, int8):
+            self._many(self.unpacked_inputs(x.view(tokens, columns)), bias, y.view(tokens, self.rows))
+        elif tokens:
+            threads, place = torch.get_num_threads(), None if bias is None else bias.data_ptr()
+            succeed(self._linear(x.data_ptr(), columns, tokens, dtype, y.data_ptr(), place, int8, threads))
+        return y
+
+    def _many(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
+        """x (tokens, in) into y (tokens, out), a tile of rows at a time."""
+        fitting = SCRATCH_BYTES // (self.columns * x.element_size())
+        step = min(self.rows, max(1, fitting // self.tile_rows) * self.tile_rows)
+        scratch, threads = x.new_empty(step, self.columns), torch.get_num_threads()
+        for start in range(0, self.rows, step):
+            end = min(start + step, self.rows)
+            succeed(self._unpack(start, end, scratch.data_ptr(), DTYPES[x.dtype], threads))
+            tile, into = scratch[: end - start].t(), y[:, start:end]
+            if bias is None:
+                torch.mm(x, tile, out=into)
+            else:
+                torch.addmm(bias[start:end], x, tile, out=into)
+
+
+def succeed(code: int) -> None:
+    """RuntimeError for an error of the library: the arguments were checked before, so that it is this package's own fault."""
+    if code:
+        raise RuntimeError(
+            f"the native kernel refused a weight that it should know (error {code}): please report it; BIVLM_KERNEL=reference avoids it"
+        )
