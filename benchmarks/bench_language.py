@@ -45,9 +45,10 @@ import transformers
 from torch import Tensor, nn
 
 from bench_layers import KEPT, Point, by_bits, command_of, markdown_table, number, pack, plot, positive, print_table, quantizer_for, recipes_of
-from bivlm.calibration.allocation import deal_out, divergence_of, probe_block, with_bits
+from bivlm.calibration.allocation import deal_out
 from bivlm.calibration.capture import capture
 from bivlm.calibration.propagation import propagated
+from bivlm.calibration.sensitivity import divergence_of, probe_block, with_bits
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.tuning import tune_block
 from bivlm.checkpoint.shards import write_atomically

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from bivlm import __version__
-from bivlm.calibration.allocation import check_budget
-from bivlm.calibration.walk import BlockReport, CalibrationInput, allocate, walk
+from bivlm.calibration.allocation import allocate, check_budget
+from bivlm.calibration.walk import BlockReport, CalibrationInput, walk
 from bivlm.card import REPORT_NAME, model_card
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.job import FORMAT_VERSION, Job, disk_full_explained, to_json

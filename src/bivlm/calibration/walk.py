@@ -15,14 +15,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from bivlm.calibration.allocation import Measured, Sensitivity, deal_out, divergence_of, probe_block, text_logits, with_bits
 from bivlm.calibration.capture import BlockCall, Captured, capture
 from bivlm.calibration.propagation import propagated
 from bivlm.calibration.stats import StatsCollector
@@ -33,7 +31,6 @@ from bivlm.errors import InputError
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.kernels.linear import replace_linear
 from bivlm.plan import BlockPlan, LinearPlan, Plan
-from bivlm.quantizers import Quantizer
 from bivlm.types import LinearStats
 
 
@@ -85,8 +82,6 @@ class CalibrationInput:
     tensors: Mapping[str, Tensor]
     visual: Tensor
 
-
-PROBE_SAMPLES = 16  # calibration samples that sensitivities are measured on
 
 OnBlock = Callable[[BlockReport], None]
 Packed = Mapping[str, PackedTensor]
@@ -193,7 +188,7 @@ def _collect(
     source: SourceModel, block: BlockPlan, index: int, module: nn.Module, visual: Sequence[Tensor | None], stream: _Stream, beside: _Stream | None
 ) -> StatsCollector:
     """What the block's linears receive, and how far that is from what they would in the full-precision model."""
-    collector = _collector(source, block)
+    collector = collector_of(source, block)
     for number, (mask, call, states) in enumerate(zip(visual, stream.calls(index), stream.hidden, strict=True)):
         exact = None
         if beside is not None:
@@ -204,60 +199,8 @@ def _collect(
     return collector
 
 
-def allocate(
-    source: SourceModel, plan: Plan, samples: Sequence[CalibrationInput], budget: float, path: Path, on_probe: Callable[[int, int], None]
-) -> Plan:
-    """The plan with the bits of every linear chosen so that all take `budget` true bits per weight together (allocation.py).
-
-    What is measured is kept in the file `path`. `on_probe` is told how many blocks are measured, of how many. Needs the whole model in memory.
-    """
-    measured = Measured(path)
-    found, blocks = measured.read(), [block for block in plan.blocks if block.quantized]
-    quantizers = {linear.name: linear.quantizer for block in blocks for linear in block.quantized if linear.quantizer is not None}
-    shapes = {linear.name: linear.shape for block in blocks for linear in block.quantized}
-    inputs = samples[:PROBE_SAMPLES]
-    if any(block.path not in found for block in blocks):
-        names = list(source.entries)
-        source.materialize(names)
-        source.model.tie_weights()
-        reference = _logits(source, inputs)
-        for number, block in enumerate(blocks):
-            on_probe(number, len(blocks))
-            if block.path not in found:
-                found[block.path] = _probe(source, block, quantizers, inputs, reference)
-                measured.write(found)
-        source.release(names)
-        source.model.tie_weights()  # what is tied is released with what it is tied to
-    on_probe(len(blocks), len(blocks))
-    bits = deal_out([group for block in blocks for group in found[block.path]], quantizers, shapes, budget)
-    chosen = [
-        replace(block, linears=tuple(replace(linear, quantizer=_dealt(linear, bits)) for linear in block.linears)) if block.quantized else block
-        for block in plan.blocks
-    ]
-    return replace(plan, blocks=tuple(chosen))
-
-
-def _dealt(linear: LinearPlan, bits: Mapping[str, float]) -> Quantizer | None:
-    return linear.quantizer if linear.quantizer is None or linear.name not in bits else with_bits(linear.quantizer, bits[linear.name])
-
-
-def _probe(
-    source: SourceModel, block: BlockPlan, quantizers: Mapping[str, Quantizer], inputs: Sequence[CalibrationInput], reference: Sequence[Tensor]
-) -> list[Sensitivity]:
-    """The sensitivities of one block's groups, the model standing there whole."""
-    collector = _collector(source, block)
-    part_is_language = source.family.stacks[block.stack].part == "language"
-    for sample in inputs:
-        with collector.watching(sample.visual if part_is_language else None), torch.inference_mode():
-            source.model(**sample.tensors, use_cache=False)
-    return probe_block(collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs)))
-
-
-def _logits(source: SourceModel, inputs: Sequence[CalibrationInput]) -> list[Tensor]:
-    return text_logits(source.model, [sample.tensors for sample in inputs], [sample.visual for sample in inputs])
-
-
-def _collector(source: SourceModel, block: BlockPlan) -> StatsCollector:
+def collector_of(source: SourceModel, block: BlockPlan) -> StatsCollector:
+    """What will watch the linears of a block that are to be quantized."""
     visual = source.family.stacks[block.stack].visual_linears
     linears = {plan.name: source.model.get_submodule(plan.name) for plan in block.quantized}
     visual_only = frozenset(name for name in linears if any(name.endswith("." + ending) for ending in visual))

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
+from bivlm.kl import kl_divergence
+
 ROWS = 64  # tokens compared at a time; bounds the float32 copies of (tokens, vocabulary)
 
 
@@ -42,10 +44,9 @@ def compare(reference: Tensor, logits: Tensor) -> Fidelity:
     total = Fidelity()
     for expected, given in zip(reference.split(ROWS), logits.split(ROWS), strict=True):
         finite = expected.isfinite().all(dim=-1) & given.isfinite().all(dim=-1)
-        log_p, log_q = expected[finite].float().log_softmax(dim=-1), given[finite].float().log_softmax(dim=-1)
         total += Fidelity(
             tokens=len(expected),
-            kl_sum=(log_p.exp() * (log_p - log_q)).sum(dim=-1).double().sum().item(),
+            kl_sum=kl_divergence(expected[finite], given[finite]).double().sum().item(),
             agreed=int((expected[finite].argmax(dim=-1) == given[finite].argmax(dim=-1)).sum()),
             non_finite=int((~finite).sum()),
         )
