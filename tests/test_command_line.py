@@ -60,7 +60,9 @@ def test_quantize_ask_eval_inspect(run, source, tmp_path):
 
 def test_bits_are_a_budget_and_effort_is_a_recipe(run, source, tmp_path):
     data = question_files(tmp_path)["DATA"]
+    data.write_text(4 * data.read_text())
     words = ("--preset", "trellis-1", "--bits", "1.9", "--effort", "high", "--data", data, "--parts", "language")
+    assert json.loads(run("quantize", source, tmp_path / "out", *words, "--dry-run", "--json")[1])["bits"] == pytest.approx(1.9)
     code, _, error = run("quantize", source, tmp_path / "out", *words)
     assert (code, "measured" in error) == (0, True)
     found = json.loads(run("inspect", tmp_path / "out", "--json")[1])
@@ -205,6 +207,7 @@ MISTAKES = {
     "a pruning without a share": ("ask", "SOURCE", "What?", "--image", "IMAGE", "--prune", "grid:layer=1"),
     "bits of a preset that has none to deal out": ("quantize", "SOURCE", "OUT", "--preset", "gptq-2", "--data", "DATA", "--bits", "2"),
     "bits out of reach": ("quantize", "SOURCE", "OUT", "--preset", "trellis-2", "--data", "DATA", "--bits", "9"),
+    "too few samples to tune on": ("quantize", "SOURCE", "OUT", "--preset", "trellis-2", "--data", "DATA", "--effort", "high"),
     "no such effort": ("quantize", "SOURCE", "OUT", "--preset", "trellis-2", "--data", "DATA", "--effort", "heroic"),
     "nothing to inspect": ("inspect", "SOURCE"),
     "no such option": ("inspect", "SOURCE", "--colour"),

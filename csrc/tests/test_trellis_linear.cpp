@@ -15,19 +15,6 @@ struct Call {
   bool bias = false;
 };
 
-size_t element(int dtype) { return dtype ? 2 : 4; }
-
-void put(Buffer& buffer, size_t i, float value, int dtype) {
-  if (dtype == 0) buffer.put(i, value);
-  if (dtype == 1) buffer.put(i, bfloat_of(value));
-  if (dtype == 2) buffer.put(i, half_of(value));
-}
-
-float get(Buffer& buffer, size_t i, int dtype) {
-  if (dtype == 0) return buffer.get<float>(i);
-  return dtype == 1 ? of_bfloat(buffer.get<uint16_t>(i)) : of_half(buffer.get<uint16_t>(i));
-}
-
 std::string say(const TrellisWeight& weight, const Call& call, int level, int activations) {
   char text[160];
   std::snprintf(text, sizeof text, "; level %d, batch %lld, stride %lld, dtype %d, activations %d, threads %d, bias %d", level, (long long)call.batch,

@@ -224,6 +224,19 @@ float of_bfloat(uint16_t value) {
   return result;
 }
 
+size_t element(int dtype) { return dtype ? 2 : 4; }
+
+void put(Buffer& buffer, size_t i, float value, int dtype) {
+  if (dtype == 0) buffer.put(i, value);
+  if (dtype == 1) buffer.put(i, bfloat_of(value));
+  if (dtype == 2) buffer.put(i, half_of(value));
+}
+
+float get(Buffer& buffer, size_t i, int dtype) {
+  if (dtype == 0) return buffer.get<float>(i);
+  return dtype == 1 ? of_bfloat(buffer.get<uint16_t>(i)) : of_half(buffer.get<uint16_t>(i));
+}
+
 Weight::Weight(const Options& o, uint32_t seed) {
   Builder builder{*this, o, Random(seed), 0, 0, {}, {}, {}};
   builder.build();

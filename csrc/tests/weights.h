@@ -58,6 +58,11 @@ uint16_t bfloat_of(double value);
 float of_half(uint16_t half);
 float of_bfloat(uint16_t value);
 
+// Elements of a buffer in one of the interface's dtypes
+size_t element(int dtype);
+void put(Buffer& buffer, size_t i, float value, int dtype);
+float get(Buffer& buffer, size_t i, int dtype);
+
 struct Weight {
   bivlm_weight w{};
   std::vector<float> values;  // (rows, columns), with tail and column scales

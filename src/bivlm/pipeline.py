@@ -16,6 +16,7 @@ import torch
 
 from bivlm import __version__
 from bivlm.calibration.allocation import allocate, check_budget
+from bivlm.calibration.tuning import HELD_OUT
 from bivlm.calibration.walk import BlockReport, CalibrationInput, walk
 from bivlm.card import REPORT_NAME, model_card
 from bivlm.checkpoint.hub import resolve_model
@@ -68,7 +69,7 @@ def prepare(
         check_budget(quantizers, {name: linear.shape for name, linear in quantized.items()}, chosen.budget)
     if wanted is not None:
         TokenPruning(source.model, wanted)  # refuses what this model cannot do
-    return Prepared(source, chosen, chosen_parts, plan, preflight(source, plan), wanted)
+    return Prepared(source, chosen, chosen_parts, plan, preflight(source, plan, chosen.budget), wanted)
 
 
 def quantize(
@@ -82,16 +83,17 @@ def quantize(
     pruning: str | Mapping[str, Any] | Pruning | None = None,
     overwrite: bool = False,
     on_block: Callable[[BlockReport], None] = lambda report: None,
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Quantize `model` (a folder or hub id) into the folder `out`, and return it.
 
     `recipe` is a preset's name, a TOML file or a `Recipe`; `settings` change its quantizers' fields; `samples` calibrate where the quantizer needs
-    data; `pruning` is what the packed model drops by default ("attention:layer=2,keep=0.25"); `on_block` is called after every block. A call that is
-    interrupted continues when it is made again with the same arguments, and ends with the same bytes. Raises InputError for whatever the user has to
-    mend.
+    data; `pruning` is what the packed model drops by default ("attention:layer=2,keep=0.25"); `on_block` is called after every block, `on_probe` with
+    the number of blocks that are measured, and of all, where a budget is dealt out. A call that is interrupted continues when it is made again with
+    the same arguments, and ends with the same bytes. Raises InputError for whatever the user has to mend.
     """
     prepared = prepare(model, recipe=recipe, settings=settings, parts=parts, pruning=pruning)
-    return run(prepared, Path(out), samples, overwrite=overwrite, on_block=on_block)
+    return run(prepared, Path(out), samples, overwrite=overwrite, on_block=on_block, on_probe=on_probe)
 
 
 def run(
@@ -109,6 +111,11 @@ def run(
         samples = ()
     elif not samples:
         raise InputError(f"recipe {prepared.recipe.name} calibrates on data and none was given; add --data, or choose a preset that needs no data")
+    if prepared.recipe.tuning and len(samples) < HELD_OUT:
+        raise InputError(
+            f"recipe {prepared.recipe.name} tunes on calibration samples of which every {HELD_OUT}th is held out, and {len(samples)} are given; "
+            f"give at least {HELD_OUT}, or leave tuning out"
+        )
     check_disk(out, prepared.expected)
     inputs = [calibration_input(source, sample) for sample in _with_processor(source, samples)] if samples else []
     job = Job(out, source, [block.path for block in plan.blocks], fingerprint(prepared, inputs), overwrite=overwrite)

@@ -59,8 +59,11 @@ def treatment_of(linear: LinearPlan) -> str:
     return " ".join([linear.quantizer.name, *changed])
 
 
-def preflight(source: SourceModel, plan: Plan) -> Preflight:
-    """Predict the job of `plan`; a small matrix is quantized for each setting to learn the speed of this machine."""
+def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> Preflight:
+    """Predict the job of `plan`; a small matrix is quantized for each setting to learn the speed of this machine.
+
+    With a `budget` that is what the quantized linears take together, whatever their settings say, and measuring for it needs the whole model.
+    """
     groups: dict[tuple[str, str], list[LinearPlan]] = defaultdict(list)
     for linear in plan.linears:
         groups[linear.part or "outside", treatment_of(linear)].append(linear)
@@ -70,23 +73,27 @@ def preflight(source: SourceModel, plan: Plan) -> Preflight:
         quantizer = linears[0].quantizer
         bits = None
         if quantizer is not None:
-            packed = sum(quantizer.bits_bound(linear.shape) * linear.shape[0] * linear.shape[1] / 8 for linear in linears)
+            packed = sum(_bits_bound(quantizer, linear.shape, budget) * linear.shape[0] * linear.shape[1] / 8 for linear in linears)
             saved += sum(_stored_bytes(source, linear) for linear in linears) - int(packed)
             bits = 8 * packed / weights
             seconds += weights * _seconds_per_weight(quantizer)
         rows.append(PreflightRow(part, treatment, len(linears), weights, bits))
     before = source.file_bytes
-    return Preflight(tuple(rows), *_bits(plan), before, before - saved, _memory(source, plan), seconds)
+    return Preflight(tuple(rows), *_bits(plan, budget), before, before - saved, _memory(source, plan, whole=budget is not None), seconds)
 
 
-def _bits(plan: Plan) -> tuple[float, int, float]:
+def _bits_bound(quantizer: Quantizer, shape: tuple[int, int], budget: float | None) -> float:
+    return quantizer.bits_bound(shape) if budget is None else budget
+
+
+def _bits(plan: Plan, budget: float | None) -> tuple[float, int, float]:
     """Bits per weight of all quantized linears together, and the row width whose linears take the most, with its bits."""
     weights: dict[int, int] = defaultdict(int)
     bits: dict[int, float] = defaultdict(float)
     for out, columns, quantizer in ((*linear.shape, linear.quantizer) for linear in plan.linears):
         if quantizer is not None:
             weights[columns] += out * columns
-            bits[columns] += quantizer.bits_bound((out, columns)) * out * columns
+            bits[columns] += _bits_bound(quantizer, (out, columns), budget) * out * columns
     dearest = max(weights, key=lambda columns: bits[columns] / weights[columns])
     return sum(bits.values()) / sum(weights.values()), dearest, bits[dearest] / weights[dearest]
 
@@ -116,8 +123,11 @@ def _seconds_per_weight(quantizer: Quantizer) -> float:
     return (time.perf_counter() - started) / weight.numel()
 
 
-def _memory(source: SourceModel, plan: Plan) -> int:
-    """The process, the largest block with its largest linear in work, the largest piece outside the blocks, and with data its second moments."""
+def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:
+    """The process, the largest block with its largest linear in work, the largest piece outside the blocks, and with data its second moments.
+
+    `whole`: all blocks are there at once.
+    """
     blocks = [sum(source.entries[name].nbytes for name in source.parameter_names(block.path)) for block in plan.blocks]
     largest = max((out * width for linear in plan.linears if linear.quantizer for out, width in [linear.shape]), default=0)
     inside = {name for block in plan.blocks for name in source.parameter_names(block.path)}
@@ -125,7 +135,7 @@ def _memory(source: SourceModel, plan: Plan) -> int:
     moments = 0
     if plan.needs_data:
         moments = max(sum(8 * width * width for width in {linear.shape[1] for linear in block.quantized}) for block in plan.blocks)
-    return PROCESS_BYTES + max(blocks, default=0) + 16 * largest + moments + min(2 * outside, outside + (1 << 30))
+    return PROCESS_BYTES + (sum(blocks) if whole else max(blocks, default=0)) + 16 * largest + moments + min(2 * outside, outside + (1 << 30))
 
 
 def check_disk(out: Path, expected: Preflight) -> None:

@@ -12,9 +12,10 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import bench_language
-from bench_language import Bench, block_linears, collect, gguf_option, kept_rows, perplexity, read_text, run, strip_html, token_windows
+from bench_language import Bench, block_linears, collect, gguf_option, kept_rows, perplexity, run
 from bench_layers import recipes_of
 from bivlm.errors import InputError
+from texts import read_text, strip_html, token_windows
 
 WORDS = "the cat sat on a mat and looked at some other cat near my old door for one long day"
 
@@ -113,6 +114,16 @@ def test_a_run_goes_on_where_it_ended_and_leaves_the_model_as_it_was(bench, tmp_
     assert [row["bits"] for row in second[1:]] == sorted(row["bits"] for row in second[1:])
     run(bench, recipes_of(["bivlm-paper"]), {"windows": 3}, path, again=True)
     assert measured == ["bivlm:group_size=8", "bivlm-paper"]
+
+
+def test_the_walk_quantizes_block_by_block_and_gives_every_parameter_back(bench):
+    """Tuned norms are put into the model while it is measured."""
+    before = {name: (parameter, parameter.clone()) for name, parameter in bench.model.named_parameters()}
+    recipes = recipes_of(["trellis-2:tuning=1", "trellis-2:propagation=0.5,budget=2.9"])
+    rows = [bench.measure(name, recipe) for name, recipe in recipes.items()]
+    assert all("failed" not in row and math.isfinite(row["perplexity"]) for row in rows)
+    assert rows[1]["bits"] <= 2.9
+    assert all(parameter is before[name][0] and torch.equal(parameter, before[name][1]) for name, parameter in bench.model.named_parameters())
 
 
 def test_bits_are_stored_bits_over_weights_and_the_packed_weights_are_measured(bench):

@@ -15,8 +15,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -240,22 +241,33 @@ def _finish_block(
     else:
         packed, vectors, reports = {}, {}, {}
         for linear in block.quantized:
-            needed = (linear.quantizer is not None and linear.quantizer.needs_data) or plan.propagation
-            stats = collector.stats(linear.name) if collector is not None and needed else None
-            packed[linear.name], reports[linear.name] = quantize_linear(source, linear, stats, plan.propagation)
+            packed[linear.name], reports[linear.name] = quantize_linear(source, linear, _stats(plan, linear, collector), plan.propagation)
         if tune is not None and packed:
             tuned = tune(packed)
             packed = tuned.packed
+            for linear in block.quantized:
+                errors = packed_errors(_weight(source, linear), packed[linear.name], _stats(plan, linear, collector))
+                reports[linear.name] = replace(reports[linear.name], **errors)
             vectors = {name: vector.to(source.entries[name].dtype) for name, vector in tuned.vectors.items()}  # as they will be read back
         job.write_block(block.path, packed, {name: asdict(report) for name, report in reports.items()}, vectors)
     on_block(BlockReport(block.path, reports, time.perf_counter() - started, resumed))
     return packed, vectors
 
 
+def _stats(plan: Plan, linear: LinearPlan, collector: StatsCollector | None) -> LinearStats | None:
+    """What a linear received; None where neither its quantizer nor the plan looks at it."""
+    needed = (linear.quantizer is not None and linear.quantizer.needs_data) or plan.propagation
+    return collector.stats(linear.name) if collector is not None and needed else None
+
+
+def _weight(source: SourceModel, linear: LinearPlan) -> Tensor:
+    return next(iter(source.read([f"{linear.name}.weight"]).values()))
+
+
 def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | None, propagation: float = 0.0) -> tuple[PackedTensor, LinearReport]:
     """Read one weight, correct it for what was lost before it, quantize it, pack it, and measure what the packed weight lost."""
     assert plan.quantizer is not None
-    weight = next(iter(source.read([f"{plan.name}.weight"]).values()))
+    weight = _weight(source, plan)
     try:
         with _noting() as notes:
             aim = weight
@@ -265,17 +277,24 @@ def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | 
     except ValueError as error:
         raise InputError(f"{plan.name}: {error}") from error
     packed = quantized.encode()
-    weight = weight.float()
-    difference = weight - FORMATS[packed.format].decode(packed).dequantize()
     return packed, LinearReport(
         weights=weight.numel(),
         stored_bytes=packed.nbytes,
         bits_per_weight=packed.bits_per_weight(),
         paper_bits=plan.quantizer.paper_bits(quantized),
-        weight_error=_ratio(difference.square().sum(), weight.square().sum()),
-        layer_error=None if stats is None else layer_error(weight, difference, stats.hessian),
+        **packed_errors(weight, packed, stats),
         notes=tuple(notes),
     )
+
+
+def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | None) -> dict[str, Any]:
+    """`weight_error` and `layer_error` of a report: what the packed bytes lose of the weight (out, in)."""
+    weight = weight.float()
+    difference = weight - FORMATS[packed.format].decode(packed).dequantize()
+    return {
+        "weight_error": _ratio(difference.square().sum(), weight.square().sum()),
+        "layer_error": None if stats is None else layer_error(weight, difference, stats.hessian),
+    }
 
 
 @contextmanager
