@@ -3,7 +3,7 @@
     python benchmarks/compare_results.py --questions 2000
 
 Writes compare-language and compare-all (.md, .json, .png), compare-modality (what weighing text and visual tokens brings), trellis-ablations (what
-each part of the trellis brings, at one bit) and parts-study (.md, .json); they share their runs. Nothing of an earlier call is used unless --work
+each part of the trellis brings) and parts-study (.md, .json both); they share their runs. Nothing of an earlier call is used unless --work
 names its folder: the record of a run knows the version of the package, not the state of its code.
 """
 
@@ -31,33 +31,35 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results"
 CALIBRATION_SAMPLES = 32
 WEIGHTED, WEIGHTS = ("gptq-1", "gptq-1.6", "bivlm"), ("tokens", "balanced", "0.05")
 ABLATIONS = (
-    "",
-    "rotation=false",
-    "feedback=false",
-    "allocation=false",
-    "refit=false",
-    "window=12",
-    "modality_weight=balanced",
-    "propagation=0.25",
-    "tuning=4",
-    "propagation=0.25,tuning=4",
-    "budget=1.06",
+    "trellis-1",
+    "trellis-1:rotation=false",
+    "trellis-1:feedback=false",
+    "trellis-1:refit=false",
+    "trellis-1:window=12",
+    "trellis-1:modality_weight=balanced",
+    "trellis-1:propagation=0.25",
+    "trellis-1:tuning=4",
+    "trellis-1:propagation=0.25,tuning=4",
+    "trellis-1:budget=1.06",
+    "trellis-1.5",  # where there are bits to move between columns
+    "trellis-1.5:allocation=false",
 )
 
 
 @dataclass(frozen=True)
 class Result:
-    """One comparison: its presets, empty for all that there are, and what else `compare_presets` is told."""
+    """One comparison: its presets, empty for all that there are, what else `compare_presets` is told, and whether a picture says more."""
 
     presets: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    picture: bool = True
 
 
 COMPARISONS = {
     "compare-language": Result(settings={"parts": ("language",)}),
     "compare-all": Result(settings={"parts": PARTS}),
     "compare-modality": Result(tuple(f"{preset}:modality_weight={weight}" for preset in WEIGHTED for weight in WEIGHTS), {"parts": ("language",)}),
-    "trellis-ablations": Result(tuple(f"trellis-1:{change}" if change else "trellis-1" for change in ABLATIONS), {"parts": PARTS}),
+    "trellis-ablations": Result(ABLATIONS, {"parts": PARTS}, picture=False),
     "parts-study": Result(("bivlm-paper", "bivlm"), {"parts_study": True}),
 }
 
@@ -82,10 +84,10 @@ def main(
             names = split_presets(presets) if presets else result.presets or preset_names()
             command = ["python", "benchmarks/compare_results.py", "--questions", str(questions), "--only", name]
             command += ["--presets", ",".join(presets)] if presets else []
-            write_results(name, names, result.settings, questions, work or Path(temporary) / "work", out, shlex.join(command))
+            write_results(name, names, result, questions, work or Path(temporary) / "work", out, shlex.join(command))
 
 
-def write_results(name: str, presets: Sequence[str], settings: dict[str, Any], questions: int, work: Path, out: Path, command: str) -> None:
+def write_results(name: str, presets: Sequence[str], result: Result, questions: int, work: Path, out: Path, command: str) -> None:
     """One comparison on the embedded model, into `out`."""
     found = compare_presets(
         embedded_model(),
@@ -96,9 +98,9 @@ def write_results(name: str, presets: Sequence[str], settings: dict[str, Any], q
         batch_size=50,
         max_new_tokens=4,
         say=print,
-        **settings,
+        **result.settings,
     )
-    write_comparison(replace(found, machine=describe(), command=command), out, name)
+    write_comparison(replace(found, machine=describe(), command=command), out, name, picture=result.picture)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ constexpr int64_t kLookahead = 16;  // rows of the next column that a path is ju
 constexpr int64_t kMostSteps = kStrip + kLookahead;
 constexpr int kFarthest = 181;     // differences count as at most this: the square of it fits 15 bits
 constexpr int kLargestCost = 32767;
+constexpr uint32_t kReachedCost = 65534;  // the largest after the first steps: less than that of a state that they do not reach
 constexpr uint32_t kFarStart = 32768;  // a least cost of the first steps from which they are taken relative to it
 
 // Costs that are worked on at once: a register of every 64-bit processor, or of AVX2. Plain loops over arrays as short as these, compilers unroll and
@@ -56,7 +57,7 @@ typedef int16_t SignedLanes __attribute__((vector_size(2 * kLanes), may_alias));
 typedef uint8_t ByteLanes __attribute__((vector_size(kLanes), may_alias));
 
 // What a level of 1 is in the search: with more bits per weight differences are smaller, and must still be many steps
-constexpr int fineness(int k) { return k < 3 ? 1 : k == 3 ? 2 : 4; }
+constexpr int fineness(int k) { return k < 3 ? 1 : 2; }
 
 template <int L, int K>
 struct Search {
@@ -109,7 +110,7 @@ struct Search {
     if (kRest) std::memset(s.cost, 0xff, sizeof s.cost);
     for (int c = 0; c < reached; ++c) {
       const uint32_t state = start >> kKnown * K | uint32_t(c) << kRest;
-      const uint32_t cost = far ? smaller(first[c] - least, uint32_t(kLargestCost)) : smaller(first[c], uint32_t(0xffff));
+      const uint32_t cost = far ? smaller(first[c] - least, uint32_t(kLargestCost)) : smaller(first[c], kReachedCost);
       s.cost[(state & (kBranches - 1)) * kGroups + (state >> K)] = uint16_t(cost);
     }
     s.lowest = 0;

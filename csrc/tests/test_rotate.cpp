@@ -14,16 +14,6 @@ double norm(const std::vector<double>& x) {
   return std::sqrt(sum);
 }
 
-float at(Buffer& buffer, size_t i, int dtype) {
-  return dtype == 0 ? buffer.get<float>(i) : dtype == 1 ? of_bfloat(buffer.get<uint16_t>(i)) : of_half(buffer.get<uint16_t>(i));
-}
-
-void put(Buffer& buffer, size_t i, float value, int dtype) {
-  if (dtype == 0) buffer.put(i, value);
-  if (dtype == 1) buffer.put(i, bfloat_of(value));
-  if (dtype == 2) buffer.put(i, half_of(value));
-}
-
 std::string say(int64_t columns, int64_t batch, int dtype, int level) {
   return "rotate " + std::to_string(columns) + " columns, batch " + std::to_string(batch) + ", dtype " + std::to_string(dtype) + ", level " +
          std::to_string(level);
@@ -41,7 +31,7 @@ void compare(int64_t columns, int64_t batch, int dtype, int offset, bool with_si
   std::vector<std::vector<double>> expected;
   for (int64_t b = 0; b < batch; ++b) {
     std::vector<float> row;
-    for (int64_t j = 0; j < columns; ++j) row.push_back(at(x, size_t(b * stride + j), dtype));
+    for (int64_t j = 0; j < columns; ++j) row.push_back(get(x, size_t(b * stride + j), dtype));
     expected.push_back(rotated(row, sign_list));
   }
   const float* given = with_signs ? reinterpret_cast<const float*>(signs.data()) : nullptr;

@@ -4,9 +4,9 @@ A window of L bits is a state; a weight adds K bits on top of it: state' = bits 
 the strip's state and has the smallest Σ (target - level)², over its own rows and over the first rows of the next column, where the path goes on. The
 error of a column is fed on to the columns of the block that follow.
 
-Costs are integers: targets are rounded to 1, 1/2 or 1/4 of a table's unit for K ≤ 2, 3, 4, and a difference counts as at most FARTHEST. The native
-search (csrc/trellis_search.h) and the one below take the same paths, so that a weight has the same bytes wherever it was quantized. (The native one
-keeps costs in 16 bits; targets far outside of the table could make a difference there.)
+Costs are integers: targets are rounded to a table's unit, to half of it where K > 2, a difference counts as at most FARTHEST, and a path that is
+more than LARGEST_COST behind the best one counts as no farther behind. The native search (csrc/trellis_search.h) keeps them in 16 bits; it and the
+one below take the same paths, so that a weight has the same bytes wherever it was quantized.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from bivlm.formats.trellis import HELD, STRIP
 from bivlm.kernels import native
 
 LOOKAHEAD = 16  # rows of the next column that a path is judged by
-FINENESS = {1: 1, 2: 1, 3: 2, 4: 4}  # steps in a table's unit, by K
+FINENESS = {1: 1, 2: 1, 3: 2, 4: 2}  # steps in a table's unit, by K
 LARGEST_TARGET = 127.0
-FARTHEST = 181
+FARTHEST = 181  # its square fits 15 bits
+LARGEST_COST = 32767
 UNREACHABLE = 1 << 28
+NOT_REACHED = 65535  # after the first steps, where a cost has 16 bits
 
 
 def search_columns(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,14 +84,20 @@ def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tenso
     Of paths that cost the same it is the one whose last window is lowest in its lowest k bits, then in the others, and so back step by step.
     """
     count, steps = targets.shape
-    branches, groups = 1 << k, 1 << (window - k)
+    branches, groups, known = 1 << k, 1 << (window - k), window // k
     cost = torch.full((count, 1 << window), UNREACHABLE, dtype=torch.int32)
     cost.scatter_(1, state[:, None].long(), 0)
     came_from = torch.empty(steps, count, groups, dtype=torch.int64)
+    lowest = torch.zeros(count, 1, dtype=torch.int32)
     for step in range(steps):
         least, came_from[step] = _first_least(cost.view(count, groups, branches))
+        if step >= known:
+            least = (least - lowest).clamp_(max=LARGEST_COST)
+            lowest = least.amin(1, keepdim=True)
         distance = (targets[:, step, None] - levels).abs_().clamp_(max=FARTHEST).square_()
         cost = (distance.view(count, branches, groups) + least[:, None]).clamp_(max=UNREACHABLE).flatten(1)
+        if step == known - 1:
+            cost = _in_16_bits(cost)
     last = _first_least(cost.view(count, groups, branches).transpose(1, 2).flatten(1))[1]
     at = last % groups * branches + last // groups
     windows = torch.empty(count, steps, dtype=torch.int64)
@@ -98,6 +106,13 @@ def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tenso
         group = at & (groups - 1)
         at = group * branches + came_from[step].gather(1, group[:, None])[:, 0]
     return windows
+
+
+def _in_16_bits(cost: Tensor) -> Tensor:
+    """The costs (n, windows) after the first steps, which were exact: relative to the least where that is far from 0."""
+    least = cost.amin(1, keepdim=True)
+    held = torch.where(least > LARGEST_COST + 1, (cost - least).clamp(max=LARGEST_COST), cost.clamp(max=NOT_REACHED - 1))
+    return torch.where(cost == UNREACHABLE, NOT_REACHED, held).int()
 
 
 def _first_least(cost: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,12 +119,13 @@ def compare_presets(
     return found
 
 
-def write_comparison(found: Comparison, folder: Path, name: str) -> None:
-    """`name`.json, `name`.md and, unless it is a parts study, `name`.png."""
+def write_comparison(found: Comparison, folder: Path, name: str, *, picture: bool = True) -> None:
+    """`name`.json, `name`.md and, where `picture` and unless it is a parts study, `name`.png."""
+    picture = picture and not found.study
     write_atomically(folder / f"{name}.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
-    if not found.study:
+    if picture:
         comparison_plot(found, folder / f"{name}.png")
-    write_atomically(folder / f"{name}.md", comparison_markdown(found, picture=None if found.study else f"{name}.png"))
+    write_atomically(folder / f"{name}.md", comparison_markdown(found, picture=f"{name}.png" if picture else None))
 
 
 def _checked_recipes(presets: Sequence[str | Path | Recipe]) -> list[Recipe]:
