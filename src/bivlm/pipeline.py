@@ -31,6 +31,7 @@ from bivlm.preflight import Preflight, check_disk, preflight
 from bivlm.pruning.apply import TokenPruning
 from bivlm.pruning.settings import Pruning, parse_pruning
 from bivlm.recipe import Recipe, load_recipe
+from bivlm.recipes import DEFAULT_PRESET
 from bivlm.types import PARTS, PartName, Sample
 
 
@@ -49,7 +50,7 @@ class Prepared:
 def prepare(
     model: str | Path,
     *,
-    recipe: str | Path | Recipe = "bivlm",
+    recipe: str | Path | Recipe = DEFAULT_PRESET,
     settings: Mapping[str, Any] | None = None,
     parts: Collection[str] = PARTS,
     pruning: str | Mapping[str, Any] | Pruning | None = None,
@@ -76,7 +77,7 @@ def quantize(
     model: str | Path,
     out: str | Path,
     *,
-    recipe: str | Path | Recipe = "bivlm",
+    recipe: str | Path | Recipe = DEFAULT_PRESET,
     settings: Mapping[str, Any] | None = None,
     parts: Collection[str] = PARTS,
     samples: Sequence[Sample] = (),

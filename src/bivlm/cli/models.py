@@ -25,6 +25,7 @@ from bivlm.cli.shared import (
     probe_progress,
     quiet_libraries,
 )
+from bivlm.recipes import DEFAULT_PRESET
 
 
 @app.command()
@@ -34,7 +35,7 @@ def quantize(
     preset: Annotated[
         str,
         typer.Option(help="a preset's name (`bivlm presets` lists them), or a recipe file that ends in .toml; settings may follow: bivlm:bands=5"),
-    ] = "bivlm",
+    ] = DEFAULT_PRESET,
     parts: Annotated[str, typer.Option(help="which parts to pack: any of vision,projector,language")] = "vision,projector,language",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a setting of the preset's quantizers; may be repeated")
@@ -205,7 +206,7 @@ def demo(
     questions: Annotated[int, typer.Option(min=10, help="how many of the 9 673 test questions to answer with each model")] = 300,
     json_: JsonOption = False,
 ) -> None:
-    """Run the whole job on the embedded small model: pack it with 1, 2 and 5 bands, load, answer, measure, one table."""
+    """Run the whole job on the embedded small model: pack it by the trellis and by Bi-VLM, load, answer, measure, one table."""
     note.print("bivlm demo: packing the embedded small model and measuring it on easy-VQA; first result in a few seconds")
     quiet_libraries()
     from bivlm.report.demo import run_demo

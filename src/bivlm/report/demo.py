@@ -1,4 +1,4 @@
-"""The demo: the embedded model in full precision, then packed by Bi-VLM with 1, 2 and 5 bands, on the language model only and on all parts."""
+"""The demo: the embedded model in full precision, packed by the trellis, and by Bi-VLM with 1, 2 and 5 bands: the language model, and all parts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ from bivlm.zoo import embedded_model
 
 CALIBRATION_SAMPLES = 32
 LANGUAGE: tuple[PartName, ...] = ("language",)
-RUNS: tuple[tuple[str, int, tuple[PartName, ...]], ...] = tuple(
-    (preset, bands, parts) for preset in ("bivlm-paper", "bivlm") for parts in (LANGUAGE, PARTS) for bands in (1, 2, 5)
+RUNS: tuple[tuple[str, tuple[PartName, ...]], ...] = tuple(
+    (preset, parts)
+    for presets in (
+        ("trellis-1", "trellis-1.5", "trellis-2"),
+        *(tuple(f"{preset}:bands={bands}" for bands in (1, 2, 5)) for preset in ("bivlm-paper", "bivlm")),
+    )
+    for parts in (LANGUAGE, PARTS)
+    for preset in presets
 )
 
 
@@ -56,19 +62,16 @@ def run_demo(out: Path | None, questions: int, say: Callable[[str], None]) -> li
         bits = 8.0 * model.dtype.itemsize
         rows = [_row("full precision", (), full, bits, None, stored, 0.0, time.perf_counter() - started)]
         say(_line(rows[-1]))
-        for preset, bands, parts in RUNS:
-            target = folder / f"{preset}-{bands}-{'all' if parts == PARTS else 'language'}"
+        for preset, parts in RUNS:
+            target = folder / f"{preset.replace(':bands=', '-')}-{'all' if parts == PARTS else 'language'}"
             started = time.perf_counter()
-            quantize(source, target, recipe=preset, settings={"bands": bands}, parts=parts, samples=calibration, overwrite=True)
+            quantize(source, target, recipe=preset, parts=parts, samples=calibration, overwrite=True)
             packed = time.perf_counter()
             inspection = inspect(target)
             model, processor = load(target, expand=True)
             result = evaluate(model, processor, samples, batch_size=50, max_new_tokens=4, reference=reference)
-            total = inspection.total
-            label = f"{preset}, {bands} band{'s' if bands > 1 else ''}"
-            rows.append(
-                _row(label, parts, result, total.bits_per_weight, total.paper_bits, inspection.folder_bytes_after, packed - started, result.seconds)
-            )
+            bits, paper = inspection.total.bits_per_weight, inspection.total.paper_bits
+            rows.append(_row(preset, parts, result, bits, paper, inspection.folder_bytes_after, packed - started, result.seconds))
             say(_line(rows[-1]))
     return rows
 
