@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 PAGE = 160  # characters of a table that goes to a file or a pipe
-out_console, note = Console(), Console(stderr=True)
+out_console, note = Console(width=None if sys.stdout.isatty() else PAGE), Console(stderr=True)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="model folder, or OWNER/NAME on the Hugging Face hub", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from bivlm.cli.shared import (
     DATA_HELP,
-    PAGE,
     PRESETS_HELP,
     BatchOption,
     JsonOption,
@@ -68,8 +66,7 @@ def compare(
     if json_:
         print_json(found)
     else:
-        wide = out_console if out_console.is_terminal else Console(width=PAGE)
-        wide.print(comparison_table(found, wide.width))
+        out_console.print(comparison_table(found, out_console.width))
         for remark in remarks(found):
             out_console.print(remark, highlight=False, soft_wrap=True)
         out_console.print(f"Results in [bold]{out}[/bold]: comparison.md, comparison.json{'' if parts_study else ', comparison.png'}")

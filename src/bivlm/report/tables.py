@@ -15,10 +15,10 @@ from bivlm.report.inspect import Inspection
 
 
 def _table(title: str, columns: Sequence[str], caption: str = "") -> Table:
-    """Text left, numbers (columns whose head starts with a space) right."""
+    """Text left, numbers (columns whose head starts with a space) right; what is too narrow for a cell is folded, never cut."""
     table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
     for column in columns:
-        table.add_column(column.strip(), justify="right" if column.startswith(" ") else "left")
+        table.add_column(column.strip(), justify="right" if column.startswith(" ") else "left", overflow="fold")
     return table
 
 
