@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bivlm.kernels import native
-from bivlm.kernels.linear import KERNELS
+from bivlm.kernels.module import KERNELS
 from bivlm.kernels.native_product import FewTokens, NativeProduct
 from machine import describe
 from random_weights import random_weight

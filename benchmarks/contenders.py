@@ -20,7 +20,7 @@ from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import native
 from bivlm.kernels.cpu import FactorsProduct
-from bivlm.kernels.linear import KERNELS
+from bivlm.kernels.module import KERNELS
 from bivlm.kernels.trellis import TrellisProduct
 from ggml import TYPES, Ggml, GgmlWeight
 from random_weights import WIDTHS, random_weight

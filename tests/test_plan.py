@@ -9,7 +9,8 @@ from torch import nn
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
-from bivlm.plan import make_plan
+from bivlm.plan import EMBEDDINGS, make_plan
+from bivlm.quantizers import Trellis
 from bivlm.recipe import parse_recipe
 from bivlm.types import PARTS
 from tiny import tiny_model
@@ -53,6 +54,54 @@ def test_what_the_family_keeps_is_kept_whatever_the_recipe_says(source):
         if any(fnmatchcase(linear.name, pattern) for pattern in source.family.keep):
             assert linear.quantizer is None, linear.name
     assert next(linear for linear in plan.outside if linear.name == "lm_head").quantizer is None
+
+
+def embeddings_of(source, bits, rule=PLAIN):
+    return make_plan(source, parse_recipe({"rule": [rule], "embeddings": bits}, "test"), PARTS)
+
+
+def test_embedding_and_head_are_planned_once_each_or_as_one(source):
+    model = source.model
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    plan, tied = embeddings_of(source, 3), "lm_head.weight" in model.all_tied_weights_keys
+    found = {linear.kind: linear for linear in plan.embeddings}
+    assert list(found) == (["embedding"] if tied else ["embedding", "head"])
+    assert model.get_submodule(found["embedding"].name) is embedding
+    assert found["embedding"].shape == tuple(embedding.weight.shape)
+    assert found["embedding"].head == ("lm_head" if tied else None)
+    assert plan.shared == ({"lm_head.weight"} if tied else frozenset())
+    if not tied:
+        assert (found["head"].name, found["head"].shape) == ("lm_head", tuple(head.weight.shape))
+    assert {linear.place for linear in plan.embeddings} == {EMBEDDINGS}
+    assert "lm_head" not in {linear.name for linear in plan.outside}
+    assert plan.shards[-len(found) :] == tuple(linear.name for linear in plan.embeddings)
+    assert len({linear.name for linear in plan.linears}) == len(plan.linears)
+
+
+def test_what_reaches_the_head_is_looked_at_where_there_is_data(source):
+    for rule, fed in ((PLAIN, False), (FED, True)):
+        plan = embeddings_of(source, 3, rule)
+        *own, head = plan.embeddings
+        assert head.quantizer == Trellis(bits=3, feedback=fed)
+        assert all(linear.quantizer == Trellis(bits=3, feedback=False) for linear in own)
+        assert plan.head_needs_data is fed
+    assert not embeddings_of(source, 6, FED).head_needs_data
+
+
+def test_left_out_embeddings_stay(source):
+    plan = plan_of(source, FED)
+    assert plan.embeddings == ()
+    assert plan.shared == frozenset()
+    assert not plan.head_needs_data
+
+
+def test_an_embedding_that_is_none_of_torchs_is_refused(source, monkeypatch):
+    class Scaled(nn.Embedding):
+        pass
+
+    monkeypatch.setattr(source.model, "get_input_embeddings", lambda: Scaled(4, 4))
+    with pytest.raises(InputError, match=r"embeddings = 3: the embedding of \w+ is a Scaled and its head a Linear; .*leave embeddings out"):
+        embeddings_of(source, 3)
 
 
 def test_blocks_come_in_the_order_of_the_stacks(source):

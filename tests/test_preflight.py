@@ -38,6 +38,19 @@ def test_bits_are_the_bounds_over_all_weights(prepared):
     assert sum(row.linears for row in prepared.expected.rows) == len(prepared.plan.linears)
 
 
+@pytest.mark.parametrize("kind", ["llava", "llava_siglip"])  # the second has embedding and head tied
+def test_embeddings_are_counted(kind, tmp_path):
+    source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
+    recipe = replace(RECIPE, embeddings=3)
+    prepared = prepare(source, recipe=recipe)
+    row = next(row for row in prepared.expected.rows if row.part == "embeddings")
+    assert row.linears == (2 if kind == "llava" else 1) == len(prepared.plan.embeddings)
+    out = quantize(source, tmp_path / "out", recipe=recipe)
+    assert inspect(out).total.bits_per_weight <= prepared.expected.bits
+    assert sum(path.stat().st_size for path in out.glob("*.safetensors")) <= prepared.expected.bytes_after + 40_000
+    assert prepared.expected.bytes_after < prepare(source, recipe=RECIPE).expected.bytes_after
+
+
 def test_the_dearest_width_takes_the_most(prepared):
     by_width: dict[int, list[float]] = {}
     for linear in prepared.plan.linears:

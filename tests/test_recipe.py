@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.errors import InputError
-from bivlm.recipe import EFFORTS, Recipe, build_quantizer, effort_settings, load_recipe, parse_recipe, preset_names, split_presets
+from bivlm.quantizers import RTN, Trellis
+from bivlm.recipe import (
+    EFFORTS,
+    Recipe,
+    build_quantizer,
+    effort_settings,
+    embedding_quantizer,
+    load_recipe,
+    parse_recipe,
+    preset_names,
+    split_presets,
+)
 
 RULE = {"quantizer": "bivlm", "settings": {"bands": 2, "compensate": False}}
 
@@ -174,6 +185,22 @@ def test_what_a_recipe_says_about_the_walk_needs_data(name, value):
     assert parse_recipe(DATA_FREE, "x").with_settings({name: value}).needs_data
 
 
+def test_packed_embeddings_need_no_data_of_their_own():
+    assert not parse_recipe({**DATA_FREE, "embeddings": 4}, "x").needs_data
+    assert parse_recipe(DATA_FREE, "x").embeddings is None
+    assert load_recipe("trellis-2:embeddings=3").embeddings == 3
+
+
+@pytest.mark.parametrize(("bits", "fed", "expected"), [(4, True, Trellis(bits=4)), (2.5, False, Trellis(bits=2.5, feedback=False))])
+def test_up_to_four_bits_embeddings_are_a_trellis(bits, fed, expected):
+    assert embedding_quantizer(bits, fed) == expected
+
+
+def test_beyond_four_bits_embeddings_are_an_even_grid():
+    for fed in (True, False):
+        assert embedding_quantizer(6.0, fed) == RTN(bits=6, group_size=64, zero_point="code", scale_bits=8)
+
+
 def test_a_walk_that_is_switched_off_needs_none():
     assert not parse_recipe({**DATA_FREE, "propagation": 0, "tuning": 0}, "x").needs_data
 
@@ -190,7 +217,10 @@ def test_settings_behind_a_name_are_the_recipes_or_the_quantizers():
     assert (again.tuning, again.propagation) == (0, 0.25)
 
 
-@pytest.mark.parametrize(("name", "values"), {"propagation": [0, 0.0, 1, 1.0, 0.3], "tuning": [0, 1, 50], "budget": [0.5, 1, 2.125]}.items())
+ENDS = {"propagation": [0, 0.0, 1, 1.0, 0.3], "tuning": [0, 1, 50], "budget": [0.5, 1, 2.125], "embeddings": [0.5, 2.25, 4, 5, 6.0, 8]}
+
+
+@pytest.mark.parametrize(("name", "values"), ENDS.items())
 def test_the_ends_of_the_ranges_are_taken(name, values):
     for value in values:
         assert getattr(parse_recipe({**DATA_FREE, name: value}, "x"), name) == value
@@ -202,6 +232,7 @@ def test_the_ends_of_the_ranges_are_taken(name, values):
         ("propagation", [-0.1, 1.1, True, "0.5", None, float("nan"), [0.5]], "needs a number from 0"),
         ("tuning", [-1, 1.5, 2.0, True, "2", None], "needs a number of epochs"),
         ("budget", [0, -1.0, True, "2", None, float("inf"), float("nan")], "needs the true bits per weight"),
+        ("embeddings", [0, 0.4, 4.5, 9, True, "4", None, float("nan")], "needs bits per weight: 0.5 … 4, or 5, 6, 7, 8"),
     ],
 )
 def test_what_is_out_of_its_range_is_refused(name, values, message):

@@ -25,6 +25,8 @@ def model_card(source: SourceModel, recipe: Recipe, report: Mapping[str, Mapping
         if None in paper
         else f" (the paper's own count: {sum(p * row['weights'] for p, row in zip(paper, report.values(), strict=True)) / weights:.3f})"
     )
+    kinds = {module.get("kind", "linear") for module in quantization["modules"].values()}
+    kept = "norms, convolutions" if "embedding" in kinds else "embeddings, norms, language head"
     pruning = quantization.get("pruning")
     dropped = "" if pruning is None else f"| visual tokens dropped by default | `{parse_pruning(pruning)}` |\n"
     return f"""---
@@ -44,14 +46,13 @@ tags:
 |---|---|
 | recipe | `{recipe.name}` |
 | parts | {", ".join(quantization["parts"])} |
-| packed linears | {len(report)} with {weights:,} weights |
+| packed linears{" and embeddings" if "embedding" in kinds else ""} | {len(report)} with {weights:,} weights |
 | true bits per weight | {8 * stored / weights:.3f}{claimed} |
-| bytes of these linears | {before:,} before, {stored:,} now |
+| bytes of these | {before:,} before, {stored:,} now |
 | relative weight error | {error:.4f} |
 | calibration samples | {quantization["calibration_samples"]} |
 {dropped}
-Everything else (embeddings, norms, language head, what the recipe keeps) is stored as it was in `{name}`; `{REPORT_NAME}` has a row for every
-packed linear.
+Everything else ({kept}, what the recipe keeps) is stored as it was in `{name}`; `{REPORT_NAME}` has a row for everything that is packed.
 
 ```python
 import bivlm

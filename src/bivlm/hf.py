@@ -2,7 +2,7 @@
 # (transformers types quant_method as a closed enumeration, and a quantizer's config as its base class)
 """The only file that touches transformers' quantizer registration: importing it teaches `from_pretrained` to read bivlm checkpoints.
 
-Before the weights are loaded every packed linear of the checkpoint is put in its place with buffers of the stored shapes, so that loading is a
+Before the weights are loaded every packed module of the checkpoint is put in its place with buffers of the stored shapes, so that loading is a
 plain copy; and the files are checked against the checksums of the index, so that a damaged one is an error instead of a model that talks nonsense.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -23,7 +24,9 @@ from bivlm.checkpoint.job import FORMAT_VERSION
 from bivlm.checkpoint.verify import verify_shards
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, PackedTensor
-from bivlm.kernels.linear import PackedLinear, packed_linears, replace_linear
+from bivlm.kernels.embedding import PackedEmbedding, TiedHead, replace_embedding
+from bivlm.kernels.linear import PackedLinear, replace_linear
+from bivlm.kernels.module import packed_modules, put
 from bivlm.pruning.apply import prune
 
 logger = logging.getLogger(__name__)
@@ -31,7 +34,11 @@ logger = logging.getLogger(__name__)
 
 @register_quantization_config("bivlm")
 class BivlmConfig(QuantizationConfigMixin):
-    """The `quantization_config` of config.json. `modules` tells, for each packed linear, its format, shape, settings and stored tensors."""
+    """The `quantization_config` of config.json. `modules` tells, for each packed module, its format, shape, settings and stored tensors.
+
+    The token embedding says `"kind": "embedding"`, and `"head"` is the language head that shares its weight, where one does; a language head with a
+    packed weight of its own says `"kind": "head"`. All others are linears of the blocks.
+    """
 
     def __init__(self, modules: Mapping[str, Any] | None = None, format_version: int = FORMAT_VERSION, **details: Any) -> None:
         details.pop("quant_method", None)
@@ -46,7 +53,7 @@ class BivlmConfig(QuantizationConfigMixin):
 
 @register_quantizer("bivlm")
 class BivlmHfQuantizer(HfQuantizer):
-    """Puts packed linears where config.json says, and nothing else: quantizing while loading is not offered."""
+    """Puts packed modules where config.json says, and nothing else: quantizing while loading is not offered."""
 
     requires_calibration = True  # from_pretrained(full_precision_folder, quantization_config=…) is refused by transformers
 
@@ -58,16 +65,21 @@ class BivlmHfQuantizer(HfQuantizer):
         if unknown:
             raise InputError(f"this checkpoint uses the format {sorted(unknown)[0]!r}, which this bivlm does not know: pip install -U bivlm")
 
-    def _process_model_before_weight_loading(self, model: nn.Module, checkpoint_files: Sequence[str] | None = None, **kwargs: Any) -> nn.Module:
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
         if checkpoint_files:
             verify_shards([Path(file) for file in checkpoint_files])
         for name, spec in resolve_modules(model, self.quantization_config.modules):
-            replace_linear(model, name, empty_packed(spec))
+            if spec.get("kind") == "embedding":
+                put_embedding(model, name, spec)
+            else:
+                replace_linear(model, name, empty_packed(spec))
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        for name, linear in packed_linears(model).items():
-            absent = [part for part in linear.tensor_names if getattr(linear, part).is_meta]
+        for name, module in packed_modules(model).items():
+            absent = [part for part in module.tensor_names if getattr(module, part).is_meta]
             if absent:
                 raise InputError(f"the checkpoint lacks {name}.{absent[0]}; it is incomplete: quantize the model again")
         pruning = self.quantization_config.details.get("pruning")
@@ -75,15 +87,19 @@ class BivlmHfQuantizer(HfQuantizer):
             prune(model, pruning)
         return model
 
-    def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-        for name, packed in packed_linears(model).items():
-            linear = nn.Linear(packed.in_features, packed.out_features, packed.bias is not None, device="meta")
-            weight = FORMATS[packed.format].decode(packed.packed).dequantize().to(dtype or packed.compute_dtype)
-            linear.weight = nn.Parameter(weight, requires_grad=False)
-            if packed.bias is not None:
-                linear.bias = packed.bias
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, linear)
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
+        if isinstance(dtype, str):  # what transformers leaves in the config of a model that was saved
+            dtype = getattr(torch, dtype)
+        heads = {name: module for name, module in model.named_modules() if isinstance(module, TiedHead)}
+        for name, module in packed_modules(model).items():
+            weight = nn.Parameter(module.dequantize().to(dtype or module.compute_dtype), requires_grad=False)
+            if isinstance(module, PackedLinear):
+                put(model, name, plain_linear(weight, module.bias))
+            elif isinstance(module, PackedEmbedding):
+                put(model, name, plain_embedding(weight, module.padding_idx))
+                for place, head in heads.items():
+                    put(model, place, plain_linear(weight, head.bias))
+                    tie_again(model)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -100,24 +116,59 @@ def empty_packed(spec: Mapping[str, Any]) -> PackedTensor:
     return PackedTensor(spec["format"], tuple(spec["shape"]), tensors, spec["settings"])
 
 
-def resolve_modules(model: nn.Module, modules: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The packed linears' names in `model`, which may be the base model or sit inside a larger one: by the longest unambiguous suffix.
+def put_embedding(model: PreTrainedModel, name: str, spec: Mapping[str, Any]) -> None:
+    """Put a packed embedding in its place, and the head that shares its weight, where `model` has one: there is nothing left to tie."""
+    head = model.get_output_embeddings() if "head" in spec else None
+    heads = [place for place, module in model.named_modules() if head is not None and module is head]
+    replace_embedding(model, name, empty_packed(spec), *heads)
+    for place in heads:
+        weight = f"{place}.weight"
+        model._tied_weights_keys = {key: source for key, source in (model._tied_weights_keys or {}).items() if key != weight}
+        model.all_tied_weights_keys.pop(weight, None)
 
-    Raises InputError when a recorded linear is not in the model, or when several could be meant: a silent skip would leave random weights.
+
+def tie_again(model: PreTrainedModel) -> None:
+    """What the class of `model` says about tied weights holds again."""
+    del model._tied_weights_keys
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def plain_linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear.weight, linear.bias = weight, bias
+    return linear
+
+
+def plain_embedding(weight: nn.Parameter, padding_idx: int | None) -> nn.Embedding:
+    embedding = nn.Embedding(*weight.shape, padding_idx=padding_idx, device="meta")
+    embedding.weight = weight
+    return embedding
+
+
+def resolve_modules(model: PreTrainedModel, modules: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The packed modules' names in `model`, which may be the base model or sit inside a larger one: by the longest unambiguous suffix.
+
+    A language head is left out where `model` has none. Raises InputError when a recorded module is not in the model, or when several could be meant:
+    a silent skip would leave random weights.
     """
-    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not isinstance(module, PackedLinear)}
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     for recorded, spec in modules.items():
-        if recorded in linears:
+        kind = spec.get("kind", "linear")
+        if kind == "head" and model.get_output_embeddings() is None:
+            continue
+        there = embeddings if kind == "embedding" else linears
+        if recorded in there:
             yield recorded, spec
             continue
         words = recorded.split(".")
         for start in range(1, len(words)):
             tail = ".".join(words[start:])
-            found = [name for name in linears if name == tail or name.endswith("." + tail)]
+            found = [name for name in there if name == tail or name.endswith("." + tail)]
             if len(found) == 1:
                 yield found[0], spec
                 break
             if found:
-                raise InputError(f"the packed linear {recorded} could be any of {', '.join(sorted(found)[:3])} in {type(model).__name__}")
+                raise InputError(f"the packed {kind} {recorded} could be any of {', '.join(sorted(found)[:3])} in {type(model).__name__}")
         else:
-            raise InputError(f"the packed linear {recorded} is not in {type(model).__name__}: config.json and the weights do not belong together")
+            raise InputError(f"the packed {kind} {recorded} is not in {type(model).__name__}: config.json and the weights do not belong together")

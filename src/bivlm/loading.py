@@ -14,7 +14,7 @@ from bivlm.checkpoint.shards import read_json, shard_files
 from bivlm.errors import InputError
 from bivlm.families import family_of, load_processor
 from bivlm.kernels.base import Activations
-from bivlm.kernels.linear import expand_weights, set_activations
+from bivlm.kernels.module import expand_weights, set_activations
 from bivlm.pruning.apply import prune
 from bivlm.pruning.settings import Pruning, parse_pruning
 

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from bivlm import __version__
-from bivlm.calibration.allocation import allocate, check_budget
+from bivlm.calibration.allocation import allocate, linear_budget
+from bivlm.calibration.capture import CalibrationInput
+from bivlm.calibration.linears import BlockReport
 from bivlm.calibration.tuning import HELD_OUT
-from bivlm.calibration.walk import BlockReport, CalibrationInput, walk
+from bivlm.calibration.walk import walk
 from bivlm.card import REPORT_NAME, model_card
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.job import FORMAT_VERSION, Job, disk_full_explained, to_json
@@ -64,13 +66,10 @@ def prepare(
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).with_settings(settings or {})
     source = SourceModel(resolve_model(model))
     plan = make_plan(source, chosen, chosen_parts)
-    if chosen.budget is not None:
-        quantized = {linear.name: linear for linear in plan.linears if linear.quantizer is not None}
-        quantizers = {name: linear.quantizer for name, linear in quantized.items() if linear.quantizer is not None}
-        check_budget(quantizers, {name: linear.shape for name, linear in quantized.items()}, chosen.budget)
+    budget = None if chosen.budget is None else linear_budget(plan, chosen.budget)
     if wanted is not None:
         TokenPruning(source.model, wanted)  # refuses what this model cannot do
-    return Prepared(source, chosen, chosen_parts, plan, preflight(source, plan, chosen.budget), wanted)
+    return Prepared(source, chosen, chosen_parts, plan, preflight(source, plan, budget), wanted)
 
 
 def quantize(
@@ -119,7 +118,7 @@ def run(
         )
     check_disk(out, prepared.expected)
     inputs = [calibration_input(source, sample) for sample in _with_processor(source, samples)] if samples else []
-    job = Job(out, source, [block.path for block in plan.blocks], fingerprint(prepared, inputs), overwrite=overwrite)
+    job = Job(out, source, plan.shards, fingerprint(prepared, inputs), shared=plan.shared, overwrite=overwrite)
     with disk_full_explained(out), job:
         job.write_rest()
         if prepared.recipe.budget is not None:
@@ -167,9 +166,10 @@ def fingerprint(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[
 
 
 def quantization_config(prepared: Prepared, job: Job, calibration_samples: int) -> dict[str, Any]:
-    """The `quantization_config` of config.json: how to read every packed linear, and where the model came from."""
+    """The `quantization_config` of config.json: how to read every packed module, and where the model came from."""
     source = prepared.source
-    modules = {name: linear for _, record in job.records() for name, linear in record["linears"].items()}
+    kinds = {linear.name: {"kind": linear.kind, **({} if linear.head is None else {"head": linear.head})} for linear in prepared.plan.embeddings}
+    modules = {name: {**linear, **kinds.get(name, {})} for _, record in job.records() for name, linear in record["linears"].items()}
     pruning = {} if prepared.pruning is None else {"pruning": prepared.pruning.to_dict()}
     return {
         "quant_method": "bivlm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from torch import nn
 
@@ -12,19 +13,32 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.families import Family, Stack
 from bivlm.quantizers import Quantizer
-from bivlm.recipe import KEEP, Recipe, build_quantizer
+from bivlm.recipe import KEEP, Recipe, build_quantizer, embedding_quantizer
 from bivlm.types import PartName
+
+EMBEDDINGS = "embeddings"  # what tables call the token embedding and the language head
 
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """One linear: its name in the model, its part, its (out, in) shape, and its quantizer, or why it is kept."""
+    """One linear: its name in the model, its part, its (out, in) shape, and its quantizer, or why it is kept.
+
+    The token embedding and the language head, where they are packed, are planned like linears, of a `kind` of their own; `head` is the name of the
+    language head that has no weight but the embedding's.
+    """
 
     name: str
     part: PartName | None
     shape: tuple[int, int]
     quantizer: Quantizer | None
     kept_because: str = ""
+    kind: Literal["linear", "embedding", "head"] = "linear"
+    head: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where tables put it: its part, or what stands around the blocks."""
+        return self.part or ("outside" if self.kind == "linear" else EMBEDDINGS)
 
 
 @dataclass(frozen=True)
@@ -47,20 +61,39 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All blocks in the order in which the model runs them, the linears outside of them, which stay, and what the recipe says about the walk."""
+    """All blocks in the order in which the model runs them, the linears outside of them, which stay, and what the recipe says about the walk.
+
+    `embeddings` are the token embedding and the language head, where they are packed.
+    """
 
     blocks: tuple[BlockPlan, ...]
     outside: tuple[LinearPlan, ...]
     propagation: float = 0.0
     tuning: int = 0
+    embeddings: tuple[LinearPlan, ...] = ()
 
     @property
     def linears(self) -> tuple[LinearPlan, ...]:
-        return tuple(linear for block in self.blocks for linear in block.linears) + self.outside
+        return tuple(linear for block in self.blocks for linear in block.linears) + self.outside + self.embeddings
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The paths of the modules that are written one by one."""
+        return tuple(block.path for block in self.blocks) + tuple(linear.name for linear in self.embeddings)
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """The parameters that a packed embedding stands for as well: nothing of theirs is written."""
+        return frozenset(f"{linear.head}.weight" for linear in self.embeddings if linear.head is not None)
 
     @property
     def needs_data(self) -> bool:
-        return any(self.runs(block) for block in self.blocks)
+        return self.head_needs_data or any(self.runs(block) for block in self.blocks)
+
+    @property
+    def head_needs_data(self) -> bool:
+        """Whether the samples have to run through all blocks, for what reaches the language head."""
+        return any(linear.quantizer is not None and linear.quantizer.needs_data for linear in self.embeddings)
 
     def runs(self, block: BlockPlan) -> bool:
         """Whether the calibration samples have to run up to a block: its quantizers need data, or it is fitted to what the samples say there."""
@@ -89,14 +122,36 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         for position, path in enumerate(paths):
             linears = tuple(_plan_linear(name, stack.part, linear, family, recipe, parts, used) for name, linear in _linears_below(model, path))
             blocks.append(BlockPlan(path, index, position in outputs, linears))
-    inside = {linear.name for block in blocks for linear in block.linears}
+    embeddings = () if recipe.embeddings is None else _plan_embeddings(source, recipe.embeddings, recipe.needs_data)
+    inside = {linear.name for block in blocks for linear in block.linears} | {name for one in embeddings for name in (one.name, one.head)}
     outside = tuple(
         LinearPlan(name, None, (linear.out_features, linear.in_features), None, "outside the blocks")
         for name, linear in model.named_modules()
         if isinstance(linear, nn.Linear) and name not in inside
     )
     _check_rules(recipe, parts, used)
-    return Plan(tuple(blocks), outside, recipe.propagation, recipe.tuning)
+    return Plan(tuple(blocks), outside, recipe.propagation, recipe.tuning, embeddings)
+
+
+def _plan_embeddings(source: SourceModel, bits: float, fed: bool) -> tuple[LinearPlan, ...]:
+    """The token embedding, and the language head unless it shares the embedding's weight. `fed`: calibration says what reaches the head.
+
+    Raises InputError for a model whose embedding or head is of a kind that cannot be packed.
+    """
+    embedding, head = source.model.get_input_embeddings(), source.model.get_output_embeddings()
+    names = {id(module): name for name, module in source.model.named_modules()}
+    if type(embedding) is not nn.Embedding or type(head) is not nn.Linear:
+        raise InputError(
+            f"embeddings = {bits:g}: the embedding of {type(source.model).__name__} is a {type(embedding).__name__} and its head a "
+            f"{type(head).__name__}; only nn.Embedding and nn.Linear can be packed: leave embeddings out"
+        )
+    name, head_name, shape = names[id(embedding)], names[id(head)], (embedding.num_embeddings, embedding.embedding_dim)
+    if f"{head_name}.weight" in source.model.all_tied_weights_keys:
+        return (LinearPlan(name, None, shape, embedding_quantizer(bits, fed), kind="embedding", head=head_name),)
+    return (
+        LinearPlan(name, None, shape, embedding_quantizer(bits, False), kind="embedding"),
+        LinearPlan(head_name, None, (head.out_features, head.in_features), embedding_quantizer(bits, fed), kind="head"),
+    )
 
 
 def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:

@@ -62,18 +62,19 @@ def treatment_of(linear: LinearPlan) -> str:
 def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> Preflight:
     """Predict the job of `plan`; a small matrix is quantized for each setting to learn the speed of this machine.
 
-    With a `budget` that is what the quantized linears take together, whatever their settings say, and measuring for it needs the whole model.
+    With a `budget` that is what the linears of the blocks take together, per weight, whatever their settings say; measuring for it needs the whole
+    model.
     """
     groups: dict[tuple[str, str], list[LinearPlan]] = defaultdict(list)
     for linear in plan.linears:
-        groups[linear.part or "outside", treatment_of(linear)].append(linear)
+        groups[linear.place, treatment_of(linear)].append(linear)
     rows, saved, seconds = [], 0, 0.0
     for (part, treatment), linears in groups.items():
         weights = sum(linear.shape[0] * linear.shape[1] for linear in linears)
         quantizer = linears[0].quantizer
         bits = None
         if quantizer is not None:
-            packed = sum(_bits_bound(quantizer, linear.shape, budget) * linear.shape[0] * linear.shape[1] / 8 for linear in linears)
+            packed = sum(_bits_bound(linear, budget) * linear.shape[0] * linear.shape[1] / 8 for linear in linears)
             saved += sum(_stored_bytes(source, linear) for linear in linears) - int(packed)
             bits = 8 * packed / weights
             seconds += weights * _seconds_per_weight(quantizer)
@@ -82,18 +83,21 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
     return Preflight(tuple(rows), *_bits(plan, budget), before, before - saved, _memory(source, plan, whole=budget is not None), seconds)
 
 
-def _bits_bound(quantizer: Quantizer, shape: tuple[int, int], budget: float | None) -> float:
-    return quantizer.bits_bound(shape) if budget is None else budget
+def _bits_bound(linear: LinearPlan, budget: float | None) -> float:
+    """The most bits per weight that a quantized linear can take."""
+    assert linear.quantizer is not None
+    return linear.quantizer.bits_bound(linear.shape) if budget is None or linear.kind != "linear" else budget
 
 
 def _bits(plan: Plan, budget: float | None) -> tuple[float, int, float]:
     """Bits per weight of all quantized linears together, and the row width whose linears take the most, with its bits."""
     weights: dict[int, int] = defaultdict(int)
     bits: dict[int, float] = defaultdict(float)
-    for out, columns, quantizer in ((*linear.shape, linear.quantizer) for linear in plan.linears):
-        if quantizer is not None:
-            weights[columns] += out * columns
-            bits[columns] += _bits_bound(quantizer, (out, columns), budget) * out * columns
+    for linear in plan.linears:
+        if linear.quantizer is not None:
+            rows, columns = linear.shape
+            weights[columns] += rows * columns
+            bits[columns] += _bits_bound(linear, budget) * rows * columns
     dearest = max(weights, key=lambda columns: bits[columns] / weights[columns])
     return sum(bits.values()) / sum(weights.values()), dearest, bits[dearest] / weights[dearest]
 
@@ -134,7 +138,8 @@ def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:
     outside = sum(entry.nbytes for name, entry in source.entries.items() if name not in inside)
     moments = 0
     if plan.needs_data:
-        moments = max(sum(8 * width * width for width in {linear.shape[1] for linear in block.quantized}) for block in plan.blocks)
+        watched = [block.quantized for block in plan.blocks] + [plan.embeddings]
+        moments = max(sum(8 * width * width for width in {linear.shape[1] for linear in linears}) for linears in watched)
     return PROCESS_BYTES + (sum(blocks) if whole else max(blocks, default=0)) + 16 * largest + moments + min(2 * outside, outside + (1 << 30))
 
 

@@ -5,7 +5,8 @@ description = "Bi-VLM as printed"
 true_bits = 3.5              # what it is meant to take, everything counted; left out: it promises nothing
 propagation = 0.5            # 0…1: how much of the error of the blocks before each weight is corrected for; left out: 0
 tuning = 4                   # epochs in which the numbers of each packed block are fitted to its full-precision output; left out: 0
-budget = 2.0                 # true bits of all packed linears together, dealt out by what they do to the answers; left out: as the settings say
+budget = 2.0                 # true bits of everything packed together, dealt out by what it does to the answers; left out: as the settings say
+embeddings = 4               # bits of the token embedding and the language head; left out: they stay as they are
 
 [[rule]]
 part = "vision"              # vision | projector | language; left out: every part
@@ -31,12 +32,15 @@ from pathlib import Path
 from typing import Any
 
 from bivlm.errors import InputError
-from bivlm.quantizers import QUANTIZERS, Quantizer
+from bivlm.quantizers import QUANTIZERS, RTN, Quantizer, Trellis
 from bivlm.settings import build, parse_settings
 from bivlm.types import PARTS, PartName
 
 KEEP = "keep"
-WALK = ("propagation", "tuning", "budget")
+WALK = ("propagation", "tuning", "budget", "embeddings")
+FEWEST_BITS, TRELLIS_BITS = 0.5, 4.0  # what embedding and head take as a trellis; with more bits they take an even grid
+GRID_BITS = (5, 6, 7, 8)
+GRID_GROUP = 64
 EFFORTS: dict[str, dict[str, Any]] = {  # what --effort means: how long may it take?
     "fast": {"propagation": 0.0, "tuning": 0},
     "normal": {"propagation": 0.25, "tuning": 0},
@@ -62,7 +66,8 @@ class Rule:
 class Recipe:
     """A named list of rules. `true_bits` is what it is meant to take, None where it promises nothing. `to_dict` is what config.json remembers.
 
-    `propagation`, `tuning` and `budget` are about the walk over the blocks, whatever the quantizers: calibration/walk.py and allocation.py.
+    `propagation`, `tuning` and `budget` are about the walk over the blocks, whatever the quantizers: calibration/walk.py and allocation.py;
+    `embeddings` is about what stands before and behind them: calibration/embeddings.py.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Recipe:
     propagation: float = 0.0
     tuning: int = 0
     budget: float | None = None
+    embeddings: float | None = None
 
     @property
     def needs_data(self) -> bool:
@@ -106,7 +112,7 @@ class Recipe:
 
 
 def check_walk(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """`propagation`, `tuning` and `budget`, each in its range; InputError otherwise."""
+    """`propagation`, `tuning`, `budget` and `embeddings`, each in its range; InputError otherwise."""
     for name, value in settings.items():
         number = type(value) in (int, float) and math.isfinite(value)
         if name == "propagation" and not (number and 0 <= value <= 1):
@@ -114,7 +120,10 @@ def check_walk(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
         if name == "tuning" and not (type(value) is int and value >= 0):
             raise InputError(f"recipe {origin}: tuning = {value!r}; needs a number of epochs, 0 for none")
         if name == "budget" and not (number and value > 0):
-            raise InputError(f"recipe {origin}: budget = {value!r}; needs the true bits per weight of all packed linears together, above 0")
+            raise InputError(f"recipe {origin}: budget = {value!r}; needs the true bits per weight of everything packed together, above 0")
+        if name == "embeddings" and not (number and (FEWEST_BITS <= value <= TRELLIS_BITS or value in GRID_BITS)):
+            grid = ", ".join(map(str, GRID_BITS))
+            raise InputError(f"recipe {origin}: embeddings = {value!r}; needs bits per weight: {FEWEST_BITS:g} … {TRELLIS_BITS:g}, or {grid}")
     return dict(settings)
 
 
@@ -132,6 +141,13 @@ def build_quantizer(rule: Rule) -> Quantizer:
     if rule.quantizer not in QUANTIZERS:
         raise InputError(f"there is no quantizer {rule.quantizer!r}; there are {', '.join(sorted(QUANTIZERS))} and {KEEP!r}")
     return build(QUANTIZERS[rule.quantizer], rule.settings, f"quantizer {rule.quantizer}")
+
+
+def embedding_quantizer(bits: float, fed: bool) -> Quantizer:
+    """What packs an embedding or a language head in so many bits; `fed`: it is known what reaches it."""
+    if bits <= TRELLIS_BITS:
+        return Trellis(bits=bits, feedback=fed)
+    return RTN(bits=int(bits), group_size=GRID_GROUP, zero_point="code", scale_bits=8)
 
 
 def preset_names() -> list[str]:

@@ -11,12 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bivlm.calibration import allocation, sensitivity
-from bivlm.calibration.allocation import LEAST, LESS, MORE, MOST, check_budget, deal_out
+from bivlm.calibration.allocation import LEAST, LESS, MORE, MOST, check_budget, deal_out, linear_budget
 from bivlm.calibration.sensitivity import PROBES, Measured, Sensitivity, probe_block
 from bivlm.errors import InputError
 from bivlm.families import load_processor
-from bivlm.pipeline import calibration_input, prepare, run
+from bivlm.pipeline import calibration_input, prepare, quantize, run
 from bivlm.quantizers import Trellis
+from bivlm.report.inspect import inspect
 from folders import assert_same_files
 from tiny import tiny_checkpoint, tiny_samples
 
@@ -151,6 +152,41 @@ def test_a_budget_out_of_reach_says_what_can_be_reached(budget):
         check_budget(quantizers, shapes, budget)
 
 
+# ---- a budget that embedding and head share
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny_checkpoint("llava", tmp_path_factory.mktemp("budget") / "source", torch.bfloat16)
+
+
+def test_embedding_and_head_are_charged(source):
+    for budget in (2.0, 2.5):
+        prepared = prepare(source, recipe=f"trellis-2:embeddings=3,budget={budget}", parts=["language"])
+        plan = prepared.plan
+        fixed = {linear.name: linear.shape for linear in plan.embeddings}
+        shapes = {linear.name: linear.shape for block in plan.blocks for linear in block.quantized}
+        taken = sum(linear.quantizer.bits_bound(linear.shape) * math.prod(linear.shape) for linear in plan.embeddings)
+        left = linear_budget(plan, budget)
+        assert left * weights_of(shapes) + taken == pytest.approx(budget * (weights_of(shapes) + weights_of(fixed)))
+        assert prepared.expected.bits == pytest.approx(budget)
+
+
+@pytest.mark.parametrize("budget", [1.0, 4.2])
+def test_what_embeddings_leave_no_room_for_is_out_of_reach(source, budget):
+    with pytest.raises(
+        InputError, match=rf"budget of {budget:g} bits is out of reach: with 3\.\d\d bits for embedding and head, .* \d\.\d\d … \d\.\d\d"
+    ):
+        prepare(source, recipe=f"trellis-2:embeddings=3,budget={budget}", parts=["language"])
+
+
+def test_a_packed_model_keeps_the_budget_with_its_embeddings(source, tmp_path):
+    out = quantize(source, tmp_path / "out", recipe="trellis-2:embeddings=3,budget=2.25", parts=["language"], samples=tiny_samples(3))
+    found = inspect(out)
+    assert {row.name for row in found.parts} == {"language", "embeddings"}
+    assert 2.0 < found.total.bits_per_weight <= 2.25
+
+
 # ---- a whole tiny model
 
 RECIPE = "trellis-2:budget=2.0"
@@ -159,11 +195,6 @@ WHERE = {"recipe": RECIPE, "parts": ["language"]}
 
 class _Stop(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return tiny_checkpoint("llava", tmp_path_factory.mktemp("budget") / "source", torch.bfloat16)
 
 
 @pytest.fixture

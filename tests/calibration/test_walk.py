@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from bivlm.calibration.walk import layer_error, quantize_linear
+from bivlm.calibration.linears import layer_error, quantize_linear
 from bivlm.errors import InputError
 from bivlm.plan import LinearPlan
 from bivlm.quantizers import GPTQ, RTN

@@ -172,6 +172,16 @@ def test_decode_is_the_exact_inverse_of_encode(weight):
 
 
 @cases
+def test_rows_can_be_unpacked_alone(weight):
+    packed, whole = weight.encode(), weight.dequantize()
+    rows = len(whole)
+    for index in ([rows - 1], [0, rows - 1], list(range(rows)), []):
+        found = type(weight).unpack_rows(packed, torch.tensor(index, dtype=torch.int64))
+        assert (found.dtype, found.shape) == (torch.float32, (len(index), whole.shape[1]))
+        torch.testing.assert_close(found, whole[index], rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+
+
+@cases
 def test_encoding_is_deterministic_and_leaves_the_weight_alone(weight):
     before = copy_of(weight)
     first, second = weight.encode(), weight.encode()

@@ -9,12 +9,15 @@ import transformers
 import bivlm
 from bivlm.data.images import open_image
 from bivlm.families import family_of
+from bivlm.kernels.embedding import replace_embedding
 from bivlm.kernels.linear import packed_linears, replace_linear
+from bivlm.kernels.module import packed_modules
 from bivlm.pipeline import prepare, quantize
 from folders import assert_same_files
-from tiny import KINDS, tiny_checkpoint, tiny_samples
+from tiny import KINDS, TIED, tiny_checkpoint, tiny_samples
 
 PRESETS = ("bivlm-paper", "bivlm")
+EMBEDDED = "trellis-2:embeddings=3"  # embedding and head packed as well
 
 
 def logits(model, processor, samples):
@@ -24,20 +27,26 @@ def logits(model, processor, samples):
         return model(**cast).logits
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, EMBEDDED])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loaded_model_computes_what_the_packed_tensors_say(kind, preset, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
     out = quantize(source, tmp_path / "out", recipe=preset, samples=tiny_samples(3))
     loaded, processor = bivlm.load(out)
-    packed = packed_linears(loaded)
-    planned = {linear.name for linear in prepare(source, recipe=preset).plan.linears if linear.quantizer is not None}
-    assert set(packed) == planned
+    packed = packed_modules(loaded)
+    planned = {linear.name: linear for linear in prepare(source, recipe=preset).plan.linears if linear.quantizer is not None}
+    assert set(packed) == set(planned)
+    assert [linear.kind for linear in planned.values() if linear.kind != "linear"] == (
+        [] if preset != EMBEDDED else ["embedding"] if kind in TIED else ["embedding", "head"]
+    )
 
     expected = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16).eval()
     full = logits(expected, processor, tiny_samples(2))
-    for name, linear in packed.items():
-        replace_linear(expected, name, linear.packed)
+    for name, module in packed.items():
+        if planned[name].kind == "embedding":
+            replace_embedding(expected, name, module.packed, planned[name].head)
+        else:
+            replace_linear(expected, name, module.packed)
     assert torch.equal(logits(loaded, processor, tiny_samples(2)), logits(expected, processor, tiny_samples(2)))
     assert not torch.equal(full, logits(loaded, processor, tiny_samples(2)))
     kept = {name: tensor for name, tensor in expected.state_dict().items() if name.rpartition(".")[0] not in packed}
@@ -50,13 +59,13 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, EMBEDDED])
 @pytest.mark.parametrize("kind", ["llava", "mllama", "qwen2_5_vl"])
 def test_an_interrupted_job_ends_with_the_same_bytes(kind, preset, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
     whole = quantize(source, tmp_path / "whole", recipe=preset, samples=tiny_samples(2))
-    out, blocks = tmp_path / "out", len(prepare(source, recipe=preset).plan.blocks)
-    for stop_after in range(1, blocks, 2):
+    out, shards = tmp_path / "out", len(prepare(source, recipe=preset).plan.shards)
+    for stop_after in range(1, shards, 2):
         seen = []
 
         def stop(report, seen=seen, stop_after=stop_after):

@@ -9,7 +9,8 @@ from torch import nn
 
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
-from bivlm.kernels.linear import KERNELS, PackedLinear, expand_weights, packed_linears, prepared_bytes, replace_linear, set_activations
+from bivlm.kernels.linear import PackedLinear, packed_linears, replace_linear
+from bivlm.kernels.module import KERNELS, expand_weights, prepared_bytes, set_activations
 from bivlm.quantizers import GPTQ, BiVLM, Sign
 from bivlm.types import LinearStats
 

@@ -6,7 +6,8 @@ from bivlm.data.samples import read_samples
 from bivlm.eval.answer import answer_batch
 from bivlm.families import family_of
 from bivlm.kernels import native
-from bivlm.kernels.linear import packed_linears, prepared_bytes
+from bivlm.kernels.linear import packed_linears
+from bivlm.kernels.module import prepared_bytes
 from bivlm.loading import load
 from bivlm.pipeline import quantize
 from bivlm.zoo import embedded_model

@@ -11,7 +11,7 @@ from bivlm.formats.base import PackedTensor
 from bivlm.formats.rotation import rotate, signs_of
 from bivlm.formats.trellis import RUN, TrellisWeight, pack_symbols, strips
 from bivlm.kernels import cpu, native, native_product, trellis
-from bivlm.kernels.linear import KERNELS
+from bivlm.kernels.module import KERNELS
 from bivlm.kernels.native import LEVELS
 from bivlm.kernels.reference import ReferenceProduct
 from weights import Draw

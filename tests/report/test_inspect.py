@@ -44,6 +44,19 @@ def test_bits_are_those_of_the_files(folders):
     assert {row.name for row in inspection.parts} == {"vision", "projector", "language"}
 
 
+@pytest.mark.parametrize("kind", ["llava", "llava_siglip"])  # the second has embedding and head tied
+def test_packed_embeddings_are_a_part_of_their_own(kind, tmp_path):
+    source = tiny_checkpoint(kind, tmp_path / "source")
+    packed = quantize(source, tmp_path / "packed", recipe="bivlm-paper:embeddings=3")
+    expected, inspection = packed_bytes(packed), inspect(packed)
+    row = next(row for row in inspection.parts if row.name == "embeddings")
+    names = [name for name in expected if name.endswith(("embed_tokens", "lm_head"))]
+    assert row.linears == len(names) == (1 if kind == "llava_siglip" else 2)
+    assert row.bytes_after == sum(expected[name] for name in names)
+    assert row.bytes_before == 4 * row.weights
+    assert inspection.total.bytes_after == sum(expected.values())
+
+
 def test_folder_sizes_count_every_file(folders):
     source, packed = folders
     inspection = inspect(packed)

@@ -14,8 +14,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from bivlm.calibration.capture import CalibrationInput
 from bivlm.calibration.sensitivity import Sensitivity, measure, with_bits
-from bivlm.calibration.walk import CalibrationInput
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.plan import LinearPlan, Plan
@@ -28,14 +28,14 @@ LESS, MORE = 0.75, 1.5  # than the budget, at most
 def allocate(
     source: SourceModel, plan: Plan, samples: Sequence[CalibrationInput], budget: float, path: Path, on_probe: Callable[[int, int], None]
 ) -> Plan:
-    """The plan with the bits of every linear chosen so that all take `budget` true bits per weight together.
+    """The plan with the bits of every linear chosen so that everything packed takes `budget` true bits per weight together.
 
     What is measured is kept in the file `path`. `on_probe` is told how many blocks are measured, of how many. Needs the whole model in memory.
     """
     groups = measure(source, plan, samples, path, on_probe)
     quantized = {linear.name: linear for block in plan.blocks for linear in block.quantized}
     quantizers = {name: linear.quantizer for name, linear in quantized.items() if linear.quantizer is not None}
-    bits = deal_out(groups, quantizers, {name: linear.shape for name, linear in quantized.items()}, budget)
+    bits = deal_out(groups, quantizers, {name: linear.shape for name, linear in quantized.items()}, linear_budget(plan, budget))
 
     def dealt(linear: LinearPlan) -> LinearPlan:
         return replace(linear, quantizer=with_bits(quantizers[linear.name], bits[linear.name])) if linear.name in bits else linear
@@ -43,15 +43,43 @@ def allocate(
     return replace(plan, blocks=tuple(replace(block, linears=tuple(map(dealt, block.linears))) for block in plan.blocks))
 
 
+def linear_budget(plan: Plan, budget: float) -> float:
+    """The true bits per weight that a budget for everything packed leaves to the linears of the blocks: embedding and head have theirs already.
+
+    InputError when the budget cannot be reached, with what can.
+    """
+    quantizers = {linear.name: linear.quantizer for block in plan.blocks for linear in block.quantized if linear.quantizer is not None}
+    shapes = {linear.name: linear.shape for block in plan.blocks for linear in block.quantized}
+    if not plan.embeddings:
+        check_budget(quantizers, shapes, budget)
+        return budget
+    fixed = sum(math.prod(linear.shape) for linear in plan.embeddings)
+    taken = sum(linear.quantizer.bits_bound(linear.shape) * math.prod(linear.shape) for linear in plan.embeddings if linear.quantizer is not None)
+    weights = sum(map(math.prod, shapes.values()))
+    fewest, most = ((bits * weights + taken) / (weights + fixed) for bits in reach(quantizers, shapes))
+    if not fewest <= budget <= most:
+        raise InputError(
+            f"a budget of {budget:g} bits is out of reach: with {taken / fixed:.2f} bits for embedding and head, which are "
+            f"{fixed / (weights + fixed):.0%} of the weights, everything packed takes {fewest:.2f} … {most:.2f} true bits per weight"
+        )
+    return (budget * (weights + fixed) - taken) / weights
+
+
 def check_budget(quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, int]], budget: float) -> None:
     """InputError when linears (by name) with these quantizers and shapes cannot take `budget` true bits per weight together, with what they can."""
+    fewest, most = reach(quantizers, shapes)
+    if not fewest <= budget <= most:
+        raise InputError(f"a budget of {budget:g} bits is out of reach: these linears take {fewest:.2f} … {most:.2f} true bits per weight")
+
+
+def reach(quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, int]]) -> tuple[float, float]:
+    """The fewest and the most true bits per weight that linears (by name) with these quantizers and shapes can take together."""
     weights = sum(math.prod(shapes[name]) for name in quantizers)
     fewest, most = (
         sum(with_bits(quantizer, bits).bits_bound(shapes[name]) * math.prod(shapes[name]) for name, quantizer in quantizers.items()) / weights
         for bits in (LEAST, MOST)
     )
-    if not fewest <= budget <= most:
-        raise InputError(f"a budget of {budget:g} bits is out of reach: these linears take {fewest:.2f} … {most:.2f} true bits per weight")
+    return fewest, most
 
 
 def deal_out(

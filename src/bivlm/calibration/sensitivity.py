@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.capture import CalibrationInput
 from bivlm.calibration.stats import StatsCollector
-from bivlm.calibration.walk import CalibrationInput, collector_of
+from bivlm.calibration.walk import collector_of
 from bivlm.checkpoint.shards import read_json, write_atomically
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError

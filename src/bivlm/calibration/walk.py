@@ -2,6 +2,7 @@
 
     for each stack:   capture what reaches it   (finished stacks play back their outputs)
       for each block: weights from the source → statistics → quantize → tune → write → run packed → next block
+    embedding and head, where the recipe packs them (embeddings.py)
 
 Where the recipe asks for error propagation or tuning, the full-precision model runs beside the packed one, block by block: its inputs say what was
 lost before a linear (propagation.py), its outputs what a packed block should say (tuning.py). Where no linear needs data nothing is run at all.
@@ -11,78 +12,26 @@ interrupted ends with the same bytes.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bivlm.calibration.capture import BlockCall, Captured, capture
-from bivlm.calibration.propagation import propagated
+from bivlm.calibration.capture import BlockCall, CalibrationInput, Captured, capture
+from bivlm.calibration.embeddings import finish_embedding, head_stats
+from bivlm.calibration.linears import BlockReport, LinearReport, packed_errors, quantize_linear, weight_of
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.tuning import Tuned, tune_block
 from bivlm.checkpoint.job import Job
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
-from bivlm.formats import FORMATS, PackedTensor
+from bivlm.formats import PackedTensor
 from bivlm.kernels.linear import replace_linear
 from bivlm.plan import BlockPlan, LinearPlan, Plan
 from bivlm.types import LinearStats
-
-
-@dataclass(frozen=True)
-class LinearReport:
-    """What became of one linear. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error` tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data.
-
-    `notes` is what the quantizer had to say: a damping that had to be raised, inputs that are all zero.
-    """
-
-    weights: int
-    stored_bytes: int
-    bits_per_weight: float
-    paper_bits: float | None
-    weight_error: float
-    layer_error: float | None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class BlockReport:
-    """One finished block, for the progress bar: `error` is the weight-averaged layer error (weight error without data)."""
-
-    path: str
-    linears: Mapping[str, LinearReport]
-    seconds: float
-    resumed: bool
-
-    @property
-    def weights(self) -> int:
-        return sum(report.weights for report in self.linears.values())
-
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * sum(report.stored_bytes for report in self.linears.values()) / max(self.weights, 1)
-
-    @property
-    def error(self) -> float:
-        def of(report: LinearReport) -> float:
-            return report.weight_error if report.layer_error is None else report.layer_error
-
-        return sum(of(report) * report.weights for report in self.linears.values()) / max(self.weights, 1)
-
-
-@dataclass(frozen=True)
-class CalibrationInput:
-    """One sample as the model takes it: its input tensors (batch of one) and the mask (t,) of the visual tokens in its prompt."""
-
-    tensors: Mapping[str, Tensor]
-    visual: Tensor
-
 
 OnBlock = Callable[[BlockReport], None]
 Packed = Mapping[str, PackedTensor]
@@ -96,10 +45,13 @@ def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[Calibratio
     if plan.needs_data and not samples:
         raise InputError("the recipe's quantizer needs calibration samples and there are none; give --data, or choose a preset that needs no data")
     with_data = 1 + max((index for index, block in enumerate(plan.blocks) if plan.runs(block)), default=-1)
-    if with_data:
-        _walk_with_data(source, plan, plan.blocks[:with_data], job, samples, on_block)
+    if plan.head_needs_data:
+        with_data = len(plan.blocks)
+    stats = _walk_with_data(source, plan, plan.blocks[:with_data], job, samples, on_block) if with_data else None
     for block in plan.blocks[with_data:]:
         _finish_block(source, plan, block, job, None, on_block)
+    for linear in plan.embeddings:
+        finish_embedding(source, linear, job, stats, on_block)
 
 
 @dataclass
@@ -122,7 +74,8 @@ class _Stream:
 
 def _walk_with_data(
     source: SourceModel, plan: Plan, blocks: Sequence[BlockPlan], job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock
-) -> None:
+) -> LinearStats | None:
+    """Quantize and write some blocks, and say what reaches the language head where that is still to be packed."""
     inside = {name for block in plan.blocks for name in source.parameter_names(block.path)}
     head = source.family.keep_out_of_calibration(source.model)
     around = [name for name in source.entries if name not in inside and name not in head]
@@ -143,7 +96,10 @@ def _walk_with_data(
 
         beside = entries(True) if plan.propagation or plan.tuning else None
         finished.append((modules, *_walk_stack(source, plan, mine, job, samples, entries(False), beside, on_block)))
+    wanted = any(linear.quantizer is not None and linear.quantizer.needs_data and not job.is_done(linear.name) for linear in plan.embeddings)
+    stats = head_stats(source, samples, [(modules, packed) for modules, packed, _ in finished]) if wanted else None
     source.release(around)
+    return stats
 
 
 def _walk_stack(
@@ -246,7 +202,7 @@ def _finish_block(
             tuned = tune(packed)
             packed = tuned.packed
             for linear in block.quantized:
-                errors = packed_errors(_weight(source, linear), packed[linear.name], _stats(plan, linear, collector))
+                errors = packed_errors(weight_of(source, linear), packed[linear.name], _stats(plan, linear, collector))
                 reports[linear.name] = replace(reports[linear.name], **errors)
             vectors = {name: vector.to(source.entries[name].dtype) for name, vector in tuned.vectors.items()}  # as they will be read back
         job.write_block(block.path, packed, {name: asdict(report) for name, report in reports.items()}, vectors)
@@ -258,66 +214,3 @@ def _stats(plan: Plan, linear: LinearPlan, collector: StatsCollector | None) -> 
     """What a linear received; None where neither its quantizer nor the plan looks at it."""
     needed = (linear.quantizer is not None and linear.quantizer.needs_data) or plan.propagation
     return collector.stats(linear.name) if collector is not None and needed else None
-
-
-def _weight(source: SourceModel, linear: LinearPlan) -> Tensor:
-    return next(iter(source.read([f"{linear.name}.weight"]).values()))
-
-
-def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | None, propagation: float = 0.0) -> tuple[PackedTensor, LinearReport]:
-    """Read one weight, correct it for what was lost before it, quantize it, pack it, and measure what the packed weight lost."""
-    assert plan.quantizer is not None
-    weight = _weight(source, plan)
-    try:
-        with _noting() as notes:
-            aim = weight
-            if stats is not None and propagation:
-                aim = propagated(weight, stats, propagation, getattr(plan.quantizer, "modality_weight", "tokens"))
-            quantized = plan.quantizer.quantize(aim, stats)
-    except ValueError as error:
-        raise InputError(f"{plan.name}: {error}") from error
-    packed = quantized.encode()
-    return packed, LinearReport(
-        weights=weight.numel(),
-        stored_bytes=packed.nbytes,
-        bits_per_weight=packed.bits_per_weight(),
-        paper_bits=plan.quantizer.paper_bits(quantized),
-        **packed_errors(weight, packed, stats),
-        notes=tuple(notes),
-    )
-
-
-def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | None) -> dict[str, Any]:
-    """`weight_error` and `layer_error` of a report: what the packed bytes lose of the weight (out, in)."""
-    weight = weight.float()
-    difference = weight - FORMATS[packed.format].decode(packed).dequantize()
-    return {
-        "weight_error": _ratio(difference.square().sum(), weight.square().sum()),
-        "layer_error": None if stats is None else layer_error(weight, difference, stats.hessian),
-    }
-
-
-@contextmanager
-def _noting() -> Iterator[list[str]]:
-    """The warnings that quantizers log meanwhile; they are still logged."""
-    notes: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            notes.append(record.getMessage())
-
-    logger, collector = logging.getLogger("bivlm.quantizers"), Collector(logging.WARNING)
-    logger.addHandler(collector)
-    try:
-        yield notes
-    finally:
-        logger.removeHandler(collector)
-
-
-def layer_error(weight: Tensor, difference: Tensor, hessian: Tensor) -> float:
-    """tr(D H Dᵀ) / tr(W H Wᵀ): the share of the layer's output energy that is lost; D and W are (out, in), H is (in, in)."""
-    return _ratio(((difference @ hessian) * difference).sum(), ((weight @ hessian) * weight).sum())
-
-
-def _ratio(lost: Tensor, whole: Tensor) -> float:
-    return float(lost / whole) if whole > 0 else 0.0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,22 @@ def to_json(content: Mapping[str, Any]) -> str:
 class Job:
     """The work of quantizing one source into one folder, resumable block by block.
 
-    `blocks` are the paths of the model's blocks, in order. `fingerprint` says what decides the bytes of the result (recipe, source, data…): work
-    that was begun under another fingerprint is refused with InputError. Use as a context manager: it locks the folder against a second process.
+    `blocks` are the paths of the model's blocks (and of what else is packed by itself), in order. `fingerprint` says what decides the bytes of the
+    result (recipe, source, data…): work that was begun under another fingerprint is refused with InputError. `shared` names parameters that a packed
+    one stands for: they are left out. Use as a context manager: it locks the folder against a second process.
     """
 
-    def __init__(self, out: Path, source: SourceModel, blocks: Sequence[str], fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        self.out, self.source, self.folder = out, source, out / JOB_FOLDER
+    def __init__(
+        self,
+        out: Path,
+        source: SourceModel,
+        blocks: Sequence[str],
+        fingerprint: Mapping[str, Any],
+        *,
+        shared: Collection[str] = (),
+        overwrite: bool = False,
+    ) -> None:
+        self.out, self.source, self.folder, self.shared = out, source, out / JOB_FOLDER, shared
         self.fingerprint = json.loads(json.dumps({"format_version": FORMAT_VERSION, **fingerprint}))
         self.rest = self._split_rest(blocks)
         self.names = [f"rest.{number}" for number in range(len(self.rest))] + list(blocks)
@@ -97,7 +107,7 @@ class Job:
         shards: list[list[str]] = [[]]
         size = 0
         for name, entry in sorted({**self.source.entries, **self.source.extra}.items()):
-            if any(name.startswith(f"{block}.") for block in blocks):
+            if name in self.shared or any(name.startswith(f"{block}.") for block in blocks):
                 continue
             if shards[-1] and size + entry.nbytes > REST_SHARD_BYTES:
                 shards.append([])

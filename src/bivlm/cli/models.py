@@ -42,7 +42,11 @@ def quantize(
     ] = None,
     bits: Annotated[
         float | None,
-        typer.Option(help="true bits per weight of all packed linears together, dealt out by what they do to the answers; for the trellis presets"),
+        typer.Option(help="true bits per weight of everything packed together, dealt out by what it does to the answers; for the trellis presets"),
+    ] = None,
+    embeddings: Annotated[
+        float | None,
+        typer.Option(help="pack the token embedding and the language head too, in so many bits: 0.5 … 4, or 5, 6, 7, 8; else as the preset says"),
     ] = None,
     effort: Annotated[
         str | None,
@@ -69,7 +73,8 @@ def quantize(
     from bivlm.report.tables import inspection_table, preflight_table
     from bivlm.settings import parse_settings
 
-    settings = {**effort_settings(effort), **parse_settings(set_ or []), **({} if bits is None else {"budget": bits})}
+    walk = {name: value for name, value in {"budget": bits, "embeddings": embeddings}.items() if value is not None}
+    settings = {**effort_settings(effort), **parse_settings(set_ or []), **walk}
     prepared = prepare(model, recipe=preset, settings=settings, parts=[part.strip() for part in parts.split(",")], pruning=prune)
     if not json_:
         out_console.print(preflight_table(prepared.expected, prepared.recipe))

@@ -78,7 +78,7 @@ def block_progress(prepared: Prepared) -> Iterator[Any]:
     process = psutil.Process()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[last]}"))
     with Progress(*columns, console=note, disable=not note.is_terminal) as progress:
-        total = len(prepared.plan.blocks)
+        total = len(prepared.plan.shards)
         task = progress.add_task("blocks", total=total, last="")
         done = 0
 

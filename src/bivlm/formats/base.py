@@ -62,3 +62,11 @@ class QuantizedWeight(ABC):
     @abstractmethod
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`, exactly. Raises ValueError when the tensors contradict the settings or the shape."""
+
+    @classmethod
+    def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
+        """Some rows of `decode(packed).dequantize()`: `index` (n,) int64, the result (n, in) float32, the same but for the rounding of sums.
+
+        Formats whose rows can be read alone do better than this, which unpacks all of them.
+        """
+        return cls.decode(packed).dequantize()[index]

@@ -30,6 +30,8 @@ HELD = 16
 RUN = 16  # columns that share their K
 LEAD = 2  # zero bytes before the stream of a strip: what the first windows reach back to
 
+_BLOCK = 1 << 20  # weights whose windows are cut out at a time, where rows are read alone
+
 SETTINGS = ["exponent", "fitted", "rotated", "seed", "window"]
 
 
@@ -93,7 +95,21 @@ class TrellisWeight(QuantizedWeight):
         return self.values().float().mul_(row_factors(self.row_scale, self.exponent)[:, None])
 
     def dequantize(self) -> Tensor:
-        weight = self.rotated_weight()
+        return self._turned_back(self.rotated_weight())
+
+    def some_rows(self, index: Tensor) -> Tensor:
+        """The rows of `dequantize()` that `index` (n,) int64 names, (n, in) float32: every window is cut out where it lies in its stream."""
+        widths, tables = column_bits(self.bits, self.columns), self.tables
+        before, size = (widths.cumsum(0) - widths)[:, None], strip_bytes(STRIP, widths)
+        heights = torch.tensor(strips(self.shape[0]), device=index.device)
+        weight = torch.empty(len(index), self.columns, device=index.device)
+        for rows, into in zip(*(tensor.split(max(1, _BLOCK // self.columns)) for tensor in (index, weight)), strict=True):
+            strip = rows // STRIP
+            end = 8 * (size * strip + LEAD) + heights[strip] * before + widths[:, None] * (rows % STRIP + 1)
+            into.copy_(_values_at(self.codes, end, widths, tables, self.window).T)
+        return self._turned_back(weight.mul_(row_factors(self.row_scale[index], self.exponent)[:, None]))
+
+    def _turned_back(self, weight: Tensor) -> Tensor:
         return rotate_back(weight, signs_of(self.seed, self.columns).to(weight)) if self.rotated else weight
 
     def encode(self) -> PackedTensor:
@@ -109,6 +125,10 @@ class TrellisWeight(QuantizedWeight):
         settings, tensors = checked(packed), packed.tensors
         table = tensors["table"] if settings.pop("fitted") else torch.zeros(0, 0, dtype=torch.int8, device=tensors["codes"].device)
         return cls(tensors["codes"], packed.shape[1], tensors["bits"], tensors["row_scale"], table, **settings)
+
+    @classmethod
+    def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
+        return cls.decode(packed).some_rows(index)
 
 
 def pack_symbols(symbols: Tensor, run_bits: Tensor) -> Tensor:
@@ -175,7 +195,12 @@ def row_factors(row_scale: Tensor, exponent: int) -> Tensor:
 def _strip_values(codes: Tensor, held: int, widths: Tensor, tables: Tensor, window: int) -> Tensor:
     """The values (in, held) int8 of the strip that `codes` begins with."""
     row = torch.arange(1, held + 1, device=codes.device)
-    end = 8 * LEAD + held * (widths.cumsum(0) - widths)[:, None] + widths[:, None] * row  # the bit after the window, (in, held)
+    end = 8 * LEAD + held * (widths.cumsum(0) - widths)[:, None] + widths[:, None] * row
+    return _values_at(codes, end, widths, tables, window)
+
+
+def _values_at(codes: Tensor, end: Tensor, widths: Tensor, tables: Tensor, window: int) -> Tensor:
+    """The values (in, n) int8 of the windows before the bits `end` (in, n) of `codes`; `widths` (in,) is K of the columns."""
     begin = end - window
     byte = begin >> 3
     last = len(codes) - 1

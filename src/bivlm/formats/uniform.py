@@ -130,6 +130,14 @@ class UniformWeight(QuantizedWeight):
         column_scale = tensors.get("column_scale", nothing)
         return cls(codes, alphabet, scales, zero_points, column_scale, settings["group_size"], settings["exponent"])
 
+    @classmethod
+    def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
+        """Rows are stored one by one: what belongs to them is a packed weight of its own."""
+        if not len(index):
+            return torch.empty(0, packed.shape[1], device=index.device)
+        tensors = {name: tensor if name == "column_scale" else tensor[index] for name, tensor in packed.tensors.items()}
+        return cls.decode(PackedTensor(packed.format, (len(index), packed.shape[1]), tensors, packed.settings)).dequantize()
+
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
     """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise. What the tensors hold is not read."""

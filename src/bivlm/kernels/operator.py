@@ -1,6 +1,7 @@
-"""`bivlm::linear`, the operator that every packed linear calls: torch's compiler, dispatch modes and profilers see one function of the input.
+"""The operators that every packed module calls: torch's compiler, dispatch modes and profilers see one function of the input.
 
     bivlm::linear(Tensor x, Tensor? bias, Tensor handle, int out_features, bool int8) -> Tensor
+    bivlm::rows(Tensor index, Tensor handle, int columns, ScalarType dtype) -> Tensor
 
 `handle` stands for the module that has the weight: a number, because pointers and prepared structures are nothing that a graph can hold, in a tensor,
 so that one compiled graph serves all layers of a kind. It is drawn at random: a graph never reaches another module's weight, not even one that was
@@ -17,39 +18,59 @@ import torch
 from torch import Tensor
 
 
-class Multiplies(Protocol):
+class HoldsWeight(Protocol):
     """What a handle stands for."""
 
     def multiply(self, x: Tensor, bias: Tensor | None, int8: bool) -> Tensor:
         """y = x Wᵀ + bias."""
         ...
 
+    def unpack_rows(self, index: Tensor) -> Tensor:
+        """The rows of W that `index` (…) names: (…, columns) float32."""
+        ...
 
-_MODULES: WeakValueDictionary[int, Multiplies] = WeakValueDictionary()
+
+_MODULES: WeakValueDictionary[int, HoldsWeight] = WeakValueDictionary()
 HANDLE_BITS = 62  # what fits int64, and never meets another
 
 
-def new_handle(module: Multiplies) -> Tensor:
+def new_handle(module: HoldsWeight) -> Tensor:
     """A number of its own for a module, which stays free to die: () int64."""
     handle = randbits(HANDLE_BITS)
     _MODULES[handle] = module
     return torch.tensor(handle, dtype=torch.int64, device="cpu")
 
 
-def _multiply(x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int, int8: bool) -> Tensor:
+def _module(handle: Tensor) -> HoldsWeight:
     module = _MODULES.get(int(handle))
     if module is None:
-        raise RuntimeError("this graph was compiled for a packed linear that is not in this process; compile the model again")
-    return module.multiply(x, bias, int8)
+        raise RuntimeError("this graph was compiled for a packed weight that is not in this process; compile the model again")
+    return module
 
 
-def _shape_only(x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int, int8: bool) -> Tensor:
+def _multiply(x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int, int8: bool) -> Tensor:
+    return _module(handle).multiply(x, bias, int8)
+
+
+def _unpack_rows(index: Tensor, handle: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+    return _module(handle).unpack_rows(index).to(dtype)
+
+
+def _linear_shape_only(x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int, int8: bool) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
+
+
+def _rows_shape_only(index: Tensor, handle: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+    return index.new_empty((*index.shape, columns), dtype=dtype)
 
 
 _LIBRARY = torch.library.Library("bivlm", "DEF")
 _LIBRARY.define("linear(Tensor x, Tensor? bias, Tensor handle, int out_features, bool int8) -> Tensor")
 _LIBRARY.impl("linear", _multiply, "CompositeExplicitAutograd")
-torch.library.register_fake("bivlm::linear", _shape_only, lib=_LIBRARY)
+torch.library.register_fake("bivlm::linear", _linear_shape_only, lib=_LIBRARY)
+_LIBRARY.define("rows(Tensor index, Tensor handle, int columns, ScalarType dtype) -> Tensor")
+_LIBRARY.impl("rows", _unpack_rows, "CompositeExplicitAutograd")
+torch.library.register_fake("bivlm::rows", _rows_shape_only, lib=_LIBRARY)
 
 LINEAR = torch.ops.bivlm.linear.default
+ROWS = torch.ops.bivlm.rows.default

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bivlm import __version__
-from bivlm.calibration.walk import BlockReport
+from bivlm.calibration.linears import BlockReport
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.shards import write_atomically
 from bivlm.checkpoint.source import SourceModel
@@ -230,7 +230,7 @@ def _pack(work: _Work, name: str, prepared: Prepared, fingerprint: dict[str, Any
     target, before = work.folder.model(name), work.folder.effort(name, fingerprint)
     if before.packed and (target / "config.json").exists():
         return before
-    total, reports = len(prepared.plan.blocks), list[BlockReport]()
+    total, reports = len(prepared.plan.shards), list[BlockReport]()
     measurable, started = reset_peak_memory(), time.perf_counter()
 
     def spent(*, packed: bool) -> Effort:

@@ -16,6 +16,7 @@ from bivlm.checkpoint.verify import verify_shards
 from bivlm.errors import InputError
 from bivlm.families import family_of
 from bivlm.loading import check_model_folder
+from bivlm.plan import EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> lis
     stacks = family_of(model_type).stacks
     linears = []
     for name, spec in quantization["modules"].items():
-        part = next(stack.part for stack in stacks if name == stack.path or name.startswith(stack.path + "."))
+        part = EMBEDDINGS if "kind" in spec else next(stack.part for stack in stacks if name == stack.path or name.startswith(stack.path + "."))
         rows, columns = spec["shape"]
         before = quantization["source"]["linears"][name]
         base = spec["key"].removesuffix(".")
