@@ -5,7 +5,7 @@
 The model has the shape of a Qwen2.5-VL of 1.5 billion parameters: the language model of Qwen2.5-1.5B (28 blocks of 1536, feed-forward 8960, 12 heads,
 2 for keys and values, 151 936 tokens, embedding and head tied) behind two blocks of Qwen2.5-VL's vision tower, which a text prompt leaves alone. Its
 weights are random: how long a product takes does not depend on what the codes say. The linears of the language model's blocks are packed with random
-codes; embedding, head and tower stay in bf16.
+codes, in the variants with a head the tied embedding and head as well; what is not packed stays in bf16.
 
 Every variant runs in a process of its own, so that its resident memory is its own, twice, in turns; the better run counts. Before it is timed, the
 packed model's logits are compared with those of the same model computed by the reference kernel on its first two blocks.
@@ -14,6 +14,7 @@ packed model's logits are compared with those of the same model computed by the 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -30,19 +31,24 @@ from torch import nn
 
 from machine import describe
 
-VARIANTS = {
+# kind and bits of the linears, and the bits of the head, which is a trellis
+VARIANTS: dict[str, tuple[str, int, int | None] | None] = {
     "bf16": None,
-    "levels, 1 bit": ("levels", 1),
-    "levels, 2 bits": ("levels", 2),
-    "levels, 3 bits": ("levels", 3),
-    "trellis, 1 bit": ("trellis", 1),
-    "trellis, 2 bits": ("trellis", 2),
-    "trellis, 3 bits": ("trellis", 3),
+    "levels, 1 bit": ("levels", 1, None),
+    "levels, 2 bits": ("levels", 2, None),
+    "levels, 2 bits, head 4": ("levels", 2, 4),
+    "levels, 3 bits": ("levels", 3, None),
+    "trellis, 1 bit": ("trellis", 1, None),
+    "trellis, 1 bit, head 2": ("trellis", 1, 2),
+    "trellis, 2 bits": ("trellis", 2, None),
+    "trellis, 2 bits, head 3": ("trellis", 2, 3),
+    "trellis, 2 bits, head 4": ("trellis", 2, 4),
+    "trellis, 3 bits": ("trellis", 3, None),
 }
 POOL = 1_000_003  # random numbers that the weights repeat; a prime, so that rows differ
 ACTIVATIONS = ("float", "int8")
 TOLERANCE = {"float": 3e-2, "int8": 1.5e-1}  # of the largest logit, in bf16, two blocks
-COLUMNS = ("model", "activations", "tokens / s", "times bf16", "first token, s", "resident, GB", "of bf16's", "packed linears, MB")
+COLUMNS = ("model", "activations", "tokens / s", "times bf16", "first token, s", "resident, GB", "of bf16's", "packed, MB")
 
 
 def build(layers: int) -> Any:
@@ -60,8 +66,9 @@ def build(layers: int) -> Any:
         return transformers.Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16).eval().requires_grad_(False)
 
 
-def fill(model: Any, kind: str | None, bits: int) -> int:
-    """Give every parameter random values, the linears of the language blocks packed ones; returns the bytes of these."""
+def fill(model: Any, kind: str | None, bits: int, head_bits: int | None = None) -> int:
+    """Give every parameter random values, the linears of the language blocks and perhaps the head packed ones; returns the bytes of these."""
+    from bivlm.kernels.embedding import replace_embedding
     from bivlm.kernels.linear import PackedLinear
     from random_weights import random_weight
 
@@ -77,6 +84,13 @@ def fill(model: Any, kind: str | None, bits: int) -> int:
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, PackedLinear(packed, bias, torch.bfloat16))
             stored += packed.nbytes
+    if head_bits is not None:
+        embedding = model.get_input_embeddings()
+        name = next(name for name, module in model.named_modules() if module is embedding)
+        table = random_weight("trellis", head_bits, (embedding.num_embeddings, embedding.embedding_dim))
+        replace_embedding(model, name, table, "lm_head")
+        model._tied_weights_keys = {}
+        stored += table.nbytes
     for name, parameter in list(model.named_parameters()):
         if parameter.device.type == "meta":
             if parameter.dim() == 1:
@@ -94,17 +108,18 @@ def fill(model: Any, kind: str | None, bits: int) -> int:
     return stored
 
 
-def check(kind: str, bits: int, activations: str) -> float:
+def check(kind: str, bits: int, head_bits: int | None, activations: str) -> float:
     """Largest difference of the logits from the reference kernel's, of the largest logit, on two blocks. SystemExit when it is too large."""
-    from bivlm.kernels import linear, reference
+    from bivlm.kernels import reference
+    from bivlm.kernels.module import packed_modules, set_activations
 
     model = build(2)
-    fill(model, kind, bits)
-    linear.set_activations(model, activations)
+    fill(model, kind, bits, head_bits)
+    set_activations(model, activations)
     ids = torch.arange(1, 9)[None]
     with torch.inference_mode():
         found = model(input_ids=ids, use_cache=False).logits.float()
-        for packed in linear.packed_linears(model).values():
+        for packed in packed_modules(model).values():
             packed._product, packed._device = reference.ReferenceProduct(packed.packed), "cpu"
             packed._sources = tuple(map(id, packed._buffers.values()))
         expected = model(input_ids=ids, use_cache=False).logits.float()
@@ -117,10 +132,11 @@ def check(kind: str, bits: int, activations: str) -> float:
 def one(variant: str, activations: str, layers: int, prompt: int, tokens: int) -> dict[str, Any]:
     """One variant in this process."""
     transformers.logging.set_verbosity_error()
-    from bivlm.kernels.linear import set_activations
+    from bivlm.kernels.module import set_activations
 
     chosen = VARIANTS[variant]
     error = None if chosen is None else check(*chosen, activations)
+    gc.collect()  # the model that was checked goes only then
     model = build(layers)
     stored = fill(model, *(chosen or (None, 0)))
     set_activations(model, activations)
@@ -179,8 +195,10 @@ def markdown(rows: list[dict[str, Any]], machine: str, options: argparse.Namespa
     return "\n".join(
         [
             "# Decoding with packed weights", "",
-            f"A random model of 1.5-billion-parameter Qwen2.5-VL shape ({shape}), through `generate()`; see `benchmarks/bench_decode.py`.",
-            "The embedding, which is also the head, takes 467 MB in bf16 in every row, and Python with torch and transformers about 0.45 GB.", "",
+            f"A random model of 1.5-billion-parameter Qwen2.5-VL shape ({shape}),",
+            "through `generate()`; see `benchmarks/bench_decode.py`.",
+            "The embedding, which is also the head, takes 467 MB in bf16 where it is not packed (a head of so many bits is a trellis), and Python with",
+            "torch and transformers take about 0.45 GB.", "",
             *head, *(f"| {' | '.join(cells)} |" for cells in table(rows)), "", f"Machine: {machine}.", "",
         ]
     )  # fmt: skip
