@@ -197,7 +197,7 @@ def markdown(rows: list[dict[str, Any]], machine: str, options: argparse.Namespa
             "# Decoding with packed weights", "",
             f"A random model of 1.5-billion-parameter Qwen2.5-VL shape ({shape}),",
             "through `generate()`; see `benchmarks/bench_decode.py`.",
-            "The embedding, which is also the head, takes 467 MB in bf16 where it is not packed (a head of so many bits is a trellis), and Python with",
+            "The embedding, which is also the head, takes 467 MB in bf16 where it is not packed (a head of so many bits is a trellis), and Python,",
             "torch and transformers take about 0.45 GB.", "",
             *head, *(f"| {' | '.join(cells)} |" for cells in table(rows)), "", f"Machine: {machine}.", "",
         ]

@@ -5,7 +5,8 @@ import logging
 import pytest
 import torch
 
-from bivlm.calibration.linears import layer_error, quantize_linear
+from bivlm.calibration import linears
+from bivlm.calibration.linears import quantize_linear
 from bivlm.errors import InputError
 from bivlm.plan import LinearPlan
 from bivlm.quantizers import GPTQ, RTN
@@ -66,6 +67,15 @@ def test_a_refusal_names_the_linear():
         quantize_linear(Source(weight), plan(RTN()), None)
 
 
-def test_layer_error_of_nothing_is_zero():
-    nothing = torch.zeros(3, 4)
-    assert layer_error(nothing, nothing, torch.eye(4)) == 0.0
+def test_of_nothing_nothing_is_lost():
+    _, report = quantize_linear(Source(torch.zeros(12, 40)), plan(GPTQ()), stats(torch.eye(40)))
+    assert (report.weight_error, report.layer_error) == (0.0, 0.0)
+
+
+def test_errors_are_the_same_a_few_rows_at_a_time(monkeypatch):
+    moment = torch.diag(torch.linspace(0.5, 2, 40))
+    _, whole = quantize_linear(Source(), plan(GPTQ()), stats(moment))
+    monkeypatch.setattr(linears, "ROWS_AT_ONCE", 5)
+    _, found = quantize_linear(Source(), plan(GPTQ()), stats(moment))
+    assert found.weight_error == pytest.approx(whole.weight_error)
+    assert found.layer_error == pytest.approx(whole.layer_error)

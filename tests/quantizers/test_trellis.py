@@ -54,6 +54,17 @@ def plain_gptq(w, hessian, bits, damping=0.01):
     return rest[:, order.argsort()]
 
 
+def test_strips_are_decided_alone_so_that_a_few_at_a_time_are_the_same(monkeypatch):
+    w, stats = case(out=200)
+    whole = Trellis().quantize(w, stats)
+    monkeypatch.setattr(trellis, "AT_ONCE", 1)
+    assert trellis.rows_at_once(96) == 64
+    found = Trellis().quantize(w, stats)
+    assert found.shape == whole.shape
+    assert float((found.dequantize() - whole.dequantize()).square().mean()) < 1e-3 * float(w.square().mean())  # but for the rounding of sums
+    assert loss(w, found.dequantize(), stats) == pytest.approx(loss(w, whole.dequantize(), stats), rel=1e-2)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(2))
 def test_far_fewer_errors_than_scalar_levels_with_the_same_feedback(bits, seed):

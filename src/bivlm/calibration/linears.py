@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bivlm.calibration.propagation import propagated
@@ -16,6 +17,8 @@ from bivlm.errors import InputError
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.plan import LinearPlan
 from bivlm.types import LinearStats
+
+ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,15 @@ def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | 
 
 def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | None) -> dict[str, Any]:
     """`weight_error` and `layer_error` of a report: what the packed bytes lose of the weight (out, in)."""
-    weight = weight.float()
-    difference = weight - FORMATS[packed.format].decode(packed).dequantize()
-    return {
-        "weight_error": _ratio(difference.square().sum(), weight.square().sum()),
-        "layer_error": None if stats is None else layer_error(weight, difference, stats.hessian),
-    }
+    difference = FORMATS[packed.format].decode(packed).dequantize().sub_(weight)
+    hessian = None if stats is None else stats.hessian
+    sums = torch.zeros(4)  # energy lost and there, of the weight and of the layer's output
+    for d, w in zip(difference.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), strict=True):
+        w = w.float()
+        sums[:2] += torch.stack([d.square().sum(), w.square().sum()])
+        if hessian is not None:
+            sums[2:] += torch.stack([output_energy(d, hessian), output_energy(w, hessian)])
+    return {"weight_error": _ratio(sums[0], sums[1]), "layer_error": None if hessian is None else _ratio(sums[2], sums[3])}
 
 
 @contextmanager
@@ -114,9 +120,9 @@ def _noting() -> Iterator[list[str]]:
         logger.removeHandler(collector)
 
 
-def layer_error(weight: Tensor, difference: Tensor, hessian: Tensor) -> float:
-    """tr(D H Dᵀ) / tr(W H Wᵀ): the share of the layer's output energy that is lost; D and W are (out, in), H is (in, in)."""
-    return _ratio(((difference @ hessian) * difference).sum(), ((weight @ hessian) * weight).sum())
+def output_energy(weight: Tensor, hessian: Tensor) -> Tensor:
+    """tr(W H Wᵀ), (): what a weight (out, in) puts out for inputs of the second moment H (in, in)."""
+    return ((weight @ hessian) * weight).sum()
 
 
 def _ratio(lost: Tensor, whole: Tensor) -> float:

@@ -30,7 +30,7 @@ HELD = 16
 RUN = 16  # columns that share their K
 LEAD = 2  # zero bytes before the stream of a strip: what the first windows reach back to
 
-_BLOCK = 1 << 20  # weights whose windows are cut out at a time, where rows are read alone
+_BLOCK = 1 << 20  # weights at a time, where rows are read alone or turned back
 
 SETTINGS = ["exponent", "fitted", "rotated", "seed", "window"]
 
@@ -110,7 +110,12 @@ class TrellisWeight(QuantizedWeight):
         return self._turned_back(weight.mul_(row_factors(self.row_scale[index], self.exponent)[:, None]))
 
     def _turned_back(self, weight: Tensor) -> Tensor:
-        return rotate_back(weight, signs_of(self.seed, self.columns).to(weight)) if self.rotated else weight
+        """The rotation undone, in place and some rows at a time: their temporaries stay small."""
+        if self.rotated:
+            signs = signs_of(self.seed, self.columns).to(weight)
+            for rows in weight.split(max(1, _BLOCK // self.columns)):
+                rows.copy_(rotate_back(rows, signs))
+        return weight
 
     def encode(self) -> PackedTensor:
         tensors = {"codes": own_copy(self.codes), "bits": own_copy(self.bits), "row_scale": own_copy(self.row_scale)}

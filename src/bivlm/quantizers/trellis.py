@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.rotation import LARGEST_SEED, rotate, signs_of
-from bivlm.formats.trellis import RUN, TrellisWeight, column_bits, pack_symbols, runs, strips, trellis_nbytes
+from bivlm.formats.trellis import RUN, STRIP, TrellisWeight, column_bits, pack_symbols, runs, strips, trellis_nbytes
 from bivlm.formats.trellis_code import MOST_BITS, UNIT, standard_tables
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.compensation import feed_back, inverse_factor
@@ -40,6 +40,7 @@ DISTORTION = {
     16: (1.0, 0.28223, 0.07207, 0.01809, 0.00459),
 }
 LARGEST_SCALE = 60000.0
+AT_ONCE = 1 << 24  # weights that are decided at a time: the table of a vocabulary would take twenty bytes a weight else
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -83,19 +84,25 @@ class Trellis(Quantizer):
         hessian = moment_of(stats, self.modality_weight) if self.feedback else None
         if hessian is None:
             hessian = torch.eye(columns)
-        if self.rotation:
-            signs = signs_of(self.seed, columns)
-            w, hessian = rotate(w, signs), _rotated_moment(hessian, signs)
+        signs = signs_of(self.seed, columns) if self.rotation else None
+        if signs is not None:
+            hessian = _rotated_moment(hessian, signs)
         u = inverse_factor(hessian, self.damping)
         run_bits = self._run_bits(u.diagonal().double() ** -2)
+        pieces = [
+            self._quantize_rows(rows if signs is None else rotate(rows, signs), hessian, u, run_bits) for rows in w.split(rows_at_once(columns))
+        ]
+        codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        table = torch.zeros(0, 0, dtype=torch.int8)
+        return TrellisWeight(codes, columns, run_bits, scale, table, self.window, self.rotation, self.seed, exponent)
+
+    def _quantize_rows(self, w: Tensor, hessian: Tensor, u: Tensor, run_bits: Tensor) -> tuple[Tensor, Tensor]:
+        """Streams (bytes,) and scales (rows,) float16 of some whole strips of the rotated weight, (rows, in): no strip looks at another."""
         scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
         values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], u, run_bits)
         if self.refit:
             scale = refitted_scale(w, values, hessian, scale)
-        scale = (scale * UNIT).clamp(max=LARGEST_SCALE).half()
-        codes = pack_symbols(symbols, run_bits)
-        table = torch.zeros(0, 0, dtype=torch.int8)
-        return TrellisWeight(codes, columns, run_bits, scale, table, self.window, self.rotation, self.seed, exponent)
+        return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         fullest = fullest_bits if self.allocation else even_bits
@@ -128,6 +135,11 @@ class Trellis(Quantizer):
             return values.T
 
         return feed_back(w, u, decide, equal_blocks(run_bits, columns, self.block_size)), symbols
+
+
+def rows_at_once(columns: int) -> int:
+    """Whole strips of about AT_ONCE weights."""
+    return STRIP * max(1, AT_ONCE // (STRIP * columns))
 
 
 def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> Tensor:
