@@ -101,11 +101,11 @@ class TrellisWeight(QuantizedWeight):
         """The rows of `dequantize()` that `index` (n,) int64 names, (n, in) float32: every window is cut out where it lies in its stream."""
         widths, tables = column_bits(self.bits, self.columns), self.tables
         before, size = (widths.cumsum(0) - widths)[:, None], strip_bytes(STRIP, widths)
-        heights = torch.tensor(strips(self.shape[0]), device=index.device)
+        whole, last = self.shape[0] // STRIP, strips(self.shape[0])[-1]
         weight = torch.empty(len(index), self.columns, device=index.device)
         for rows, into in zip(*(tensor.split(max(1, _BLOCK // self.columns)) for tensor in (index, weight)), strict=True):
             strip = rows // STRIP
-            end = 8 * (size * strip + LEAD) + heights[strip] * before + widths[:, None] * (rows % STRIP + 1)
+            end = 8 * (size * strip + LEAD) + torch.where(strip < whole, STRIP, last) * before + widths[:, None] * (rows % STRIP + 1)
             into.copy_(_values_at(self.codes, end, widths, tables, self.window).T)
         return self._turned_back(weight.mul_(row_factors(self.row_scale[index], self.exponent)[:, None]))
 
@@ -168,7 +168,7 @@ def trellis_nbytes(shape: tuple[int, int], run_bits: Tensor, fitted_window: int 
     """The bytes that `encode` writes for a weight whose runs have these bits (ceil(in / 16),), exactly. `fitted_window`: L of a stored table."""
     rows, columns = shape
     widths = column_bits(run_bits, columns)
-    return sum(strip_bytes(held, widths) for held in strips(rows)) + len(run_bits) + 2 * rows + (MOST_BITS << fitted_window if fitted_window else 0)
+    return stream_bytes(rows, widths) + len(run_bits) + 2 * rows + (MOST_BITS << fitted_window if fitted_window else 0)
 
 
 def strips(rows: int) -> list[int]:
@@ -190,6 +190,12 @@ def column_bits(run_bits: Tensor, columns: int) -> Tensor:
 def strip_bytes(held: int, widths: Tensor) -> int:
     """Bytes of the stream of a strip of `held` rows whose columns have these K."""
     return LEAD + int(widths.sum()) * held // 8
+
+
+def stream_bytes(rows: int, widths: Tensor) -> int:
+    """Bytes of all streams of a weight with so many rows, whose columns have these K."""
+    held = strips(rows)
+    return LEAD * len(held) + int(widths.sum()) * sum(held) // 8
 
 
 def row_factors(row_scale: Tensor, exponent: int) -> Tensor:
@@ -249,7 +255,7 @@ def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int]) -> N
     """Bits in their range, streams of the length that they ask for, zeros before each of them."""
     require(int(run_bits.max()) <= MOST_BITS, f"'bits' holds {int(run_bits.max())}; at most {MOST_BITS}")
     widths, held = column_bits(run_bits, shape[1]), strips(shape[0])
-    needed = sum(strip_bytes(count, widths) for count in held)
+    needed = stream_bytes(shape[0], widths)
     require(len(codes) == needed, f"'codes' has {len(codes)} bytes; these bits take {needed}")
     starts = torch.arange(len(held), device=codes.device) * strip_bytes(STRIP, widths)
     lead = codes[starts[:, None] + torch.arange(LEAD, device=codes.device)]
