@@ -71,6 +71,22 @@ def test_bits_are_a_budget_and_effort_is_a_recipe(run, source, tmp_path):
     assert (recipe["budget"], recipe["propagation"], recipe["tuning"]) == (1.9, 0.25, 4)
 
 
+def test_embeddings_are_packed_when_asked_for(run, source, tmp_path):
+    words = ("quantize", source, tmp_path / "out", "--preset", "bivlm-paper", "--embeddings", "3")
+    rows = json.loads(run(*words, "--dry-run", "--json")[1])["rows"]
+    assert next(row for row in rows if row["part"] == "embeddings")["treatment"] == "trellis bits=3.0 feedback=False"
+    assert run(*words)[0] == 0
+    found = json.loads(run("inspect", tmp_path / "out", "--json")[1])
+    assert found["recipe"] == "bivlm-paper:embeddings=3"
+    assert "embeddings" in {row["name"] for row in found["parts"]}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "packed linears and embeddings" in card
+    assert "Everything else (norms, convolutions, what the recipe keeps)" in card
+    code, _, error = run(*words[:-1], "4.5")
+    assert code == 2
+    assert "embeddings = 4.5; needs bits per weight: 0.5 … 4, or 5, 6, 7, 8" in error
+
+
 def test_dry_run_writes_nothing(run, source, tmp_path):
     code, text, _ = run("quantize", source, tmp_path / "out", "--preset", "bivlm-paper", "--dry-run", "--json")
     assert code == 0

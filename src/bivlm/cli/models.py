@@ -73,7 +73,8 @@ def quantize(
     from bivlm.report.tables import inspection_table, preflight_table
     from bivlm.settings import parse_settings
 
-    walk = {name: value for name, value in {"budget": bits, "embeddings": embeddings}.items() if value is not None}
+    numbers = {name: value for name, value in {"budget": bits, "embeddings": embeddings}.items() if value is not None}
+    walk = {name: int(value) if value.is_integer() else value for name, value in numbers.items()}
     settings = {**effort_settings(effort), **parse_settings(set_ or []), **walk}
     prepared = prepare(model, recipe=preset, settings=settings, parts=[part.strip() for part in parts.split(",")], pruning=prune)
     if not json_:
