@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import bivlm
 from bivlm.calibration import allocation, sensitivity
 from bivlm.calibration.allocation import LEAST, LESS, MORE, MOST, check_budget, deal_out, linear_budget
 from bivlm.calibration.sensitivity import PROBES, Measured, Sensitivity, probe_block
@@ -185,6 +186,17 @@ def test_a_packed_model_keeps_the_budget_with_its_embeddings(source, tmp_path):
     found = inspect(out)
     assert {row.name for row in found.parts} == {"language", "embeddings"}
     assert 2.0 < found.total.bits_per_weight <= 2.25
+
+
+@pytest.mark.parametrize("kind", ["mllama", "qwen2_5_vl", "smolvlm"])
+def test_all_parts_of_other_families_share_a_budget(kind, tmp_path):
+    """Cross-attention, windows and tiles: what a group of linears does to the answers is measured in every stack."""
+    source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
+    out = quantize(source, tmp_path / "out", recipe="trellis-2:embeddings=3,budget=2.3", samples=tiny_samples(2))
+    found = inspect(out)
+    assert {row.name for row in found.parts} == {"vision", "projector", "language", "embeddings"}
+    assert 2.1 < found.total.bits_per_weight <= 2.3
+    assert bivlm.load(out)[0] is not None
 
 
 # ---- a whole tiny model
