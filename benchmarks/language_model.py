@@ -32,6 +32,7 @@ from machine import describe
 
 FULL_PRECISION = "full precision"
 KEPT_BITS = 16
+HEAD = "head"
 PROBE_WINDOWS = 2  # windows that sensitivities are measured on
 AT_ONCE = 2  # windows in one pass: more are no faster on a processor, since each is 512 tokens wide already
 
@@ -156,11 +157,13 @@ class Bench:
         """Quantize every linear, embedding and head where the recipe says so, and measure; `failed` says why where that is impossible."""
         row = {"preset": name, "rules": rules_of(recipe), "machine": describe()}
         start = time.perf_counter()
+        collector = StatsCollector({HEAD: self.model.get_output_embeddings()})
+        exact = self._received_by_head(collector) if recipe.embeddings is not None and recipe.propagation else None
         with weights_restored(self.model):
             try:
                 count = self._walk(recipe) if self.walk or recipe.watches else self._put_in_place(recipe)
                 if recipe.embeddings is not None:
-                    count = count + self._pack_embeddings(embedding_quantizer(recipe.embeddings, fed=True))
+                    count = count + self._pack_embeddings(embedding_quantizer(recipe.embeddings, fed=True), collector, exact, recipe.propagation)
             except ValueError as error:
                 return row | {"failed": str(error)}
             row |= {**count.cells(), "whole": self.whole_bits(count), "seconds": time.perf_counter() - start}
@@ -172,16 +175,29 @@ class Bench:
         total = sum(parameter.numel() for parameter in self.model.parameters())
         return (count.stored + KEPT_BITS * (total - count.weights)) / total
 
-    def _pack_embeddings(self, method: Quantizer) -> Count:
-        """Embedding and head last, on what reaches the head from the packed blocks; one weight where they are tied."""
+    @torch.inference_mode()
+    def _received_by_head(self, collector: StatsCollector) -> list[dict[str, Tensor]]:
+        """What reaches the head from every batch of calibration windows, as the model stands now."""
+        found = []
+        for batch in self.calibration.split(AT_ONCE):
+            with collector.received() as received:
+                self.model(input_ids=batch, use_cache=False)
+            found.append(received)
+        return found
+
+    def _pack_embeddings(self, method: Quantizer, collector: StatsCollector, exact: list[dict[str, Tensor]] | None, propagation: float) -> Count:
+        """Embedding and head last, on what reaches the head from the packed blocks; one weight where they are tied.
+
+        `exact` is what reached the head in the full-precision model, where errors are propagated.
+        """
         embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         tied = head.weight is embedding.weight
-        collector = StatsCollector({"head": head})
         with torch.inference_mode():
-            for batch in self.calibration.split(AT_ONCE):
-                with collector.watching(torch.zeros(batch.numel(), dtype=torch.bool)):
+            for number, batch in enumerate(self.calibration.split(AT_ONCE)):
+                with collector.watching(torch.zeros(batch.numel(), dtype=torch.bool), None if exact is None else exact[number]):
                     self.model(input_ids=batch, use_cache=False)
-        packed = pack(method, head.weight.data, collector.stats("head"))
+        stats = collector.stats(HEAD)
+        packed = pack(method, propagated(head.weight.data, stats, propagation), stats)
         head.weight = nn.Parameter(packed.weight, requires_grad=False)
         count = Count(packed.stored_bits, packed.weight.numel(), packed.weight.numel() * (packed.paper_bits or math.nan))
         if tied:

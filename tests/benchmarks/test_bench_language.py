@@ -149,10 +149,11 @@ def test_embedding_and_head_are_packed_last_and_counted(bench, tied):
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     before = model.lm_head.weight, model.model.embed_tokens.weight
-    recipes = recipes_of(["trellis-2", "trellis-2:embeddings=3", "trellis-2:budget=3.5,embeddings=3"])
-    plain, embedded, budgeted = (bench.measure(name, recipe) for name, recipe in recipes.items())
+    recipes = recipes_of(["trellis-2", "trellis-2:embeddings=3", "trellis-2:budget=3.5,embeddings=3", "trellis-2:propagation=0.5,embeddings=3"])
+    plain, embedded, budgeted, propagated = (bench.measure(name, recipe) for name, recipe in recipes.items())
     assert embedded["whole"] < plain["whole"]
     assert budgeted["bits"] <= 3.5
+    assert math.isfinite(propagated["perplexity"])
     weights = sum(linear.weight.numel() for linear in bench.linears.values())
     tables = (1 if tied else 2) * 40 * 16
     packed = [Trellis(bits=3).quantize(model.lm_head.weight.data, LinearStats({"text": torch.eye(16)}, {"text": 9})).encode().nbytes]

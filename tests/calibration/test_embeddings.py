@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 import bivlm
 from bivlm.calibration import walk
 from bivlm.calibration.embeddings import head_stats
+from bivlm.calibration.propagation import propagated
 from bivlm.checkpoint.shards import read_entries, shard_files
 from bivlm.data.images import open_image
 from bivlm.families import family_of, load_processor
@@ -61,6 +62,26 @@ def test_the_head_is_calibrated_on_the_text_tokens_behind_the_packed_blocks(kind
     assert packed.tensors.keys() == Trellis(bits=3).quantize(weight, stats).encode().tensors.keys()
     for name, tensor in Trellis(bits=3).quantize(weight, stats).encode().tensors.items():
         assert torch.equal(packed.tensors[name], tensor)
+
+
+def test_errors_of_the_blocks_are_propagated_to_the_head(tmp_path, monkeypatch):
+    """The drift is that between the head's inputs in the full-precision model and in the packed one."""
+    seen = []
+    monkeypatch.setattr(walk, "head_stats", lambda *args: seen.append(head_stats(*args)) or seen[-1])
+    source = tiny_checkpoint("llava", tmp_path / "source", torch.bfloat16)
+    out = quantize(source, tmp_path / "out", recipe=f"{RECIPE},propagation=0.5", samples=SAMPLES)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16).eval()
+    loaded, processor = bivlm.load(out)
+    exact, weight = received_by_head(model, processor), model.lm_head.weight
+    for name, linear in packed_linears(loaded).items():
+        if name != "lm_head":
+            replace_linear(model, name, linear.packed)
+    rows = received_by_head(model, processor)
+    [stats] = seen
+    expected = (exact - rows).T @ rows / len(rows)
+    torch.testing.assert_close(stats.drift("tokens"), expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
+    corrected = Trellis(bits=3).quantize(propagated(weight, stats, 0.5), stats).encode()
+    assert all(torch.equal(tensor, loaded.lm_head.packed.tensors[name]) for name, tensor in corrected.tensors.items())
 
 
 def test_the_head_loses_less_with_what_reaches_it():

@@ -51,7 +51,7 @@ def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[Calibratio
     for block in plan.blocks[with_data:]:
         _finish_block(source, plan, block, job, None, on_block)
     for linear in plan.embeddings:
-        finish_embedding(source, linear, job, stats, on_block)
+        finish_embedding(source, linear, job, stats, plan.propagation, on_block)
 
 
 @dataclass
@@ -97,7 +97,9 @@ def _walk_with_data(
         beside = entries(True) if plan.propagation or plan.tuning else None
         finished.append((modules, *_walk_stack(source, plan, mine, job, samples, entries(False), beside, on_block)))
     wanted = any(linear.quantizer is not None and linear.quantizer.needs_data and not job.is_done(linear.name) for linear in plan.embeddings)
-    stats = head_stats(source, samples, [(modules, packed) for modules, packed, _ in finished]) if wanted else None
+    played = [(modules, packed) for modules, packed, _ in finished]
+    exact = [(modules, whole) for modules, _, whole in finished] if plan.propagation else None
+    stats = head_stats(source, samples, played, exact) if wanted else None
     source.release(around)
     return stats
 
