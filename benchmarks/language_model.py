@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 
 from bench_layers import KEPT, pack, quantizer_for
-from bivlm.calibration.allocation import deal_out
+from bivlm.calibration.allocation import deal_out, linear_budget
 from bivlm.calibration.capture import capture
 from bivlm.calibration.propagation import propagated
 from bivlm.calibration.sensitivity import divergence_of, probe_block, with_bits
@@ -26,6 +26,7 @@ from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.tuning import tune_block
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
+from bivlm.plan import BlockPlan, LinearPlan, Plan
 from bivlm.quantizers import Quantizer, Trellis
 from bivlm.recipe import Recipe, embedding_quantizer
 from machine import describe
@@ -241,17 +242,22 @@ class Bench:
         reference = logits()
         found = probe_block(self.linears, quantizers, self.stats, lambda: divergence_of(reference, logits(), last=0.0))
         shapes = {name: tuple(linear.weight.shape) for name, linear in self.linears.items()}
-        return {name: with_bits(quantizers[name], bits) for name, bits in deal_out(found, quantizers, shapes, self._left(recipe, shapes)).items()}
+        return {
+            name: with_bits(quantizers[name], bits)
+            for name, bits in deal_out(found, quantizers, shapes, self._left(recipe, quantizers, shapes)).items()
+        }
 
-    def _left(self, recipe: Recipe, shapes: Mapping[str, tuple[int, int]]) -> float:
-        """What the budget leaves to the linears of the blocks, per weight."""
+    def _left(self, recipe: Recipe, quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, int]]) -> float:
+        """What the budget leaves to the linears of the blocks, per weight. InputError when that is out of reach."""
         assert recipe.budget is not None
-        if recipe.embeddings is None:
-            return recipe.budget
-        method, weights = embedding_quantizer(recipe.embeddings, fed=True), sum(map(math.prod, shapes.values()))
-        tables = {id(module.weight): module.weight.shape for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings())}
-        fixed, taken = sum(map(math.prod, tables.values())), sum(method.bits_bound(shape) * math.prod(shape) for shape in tables.values())
-        return (recipe.budget * (weights + fixed) - taken) / weights
+        linears = tuple(LinearPlan(name, "language", shapes[name], quantizer) for name, quantizer in quantizers.items())
+        tables = {id(module.weight): module for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings())}
+        embeddings = tuple(
+            LinearPlan(type(module).__name__, None, tuple(module.weight.shape), embedding_quantizer(recipe.embeddings, fed=True), kind="embedding")
+            for module in tables.values()
+            if recipe.embeddings is not None
+        )
+        return linear_budget(Plan((BlockPlan("", 0, False, linears),), (), embeddings=embeddings), recipe.budget)
 
     def _walk(self, recipe: Recipe) -> Count:
         """The same block by block, on what the packed blocks before produce, with error propagation and tuning where the recipe says so."""

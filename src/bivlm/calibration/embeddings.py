@@ -2,8 +2,8 @@
 
     the packed blocks' last output ─► final norm ─► what reaches the head ─► its second moment ─► the head's weight with feedback
 
-The head decides every answer, and what reaches it is far from even: with the second moment of the text tokens it loses several times less
-(docs/trellis.md has the figures). Visual tokens do not count, since nothing reads what the model would say behind them. A head that shares the
+The head decides every answer, and what reaches it is far from even: with the second moment of the text tokens it loses much less of what counts.
+Visual tokens do not count, since nothing reads what the model would say behind them. A head that shares the
 embedding's weight is packed with it, for the head: an embedding's rows are read one by one, and their errors hardly show. An embedding of its own is
 packed without data. Where a recipe propagates errors, the head makes good what it can of what all blocks together have lost.
 """

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from bivlm.calibration.capture import BlockCall
-from bivlm.checkpoint.source import set_submodule
 from bivlm.formats import FORMATS, PackedTensor
+from bivlm.kernels.module import put
 
 logger = logging.getLogger("bivlm.calibration")
 
@@ -123,7 +123,7 @@ def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor
         scaled.shift.requires_grad_(ROW_SCALE in tensor.tensors)
         if name == path:
             return scaled
-        set_submodule(work, _below(name, path), scaled)
+        put(work, _below(name, path), scaled)
     return work
 
 

@@ -22,6 +22,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors, shard_files
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of
+from bivlm.kernels.module import put
 
 
 class SourceModel:
@@ -124,13 +125,8 @@ class SourceModel:
             yield self.model.get_submodule(module)
         finally:
             for name, child in originals.items():
-                set_submodule(self.model, f"{module}.{name}" if name else module, child)
+                put(self.model, f"{module}.{name}" if name else module, child)
             self.release(names)
-
-
-def set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    setattr(root.get_submodule(parent), leaf, module)
 
 
 def read_config(folder: Path) -> Any:
