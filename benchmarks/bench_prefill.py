@@ -25,7 +25,7 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 
 from bivlm.pruning import budget
 from bivlm.pruning.apply import prune
-from bivlm.pruning.cache import cache_bytes
+from bivlm.pruning.cache import cache_argument, cache_bytes
 from machine import describe
 
 TEXT = 32
@@ -67,7 +67,7 @@ def prefill(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor
         model.model.language_model.register_forward_hook(lambda *_: marks.append(time.perf_counter())),
     ]
     start = time.perf_counter()
-    logits = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    logits = model(**inputs, **cache_argument(model, cache), use_cache=True, logits_to_keep=1).logits
     end = time.perf_counter()
     for hook in hooks:
         hook.remove()

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from bivlm.families import family_of
 from bivlm.pruning import Pruner
 from bivlm.pruning.apply import active_pruning, describe, prune
-from bivlm.pruning.cache import PrunedLayer
+from bivlm.pruning.cache import PrunedLayer, cache_argument
 from bivlm.pruning.kept import Kept
 from bivlm.pruning.state import Call, Decision, decision_from
 from tiny import tiny_model, tiny_processor, tiny_samples
@@ -182,9 +182,9 @@ def test_a_dialogue_goes_on_in_the_cache(model):
     with torch.inference_mode():
         caches = [DynamicCache(config=model.config) for _ in range(2)]
         for cache in caches:
-            model(**inputs, past_key_values=cache)
-        together = model(input_ids=behind, past_key_values=caches[0]).logits
-        one_by_one = [model(input_ids=behind[:, [place]], past_key_values=caches[1]).logits for place in range(3)]
+            model(**inputs, **cache_argument(model, cache))
+        together = model(input_ids=behind, **cache_argument(model, caches[0])).logits
+        one_by_one = [model(input_ids=behind[:, [place]], **cache_argument(model, caches[1])).logits for place in range(3)]
     torch.testing.assert_close(together, torch.cat(one_by_one, dim=1), rtol=2e-4, atol=2e-4)
     assert caches[0].get_seq_length(1) == inputs["input_ids"].shape[1] + 3
 

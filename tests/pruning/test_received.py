@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from bivlm.pruning import received as module
+from bivlm.pruning.cache import cache_argument
 from bivlm.pruning.received import attention_received, received
 from tiny import tiny_model
 
@@ -117,8 +118,8 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.windows = SimpleNamespace(_attn_implementation_internal="sdpa"), windows
 
-    def forward(self, query, key, is_causal=False, past_key_values=None):
-        assert past_key_values is None, "the cache must be left alone"
+    def forward(self, query, key, is_causal=False, cache=None, past_key_values=None):
+        assert (cache, past_key_values) == (None, None), "the cache must be left alone"
         attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation_internal]
         for start, stop in self.windows:
             attend(self, query[:, :, start:stop], key[:, :, start:stop], key[:, :, start:stop], None, is_causal=is_causal)
@@ -128,7 +129,8 @@ class Attention(nn.Module):
 def test_windows_are_joined_and_the_block_is_left_as_it_was():
     query, key = torch.randn(1, 2, 5, 4), torch.randn(1, 2, 5, 4)
     block = Attention([(0, 2), (2, 5)])
-    found = attention_received(block, (query, key), {"past_key_values": object()}, tokens=5)
+    older, found = (attention_received(block, (query, key), {name: object()}, tokens=5) for name in ("past_key_values", "cache"))
+    assert torch.equal(found, older)
     parts = [received(query[:, :, a:b], key[:, :, a:b], None, 0.5, causal=False) for a, b in block.windows]
     assert torch.equal(found, torch.cat(parts, dim=1)), "the scaling is 1 / √4 when none is given"
     causal = attention_received(Attention([(0, 5)]), (query, key), {"is_causal": True}, tokens=5)
@@ -146,7 +148,7 @@ def test_a_real_block_is_not_changed_and_its_cache_not_filled():
     block, hidden = model.model.language_model.layers[0], torch.randn(1, 6, 96)
     tables = model.model.language_model.rotary_emb(hidden, torch.arange(6)[None])
     before = block(hidden, position_embeddings=tables)
-    found = attention_received(block, (hidden,), {"position_embeddings": tables, "past_key_values": cache}, tokens=6)
+    found = attention_received(block, (hidden,), {"position_embeddings": tables, **cache_argument(block, cache)}, tokens=6)
     assert found.shape == (1, 6)
     assert float((found * torch.arange(6, 0, -1)).sum()) == pytest.approx(6.0, abs=1e-5), "every query gives 1 in all"
     assert cache.get_seq_length() == 0

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of
 from bivlm.pruning.base import Pruner
+from bivlm.pruning.cache import cache_in
 from bivlm.pruning.cross import CrossAttentionDrop
 from bivlm.pruning.geometry import runs, shape_of, token_places
 from bivlm.pruning.language import LanguageDrop
@@ -132,7 +133,7 @@ class TokenPruning:
         self.call = None
         ids, pixels = kwargs.get("input_ids", args[0] if args else None), kwargs.get("pixel_values")
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         past = 0 if cache is None else int(cache.get_seq_length())
         if past:
             self.call = Call(kwargs, past)

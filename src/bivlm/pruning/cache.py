@@ -1,14 +1,36 @@
-"""A cache layer that holds fewer tokens than it has seen: to the model it is as long as the prompt was, so positions and masks go on as before."""
+"""A cache layer that holds fewer tokens than it has seen: to the model it is as long as the prompt was, so positions and masks go on as before.
+
+Where a module's arguments have the cache is said here too: transformers called it `past_key_values` up to 5.23, and calls it `cache` since.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from bivlm.errors import InputError
 from bivlm.pruning.kept import Kept
+
+NAMES = ("cache", "past_key_values")
+
+
+def cache_in(kwargs: Mapping[str, Any]) -> Cache | None:
+    """The cache among the arguments of a model or a block; None when there is none."""
+    return next((kwargs[name] for name in NAMES if kwargs.get(name) is not None), None)
+
+
+def without_cache(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a block that is to leave the cache alone."""
+    return {name: None if name in NAMES else value for name, value in kwargs.items()}
+
+
+def cache_argument(model: nn.Module, cache: Cache) -> dict[str, Cache]:
+    """The cache as the argument that a model's `forward` has for it."""
+    return {next(name for name in NAMES if name in signature(model.forward).parameters): cache}
 
 
 class PrunedLayer(DynamicLayer):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bivlm.errors import InputError
-from bivlm.pruning.cache import kept_in, make_pruned
+from bivlm.pruning.cache import cache_in, kept_in, make_pruned
 from bivlm.pruning.choose import choose
 from bivlm.pruning.geometry import shape_of, token_places
 from bivlm.pruning.kept import Kept, hide
@@ -45,7 +45,7 @@ class CrossAttentionDrop:
             yield block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
 
     def _before(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        call, cache, mask = self.owner.call, kwargs.get("past_key_values"), kwargs.get("cross_attention_mask")
+        call, cache, mask = self.owner.call, cache_in(kwargs), kwargs.get("cross_attention_mask")
         if call is None:
             return None
         states = kwargs.get("cross_attention_states")

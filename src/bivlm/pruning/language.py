@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bivlm.errors import InputError
-from bivlm.pruning.cache import kept_in, make_pruned
+from bivlm.pruning.cache import cache_in, kept_in, make_pruned
 from bivlm.pruning.choose import choose
 from bivlm.pruning.kept import Kept
 from bivlm.pruning.received import attention_received
@@ -43,7 +43,7 @@ class LanguageDrop:
         call = self.owner.call
         if call is None:
             return None
-        cache, hidden = kwargs.get("past_key_values"), args[0]
+        cache, hidden = cache_in(kwargs), args[0]
         if call.past:
             kept = kept_in(cache, index)
             return None if kept is None else (args, kept.call_arguments(kwargs, hidden.shape[1], call.past))

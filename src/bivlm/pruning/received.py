@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from bivlm.pruning.cache import without_cache
+
 NAME = "bivlm_received"
 SCORES = 1 << 24  # entries of the score that are computed at a time: 64 MiB of float32
 
@@ -53,11 +55,10 @@ def attention_received(
     batch row) reaches it window by window.
     """
     probe = _Probe(tokens, rows, real)
-    quiet = {**kwargs, "past_key_values": None} if "past_key_values" in kwargs else kwargs
     _listening.append(probe)
     try:
         with _attention_replaced(block), suppress(_Enough):
-            block.forward(*args, **quiet)
+            block.forward(*args, **without_cache(kwargs))
     finally:
         _listening.pop()
     return torch.cat(probe.parts, dim=1)

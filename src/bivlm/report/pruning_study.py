@@ -36,7 +36,7 @@ from bivlm.families import family_of
 from bivlm.loading import check_model_folder, load
 from bivlm.pruning.apply import TokenPruning, prune
 from bivlm.pruning.base import Candidates, Pruner, Queries
-from bivlm.pruning.cache import cache_bytes
+from bivlm.pruning.cache import cache_argument, cache_bytes
 from bivlm.pruning.settings import Pruning
 from bivlm.pruning.state import Decision
 from bivlm.report.machine import machine, machine_line
@@ -297,7 +297,7 @@ def _prefill(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:
     cache = DynamicCache(config=model.config.get_text_config())
     with inference(model):
         start = time.perf_counter()
-        model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(**inputs, **cache_argument(model, cache), use_cache=True, logits_to_keep=1)
         return time.perf_counter() - start, cache_bytes(cache)
 
 
