@@ -1,14 +1,19 @@
-"""How fast a packed model answers: tokens per second, time to the first token and resident memory, against bf16, through the ordinary `generate()`.
+"""How fast a packed model answers: tokens per second, time to the first token and resident memory, against
+bf16, through the ordinary `generate()`.
 
-    python benchmarks/bench_decode.py [--json docs/results/decode.json] [--markdown docs/results/decode.md] [--tokens 32] [--prompt 128] [--layers 28]
+    python benchmarks/bench_decode.py [--json docs/results/decode.json] [--markdown docs/results/decode.md]
+        [--tokens 32] [--prompt 128] [--layers 28]
 
-The model has the shape of a Qwen2.5-VL of 1.5 billion parameters: the language model of Qwen2.5-1.5B (28 blocks of 1536, feed-forward 8960, 12 heads,
-2 for keys and values, 151 936 tokens, embedding and head tied) behind two blocks of Qwen2.5-VL's vision tower, which a text prompt leaves alone. Its
-weights are random: how long a product takes does not depend on what the codes say. The linears of the language model's blocks are packed with random
-codes, in the variants with a head the tied embedding and head as well; what is not packed stays in bf16.
+The model has the shape of a Qwen2.5-VL of 1.5 billion parameters: the language model of Qwen2.5-1.5B (28
+blocks of 1536, feed-forward 8960, 12 heads, 2 for keys and values, 151 936 tokens, embedding and head tied)
+behind two blocks of Qwen2.5-VL's vision tower, which a text prompt leaves alone. Its weights are random: how
+long a product takes does not depend on what the codes say. The linears of the language model's blocks are
+packed with random codes, in the variants with a head the tied embedding and head as well; what is not packed
+stays in bf16.
 
-Every variant runs in a process of its own, so that its resident memory is its own, twice, in turns; the better run counts. Before it is timed, the
-packed model's logits are compared with those of the same model computed by the reference kernel on its first two blocks.
+Every variant runs in a process of its own, so that its resident memory is its own, twice, in turns; the
+better run counts. Before it is timed, the packed model's logits are compared with those of the same model
+computed by the reference kernel on its first two blocks.
 """
 
 from __future__ import annotations
@@ -48,26 +53,54 @@ VARIANTS: dict[str, tuple[str, int, int | None] | None] = {
 POOL = 1_000_003  # random numbers that the weights repeat; a prime, so that rows differ
 ACTIVATIONS = ("float", "int8")
 TOLERANCE = {"float": 3e-2, "int8": 1.5e-1}  # of the largest logit, in bf16, two blocks
-COLUMNS = ("model", "activations", "tokens / s", "times bf16", "first token, s", "resident, GB", "of bf16's", "packed, MB")
+COLUMNS = (
+    "model",
+    "activations",
+    "tokens / s",
+    "times bf16",
+    "first token, s",
+    "resident, GB",
+    "of bf16's",
+    "packed, MB",
+)
 
 
 def build(layers: int) -> Any:
     """The model on the meta device."""
     config = transformers.Qwen2_5_VLConfig(
         text_config={
-            "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": layers, "num_attention_heads": 12, "num_key_value_heads": 2,
-            "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 4096,
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 4096,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
         },
-        vision_config={"depth": 2, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 1536},
+        vision_config={
+            "depth": 2,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 1536,
+        },
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     with torch.device("meta"):
-        return transformers.Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16).eval().requires_grad_(False)
+        return (
+            transformers.Qwen2_5_VLForConditionalGeneration(config)
+            .to(torch.bfloat16)
+            .eval()
+            .requires_grad_(False)
+        )
 
 
 def fill(model: Any, kind: str | None, bits: int, head_bits: int | None = None) -> int:
-    """Give every parameter random values, the linears of the language blocks and perhaps the head packed ones; returns the bytes of these."""
+    """Give every parameter random values, the linears of the language blocks and perhaps the head packed
+    ones; returns the bytes of these.
+    """
     from bivlm.kernels.embedding import replace_embedding
     from bivlm.kernels.linear import PackedLinear
     from random_weights import random_weight
@@ -79,7 +112,9 @@ def fill(model: Any, kind: str | None, bits: int, head_bits: int | None = None) 
             shape = (module.out_features, module.in_features)
             if shape not in made:
                 made[shape] = random_weight(kind, bits, shape)
-            packed = replace(made[shape], tensors={part: tensor.clone() for part, tensor in made[shape].tensors.items()})
+            packed = replace(
+                made[shape], tensors={part: tensor.clone() for part, tensor in made[shape].tensors.items()}
+            )
             bias = None if module.bias is None else torch.zeros(module.out_features, dtype=torch.bfloat16)
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, PackedLinear(packed, bias, torch.bfloat16))
@@ -96,20 +131,34 @@ def fill(model: Any, kind: str | None, bits: int, head_bits: int | None = None) 
             if parameter.dim() == 1:
                 value = torch.full(parameter.shape, 1.0 if "norm" in name else 0.0, dtype=parameter.dtype)
             else:
-                value = pool.repeat(-(-parameter.numel() // POOL))[: parameter.numel()].view(parameter.shape) * parameter.shape[-1] ** -0.5
+                value = (
+                    pool.repeat(-(-parameter.numel() // POOL))[: parameter.numel()].view(parameter.shape)
+                    * parameter.shape[-1] ** -0.5
+                )
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=False))
     model.tie_weights()
-    for _, module in model.named_modules():  # rotary frequencies are computed, not stored: modules made on the meta device have none
+    for (
+        _,
+        module,
+    ) in (
+        model.named_modules()
+    ):  # rotary frequencies are computed, not stored: modules made on the meta device have none
         if hasattr(module, "inv_freq"):
-            fresh = type(module)(module.config) if hasattr(module, "config") else type(module)(module.inv_freq.numel() * 2)
+            fresh = (
+                type(module)(module.config)
+                if hasattr(module, "config")
+                else type(module)(module.inv_freq.numel() * 2)
+            )
             for name, buffer in fresh.named_buffers():
                 module.register_buffer(name, buffer, persistent=False)
     return stored
 
 
 def check(kind: str, bits: int, head_bits: int | None, activations: str) -> float:
-    """Largest difference of the logits from the reference kernel's, of the largest logit, on two blocks. SystemExit when it is too large."""
+    """Largest difference of the logits from the reference kernel's, of the largest logit, on two blocks.
+    SystemExit when it is too large.
+    """
     from bivlm.kernels import reference
     from bivlm.kernels.module import packed_modules, set_activations
 
@@ -125,7 +174,9 @@ def check(kind: str, bits: int, head_bits: int | None, activations: str) -> floa
         expected = model(input_ids=ids, use_cache=False).logits.float()
     error = float((found - expected).abs().max() / expected.abs().max())
     if not error < TOLERANCE[activations]:
-        raise SystemExit(f"{kind}, {bits} bits, {activations}: the logits differ by {error:.1e} of the largest")
+        raise SystemExit(
+            f"{kind}, {bits} bits, {activations}: the logits differ by {error:.1e} of the largest"
+        )
     return error
 
 
@@ -152,9 +203,14 @@ def one(variant: str, activations: str, layers: int, prompt: int, tokens: int) -
         seconds = time.perf_counter() - start - first
     assert made.shape[1] == prompt + tokens + 1
     return {
-        "variant": variant, "activations": activations, "tokens_per_second": tokens / seconds, "first_token": first,
-        "resident": psutil.Process().memory_info().rss, "packed_bytes": stored, "error": error,
-    }  # fmt: skip
+        "variant": variant,
+        "activations": activations,
+        "tokens_per_second": tokens / seconds,
+        "first_token": first,
+        "resident": psutil.Process().memory_info().rss,
+        "packed_bytes": stored,
+        "error": error,
+    }
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -163,7 +219,17 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     for _ in range(options.rounds):
         for variant in options.variants or VARIANTS:
             for activations in ACTIVATIONS if VARIANTS[variant] else ("float",):
-                words = ["--one", variant, activations, "--layers", options.layers, "--prompt", options.prompt, "--tokens", options.tokens]
+                words = [
+                    "--one",
+                    variant,
+                    activations,
+                    "--layers",
+                    options.layers,
+                    "--prompt",
+                    options.prompt,
+                    "--tokens",
+                    options.tokens,
+                ]
                 environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
                 command = [sys.executable, __file__, *map(str, words)]
                 done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -181,31 +247,50 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
     base = rows[0]
     return [
         [
-            row["variant"], row["activations"], f"{row['tokens_per_second']:.1f}", f"{row['tokens_per_second'] / base['tokens_per_second']:.2f}",
-            f"{row['first_token']:.2f}", f"{row['resident'] / 1e9:.2f}", f"{row['resident'] / base['resident']:.0%}",
+            row["variant"],
+            row["activations"],
+            f"{row['tokens_per_second']:.1f}",
+            f"{row['tokens_per_second'] / base['tokens_per_second']:.2f}",
+            f"{row['first_token']:.2f}",
+            f"{row['resident'] / 1e9:.2f}",
+            f"{row['resident'] / base['resident']:.0%}",
             f"{row['packed_bytes'] / 1e6:.0f}" if row["packed_bytes"] else "",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def markdown(rows: list[dict[str, Any]], machine: str, options: argparse.Namespace) -> str:
     head = [f"| {' | '.join(COLUMNS)} |", "|---|---|" + "--:|" * (len(COLUMNS) - 2)]
-    shape = f"{options.layers} blocks, a prompt of {options.prompt} tokens, {options.tokens} tokens more, {options.threads} threads"
+    shape = (
+        f"{options.layers} blocks, a prompt of {options.prompt} tokens, {options.tokens} tokens more,"
+        f" {options.threads} threads"
+    )
     return "\n".join(
         [
-            "# Decoding with packed weights", "",
+            "# Decoding with packed weights",
+            "",
             f"A random model of 1.5-billion-parameter Qwen2.5-VL shape ({shape}),",
             "through `generate()`; see `benchmarks/bench_decode.py`.",
-            "The embedding, which is also the head, takes 467 MB in bf16 where it is not packed (a head of so many bits is a trellis), and Python,",
-            "torch and transformers take about 0.45 GB.", "",
-            *head, *(f"| {' | '.join(cells)} |" for cells in table(rows)), "", f"Machine: {machine}.", "",
+            (
+                "The embedding, which is also the head, takes 467 MB in bf16 where it is not packed (a head"
+                " of so many bits is a trellis), and Python,"
+            ),
+            "torch and transformers take about 0.45 GB.",
+            "",
+            *head,
+            *(f"| {' | '.join(cells)} |" for cells in table(rows)),
+            "",
+            f"Machine: {machine}.",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="left out: all")
@@ -223,7 +308,9 @@ def main() -> None:
     text = markdown(rows, machine, options)
     print(text)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "layers": options.layers, "rows": rows}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": machine, "layers": options.layers, "rows": rows}, indent=1) + "\n"
+        )
     if options.markdown:
         options.markdown.write_text(text)
 

@@ -1,9 +1,11 @@
-"""Up to how many tokens the native library multiplies sooner than unpacking with torch's matrix product: what FEW_TOKENS in the kernels is set by.
+"""Up to how many tokens the native library multiplies sooner than unpacking with torch's matrix product: what
+FEW_TOKENS in the kernels is set by.
 
     python benchmarks/bench_few_tokens.py
 
-Each line is one kind of weight, shape and input; each number says how many times longer unpacking takes for so many tokens. Above 1 the library
-should multiply. Both ways are checked against each other before they are timed; the smallest of five times counts.
+Each line is one kind of weight, shape and input; each number says how many times longer unpacking takes for
+so many tokens. Above 1 the library should multiply. Both ways are checked against each other before they are
+timed; the smallest of five times counts.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from bivlm.kernels.native_product import FewTokens, NativeProduct
 from machine import describe
 from random_weights import random_weight
 
-KINDS = (("levels", 1), ("levels", 2), ("levels, 1 % tail", 2), ("levels", 4), ("uniform, groups of 128", 2), ("planes, blocks", 1), ("trellis", 2))
+KINDS = (
+    ("levels", 1),
+    ("levels", 2),
+    ("levels, 1 % tail", 2),
+    ("levels", 4),
+    ("uniform, groups of 128", 2),
+    ("planes, blocks", 1),
+    ("trellis", 2),
+)
 SHAPES = ((2048, 2048), (4096, 4096))
 TOKENS = (8, 12, 16, 24, 32, 48, 64, 128, 256)
 INPUTS = ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True))
@@ -54,7 +64,10 @@ def main() -> None:
                     if float((one - other).abs().max() / other.abs().max()) > LARGEST_DIFFERENCE:
                         raise SystemExit(f"{kind}, {bits} bits, {tokens} tokens: the two ways differ")
                     ratios.append(f"{tokens}: {unpacking / library:.2f}")
-                name = f"{kind}, {bits} bits, {shape[0]} x {shape[1]}, {str(dtype).removeprefix('torch.')}{', rounded' if int8 else ''}"
+                name = (
+                    f"{kind}, {bits} bits, {shape[0]} x {shape[1]},"
+                    f" {str(dtype).removeprefix('torch.')}{', rounded' if int8 else ''}"
+                )
                 print(f"{name:66} {'  '.join(ratios)}", flush=True)
 
 

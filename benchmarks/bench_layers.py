@@ -1,17 +1,21 @@
-"""What a method costs and what it loses on single linears: true bits per weight against relative layer error. The loop in which methods are compared.
+"""What a method costs and what it loses on single linears: true bits per weight against relative layer error.
+The loop in which methods are compared.
 
-    python benchmarks/bench_layers.py [--layers layers.safetensors] [--presets NAME,NAME] [--json F] [--markdown F] [--plot F.png]
+    python benchmarks/bench_layers.py [--layers layers.safetensors] [--presets NAME,NAME]
+        [--json F] [--markdown F] [--plot F.png]
     python benchmarks/bench_layers.py --model FOLDER --data easy-vqa [--samples 8] [--every 11]
     python benchmarks/bench_layers.py --grid bivlm            the settings of Bi-VLM instead of the presets
 
-The error is tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ), with H the second moment of what the linear receives: the share of its output's energy that is lost.
-H is what is compensated with and what is measured with. Bits are those of the packed tensors, everything counted; Q is what these tensors decode to,
-and a run ends when that is not what was packed. A preset serves every layer with its rule for the part "language".
+The error is tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ), with H the second moment of what the linear receives: the
+share of its output's energy that is lost. H is what is compensated with and what is measured with. Bits are
+those of the packed tensors, everything counted; Q is what these tensors decode to, and a run ends when that
+is not what was packed. A preset serves every layer with its rule for the part "language".
 
-Layers come from a file with NAME.weight (out, in) and NAME.second_moment (in, in) for every linear; or they are every k-th linear of the language
-part of a model, with the second moments that some questions give in full precision; without either, seeded synthetic ones with correlated inputs are
-made. The error is measured with all tokens counting the same, whatever a method calibrates with.
-A mistake in what is given ends with one line and exit code 2.
+Layers come from a file with NAME.weight (out, in) and NAME.second_moment (in, in) for every linear; or they
+are every k-th linear of the language part of a model, with the second moments that some questions give in
+full precision; without either, seeded synthetic ones with correlated inputs are made. The error is measured
+with all tokens counting the same, whatever a method calibrates with. A mistake in what is given ends with one
+line and exit code 2.
 """
 
 from __future__ import annotations
@@ -86,7 +90,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Packed:
-    """A quantized weight after its way through the bytes: (out, in) float32, all stored bits, the paper's count per weight, seconds of quantizing."""
+    """A quantized weight after its way through the bytes: (out, in) float32, all stored bits, the paper's
+    count per weight, seconds of quantizing.
+    """
 
     weight: Tensor
     stored_bits: int
@@ -105,7 +111,9 @@ class Point:
 
 
 def recipes_of(names: Sequence[str] | None) -> dict[str, Recipe]:
-    """The recipes that `--presets` names, by how they were named; every preset without it. InputError for a name that there is none of."""
+    """The recipes that `--presets` names, by how they were named; every preset without it. InputError for a
+    name that there is none of.
+    """
     chosen = preset_names() if names is None else split_presets(names)
     return {Path(name).name: load_recipe(name) for name in chosen}
 
@@ -117,7 +125,9 @@ def quantizer_for(recipe: Recipe, linear: str) -> Quantizer | None:
 
 
 def pack(quantizer: Quantizer, weight: Tensor, stats: LinearStats | None) -> Packed:
-    """Quantize, encode, decode and compare. Raises ValueError as the quantizer does; ends the run when decoding gives another weight."""
+    """Quantize, encode, decode and compare. Raises ValueError as the quantizer does; ends the run when
+    decoding gives another weight.
+    """
     start = time.perf_counter()
     quantized = quantizer.quantize(weight, stats if quantizer.needs_data else None)
     seconds = time.perf_counter() - start
@@ -134,7 +144,9 @@ def energy(difference: Tensor, hessian: Tensor) -> float:
 
 
 def measure(quantizer: Quantizer, layer: Layer) -> dict[str, Any]:
-    """Error, bits, the paper's count and seconds of one quantizer on one layer; `failed` with the reason where it refuses the layer."""
+    """Error, bits, the paper's count and seconds of one quantizer on one layer; `failed` with the reason
+    where it refuses the layer.
+    """
     try:
         packed = pack(quantizer, layer.weight, layer.stats)
     except ValueError as error:
@@ -144,14 +156,23 @@ def measure(quantizer: Quantizer, layer: Layer) -> dict[str, Any]:
     if not math.isfinite(error):
         return {"failed": "the packed weight holds NaN or infinity"}
     speed = packed.seconds / (w.numel() / 1e6)
-    return {"error": error, "bits": packed.stored_bits / w.numel(), "paper_bits": packed.paper_bits, "seconds_per_million": speed}
+    return {
+        "error": error,
+        "bits": packed.stored_bits / w.numel(),
+        "paper_bits": packed.paper_bits,
+        "seconds_per_million": speed,
+    }
 
 
 def weighted(found: Mapping[str, dict[str, Any]], layers: Mapping[str, Layer], what: str) -> float | None:
     """Mean over all weights; None where a layer has no number."""
     values = [(layer.get(what), layers[name].weight.numel()) for name, layer in found.items()]
     known = [(value, count) for value, count in values if value is not None]
-    return sum(value * count for value, count in known) / sum(count for _, count in known) if len(known) == len(values) else None
+    return (
+        sum(value * count for value, count in known) / sum(count for _, count in known)
+        if len(known) == len(values)
+        else None
+    )
 
 
 def overall_error(found: Mapping[str, dict[str, Any]]) -> float | None:
@@ -163,12 +184,19 @@ def overall_error(found: Mapping[str, dict[str, Any]]) -> float | None:
 
 
 def preset_row(name: str, recipe: Recipe, layers: Mapping[str, Layer]) -> dict[str, Any]:
-    """One preset on every layer. What needs all layers (bits, geometric mean, time) is None when one of them failed."""
+    """One preset on every layer. What needs all layers (bits, geometric mean, time) is None when one of them
+    failed.
+    """
     quantizers = {layer: quantizer_for(recipe, layer) for layer in layers}
-    found = {layer: {"failed": KEPT} if method is None else measure(method, layers[layer]) for layer, method in quantizers.items()}
+    found = {
+        layer: {"failed": KEPT} if method is None else measure(method, layers[layer])
+        for layer, method in quantizers.items()
+    }
     return {
         "preset": name,
-        "quantizer": " + ".join(dict.fromkeys(method.name for method in quantizers.values() if method is not None)),
+        "quantizer": " + ".join(
+            dict.fromkeys(method.name for method in quantizers.values() if method is not None)
+        ),
         "bits": weighted(found, layers, "bits"),
         "paper_bits": weighted(found, layers, "paper_bits"),
         "error": overall_error(found),
@@ -187,7 +215,15 @@ def grid_rows(layers: Mapping[str, Layer]) -> list[dict[str, Any]]:
     rows = []
     for (kind, bands, compensated), method in GRID.items():
         found = {name: measure(method, layer) for name, layer in layers.items()}
-        rows.append({"kind": kind, "bands": bands, "compensated": compensated, "bits": weighted(found, layers, "bits"), "layers": found})
+        rows.append(
+            {
+                "kind": kind,
+                "bands": bands,
+                "compensated": compensated,
+                "bits": weighted(found, layers, "bits"),
+                "layers": found,
+            }
+        )
     return rows
 
 
@@ -196,7 +232,9 @@ def text_only(hessian: Tensor) -> LinearStats:
 
 
 def layers_of_file(path: Path) -> dict[str, Layer]:
-    """The layers of a safetensors file, by name. InputError when it is none, or a second moment is missing or of a wrong shape."""
+    """The layers of a safetensors file, by name. InputError when it is none, or a second moment is missing or
+    of a wrong shape.
+    """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -204,24 +242,39 @@ def layers_of_file(path: Path) -> dict[str, Layer]:
     names = sorted(name.removesuffix(".weight") for name in tensors if name.endswith(".weight"))
     missing = [name for name in names if f"{name}.second_moment" not in tensors]
     if missing or not names:
-        raise InputError(f"{path} needs NAME.weight and NAME.second_moment for every linear; missing for: {', '.join(missing) or 'all'}")
+        raise InputError(
+            f"{path} needs NAME.weight and NAME.second_moment for every linear; missing for:"
+            f" {', '.join(missing) or 'all'}"
+        )
     for name in names:
         weight, moment = tensors[f"{name}.weight"], tensors[f"{name}.second_moment"]
         if weight.dim() != 2 or moment.shape != (weight.shape[1], weight.shape[1]):
-            raise InputError(f"{path}: {name} is {tuple(weight.shape)} with a moment {tuple(moment.shape)}; needed are (out, in) and (in, in)")
-    return {name: Layer(tensors[f"{name}.weight"], text_only(tensors[f"{name}.second_moment"].float())) for name in names}
+            raise InputError(
+                f"{path}: {name} is {tuple(weight.shape)} with a moment {tuple(moment.shape)}; needed are"
+                " (out, in) and (in, in)"
+            )
+    return {
+        name: Layer(tensors[f"{name}.weight"], text_only(tensors[f"{name}.second_moment"].float()))
+        for name in names
+    }
 
 
 def synthetic_layers() -> dict[str, Layer]:
-    """Gaussian rows of unequal scale; inputs that share a few directions; in the second layer two channels that are thirty times as large."""
+    """Gaussian rows of unequal scale; inputs that share a few directions; in the second layer two channels
+    that are thirty times as large.
+    """
     layers = {}
     for seed, (name, rows, columns, outlier) in enumerate(
         [("even inputs", 384, 512, 1.0), ("massive channels", 384, 512, 30.0), ("wide", 256, 1024, 1.0)]
     ):
         random = torch.Generator().manual_seed(seed)
-        weight = torch.randn(rows, columns, generator=random) * torch.empty(rows, 1).log_normal_(0, 0.3, generator=random)
+        weight = torch.randn(rows, columns, generator=random) * torch.empty(rows, 1).log_normal_(
+            0, 0.3, generator=random
+        )
         shared = (
-            torch.randn(4 * columns, columns // 16, generator=random) @ torch.randn(columns // 16, columns, generator=random) / (columns // 16) ** 0.5
+            torch.randn(4 * columns, columns // 16, generator=random)
+            @ torch.randn(columns // 16, columns, generator=random)
+            / (columns // 16) ** 0.5
         )
         x = shared + torch.randn(4 * columns, columns, generator=random)
         x[:, :2] *= outlier
@@ -231,15 +284,24 @@ def synthetic_layers() -> dict[str, Layer]:
 
 @torch.no_grad()
 def layers_of_model(folder: str, data: str, count: int, every: int) -> dict[str, Layer]:
-    """Every k-th linear of the language part, with the second moments that `count` questions of `data` give in the full-precision model."""
+    """Every k-th linear of the language part, with the second moments that `count` questions of `data` give
+    in the full-precision model.
+    """
     source = SourceModel(resolve_model(folder))
     plan = make_plan(source, load_recipe("bivlm"), ("language",))
     names = [linear.name for linear in plan.linears if linear.quantizer is not None][::every]
     samples = read_samples(data, split="train", limit=count)
     model, processor = load(folder)
-    endings = tuple(f".{ending}" for stack in source.family.stacks if stack.part == "language" for ending in stack.visual_linears)
+    endings = tuple(
+        f".{ending}"
+        for stack in source.family.stacks
+        if stack.part == "language"
+        for ending in stack.visual_linears
+    )
     linears = {name: module for name in names if isinstance(module := model.get_submodule(name), nn.Linear)}
-    collector = StatsCollector(linears, frozenset(name for name in names if endings and name.endswith(endings)))
+    collector = StatsCollector(
+        linears, frozenset(name for name in names if endings and name.endswith(endings))
+    )
     for sample in samples:
         inputs = calibration_input(source, (processor, sample))
         with collector.watching(inputs.visual):
@@ -260,13 +322,28 @@ def error_cell(layer: Mapping[str, Any]) -> str:
 
 def preset_columns(layers: Iterable[str]) -> list[str]:
     """Column names; a leading space aligns to the right."""
-    return ["preset", "quantizer", " true bits", " paper bits", *(f" {name}" for name in layers), " geometric mean", " s per million"]
+    return [
+        "preset",
+        "quantizer",
+        " true bits",
+        " paper bits",
+        *(f" {name}" for name in layers),
+        " geometric mean",
+        " s per million",
+    ]
 
 
 def preset_cells(row: Mapping[str, Any]) -> list[str]:
     errors = [error_cell(layer) for layer in row["layers"].values()]
     bits = [number(row[what], 3) for what in ("bits", "paper_bits")]
-    return [row["preset"], row["quantizer"], *bits, *errors, number(row["error"], 4), number(row["seconds_per_million"], 2)]
+    return [
+        row["preset"],
+        row["quantizer"],
+        *bits,
+        *errors,
+        number(row["error"], 4),
+        number(row["seconds_per_million"], 2),
+    ]
 
 
 def grid_columns(layers: Iterable[str]) -> list[str]:
@@ -274,7 +351,13 @@ def grid_columns(layers: Iterable[str]) -> list[str]:
 
 
 def grid_cells(row: Mapping[str, Any]) -> list[str]:
-    return [row["kind"], str(row["bands"]), "yes" if row["compensated"] else "no", number(row["bits"], 3), *map(error_cell, row["layers"].values())]
+    return [
+        row["kind"],
+        str(row["bands"]),
+        "yes" if row["compensated"] else "no",
+        number(row["bits"], 3),
+        *map(error_cell, row["layers"].values()),
+    ]
 
 
 def failures(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -285,7 +368,10 @@ def failures(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         for name, layer in row["layers"].items():
             if "failed" in layer:
                 reasons.setdefault(layer["failed"], []).append(name)
-        lines += [f"{row.get('preset') or row['kind']} on {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+        lines += [
+            f"{row.get('preset') or row['kind']} on {', '.join(names)}: {reason}"
+            for reason, names in reasons.items()
+        ]
     return lines
 
 
@@ -300,16 +386,30 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     rule = "|" + "|".join("---:" if column.startswith(" ") else "---" for column in columns) + "|"
-    return ["| " + " | ".join(column.strip() for column in columns) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]
+    return [
+        "| " + " | ".join(column.strip() for column in columns) + " |",
+        rule,
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
 
 
 def command_of(script: str, argv: Sequence[str]) -> str:
     """The command as anyone could type it: files and folders elsewhere by their names."""
-    return shlex.join(["python", f"benchmarks/{script}", *(Path(part).name if Path(part).is_absolute() else part for part in argv)])
+    return shlex.join(
+        [
+            "python",
+            f"benchmarks/{script}",
+            *(Path(part).name if Path(part).is_absolute() else part for part in argv),
+        ]
+    )
 
 
-def plot(path: Path, points: Sequence[Point], title: str, ylabel: str, reference: float | None = None) -> None:
-    """Values on a log scale against true bits: a colour per method, a label per point, a dashed line at `reference`."""
+def plot(
+    path: Path, points: Sequence[Point], title: str, ylabel: str, reference: float | None = None
+) -> None:
+    """Values on a log scale against true bits: a colour per method, a label per point, a dashed line at
+    `reference`.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -320,24 +420,49 @@ def plot(path: Path, points: Sequence[Point], title: str, ylabel: str, reference
     axes = figure.subplots()
     for method, (colour, marker) in styles.items():
         mine = [point for point in points if point.method == method]
-        axes.plot([point.bits for point in mine], [point.value for point in mine], linestyle="", marker=marker, color=colour, label=method, zorder=3)
+        axes.plot(
+            [point.bits for point in mine],
+            [point.value for point in mine],
+            linestyle="",
+            marker=marker,
+            color=colour,
+            label=method,
+            zorder=3,
+        )
     if reference is not None:
         axes.axhline(reference, color="black", linestyle="--", linewidth=1, label="full precision")
     axes.set(yscale="log", xlabel="true bits per weight of the packed linears", ylabel=ylabel, title=title)
     axes.grid(visible=True, color="0.9", linewidth=0.6)
     axes.margins(x=0.1, y=0.1)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    place_labels(canvas, axes, [(point.label, point.bits, point.value, styles[point.method][0]) for point in points])
+    place_labels(
+        canvas, axes, [(point.label, point.bits, point.value, styles[point.method][0]) for point in points]
+    )
     canvas.print_figure(path)
 
 
-def markdown(heading: str, title: str, layers: Mapping[str, Layer], notes: Sequence[str], table: Sequence[str], after: Sequence[str]) -> str:
-    shapes = "; ".join(f"`{name}` {layer.weight.shape[0]} x {layer.weight.shape[1]}" for name, layer in layers.items())
+def markdown(
+    heading: str,
+    title: str,
+    layers: Mapping[str, Layer],
+    notes: Sequence[str],
+    table: Sequence[str],
+    after: Sequence[str],
+) -> str:
+    shapes = "; ".join(
+        f"`{name}` {layer.weight.shape[0]} x {layer.weight.shape[1]}" for name, layer in layers.items()
+    )
     lines = [
         f"# {heading}",
         "",
-        f"Relative layer error tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ), lower is better, on {title} (out x in): {shapes}.",
-        "True bits are the stored bits of the packed tensors over the weights of all layers, everything counted.",
+        (
+            f"Relative layer error tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ), lower is better, on {title} (out x"
+            f" in): {shapes}."
+        ),
+        (
+            "True bits are the stored bits of the packed tensors over the weights of all layers, everything"
+            " counted."
+        ),
         "Error feedback uses the same second moments that the error is measured with.",
         *notes,
         "",
@@ -356,25 +481,49 @@ def markdown(heading: str, title: str, layers: Mapping[str, Layer], notes: Seque
 def report(options: argparse.Namespace, title: str, layers: Mapping[str, Layer]) -> None:
     """Measure, print, and write what was asked for."""
     if options.grid:
-        heading, notes, columns, rows = "Layer errors of Bi-VLM", GRID_NOTES, grid_columns(layers), grid_rows(layers)
+        heading, notes, columns, rows = (
+            "Layer errors of Bi-VLM",
+            GRID_NOTES,
+            grid_columns(layers),
+            grid_rows(layers),
+        )
         cells = [grid_cells(row) for row in rows]
     else:
         recipes = recipes_of(options.presets)
         heading, notes, columns = "Layer errors of the presets", PRESET_NOTES, preset_columns(layers)
         rows = by_bits(preset_row(name, recipe, layers) for name, recipe in recipes.items())
         cells = [preset_cells(row) for row in rows]
-    shown = [place for place, column in enumerate(columns) if len(layers) <= ON_SCREEN or column.strip() not in layers]
-    print_table(f"Relative layer error: {title}", [columns[place] for place in shown], [[row[place] for place in shown] for row in cells], describe())
+    shown = [
+        place
+        for place, column in enumerate(columns)
+        if len(layers) <= ON_SCREEN or column.strip() not in layers
+    ]
+    print_table(
+        f"Relative layer error: {title}",
+        [columns[place] for place in shown],
+        [[row[place] for place in shown] for row in cells],
+        describe(),
+    )
     if len(shown) < len(columns):
         print(f"The errors of the {len(layers)} single layers are in what --json and --markdown write.")
     failed = failures(rows)
     print("\n".join(failed), end="\n" if failed else "")
     if options.json:
-        options.json.write_text(json.dumps({"title": title, "machine": describe(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"title": title, "machine": describe(), "rows": rows}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     if options.markdown:
-        options.markdown.write_text(markdown(heading, title, layers, notes, markdown_table(columns, cells), failed), encoding="utf-8")
+        options.markdown.write_text(
+            markdown(heading, title, layers, notes, markdown_table(columns, cells), failed), encoding="utf-8"
+        )
     if options.plot:
-        plot(options.plot, layer_points(rows), f"Relative layer error: {title}", "relative layer error, geometric mean over the layers")
+        plot(
+            options.plot,
+            layer_points(rows),
+            f"Relative layer error: {title}",
+            "relative layer error, geometric mean over the layers",
+        )
 
 
 def layer_points(rows: Iterable[Mapping[str, Any]]) -> list[Point]:
@@ -383,18 +532,27 @@ def layer_points(rows: Iterable[Mapping[str, Any]]) -> list[Point]:
     for row in rows:
         if error := overall_error(row["layers"]):  # none for a failure; 0 has no place on a log scale
             feedback = ", error feedback" if row.get("compensated") else ""
-            method, label = (row["quantizer"], row["preset"]) if "preset" in row else (row["kind"] + feedback, str(row["bands"]))
+            method, label = (
+                (row["quantizer"], row["preset"])
+                if "preset" in row
+                else (row["kind"] + feedback, str(row["bands"]))
+            )
             points.append(Point(method, label, row["bits"], error))
     return points
 
 
 def chosen_layers(options: argparse.Namespace) -> tuple[str, dict[str, Layer]]:
-    """The layers that the options ask for, and what to call them. InputError when they contradict one another."""
+    """The layers that the options ask for, and what to call them. InputError when they contradict one
+    another.
+    """
     if options.model:
         if options.layers or not options.data:
             raise InputError("--model needs --data, the questions to calibrate with, and no --layers")
         model, data = Path(options.model).name, Path(options.data).name
-        title = f"one in {options.every} linears of the language part of {model}, second moments from {options.samples} questions of {data}"
+        title = (
+            f"one in {options.every} linears of the language part of {model}, second moments from"
+            f" {options.samples} questions of {data}"
+        )
         return title, layers_of_model(options.model, options.data, options.samples, options.every)
     if options.layers:
         return options.layers.name, layers_of_file(options.layers)
@@ -408,14 +566,32 @@ def positive(text: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=Path, help="safetensors file with NAME.weight and NAME.second_moment")
-    parser.add_argument("--model", help="take the linears of this model instead: a folder, or OWNER/NAME on the Hugging Face hub")
-    parser.add_argument("--data", help="questions to calibrate --model with: a JSONL file, a folder, or easy-vqa")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--layers", type=Path, help="safetensors file with NAME.weight and NAME.second_moment"
+    )
+    parser.add_argument(
+        "--model",
+        help="take the linears of this model instead: a folder, or OWNER/NAME on the Hugging Face hub",
+    )
+    parser.add_argument(
+        "--data", help="questions to calibrate --model with: a JSONL file, a folder, or easy-vqa"
+    )
     parser.add_argument("--samples", type=positive, default=8, help="how many questions")
-    parser.add_argument("--every", type=positive, default=11, help="every k-th linear of --model: 7 of a block, say, and 11 meet every kind")
-    parser.add_argument("--presets", action="append", metavar="A,B,…", help=f"{PRESETS_HELP}; left out: every preset")
-    parser.add_argument("--grid", choices=["bivlm"], help="the settings of this method instead of the presets")
+    parser.add_argument(
+        "--every",
+        type=positive,
+        default=11,
+        help="every k-th linear of --model: 7 of a block, say, and 11 meet every kind",
+    )
+    parser.add_argument(
+        "--presets", action="append", metavar="A,B,…", help=f"{PRESETS_HELP}; left out: every preset"
+    )
+    parser.add_argument(
+        "--grid", choices=["bivlm"], help="the settings of this method instead of the presets"
+    )
     parser.add_argument("--title", help="what the layers are, for the table")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     parser.add_argument("--markdown", type=Path, help="write the table here as well")

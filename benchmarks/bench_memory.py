@@ -1,9 +1,12 @@
-"""Peak resident memory of `bivlm quantize`, in a process of its own: the embedded model, a tiny member of each family, and on request a large shape.
+"""Peak resident memory of `bivlm quantize`, in a process of its own: the embedded model, a tiny member of
+each family, and on request a large shape.
 
     python benchmarks/bench_memory.py                                    seconds
-    python benchmarks/bench_memory.py --large --folder /some/big/disk    a random model of Qwen2.5-VL-3B shape, 7.5 GB in bf16; a quarter of an hour
+    python benchmarks/bench_memory.py --large --folder /some/big/disk
+        a random model of Qwen2.5-VL-3B shape, 7.5 GB in bf16; a quarter of an hour
 
-The large model's weights are drawn once per shape and used for every block: memory and time do not depend on their values.
+The large model's weights are drawn once per shape and used for every block: memory and time do not depend on
+their values.
 """
 
 from __future__ import annotations
@@ -39,17 +42,32 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 
 
 def write_large(folder: Path, blocks: int) -> None:
-    """A random checkpoint of Qwen2.5-VL-3B shape in bf16, one shard per block; at most `blocks` of its 32 and 36 blocks."""
+    """A random checkpoint of Qwen2.5-VL-3B shape in bf16, one shard per block; at most `blocks` of its 32 and
+    36 blocks.
+    """
     rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}
     config = transformers.Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": min(36, blocks), "num_attention_heads": 16,
-            "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 128000, "rope_parameters": rope,
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": min(36, blocks),
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 128000,
+            "rope_parameters": rope,
         },
-        vision_config={"depth": min(32, blocks), "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048},
+        vision_config={
+            "depth": min(32, blocks),
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+        },
         tie_word_embeddings=True,
         dtype="bfloat16",
-    )  # fmt: skip
+    )
     with torch.device("meta"):
         model = transformers.AutoModelForImageTextToText.from_config(config)
     config.architectures = [type(model).__name__]
@@ -66,15 +84,26 @@ def write_large(folder: Path, blocks: int) -> None:
     weight_map = {}
     for index, (_, tensors) in enumerate(shards.items(), 1):
         file = f"model-{index:05d}-of-{len(shards):05d}.safetensors"
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / file, metadata={"format": "pt"})
+        save_file(
+            {name: tensor.clone() for name, tensor in tensors.items()},
+            folder / file,
+            metadata={"format": "pt"},
+        )
         weight_map |= dict.fromkeys(tensors, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
 
 
 def measure(name: str, source: Path, out: Path, recipe: str) -> dict:
     """Quantize in a fresh process, check the result, and report its peak memory."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(source), str(out), recipe], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(source), str(out), recipe],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     seconds = time.perf_counter() - started
     inspection = inspect(out)
     return {
@@ -91,8 +120,15 @@ def measure(name: str, source: Path, out: Path, recipe: str) -> dict:
 
 def main(
     large: Annotated[bool, typer.Option("--large", help="measure the 3-billion shape as well")] = False,
-    blocks: Annotated[int, typer.Option(help="blocks of each stack of the large model: memory does not depend on them, time does")] = 36,
-    folder: Annotated[Path | None, typer.Option(help="where the large model goes (17 GB); left out: the temporary folder")] = None,
+    blocks: Annotated[
+        int,
+        typer.Option(
+            help="blocks of each stack of the large model: memory does not depend on them, time does"
+        ),
+    ] = 36,
+    folder: Annotated[
+        Path | None, typer.Option(help="where the large model goes (17 GB); left out: the temporary folder")
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="write the results here")] = None,
 ) -> None:
     """Measure and print one table."""
@@ -102,21 +138,35 @@ def main(
         work = Path(temporary)
         rows = [measure("embedded model", embedded_model(), work / "embedded", "bivlm-paper")]
         for kind in KINDS:
-            tiny_model(kind, torch.bfloat16).save_pretrained(work / kind)  # without data no processor is needed
+            tiny_model(kind, torch.bfloat16).save_pretrained(
+                work / kind
+            )  # without data no processor is needed
             rows.append(measure(f"tiny {kind}", work / kind, work / f"{kind}-packed", "bivlm-paper"))
         if large:
             (work / "large").mkdir()
             write_large(work / "large", blocks)
-            rows.append(measure(f"random, Qwen2.5-VL-3B shape, {min(blocks, 36)} blocks", work / "large", work / "large-packed", "bivlm-paper"))
+            rows.append(
+                measure(
+                    f"random, Qwen2.5-VL-3B shape, {min(blocks, 36)} blocks",
+                    work / "large",
+                    work / "large-packed",
+                    "bivlm-paper",
+                )
+            )
     table = Table(title="peak resident memory of quantizing", caption=describe())
     for column in ("model", "recipe", "source", "packed", "true bits", "peak memory", "seconds", "weights/s"):
         table.add_column(column, justify="left" if column in ("model", "recipe") else "right")
     for row in rows:
         table.add_row(
-            row["model"], row["recipe"], f"{row['source_bytes'] / 1e6:,.1f} MB", f"{row['packed_bytes'] / 1e6:,.1f} MB",
+            row["model"],
+            row["recipe"],
+            f"{row['source_bytes'] / 1e6:,.1f} MB",
+            f"{row['packed_bytes'] / 1e6:,.1f} MB",
             f"{row['bits_per_weight']:.3f}",
-            f"{row['peak_resident_bytes'] / 1e6:,.0f} MB", f"{row['seconds']:.1f}", f"{row['weights'] / row['seconds'] / 1e6:.2f} M",
-        )  # fmt: skip
+            f"{row['peak_resident_bytes'] / 1e6:,.0f} MB",
+            f"{row['seconds']:.1f}",
+            f"{row['weights'] / row['seconds'] / 1e6:.2f} M",
+        )
     Console(width=150).print(table)
     if json_path:
         json_path.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=2) + "\n")

@@ -1,8 +1,10 @@
-"""How fast the peers quantize: weights per second on one linear, and what the searches of BiLLM gain over their definition.
+"""How fast the peers quantize: weights per second on one linear, and what the searches of BiLLM gain over
+their definition.
 
     python benchmarks/bench_peers.py [--rows 576] [--columns 1536] [--json results.json]
 
-Checks first: the fast searches must find what their definition finds. Times are the best of three after a warm-up; the ratio is taken in one run.
+Checks first: the fast searches must find what their definition finds. Times are the best of three after a
+warm-up; the ratio is taken in one run.
 """
 
 from __future__ import annotations
@@ -31,9 +33,13 @@ TO_THE_LETTER = BiLLM(scale_bits=32, error_rule="diagonal", salience="hessian")
 def layer(rows: int, columns: int) -> tuple[torch.Tensor, LinearStats]:
     """A seeded weight, and inputs that share a few directions."""
     random = torch.Generator().manual_seed(0)
-    shared = torch.randn(4 * columns, columns // 16, generator=random) @ torch.randn(columns // 16, columns, generator=random)
+    shared = torch.randn(4 * columns, columns // 16, generator=random) @ torch.randn(
+        columns // 16, columns, generator=random
+    )
     x = shared / (columns // 16) ** 0.5 + torch.randn(4 * columns, columns, generator=random)
-    return 0.02 * torch.randn(rows, columns, generator=random), LinearStats({"text": x.T @ x / len(x)}, {"text": len(x)})
+    return 0.02 * torch.randn(rows, columns, generator=random), LinearStats(
+        {"text": x.T @ x / len(x)}, {"text": len(x)}
+    )
 
 
 def best_of_three(work: Callable[[], Any]) -> float:
@@ -52,7 +58,9 @@ def main(
 ) -> None:
     """Measure every preset, and BiLLM with and without its fast searches."""
     weight, stats = layer(rows, columns)
-    slow_searches = {name: getattr(partition_reference, name) for name in ("salient_columns", "magnitude_threshold")}
+    slow_searches = {
+        name: getattr(partition_reference, name) for name in ("salient_columns", "magnitude_threshold")
+    }
     with patch.multiple(sign_planes, **slow_searches):
         expected = TO_THE_LETTER.quantize(weight, stats)
         start = time.perf_counter()
@@ -67,15 +75,26 @@ def main(
         assert rule is not None
         method = build_quantizer(rule)
         method.quantize(weight[:64], stats)
-        found[name] = weight.numel() / best_of_three(lambda method=method: method.quantize(weight, stats if method.needs_data else None))
+        found[name] = weight.numel() / best_of_three(
+            lambda method=method: method.quantize(weight, stats if method.needs_data else None)
+        )
     table = Table("preset", "million weights / s", title=f"{rows} x {columns}", caption=describe())
     for name, rate in sorted(found.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{rate / 1e6:.2f}")
     Console(width=120).print(table)
     fast, slow = fast * 1e6 / weight.numel(), slow * 1e6 / weight.numel()
-    print(f"BiLLM to the letter: {fast:.2f} s per million weights; with its searches by definition {slow:.2f}: {slow / fast:.1f}x")
+    print(
+        f"BiLLM to the letter: {fast:.2f} s per million weights; with its searches by definition {slow:.2f}:"
+        f" {slow / fast:.1f}x"
+    )
     if json_:
-        content = {"rows": rows, "columns": columns, "weights_per_second": found, "billm_seconds_per_million": fast, "by_definition": slow}
+        content = {
+            "rows": rows,
+            "columns": columns,
+            "weights_per_second": found,
+            "billm_seconds_per_million": fast,
+            "by_definition": slow,
+        }
         json_.write_text(json.dumps({**content, "machine": describe()}, indent=1) + "\n")
 
 

@@ -1,11 +1,14 @@
-"""Time to the first token against the share of visual tokens that stays, on a random model of one-billion-parameter shape with 1 024 visual tokens.
+"""Time to the first token against the share of visual tokens that stays, on a random model of
+one-billion-parameter shape with 1 024 visual tokens.
 
     python benchmarks/bench_prefill.py [--json docs/results/prefill.json] [--tokens 1024] [--layers 16]
 
-The language model has the shape of Llama-3.2-1B, the vision tower that of SigLIP-Base on images of 448 x 448 pixels in patches of 14; bfloat16, one
-prompt of 1 024 visual and 32 text tokens. Speed does not depend on the weights' values, so they are random. Before anything is timed the pruned model
-is checked: at keep = 1 its logits are those of the plain model, and the cache holds exactly the tokens that stay. Every pruning is timed in turns
-with no pruning, and the medians' ratio is printed: of the whole prefill, image encoding included, and of the language model's part alone.
+The language model has the shape of Llama-3.2-1B, the vision tower that of SigLIP-Base on images of 448 x 448
+pixels in patches of 14; bfloat16, one prompt of 1 024 visual and 32 text tokens. Speed does not depend on the
+weights' values, so they are random. Before anything is timed the pruned model is checked: at keep = 1 its
+logits are those of the plain model, and the cache holds exactly the tokens that stay. Every pruning is timed
+in turns with no pruning, and the medians' ratio is printed: of the whole prefill, image encoding included,
+and of the language model's part alone.
 """
 
 from __future__ import annotations
@@ -43,15 +46,32 @@ def random_model(tokens: int, layers: int) -> LlavaForConditionalGeneration:
     side = round(tokens**0.5) * 14
     config = LlavaConfig(
         vision_config={
-            "model_type": "siglip_vision_model", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-            "image_size": side, "patch_size": 14, "vision_use_head": False,
+            "model_type": "siglip_vision_model",
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": side,
+            "patch_size": 14,
+            "vision_use_head": False,
         },
         text_config={
-            "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": layers, "num_attention_heads": 32,
-            "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "max_position_embeddings": 4096, "tie_word_embeddings": True,
+            "model_type": "llama",
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "vocab_size": 128256,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
         },
-        image_token_index=128255, vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=True,
-    )  # fmt: skip
+        image_token_index=128255,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
+    )
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     model = LlavaForConditionalGeneration(config).eval().requires_grad_(False)
@@ -59,7 +79,9 @@ def random_model(tokens: int, layers: int) -> LlavaForConditionalGeneration:
     return model
 
 
-def prefill(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> tuple[float, float, DynamicCache, torch.Tensor]:
+def prefill(
+    model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor]
+) -> tuple[float, float, DynamicCache, torch.Tensor]:
     """Seconds of the whole prefill and of the language model in it, the cache, and the last logits."""
     cache, marks = DynamicCache(config=model.config.text_config), []
     hooks = [
@@ -85,7 +107,9 @@ def check(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor],
     prune(model, None)
 
 
-def measure(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor], pruning: str, rounds: int) -> dict[str, float | str]:
+def measure(
+    model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor], pruning: str, rounds: int
+) -> dict[str, float | str]:
     taken: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     sizes: dict[bool, int] = {}
     for _ in range(rounds):
@@ -95,19 +119,33 @@ def measure(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor
             taken[cut].append((whole, language))
             sizes[cut] = cache_bytes(cache)
     prune(model, None)
-    whole, language = (median(times[part] for times in taken[True]) / median(times[part] for times in taken[False]) for part in (0, 1))
+    whole, language = (
+        median(times[part] for times in taken[True]) / median(times[part] for times in taken[False])
+        for part in (0, 1)
+    )
     plain, alone = (median(times[part] for times in taken[False]) for part in (0, 1))
     cache = sizes[True] / sizes[False]
-    return {"pruning": pruning, "prefill": whole, "language": language, "cache": cache, "plain_seconds": plain, "plain_language_seconds": alone}
+    return {
+        "pruning": pruning,
+        "prefill": whole,
+        "language": language,
+        "cache": cache,
+        "plain_seconds": plain,
+        "plain_language_seconds": alone,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--tokens", type=int, default=1024, help="visual tokens, a square number")
     parser.add_argument("--layers", type=int, default=16, help="blocks of the language model")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pruning", action="append", help="time this one; may be repeated; left out: nine of them")
+    parser.add_argument(
+        "--pruning", action="append", help="time this one; may be repeated; left out: nine of them"
+    )
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     model = random_model(options.tokens, options.layers)
@@ -117,15 +155,34 @@ def main() -> None:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
     with torch.inference_mode():
         check(model, inputs, options.tokens)
-        rows = [measure(model, inputs, pruning, options.rounds) for pruning in track(options.pruning or PRUNINGS, "prunings")]
-    table = Table("pruning", "prefill", "language model alone", "keys and values", title="as ratios to no pruning", title_justify="left")
+        rows = [
+            measure(model, inputs, pruning, options.rounds)
+            for pruning in track(options.pruning or PRUNINGS, "prunings")
+        ]
+    table = Table(
+        "pruning",
+        "prefill",
+        "language model alone",
+        "keys and values",
+        title="as ratios to no pruning",
+        title_justify="left",
+    )
     for row in rows:
         table.add_row(str(row["pruning"]), *(f"{row[name]:.3f}" for name in ("prefill", "language", "cache")))
     Console(width=120).print(table)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    found = {"machine": describe(), "parameters": parameters, "visual_tokens": options.tokens, "text_tokens": TEXT, "rows": rows}
+    found = {
+        "machine": describe(),
+        "parameters": parameters,
+        "visual_tokens": options.tokens,
+        "text_tokens": TEXT,
+        "rows": rows,
+    }
     plain, alone = (median(row[name] for row in rows) for name in ("plain_seconds", "plain_language_seconds"))
-    print(f"{parameters / 1e9:.2f} billion parameters; without pruning {plain:.2f} s, {alone:.2f} s of it the language model")
+    print(
+        f"{parameters / 1e9:.2f} billion parameters; without pruning {plain:.2f} s, {alone:.2f} s of it the"
+        " language model"
+    )
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -1,9 +1,11 @@
-"""Weights per second of the trellis search on one core, by window and bits per weight, and of quantizing whole layers with it.
+"""Weights per second of the trellis search on one core, by window and bits per weight, and of quantizing
+whole layers with it.
 
     python benchmarks/bench_search.py [--json F]
 
-The native search is checked first against the reference search on a small block: the same values, symbols and states. Then a block of normal weights
-is searched five times, and the best time counts; layers are quantized with a random second moment, on all threads.
+The native search is checked first against the reference search on a small block: the same values, symbols and
+states. Then a block of normal weights is searched five times, and the best time counts; layers are quantized
+with a random second moment, on all threads.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ def block(columns: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """Targets, factor and states."""
     random = torch.Generator().manual_seed(0)
     u = torch.eye(columns) + 0.1 * torch.randn(columns, columns, generator=random).triu(1)
-    return 30 * torch.randn(columns, rows, generator=random), u, torch.zeros(-(-rows // 64), dtype=torch.int32)
+    return (
+        30 * torch.randn(columns, rows, generator=random),
+        u,
+        torch.zeros(-(-rows // 64), dtype=torch.int32),
+    )
 
 
 def check() -> None:
@@ -57,7 +63,10 @@ def weights_per_second(window: int, k: int) -> float:
 
 def layer_seconds(shape: tuple[int, int]) -> float:
     random = torch.Generator().manual_seed(0)
-    weight, x = torch.randn(shape, generator=random) * 0.02, torch.randn(2 * shape[1], shape[1], generator=random)
+    weight, x = (
+        torch.randn(shape, generator=random) * 0.02,
+        torch.randn(2 * shape[1], shape[1], generator=random),
+    )
     stats = LinearStats({"text": x.T @ x / len(x)}, {"text": len(x)})
     best = float("inf")
     for _ in range(3):
@@ -68,13 +77,19 @@ def layer_seconds(shape: tuple[int, int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args()
     check()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    search = {f"L = {window}, K = {k}": weights_per_second(window, k) for window in BLOCKS for k in range(1, MOST_BITS + 1)}
+    search = {
+        f"L = {window}, K = {k}": weights_per_second(window, k)
+        for window in BLOCKS
+        for k in range(1, MOST_BITS + 1)
+    }
     torch.set_num_threads(threads)
     layers = {f"{rows} x {columns}": layer_seconds((rows, columns)) for rows, columns in LAYERS}
     status = native.status()
@@ -84,7 +99,12 @@ def main() -> None:
     for name, seconds in layers.items():
         print(f"{name:16} {seconds:8.3f} s to quantize with 2 bits, {threads} threads")
     if options.json:
-        found = {"machine": describe(), "instruction_set": status.level, "weights_per_second": search, "layer_seconds": layers}
+        found = {
+            "machine": describe(),
+            "instruction_set": status.level,
+            "weights_per_second": search,
+            "layer_seconds": layers,
+        }
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/compare_results.py --questions 2000
 
-Writes compare-language and compare-all (.md, .json, .png), compare-modality (what weighing text and visual tokens brings), trellis-ablations (what
-each part of the trellis brings) and parts-study (.md, .json both); they share their runs. Nothing of an earlier call is used unless --work
-names its folder: the record of a run knows the version of the package, not the state of its code.
+Writes compare-language and compare-all (.md, .json, .png), compare-modality (what weighing text and visual
+tokens brings), trellis-ablations (what each part of the trellis brings) and parts-study (.md, .json both);
+they share their runs. Nothing of an earlier call is used unless --work names its folder: the record of a run
+knows the version of the package, not the state of its code.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ ABLATIONS = (
 
 @dataclass(frozen=True)
 class Result:
-    """One comparison: its presets, empty for all that there are, what else `compare_presets` is told, and whether a picture says more."""
+    """One comparison: its presets, empty for all that there are, what else `compare_presets` is told, and
+    whether a picture says more.
+    """
 
     presets: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +61,10 @@ class Result:
 COMPARISONS = {
     "compare-language": Result(settings={"parts": ("language",)}),
     "compare-all": Result(settings={"parts": PARTS}),
-    "compare-modality": Result(tuple(f"{preset}:modality_weight={weight}" for preset in WEIGHTED for weight in WEIGHTS), {"parts": ("language",)}),
+    "compare-modality": Result(
+        tuple(f"{preset}:modality_weight={weight}" for preset in WEIGHTED for weight in WEIGHTS),
+        {"parts": ("language",)},
+    ),
     "trellis-ablations": Result(ABLATIONS, {"parts": PARTS}, picture=False),
     "parts-study": Result(("bivlm-paper", "bivlm"), {"parts_study": True}),
 }
@@ -66,10 +72,16 @@ COMPARISONS = {
 
 def main(
     questions: Annotated[int, typer.Option(help="test questions for each model")] = 2000,
-    only: Annotated[list[str] | None, typer.Option(help=f"which results: any of {', '.join(COMPARISONS)}; left out: all")] = None,
-    presets: Annotated[list[str] | None, typer.Option(help="other presets than the result's own, as for `bivlm compare`")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"which results: any of {', '.join(COMPARISONS)}; left out: all")
+    ] = None,
+    presets: Annotated[
+        list[str] | None, typer.Option(help="other presets than the result's own, as for `bivlm compare`")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for the results")] = RESULTS,
-    work: Annotated[Path | None, typer.Option(help="folder for the runs, to continue in; left out: a temporary one")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="folder for the runs, to continue in; left out: a temporary one")
+    ] = None,
 ) -> None:
     """Compare, and write the results where people read them."""
     quiet_libraries()
@@ -82,12 +94,23 @@ def main(
             print(f"{name}:")
             result = COMPARISONS[name]
             names = split_presets(presets) if presets else result.presets or preset_names()
-            command = ["python", "benchmarks/compare_results.py", "--questions", str(questions), "--only", name]
+            command = [
+                "python",
+                "benchmarks/compare_results.py",
+                "--questions",
+                str(questions),
+                "--only",
+                name,
+            ]
             command += ["--presets", ",".join(presets)] if presets else []
-            write_results(name, names, result, questions, work or Path(temporary) / "work", out, shlex.join(command))
+            write_results(
+                name, names, result, questions, work or Path(temporary) / "work", out, shlex.join(command)
+            )
 
 
-def write_results(name: str, presets: Sequence[str], result: Result, questions: int, work: Path, out: Path, command: str) -> None:
+def write_results(
+    name: str, presets: Sequence[str], result: Result, questions: int, work: Path, out: Path, command: str
+) -> None:
     """One comparison on the embedded model, into `out`."""
     found = compare_presets(
         embedded_model(),

@@ -1,7 +1,8 @@
-"""Whoever multiplies in bench_kernels.py: torch's own products, this package's, and llama.cpp's, each with as many copies of its weight as it takes.
+"""Whoever multiplies in bench_kernels.py: torch's own products, this package's, and llama.cpp's, each with as
+many copies of its weight as it takes.
 
-A model's next call is to another weight, so that a kernel finds its weight in memory and not in the cache. Here each product goes round among copies
-that together take 1.5 times the last-level cache.
+A model's next call is to another weight, so that a kernel finds its weight in memory and not in the cache.
+Here each product goes round among copies that together take 1.5 times the last-level cache.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ Inputs = dict[torch.dtype, Tensor]
 
 @dataclass(frozen=True)
 class Contender:
-    """`run(x, calls)` makes so many products, with another copy of the weight each; `output(x)` is one of them, (tokens, out)."""
+    """`run(x, calls)` makes so many products, with another copy of the weight each; `output(x)` is one of
+    them, (tokens, out).
+    """
 
     family: str  # torch, bivlm, llama.cpp
     name: str
@@ -50,7 +53,9 @@ class Contender:
 
 def cache_bytes() -> int:
     """Size of the last-level cache as the system tells it; 32 MiB where it does not."""
-    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    sizes = [
+        path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
     return max((int(size[:-1]) << {"K": 10, "M": 20}[size[-1]] for size in sizes), default=32 << 20)
 
 
@@ -63,7 +68,14 @@ def _rows(count: int) -> Tensor:
     return torch.arange(0, count, max(1, count // CHECKED_ROWS))
 
 
-def _contender(family: str, name: str, activations: str, nbytes: int, weight: Tensor, products: list[Callable[[Tensor], Tensor]]) -> Contender:
+def _contender(
+    family: str,
+    name: str,
+    activations: str,
+    nbytes: int,
+    weight: Tensor,
+    products: list[Callable[[Tensor], Tensor]],
+) -> Contender:
     """Of products that torch calls one by one."""
     rows = _rows(len(weight))
 
@@ -73,7 +85,18 @@ def _contender(family: str, name: str, activations: str, nbytes: int, weight: Te
 
     dtype = torch.float32 if activations == "float32" else torch.bfloat16
     chosen = weight[rows]
-    return Contender(family, name, 8 * nbytes / weight.numel(), activations, nbytes, len(products), dtype, run, products[-1], lambda: (rows, chosen))
+    return Contender(
+        family,
+        name,
+        8 * nbytes / weight.numel(),
+        activations,
+        nbytes,
+        len(products),
+        dtype,
+        run,
+        products[-1],
+        lambda: (rows, chosen),
+    )
 
 
 def torch_contenders(shape: tuple[int, int]) -> Iterator[Contender]:
@@ -111,9 +134,18 @@ def _int8_weight(weight: Tensor) -> Contender:
     """int8 weights, one scale each row, x in bfloat16."""
     scales = (weight.abs().amax(1) / 127).bfloat16()
     stored = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
-    products = [partial(_times_int8, weight=stored.clone(), scales=scales) for _ in range(copies_of(stored.nbytes))]
+    products = [
+        partial(_times_int8, weight=stored.clone(), scales=scales) for _ in range(copies_of(stored.nbytes))
+    ]
     products[0](torch.zeros(1, weight.shape[1], dtype=torch.bfloat16))
-    return _contender("torch", "int8, weights only", "bfloat16", stored.nbytes + scales.nbytes, stored.float() * scales[:, None].float(), products)
+    return _contender(
+        "torch",
+        "int8, weights only",
+        "bfloat16",
+        stored.nbytes + scales.nbytes,
+        stored.float() * scales[:, None].float(),
+        products,
+    )
 
 
 def _times_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
@@ -132,9 +164,14 @@ def _int4_weight(weight: Tensor) -> Contender:
     exact = ((codes - 8) * scales[..., None].float() + zeros[..., None].float()).view(rows, columns)
     prepared = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.view(rows, columns).int(), 1)
     both = torch.stack([scales, zeros], -1).transpose(0, 1).contiguous()
-    products = [partial(_times_int4, weight=prepared.clone(), group=group, both=both.clone()) for _ in range(copies_of(prepared.nbytes))]
+    products = [
+        partial(_times_int4, weight=prepared.clone(), group=group, both=both.clone())
+        for _ in range(copies_of(prepared.nbytes))
+    ]
     products[0](torch.zeros(1, columns, dtype=torch.bfloat16))
-    return _contender("torch", f"int4, groups of {group}", "bfloat16", prepared.nbytes + both.nbytes, exact, products)
+    return _contender(
+        "torch", f"int4, groups of {group}", "bfloat16", prepared.nbytes + both.nbytes, exact, products
+    )
 
 
 def _times_int4(x: Tensor, weight: Tensor, group: int, both: Tensor) -> Tensor:
@@ -159,7 +196,9 @@ def _copy(packed: PackedTensor) -> PackedTensor:
 
 
 def _bytes_read(product: object, packed: PackedTensor) -> int:
-    """What a call reads: the tensors that the prepared weight points to, which for a tail are not those of the file."""
+    """What a call reads: the tensors that the prepared weight points to, which for a tail are not those of
+    the file.
+    """
     if isinstance(product, TrellisProduct) or not native.library():
         return packed.nbytes
     parts = (product.left, product.right) if isinstance(product, FactorsProduct) else (product,)
@@ -167,7 +206,9 @@ def _bytes_read(product: object, packed: PackedTensor) -> int:
 
 
 def llama_contenders(ggml: Ggml, shape: tuple[int, int]) -> Iterator[Contender]:
-    """Every type whose blocks divide the rows. Its inputs are float32, and its kernels round them to eight bits."""
+    """Every type whose blocks divide the rows. Its inputs are float32, and its kernels round them to eight
+    bits.
+    """
     for kind in TYPES:
         if not ggml.fits(kind, shape[1]):
             continue
@@ -175,11 +216,17 @@ def llama_contenders(ggml: Ggml, shape: tuple[int, int]) -> Iterator[Contender]:
         weight = GgmlWeight(ggml, kind, shape, copies_of(nbytes))
         rows = torch.arange(len(weight.drawn))
         yield Contender(
-            "llama.cpp", f"{kind}, stored anew" if weight.repacked else kind, ggml.bits(kind), "int8", nbytes, len(weight.tensors), torch.float32,
+            "llama.cpp",
+            f"{kind}, stored anew" if weight.repacked else kind,
+            ggml.bits(kind),
+            "int8",
+            nbytes,
+            len(weight.tensors),
+            torch.float32,
             lambda x, calls, weight=weight: weight.graph(x, calls).run(),
             partial(_ggml_output, weight),
             lambda rows=rows, weight=weight: (rows, weight.dequantize()),
-        )  # fmt: skip
+        )
 
 
 def _ggml_output(weight: GgmlWeight, x: Tensor) -> Tensor:

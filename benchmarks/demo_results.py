@@ -1,4 +1,5 @@
-"""Runs the demo and writes its table where people read it: docs/results/demo.json, docs/results/demo.md and the README.
+"""Runs the demo and writes its table where people read it: docs/results/demo.json, docs/results/demo.md and
+the README.
 
 python benchmarks/demo_results.py --questions 2000
 """
@@ -35,13 +36,23 @@ def main(questions: Annotated[int, typer.Option(help="test questions for each mo
     results = ROOT / "docs" / "results"
     results.mkdir(parents=True, exist_ok=True)
     (results / "demo.json").write_text(
-        json.dumps({"questions": questions, "machine": describe(), "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+        json.dumps(
+            {"questions": questions, "machine": describe(), "rows": [asdict(row) for row in rows]}, indent=2
+        )
+        + "\n"
     )
     table = "\n".join(lines)
     (results / "demo.md").write_text(f"# The demo's table\n\n{table}\n\n{caption}\n")
     readme = ROOT / "README.md"
     text = readme.read_text()
-    readme.write_text(re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", f"{BEGIN}\n{table}\n\n{caption}\n{END}", text, flags=re.DOTALL))
+    readme.write_text(
+        re.sub(
+            f"{re.escape(BEGIN)}.*?{re.escape(END)}",
+            f"{BEGIN}\n{table}\n\n{caption}\n{END}",
+            text,
+            flags=re.DOTALL,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     python benchmarks/fit_trellis_tables.py [--starts 600] [--kept 10] [--steps 150] [--json tables.json]
 
-What it prints is FITTED in formats/trellis_code.py and DISTORTION in quantizers/trellis.py; it takes three minutes on one core with AVX-512. The
-native library searches; without it the program stops.
+What it prints is FITTED in formats/trellis_code.py and DISTORTION in quantizers/trellis.py; it takes three
+minutes on one core with AVX-512. The native library searches; without it the program stops.
 
-A table is fitted as a vector quantizer is: weights of a normal source choose their windows by the search, each level moves to the mean of the weights
-that chose it, over and over (generalised Lloyd: Linde, Buzo, Gray, IEEE Trans. Commun. 28, 84 (1980)). That ends in the nearest of very many minima.
-So it begins at many places, stratified codes with odd multipliers drawn from a seed, and the best of them are shaken, less and less, between the
-rounds (stochastic relaxation: Zeger, Vaisey, Gersho, IEEE Trans. Signal Process. 40, 310 (1992)). A source that took no part decides.
+A table is fitted as a vector quantizer is: weights of a normal source choose their windows by the search,
+each level moves to the mean of the weights that chose it, over and over (generalised Lloyd: Linde, Buzo,
+Gray, IEEE Trans. Commun. 28, 84 (1980)). That ends in the nearest of very many minima. So it begins at many
+places, stratified codes with odd multipliers drawn from a seed, and the best of them are shaken, less and
+less, between the rounds (stochastic relaxation: Zeger, Vaisey, Gersho, IEEE Trans. Signal Process. 40, 310
+(1992)). A source that took no part decides.
 """
 
 from __future__ import annotations
@@ -49,25 +51,39 @@ def main() -> None:
     began, tables = time.perf_counter(), []
     for k in range(1, MOST_BITS + 1):
         tables.append(rounded(fit(k, asked.starts, asked.kept, asked.steps)))
-        console.print(f"K = {k}: {distortion(tables[-1], WINDOW, k):.5f} after {time.perf_counter() - began:.0f} s", style="dim")
+        console.print(
+            f"K = {k}: {distortion(tables[-1], WINDOW, k):.5f} after {time.perf_counter() - began:.0f} s",
+            style="dim",
+        )
     written = [table.numpy().tobytes().hex() for table in tables]
-    found = {window: distortions(tables if window == WINDOW else list(standard_tables(window)), window) for window in WINDOWS}
+    found = {
+        window: distortions(tables if window == WINDOW else list(standard_tables(window)), window)
+        for window in WINDOWS
+    }
     for k, digits in enumerate(written, 1):
         pieces = [f'    "{digits[at : at + 128]}"' for at in range(0, len(digits), 128)]
         console.print("\n".join(pieces) + f",  # K = {k}", markup=False)
     for window, numbers in found.items():
         console.print(f"    {window}: (1.0, {', '.join(map(str, numbers))}),")
     if asked.json:
-        asked.json.write_text(json.dumps({"tables": written, "distortion": found}, indent=1) + "\n", encoding="utf-8")
+        asked.json.write_text(
+            json.dumps({"tables": written, "distortion": found}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def fit(k: int, starts: int, kept: int, steps: int) -> Tensor:
     """The best levels (256,) float64 for K = k."""
     draw, noise = random.Random(k), torch.Generator().manual_seed(k)
-    first = sorted((first_levels(k, draw) for _ in range(starts)), key=lambda levels: distortion(levels, WINDOW, k, strips=4))
+    first = sorted(
+        (first_levels(k, draw) for _ in range(starts)),
+        key=lambda levels: distortion(levels, WINDOW, k, strips=4),
+    )
     moved = [lloyd(levels, k, noise, rounds=12, strips=4, memory=0.5) for levels in first[: 4 * kept]]
     chosen = sorted(moved, key=lambda levels: distortion(levels, WINDOW, k, strips=16))[:kept]
-    fitted = [lloyd(shaken(levels, k, noise, steps), k, noise, rounds=40, strips=64, memory=0.9) for levels in chosen]
+    fitted = [
+        lloyd(shaken(levels, k, noise, steps), k, noise, rounds=40, strips=64, memory=0.9)
+        for levels in chosen
+    ]
     return min(fitted, key=lambda levels: distortion(levels, WINDOW, k))
 
 
@@ -92,15 +108,21 @@ def shaken(levels: Tensor, k: int, noise: torch.Generator, steps: int) -> Tensor
     return levels
 
 
-def lloyd(levels: Tensor, k: int, noise: torch.Generator, *, rounds: int, strips: int, memory: float) -> Tensor:
-    """The levels moved to the means of what chose them; what came before counts `memory` times as much with every round."""
+def lloyd(
+    levels: Tensor, k: int, noise: torch.Generator, *, rounds: int, strips: int, memory: float
+) -> Tensor:
+    """The levels moved to the means of what chose them; what came before counts `memory` times as much with
+    every round.
+    """
     count, total = torch.zeros_like(levels), torch.zeros_like(levels)
     for _ in range(rounds):
         source = normal(strips, noise)
         symbols = searched(rounded(levels), WINDOW, k, source)[1]
         chosen = windows_of(symbols, WINDOW, k).flatten()
         count = memory * count + torch.bincount(chosen, minlength=len(levels))
-        total = memory * total + torch.bincount(chosen, weights=source.double().flatten(), minlength=len(levels))
+        total = memory * total + torch.bincount(
+            chosen, weights=source.double().flatten(), minlength=len(levels)
+        )
         levels = torch.where(count > 0, total / count.clamp(min=1e-9), levels)
     return levels
 
@@ -113,7 +135,9 @@ def distortions(tables: list[Tensor], window: int) -> list[float]:
 def distortion(levels: Tensor, window: int, k: int, strips: int = 0) -> float:
     """The mean squared error of normal weights of variance 1 that take no part in the fit."""
     source = normal(strips or HELD_OUT[window], torch.Generator().manual_seed(HELD_OUT_SEED))
-    return float((searched(rounded(levels), window, k, source)[0] - source).double().square().mean()) / UNIT**2
+    return (
+        float((searched(rounded(levels), window, k, source)[0] - source).double().square().mean()) / UNIT**2
+    )
 
 
 def searched(table: Tensor, window: int, k: int, source: Tensor) -> tuple[Tensor, Tensor]:

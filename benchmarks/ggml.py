@@ -1,10 +1,12 @@
-"""llama.cpp's matrix products on the CPU, by ctypes: the libraries that its Python package `llama-cpp-python` brings, or those of a folder.
+"""llama.cpp's matrix products on the CPU, by ctypes: the libraries that its Python package `llama-cpp-python`
+brings, or those of a folder.
 
     weight (float32) ─ ggml_quantize_chunk ─► tensor ─┐
-    x (tokens, in) float32 ───────────────────────────┴─ a graph of ggml_mul_mat ─ the CPU backend ─► y (tokens, out) float32
+    x (tokens, in) float32 ─────────┴─ a graph of ggml_mul_mat ─ the CPU backend ─► y (tokens, out) float32
 
-A weight lies where llama.cpp would put it: in the buffer that stores it anew for the processor's instructions ("repack") if ggml says that it has a
-product for it there, in a plain one otherwise. One graph holds the products with several copies of the weight, as a model's graph does.
+A weight lies where llama.cpp would put it: in the buffer that stores it anew for the processor's instructions
+("repack") if ggml says that it has a product for it there, in a plain one otherwise. One graph holds the
+products with several copies of the weight, as a model's graph does.
 """
 
 from __future__ import annotations
@@ -20,10 +22,21 @@ from torch import Tensor
 
 # ggml's numbers for its types, those of at most 2.7 bits and two larger ones
 TYPES = {
-    "Q1_0": 41, "IQ1_S": 19, "TQ1_0": 34, "IQ1_M": 29, "TQ2_0": 35, "IQ2_XXS": 16, "Q2_0": 42, "IQ2_XS": 17, "IQ2_S": 22, "Q2_K": 10,
-    "Q3_K": 11, "Q4_0": 2,
-}  # fmt: skip
-DRAWN_ROWS = 16  # rows that are quantized; a weight repeats them, because ggml's searches for its smallest types are slow
+    "Q1_0": 41,
+    "IQ1_S": 19,
+    "TQ1_0": 34,
+    "IQ1_M": 29,
+    "TQ2_0": 35,
+    "IQ2_XXS": 16,
+    "Q2_0": 42,
+    "IQ2_XS": 17,
+    "IQ2_S": 22,
+    "Q2_K": 10,
+    "Q3_K": 11,
+    "Q4_0": 2,
+}
+# rows that are quantized; a weight repeats them, because ggml's searches for its smallest types are slow
+DRAWN_ROWS = 16
 LIBRARIES = ("libggml-base", "libggml-cpu", "libggml")
 
 
@@ -34,7 +47,14 @@ class _InitParams(ctypes.Structure):
 class _TypeTraits(ctypes.Structure):
     """The beginning of `ggml_type_traits`."""
 
-    _fields_ = (("name", c_char_p), ("block", c_int64), ("interleaved", c_int64), ("bytes", c_size_t), ("quantized", c_bool), ("to_float", c_void_p))
+    _fields_ = (
+        ("name", c_char_p),
+        ("block", c_int64),
+        ("interleaved", c_int64),
+        ("bytes", c_size_t),
+        ("quantized", c_bool),
+        ("to_float", c_void_p),
+    )
 
 
 _TO_FLOAT = ctypes.CFUNCTYPE(None, c_void_p, POINTER(c_float), c_int64)
@@ -75,7 +95,10 @@ class Ggml:
     """The libraries, and a CPU backend with a number of threads."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        files = [next(path for suffix in (".so", ".dylib") if (path := folder / f"{name}{suffix}").is_file()) for name in LIBRARIES]
+        files = [
+            next(path for suffix in (".so", ".dylib") if (path := folder / f"{name}{suffix}").is_file())
+            for name in LIBRARIES
+        ]
         self._libraries = [ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL) for file in files]
         for name, (result, arguments) in _SIGNATURES.items():
             function = next(getattr(library, name) for library in self._libraries if hasattr(library, name))
@@ -114,7 +137,9 @@ class Ggml:
         out = torch.empty(rows, self.row_size(number, columns), dtype=torch.uint8)
         importance = torch.ones(columns) if self.quantize_requires_imatrix(number) else None
         place = None if importance is None else importance.data_ptr()
-        written = self.quantize_chunk(number, weight.contiguous().data_ptr(), out.data_ptr(), 0, rows, columns, place)
+        written = self.quantize_chunk(
+            number, weight.contiguous().data_ptr(), out.data_ptr(), 0, rows, columns, place
+        )
         assert written == out.numel(), (kind, written, out.numel())
         return out
 
@@ -134,7 +159,10 @@ class GgmlWeight:
 
     def __init__(self, ggml: Ggml, kind: str, shape: tuple[int, int], copies: int) -> None:
         self.ggml, self.kind, (self.rows, self.columns) = ggml, kind, shape
-        drawn = torch.randn(min(DRAWN_ROWS, self.rows), self.columns, generator=torch.Generator().manual_seed(0)) * self.columns**-0.5
+        drawn = (
+            torch.randn(min(DRAWN_ROWS, self.rows), self.columns, generator=torch.Generator().manual_seed(0))
+            * self.columns**-0.5
+        )
         self.drawn = ggml.quantize(kind, drawn)
         stored = self.drawn.repeat(-(-self.rows // len(self.drawn)), 1)[: self.rows].contiguous()
         self.nbytes = stored.numel()
@@ -148,7 +176,9 @@ class GgmlWeight:
         ggml = self.ggml
         for buffer_type in ggml.buffers:
             context = ggml.context(copies)
-            tensors = [ggml.new_tensor_2d(context, TYPES[self.kind], self.columns, self.rows) for _ in range(copies)]
+            tensors = [
+                ggml.new_tensor_2d(context, TYPES[self.kind], self.columns, self.rows) for _ in range(copies)
+            ]
             buffer = ggml.backend_alloc_ctx_tensors_from_buft(context, buffer_type)
             trial = ggml.context(2)
             product = ggml.mul_mat(trial, tensors[0], ggml.new_tensor_2d(trial, 0, self.columns, 1))
@@ -184,7 +214,9 @@ class GgmlGraph:
         self.ggml, self.shape = weight.ggml, (len(x), weight.rows)
         self.context = self.ggml.context(products + 1, products + 8)
         given = self.ggml.new_tensor_2d(self.context, 0, weight.columns, len(x))
-        self.outputs = [self.ggml.mul_mat(self.context, tensor, given) for tensor in weight.tensors[:products]]
+        self.outputs = [
+            self.ggml.mul_mat(self.context, tensor, given) for tensor in weight.tensors[:products]
+        ]
         self.graph = self.ggml.new_graph_custom(self.context, products + 8, False)
         for output in self.outputs:
             self.ggml.build_forward_expand(self.graph, output)

@@ -1,4 +1,6 @@
-"""A small pretrained language model whose linears are quantized and whose perplexity is measured: what bench_language.py runs."""
+"""A small pretrained language model whose linears are quantized and whose perplexity is measured: what
+bench_language.py runs.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,12 @@ def read_model(folder: Path) -> tuple[transformers.PreTrainedModel, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} cannot be read as a causal language model: {str(error).strip().splitlines()[0]}") from error
-    if "gguf_file" in options:  # a model read from GGUF counts as quantized: its weights move into an ordinary one
+        raise InputError(
+            f"{folder} cannot be read as a causal language model: {str(error).strip().splitlines()[0]}"
+        ) from error
+    if (
+        "gguf_file" in options
+    ):  # a model read from GGUF counts as quantized: its weights move into an ordinary one
         ordinary = type(loaded)(loaded.config)
         ordinary.load_state_dict(loaded.state_dict())
         loaded = ordinary
@@ -54,16 +60,26 @@ def read_model(folder: Path) -> tuple[transformers.PreTrainedModel, Any]:
 
 
 def gguf_option(folder: Path) -> dict[str, str]:
-    """How transformers is told to read a folder: nothing for an ordinary one, the file's name for one that holds a GGUF file."""
+    """How transformers is told to read a folder: nothing for an ordinary one, the file's name for one that
+    holds a GGUF file.
+    """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; --model is a Hugging Face model folder, or a folder with one .gguf file")
+        raise InputError(
+            f"there is no folder {folder}; --model is a Hugging Face model folder, or a folder with one .gguf"
+            " file"
+        )
     if (folder / "config.json").exists():
         return {}
     found = sorted(path.name for path in folder.glob("*.gguf"))
     if len(found) != 1:
-        raise InputError(f"{folder} has no config.json and {len(found)} .gguf files; give a Hugging Face model folder, or one with one .gguf file")
+        raise InputError(
+            f"{folder} has no config.json and {len(found)} .gguf files; give a Hugging Face model folder, or"
+            " one with one .gguf file"
+        )
     if find_spec("gguf") is None:
-        raise InputError(f"{found[0]} is a GGUF file, and reading one needs the package gguf: pip install gguf")
+        raise InputError(
+            f"{found[0]} is a GGUF file, and reading one needs the package gguf: pip install gguf"
+        )
     return {"gguf_file": found[0]}
 
 
@@ -76,14 +92,20 @@ def longest_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
 def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
     """The linears of the blocks, by name in the model's order: those below its longest list of modules."""
     path, blocks = longest_list(model)
-    linears = {f"{path}.{name}": module for name, module in blocks.named_modules() if isinstance(module, nn.Linear)}
+    linears = {
+        f"{path}.{name}": module for name, module in blocks.named_modules() if isinstance(module, nn.Linear)
+    }
     if not linears:
-        raise InputError(f"{type(model).__name__} has no blocks with nn.Linear in them; give a model of the Llama kind")
+        raise InputError(
+            f"{type(model).__name__} has no blocks with nn.Linear in them; give a model of the Llama kind"
+        )
     return linears
 
 
 @torch.inference_mode()
-def collect(model: transformers.PreTrainedModel, linears: Mapping[str, nn.Linear], windows: Tensor) -> StatsCollector:
+def collect(
+    model: transformers.PreTrainedModel, linears: Mapping[str, nn.Linear], windows: Tensor
+) -> StatsCollector:
     """Second moments of what the linears receive from the windows (n, t)."""
     collector = StatsCollector(linears)
     for batch in windows.split(AT_ONCE):
@@ -94,7 +116,9 @@ def collect(model: transformers.PreTrainedModel, linears: Mapping[str, nn.Linear
 
 @torch.inference_mode()
 def perplexity(model: transformers.PreTrainedModel, windows: Tensor) -> float:
-    """exp of the mean cross-entropy of all tokens but the first of each window (n, t); NaN or infinity when the model's output is not finite."""
+    """exp of the mean cross-entropy of all tokens but the first of each window (n, t); NaN or infinity when
+    the model's output is not finite.
+    """
     lost = 0.0
     for batch in windows.split(AT_ONCE):
         logits = model(input_ids=batch, use_cache=False).logits[:, :-1]
@@ -107,7 +131,9 @@ def perplexity(model: transformers.PreTrainedModel, windows: Tensor) -> float:
 def weights_restored(model: nn.Module) -> Iterator[None]:
     """Whatever is put in the place of the model's parameters, the present ones are back afterwards."""
     originals = [
-        (module, name, parameter, parameter.data) for module in model.modules() for name, parameter in module.named_parameters(recurse=False)
+        (module, name, parameter, parameter.data)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
     ]
     try:
         yield
@@ -119,7 +145,9 @@ def weights_restored(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Count:
-    """What was packed: stored bits, weights, the bits that the method's paper counts (NaN where it counts as we do), quantizers, linears kept."""
+    """What was packed: stored bits, weights, the bits that the method's paper counts (NaN where it counts as
+    we do), quantizers, linears kept.
+    """
 
     stored: float
     weights: int
@@ -128,11 +156,21 @@ class Count:
     kept: int = 0
 
     def __add__(self, other: Count) -> Count:
-        return replace(self, stored=self.stored + other.stored, weights=self.weights + other.weights, paper=self.paper + other.paper)
+        return replace(
+            self,
+            stored=self.stored + other.stored,
+            weights=self.weights + other.weights,
+            paper=self.paper + other.paper,
+        )
 
     def cells(self) -> dict[str, Any]:
         paper = None if math.isnan(self.paper) else self.paper / self.weights
-        return {"quantizer": self.quantizer, "kept": self.kept, "bits": self.stored / self.weights, "paper_bits": paper}
+        return {
+            "quantizer": self.quantizer,
+            "kept": self.kept,
+            "bits": self.stored / self.weights,
+            "paper_bits": paper,
+        }
 
 
 @dataclass(frozen=True)
@@ -151,28 +189,50 @@ class Bench:
 
     def full_precision(self) -> dict[str, Any]:
         bits = 8 * next(iter(self.linears.values())).weight.element_size()
-        row = {"preset": FULL_PRECISION, "quantizer": "", "rules": [], "bits": bits, "paper_bits": None, "seconds": None, "machine": describe()}
+        row = {
+            "preset": FULL_PRECISION,
+            "quantizer": "",
+            "rules": [],
+            "bits": bits,
+            "paper_bits": None,
+            "seconds": None,
+            "machine": describe(),
+        }
         return row | {"perplexity": perplexity(self.model, self.test)}
 
     def measure(self, name: str, recipe: Recipe) -> dict[str, Any]:
-        """Quantize every linear, embedding and head where the recipe says so, and measure; `failed` says why where that is impossible."""
+        """Quantize every linear, embedding and head where the recipe says so, and measure; `failed` says why
+        where that is impossible.
+        """
         row = {"preset": name, "rules": rules_of(recipe), "machine": describe()}
         start = time.perf_counter()
         collector = StatsCollector({HEAD: self.model.get_output_embeddings()})
-        exact = self._received_by_head(collector) if recipe.embeddings is not None and recipe.propagation else None
+        exact = (
+            self._received_by_head(collector)
+            if recipe.embeddings is not None and recipe.propagation
+            else None
+        )
         with weights_restored(self.model):
             try:
                 count = self._walk(recipe) if self.walk or recipe.watches else self._put_in_place(recipe)
                 if recipe.embeddings is not None:
-                    count = count + self._pack_embeddings(embedding_quantizer(recipe.embeddings, fed=True), collector, exact, recipe.propagation)
+                    count = count + self._pack_embeddings(
+                        embedding_quantizer(recipe.embeddings, fed=True), collector, exact, recipe.propagation
+                    )
             except ValueError as error:
                 return row | {"failed": str(error)}
             row |= {**count.cells(), "whole": self.whole_bits(count), "seconds": time.perf_counter() - start}
             found = perplexity(self.model, self.test)
-        return row | ({"perplexity": found} if math.isfinite(found) else {"failed": "the packed model's output is not finite"})
+        return row | (
+            {"perplexity": found}
+            if math.isfinite(found)
+            else {"failed": "the packed model's output is not finite"}
+        )
 
     def whole_bits(self, count: Count) -> float:
-        """Bits per weight of the whole model: what is packed as it is stored, everything else with 16 bits."""
+        """Bits per weight of the whole model: what is packed as it is stored, everything else with 16
+        bits.
+        """
         total = sum(parameter.numel() for parameter in self.model.parameters())
         return (count.stored + KEPT_BITS * (total - count.weights)) / total
 
@@ -186,8 +246,15 @@ class Bench:
             found.append(received)
         return found
 
-    def _pack_embeddings(self, method: Quantizer, collector: StatsCollector, exact: list[dict[str, Tensor]] | None, propagation: float) -> Count:
-        """Embedding and head last, on what reaches the head from the packed blocks; one weight where they are tied.
+    def _pack_embeddings(
+        self,
+        method: Quantizer,
+        collector: StatsCollector,
+        exact: list[dict[str, Tensor]] | None,
+        propagation: float,
+    ) -> Count:
+        """Embedding and head last, on what reaches the head from the packed blocks; one weight where they are
+        tied.
 
         `exact` is what reached the head in the full-precision model, where errors are propagated.
         """
@@ -195,18 +262,28 @@ class Bench:
         tied = head.weight is embedding.weight
         with torch.inference_mode():
             for number, batch in enumerate(self.calibration.split(AT_ONCE)):
-                with collector.watching(torch.zeros(batch.numel(), dtype=torch.bool), None if exact is None else exact[number]):
+                with collector.watching(
+                    torch.zeros(batch.numel(), dtype=torch.bool), None if exact is None else exact[number]
+                ):
                     self.model(input_ids=batch, use_cache=False)
         stats = collector.stats(HEAD)
         packed = pack(method, propagated(head.weight.data, stats, propagation), stats)
         head.weight = nn.Parameter(packed.weight, requires_grad=False)
-        count = Count(packed.stored_bits, packed.weight.numel(), packed.weight.numel() * (packed.paper_bits or math.nan))
+        count = Count(
+            packed.stored_bits, packed.weight.numel(), packed.weight.numel() * (packed.paper_bits or math.nan)
+        )
         if tied:
             embedding.weight = head.weight
             return count
-        own = pack(replace(method, feedback=False) if isinstance(method, Trellis) else method, embedding.weight.data, None)
+        own = pack(
+            replace(method, feedback=False) if isinstance(method, Trellis) else method,
+            embedding.weight.data,
+            None,
+        )
         embedding.weight = nn.Parameter(own.weight, requires_grad=False)
-        return count + Count(own.stored_bits, own.weight.numel(), own.weight.numel() * (own.paper_bits or math.nan))
+        return count + Count(
+            own.stored_bits, own.weight.numel(), own.weight.numel() * (own.paper_bits or math.nan)
+        )
 
     def _put_in_place(self, recipe: Recipe) -> Count:
         """Replace every weight by what its packed bytes decode to. ValueError names the linear."""
@@ -229,7 +306,9 @@ class Bench:
         return Count(stored, weights, paper, names_of(used), len(methods) - len(used))
 
     def _methods(self, recipe: Recipe) -> dict[str, Quantizer | None]:
-        """The quantizer of every linear, its bits dealt out where the recipe has a budget: by the divergence of all tokens of some windows."""
+        """The quantizer of every linear, its bits dealt out where the recipe has a budget: by the divergence
+        of all tokens of some windows.
+        """
         methods = {name: quantizer_for(recipe, name) for name in self.linears}
         if recipe.budget is None:
             return methods
@@ -237,63 +316,113 @@ class Bench:
 
         @torch.inference_mode()
         def logits() -> list[Tensor]:
-            return [self.model(input_ids=window[None], use_cache=False).logits[0] for window in self.calibration[:PROBE_WINDOWS]]
+            return [
+                self.model(input_ids=window[None], use_cache=False).logits[0]
+                for window in self.calibration[:PROBE_WINDOWS]
+            ]
 
         reference = logits()
-        found = probe_block(self.linears, quantizers, self.stats, lambda: divergence_of(reference, logits(), last=0.0))
+        found = probe_block(
+            self.linears, quantizers, self.stats, lambda: divergence_of(reference, logits(), last=0.0)
+        )
         shapes = {name: tuple(linear.weight.shape) for name, linear in self.linears.items()}
         return {
             name: with_bits(quantizers[name], bits)
-            for name, bits in deal_out(found, quantizers, shapes, self._left(recipe, quantizers, shapes)).items()
+            for name, bits in deal_out(
+                found, quantizers, shapes, self._left(recipe, quantizers, shapes)
+            ).items()
         }
 
-    def _left(self, recipe: Recipe, quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, int]]) -> float:
-        """What the budget leaves to the linears of the blocks, per weight. InputError when that is out of reach."""
+    def _left(
+        self, recipe: Recipe, quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, int]]
+    ) -> float:
+        """What the budget leaves to the linears of the blocks, per weight. InputError when that is out of
+        reach.
+        """
         assert recipe.budget is not None
-        linears = tuple(LinearPlan(name, "language", shapes[name], quantizer) for name, quantizer in quantizers.items())
-        tables = {id(module.weight): module for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings())}
+        linears = tuple(
+            LinearPlan(name, "language", shapes[name], quantizer) for name, quantizer in quantizers.items()
+        )
+        tables = {
+            id(module.weight): module
+            for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+        }
         embeddings = tuple(
-            LinearPlan(type(module).__name__, None, tuple(module.weight.shape), embedding_quantizer(recipe.embeddings, fed=True), kind="embedding")
+            LinearPlan(
+                type(module).__name__,
+                None,
+                tuple(module.weight.shape),
+                embedding_quantizer(recipe.embeddings, fed=True),
+                kind="embedding",
+            )
             for module in tables.values()
             if recipe.embeddings is not None
         )
-        return linear_budget(Plan((BlockPlan("", 0, False, linears),), (), embeddings=embeddings), recipe.budget)
+        return linear_budget(
+            Plan((BlockPlan("", 0, False, linears),), (), embeddings=embeddings), recipe.budget
+        )
 
     def _walk(self, recipe: Recipe) -> Count:
-        """The same block by block, on what the packed blocks before produce, with error propagation and tuning where the recipe says so."""
+        """The same block by block, on what the packed blocks before produce, with error propagation and
+        tuning where the recipe says so.
+        """
         path, blocks = longest_list(self.model)
         stored, paper, weights = 0, 0.0, 0
-        entries = [capture(self.model, {"input_ids": batch}, list(blocks)) for batch in self.calibration.split(AT_ONCE)]
+        entries = [
+            capture(self.model, {"input_ids": batch}, list(blocks))
+            for batch in self.calibration.split(AT_ONCE)
+        ]
         packed_states, exact_states = ([entry.hidden for entry in entries] for _ in range(2))
         methods = self._methods(recipe)
         for index, block in enumerate(blocks):
             calls = [entry.calls[index] for entry in entries]
-            collector = StatsCollector({name: linear for name, linear in self.linears.items() if name.startswith(f"{path}.{index}.")})
+            collector = StatsCollector(
+                {name: linear for name, linear in self.linears.items() if name.startswith(f"{path}.{index}.")}
+            )
             with torch.inference_mode():
                 for number, call in enumerate(calls):
                     with collector.received() as exact:
                         exact_states[number] = call.run(block, exact_states[number])
-                    with collector.watching(torch.zeros(packed_states[number].shape[:-1].numel(), dtype=torch.bool), exact):
+                    with collector.watching(
+                        torch.zeros(packed_states[number].shape[:-1].numel(), dtype=torch.bool), exact
+                    ):
                         call.run(block, packed_states[number])
             packed = {}
             for name, linear in collector.linears.items():
                 method = methods[name]
                 if method is None:
-                    raise ValueError(f"{name} is kept by the recipe: the walk of this benchmark quantizes every linear")
+                    raise ValueError(
+                        f"{name} is kept by the recipe: the walk of this benchmark quantizes every linear"
+                    )
                 stats = collector.stats(name)
                 quantized = method.quantize(propagated(linear.weight.data, stats, recipe.propagation), stats)
                 packed[name] = quantized.encode()
                 stored, weights = stored + 8 * packed[name].nbytes, weights + linear.weight.numel()
                 found = method.paper_bits(quantized)
                 paper += linear.weight.numel() * (math.nan if found is None else found)
-            tuned = tune_block(block, f"{path}.{index}", packed, calls, packed_states, exact_states, recipe.tuning) if recipe.tuning else None
+            tuned = (
+                tune_block(
+                    block, f"{path}.{index}", packed, calls, packed_states, exact_states, recipe.tuning
+                )
+                if recipe.tuning
+                else None
+            )
             for name, tensor in (packed if tuned is None else tuned.packed).items():
-                self.linears[name].weight = nn.Parameter(FORMATS[tensor.format].decode(tensor).dequantize(), requires_grad=False)
+                self.linears[name].weight = nn.Parameter(
+                    FORMATS[tensor.format].decode(tensor).dequantize(), requires_grad=False
+                )
             for name, vector in ({} if tuned is None else tuned.vectors).items():
                 self.model.get_parameter(name).data = vector
             with torch.inference_mode():
-                packed_states = [call.run(block, states) for call, states in zip(calls, packed_states, strict=True)]
-        return Count(stored, weights, paper, names_of({name: method for name, method in methods.items() if method is not None}))
+                packed_states = [
+                    call.run(block, states) for call, states in zip(calls, packed_states, strict=True)
+                ]
+        return Count(
+            stored,
+            weights,
+            paper,
+            names_of({name: method for name, method in methods.items() if method is not None}),
+        )
 
 
 def names_of(methods: Mapping[str, Quantizer]) -> str:

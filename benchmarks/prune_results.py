@@ -1,10 +1,12 @@
-"""How many visual tokens the embedded model can do without, in full precision and packed: the tables and heat maps in docs/results, from one command.
+"""How many visual tokens the embedded model can do without, in full precision and packed: the tables and heat
+maps in docs/results, from one command.
 
     python benchmarks/prune_results.py --questions 400
 
-Writes, each as .md, .json and .png: prune-full (every pruner, dropped inside the language model), prune-sites (dropped before it and inside the
-vision tower), prune-text (text tokens, the probe), and prune-bivlm and prune-bivlm-1 (the model packed by these presets, each also choosing its
-tokens by the full-precision model's ranking). --work keeps the packed models and the runs, to continue in.
+Writes, each as .md, .json and .png: prune-full (every pruner, dropped inside the language model), prune-sites
+(dropped before it and inside the vision tower), prune-text (text tokens, the probe), and prune-bivlm and
+prune-bivlm-1 (the model packed by these presets, each also choosing its tokens by the full-precision model's
+ranking). --work keeps the packed models and the runs, to continue in.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ LAST = "attention:attending=last"
 
 @dataclass(frozen=True)
 class Study:
-    """What one study sweeps; `preset` packs the model first, and lets the full-precision one choose as well."""
+    """What one study sweeps; `preset` packs the model first, and lets the full-precision one choose as
+    well.
+    """
 
     pruners: tuple[str, ...]
     layers: tuple[int, ...]
@@ -55,9 +59,14 @@ STUDIES = {
 
 def main(
     questions: Annotated[int, typer.Option(help="test questions for each cell")] = 400,
-    only: Annotated[list[str] | None, typer.Option(help=f"which results: any of {', '.join(STUDIES)}; left out: all")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"which results: any of {', '.join(STUDIES)}; left out: all")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for the results")] = RESULTS,
-    work: Annotated[Path | None, typer.Option(help="folder for packed models and runs, to continue in; left out: a temporary one")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="folder for packed models and runs, to continue in; left out: a temporary one"),
+    ] = None,
 ) -> None:
     """Sweep, and write the results where people read them."""
     quiet_libraries()
@@ -78,7 +87,12 @@ def write_results(name: str, study: Study, questions: int, work: Path, out: Path
     if study.preset is not None:
         model = work / study.preset
         if not (model / "config.json").exists():
-            quantize(full, model, recipe=study.preset, samples=read_samples("easy-vqa", split="train", limit=CALIBRATION_SAMPLES))
+            quantize(
+                full,
+                model,
+                recipe=study.preset,
+                samples=read_samples("easy-vqa", split="train", limit=CALIBRATION_SAMPLES),
+            )
     found = study_pruning(
         model,
         sweep(study.pruners, study.sites, study.layers, study.keeps, study.tokens),

@@ -1,4 +1,6 @@
-"""Random packed weights of every kind that the kernels are measured on: how fast a kernel is does not depend on what the codes say."""
+"""Random packed weights of every kind that the kernels are measured on: how fast a kernel is does not depend
+on what the codes say.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def random_weight(kind: str, bits: int, shape: tuple[int, int], seed: int = 0) -
         return _planes(shape, random).encode()
     if kind == "trellis":
         return _trellis(shape, bits, random).encode()
-    return (_uniform(shape, 1 << bits, random) if kind.startswith("uniform") else _factors(shape, bits, random)).encode()
+    return (
+        _uniform(shape, 1 << bits, random) if kind.startswith("uniform") else _factors(shape, bits, random)
+    ).encode()
 
 
 def _levels(shape: tuple[int, int], alphabet: int, tail: float, random: torch.Generator) -> LevelsWeight:
@@ -57,7 +61,9 @@ def _levels(shape: tuple[int, int], alphabet: int, tail: float, random: torch.Ge
 
 
 def _planes(shape: tuple[int, int], random: torch.Generator) -> PlanesWeight:
-    """Signs and a float16 scale for each 128 of a row. Rows whose width 128 does not divide have one scale."""
+    """Signs and a float16 scale for each 128 of a row. Rows whose width 128 does not divide have one
+    scale.
+    """
     rows, columns = shape
     group_size = group_of(columns)
     nowhere = torch.zeros(shape, dtype=torch.bool)

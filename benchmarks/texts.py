@@ -1,4 +1,6 @@
-"""Running text for a language model: pages of a folder, stripped of HTML, half to calibrate and half to test, cut into windows of tokens."""
+"""Running text for a language model: pages of a folder, stripped of HTML, half to calibrate and half to test,
+cut into windows of tokens.
+"""
 
 from __future__ import annotations
 
@@ -47,23 +49,36 @@ def strip_html(page: str) -> str:
 
 
 def read_text(folder: Path) -> tuple[str, str]:
-    """The text that calibrates and the text that tests. InputError when the folder has fewer than two pages that are long enough."""
+    """The text that calibrates and the text that tests. InputError when the folder has fewer than two pages
+    that are long enough.
+    """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; --text is a folder of text or HTML files")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in HTML + PLAIN)
     contents = [(path, path.read_text(encoding="utf-8", errors="ignore")) for path in files]
-    pages = [re.sub(r"\s+", " ", strip_html(content) if path.suffix.lower() in HTML else content) for path, content in contents]
+    pages = [
+        re.sub(r"\s+", " ", strip_html(content) if path.suffix.lower() in HTML else content)
+        for path, content in contents
+    ]
     pages = [page[NAVIGATION:] for page in pages if len(page) > SHORTEST]
     if len(pages) < 2:
         kinds = ", ".join(HTML + PLAIN)
-        raise InputError(f"{folder} has {len(pages)} pages of more than {SHORTEST} characters in {len(files)} files ({kinds}); 2 are needed")
+        raise InputError(
+            f"{folder} has {len(pages)} pages of more than {SHORTEST} characters in {len(files)} files"
+            f" ({kinds}); 2 are needed"
+        )
     return " ".join(pages[::2]), " ".join(pages[1::2])
 
 
 def token_windows(tokenizer: Any, text: str, purpose: str, count: int, length: int) -> Tensor:
-    """The first `count` windows of `length` tokens: (count, length). InputError when the text has fewer tokens."""
+    """The first `count` windows of `length` tokens: (count, length). InputError when the text has fewer
+    tokens.
+    """
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False).input_ids[0]
     if len(ids) < count * length:
         needed = f"{count} windows of {length} need {count * length}"
-        raise InputError(f"the text to {purpose} with is too short: it has {len(ids)} tokens, {needed}; give more or longer pages")
+        raise InputError(
+            f"the text to {purpose} with is too short: it has {len(ids)} tokens, {needed}; give more or"
+            " longer pages"
+        )
     return ids[: count * length].view(count, length)

@@ -1,5 +1,6 @@
-// kRows rows times the int8 inputs of kTokens tokens: the inner loops of the paths whose sums are integers (float_products.h says how groups are
-// taken into account). The bytes of a vector are multiplied and added four by four; a block's sums are then scaled in float32.
+// kRows rows times the int8 inputs of kTokens tokens: the inner loops of the paths whose sums are
+// integers (float_products.h says how groups are taken into account). The bytes of a vector are
+// multiplied and added four by four; a block's sums are then scaled in float32.
 #pragma once
 
 #include "streams.h"
@@ -7,36 +8,48 @@
 namespace bivlm {
 namespace {
 
-// The int32 sums of a block of codes times int8 inputs; the codes in pieces of 16 bytes when `step` is above 0
+// The int32 sums of a block of codes times int8 inputs; the codes in pieces of 16 bytes when `step`
+// is above 0
 template <int kBits, int kTokens>
-BIVLM_INLINE inline void byte_block(const uint8_t* place, int64_t step, const int8_t* x, int64_t width, V::Ints* sums) {
-  const auto input = [&](int n, int k) BIVLM_INLINE { return V::read_bytes(x + n * width + k * V::kBytes); };
-  if constexpr (kBits == 1) {  // bit k is left where it is: the sum is 2^k too large, and shifted once per block
-    const V::Ints low = step ? V::read_pieces(place, step) : V::read_bytes(place), high = V::high_nibbles(low);
+BIVLM_INLINE inline void byte_block(const uint8_t* place, int64_t step, const int8_t* x,
+                                    int64_t width, V::Ints* sums) {
+  const auto input = [&](int n, int k)
+                         BIVLM_INLINE { return V::read_bytes(x + n * width + k * V::kBytes); };
+  if constexpr (kBits == 1) {  // bit k is left where it is: the sum is 2^k too large, and shifted
+                               // once per block
+    const V::Ints low = step ? V::read_pieces(place, step) : V::read_bytes(place),
+                  high = V::high_nibbles(low);
     BIVLM_UNROLL
     for (int n = 0; n < kTokens; ++n) {
       sums[n] = V::no_ints();
     }
     BIVLM_UNROLL
     for (int k = 0; k < 4; ++k) {
-      const V::Ints mask = V::set_bytes(1 << k), first = V::both(low, mask), second = V::both(high, mask);
+      const V::Ints mask = V::set_bytes(1 << k), first = V::both(low, mask),
+                    second = V::both(high, mask);
       BIVLM_UNROLL
       for (int n = 0; n < kTokens; ++n) {
-        const V::Ints sum = V::dot(V::dot(V::no_ints(), first, input(n, k)), second, input(n, k + 4));
+        const V::Ints sum =
+            V::dot(V::dot(V::no_ints(), first, input(n, k)), second, input(n, k + 4));
         sums[n] = V::add_ints(sums[n], V::shift_signed(sum, k));
       }
     }
   } else if constexpr (kBits == 2) {
-    const V::Ints low = V::read_bytes(place), high = V::high_nibbles(low), mask = V::set_bytes(3), upper = V::set_bytes(12);
-    const V::Ints codes[4] = {V::both(low, mask), V::both(low, upper), V::both(high, mask), V::both(high, upper)};
+    const V::Ints low = V::read_bytes(place), high = V::high_nibbles(low), mask = V::set_bytes(3),
+                  upper = V::set_bytes(12);
+    const V::Ints codes[4] = {V::both(low, mask), V::both(low, upper), V::both(high, mask),
+                              V::both(high, upper)};
     BIVLM_UNROLL
     for (int n = 0; n < kTokens; ++n) {
-      const V::Ints even = V::dot(V::dot(V::no_ints(), codes[0], input(n, 0)), codes[2], input(n, 2));
-      const V::Ints fours = V::dot(V::dot(V::no_ints(), codes[1], input(n, 1)), codes[3], input(n, 3));
+      const V::Ints even =
+          V::dot(V::dot(V::no_ints(), codes[0], input(n, 0)), codes[2], input(n, 2));
+      const V::Ints fours =
+          V::dot(V::dot(V::no_ints(), codes[1], input(n, 1)), codes[3], input(n, 3));
       sums[n] = V::add_ints(even, V::shift_signed(fours, 2));
     }
   } else if constexpr (kBits == 4) {
-    const V::Ints both = V::read_bytes(place), mask = V::set_bytes(15), low = V::both(both, mask), high = V::both(V::high_nibbles(both), mask);
+    const V::Ints both = V::read_bytes(place), mask = V::set_bytes(15), low = V::both(both, mask),
+                  high = V::both(V::high_nibbles(both), mask);
     BIVLM_UNROLL
     for (int n = 0; n < kTokens; ++n) {
       sums[n] = V::dot(V::dot(V::no_ints(), low, input(n, 0)), high, input(n, 1));
@@ -81,17 +94,20 @@ inline void byte_affine(const Task& task, const Row* rows, int64_t token, float*
       sums[r][n] = V::zero();
     }
   }
-  for (int64_t c = 0; c < plan.blocks; ++c, x += byte_slices(kBits) * V::kBytes, scales += V::kLanes) {
+  for (int64_t c = 0; c < plan.blocks;
+       ++c, x += byte_slices(kBits) * V::kBytes, scales += V::kLanes) {
     BIVLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       V::Ints block[kTokens];
-      byte_block<kBits, kTokens>(streams[r].next(), kBlocks ? task.weight->group_bytes : 0, x, width, block);
+      byte_block<kBits, kTokens>(streams[r].next(), kBlocks ? task.weight->group_bytes : 0, x,
+                                 width, block);
       V::Floats factor = V::zero();
       if constexpr (!kWhole) factor = lane_factors(task, rows[r].factors, c);
       BIVLM_UNROLL
       for (int n = 0; n < kTokens; ++n) {
         const V::Floats scale = V::read(scales + n * lanes);
-        sums[r][n] = V::fma(V::convert(block[n]), kWhole ? scale : V::mul(scale, factor), sums[r][n]);
+        sums[r][n] =
+            V::fma(V::convert(block[n]), kWhole ? scale : V::mul(scale, factor), sums[r][n]);
       }
     }
   }
@@ -110,11 +126,14 @@ struct ByteTables {
 };
 
 inline ByteTables byte_tables(const Task& task, const Row& row, int64_t block, bool pairs) {
-  const uint8_t* first = row.byte_tables + (task.plan.whole ? 0 : task.first_groups[block] * kByteTableBytes);
+  const uint8_t* first =
+      row.byte_tables + (task.plan.whole ? 0 : task.first_groups[block] * kByteTableBytes);
   const bool one = task.plan.whole || task.plan.steady;
   const int32_t* which = one ? nullptr : task.lane_groups + block * V::kLanes;
-  const auto table = [&](int64_t offset)
-                         BIVLM_INLINE { return one ? V::byte_table(first + offset) : V::byte_tables(first + offset, kByteTableBytes, which); };
+  const auto table = [&](int64_t offset) BIVLM_INLINE {
+    return one ? V::byte_table(first + offset)
+               : V::byte_tables(first + offset, kByteTableBytes, which);
+  };
   ByteTables tables;
   tables.high = table(0);
   tables.low = table(kTable);
@@ -129,7 +148,8 @@ BIVLM_INLINE inline void byte_indices(const uint8_t* place, V::Ints* index) {
   constexpr int kSlices = int(byte_slices(kBits));
   const V::Ints mask = V::set_bytes(15);
   if constexpr (8 % kBits == 0) {
-    const V::Ints bytes = V::read_bytes(place), low = V::both(bytes, mask), high = V::both(V::high_nibbles(bytes), mask);
+    const V::Ints bytes = V::read_bytes(place), low = V::both(bytes, mask),
+                  high = V::both(V::high_nibbles(bytes), mask);
     BIVLM_UNROLL
     for (int k = 0; k < kSlices; ++k) {
       index[k] = k < kSlices / 2 ? low : high;
@@ -176,8 +196,10 @@ inline void byte_table(const Task& task, const Row* rows, int64_t token, float* 
       BIVLM_UNROLL
       for (int k = 0; k < kSlices; ++k) {
         const bool upper = kBits == 2 && k % 2;
-        const V::Ints high_weight = V::look_bytes(upper ? tables[r].upper_high : tables[r].high, index[k]);
-        const V::Ints low_weight = V::look_bytes(upper ? tables[r].upper_low : tables[r].low, index[k]);
+        const V::Ints high_weight =
+            V::look_bytes(upper ? tables[r].upper_high : tables[r].high, index[k]);
+        const V::Ints low_weight =
+            V::look_bytes(upper ? tables[r].upper_low : tables[r].low, index[k]);
         BIVLM_UNROLL
         for (int n = 0; n < kTokens; ++n) {
           const V::Ints input = V::read_bytes(x + n * width + k * V::kBytes);

@@ -1,4 +1,5 @@
-// What the functions of the interface do before a kernel runs: check a dtype, allocate the scratch of the call, share the work among threads.
+// What the functions of the interface do before a kernel runs: check a dtype, allocate the scratch
+// of the call, share the work among threads.
 #pragma once
 
 #include <cstdlib>
@@ -13,14 +14,16 @@ namespace bivlm {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kThreadWork = 1 << 17;  // weights, times tokens, below which another thread costs more than it gives
+constexpr int64_t kThreadWork =
+    1 << 17;  // weights, times tokens, below which another thread costs more than it gives
 
 inline bool known_dtype(int dtype) { return dtype >= BIVLM_FLOAT32 && dtype <= BIVLM_FLOAT16; }
 
 // One aligned piece of memory, freed at the end of the call.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes) : place_(static_cast<uint8_t*>(std::malloc(size_t(bytes + kAlignment)))) {}
+  explicit Scratch(int64_t bytes)
+      : place_(static_cast<uint8_t*>(std::malloc(size_t(bytes + kAlignment)))) {}
   ~Scratch() { std::free(place_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

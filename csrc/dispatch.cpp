@@ -1,4 +1,5 @@
-// Which instruction set is used: the best that both the processor and this build have, unless another one is asked for.
+// Which instruction set is used: the best that both the processor and this build have, unless
+// another one is asked for.
 #include <atomic>
 
 #include "kernel_set.h"
@@ -9,12 +10,13 @@ namespace {
 bool has(int level) {
 #if defined(BIVLM_HAVE_X86)
   __builtin_cpu_init();
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
   if (level == BIVLM_LEVEL_AVX2) return avx2;
   if (level == BIVLM_LEVEL_AVX512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
   }
 #elif defined(BIVLM_HAVE_NEON)
   if (level == BIVLM_LEVEL_NEON) return true;  // every 64-bit ARM processor has it

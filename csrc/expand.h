@@ -1,4 +1,5 @@
-// A row as float32, in order: what bivlm_unpack writes, and what weights are multiplied by that no faster path takes.
+// A row as float32, in order: what bivlm_unpack writes, and what weights are multiplied by that no
+// faster path takes.
 #pragma once
 
 #include "rows.h"
@@ -16,7 +17,8 @@ inline Plan dense_plan(const bivlm_weight& w) {
 }
 
 // A block of a stream, copied to where all of it may be read when the buffer ends too early
-inline const uint8_t* readable(const uint8_t* place, const uint8_t* limit, int64_t reads, uint8_t* copy) {
+inline const uint8_t* readable(const uint8_t* place, const uint8_t* limit, int64_t reads,
+                               uint8_t* copy) {
   const int64_t left = limit - place;
   if (left >= reads) return place;
   std::memset(copy, 0, size_t(reads));
@@ -25,26 +27,35 @@ inline const uint8_t* readable(const uint8_t* place, const uint8_t* limit, int64
 }
 
 inline float one_value(const bivlm_weight& w, const Row& row, int64_t group, int code) {
-  return w.bits <= 4 ? row.tables[group * kTable + code] : (float(code) - row.offsets[group]) * row.factors[group];
+  return w.bits <= 4 ? row.tables[group * kTable + code]
+                     : (float(code) - row.offsets[group]) * row.factors[group];
 }
 
-// Up to 64 columns from `first` on. In full vectors where a vector lies within one group; `out` has room for whole blocks.
-inline void expand_block(const bivlm_weight& w, const Row& row, int64_t first, const uint8_t* codes, float* out) {
+// Up to 64 columns from `first` on. In full vectors where a vector lies within one group; `out` has
+// room for whole blocks.
+inline void expand_block(const bivlm_weight& w, const Row& row, int64_t first, const uint8_t* codes,
+                         float* out) {
   if (w.groups > 1 && w.group_size % Vector::kLanes) {
     const int64_t end = smaller(w.columns, first + kDecoded);
-    for (int64_t j = first; j < end; ++j) out[j] = one_value(w, row, j / w.group_size, codes[j - first]);
+    for (int64_t j = first; j < end; ++j)
+      out[j] = one_value(w, row, j / w.group_size, codes[j - first]);
     return;
   }
   for (int64_t k = 0; k < kDecoded;) {
     const int64_t group = smaller(w.groups - 1, (first + k) / w.group_size);
-    const int64_t end = group == w.groups - 1 ? kDecoded : smaller(kDecoded, (group + 1) * w.group_size - first);
+    const int64_t end =
+        group == w.groups - 1 ? kDecoded : smaller(kDecoded, (group + 1) * w.group_size - first);
     if (w.bits <= 4) {
       const Vector::Table table = Vector::table(row.tables + group * kTable);
-      for (; k < end; k += Vector::kLanes) Vector::write(out + first + k, Vector::lookup<4>(table, Vector::index(codes + k)));
+      for (; k < end; k += Vector::kLanes)
+        Vector::write(out + first + k, Vector::lookup<4>(table, Vector::index(codes + k)));
     } else {
-      const Vector::Floats zero = Vector::set(row.offsets[group]), scale = Vector::set(row.factors[group]);
+      const Vector::Floats zero = Vector::set(row.offsets[group]),
+                           scale = Vector::set(row.factors[group]);
       for (; k < end; k += Vector::kLanes) {
-        Vector::write(out + first + k, Vector::mul(Vector::sub(Vector::convert(Vector::index(codes + k)), zero), scale));
+        Vector::write(
+            out + first + k,
+            Vector::mul(Vector::sub(Vector::convert(Vector::index(codes + k)), zero), scale));
       }
     }
   }
@@ -83,14 +94,18 @@ inline void unpack(const bivlm_weight& w, int64_t i, void* out, int dtype, uint8
   int64_t j = 0;
   for (; j + Vector::kLanes <= w.columns; j += Vector::kLanes) {
     Vector::Floats v = Vector::read(row.dense + j);
-    if (w.column_scale) v = Vector::mul(v, Vector::read_halves(reinterpret_cast<const char*>(w.column_scale) + 2 * j));
+    if (w.column_scale)
+      v = Vector::mul(v,
+                      Vector::read_halves(reinterpret_cast<const char*>(w.column_scale) + 2 * j));
     char* place = static_cast<char*>(out) + j * element_bytes(dtype);
     if (dtype == BIVLM_FLOAT32) Vector::write(reinterpret_cast<float*>(place), v);
     if (dtype == BIVLM_BFLOAT16) Vector::write_bfloats(place, v);
     if (dtype == BIVLM_FLOAT16) Vector::write_halves(place, v);
   }
   for (; j < w.columns; ++j) {
-    const float value = w.column_scale ? row.dense[j] * float_of_half(load<uint16_t>(w.column_scale, j)) : row.dense[j];
+    const float value = w.column_scale
+                            ? row.dense[j] * float_of_half(load<uint16_t>(w.column_scale, j))
+                            : row.dense[j];
     store_as(out, j, value, dtype);
   }
 }

@@ -1,8 +1,10 @@
-// kRows rows times the inputs of kTokens tokens: the inner loops with float32 inputs. A vector of codes is decoded once and used for all the tokens,
-// and a vector of inputs is read once for all the rows. out: (kRows, kTokens).
+// kRows rows times the inputs of kTokens tokens: the inner loops with float32 inputs. A vector of
+// codes is decoded once and used for all the tokens, and a vector of inputs is read once for all
+// the rows. out: (kRows, kTokens).
 //
-// Groups: with one group (`whole`) its factor is left to the end of the row. Otherwise a block's sums are multiplied by a vector that has, for each
-// lane, the factor of its group. Offsets never come up here: sum_j offset[g(j)] x[j] is a product with the sums of the groups' inputs.
+// Groups: with one group (`whole`) its factor is left to the end of the row. Otherwise a block's
+// sums are multiplied by a vector that has, for each lane, the factor of its group. Offsets never
+// come up here: sum_j offset[g(j)] x[j] is a product with the sums of the groups' inputs.
 #pragma once
 
 #include "streams.h"
@@ -57,8 +59,10 @@ inline void float_affine(const Task& task, const Row* rows, int64_t token, float
       BIVLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const V::Ints shifted = V::shift(codes[r], kBits * (upper ? k - 1 : k));
-        if constexpr (V::kLooksUpCodes) code[r] = V::template lookup<kBits>(upper ? tables.upper : tables.lower, shifted);
-        if constexpr (!V::kLooksUpCodes) code[r] = V::convert(V::mask_ints(shifted, (1 << kBits) - 1));
+        if constexpr (V::kLooksUpCodes)
+          code[r] = V::template lookup<kBits>(upper ? tables.upper : tables.lower, shifted);
+        if constexpr (!V::kLooksUpCodes)
+          code[r] = V::convert(V::mask_ints(shifted, (1 << kBits) - 1));
       }
       BIVLM_UNROLL
       for (int n = 0; n < kTokens; ++n) {
@@ -134,7 +138,8 @@ inline void float_signs(const Task& task, const Row* rows, int64_t token, float*
       for (int n = 0; n < kTokens; ++n) {
         const V::Floats input = V::read(x + n * width + k * V::kLanes);
         BIVLM_UNROLL
-        for (int r = 0; r < kRows; ++r) sums[r][n][k % kSums] = V::add_where(sums[r][n][k % kSums], set[r], input);
+        for (int r = 0; r < kRows; ++r)
+          sums[r][n][k % kSums] = V::add_where(sums[r][n][k % kSums], set[r], input);
       }
     }
     if constexpr (!kWhole) {
@@ -165,13 +170,16 @@ inline void float_signs(const Task& task, const Row* rows, int64_t token, float*
   }
 }
 
-// Path kFloatTable: every code is looked up. Where an index has four bits, two codes of two bits are looked up per shift.
+// Path kFloatTable: every code is looked up. Where an index has four bits, two codes of two bits
+// are looked up per shift.
 template <int kBits, int kRows, int kTokens>
 inline void float_table(const Task& task, const Row* rows, int64_t token, float* out) {
   constexpr bool kPairs = kBits == 2 && V::kIndexBits == 4;
   constexpr int kSums = kRows * kTokens == 1 ? 4 : kRows * kTokens == 2 ? 2 : 1;
   const Plan& plan = task.plan;
-  const int64_t width = plan.blocks * plan.block_columns, group_blocks = plan.whole ? plan.blocks : task.weight->group_size / plan.block_columns;
+  const int64_t width = plan.blocks * plan.block_columns,
+                group_blocks =
+                    plan.whole ? plan.blocks : task.weight->group_size / plan.block_columns;
   const float* x = task.sliced + token * width;
   V::Floats sums[kRows][kTokens][kSums];
   Stream streams[kRows];
@@ -207,7 +215,8 @@ inline void float_table(const Task& task, const Row* rows, int64_t token, float*
         V::Floats weight[kRows];
         BIVLM_UNROLL
         for (int r = 0; r < kRows; ++r) {
-          weight[r] = V::template lookup<kBits>(upper ? second[r] : first[r], V::shift(codes[r], kBits * (upper ? k - 1 : k)));
+          weight[r] = V::template lookup<kBits>(upper ? second[r] : first[r],
+                                                V::shift(codes[r], kBits * (upper ? k - 1 : k)));
         }
         BIVLM_UNROLL
         for (int n = 0; n < kTokens; ++n) {

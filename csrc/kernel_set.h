@@ -21,18 +21,20 @@ enum class Path {
 constexpr int kBlockTokens = 4;  // tokens that share the decoding of a vector of codes
 constexpr int kBlockRows = 2;    // rows that share the reading of a vector of inputs
 
-// The layout of a call, decided before there is memory for it. A row of codes is cut into blocks; a block is `slices` vectors of columns, and a lane
-// of a vector covers `lane_columns` neighbouring columns of the block, all slices together.
+// The layout of a call, decided before there is memory for it. A row of codes is cut into blocks; a
+// block is `slices` vectors of columns, and a lane of a vector covers `lane_columns` neighbouring
+// columns of the block, all slices together.
 struct Plan {
   Path path = Path::kPortable;
   bool whole = true;   // one group: its numbers are applied to the sums at the end of a row
   bool steady = true;  // a block lies within one group
   int64_t slices = 0, lane_columns = 0, block_columns = 0, blocks = 0, block_bytes = 0;
-  int64_t read_bytes = 0;                      // what decoding a block reads, at least block_bytes
-  int64_t ahead_bytes = 0;                     // how far behind a block of codes lies what is fetched while it is decoded
-  int64_t table_floats = 0;                    // of one group's table
-  int64_t tokens = 0;                          // batch, rounded up to what the kernels take at a time
-  int64_t plain_stride = 0;                    // float32 inputs in order, per token; zeros after the last column
+  int64_t read_bytes = 0;  // what decoding a block reads, at least block_bytes
+  int64_t ahead_bytes =
+      0;  // how far behind a block of codes lies what is fetched while it is decoded
+  int64_t table_floats = 0;  // of one group's table
+  int64_t tokens = 0;        // batch, rounded up to what the kernels take at a time
+  int64_t plain_stride = 0;  // float32 inputs in order, per token; zeros after the last column
   int64_t shared_bytes = 0, thread_bytes = 0;  // scratch
 };
 
@@ -47,8 +49,9 @@ struct Task {
   const void* bias = nullptr;
   uint8_t* scratch = nullptr;
 
-  float* plain = nullptr;           // (tokens, plain_stride): x in order, times the column scales
-  float* sliced = nullptr;          // (tokens, blocks * block_columns): in the order in which the float paths decode
+  float* plain = nullptr;  // (tokens, plain_stride): x in order, times the column scales
+  float* sliced =
+      nullptr;  // (tokens, blocks * block_columns): in the order in which the float paths decode
   int8_t* bytes = nullptr;          // the same for the int8 paths
   float* lane_scales = nullptr;     // (tokens, blocks * lanes): what one of a lane's bytes means
   float* sums = nullptr;            // (tokens, groups): sum of the inputs of a group
@@ -58,10 +61,12 @@ struct Task {
 
 struct KernelSet {
   Plan (*plan)(const bivlm_weight& weight, int64_t batch, int activations);
-  void (*prepare)(Task& task);                                                                      // once per call
-  void (*rows)(const Task& task, int64_t begin, int64_t end, uint8_t* scratch);                     // rows [begin, end) of y
-  int64_t (*unpack_scratch)(const bivlm_weight& weight);                                            // bytes per thread
-  void (*unpack)(const bivlm_weight& weight, int64_t row, void* out, int dtype, uint8_t* scratch);  // one row
+  void (*prepare)(Task& task);  // once per call
+  void (*rows)(const Task& task, int64_t begin, int64_t end,
+               uint8_t* scratch);                         // rows [begin, end) of y
+  int64_t (*unpack_scratch)(const bivlm_weight& weight);  // bytes per thread
+  void (*unpack)(const bivlm_weight& weight, int64_t row, void* out, int dtype,
+                 uint8_t* scratch);  // one row
 };
 
 const KernelSet& portable_kernels();

@@ -1,14 +1,17 @@
-// The kernels of one instruction set: which path a weight takes, where a call's inputs lie in its scratch, and the loop over the rows.
+// The kernels of one instruction set: which path a weight takes, where a call's inputs lie in its
+// scratch, and the loop over the rows.
 //
 //   path           weights                                                    groups of columns
-//   kByteTable     levels of 2 to 4 bits, int8 inputs                         any number of whole lane quads, or one group; not small_tables
-//   kByteAffine    everything else up to the set's widest code, int8 inputs   any number of whole lanes, or one group
-//   kByteBlocks    signs with their scales between them, int8 inputs          128, in whole blocks of columns
-//   kFloatTable    levels of 2 to 4 bits; uniform of 2 to 4 bits              any number of whole blocks, or one group; uniform: one group
-//   kFloatAffine   one bit; uniform of 2 to 4 bits                            any multiple of 8, or one group
-//   kDense         anything else
+//   kByteTable     levels of 2 to 4 bits, int8 inputs                         any number of whole
+//   lane quads, or one group; not small_tables kByteAffine    everything else up to the set's
+//   widest code, int8 inputs   any number of whole lanes, or one group kByteBlocks    signs with
+//   their scales between them, int8 inputs          128, in whole blocks of columns kFloatTable
+//   levels of 2 to 4 bits; uniform of 2 to 4 bits              any number of whole blocks, or one
+//   group; uniform: one group kFloatAffine   one bit; uniform of 2 to 4 bits any multiple of 8, or
+//   one group kDense         anything else
 //
-// A file of an instruction set includes its vector_*.h and then this one. Everything here is that file's own: see weight.h.
+// A file of an instruction set includes its vector_*.h and then this one. Everything here is that
+// file's own: see weight.h.
 #pragma once
 
 #include "byte_products.h"
@@ -41,18 +44,21 @@ inline int64_t odd_reads(int bits) {
   return bits == 3 ? V::odd_reads<3> : 64;  // wider ones are only there where a vector has 64 bytes
 }
 
-// Tables of bytes cost more to make than they save where every row has its own for small groups; their float tables are cheaper.
+// Tables of bytes cost more to make than they save where every row has its own for small groups;
+// their float tables are cheaper.
 constexpr int64_t kSmallGroup = 512;
 
 inline bool small_tables(const bivlm_weight& w, const Plan& plan) {
-  return !plan.whole && w.table_rows > 1 && w.group_size < kSmallGroup && w.group_size % (8 * V::kLanes) == 0;
+  return !plan.whole && w.table_rows > 1 && w.group_size < kSmallGroup &&
+         w.group_size % (8 * V::kLanes) == 0;
 }
 
 // Whether an int8 path takes the weight
 inline bool plan_bytes(const bivlm_weight& w, Plan& plan) {
   const int64_t slices = byte_slices(w.bits), lane = 4 * slices;
   const bool table = w.kind == BIVLM_KIND_LEVELS && w.bits > 1;
-  if (w.bits > V::kWidestBytes || !(plan.whole || w.group_size % (table ? 4 * lane : lane) == 0)) return false;
+  if (w.bits > V::kWidestBytes || !(plan.whole || w.group_size % (table ? 4 * lane : lane) == 0))
+    return false;
   if (table && small_tables(w, plan)) return false;
   plan.path = table ? Path::kByteTable : Path::kByteAffine;
   plan.table_floats = table ? (w.bits == 2 ? 2 * kTable : kTable) : 0;
@@ -70,31 +76,42 @@ inline bool plan_bytes(const bivlm_weight& w, Plan& plan) {
 
 inline void plan_floats(const bivlm_weight& w, Plan& plan) {
   const int64_t block = 8 * V::kLanes;
-  const bool blocks = plan.whole || w.group_size % block == 0, octets = plan.whole || w.group_size % 8 == 0;
+  const bool blocks = plan.whole || w.group_size % block == 0,
+             octets = plan.whole || w.group_size % 8 == 0;
   plan.path = Path::kDense;
-  if (w.bits <= 4 && w.bits > 1 && (plan.whole || (blocks && w.kind == BIVLM_KIND_LEVELS))) plan.path = Path::kFloatTable;
-  if (plan.path == Path::kDense && octets && (w.bits == 1 || (w.bits <= 4 && w.kind == BIVLM_KIND_UNIFORM))) plan.path = Path::kFloatAffine;
+  if (w.bits <= 4 && w.bits > 1 && (plan.whole || (blocks && w.kind == BIVLM_KIND_LEVELS)))
+    plan.path = Path::kFloatTable;
+  if (plan.path == Path::kDense && octets &&
+      (w.bits == 1 || (w.bits <= 4 && w.kind == BIVLM_KIND_UNIFORM)))
+    plan.path = Path::kFloatAffine;
   set_blocks(w, plan, 8, block);
   if (w.bits == 3) plan.read_bytes = V::octet_reads<3>;
   plan.table_floats = plan.path == Path::kFloatTable ? (w.bits == 2 ? 2 * kTable : kTable) : 0;
   if (plan.path == Path::kDense) plan.table_floats = dense_plan(w).table_floats;
 }
 
-constexpr bool takes_bytes(Path path) { return path == Path::kByteAffine || path == Path::kByteBlocks || path == Path::kByteTable; }
+constexpr bool takes_bytes(Path path) {
+  return path == Path::kByteAffine || path == Path::kByteBlocks || path == Path::kByteTable;
+}
 constexpr bool has_offsets(Path path) { return takes_bytes(path) || path == Path::kFloatAffine; }
 
-// Where a call's inputs lie; the bytes they take. Without scratch nothing is written but the pointers, which then mean nothing.
+// Where a call's inputs lie; the bytes they take. Without scratch nothing is written but the
+// pointers, which then mean nothing.
 inline int64_t place_inputs(Task& task, int8_t** ordered, float** chunk_scales) {
   const bivlm_weight& w = *task.weight;
   const Plan& plan = task.plan;
   const int64_t width = plan.blocks * plan.block_columns, lanes = plan.blocks * V::kLanes;
-  const bool bytes = takes_bytes(plan.path), lanes_differ = !plan.whole && plan.path != Path::kDense;
+  const bool bytes = takes_bytes(plan.path),
+             lanes_differ = !plan.whole && plan.path != Path::kDense;
   int64_t offset = 0;
   task.plain = take<float>(task.scratch, offset, plan.tokens * plan.plain_stride);
-  task.sliced = take<float>(task.scratch, offset, plan.path == Path::kFloatAffine || plan.path == Path::kFloatTable ? plan.tokens * width : 0);
+  task.sliced = take<float>(
+      task.scratch, offset,
+      plan.path == Path::kFloatAffine || plan.path == Path::kFloatTable ? plan.tokens * width : 0);
   task.bytes = take<int8_t>(task.scratch, offset, bytes ? plan.tokens * width : 0);
   task.lane_scales = take<float>(task.scratch, offset, bytes ? plan.tokens * lanes : 0);
-  task.sums = take<float>(task.scratch, offset, has_offsets(plan.path) ? plan.tokens * padded_groups(w) : 0);
+  task.sums = take<float>(task.scratch, offset,
+                          has_offsets(plan.path) ? plan.tokens * padded_groups(w) : 0);
   task.lane_groups = take<int32_t>(task.scratch, offset, lanes_differ ? lanes : 0);
   task.first_groups = take<int64_t>(task.scratch, offset, lanes_differ ? plan.blocks : 0);
   *ordered = take<int8_t>(task.scratch, offset, bytes ? plan.plain_stride : 0);
@@ -144,12 +161,14 @@ inline float ready_level(const Row& row, int code) {
 
 // The entries of one group's tail, in four sums: an addition waits for the one before
 template <class Entry, int kTokens>
-inline void add_entries(const bivlm_weight& w, const float* corrections, int64_t begin, int64_t end, const float* x, int64_t stride, float* out) {
+inline void add_entries(const bivlm_weight& w, const float* corrections, int64_t begin, int64_t end,
+                        const float* x, int64_t stride, float* out) {
   constexpr int kSums = 4;
   float sums[kTokens][kSums] = {};
   const auto one = [&](int64_t e, int k) BIVLM_INLINE {
     const uint32_t entry = load<Entry>(w.tail_entries, e);
-    for (int n = 0; n < kTokens; ++n) sums[n][k] += corrections[entry & 3] * x[n * stride + (entry >> 2)];
+    for (int n = 0; n < kTokens; ++n)
+      sums[n][k] += corrections[entry & 3] * x[n * stride + (entry >> 2)];
   };
   int64_t e = begin;
   for (; e + kSums <= end; e += kSums) {
@@ -169,8 +188,11 @@ inline void add_tail(const Task& task, int64_t i, const Row& row, int64_t token,
   if (task.plan.whole) {
     float corrections[4];
     const float scale = w.scale * float_of_half(load<uint16_t>(w.tail_scale, i));
-    for (int code = 0; code < 4; ++code) corrections[code] = scale * load<float>(w.tail_levels, code) - ready_level<kPath>(row, dense_code(w, code));
-    if (w.tail_wide) return add_entries<uint32_t, kTokens>(w, corrections, begin, end, x, stride, out);
+    for (int code = 0; code < 4; ++code)
+      corrections[code] =
+          scale * load<float>(w.tail_levels, code) - ready_level<kPath>(row, dense_code(w, code));
+    if (w.tail_wide)
+      return add_entries<uint32_t, kTokens>(w, corrections, begin, end, x, stride, out);
     return add_entries<uint16_t, kTokens>(w, corrections, begin, end, x, stride, out);
   }
   for (int64_t e = begin; e < end; ++e) {
@@ -190,7 +212,8 @@ inline void add_offsets(const Task& task, const Row& row, int64_t token, float* 
       continue;
     }
     V::Floats sum = V::zero();
-    for (int64_t g = 0; g < task.weight->groups; g += V::kLanes) sum = V::fma(V::read(row.offsets + g), V::read(sums + g), sum);
+    for (int64_t g = 0; g < task.weight->groups; g += V::kLanes)
+      sum = V::fma(V::read(row.offsets + g), V::read(sums + g), sum);
     out[n] += V::sum(sum);
   }
 }
@@ -206,18 +229,26 @@ inline void block_rows(const Task& task, int64_t i, bool first, Row* rows) {
   for (int64_t token = 0; token < task.plan.tokens; token += kTokens) {
     float out[kRows * kTokens];
     if constexpr (kPath == Path::kDense) dense<kRows, kTokens>(task, rows, token, out);
-    if constexpr (kPath == Path::kFloatAffine && kBits == 1) float_signs<kRows, kTokens, kWhole>(task, rows, token, out);
-    if constexpr (kPath == Path::kFloatAffine && kBits > 1) float_affine<kBits, kRows, kTokens, kWhole>(task, rows, token, out);
-    if constexpr (kPath == Path::kFloatTable) float_table<kBits, kRows, kTokens>(task, rows, token, out);
-    if constexpr (kPath == Path::kByteAffine) byte_affine<kBits, kRows, kTokens, kWhole, false>(task, rows, token, out);
-    if constexpr (kPath == Path::kByteBlocks) byte_affine<1, kRows, kTokens, false, true>(task, rows, token, out);
-    if constexpr (kPath == Path::kByteTable) byte_table<kBits, kRows, kTokens, kWhole>(task, rows, token, out);
+    if constexpr (kPath == Path::kFloatAffine && kBits == 1)
+      float_signs<kRows, kTokens, kWhole>(task, rows, token, out);
+    if constexpr (kPath == Path::kFloatAffine && kBits > 1)
+      float_affine<kBits, kRows, kTokens, kWhole>(task, rows, token, out);
+    if constexpr (kPath == Path::kFloatTable)
+      float_table<kBits, kRows, kTokens>(task, rows, token, out);
+    if constexpr (kPath == Path::kByteAffine)
+      byte_affine<kBits, kRows, kTokens, kWhole, false>(task, rows, token, out);
+    if constexpr (kPath == Path::kByteBlocks)
+      byte_affine<1, kRows, kTokens, false, true>(task, rows, token, out);
+    if constexpr (kPath == Path::kByteTable)
+      byte_table<kBits, kRows, kTokens, kWhole>(task, rows, token, out);
     for (int r = 0; r < kRows; ++r) {
       float* sums = out + r * kTokens;
       if constexpr (has_offsets(kPath)) add_offsets<kTokens>(task, rows[r], token, sums);
-      if constexpr (kPath != Path::kDense) add_tail<kTokens, kPath>(task, i + r, rows[r], token, sums);
+      if constexpr (kPath != Path::kDense)
+        add_tail<kTokens, kPath>(task, i + r, rows[r], token, sums);
       const float bias = task.bias ? load_as(task.bias, i + r, task.dtype) : 0.0f;
-      for (int64_t b = token; b < smaller(task.batch, token + kTokens); ++b) store_as(task.y, b * w.rows + i + r, sums[b - token] + bias, task.dtype);
+      for (int64_t b = token; b < smaller(task.batch, token + kTokens); ++b)
+        store_as(task.y, b * w.rows + i + r, sums[b - token] + bias, task.dtype);
     }
   }
 }
@@ -226,9 +257,11 @@ inline void block_rows(const Task& task, int64_t i, bool first, Row* rows) {
 template <int kBits, int kTokens, Path kPath, bool kWhole>
 void path_rows(const Task& task, int64_t begin, int64_t end, uint8_t* scratch) {
   Row rows[kBlockRows];
-  for (int r = 0; r < kBlockRows; ++r) rows[r] = row_in(*task.weight, task.plan, scratch + r * (task.plan.thread_bytes / kBlockRows));
+  for (int r = 0; r < kBlockRows; ++r)
+    rows[r] = row_in(*task.weight, task.plan, scratch + r * (task.plan.thread_bytes / kBlockRows));
   int64_t i = begin;
-  for (; i + kBlockRows <= end; i += kBlockRows) block_rows<kBits, kBlockRows, kTokens, kPath, kWhole>(task, i, i == begin, rows);
+  for (; i + kBlockRows <= end; i += kBlockRows)
+    block_rows<kBits, kBlockRows, kTokens, kPath, kWhole>(task, i, i == begin, rows);
   for (; i < end; ++i) block_rows<kBits, 1, kTokens, kPath, kWhole>(task, i, i == begin, rows);
 }
 
@@ -237,18 +270,21 @@ using Rows = void (*)(const Task&, int64_t, int64_t, uint8_t*);
 template <int kBits, Path kPath, bool kWhole>
 inline Rows by_tokens(int64_t tokens) {
   if (tokens == 1) return path_rows<kBits, 1, kPath, kWhole>;
-  return tokens == 2 ? path_rows<kBits, 2, kPath, kWhole> : path_rows<kBits, kBlockTokens, kPath, kWhole>;
+  return tokens == 2 ? path_rows<kBits, 2, kPath, kWhole>
+                     : path_rows<kBits, kBlockTokens, kPath, kWhole>;
 }
 
 template <int kBits, Path kPath>
 inline Rows by_groups(const Plan& plan) {
-  return plan.whole ? by_tokens<kBits, kPath, true>(plan.tokens) : by_tokens<kBits, kPath, false>(plan.tokens);
+  return plan.whole ? by_tokens<kBits, kPath, true>(plan.tokens)
+                    : by_tokens<kBits, kPath, false>(plan.tokens);
 }
 
 template <int kBits>
 inline Rows by_path(const Plan& plan) {
   if constexpr (kBits >= 2 && kBits <= 4) {
-    if (plan.path == Path::kFloatTable) return by_tokens<kBits, Path::kFloatTable, true>(plan.tokens);
+    if (plan.path == Path::kFloatTable)
+      return by_tokens<kBits, Path::kFloatTable, true>(plan.tokens);
     if (plan.path == Path::kByteTable) return by_groups<kBits, Path::kByteTable>(plan);
   }
   if constexpr (kBits == 1) {

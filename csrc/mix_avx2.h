@@ -1,4 +1,5 @@
-// The Walsh-Hadamard transform of the 8 numbers of a vector: what rotate.h needs beside vector_avx2.h.
+// The Walsh-Hadamard transform of the 8 numbers of a vector: what rotate.h needs beside
+// vector_avx2.h.
 #pragma once
 
 #include "vector_avx2.h"
@@ -9,7 +10,8 @@ namespace {
 inline __m256 mix_lanes(__m256 v) {
   v = _mm256_fmadd_ps(v, _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1), _mm256_permute_ps(v, 0xb1));
   v = _mm256_fmadd_ps(v, _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1), _mm256_permute_ps(v, 0x4e));
-  return _mm256_fmadd_ps(v, _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1), _mm256_permute2f128_ps(v, v, 0x01));
+  return _mm256_fmadd_ps(v, _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1),
+                         _mm256_permute2f128_ps(v, v, 0x01));
 }
 
 }  // namespace

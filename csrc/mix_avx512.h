@@ -1,4 +1,5 @@
-// The Walsh-Hadamard transform of the 16 numbers of a vector: what rotate.h needs beside vector_avx512.h.
+// The Walsh-Hadamard transform of the 16 numbers of a vector: what rotate.h needs beside
+// vector_avx512.h.
 #pragma once
 
 #include "vector_avx512.h"
@@ -11,7 +12,8 @@ inline __m512 mix_lanes(__m512 v) {
   v = _mm512_fmadd_ps(v, _mm512_mask_mov_ps(one, 0xaaaa, minus), _mm512_permute_ps(v, 0xb1));
   v = _mm512_fmadd_ps(v, _mm512_mask_mov_ps(one, 0xcccc, minus), _mm512_permute_ps(v, 0x4e));
   v = _mm512_fmadd_ps(v, _mm512_mask_mov_ps(one, 0xf0f0, minus), _mm512_shuffle_f32x4(v, v, 0xb1));
-  return _mm512_fmadd_ps(v, _mm512_mask_mov_ps(one, 0xff00, minus), _mm512_shuffle_f32x4(v, v, 0x4e));
+  return _mm512_fmadd_ps(v, _mm512_mask_mov_ps(one, 0xff00, minus),
+                         _mm512_shuffle_f32x4(v, v, 0x4e));
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The Walsh-Hadamard transform of the 4 numbers of a vector: what rotate.h needs beside vector_neon.h.
+// The Walsh-Hadamard transform of the 4 numbers of a vector: what rotate.h needs beside
+// vector_neon.h.
 #pragma once
 
 #include "vector_neon.h"

@@ -1,4 +1,5 @@
-// The portable kernels, which are also the definition: every weight by itself as docs/format.md says, in float32, and sums in double.
+// The portable kernels, which are also the definition: every weight by itself as docs/format.md
+// says, in float32, and sums in double.
 #include "kernel_set.h"
 #include "weight.h"
 
@@ -22,14 +23,16 @@ void prepare(Task& task) {
   for (int64_t b = 0; b < task.batch; ++b) {
     for (int64_t j = 0; j < w.columns; ++j) {
       const float x = load_as(task.x, b * task.x_stride + j, task.dtype);
-      task.plain[b * task.plan.plain_stride + j] = w.column_scale ? x * float_of_half(load<uint16_t>(w.column_scale, j)) : x;
+      task.plain[b * task.plan.plain_stride + j] =
+          w.column_scale ? x * float_of_half(load<uint16_t>(w.column_scale, j)) : x;
     }
   }
 }
 
 // A row without the column scales.
 void expand(const bivlm_weight& w, int64_t row, float* out) {
-  for (int64_t j = 0; j < w.columns; ++j) out[j] = value_of(w, row, j / w.group_size, code_at(w, row, j));
+  for (int64_t j = 0; j < w.columns; ++j)
+    out[j] = value_of(w, row, j / w.group_size, code_at(w, row, j));
   for (int64_t e = tail_begin(w, row); e < tail_end(w, row); ++e) {
     const TailEntry entry = tail_entry(w, e);
     out[entry.column] = tail_value(w, row, entry.code);
@@ -56,7 +59,8 @@ void unpack(const bivlm_weight& w, int64_t row, void* out, int dtype, uint8_t* s
   float* values = reinterpret_cast<float*>(scratch);
   expand(w, row, values);
   for (int64_t j = 0; j < w.columns; ++j) {
-    const float value = w.column_scale ? values[j] * float_of_half(load<uint16_t>(w.column_scale, j)) : values[j];
+    const float value =
+        w.column_scale ? values[j] * float_of_half(load<uint16_t>(w.column_scale, j)) : values[j];
     store_as(out, j, value, dtype);
   }
 }

@@ -1,12 +1,15 @@
-// The rotation of the inputs in vectors: R x = (the Hartley transforms over the prime factors of the width) (signs x).
+// The rotation of the inputs in vectors: R x = (the Hartley transforms over the prime factors of
+// the width) (signs x).
 //
-// The factors of two together are a fast Walsh-Hadamard transform. For an odd prime m, with e_b = x_b + x_(m-b), o_b = x_b - x_(m-b), h = (m - 1) /
-// 2:
+// The factors of two together are a fast Walsh-Hadamard transform. For an odd prime m, with e_b =
+// x_b + x_(m-b), o_b = x_b - x_(m-b), h = (m - 1) / 2:
 //
-//     y_0 = x_0 + sum e_b,     y_a, y_(m-a) = (x_0 + sum_b e_b cos(2 pi a b / m)) +- (sum_b o_b sin(2 pi a b / m)),     a, b = 1 ... h
+//     y_0 = x_0 + sum e_b,     y_a, y_(m-a) = (x_0 + sum_b e_b cos(2 pi a b / m)) +- (sum_b o_b
+//     sin(2 pi a b / m)),     a, b = 1 ... h
 //
-// The axes are turned round while the inputs are read, (2, ..., 2, p, ..., q) to (q, ..., p, power of two): every transform then runs along vectors
-// of neighbouring columns. 1 / sqrt(width) is multiplied in at the end.
+// The axes are turned round while the inputs are read, (2, ..., 2, p, ..., q) to (q, ..., p, power
+// of two): every transform then runs along vectors of neighbouring columns. 1 / sqrt(width) is
+// multiplied in at the end.
 //
 // A file of an instruction set includes its vector_*.h and mix_*.h and then this one.
 #pragma once
@@ -25,7 +28,8 @@ constexpr int64_t kSums = 4;  // a's whose sums are made at a time
 
 struct OddPrime {
   int64_t prime, half;
-  int64_t table;  // where its coefficients begin: (ceil(half / kSums), half, 2, kSums), cosines and sines; then those of all multiples of 1 / prime
+  int64_t table;  // where its coefficients begin: (ceil(half / kSums), half, 2, kSums), cosines and
+                  // sines; then those of all multiples of 1 / prime
 };
 
 struct RotationPlan {
@@ -55,7 +59,8 @@ struct RotationPlan {
 inline Bytes rotation_bytes(int64_t columns) {
   const RotationPlan plan(columns);
   const int64_t pairs = plan.largest * Vector::kLanes;
-  return {plan.table_bytes() + plan.odd * int64_t(sizeof(int32_t)), (round_up(columns, 16) + pairs) * int64_t(sizeof(float))};
+  return {plan.table_bytes() + plan.odd * int64_t(sizeof(int32_t)),
+          (round_up(columns, 16) + pairs) * int64_t(sizeof(float))};
 }
 
 // cos and sin of 2 pi k / prime for all k < prime, computed in double: (prime, 2)
@@ -64,7 +69,8 @@ inline void set_wave(int64_t prime, float* wave) {
     const double angle = 6.283185307179586476925286766559 * double(k) / double(prime);
     wave[2 * k] = float(std::cos(angle)), wave[2 * k + 1] = float(std::sin(angle));
   }
-  for (int64_t k = prime / 2 + 1; k < prime; ++k) wave[2 * k] = wave[2 * (prime - k)], wave[2 * k + 1] = -wave[2 * (prime - k) + 1];
+  for (int64_t k = prime / 2 + 1; k < prime; ++k)
+    wave[2 * k] = wave[2 * (prime - k)], wave[2 * k + 1] = -wave[2 * (prime - k) + 1];
 }
 
 inline void set_coefficients(const OddPrime& p, float* out) {
@@ -82,7 +88,8 @@ inline void set_coefficients(const OddPrime& p, float* out) {
   }
 }
 
-// The coefficients of every different prime, and for every index of the odd axes the one with its axes turned round
+// The coefficients of every different prime, and for every index of the odd axes the one with its
+// axes turned round
 inline void prepare_rotation(const RotationTask& task) {
   const RotationPlan plan(task.columns);
   float* tables = reinterpret_cast<float*>(task.shared);
@@ -95,20 +102,25 @@ inline void prepare_rotation(const RotationTask& task) {
   int32_t* turned = reinterpret_cast<int32_t*>(task.shared + plan.table_bytes());
   for (int64_t o = 0; o < plan.odd; ++o) {
     int64_t rest = o, value = 0;
-    for (int i = plan.count - 1; i >= 0; --i) value = value * plan.primes[i].prime + rest % plan.primes[i].prime, rest /= plan.primes[i].prime;
+    for (int i = plan.count - 1; i >= 0; --i)
+      value = value * plan.primes[i].prime + rest % plan.primes[i].prime,
+      rest /= plan.primes[i].prime;
     turned[o] = int32_t(value);
   }
 }
 
-// Two stages of the Walsh-Hadamard transform of `size` numbers: pairs that are h and 2h apart, and before them, the first time, those in a vector
+// Two stages of the Walsh-Hadamard transform of `size` numbers: pairs that are h and 2h apart, and
+// before them, the first time, those in a vector
 template <bool kFirst>
 inline void two_stages(float* x, int64_t size, int64_t h) {
   for (int64_t block = 0; block < size; block += 4 * h) {
     for (int64_t j = block; j < block + h; j += Vector::kLanes) {
       Vector::Floats v[4];
       BIVLM_UNROLL
-      for (int i = 0; i < 4; ++i) v[i] = kFirst ? mix_lanes(Vector::read(x + j + i * h)) : Vector::read(x + j + i * h);
-      const Vector::Floats a = Vector::add(v[0], v[1]), b = Vector::sub(v[0], v[1]), c = Vector::add(v[2], v[3]), d = Vector::sub(v[2], v[3]);
+      for (int i = 0; i < 4; ++i)
+        v[i] = kFirst ? mix_lanes(Vector::read(x + j + i * h)) : Vector::read(x + j + i * h);
+      const Vector::Floats a = Vector::add(v[0], v[1]), b = Vector::sub(v[0], v[1]),
+                           c = Vector::add(v[2], v[3]), d = Vector::sub(v[2], v[3]);
       Vector::write(x + j, Vector::add(a, c));
       Vector::write(x + j + h, Vector::add(b, d));
       Vector::write(x + j + 2 * h, Vector::sub(a, c));
@@ -149,12 +161,15 @@ inline void write_some(float* p, Vector::Floats v, int64_t count) {
   std::memcpy(p, all, size_t(count) * sizeof(float));
 }
 
-// The transform over an odd prime of up to kLanes neighbouring columns; their numbers for index b lie at x + b * step. `pairs`: room for e and o.
-inline void hartley(const OddPrime& p, const float* table, float* x, int64_t step, int64_t count, float* pairs) {
+// The transform over an odd prime of up to kLanes neighbouring columns; their numbers for index b
+// lie at x + b * step. `pairs`: room for e and o.
+inline void hartley(const OddPrime& p, const float* table, float* x, int64_t step, int64_t count,
+                    float* pairs) {
   const Vector::Floats zeroth = read_some(x, count);
   Vector::Floats sum = zeroth;
   for (int64_t b = 1; b <= p.half; ++b) {
-    const Vector::Floats near = read_some(x + b * step, count), far = read_some(x + (p.prime - b) * step, count);
+    const Vector::Floats near = read_some(x + b * step, count),
+                         far = read_some(x + (p.prime - b) * step, count);
     const Vector::Floats even = Vector::add(near, far);
     sum = Vector::add(sum, even);
     Vector::write(pairs + (2 * b - 2) * Vector::kLanes, even);
@@ -166,7 +181,8 @@ inline void hartley(const OddPrime& p, const float* table, float* x, int64_t ste
     BIVLM_UNROLL
     for (int i = 0; i < kSums; ++i) cosines[i] = zeroth, sines[i] = Vector::zero();
     for (int64_t b = 0; b < p.half; ++b, table += 2 * kSums) {
-      const Vector::Floats even = Vector::read(pairs + 2 * b * Vector::kLanes), odd = Vector::read(pairs + (2 * b + 1) * Vector::kLanes);
+      const Vector::Floats even = Vector::read(pairs + 2 * b * Vector::kLanes),
+                           odd = Vector::read(pairs + (2 * b + 1) * Vector::kLanes);
       BIVLM_UNROLL
       for (int i = 0; i < kSums; ++i) {
         cosines[i] = Vector::fma(Vector::set(table[i]), even, cosines[i]);
@@ -195,10 +211,12 @@ inline void read_signed(const RotationTask& task, int64_t first, float* out) {
     const Vector::Floats x = read_inputs(task, first + j);
     Vector::write(out + j, signs ? Vector::mul(x, Vector::read(signs + j)) : x);
   }
-  for (; j < task.columns; ++j) store(out, j, load_as(task.x, first + j, task.dtype) * (signs ? load<float>(signs, j) : 1.0f));
+  for (; j < task.columns; ++j)
+    store(out, j, load_as(task.x, first + j, task.dtype) * (signs ? load<float>(signs, j) : 1.0f));
 }
 
-// x (power, odd) to (odd turned round, power), or back; in blocks, since a power of two of columns apart numbers crowd into few places of the cache.
+// x (power, odd) to (odd turned round, power), or back; in blocks, since a power of two of columns
+// apart numbers crowd into few places of the cache.
 template <bool kBack>
 inline void turn(const RotationPlan& plan, const int32_t* turned, const float* x, float* out) {
   constexpr int64_t kBlock = 16;
@@ -219,7 +237,8 @@ inline void turn(const RotationPlan& plan, const int32_t* turned, const float* x
 
 inline void scale_by(float scale, const float* x, int64_t count, float* out) {
   int64_t j = 0;
-  for (; j + Vector::kLanes <= count; j += Vector::kLanes) Vector::write(out + j, Vector::mul(Vector::read(x + j), Vector::set(scale)));
+  for (; j + Vector::kLanes <= count; j += Vector::kLanes)
+    Vector::write(out + j, Vector::mul(Vector::read(x + j), Vector::set(scale)));
   for (; j < count; ++j) store(out, j, load<float>(x, j) * scale);
 }
 
@@ -235,7 +254,8 @@ inline void rotate(const RotationTask& task, int64_t token, float* out, uint8_t*
   for (int i = 0; i < plan.count; ++i) {
     const OddPrime& p = plan.primes[i];
     for (int64_t block = 0; block < plan.columns; block += after * p.prime) {
-      for (int64_t j = 0; j < after; j += Vector::kLanes) hartley(p, tables + p.table, x + block + j, after, after - j, pairs);
+      for (int64_t j = 0; j < after; j += Vector::kLanes)
+        hartley(p, tables + p.table, x + block + j, after, after - j, pairs);
     }
     after *= p.prime;
   }

@@ -1,6 +1,8 @@
-// The steps of the trellis search in AVX-512: the same costs and choices as in trellis_search.h, bit for bit, 32 states at a time.
+// The steps of the trellis search in AVX-512: the same costs and choices as in trellis_search.h,
+// bit for bit, 32 states at a time.
 //
-// The choice among 2^K states is a tree of minima whose comparisons are kept as bit masks: on equal costs the lower state wins, as it does there.
+// The choice among 2^K states is a tree of minima whose comparisons are kept as bit masks: on equal
+// costs the lower state wins, as it does there.
 #pragma once
 
 #include <immintrin.h>
@@ -15,19 +17,22 @@ template <int L, int K>
 struct VectorSearch {
   using Plain = Search<L, K>;
   static constexpr int kWindow = L, kBits = K;
-  static constexpr int kBranches = Plain::kBranches, kGroups = Plain::kGroups, kPeriod = Plain::kPeriod;
-  static constexpr bool kPaired = kGroups < 32;                           // L = 8, K = 4: planes a and a + 8 share a vector
-  static constexpr int kPlanes = kPaired ? kBranches / 2 : kBranches;     // vectors that compete
-  static constexpr int kDepth = kPaired ? K - 1 : K;                      // of the tree
-  static constexpr int kWidth = kPaired ? 1 : kGroups / 32;               // vectors of a plane
-  static constexpr bool kHalved = kPeriod < 32 && kWidth > 2;             // L = 12, K = 4: a period is every other lane of a parted vector
+  static constexpr int kBranches = Plain::kBranches, kGroups = Plain::kGroups,
+                       kPeriod = Plain::kPeriod;
+  static constexpr bool kPaired = kGroups < 32;  // L = 8, K = 4: planes a and a + 8 share a vector
+  static constexpr int kPlanes = kPaired ? kBranches / 2 : kBranches;  // vectors that compete
+  static constexpr int kDepth = kPaired ? K - 1 : K;                   // of the tree
+  static constexpr int kWidth = kPaired ? 1 : kGroups / 32;            // vectors of a plane
+  static constexpr bool kHalved =
+      kPeriod < 32 && kWidth > 2;  // L = 12, K = 4: a period is every other lane of a parted vector
   static constexpr int kMasks = kPlanes - 1 + (kPaired ? 1 : 0);
   static constexpr int kVectors = kPlanes * kWidth;
 
   struct Levels : Plain::Levels {
     alignas(64) int16_t vectors[Plain::kStates];
     explicit Levels(const int8_t* table) : Plain::Levels(table) {
-      for (int place = 0; place < Plain::kStates; ++place) vectors[place] = this->natural[state_at(place)];
+      for (int place = 0; place < Plain::kStates; ++place)
+        vectors[place] = this->natural[state_at(place)];
     }
   };
 
@@ -39,7 +44,8 @@ struct VectorSearch {
   // The state whose cost lies at a place of the vectors
   static uint32_t state_at(int place) {
     const int vector = place / 32, lane = place % 32;
-    if (kPaired) return uint32_t(lane % 16) << K | uint32_t(vector + (lane < 16 ? 0 : kBranches / 2));
+    if (kPaired)
+      return uint32_t(lane % 16) << K | uint32_t(vector + (lane < 16 ? 0 : kBranches / 2));
     return uint32_t(vector % kWidth * 32 + lane) << K | uint32_t(vector / kWidth);
   }
 
@@ -49,7 +55,8 @@ struct VectorSearch {
     return a * kGroups + q;
   }
 
-  // The least of a column of vectors, and the comparisons that led there, from the leaves to the root
+  // The least of a column of vectors, and the comparisons that led there, from the leaves to the
+  // root
   static __m512i compete(const __m512i* cost, int stride, uint32_t* masks) {
     __m512i least[kPlanes];
     for (int a = 0; a < kPlanes; ++a) least[a] = cost[a * stride];
@@ -84,9 +91,11 @@ struct VectorSearch {
   static __m512i distances(__m512i target, __m512i level) {
     if (fineness(K) == 1) {  // a square fits 16 bits before it is cut off
       const __m512i difference = _mm512_sub_epi16(target, level);
-      return _mm512_min_epu16(_mm512_mullo_epi16(difference, difference), _mm512_set1_epi16(kFarthest * kFarthest));
+      return _mm512_min_epu16(_mm512_mullo_epi16(difference, difference),
+                              _mm512_set1_epi16(kFarthest * kFarthest));
     }
-    const __m512i difference = _mm512_min_epi16(_mm512_abs_epi16(_mm512_sub_epi16(target, level)), _mm512_set1_epi16(kFarthest));
+    const __m512i difference = _mm512_min_epi16(_mm512_abs_epi16(_mm512_sub_epi16(target, level)),
+                                                _mm512_set1_epi16(kFarthest));
     return _mm512_mullo_epi16(difference, difference);
   }
 
@@ -107,17 +116,20 @@ struct VectorSearch {
   };
 
   static __m512i spread(const Places& places, const __m512i* least, int a) {
-    if constexpr (kHalved) return _mm512_permutexvar_epi16(places.of[a], least[Plain::reversed(a % kWidth) / 2]);
+    if constexpr (kHalved)
+      return _mm512_permutexvar_epi16(places.of[a], least[Plain::reversed(a % kWidth) / 2]);
     if constexpr (kWidth == 2) return _mm512_permutex2var_epi16(least[0], places.of[a], least[1]);
     return _mm512_permutexvar_epi16(places.of[a], least[0]);
   }
 
-  // `Size` neighbouring vectors of groups to one vector for each remainder by `Size`, at the place Plain::reversed
+  // `Size` neighbouring vectors of groups to one vector for each remainder by `Size`, at the place
+  // Plain::reversed
   template <int Size>
   static void part(__m512i* v) {
-    alignas(64) static const uint16_t order[64] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42,
-                                                   44, 46, 48, 50, 52, 54, 56, 58, 60, 62, 1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23,
-                                                   25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    alignas(64) static const uint16_t order[64] = {
+        0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42,
+        44, 46, 48, 50, 52, 54, 56, 58, 60, 62, 1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23,
+        25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     const __m512i even = _mm512_load_si512(order), odd = _mm512_load_si512(order + 32);
     __m512i out[Size];
     BIVLM_UNROLL
@@ -133,7 +145,8 @@ struct VectorSearch {
     }
   }
 
-  static void path(const Levels& levels, const int16_t* targets, int64_t steps, uint32_t start, Scratch& s, uint32_t* windows) {
+  static void path(const Levels& levels, const int16_t* targets, int64_t steps, uint32_t start,
+                   Scratch& s, uint32_t* windows) {
     __m512i* cost = reinterpret_cast<__m512i*>(s.costs);
     std::memset(s.costs, 0xff, sizeof s.costs);
     s.costs[place_of(start)] = 0;
@@ -149,7 +162,9 @@ struct VectorSearch {
       const uint32_t group = state & (kGroups - 1);
       state = group << K | winner(s.masks[t], group);
     }
-    if (state != start) Plain::path(levels, targets, steps, start, s, windows);  // outliers: a cost passed 16 bits in the first steps
+    if (state != start)
+      Plain::path(levels, targets, steps, start, s,
+                  windows);  // outliers: a cost passed 16 bits in the first steps
   }
 
   static bool far(const __m512i* cost) {
@@ -159,13 +174,16 @@ struct VectorSearch {
   }
 
   static uint16_t lowest_of(__m512i v) {
-    const __m256i half = _mm256_min_epu16(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
-    const __m128i quarter = _mm_min_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    const __m256i half =
+        _mm256_min_epu16(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    const __m128i quarter =
+        _mm_min_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
     return uint16_t(_mm_cvtsi128_si32(_mm_minpos_epu16(quarter)));
   }
 
   // Steps [begin, end); `settled`: all states can be reached, and costs are kept small
-  static void run(const Levels& levels, const int16_t* targets, int64_t begin, int64_t end, bool settled, __m512i* cost, Scratch& s) {
+  static void run(const Levels& levels, const int16_t* targets, int64_t begin, int64_t end,
+                  bool settled, __m512i* cost, Scratch& s) {
     static const Places places;
     const __m512i* level = reinterpret_cast<const __m512i*>(levels.vectors);
     __m512i lowest = _mm512_setzero_si512();
@@ -196,13 +214,16 @@ struct VectorSearch {
         if constexpr (kHalved) part<kWidth>(least);
         for (int a = 0; a < kPlanes; ++a) {
           const __m512i group = spread(places, least, a);
-          for (int j = 0; j < kWidth; ++j) cost[a * kWidth + j] = _mm512_adds_epu16(group, distances(target, level[a * kWidth + j]));
+          for (int j = 0; j < kWidth; ++j)
+            cost[a * kWidth + j] =
+                _mm512_adds_epu16(group, distances(target, level[a * kWidth + j]));
         }
       }
     }
   }
 
-  // The state with the least cost; of several that at the first place of Plain's order, from which only that of pairs differs
+  // The state with the least cost; of several that at the first place of Plain's order, from which
+  // only that of pairs differs
   static uint32_t best(const uint16_t* costs) {
     const __m512i* cost = reinterpret_cast<const __m512i*>(costs);
     __m512i all = cost[0];

@@ -1,4 +1,5 @@
-// What all products share: a row's codes block by block, and the factors of a block's groups lane by lane.
+// What all products share: a row's codes block by block, and the factors of a block's groups lane
+// by lane.
 #pragma once
 
 #include "expand.h"
@@ -10,8 +11,9 @@ using V = Vector;
 
 constexpr int64_t kLine = 64;  // bytes that the memory delivers at a time
 
-// Blocks of a row's codes, one after the other. A row is too short for the processor to find out by itself what is read next: each block fetches
-// the one that will stand in its place when the next rows are at hand.
+// Blocks of a row's codes, one after the other. A row is too short for the processor to find out by
+// itself what is read next: each block fetches the one that will stand in its place when the next
+// rows are at hand.
 struct Stream {
   const uint8_t* place;
   const uint8_t* limit;
@@ -35,7 +37,8 @@ struct Stream {
 
 inline V::Floats lane_factors(const Task& task, const float* factors, int64_t block) {
   const float* first = factors + task.first_groups[block];
-  return task.plan.steady ? V::set(*first) : V::spread(first, V::read_ints(task.lane_groups + block * V::kLanes));
+  return task.plan.steady ? V::set(*first)
+                          : V::spread(first, V::read_ints(task.lane_groups + block * V::kLanes));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
-// The inputs of a trellis product where weights and inputs are multiplied as numbers of 16 bits: AVX2 and NEON.
+// The inputs of a trellis product where weights and inputs are multiplied as numbers of 16 bits:
+// AVX2 and NEON.
 //
-// An input is scale * number, a number one or two signed digits of 16 bits. Sums of 128 products with weights + 128 stay below 2^31.
+// An input is scale * number, a number one or two signed digits of 16 bits. Sums of 128 products
+// with weights + 128 stay below 2^31.
 #pragma once
 
 #include <cmath>
@@ -10,10 +12,12 @@
 namespace bivlm {
 namespace {
 
-constexpr int64_t wide_slot_bytes(int digits) { return 8 * digits; }  // four inputs, digit by digit, lowest first
+constexpr int64_t wide_slot_bytes(int digits) {
+  return 8 * digits;
+}  // four inputs, digit by digit, lowest first
 
-// 128 inputs; `starts` gets what the sum of products with weights + 128 has too much, negated. What is not finite makes the scale, and with it every
-// product, no number.
+// 128 inputs; `starts` gets what the sum of products with weights + 128 has too much, negated. What
+// is not finite makes the scale, and with it every product, no number.
 template <int kDigits>
 inline float wide_digits(const float* x, uint8_t* slots, int32_t* starts) {
   constexpr float kLargest = kDigits == 1 ? 32767.0f : 0x1p29f;
@@ -23,7 +27,8 @@ inline float wide_digits(const float* x, uint8_t* slots, int32_t* starts) {
     largest = magnitude > largest ? magnitude : largest;
     poison += x[j] * 0.0f;
   }
-  const float inverse = largest > 0 && poison == 0 ? kLargest / largest : 0, factor = inverse < 3e38f ? inverse : 0;
+  const float inverse = largest > 0 && poison == 0 ? kLargest / largest : 0,
+              factor = inverse < 3e38f ? inverse : 0;
   int16_t* out = reinterpret_cast<int16_t*>(slots);
   int32_t sums[2] = {0, 0};
   for (int64_t j = 0; j < kTileColumns; ++j) {

@@ -1,5 +1,5 @@
-// The functions of bivlm_trellis.h that use a finished weight: they check what they are given, allocate the scratch of the call, and share tokens and
-// strips among the threads.
+// The functions of bivlm_trellis.h that use a finished weight: they check what they are given,
+// allocate the scratch of the call, and share tokens and strips among the threads.
 #include "call.h"
 #include "trellis_set.h"
 #include "trellis_weight.h"
@@ -13,7 +13,9 @@ int check_streams(const bivlm_trellis& w) {
   }
   if (!w.rows) return 0;
   const int64_t bits = row_bits(w), last = strips_of(w) - 1;
-  return w.code_bytes < last * strip_bytes(bits, kStrip) + strip_bytes(bits, held_rows(w, last)) ? BIVLM_ERROR_SHAPE : 0;
+  return w.code_bytes < last * strip_bytes(bits, kStrip) + strip_bytes(bits, held_rows(w, last))
+             ? BIVLM_ERROR_SHAPE
+             : 0;
 }
 
 int check(const bivlm_trellis* weight) {
@@ -26,7 +28,9 @@ int check(const bivlm_trellis* weight) {
   return check_streams(w);
 }
 
-int64_t run_bytes(const bivlm_trellis& w) { return round_up(runs_of(w) * int64_t(sizeof(TrellisRun)), kAlignment); }
+int64_t run_bytes(const bivlm_trellis& w) {
+  return round_up(runs_of(w) * int64_t(sizeof(TrellisRun)), kAlignment);
+}
 
 // The runs that have bits, into `place`
 void set_runs(TrellisTask& task, uint8_t* place) {
@@ -53,17 +57,20 @@ struct Rooms {
 };
 
 void plain_token(const TrellisTask& task, int64_t token, float* out) {
-  for (int64_t j = 0; j < task.weight->columns; ++j) out[j] = load_as(task.x, token * task.x_stride + j, task.dtype);
+  for (int64_t j = 0; j < task.weight->columns; ++j)
+    out[j] = load_as(task.x, token * task.x_stride + j, task.dtype);
 }
 
-bool known_inputs(int64_t columns, const void* x, int64_t x_stride, int64_t batch, const void* out) {
+bool known_inputs(int64_t columns, const void* x, int64_t x_stride, int64_t batch,
+                  const void* out) {
   return columns >= 1 && batch >= 0 && !(batch > 1 && x_stride < 0) && !(batch && (!x || !out));
 }
 
 int multiply(TrellisTask& task, int threads) {
   const bivlm_trellis& w = *task.weight;
   const TrellisSet& set = trellis_kernels();
-  const int64_t tokens_crew = useful_threads(threads, task.batch, task.batch * w.columns * kRun), strips = strips_of(w);
+  const int64_t tokens_crew = useful_threads(threads, task.batch, task.batch * w.columns * kRun),
+                strips = strips_of(w);
   const int64_t crew = useful_threads(threads, strips, w.rows * w.columns * task.batch);
   Rooms rooms;
   const int64_t runs = rooms.take(run_bytes(w));
@@ -71,28 +78,34 @@ int multiply(TrellisTask& task, int threads) {
   if (!first) return BIVLM_ERROR_MEMORY;
   set_runs(task, first.at(runs));
 
-  const Bytes rotation = w.signs ? set.rotation_bytes(w.columns) : Bytes{0, 0}, linear = set.linear_bytes(task);
+  const Bytes rotation = w.signs ? set.rotation_bytes(w.columns) : Bytes{0, 0},
+              linear = set.linear_bytes(task);
   rooms = {};
   const int64_t shared = rooms.take(linear.shared), transform = rooms.take(rotation.shared);
-  const int64_t step = round_up(w.columns * int64_t(sizeof(float)), kAlignment) + round_up(rotation.thread, kAlignment);
-  const int64_t token_rooms = rooms.take(tokens_crew * step), own = round_up(linear.thread, kAlignment), strip_rooms = rooms.take(crew * own);
+  const int64_t step = round_up(w.columns * int64_t(sizeof(float)), kAlignment) +
+                       round_up(rotation.thread, kAlignment);
+  const int64_t token_rooms = rooms.take(tokens_crew * step),
+                own = round_up(linear.thread, kAlignment), strip_rooms = rooms.take(crew * own);
   const Scratch scratch(rooms.total);
   if (!scratch) return BIVLM_ERROR_MEMORY;
 
   task.shared = scratch.at(shared);
   set.prepare_weight(task);
-  const RotationTask turn{task.x, task.x_stride, task.dtype, w.columns, w.signs, scratch.at(transform)};
+  const RotationTask turn{task.x,    task.x_stride, task.dtype,
+                          w.columns, w.signs,       scratch.at(transform)};
   if (w.signs) set.prepare_rotation(turn);
   share(task.batch, tokens_crew, 1, [&](int64_t thread, int64_t begin, int64_t end) {
     float* x = reinterpret_cast<float*>(scratch.at(token_rooms + thread * step));
-    uint8_t* rest = scratch.at(token_rooms + (thread + 1) * step - round_up(rotation.thread, kAlignment));
+    uint8_t* rest =
+        scratch.at(token_rooms + (thread + 1) * step - round_up(rotation.thread, kAlignment));
     for (int64_t token = begin; token < end; ++token) {
       w.signs ? set.rotate(turn, token, x, rest) : plain_token(task, token, x);
       set.prepare_token(task, token, x);
     }
   });
   share(strips, crew, 1, [&](int64_t thread, int64_t begin, int64_t end) {
-    for (int64_t strip = begin; strip < end; ++strip) set.multiply(task, strip, scratch.at(strip_rooms + thread * own));
+    for (int64_t strip = begin; strip < end; ++strip)
+      set.multiply(task, strip, scratch.at(strip_rooms + thread * own));
   });
   return 0;
 }
@@ -120,23 +133,28 @@ const TrellisSet& trellis_kernels() {
 
 using namespace bivlm;
 
-int bivlm_trellis_linear(const bivlm_trellis* weight, const void* x, int64_t x_stride, int64_t batch, int x_dtype, void* y, const void* bias,
-                         int activations, int threads) {
+int bivlm_trellis_linear(const bivlm_trellis* weight, const void* x, int64_t x_stride,
+                         int64_t batch, int x_dtype, void* y, const void* bias, int activations,
+                         int threads) {
   if (const int error = check(weight)) return error;
   if (!known_dtype(x_dtype)) return BIVLM_ERROR_DTYPE;
-  if (batch < 0 || (weight->rows && !known_inputs(weight->columns, x, x_stride, batch, y))) return BIVLM_ERROR_SHAPE;
+  if (batch < 0 || (weight->rows && !known_inputs(weight->columns, x, x_stride, batch, y)))
+    return BIVLM_ERROR_SHAPE;
   if (!batch || !weight->rows) return 0;
   TrellisTask task;
   task.weight = weight;
-  task.x = x, task.x_stride = x_stride, task.batch = batch, task.dtype = x_dtype, task.y = y, task.bias = bias;
+  task.x = x, task.x_stride = x_stride, task.batch = batch, task.dtype = x_dtype, task.y = y,
+  task.bias = bias;
   task.rounded = activations == 1;
   return multiply(task, threads);
 }
 
-int bivlm_trellis_unpack(const bivlm_trellis* weight, int64_t begin, int64_t end, void* out, int dtype, int threads) {
+int bivlm_trellis_unpack(const bivlm_trellis* weight, int64_t begin, int64_t end, void* out,
+                         int dtype, int threads) {
   if (const int error = check(weight)) return error;
   if (!known_dtype(dtype)) return BIVLM_ERROR_DTYPE;
-  if (begin < 0 || begin > end || end > weight->rows || (begin < end && !out)) return BIVLM_ERROR_SHAPE;
+  if (begin < 0 || begin > end || end > weight->rows || (begin < end && !out))
+    return BIVLM_ERROR_SHAPE;
   if (begin == end) return 0;
   const TrellisSet& set = trellis_kernels();
   TrellisTask task;
@@ -147,7 +165,8 @@ int bivlm_trellis_unpack(const bivlm_trellis* weight, int64_t begin, int64_t end
   const int64_t first = begin / kStrip, strips = ceil_div(end, kStrip) - first;
   const int64_t crew = useful_threads(threads, strips, strips * kStrip * weight->columns);
   const Bytes bytes = set.unpack_bytes(task);
-  const int64_t shared = round_up(bytes.shared, kAlignment), own = round_up(bytes.thread, kAlignment);
+  const int64_t shared = round_up(bytes.shared, kAlignment),
+                own = round_up(bytes.thread, kAlignment);
   const Scratch scratch(shared + crew * own);
   if (!scratch) return BIVLM_ERROR_MEMORY;
   task.shared = scratch.at(0);
@@ -155,7 +174,8 @@ int bivlm_trellis_unpack(const bivlm_trellis* weight, int64_t begin, int64_t end
   const int64_t row_size = weight->columns * element_bytes(dtype);
   share(strips, crew, 1, [&](int64_t thread, int64_t from, int64_t to) {
     for (int64_t strip = first + from; strip < first + to; ++strip) {
-      const int64_t top = larger(begin, strip * kStrip), bottom = smaller(end, (strip + 1) * kStrip);
+      const int64_t top = larger(begin, strip * kStrip),
+                    bottom = smaller(end, (strip + 1) * kStrip);
       uint8_t* place = static_cast<uint8_t*>(out) + (top - begin) * row_size;
       set.unpack(task, strip, top, bottom, place, dtype, scratch.at(shared + thread * own));
     }
@@ -163,20 +183,23 @@ int bivlm_trellis_unpack(const bivlm_trellis* weight, int64_t begin, int64_t end
   return 0;
 }
 
-int bivlm_rotate(const void* x, int64_t x_stride, int64_t batch, int x_dtype, int64_t columns, const float* signs, float* out, int threads) {
+int bivlm_rotate(const void* x, int64_t x_stride, int64_t batch, int x_dtype, int64_t columns,
+                 const float* signs, float* out, int threads) {
   if (!known_dtype(x_dtype)) return BIVLM_ERROR_DTYPE;
   if (!known_inputs(columns, x, x_stride, batch, out)) return BIVLM_ERROR_SHAPE;
   if (!batch) return 0;
   const TrellisSet& set = trellis_kernels();
   const int64_t crew = useful_threads(threads, batch, batch * columns * kRun);
   const Bytes bytes = set.rotation_bytes(columns);
-  const int64_t shared = round_up(bytes.shared, kAlignment), own = round_up(bytes.thread, kAlignment);
+  const int64_t shared = round_up(bytes.shared, kAlignment),
+                own = round_up(bytes.thread, kAlignment);
   const Scratch scratch(shared + crew * own);
   if (!scratch) return BIVLM_ERROR_MEMORY;
   const RotationTask task{x, x_stride, x_dtype, columns, signs, scratch.at(0)};
   set.prepare_rotation(task);
   share(batch, crew, 1, [&](int64_t thread, int64_t begin, int64_t end) {
-    for (int64_t token = begin; token < end; ++token) set.rotate(task, token, out + token * columns, scratch.at(shared + thread * own));
+    for (int64_t token = begin; token < end; ++token)
+      set.rotate(task, token, out + token * columns, scratch.at(shared + thread * own));
   });
   return 0;
 }

@@ -36,24 +36,30 @@ bool usable(const float* u, int64_t columns, const uint32_t* state, int64_t stri
 }  // namespace
 }  // namespace bivlm
 
-int bivlm_trellis_search(float* w, int64_t rows, int64_t columns, const float* u, int32_t window, int32_t k, const int8_t* table, uint32_t* state,
-                         uint8_t* symbols, int threads) {
+int bivlm_trellis_search(float* w, int64_t rows, int64_t columns, const float* u, int32_t window,
+                         int32_t k, const int8_t* table, uint32_t* state, uint8_t* symbols,
+                         int threads) {
   using namespace bivlm;
   if (rows < 0 || columns < 0) return BIVLM_ERROR_SHAPE;
-  if ((window != 8 && window != 12 && window != 16) || k < 1 || k > BIVLM_TRELLIS_MOST_BITS) return BIVLM_ERROR_WEIGHT;
+  if ((window != 8 && window != 12 && window != 16) || k < 1 || k > BIVLM_TRELLIS_MOST_BITS)
+    return BIVLM_ERROR_WEIGHT;
   if (!rows || !columns) return 0;
   if (!w || !u || !table || !state || !symbols) return BIVLM_ERROR_WEIGHT;
   const int64_t strips = ceil_div(rows, kStrip);
   if (!usable(u, columns, state, strips, window)) return BIVLM_ERROR_WEIGHT;
 
   const SearchKernel kernel = chosen_search(window, k);
-  const int64_t workers = useful_threads(threads, strips, rows * columns * (int64_t(1) << window) >> 4);
+  const int64_t workers =
+      useful_threads(threads, strips, rows * columns * (int64_t(1) << window) >> 4);
   const int64_t tile = columns * kStrip * int64_t(sizeof(float));
-  const int64_t levels = round_up(kernel.levels_bytes, kAlignment), own = round_up(kernel.scratch_bytes, kAlignment) + round_up(tile, kAlignment);
+  const int64_t levels = round_up(kernel.levels_bytes, kAlignment),
+                own = round_up(kernel.scratch_bytes, kAlignment) + round_up(tile, kAlignment);
   Scratch scratch(levels + workers * own);
   if (!scratch) return BIVLM_ERROR_MEMORY;
   kernel.prepare(table, scratch.at(0));
-  const SearchTask task{w, rows, columns, u, table, scratch.at(0), state, symbols, round_up(rows, BIVLM_TRELLIS_ROWS)};
+  const SearchTask task{w,     rows,    columns,
+                        u,     table,   scratch.at(0),
+                        state, symbols, round_up(rows, BIVLM_TRELLIS_ROWS)};
   share(strips, workers, 1, [&](int64_t thread, int64_t begin, int64_t end) {
     uint8_t* mine = scratch.at(levels + thread * own);
     float* buffer = reinterpret_cast<float*>(mine + round_up(kernel.scratch_bytes, kAlignment));

@@ -1,13 +1,18 @@
-// The search of a trellis: for the targets of one strip and column the path through the windows with the smallest sum of squared differences, by the
-// Viterbi algorithm (Forney, Proc. IEEE 61, 268 (1973)), in 16-bit integers.
+// The search of a trellis: for the targets of one strip and column the path through the windows
+// with the smallest sum of squared differences, by the Viterbi algorithm (Forney, Proc. IEEE 61,
+// 268 (1973)), in 16-bit integers.
 //
-// A state is a window of L bits. K new bits enter on top and K old ones leave at the bottom: state' = bits << (L - K) | state >> K. The 2^K states with
-// the same upper L - K bits q compete for the same successors, so a step is
+// A state is a window of L bits. K new bits enter on top and K old ones leave at the bottom: state'
+// = bits << (L - K) | state >> K. The 2^K states with the same upper L - K bits q compete for the
+// same successors, so a step is
 //
-//     least[q] = min over a of cost[q << K | a]           cost'[b << (L - K) | q] = least[q] + (target - level[b << (L - K) | q])^2
+//     least[q] = min over a of cost[q << K | a]           cost'[b << (L - K) | q] = least[q] +
+//     (target - level[b << (L - K) | q])^2
 //
-// Costs lie in planes by a, the lowest K bits, so that both halves of the step run along memory. The first steps, from one known state, are written
-// out: nothing has to be kept apart as unreachable. This file is compiled once for every instruction set; all of them give the same bits.
+// Costs lie in planes by a, the lowest K bits, so that both halves of the step run along memory.
+// The first steps, from one known state, are written out: nothing has to be kept apart as
+// unreachable. This file is compiled once for every instruction set; all of them give the same
+// bits.
 #pragma once
 
 #include <cstdint>
@@ -33,20 +38,24 @@ struct SearchTask {
 struct SearchKernel {
   int64_t levels_bytes, scratch_bytes;
   void (*prepare)(const int8_t* table, void* levels);
-  void (*strip)(const SearchTask& task, int64_t strip, float* tile, void* scratch);  // all columns of a strip; tile (columns, 64)
+  void (*strip)(const SearchTask& task, int64_t strip, float* tile,
+                void* scratch);  // all columns of a strip; tile (columns, 64)
 };
 
 namespace {
 
-constexpr int64_t kLookahead = 16;  // rows of the next column that a path is judged by beyond its own
+constexpr int64_t kLookahead =
+    16;  // rows of the next column that a path is judged by beyond its own
 constexpr int64_t kMostSteps = kStrip + kLookahead;
-constexpr int kFarthest = 181;     // differences count as at most this: the square of it fits 15 bits
+constexpr int kFarthest = 181;  // differences count as at most this: the square of it fits 15 bits
 constexpr int kLargestCost = 32767;
-constexpr uint32_t kReachedCost = 65534;  // the largest after the first steps: less than that of a state that they do not reach
-constexpr uint32_t kFarStart = 32768;  // a least cost of the first steps from which they are taken relative to it
+constexpr uint32_t kReachedCost =
+    65534;  // the largest after the first steps: less than that of a state that they do not reach
+constexpr uint32_t kFarStart =
+    32768;  // a least cost of the first steps from which they are taken relative to it
 
-// Costs that are worked on at once: a register of every 64-bit processor, or of AVX2. Plain loops over arrays as short as these, compilers unroll and
-// work off one cost at a time.
+// Costs that are worked on at once: a register of every 64-bit processor, or of AVX2. Plain loops
+// over arrays as short as these, compilers unroll and work off one cost at a time.
 #if defined(__AVX2__)
 constexpr int kLanes = 16;
 #else
@@ -56,14 +65,18 @@ typedef uint16_t Lanes __attribute__((vector_size(2 * kLanes), may_alias));
 typedef int16_t SignedLanes __attribute__((vector_size(2 * kLanes), may_alias));
 typedef uint8_t ByteLanes __attribute__((vector_size(kLanes), may_alias));
 
-// What a level of 1 is in the search: with more bits per weight differences are smaller, and must still be many steps
+// What a level of 1 is in the search: with more bits per weight differences are smaller, and must
+// still be many steps
 constexpr int fineness(int k) { return k < 3 ? 1 : 2; }
 
 template <int L, int K>
 struct Search {
   static constexpr int kWindow = L, kBits = K;
-  static constexpr int kStates = 1 << L, kBranches = 1 << K, kGroups = 1 << (L - K), kPeriod = kGroups / kBranches;
-  static constexpr int kKnown = L / K, kRest = L - kKnown * K;  // steps that are written out, and the bits of the first state that they leave
+  static constexpr int kStates = 1 << L, kBranches = 1 << K, kGroups = 1 << (L - K),
+                       kPeriod = kGroups / kBranches;
+  static constexpr int kKnown = L / K,
+                       kRest = L - kKnown * K;  // steps that are written out, and the bits of the
+                                                // first state that they leave
 
   struct Scratch {
     alignas(64) uint16_t cost[kStates];  // of state q << K | a at a * kGroups + q
@@ -71,7 +84,8 @@ struct Search {
     alignas(64) uint16_t parted[kGroups];
     alignas(64) uint32_t first[kStates];
     alignas(64) uint8_t branch[kMostSteps][kGroups];
-    uint16_t lowest;  // the least cost after the step before: taken off in the next one, so that no step waits for it
+    uint16_t lowest;  // the least cost after the step before: taken off in the next one, so that no
+                      // step waits for it
   };
 
   // Levels in the search's units: by state, and in the order of the costs
@@ -100,7 +114,9 @@ struct Search {
       const int shift = L - (step + 1) * K;
       const int16_t* level = levels.natural + (start >> (step + 1) * K);
       for (int b = kBranches - 1; b >= 0; --b) {
-        for (int c = 0; c < count; ++c) first[b * count + c] = first[c] + distance(targets[step], level[(b * count + c) << shift]);
+        for (int c = 0; c < count; ++c)
+          first[b * count + c] =
+              first[c] + distance(targets[step], level[(b * count + c) << shift]);
       }
     }
     constexpr int reached = kStates >> kRest;
@@ -110,7 +126,8 @@ struct Search {
     if (kRest) std::memset(s.cost, 0xff, sizeof s.cost);
     for (int c = 0; c < reached; ++c) {
       const uint32_t state = start >> kKnown * K | uint32_t(c) << kRest;
-      const uint32_t cost = far ? smaller(first[c] - least, uint32_t(kLargestCost)) : smaller(first[c], kReachedCost);
+      const uint32_t cost =
+          far ? smaller(first[c] - least, uint32_t(kLargestCost)) : smaller(first[c], kReachedCost);
       s.cost[(state & (kBranches - 1)) * kGroups + (state >> K)] = uint16_t(cost);
     }
     s.lowest = 0;
@@ -134,10 +151,12 @@ struct Search {
       *reinterpret_cast<Lanes*>(s.least + q) = best;
     }
     s.lowest = low[0];
-    for (int lane = 1; lane < kLanes; ++lane) s.lowest = low[lane] < s.lowest ? low[lane] : s.lowest;
+    for (int lane = 1; lane < kLanes; ++lane)
+      s.lowest = low[lane] < s.lowest ? low[lane] : s.lowest;
   }
 
-  // Every 2^K-th of the groups' costs together, for each remainder: one bit of it after the other, so that remainder a lies at the place reversed(a)
+  // Every 2^K-th of the groups' costs together, for each remainder: one bit of it after the other,
+  // so that remainder a lies at the place reversed(a)
   static const uint16_t* part(Scratch& s) {
     uint16_t *from = s.least, *to = s.parted;
     for (int bit = 0, size = kGroups; bit < K; ++bit, size /= 2) {
@@ -162,9 +181,11 @@ struct Search {
     return result;
   }
 
-  // The costs of groups a, a + 2^K, a + 2 * 2^K ... over and over, where they fill no more than some lanes
+  // The costs of groups a, a + 2^K, a + 2 * 2^K ... over and over, where they fill no more than
+  // some lanes
   static void repeat(const uint16_t* least, int a, Lanes& to) {
-    static_assert(kPeriod >= kLanes || kPeriod == 4 || kPeriod == 1, "by registers alone: what is stored in pieces is slow to read whole");
+    static_assert(kPeriod >= kLanes || kPeriod == 4 || kPeriod == 1,
+                  "by registers alone: what is stored in pieces is slow to read whole");
     typedef uint64_t Words __attribute__((vector_size(2 * kLanes), may_alias));
     if constexpr (kPeriod == 1) {
       to = Lanes{} + least[a];
@@ -179,13 +200,16 @@ struct Search {
   static void step(const Levels& levels, int16_t target, Scratch& s, uint8_t* branch) {
     compete(s, branch);
     const uint16_t* parted = kPeriod < kLanes ? nullptr : part(s);
-    for (int a = 0; a < kBranches; ++a) {  // plane a gets the costs of groups a, a + 2^K, a + 2 * 2^K ..., over and over
+    for (int a = 0; a < kBranches;
+         ++a) {  // plane a gets the costs of groups a, a + 2^K, a + 2 * 2^K ..., over and over
       const SignedLanes* level = reinterpret_cast<const SignedLanes*>(levels.planes + a * kGroups);
       Lanes* cost = reinterpret_cast<Lanes*>(s.cost + a * kGroups);
       Lanes group;
       if (kPeriod < kLanes) repeat(s.least, a, group);
       for (int q = 0; q < kGroups / kLanes; ++q) {
-        if (kPeriod >= kLanes) group = *reinterpret_cast<const Lanes*>(parted + reversed(a) * kPeriod + q * kLanes % kPeriod);
+        if (kPeriod >= kLanes)
+          group = *reinterpret_cast<const Lanes*>(parted + reversed(a) * kPeriod +
+                                                  q * kLanes % kPeriod);
         SignedLanes difference = target - level[q];
         difference = difference < 0 ? -difference : difference;
         difference = difference < kFarthest ? difference : SignedLanes{} + int16_t(kFarthest);
@@ -207,7 +231,8 @@ struct Search {
   }
 
   // The windows (steps) of the best path for the targets (steps >= 16) from the state `start`
-  static void path(const Levels& levels, const int16_t* targets, int64_t steps, uint32_t start, Scratch& s, uint32_t* windows) {
+  static void path(const Levels& levels, const int16_t* targets, int64_t steps, uint32_t start,
+                   Scratch& s, uint32_t* windows) {
     begin(levels, targets, start, s);
     for (int64_t t = kKnown; t < steps; ++t) step(levels, targets[t], s, s.branch[t]);
     const int best = least_place(s);
@@ -220,13 +245,18 @@ struct Search {
     const uint32_t bits = state >> kRest;
     for (int t = kKnown - 1; t >= 0; --t) {
       const int entered = (t + 1) * K;
-      windows[t] = start >> entered | (bits & uint32_t((uint64_t(1) << entered) - 1)) << (L - entered);
+      windows[t] = start >> entered | (bits & uint32_t((uint64_t(1) << entered) - 1))
+                                          << (L - entered);
     }
   }
 };
 
 inline int16_t search_target(float w, int k) {
-  const float scaled = (w < -127.0f ? -127.0f : w > 127.0f ? 127.0f : w == w ? w : 0.0f) * float(fineness(k));
+  const float scaled = (w < -127.0f  ? -127.0f
+                        : w > 127.0f ? 127.0f
+                        : w == w     ? w
+                                     : 0.0f) *
+                       float(fineness(k));
   return int16_t(scaled < 0.0f ? scaled - 0.5f : scaled + 0.5f);
 }
 
@@ -235,9 +265,11 @@ void search_strip(const SearchTask& task, int64_t strip, float* tile, void* scra
   constexpr int K = This::kBits, L = This::kWindow;
   const auto& levels = *static_cast<const typename This::Levels*>(task.levels);
   auto& s = *static_cast<typename This::Scratch*>(scratch);
-  const int64_t first = strip * kStrip, rows = smaller(kStrip, task.rows - first), held = smaller(kStrip, task.held - first);
+  const int64_t first = strip * kStrip, rows = smaller(kStrip, task.rows - first),
+                held = smaller(kStrip, task.held - first);
   for (int64_t j = 0; j < task.columns; ++j) {
-    for (int64_t r = 0; r < kStrip; ++r) tile[j * kStrip + r] = r < rows ? task.w[j * task.rows + first + r] : 0.0f;
+    for (int64_t r = 0; r < kStrip; ++r)
+      tile[j * kStrip + r] = r < rows ? task.w[j * task.rows + first + r] : 0.0f;
   }
   int16_t targets[kMostSteps];
   uint32_t windows[kMostSteps], state = task.state[strip];
@@ -249,7 +281,8 @@ void search_strip(const SearchTask& task, int64_t strip, float* tile, void* scra
     for (int64_t r = 0; r < ahead; ++r) targets[held + r] = search_target(mine[kStrip + r], K);
     This::path(levels, targets, held + ahead, state, s, windows);
     state = windows[held - 1];
-    for (int64_t r = 0; r < held; ++r) task.symbols[j * task.held + first + r] = uint8_t(windows[r] >> (L - K));
+    for (int64_t r = 0; r < held; ++r)
+      task.symbols[j * task.held + first + r] = uint8_t(windows[r] >> (L - K));
     const float* u = task.u + j * task.columns;
     for (int64_t r = 0; r < kStrip; ++r) error[r] = 0.0f;
     for (int64_t r = 0; r < rows; ++r) {
@@ -262,13 +295,15 @@ void search_strip(const SearchTask& task, int64_t strip, float* tile, void* scra
     }
   }
   task.state[strip] = state;
-  for (int64_t j = 0; j < task.columns; ++j) std::memcpy(task.w + j * task.rows + first, tile + j * kStrip, size_t(rows) * sizeof(float));
+  for (int64_t j = 0; j < task.columns; ++j)
+    std::memcpy(task.w + j * task.rows + first, tile + j * kStrip, size_t(rows) * sizeof(float));
 }
 
 template <class This>
 SearchKernel make_search() {
   return {int64_t(sizeof(typename This::Levels)), int64_t(sizeof(typename This::Scratch)),
-          [](const int8_t* table, void* levels) { new (levels) typename This::Levels(table); }, search_strip<This>};
+          [](const int8_t* table, void* levels) { new (levels) typename This::Levels(table); },
+          search_strip<This>};
 }
 
 template <template <int, int> class Of, int L>
@@ -281,7 +316,9 @@ SearchKernel search_of(int k) {
 
 template <template <int, int> class Of>
 SearchKernel search_in(int window, int k) {
-  return window == 8 ? search_of<Of, 8>(k) : window == 12 ? search_of<Of, 12>(k) : search_of<Of, 16>(k);
+  return window == 8    ? search_of<Of, 8>(k)
+         : window == 12 ? search_of<Of, 12>(k)
+                        : search_of<Of, 16>(k);
 }
 
 }  // namespace

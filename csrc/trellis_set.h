@@ -14,7 +14,8 @@ struct TrellisRun {
   int bits;
 };
 
-// A call. `shared` is the scratch of all threads, written by the prepare functions and read-only afterwards.
+// A call. `shared` is the scratch of all threads, written by the prepare functions and read-only
+// afterwards.
 struct TrellisTask {
   const bivlm_trellis* weight = nullptr;
   const TrellisRun* runs = nullptr;  // those with bits alone
@@ -51,11 +52,13 @@ struct TrellisSet {
   Bytes (*linear_bytes)(const TrellisTask& task);
   void (*prepare_weight)(const TrellisTask& task);
   void (*prepare_token)(const TrellisTask& task, int64_t token, const float* x);
-  void (*multiply)(const TrellisTask& task, int64_t strip, uint8_t* scratch);  // the rows of a strip, all tokens
+  void (*multiply)(const TrellisTask& task, int64_t strip,
+                   uint8_t* scratch);  // the rows of a strip, all tokens
 
   // After prepare_weight; `out` is the place of row `begin`.
   Bytes (*unpack_bytes)(const TrellisTask& task);
-  void (*unpack)(const TrellisTask& task, int64_t strip, int64_t begin, int64_t end, void* out, int dtype, uint8_t* scratch);
+  void (*unpack)(const TrellisTask& task, int64_t strip, int64_t begin, int64_t end, void* out,
+                 int dtype, uint8_t* scratch);
 };
 
 const TrellisSet& portable_trellis();

@@ -1,4 +1,5 @@
-// Tiles of a trellis in NEON: weights are looked up, several rows at once, and multiplied as numbers of 16 bits.
+// Tiles of a trellis in NEON: weights are looked up, several rows at once, and multiplied as
+// numbers of 16 bits.
 #pragma once
 
 #include "trellis_digits.h"
@@ -13,9 +14,11 @@ struct Tiles {
   static int64_t table_bytes(const bivlm_trellis& w) { return lookup_offset(w.window, 5); }
   static void prepare_tables(const TrellisTask& task, uint8_t* out) { set_lookups(task, out); }
 
-  static void decode(const TrellisTask& task, const uint8_t* p, int bits, int64_t quads, const uint8_t* tables, uint8_t* tile) {
+  static void decode(const TrellisTask& task, const uint8_t* p, int bits, int64_t quads,
+                     const uint8_t* tables, uint8_t* tile) {
     if (task.weight->window == 8) return look_up<PlainTurn, 8>(task, p, bits, quads, tables, tile);
-    if (task.weight->window == 12) return look_up<PlainTurn, 12>(task, p, bits, quads, tables, tile);
+    if (task.weight->window == 12)
+      return look_up<PlainTurn, 12>(task, p, bits, quads, tables, tile);
     look_up<PlainTurn, 16>(task, p, bits, quads, tables, tile);
   }
 
@@ -24,9 +27,11 @@ struct Tiles {
     return wide_digits<kDigits>(x, slots, starts);
   }
 
-  // sums (kTokens, 64) += the tile times the inputs of kTokens neighbouring tokens; eight rows at a time
+  // sums (kTokens, 64) += the tile times the inputs of kTokens neighbouring tokens; eight rows at a
+  // time
   template <int kDigits, int kTokens>
-  static void multiply(const uint8_t* tile, int64_t quads, const uint8_t* slots, const int32_t* starts, const float* scales, float* sums) {
+  static void multiply(const uint8_t* tile, int64_t quads, const uint8_t* slots,
+                       const int32_t* starts, const float* scales, float* sums) {
     constexpr int64_t kSlot = slot_bytes(kDigits), kToken = kTileColumns / 4 * kSlot;
     for (int64_t first = 0; first < kStrip; first += 8) {
       int32x4_t low[kTokens][kDigits], high[kTokens][kDigits];
@@ -44,7 +49,8 @@ struct Tiles {
         for (int n = 0; n < kTokens; ++n) {
           BIVLM_UNROLL
           for (int d = 0; d < kDigits; ++d) {
-            const int16_t* x = reinterpret_cast<const int16_t*>(slots + n * kToken + q * kSlot) + 4 * d;
+            const int16_t* x =
+                reinterpret_cast<const int16_t*>(slots + n * kToken + q * kSlot) + 4 * d;
             BIVLM_UNROLL
             for (int c = 0; c < 4; ++c) {
               low[n][d] = vmlal_n_s16(low[n][d], vget_low_s16(weights[c]), x[c]);

@@ -1,7 +1,8 @@
-// What a packed weight means, one number at a time: the definition in float32 that every kernel is held to, and the number formats it needs.
+// What a packed weight means, one number at a time: the definition in float32 that every kernel is
+// held to, and the number formats it needs.
 //
-// Everything here has internal linkage. The file is compiled once for each instruction set, and the linker must never take one set's copy of a
-// function for another's.
+// Everything here has internal linkage. The file is compiled once for each instruction set, and the
+// linker must never take one set's copy of a function for another's.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +49,8 @@ inline float float_of_half(uint16_t half) {
   const uint32_t sign = uint32_t(half & 0x8000) << 16, magnitude = half & 0x7fff;
   if (magnitude >= 0x7c00) return float_of_bits(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
   if (magnitude >= 0x400) return float_of_bits(sign | ((magnitude << 13) + 0x38000000));
-  return float_of_bits(sign | bits_of_float(float(magnitude) * 0x1p-24f));  // subnormal: a multiple of 2^-24
+  return float_of_bits(
+      sign | bits_of_float(float(magnitude) * 0x1p-24f));  // subnormal: a multiple of 2^-24
 #endif
 }
 
@@ -60,7 +62,8 @@ inline uint16_t half_of_float(float value) {
   const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
   if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00);
   if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);  // rounds beyond 65504
-  if (magnitude < 0x38800000) {                                 // subnormal: adding 1/2 leaves the multiple of 2^-24 in the low bits
+  if (magnitude <
+      0x38800000) {  // subnormal: adding 1/2 leaves the multiple of 2^-24 in the low bits
     return uint16_t(sign | (bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000));
   }
   const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
@@ -72,7 +75,8 @@ inline float float_of_bfloat(uint16_t value) { return float_of_bits(uint32_t(val
 
 inline uint16_t bfloat_of_float(float value) {
   const uint32_t bits = bits_of_float(value);
-  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 0x40);  // not a number stays one
+  if ((bits & 0x7fffffff) > 0x7f800000)
+    return uint16_t(bits >> 16 | 0x40);  // not a number stays one
   return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
@@ -111,16 +115,20 @@ inline int code_at(const bivlm_weight& w, int64_t row, int64_t column) {
 // The number of (row, group) times the weight's scale.
 inline float scale_at(const bivlm_weight& w, int64_t row, int64_t group) {
   const int64_t i = row * w.groups + group;
-  if (w.group_bytes) return float_of_half(load<uint16_t>(w.codes + row * w.row_bytes + group * w.group_bytes, 0)) * w.scale;
+  if (w.group_bytes)
+    return float_of_half(load<uint16_t>(w.codes + row * w.row_bytes + group * w.group_bytes, 0)) *
+           w.scale;
   switch (w.scales.dtype) {
     case 1:
       return load<float>(w.scales.values, i) * w.scale;
     case 2:
       return float_of_half(load<uint16_t>(w.scales.values, i)) * w.scale;
     case 3:
-      return float(load<uint8_t>(w.scales.values, i)) * float_of_half(load<uint16_t>(w.scales.unit, row)) * w.scale;
+      return float(load<uint8_t>(w.scales.values, i)) *
+             float_of_half(load<uint16_t>(w.scales.unit, row)) * w.scale;
     case 4:
-      return float(load<int8_t>(w.scales.values, i)) * float_of_half(load<uint16_t>(w.scales.unit, row)) * w.scale;
+      return float(load<int8_t>(w.scales.values, i)) *
+             float_of_half(load<uint16_t>(w.scales.unit, row)) * w.scale;
     default:
       return w.scale;
   }
@@ -134,11 +142,14 @@ inline float zero_at(const bivlm_weight& w, int64_t row, int64_t group) {
 }
 
 // Levels that a table stores, and the level of a code; 0 for a code beyond the alphabet.
-inline int64_t stored_levels(const bivlm_weight& w) { return w.symmetric ? w.alphabet / 2 : w.alphabet; }
+inline int64_t stored_levels(const bivlm_weight& w) {
+  return w.symmetric ? w.alphabet / 2 : w.alphabet;
+}
 
 inline float level_at(const bivlm_weight& w, int64_t row, int64_t group, int code) {
   if (code >= w.alphabet) return 0;
-  const int64_t count = stored_levels(w), table = ((w.table_rows > 1 ? row : 0) * w.groups + group) * count;
+  const int64_t count = stored_levels(w),
+                table = ((w.table_rows > 1 ? row : 0) * w.groups + group) * count;
   if (!w.symmetric) return w.scale * float_of_half(load<uint16_t>(w.levels, table + code));
   const int64_t magnitude = code < count ? count - 1 - code : code - count;
   const float level = w.scale * float_of_half(load<uint16_t>(w.levels, table + magnitude));
@@ -157,25 +168,34 @@ inline float value_of(const bivlm_weight& w, int64_t row, int64_t group, int cod
   }
 }
 
-// The tail: how many entries a row has, entry e of all, its value, and the dense code that stands in its place.
+// The tail: how many entries a row has, entry e of all, its value, and the dense code that stands
+// in its place.
 struct TailEntry {
   int64_t column;
   int code;
 };
 
-inline int64_t tail_begin(const bivlm_weight& w, int64_t row) { return w.tail_start ? load<int64_t>(w.tail_start, row) : 0; }
-inline int64_t tail_end(const bivlm_weight& w, int64_t row) { return w.tail_start ? load<int64_t>(w.tail_start, row + 1) : 0; }
+inline int64_t tail_begin(const bivlm_weight& w, int64_t row) {
+  return w.tail_start ? load<int64_t>(w.tail_start, row) : 0;
+}
+inline int64_t tail_end(const bivlm_weight& w, int64_t row) {
+  return w.tail_start ? load<int64_t>(w.tail_start, row + 1) : 0;
+}
 
 inline TailEntry tail_entry(const bivlm_weight& w, int64_t e) {
-  const uint32_t entry = w.tail_wide ? load<uint32_t>(w.tail_entries, e) : load<uint16_t>(w.tail_entries, e);
+  const uint32_t entry =
+      w.tail_wide ? load<uint32_t>(w.tail_entries, e) : load<uint16_t>(w.tail_entries, e);
   return {int64_t(entry >> 2), int(entry & 3)};
 }
 
 inline float tail_value(const bivlm_weight& w, int64_t row, int code) {
-  return w.scale * float_of_half(load<uint16_t>(w.tail_scale, row)) * load<float>(w.tail_levels, code);
+  return w.scale * float_of_half(load<uint16_t>(w.tail_scale, row)) *
+         load<float>(w.tail_levels, code);
 }
 
-inline int dense_code(const bivlm_weight& w, int tail_code) { return w.alphabet >= 4 ? tail_code : tail_code >> 1; }
+inline int dense_code(const bivlm_weight& w, int tail_code) {
+  return w.alphabet >= 4 ? tail_code : tail_code >> 1;
+}
 
 }  // namespace
 }  // namespace bivlm

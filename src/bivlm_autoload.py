@@ -1,10 +1,13 @@
-"""Makes plain `AutoModelForImageTextToText.from_pretrained` understand bivlm checkpoints without `import bivlm`.
+"""Makes plain `AutoModelForImageTextToText.from_pretrained` understand bivlm checkpoints without `import
+bivlm`.
 
-transformers has no entry point for quantization methods: a checkpoint whose method it does not know gets a warning and random weights. torch does
-have one (group `torch.backends`, run at the end of `import torch`), and `init` uses it to wait for transformers' quantizers to be imported; bivlm
-itself is imported only when a bivlm checkpoint is opened. `TORCH_DEVICE_BACKEND_AUTOLOAD=0` switches all such entry points off.
+transformers has no entry point for quantization methods: a checkpoint whose method it does not know gets a
+warning and random weights. torch does have one (group `torch.backends`, run at the end of `import torch`),
+and `init` uses it to wait for transformers' quantizers to be imported; bivlm itself is imported only when a
+bivlm checkpoint is opened. `TORCH_DEVICE_BACKEND_AUTOLOAD=0` switches all such entry points off.
 
-It stands outside the package, imports nothing heavy and never raises: an error here would break `import torch`.
+It stands outside the package, imports nothing heavy and never raises: an error here would break `import
+torch`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ TARGET = "transformers.quantizers.auto"
 class _WaitForTransformers(importlib.abc.MetaPathFinder):
     """Watches for the import of transformers' quantizer table, once."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != TARGET:
             return None
         sys.meta_path.remove(self)

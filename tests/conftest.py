@@ -1,8 +1,11 @@
-"""What the whole test run needs before transformers is imported: quiet progress bars, and a torchvision that can be imported.
+"""What the whole test run needs before transformers is imported: quiet progress bars, and a torchvision that
+can be imported.
 
-A torchvision wheel that was built for another torch (the CUDA wheel beside a CPU torch) fails on `import torchvision`, because its compiled operators
-are not registered; transformers imports it wherever it is installed, so every vision model fails with it. The image processors use torchvision's pure
-torch code alone, so declaring the schemas of the two operators that the import asks for is enough. A torchvision that works is left as it is.
+A torchvision wheel that was built for another torch (the CUDA wheel beside a CPU torch) fails on `import
+torchvision`, because its compiled operators are not registered; transformers imports it wherever it is
+installed, so every vision model fails with it. The image processors use torchvision's pure torch code alone,
+so declaring the schemas of the two operators that the import asks for is enough. A torchvision that works is
+left as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # `from tiny import …` from every folder, whatever pytest's import mode
+sys.path.insert(
+    0, str(Path(__file__).parent)
+)  # `from tiny import …` from every folder, whatever pytest's import mode
 if extra := os.environ.get("BIVLM_TEST_TORCHVISION"):
     sys.path.append(extra)  # a torchvision that only the tests see (Makefile)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -26,7 +31,9 @@ SCHEMAS = (
 
 
 def declare_missing_operators() -> torch.library.Library | None:
-    """Make `import torchvision` work when it fails for want of its operators' schemas; returns the library that must stay alive."""
+    """Make `import torchvision` work when it fails for want of its operators' schemas; returns the library
+    that must stay alive.
+    """
     try:
         import torchvision
     except ModuleNotFoundError:

@@ -1,5 +1,5 @@
-"""A slow definition of pruning, written without the code under test: the whole model runs at full length, and an attention function of its own hides
-the dropped tokens from everyone but themselves, from one block on."""
+"""A slow definition of pruning, written without the code under test: the whole model runs at full length, and
+an attention function of its own hides the dropped tokens from everyone but themselves, from one block on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @contextmanager
 def hidden_tokens(model: Any, blocks: Mapping[nn.Module, Tensor]) -> Iterator[None]:
-    """Within it `model` attends eagerly, and in each of `blocks` the keys where the mask (batch, n) is True are seen by nobody else."""
+    """Within it `model` attends eagerly, and in each of `blocks` the keys where the mask (batch, n) is True
+    are seen by nobody else.
+    """
     hidden = {id(inner): mask for block, mask in blocks.items() for inner in block.modules()}
     windows: dict[int, int] = {}
 
     def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **rest: Any
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float,
+        **rest: Any,
     ) -> tuple[Tensor, None]:
         scores = query @ key.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(-1, -2) * scaling
         if attention_mask is not None:

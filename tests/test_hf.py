@@ -1,4 +1,6 @@
-"""transformers on its own: a packed folder opened in a fresh process without `import bivlm`, opened as the base model, saved again, dequantized."""
+"""transformers on its own: a packed folder opened in a fresh process without `import bivlm`, opened as the
+base model, saved again, dequantized.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,13 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 def inputs_of(model, processor):
     samples = tiny_samples(2)
-    inputs = family_of(model.config).inputs(processor, samples, [open_image(sample) for sample in samples], model.config)
-    return {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    inputs = family_of(model.config).inputs(
+        processor, samples, [open_image(sample) for sample in samples], model.config
+    )
+    return {
+        name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in inputs.items()
+    }
 
 
 def logits_of(model, inputs):
@@ -126,7 +133,9 @@ def test_dequantize_gives_plain_linears_of_the_same_weights(packed):
     model, processor = bivlm.load(packed)
     inputs = inputs_of(model, processor)
     logits, modules = logits_of(model, inputs), packed_modules(model)
-    expected = {name: FORMATS[module.format].decode(module.packed).dequantize() for name, module in modules.items()}
+    expected = {
+        name: FORMATS[module.format].decode(module.packed).dequantize() for name, module in modules.items()
+    }
     expand_weights(model)
     definition = logits_of(model, inputs)
     plain = model.dequantize()

@@ -1,4 +1,6 @@
-"""The plan names every linear of a model once, with its quantizer or the reason why it stays, and refuses rules that reach nothing."""
+"""The plan names every linear of a model once, with its quantizer or the reason why it stays, and refuses
+rules that reach nothing.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ def plan_of(source, *rules, parts=PARTS):
 
 
 def test_every_linear_of_the_model_is_named_once(source):
-    linears = {name: (child.out_features, child.in_features) for name, child in source.model.named_modules() if isinstance(child, nn.Linear)}
+    linears = {
+        name: (child.out_features, child.in_features)
+        for name, child in source.model.named_modules()
+        if isinstance(child, nn.Linear)
+    }
     planned = plan_of(source, PLAIN).linears
     assert len(planned) == len(linears)
     assert {linear.name: linear.shape for linear in planned} == linears
@@ -100,7 +106,12 @@ def test_an_embedding_that_is_none_of_torchs_is_refused(source, monkeypatch):
         pass
 
     monkeypatch.setattr(source.model, "get_input_embeddings", lambda: Scaled(4, 4))
-    with pytest.raises(InputError, match=r"embeddings = 3: the embedding of \w+ is a Scaled and its head a Linear; .*leave embeddings out"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"embeddings = 3: the embedding of \w+ is a Scaled and its head a Linear; .*leave embeddings out"
+        ),
+    ):
         embeddings_of(source, 3)
 
 
@@ -109,7 +120,9 @@ def test_blocks_come_in_the_order_of_the_stacks(source):
     assert [block.stack for block in blocks] == sorted(block.stack for block in blocks)
     assert {block.stack for block in blocks} == set(range(len(source.family.stacks)))
     for block in blocks:
-        assert all(linear.name == block.path or linear.name.startswith(f"{block.path}.") for linear in block.linears)
+        assert all(
+            linear.name == block.path or linear.name.startswith(f"{block.path}.") for linear in block.linears
+        )
         assert all(linear.part == source.family.stacks[block.stack].part for linear in block.linears)
 
 
@@ -118,14 +131,20 @@ def test_needs_data_only_where_a_quantizer_does(source):
     mixed = plan_of(source, {**FED, "part": "language"}, PLAIN)
     assert mixed.needs_data
     for block in mixed.blocks:
-        assert block.needs_data == (source.family.stacks[block.stack].part == "language" and bool(block.quantized)), block.path
+        assert block.needs_data == (
+            source.family.stacks[block.stack].part == "language" and bool(block.quantized)
+        ), block.path
 
 
 @pytest.mark.parametrize(
     ("rules", "parts", "message"),
     [
         ([{**PLAIN, "linears": "*.nothing"}], PARTS, "matches no linear of the chosen parts"),
-        ([{**PLAIN, "linears": "*.nothing"}, PLAIN], PARTS, r"rule 1 \(part any, linears '\*\.nothing'\) matches no linear"),
+        (
+            [{**PLAIN, "linears": "*.nothing"}, PLAIN],
+            PARTS,
+            r"rule 1 \(part any, linears '\*\.nothing'\) matches no linear",
+        ),
         ([{**PLAIN, "part": "vision"}], ("language",), "nothing would be quantized"),
         ([PLAIN, {**PLAIN, "part": "vision"}], PARTS, "rule 2"),
     ],
@@ -138,6 +157,10 @@ def test_rules_that_reach_nothing_are_refused(source, rules, parts, message):
 def test_rules_of_other_parts_and_the_last_general_one_may_be_left_with_nothing(source):
     rules = [{**PLAIN, "part": "vision"}, {**PLAIN, "part": "language"}, PLAIN]
     for parts in (("vision",), ("language",), PARTS):
-        planned = {linear.part for linear in plan_of(source, *rules, parts=parts).linears if linear.quantizer is not None}
+        planned = {
+            linear.part
+            for linear in plan_of(source, *rules, parts=parts).linears
+            if linear.quantizer is not None
+        }
         assert planned <= set(parts)
         assert planned

@@ -1,4 +1,6 @@
-"""What the preflight says is what happens: the same linears, at most its bits and bytes; and it says when a preset takes more than it is meant to."""
+"""What the preflight says is what happens: the same linears, at most its bits and bytes; and it says when a
+preset takes more than it is meant to.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from bivlm.recipe import Recipe, Rule
 from bivlm.report.inspect import inspect
 from tiny import tiny_checkpoint
 
-RECIPE = Recipe("two", (Rule("bivlm", settings={"bands": 2, "compensate": False, "granularity": "group", "group_size": 64}),), true_bits=2.0)
+RECIPE = Recipe(
+    "two",
+    (Rule("bivlm", settings={"bands": 2, "compensate": False, "granularity": "group", "group_size": 64}),),
+    true_bits=2.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,10 @@ def prepared(source):
 def test_bits_are_the_bounds_over_all_weights(prepared):
     quantized = [linear for linear in prepared.plan.linears if linear.quantizer is not None]
     counts = [linear.shape[0] * linear.shape[1] for linear in quantized]
-    bits = [linear.quantizer.bits_bound(linear.shape) * count for linear, count in zip(quantized, counts, strict=True)]
+    bits = [
+        linear.quantizer.bits_bound(linear.shape) * count
+        for linear, count in zip(quantized, counts, strict=True)
+    ]
     assert prepared.expected.bits == pytest.approx(sum(bits) / sum(counts))
     assert sum(row.weights for row in prepared.expected.rows if row.bits is not None) == sum(counts)
     assert sum(row.linears for row in prepared.expected.rows) == len(prepared.plan.linears)
@@ -47,7 +56,10 @@ def test_embeddings_are_counted(kind, tmp_path):
     assert row.linears == (2 if kind == "llava" else 1) == len(prepared.plan.embeddings)
     out = quantize(source, tmp_path / "out", recipe=recipe)
     assert inspect(out).total.bits_per_weight <= prepared.expected.bits
-    assert sum(path.stat().st_size for path in out.glob("*.safetensors")) <= prepared.expected.bytes_after + 40_000
+    assert (
+        sum(path.stat().st_size for path in out.glob("*.safetensors"))
+        <= prepared.expected.bytes_after + 40_000
+    )
     assert prepared.expected.bytes_after < prepare(source, recipe=RECIPE).expected.bytes_after
 
 
@@ -57,7 +69,10 @@ def test_the_dearest_width_takes_the_most(prepared):
         if linear.quantizer is not None:
             count = linear.shape[0] * linear.shape[1]
             bits, weights = by_width.setdefault(linear.shape[1], [0.0, 0.0])
-            by_width[linear.shape[1]] = [bits + count * linear.quantizer.bits_bound(linear.shape), weights + count]
+            by_width[linear.shape[1]] = [
+                bits + count * linear.quantizer.bits_bound(linear.shape),
+                weights + count,
+            ]
     means = {width: bits / weights for width, (bits, weights) in by_width.items()}
     assert len(means) > 1
     assert prepared.expected.dearest_bits == pytest.approx(max(means.values()))
@@ -98,6 +113,8 @@ def test_a_full_disk_is_told_before_the_work(prepared, tmp_path, monkeypatch):
 
 
 def test_more_bands_take_more(source):
-    one, five = (prepare(source, recipe="bivlm-paper", settings={"bands": bands}).expected for bands in (1, 5))
+    one, five = (
+        prepare(source, recipe="bivlm-paper", settings={"bands": bands}).expected for bands in (1, 5)
+    )
     assert one.bits < five.bits
     assert one.bytes_after < five.bytes_after < one.bytes_before

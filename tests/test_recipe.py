@@ -1,4 +1,6 @@
-"""Recipes: what a file may say, settings behind a preset's name, lists of presets; every mistake is one line."""
+"""Recipes: what a file may say, settings behind a preset's name, lists of presets; every mistake is one
+line.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def test_the_first_rule_that_matches_wins():
 
 def test_needs_data_is_that_of_its_quantizers():
     assert not parse_recipe({"rule": [RULE, {"quantizer": "keep"}]}, "x").needs_data
-    assert parse_recipe({"rule": [RULE, {"quantizer": "bivlm", "settings": {"compensate": True}}]}, "x").needs_data
+    assert parse_recipe(
+        {"rule": [RULE, {"quantizer": "bivlm", "settings": {"compensate": True}}]}, "x"
+    ).needs_data
 
 
 def test_settings_behind_a_name_change_every_quantizer_and_show():
@@ -84,11 +88,16 @@ def test_settings_behind_a_name_change_every_quantizer_and_show():
     assert all(build_quantizer(rule).bands == 3 for rule in recipe.rules)
     assert all(rule.settings["granularity"] == "row" for rule in recipe.rules)
     assert recipe == load_recipe("bivlm-paper").with_settings({"bands": 3, "granularity": "row"})
-    assert recipe.with_settings({"compensate": False}).name == "bivlm-paper:bands=3,granularity=row,compensate=false"
+    assert (
+        recipe.with_settings({"compensate": False}).name
+        == "bivlm-paper:bands=3,granularity=row,compensate=false"
+    )
 
 
 def test_the_name_with_settings_can_be_given_again():
-    recipe = load_recipe("bivlm-paper").with_settings({"bands": 2, "compensate": False, "salient_max": 0.02, "granularity": "row"})
+    recipe = load_recipe("bivlm-paper").with_settings(
+        {"bands": 2, "compensate": False, "salient_max": 0.02, "granularity": "row"}
+    )
     assert load_recipe(recipe.name) == recipe
 
 
@@ -100,7 +109,9 @@ def test_changed_settings_promise_no_bits():
 
 def test_a_recipe_file_takes_settings_too(tmp_path):
     file = tmp_path / "mine.toml"
-    file.write_text('name = "mine"\ntrue_bits = 2.0\n[[rule]]\nquantizer = "bivlm"\nsettings = { compensate = false }\n')
+    file.write_text(
+        'name = "mine"\ntrue_bits = 2.0\n[[rule]]\nquantizer = "bivlm"\nsettings = { compensate = false }\n'
+    )
     assert load_recipe(file).true_bits == 2.0
     assert build_quantizer(load_recipe(f"{file}:bands=4").rules[0]).bands == 4
     odd = tmp_path / "a:bands=4.toml"
@@ -142,20 +153,28 @@ def test_lists_of_presets(lists, presets):
     assert split_presets(lists) == presets
 
 
-@pytest.mark.parametrize(("lists", "message"), [([], "no preset"), (["", " , "], "no preset"), (["x=1,a"], "before any preset")])
+@pytest.mark.parametrize(
+    ("lists", "message"), [([], "no preset"), (["", " , "], "no preset"), (["x=1,a"], "before any preset")]
+)
 def test_lists_that_are_none(lists, message):
     with pytest.raises(InputError, match=message):
         split_presets(lists)
 
 
 NAMES = st.from_regex(r"[a-z][a-z0-9.-]{0,8}", fullmatch=True)
-PAIRS = st.lists(st.tuples(st.from_regex(r"[a-z_]{1,6}", fullmatch=True), st.sampled_from(["1", "0.5", "true", "row"])), max_size=3)
+PAIRS = st.lists(
+    st.tuples(st.from_regex(r"[a-z_]{1,6}", fullmatch=True), st.sampled_from(["1", "0.5", "true", "row"])),
+    max_size=3,
+)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(NAMES, PAIRS), min_size=1, max_size=4))
 def test_any_list_comes_apart_as_it_was_put_together(items):
-    presets = [name + (":" + ",".join(f"{key}={value}" for key, value in pairs) if pairs else "") for name, pairs in items]
+    presets = [
+        name + (":" + ",".join(f"{key}={value}" for key, value in pairs) if pairs else "")
+        for name, pairs in items
+    ]
     assert split_presets([",".join(presets)]) == presets == split_presets(presets)
 
 
@@ -169,13 +188,20 @@ def test_a_file_says_how_the_blocks_are_walked(tmp_path):
     recipe = load_recipe(file)
     assert (recipe.propagation, recipe.tuning, recipe.budget) == (0.5, 4, 1.75)
     assert {name: recipe.to_dict()[name] for name in WALK} == WALK
-    assert json.loads(json.dumps(recipe.to_dict())) == {**recipe.to_dict(), "rules": [{**asdict(rule)} for rule in recipe.rules]}
+    assert json.loads(json.dumps(recipe.to_dict())) == {
+        **recipe.to_dict(),
+        "rules": [{**asdict(rule)} for rule in recipe.rules],
+    }
 
 
 def test_left_out_the_walk_is_the_plain_one():
     recipe = parse_recipe(DATA_FREE, "x")
     assert (recipe.propagation, recipe.tuning, recipe.budget) == (0.0, 0, None)
-    assert {name: recipe.to_dict()[name] for name in WALK} == {"propagation": 0.0, "tuning": 0, "budget": None}
+    assert {name: recipe.to_dict()[name] for name in WALK} == {
+        "propagation": 0.0,
+        "tuning": 0,
+        "budget": None,
+    }
 
 
 @pytest.mark.parametrize(("name", "value"), WALK.items())
@@ -191,7 +217,9 @@ def test_packed_embeddings_need_no_data_of_their_own():
     assert load_recipe("trellis-2:embeddings=3").embeddings == 3
 
 
-@pytest.mark.parametrize(("bits", "fed", "expected"), [(4, True, Trellis(bits=4)), (2.5, False, Trellis(bits=2.5, feedback=False))])
+@pytest.mark.parametrize(
+    ("bits", "fed", "expected"), [(4, True, Trellis(bits=4)), (2.5, False, Trellis(bits=2.5, feedback=False))]
+)
 def test_up_to_four_bits_embeddings_are_a_trellis(bits, fed, expected):
     assert embedding_quantizer(bits, fed) == expected
 
@@ -217,7 +245,12 @@ def test_settings_behind_a_name_are_the_recipes_or_the_quantizers():
     assert (again.tuning, again.propagation) == (0, 0.25)
 
 
-ENDS = {"propagation": [0, 0.0, 1, 1.0, 0.3], "tuning": [0, 1, 50], "budget": [0.5, 1, 2.125], "embeddings": [0.5, 2.25, 4, 5, 6.0, 8]}
+ENDS = {
+    "propagation": [0, 0.0, 1, 1.0, 0.3],
+    "tuning": [0, 1, 50],
+    "budget": [0.5, 1, 2.125],
+    "embeddings": [0.5, 2.25, 4, 5, 6.0, 8],
+}
 
 
 @pytest.mark.parametrize(("name", "values"), ENDS.items())
@@ -232,7 +265,11 @@ def test_the_ends_of_the_ranges_are_taken(name, values):
         ("propagation", [-0.1, 1.1, True, "0.5", None, float("nan"), [0.5]], "needs a number from 0"),
         ("tuning", [-1, 1.5, 2.0, True, "2", None], "needs a number of epochs"),
         ("budget", [0, -1.0, True, "2", None, float("inf"), float("nan")], "needs the true bits per weight"),
-        ("embeddings", [0, 0.4, 4.5, 9, True, "4", None, float("nan")], "needs bits per weight: 0.5 … 4, or 5, 6, 7, 8"),
+        (
+            "embeddings",
+            [0, 0.4, 4.5, 9, True, "4", None, float("nan")],
+            "needs bits per weight: 0.5 … 4, or 5, 6, 7, 8",
+        ),
     ],
 )
 def test_what_is_out_of_its_range_is_refused(name, values, message):

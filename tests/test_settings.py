@@ -15,7 +15,10 @@ def test_values_are_json_or_text():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("pairs", "message"), [(["bands"], "no NAME=VALUE"), (["=2"], "no NAME=VALUE"), (["a=1", "b=2", "a=1"], "a is given twice")])
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [(["bands"], "no NAME=VALUE"), (["=2"], "no NAME=VALUE"), (["a=1", "b=2", "a=1"], "a is given twice")],
+)
 def test_what_is_no_pair_is_told(pairs, message):
     with pytest.raises(InputError, match=message):
         parse_settings(pairs)

@@ -10,7 +10,9 @@ BOTH = LinearStats({"text": TEXT, "visual": VISUAL}, {"text": 10, "visual": 30})
 
 
 @pytest.mark.parametrize(
-    ("weight", "visual"), [("tokens", 0.75), ("balanced", 0.5), (0.2, 0.2), (0.0, 0.0), (1.0, 1.0)], ids=["tokens", "balanced", "0.2", "0", "1"]
+    ("weight", "visual"),
+    [("tokens", 0.75), ("balanced", 0.5), (0.2, 0.2), (0.0, 0.0), (1.0, 1.0)],
+    ids=["tokens", "balanced", "0.2", "0", "1"],
 )
 def test_shares(weight, visual):
     torch.testing.assert_close(BOTH.second_moment(weight), (1 - visual) * TEXT + visual * VISUAL)

@@ -58,6 +58,8 @@ def values_of(codes, bits, shape, window, tables):
 def expand(weight):
     """T and the weight (out, in) in float64 of a `TrellisWeight`."""
     tables = weight.tables.tolist()
-    values = values_of(bytes(weight.codes.tolist()), weight.bits.tolist(), weight.shape, weight.window, tables)
+    values = values_of(
+        bytes(weight.codes.tolist()), weight.bits.tolist(), weight.shape, weight.window, tables
+    )
     rotated = values * weight.row_scale.double().numpy()[:, None] * 2.0**weight.exponent / 32
     return values, rotated @ rotation_matrix(weight.seed, weight.columns) if weight.rotated else rotated

@@ -33,7 +33,9 @@ def levels(rows, columns, *, alphabet=4, symmetric=False, group_size=None, by_ro
     positions = torch.randperm(rows * columns, generator=draw.generator)[:count].sort().values
     codes = draw.codes(alphabet, rows, columns)
     codes.view(-1)[positions] = 0
-    table = draw.normal(rows if by_row else 1, -(-columns // group_size), alphabet // 2 if symmetric else alphabet)
+    table = draw.normal(
+        rows if by_row else 1, -(-columns // group_size), alphabet // 2 if symmetric else alphabet
+    )
     return LevelsWeight(
         codes=codes,
         levels=(table.abs() if symmetric else table).sort(-1).values.half(),
@@ -48,10 +50,16 @@ def levels(rows, columns, *, alphabet=4, symmetric=False, group_size=None, by_ro
     )
 
 
-def uniform(rows, columns, *, alphabet=4, group_size=None, bits=16, zero="middle", column_scale=False, exponent=0):
+def uniform(
+    rows, columns, *, alphabet=4, group_size=None, bits=16, zero="middle", column_scale=False, exponent=0
+):
     draw, group_size = Draw(rows, columns, alphabet, bits), group_size or columns
     groups = -(-columns // group_size)
-    points = {"middle": NOTHING, "code": draw.codes(alphabet, rows, groups), "free": (draw.normal(rows, groups) + (alphabet - 1) / 2).half()}
+    points = {
+        "middle": NOTHING,
+        "code": draw.codes(alphabet, rows, groups),
+        "free": (draw.normal(rows, groups) + (alphabet - 1) / 2).half(),
+    }
     return UniformWeight(
         codes=draw.codes(alphabet, rows, columns),
         alphabet=alphabet,
@@ -101,7 +109,8 @@ def factors(rows, columns, rank, *, exponent=0):
     )
 
 
-# What the native library must know: every width, every kind of number, groups that divide nothing, rows that end inside a byte.
+# What the native library must know: every width, every kind of number, groups that divide nothing, rows that
+# end inside a byte.
 NATIVE = {
     "levels 1 bit": levels(7, 130, alphabet=2, symmetric=True),
     "levels 1 bit, tail": levels(9, 200, alphabet=2, symmetric=True, tail=0.03),
@@ -121,7 +130,9 @@ NATIVE = {
     "uniform 1 bit": uniform(5, 70, alphabet=2),
     "uniform of 3": uniform(6, 90, alphabet=3, bits=32, group_size=40),
     "uniform 2 bits, groups of 128": uniform(12, 384, group_size=128, zero="code"),
-    "uniform 2 bits, column scale": uniform(9, 111, group_size=16, bits=8, zero="free", column_scale=True, exponent=-7),
+    "uniform 2 bits, column scale": uniform(
+        9, 111, group_size=16, bits=8, zero="free", column_scale=True, exponent=-7
+    ),
     "uniform of 5": uniform(6, 65, alphabet=5, zero="code"),
     "uniform 3 bits": uniform(8, 192, alphabet=8, group_size=64, zero="code", column_scale=True),
     "uniform 4 bits": uniform(8, 259, alphabet=16, group_size=128, zero="free"),
@@ -140,4 +151,7 @@ NATIVE = {
     "factors 1 x 1": factors(1, 1, 1),
 }
 # … and what stays with the reference kernel
-OTHER = {"planes, tail": planes(8, 21, group_size=8, tail=30), "planes, two parts": planes(6, 40, group_size=16, parts=2)}
+OTHER = {
+    "planes, tail": planes(8, 21, group_size=8, tail=30),
+    "planes, two parts": planes(6, 40, group_size=16, parts=2),
+}

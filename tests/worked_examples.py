@@ -1,4 +1,6 @@
-"""The worked examples of docs/format.md: the bytes typed into a test, the bytes in the document and the bytes that are written are the same."""
+"""The worked examples of docs/format.md: the bytes typed into a test, the bytes in the document and the bytes
+that are written are the same.
+"""
 
 import json
 import re
@@ -14,7 +16,9 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "format.md"
 
 @dataclass(frozen=True)
 class Golden:
-    """One example: the weight, its values, the settings, and of every tensor dtype, shape and bytes in hexadecimal digits."""
+    """One example: the weight, its values, the settings, and of every tensor dtype, shape and bytes in
+    hexadecimal digits.
+    """
 
     weight: QuantizedWeight
     expanded: list[list[float]]
@@ -40,7 +44,9 @@ def as_tensor(dtype, shape, text):
 
 def check_written(golden):
     packed = golden.weight.encode()
-    assert {name: (tensor.dtype, tuple(tensor.shape), as_hex(tensor)) for name, tensor in packed.tensors.items()} == golden.tensors
+    assert {
+        name: (tensor.dtype, tuple(tensor.shape), as_hex(tensor)) for name, tensor in packed.tensors.items()
+    } == golden.tensors
     assert packed.settings == golden.settings
 
 
@@ -57,7 +63,9 @@ def check_document(title, golden):
     section = DOCUMENT.read_text(encoding="utf-8").partition(f"### {title}:")[2].partition("\n### ")[0]
     rows = re.findall(r"^\| `(\w+)` \(([\d, ]+)\) \| (?:`([0-9a-f ]+)`)? ?\|", section, re.MULTILINE)
     shapes = {name: tuple(int(size) for size in re.findall(r"\d+", shape)) for name, shape, _ in rows}
-    assert {name: (shapes[name], text) for name, _, text in rows} == {name: written[1:] for name, written in golden.tensors.items()}
+    assert {name: (shapes[name], text) for name, _, text in rows} == {
+        name: written[1:] for name, written in golden.tensors.items()
+    }
     [(settings, nbytes)] = re.findall(r"Settings: `(\{.*\})`\. (\d+) bytes\.", section)
     assert json.loads(settings) == golden.settings
     assert int(nbytes) == golden.weight.encode().nbytes

@@ -1,4 +1,5 @@
-// The weights that the tests go through: every kind, width, way to store numbers, at ragged widths and group sizes.
+// The weights that the tests go through: every kind, width, way to store numbers, at ragged widths
+// and group sizes.
 #pragma once
 
 #include <functional>
@@ -19,11 +20,13 @@ inline std::vector<int64_t> group_sizes(int64_t columns) {
 inline std::vector<int64_t> widths() {
   std::vector<int64_t> all;
   for (int64_t columns = 1; columns <= 200; ++columns) all.push_back(columns);
-  for (const int64_t columns : {255, 256, 257, 384, 511, 512, 513, 640, 1000, 1024, 1111, 2048}) all.push_back(columns);
+  for (const int64_t columns : {255, 256, 257, 384, 511, 512, 513, 640, 1000, 1024, 1111, 2048})
+    all.push_back(columns);
   return all;
 }
 
-// Everything of one width and group size; `turn` moves the secondary choices so that all of them meet
+// Everything of one width and group size; `turn` moves the secondary choices so that all of them
+// meet
 inline void for_kinds(Options o, int turn, const std::function<void(const Options&)>& body) {
   for (int alphabet : {2, 3, 4, 6, 8, 11, 16}) {
     o.kind = BIVLM_KIND_LEVELS;

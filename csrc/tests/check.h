@@ -15,10 +15,12 @@ inline Counts& counts() {
   return all;
 }
 
-inline void check(bool holds, const char* what, const char* file, int line, const std::string& words) {
+inline void check(bool holds, const char* what, const char* file, int line,
+                  const std::string& words) {
   ++counts().checks;
   if (holds) return;
-  if (++counts().failures <= 20) std::printf("%s:%d: %s fails: %s\n", file, line, what, words.c_str());
+  if (++counts().failures <= 20)
+    std::printf("%s:%d: %s fails: %s\n", file, line, what, words.c_str());
 }
 
 }  // namespace test

@@ -10,7 +10,9 @@ namespace {
 
 void test_levels() {
   CHECK(bivlm_abi_version() == BIVLM_ABI_VERSION, "version");
-  CHECK(bivlm_force_level(BIVLM_LEVEL_PORTABLE) == BIVLM_LEVEL_PORTABLE && bivlm_level() == BIVLM_LEVEL_PORTABLE, "portable");
+  CHECK(bivlm_force_level(BIVLM_LEVEL_PORTABLE) == BIVLM_LEVEL_PORTABLE &&
+            bivlm_level() == BIVLM_LEVEL_PORTABLE,
+        "portable");
   const int best = bivlm_force_level(-1);
   CHECK(bivlm_force_level(99) == best && bivlm_level() == best, "unknown levels give the best one");
 #if defined(__x86_64__)
@@ -20,7 +22,8 @@ void test_levels() {
 
 int linear(const bivlm_weight& w, int64_t batch = 1, int dtype = 0, bool x = true, bool y = true) {
   static std::vector<float> in(4096, 1.0f), out(4096);
-  return bivlm_linear(&w, x ? in.data() : nullptr, w.columns, batch, dtype, y ? out.data() : nullptr, nullptr, 0, 1);
+  return bivlm_linear(&w, x ? in.data() : nullptr, w.columns, batch, dtype,
+                      y ? out.data() : nullptr, nullptr, 0, 1);
 }
 
 void test_errors() {
@@ -33,7 +36,8 @@ void test_errors() {
   };
   CHECK(linear(weight.w) == 0, "good");
   CHECK(linear(weight.w, 0, 0, false, false) == 0, "empty batch");
-  CHECK(with([](bivlm_weight& w) { w.rows = 0, w.table_rows = 1, w.codes = nullptr; }) == 0, "no rows");
+  CHECK(with([](bivlm_weight& w) { w.rows = 0, w.table_rows = 1, w.codes = nullptr; }) == 0,
+        "no rows");
   CHECK(linear(weight.w, 1, 3) == BIVLM_ERROR_DTYPE, "dtype");
   CHECK(linear(weight.w, 1, 0, false) == BIVLM_ERROR_SHAPE, "no x");
   CHECK(linear(weight.w, 1, 0, true, false) == BIVLM_ERROR_SHAPE, "no y");
@@ -42,18 +46,21 @@ void test_errors() {
   CHECK(with([](bivlm_weight& w) { w.row_bytes -= 1; }) == BIVLM_ERROR_SHAPE, "row bytes");
   CHECK(with([](bivlm_weight& w) { w.kind = 3; }) == BIVLM_ERROR_WEIGHT, "kind");
   CHECK(with([](bivlm_weight& w) { w.bits = 9; }) == BIVLM_ERROR_WEIGHT, "bits");
-  CHECK(with([](bivlm_weight& w) { w.bits = 5, w.row_bytes = 40; }) == BIVLM_ERROR_WEIGHT, "bits of levels");
+  CHECK(with([](bivlm_weight& w) { w.bits = 5, w.row_bytes = 40; }) == BIVLM_ERROR_WEIGHT,
+        "bits of levels");
   CHECK(with([](bivlm_weight& w) { w.alphabet = 5; }) == BIVLM_ERROR_WEIGHT, "alphabet");
   CHECK(with([](bivlm_weight& w) { w.levels = nullptr; }) == BIVLM_ERROR_WEIGHT, "no levels");
   CHECK(with([](bivlm_weight& w) { w.table_rows = 2; }) == BIVLM_ERROR_WEIGHT, "table rows");
   CHECK(with([](bivlm_weight& w) { w.codes = nullptr; }) == BIVLM_ERROR_WEIGHT, "no codes");
-  CHECK(bivlm_linear(nullptr, nullptr, 0, 0, 0, nullptr, nullptr, 0, 1) == BIVLM_ERROR_WEIGHT, "no weight");
+  CHECK(bivlm_linear(nullptr, nullptr, 0, 0, 0, nullptr, nullptr, 0, 1) == BIVLM_ERROR_WEIGHT,
+        "no weight");
   float out[64 * 5];
   CHECK(bivlm_unpack(&weight.w, 2, 2, nullptr, 0, 1) == 0, "no rows to unpack");
   CHECK(bivlm_unpack(&weight.w, 0, 6, out, 0, 1) == BIVLM_ERROR_SHAPE, "rows beyond the end");
   CHECK(bivlm_unpack(&weight.w, 3, 2, out, 0, 1) == BIVLM_ERROR_SHAPE, "rows backwards");
   CHECK(bivlm_unpack(&weight.w, 0, 5, out, 7, 1) == BIVLM_ERROR_DTYPE, "dtype");
-  CHECK(bivlm_unpack(&weight.w, 0, 5, out, 0, -3) == 0, "a number of threads that makes no sense is one");
+  CHECK(bivlm_unpack(&weight.w, 0, 5, out, 0, -3) == 0,
+        "a number of threads that makes no sense is one");
 }
 
 // What is no number in the input is none in every result; zeros and tiny numbers do no harm
@@ -68,8 +75,12 @@ void test_special_inputs() {
         for (const float value : {std::numeric_limits<float>::quiet_NaN(), 0.0f, 1e-44f, 1e-38f}) {
           std::vector<float> x(300, std::isnan(value) ? 1.0f : value), y(5, -1.0f);
           x[137] = value;
-          CHECK(bivlm_linear(&weight.w, x.data(), 300, 1, 0, y.data(), nullptr, activations, 1) == 0, weight.words);
-          for (const float result : y) CHECK(std::isnan(value) ? std::isnan(result) : std::fabs(result) <= 1e-34f, weight.words);
+          CHECK(
+              bivlm_linear(&weight.w, x.data(), 300, 1, 0, y.data(), nullptr, activations, 1) == 0,
+              weight.words);
+          for (const float result : y)
+            CHECK(std::isnan(value) ? std::isnan(result) : std::fabs(result) <= 1e-34f,
+                  weight.words);
         }
       }
     }

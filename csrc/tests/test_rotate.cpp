@@ -1,4 +1,5 @@
-// The rotation of the inputs against the sum over all pairs of columns; its own inverse, orthogonal, the same with every number of threads.
+// The rotation of the inputs against the sum over all pairs of columns; its own inverse,
+// orthogonal, the same with every number of threads.
 #include <cmath>
 
 #include "cases.h"
@@ -15,14 +16,17 @@ double norm(const std::vector<double>& x) {
 }
 
 std::string say(int64_t columns, int64_t batch, int dtype, int level) {
-  return "rotate " + std::to_string(columns) + " columns, batch " + std::to_string(batch) + ", dtype " + std::to_string(dtype) + ", level " +
-         std::to_string(level);
+  return "rotate " + std::to_string(columns) + " columns, batch " + std::to_string(batch) +
+         ", dtype " + std::to_string(dtype) + ", level " + std::to_string(level);
 }
 
-void compare(int64_t columns, int64_t batch, int dtype, int offset, bool with_signs, Random& random) {
+void compare(int64_t columns, int64_t batch, int dtype, int offset, bool with_signs,
+             Random& random) {
   const int64_t stride = columns + (batch > 2 ? 3 : 0);
-  Buffer x(size_t((batch - 1) * stride + columns) * (dtype ? 2 : 4), offset), signs(size_t(columns) * 4, offset);
-  for (size_t i = 0; i < size_t((batch - 1) * stride + columns); ++i) put(x, i, random.normal(), dtype);
+  Buffer x(size_t((batch - 1) * stride + columns) * (dtype ? 2 : 4), offset),
+      signs(size_t(columns) * 4, offset);
+  for (size_t i = 0; i < size_t((batch - 1) * stride + columns); ++i)
+    put(x, i, random.normal(), dtype);
   std::vector<float> sign_list;
   for (int64_t j = 0; j < columns && with_signs; ++j) {
     sign_list.push_back(random.below(2) ? 1.0f : -1.0f);
@@ -38,17 +42,22 @@ void compare(int64_t columns, int64_t batch, int dtype, int offset, bool with_si
   for (const int level : levels()) {
     bivlm_force_level(level);
     Buffer out(size_t(batch * columns) * 4, offset);
-    CHECK(bivlm_rotate(x.data(), stride, batch, dtype, columns, given, reinterpret_cast<float*>(out.data()), 1 + int(batch) % 4) == 0,
+    CHECK(bivlm_rotate(x.data(), stride, batch, dtype, columns, given,
+                       reinterpret_cast<float*>(out.data()), 1 + int(batch) % 4) == 0,
           say(columns, batch, dtype, level));
     for (int64_t b = 0; b < batch; ++b) {
       std::vector<double> difference;
-      for (int64_t j = 0; j < columns; ++j) difference.push_back(out.get<float>(size_t(b * columns + j)) - expected[size_t(b)][size_t(j)]);
-      CHECK(norm(difference) <= 1e-6 * norm(expected[size_t(b)]), say(columns, batch, dtype, level));
+      for (int64_t j = 0; j < columns; ++j)
+        difference.push_back(out.get<float>(size_t(b * columns + j)) -
+                             expected[size_t(b)][size_t(j)]);
+      CHECK(norm(difference) <= 1e-6 * norm(expected[size_t(b)]),
+            say(columns, batch, dtype, level));
     }
   }
 }
 
-// Widths at which the direct sum would take too long: twice the transform is the input, and lengths stay what they are.
+// Widths at which the direct sum would take too long: twice the transform is the input, and lengths
+// stay what they are.
 void invert(int64_t columns, Random& random) {
   std::vector<float> x, y(size_t(3 * columns)), z(size_t(3 * columns)), other(size_t(3 * columns));
   for (int64_t i = 0; i < 3 * columns; ++i) x.push_back(random.normal());
@@ -84,12 +93,14 @@ void refuse() {
 void test_rotate() {
   Random random(3);
   int turn = 0;
-  for (int64_t columns = 1; columns <= 130; ++columns, ++turn) compare(columns, 1 + turn % 3, turn % 3, turn % 5, turn % 2, random);
+  for (int64_t columns = 1; columns <= 130; ++columns, ++turn)
+    compare(columns, 1 + turn % 3, turn % 3, turn % 5, turn % 2, random);
   for (const int64_t columns : {192, 243, 256, 257, 269, 301, 384, 512, 576}) {
     ++turn;
     compare(columns, 1 + turn % 3, turn % 3, 0, true, random);
   }
-  for (const int64_t columns : {1000, 1024, 1125, 1152, 1280, 2048, 2053, 3420, 4096, 4304, 11008}) invert(columns, random);
+  for (const int64_t columns : {1000, 1024, 1125, 1152, 1280, 2048, 2053, 3420, 4096, 4304, 11008})
+    invert(columns, random);
   refuse();
 }
 

@@ -17,19 +17,25 @@ struct Call {
 
 std::string say(const TrellisWeight& weight, const Call& call, int level, int activations) {
   char text[160];
-  std::snprintf(text, sizeof text, "; level %d, batch %lld, stride %lld, dtype %d, activations %d, threads %d, bias %d", level, (long long)call.batch,
-                (long long)call.stride, call.dtype, activations, call.threads, call.bias);
+  std::snprintf(
+      text, sizeof text,
+      "; level %d, batch %lld, stride %lld, dtype %d, activations %d, threads %d, bias %d", level,
+      (long long)call.batch, (long long)call.stride, call.dtype, activations, call.threads,
+      call.bias);
   return weight.words + text;
 }
 
 struct Expected {
-  std::vector<double> y, size, rounding;  // the sums, the length of weight and input, and what inputs rounded to int8 may change at most
+  std::vector<double> y, size, rounding;  // the sums, the length of weight and input, and what
+                                          // inputs rounded to int8 may change at most
 };
 
 // One token; `x` as the library reads it
-void expect(const TrellisWeight& weight, const std::vector<float>& x, Buffer* bias, int dtype, Expected& e) {
+void expect(const TrellisWeight& weight, const std::vector<float>& x, Buffer* bias, int dtype,
+            Expected& e) {
   const int64_t rows = weight.w.rows, columns = weight.w.columns;
-  const std::vector<double> input = weight.w.signs ? rotated(x, weight.signs) : std::vector<double>(x.begin(), x.end());
+  const std::vector<double> input =
+      weight.w.signs ? rotated(x, weight.signs) : std::vector<double>(x.begin(), x.end());
   double top = 0, length = 0;
   for (const double v : input) top = std::max(top, std::fabs(v)), length += v * v;
   for (int64_t i = 0; i < rows; ++i) {
@@ -45,13 +51,17 @@ void expect(const TrellisWeight& weight, const std::vector<float>& x, Buffer* bi
   }
 }
 
-// Every instruction set, both kinds of activations. The errors of single numbers are bounded by the lengths of the vectors that are multiplied.
+// Every instruction set, both kinds of activations. The errors of single numbers are bounded by the
+// lengths of the vectors that are multiplied.
 void compare(const TrellisWeight& weight, const Call& call, int offset, Random& random) {
   static const std::vector<int> all = levels();
-  const int64_t columns = weight.w.columns, rows = weight.w.rows, stride = call.stride ? call.stride : columns;
-  Buffer x(size_t(call.batch ? (call.batch - 1) * stride + columns : 0) * element(call.dtype), offset),
+  const int64_t columns = weight.w.columns, rows = weight.w.rows,
+                stride = call.stride ? call.stride : columns;
+  Buffer x(size_t(call.batch ? (call.batch - 1) * stride + columns : 0) * element(call.dtype),
+           offset),
       bias(size_t(rows) * element(call.dtype), offset);
-  for (size_t i = 0; i < x.size() / element(call.dtype); ++i) put(x, i, int64_t(i) % stride < columns ? random.normal() : 1e4f, call.dtype);
+  for (size_t i = 0; i < x.size() / element(call.dtype); ++i)
+    put(x, i, int64_t(i) % stride < columns ? random.normal() : 1e4f, call.dtype);
   for (int64_t i = 0; i < rows; ++i) put(bias, size_t(i), random.normal(), call.dtype);
   Expected e;
   for (int64_t b = 0; b < call.batch; ++b) {
@@ -63,13 +73,16 @@ void compare(const TrellisWeight& weight, const Call& call, int offset, Random& 
     bivlm_force_level(level);
     for (int activations = 0; activations < 2; ++activations) {
       Buffer y(size_t(call.batch * rows) * element(call.dtype), offset);
-      const int code = bivlm_trellis_linear(&weight.w, x.data(), stride, call.batch, call.dtype, y.data(), call.bias ? bias.data() : nullptr,
-                                            activations, call.threads);
+      const int code =
+          bivlm_trellis_linear(&weight.w, x.data(), stride, call.batch, call.dtype, y.data(),
+                               call.bias ? bias.data() : nullptr, activations, call.threads);
       CHECK(code == 0, say(weight, call, level, activations));
       double worst = 0;
       for (size_t i = 0; i < e.y.size(); ++i) {
-        const double output = call.dtype == 0 ? 0 : std::fabs(e.y[i]) * (call.dtype == 1 ? 0x1p-8 : 0x1p-11) + 1e-7;
-        const double allowed = 2e-6 * e.size[i] + output + (activations ? 1.01 * e.rounding[i] : 0) + 1e-30;
+        const double output =
+            call.dtype == 0 ? 0 : std::fabs(e.y[i]) * (call.dtype == 1 ? 0x1p-8 : 0x1p-11) + 1e-7;
+        const double allowed =
+            2e-6 * e.size[i] + output + (activations ? 1.01 * e.rounding[i] : 0) + 1e-30;
         worst = std::max(worst, std::fabs(get(y, i, call.dtype) - e.y[i]) / allowed);
       }
       CHECK(worst <= 1, say(weight, call, level, activations) + " " + std::to_string(worst));
@@ -84,26 +97,33 @@ void unpack(const TrellisWeight& weight, int64_t begin, int64_t end, int threads
     bivlm_force_level(level);
     for (int dtype = 0; dtype < 3; ++dtype) {
       Buffer out(size_t((end - begin) * columns) * element(dtype), offset);
-      CHECK(bivlm_trellis_unpack(&weight.w, begin, end, out.data(), dtype, threads) == 0, weight.words);
+      CHECK(bivlm_trellis_unpack(&weight.w, begin, end, out.data(), dtype, threads) == 0,
+            weight.words);
       bool same = true;
       for (int64_t i = 0; i < (end - begin) * columns; ++i) {
-        const float value = float(weight.values[size_t(begin * columns + i)]) * weight.scales[size_t(begin + i / columns)];
-        const float expected = dtype == 0 ? value : dtype == 1 ? of_bfloat(bfloat_of(value)) : of_half(half_of(value));
+        const float value = float(weight.values[size_t(begin * columns + i)]) *
+                            weight.scales[size_t(begin + i / columns)];
+        const float expected = dtype == 0   ? value
+                               : dtype == 1 ? of_bfloat(bfloat_of(value))
+                                            : of_half(half_of(value));
         same = same && get(out, size_t(i), dtype) == expected;
       }
-      CHECK(same, weight.words + ", rows " + std::to_string(begin) + " to " + std::to_string(end) + ", dtype " + std::to_string(dtype) + ", level " +
-                      std::to_string(level));
+      CHECK(same, weight.words + ", rows " + std::to_string(begin) + " to " + std::to_string(end) +
+                      ", dtype " + std::to_string(dtype) + ", level " + std::to_string(level));
     }
   }
 }
 
-const std::vector<std::vector<int>> kMixes = {{1}, {2}, {3}, {4}, {2, 1}, {0, 2}, {3, 0, 1, 4}, {1, 1, 2, 3, 3, 0, 0, 4, 2}, {4, 3, 2, 1, 0}, {0}};
+const std::vector<std::vector<int>> kMixes = {
+    {1}, {2}, {3}, {4}, {2, 1}, {0, 2}, {3, 0, 1, 4}, {1, 1, 2, 3, 3, 0, 0, 4, 2}, {4, 3, 2, 1, 0},
+    {0}};
 
 void test_shapes() {
   Random random(4);
   int turn = 0;
   for (const int64_t rows : {1, 15, 16, 17, 48, 63, 64, 65, 80, 112, 128, 150, 200}) {
-    for (const int64_t columns : {1, 3, 4, 15, 16, 17, 31, 33, 64, 100, 127, 128, 129, 150, 192, 257, 300}) {
+    for (const int64_t columns :
+         {1, 3, 4, 15, 16, 17, 31, 33, 64, 100, 127, 128, 129, 150, 192, 257, 300}) {
       for (int repeat = 0; repeat < 3; ++repeat, ++turn) {
         TrellisOptions o;
         o.rows = rows, o.columns = columns;
@@ -169,16 +189,23 @@ void test_special() {
     for (const int level : levels()) {
       bivlm_force_level(level);
       for (int activations = 0; activations < 2; ++activations) {
-        for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 0.0f, 1e-44f, 1e-38f}) {
+        for (const float value : {std::numeric_limits<float>::quiet_NaN(),
+                                  std::numeric_limits<float>::infinity(), 0.0f, 1e-44f, 1e-38f}) {
           std::vector<float> x(300, std::isfinite(value) ? value : 1.0f), y(70, -1.0f);
           x[137] = value;
-          CHECK(bivlm_trellis_linear(&weight.w, x.data(), 300, 1, 0, y.data(), nullptr, activations, 1) == 0, weight.words);
+          CHECK(bivlm_trellis_linear(&weight.w, x.data(), 300, 1, 0, y.data(), nullptr, activations,
+                                     1) == 0,
+                weight.words);
           bool good = true;
           for (size_t i = 0; i < 70; ++i) {
-            const bool zero = weight.values[i * 300 + 137] == 0 && !turned && level == 0;  // there an infinity that meets a zero alone is no number
-            good = good && (zero || (std::isfinite(value) ? std::fabs(y[i]) <= 1e-31f : !std::isfinite(y[i])));
+            const bool zero = weight.values[i * 300 + 137] == 0 && !turned &&
+                              level == 0;  // there an infinity that meets a zero alone is no number
+            good =
+                good &&
+                (zero || (std::isfinite(value) ? std::fabs(y[i]) <= 1e-31f : !std::isfinite(y[i])));
           }
-          CHECK(good, weight.words + ", " + std::to_string(value) + ", level " + std::to_string(level));
+          CHECK(good,
+                weight.words + ", " + std::to_string(value) + ", level " + std::to_string(level));
         }
       }
     }
@@ -187,7 +214,8 @@ void test_special() {
 
 int linear(const bivlm_trellis& w, int64_t batch = 1, int dtype = 0, bool x = true, bool y = true) {
   static std::vector<float> in(4096, 1.0f), out(4096);
-  return bivlm_trellis_linear(&w, x ? in.data() : nullptr, w.columns, batch, dtype, y ? out.data() : nullptr, nullptr, 0, 1);
+  return bivlm_trellis_linear(&w, x ? in.data() : nullptr, w.columns, batch, dtype,
+                              y ? out.data() : nullptr, nullptr, 0, 1);
 }
 
 void test_refused() {
@@ -200,7 +228,8 @@ void test_refused() {
   const uint8_t wide[4] = {2, 5, 2, 2};
   CHECK(linear(weight.w) == 0, "good");
   CHECK(linear(weight.w, 0, 0, false, false) == 0, "empty batch");
-  CHECK(with([](bivlm_trellis& w) { w.rows = 0, w.codes = nullptr, w.row_scale = nullptr; }) == 0, "no rows");
+  CHECK(with([](bivlm_trellis& w) { w.rows = 0, w.codes = nullptr, w.row_scale = nullptr; }) == 0,
+        "no rows");
   CHECK(linear(weight.w, 1, 3) == BIVLM_ERROR_DTYPE, "dtype");
   CHECK(linear(weight.w, 1, 0, false) == BIVLM_ERROR_SHAPE, "no x");
   CHECK(linear(weight.w, 1, 0, true, false) == BIVLM_ERROR_SHAPE, "no y");
@@ -213,12 +242,17 @@ void test_refused() {
   CHECK(with([](bivlm_trellis& w) { w.bits = nullptr; }) == BIVLM_ERROR_WEIGHT, "no bits");
   CHECK(with([&](bivlm_trellis& w) { w.bits = wide; }) == BIVLM_ERROR_WEIGHT, "bits");
   CHECK(with([](bivlm_trellis& w) { w.codes = nullptr; }) == BIVLM_ERROR_WEIGHT, "no codes");
-  CHECK(with([](bivlm_trellis& w) { w.row_scale = nullptr; }) == BIVLM_ERROR_WEIGHT, "no row scales");
-  CHECK(bivlm_trellis_linear(nullptr, nullptr, 0, 0, 0, nullptr, nullptr, 0, 1) == BIVLM_ERROR_WEIGHT, "no weight");
+  CHECK(with([](bivlm_trellis& w) { w.row_scale = nullptr; }) == BIVLM_ERROR_WEIGHT,
+        "no row scales");
+  CHECK(
+      bivlm_trellis_linear(nullptr, nullptr, 0, 0, 0, nullptr, nullptr, 0, 1) == BIVLM_ERROR_WEIGHT,
+      "no weight");
   std::vector<float> out(64 * 64);
   CHECK(bivlm_trellis_unpack(&weight.w, 2, 2, nullptr, 0, 1) == 0, "no rows to unpack");
-  CHECK(bivlm_trellis_unpack(&weight.w, 0, 65, out.data(), 0, 1) == BIVLM_ERROR_SHAPE, "rows beyond the end");
-  CHECK(bivlm_trellis_unpack(&weight.w, 3, 2, out.data(), 0, 1) == BIVLM_ERROR_SHAPE, "rows backwards");
+  CHECK(bivlm_trellis_unpack(&weight.w, 0, 65, out.data(), 0, 1) == BIVLM_ERROR_SHAPE,
+        "rows beyond the end");
+  CHECK(bivlm_trellis_unpack(&weight.w, 3, 2, out.data(), 0, 1) == BIVLM_ERROR_SHAPE,
+        "rows backwards");
   CHECK(bivlm_trellis_unpack(&weight.w, 0, 5, out.data(), 7, 1) == BIVLM_ERROR_DTYPE, "dtype");
   CHECK(bivlm_trellis_unpack(&weight.w, 0, 5, nullptr, 0, 1) == BIVLM_ERROR_SHAPE, "no output");
 }

@@ -1,5 +1,6 @@
-// The search of the trellis: streams that decode to the values, paths that no other undercuts, errors fed on as a plain loop does, the same bits with
-// every instruction set and number of threads.
+// The search of the trellis: streams that decode to the values, paths that no other undercuts,
+// errors fed on as a plain loop does, the same bits with every instruction set and number of
+// threads.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -12,7 +13,8 @@
 namespace test {
 namespace {
 
-constexpr float kScale = 20.0f;  // targets lie well inside the tables: there costs fit the 16 bits of the search, and paths are the best of all
+constexpr float kScale = 20.0f;  // targets lie well inside the tables: there costs fit the 16 bits
+                                 // of the search, and paths are the best of all
 
 struct Problem {
   int64_t rows, columns;
@@ -22,20 +24,27 @@ struct Problem {
   std::vector<uint32_t> state;
 
   Problem(int64_t rows_, int64_t columns_, int window_, int k_, float scale, Random& random)
-      : rows(rows_), columns(columns_), window(window_), k(k_), u(size_t(columns_ * columns_), 0.0f) {
+      : rows(rows_),
+        columns(columns_),
+        window(window_),
+        k(k_),
+        u(size_t(columns_ * columns_), 0.0f) {
     for (int64_t i = 0; i < rows * columns; ++i) w.push_back(scale * random.normal());
     for (int64_t j = 0; j < columns; ++j) {
       u[size_t(j * columns + j)] = 0.5f + random.unit();
       for (int64_t c = j + 1; c < columns; ++c) u[size_t(j * columns + c)] = 0.3f * random.normal();
     }
-    for (int i = 0; i < 1 << window; ++i) table.push_back(int8_t(std::fmin(std::fmax(30.0f * random.normal(), -128.0f), 127.0f)));
-    for (int64_t first = 0; first < rows; first += 64) state.push_back(uint32_t(random.below(1 << window)));
+    for (int i = 0; i < 1 << window; ++i)
+      table.push_back(int8_t(std::fmin(std::fmax(30.0f * random.normal(), -128.0f), 127.0f)));
+    for (int64_t first = 0; first < rows; first += 64)
+      state.push_back(uint32_t(random.below(1 << window)));
   }
 
   int64_t held() const { return (rows + 15) / 16 * 16; }
   std::string words() const {
-    return "search " + std::to_string(rows) + " x " + std::to_string(columns) + ", window " + std::to_string(window) + ", " + std::to_string(k) +
-           " bits, level " + std::to_string(bivlm_level());
+    return "search " + std::to_string(rows) + " x " + std::to_string(columns) + ", window " +
+           std::to_string(window) + ", " + std::to_string(k) + " bits, level " +
+           std::to_string(bivlm_level());
   }
 };
 
@@ -48,15 +57,19 @@ struct Found {
 
 Found search(const Problem& p, int threads = 1) {
   Found f{0, p.w, p.state, std::vector<uint8_t>(size_t(p.held() * p.columns), 0xff)};
-  f.code = bivlm_trellis_search(f.w.data(), p.rows, p.columns, p.u.data(), p.window, p.k, p.table.data(), f.state.data(), f.symbols.data(), threads);
+  f.code = bivlm_trellis_search(f.w.data(), p.rows, p.columns, p.u.data(), p.window, p.k,
+                                p.table.data(), f.state.data(), f.symbols.data(), threads);
   return f;
 }
 
 bool same(const Found& one, const Found& other) {
-  return one.code == other.code && one.w == other.w && one.state == other.state && one.symbols == other.symbols;
+  return one.code == other.code && one.w == other.w && one.state == other.state &&
+         one.symbols == other.symbols;
 }
 
-int64_t held_of(const Problem& p, size_t strip) { return std::min<int64_t>(64, p.held() - 64 * int64_t(strip)); }
+int64_t held_of(const Problem& p, size_t strip) {
+  return std::min<int64_t>(64, p.held() - 64 * int64_t(strip));
+}
 
 // state <- state / 2^K + symbol * 2^(L - K), value = table[state]
 void decodes(const Problem& p, const Found& f) {
@@ -106,14 +119,16 @@ int64_t least_cost(const Problem& p, const std::vector<int>& targets, uint32_t s
   return *std::min_element(cost.begin(), cost.end());
 }
 
-// Column after column of one strip: the path is one of the best, and its error goes to the columns to the right
+// Column after column of one strip: the path is one of the best, and its error goes to the columns
+// to the right
 void is_best(const Problem& p, const Found& f, size_t strip) {
   const int64_t first = 64 * int64_t(strip), held = held_of(p, strip);
   std::vector<float> rest = p.w;
   uint32_t state = p.state[strip];
   for (int64_t j = 0; j < p.columns; ++j) {
     std::vector<int> targets, ahead;
-    for (int64_t r = first; r < first + held; ++r) targets.push_back(r < p.rows ? rounded(rest[size_t(j * p.rows + r)], p.k) : 0);
+    for (int64_t r = first; r < first + held; ++r)
+      targets.push_back(r < p.rows ? rounded(rest[size_t(j * p.rows + r)], p.k) : 0);
     for (int64_t r = first; r < first + 16 && j + 1 < p.columns; ++r) {
       ahead.push_back(r < p.rows ? rounded(rest[size_t((j + 1) * p.rows + r)], p.k) : 0);
     }
@@ -125,15 +140,19 @@ void is_best(const Problem& p, const Found& f, size_t strip) {
       state = state >> p.k | uint32_t(f.symbols[size_t(j * p.held() + r)]) << (p.window - p.k);
       cost += distance(p, targets[size_t(r - first)], state);
     }
-    CHECK(cost + least_cost(p, ahead, state) == least, p.words() + ", strip " + std::to_string(strip) + ", column " + std::to_string(j));
+    CHECK(cost + least_cost(p, ahead, state) == least,
+          p.words() + ", strip " + std::to_string(strip) + ", column " + std::to_string(j));
     for (int64_t r = first; r < std::min(first + held, p.rows); ++r) {
-      const float error = (rest[size_t(j * p.rows + r)] - f.w[size_t(j * p.rows + r)]) / p.u[size_t(j * p.columns + j)];
-      for (int64_t c = j + 1; c < p.columns; ++c) rest[size_t(c * p.rows + r)] -= p.u[size_t(j * p.columns + c)] * error;
+      const float error = (rest[size_t(j * p.rows + r)] - f.w[size_t(j * p.rows + r)]) /
+                          p.u[size_t(j * p.columns + j)];
+      for (int64_t c = j + 1; c < p.columns; ++c)
+        rest[size_t(c * p.rows + r)] -= p.u[size_t(j * p.columns + c)] * error;
     }
   }
 }
 
-// Every instruction set and some numbers of threads: the first of them is looked at closely, the others must be the same
+// Every instruction set and some numbers of threads: the first of them is looked at closely, the
+// others must be the same
 Found agree(const Problem& p) {
   bivlm_force_level(0);
   Found first = search(p);
@@ -141,7 +160,8 @@ Found agree(const Problem& p) {
   decodes(p, first);
   for (const int level : levels()) {
     bivlm_force_level(level);
-    for (int threads = 1; threads <= 4; ++threads) CHECK(same(search(p, threads), first), p.words() + ", threads " + std::to_string(threads));
+    for (int threads = 1; threads <= 4; ++threads)
+      CHECK(same(search(p, threads), first), p.words() + ", threads " + std::to_string(threads));
   }
   return first;
 }
@@ -173,11 +193,14 @@ void test_columns() {
   }
 }
 
-double squared(float target, int8_t level) { return (double(target) - level) * (double(target) - level); }
+double squared(float target, int8_t level) {
+  return (double(target) - level) * (double(target) - level);
+}
 
 double squared_error(const Problem& p, const Found& f) {
   double sum = 0.0;
-  for (size_t i = 0; i < p.w.size(); ++i) sum += (double(p.w[i]) - f.w[i]) * (double(p.w[i]) - f.w[i]);
+  for (size_t i = 0; i < p.w.size(); ++i)
+    sum += (double(p.w[i]) - f.w[i]) * (double(p.w[i]) - f.w[i]);
   return sum;
 }
 
@@ -197,11 +220,13 @@ void test_every_path() {
       least = std::min(least, sum);
     }
     const double found = squared_error(p, agree(p));
-    CHECK(found >= least * (1 - 1e-9) && found <= least * 1.01, p.words() + ", " + std::to_string(found) + " for " + std::to_string(least));
+    CHECK(found >= least * (1 - 1e-9) && found <= least * 1.01,
+          p.words() + ", " + std::to_string(found) + " for " + std::to_string(least));
   }
 }
 
-// The least error of a strip of one column: the search in double, of targets that are not rounded, with differences that have no bound
+// The least error of a strip of one column: the search in double, of targets that are not rounded,
+// with differences that have no bound
 double least_error(const Problem& p, size_t strip) {
   const uint32_t states = 1u << p.window;
   std::vector<double> cost(states, std::numeric_limits<double>::infinity()), next(states);
@@ -209,14 +234,16 @@ double least_error(const Problem& p, size_t strip) {
   for (size_t r = 64 * strip; r < 64 * (strip + 1); ++r) {
     for (uint32_t state = 0; state < states; ++state) {
       const double* before = &cost[(state << p.k) & (states - 1)];
-      next[state] = *std::min_element(before, before + (1 << p.k)) + squared(p.w[r], p.table[state]);
+      next[state] =
+          *std::min_element(before, before + (1 << p.k)) + squared(p.w[r], p.table[state]);
     }
     cost.swap(next);
   }
   return *std::min_element(cost.begin(), cost.end());
 }
 
-// What integers cost: less than 0.5 % of the error, with 4 bits, where levels lie closest, less than 1 %
+// What integers cost: less than 0.5 % of the error, with 4 bits, where levels lie closest, less
+// than 1 %
 void test_error() {
   Random random(28);
   for (const int window : {8, 12}) {
@@ -225,7 +252,8 @@ void test_error() {
       double least = 0.0;
       for (size_t strip = 0; strip < p.state.size(); ++strip) least += least_error(p, strip);
       const double found = squared_error(p, agree(p)), most = (k < 4 ? 1.005 : 1.01) * least;
-      CHECK(found >= least * (1 - 1e-9) && found < most, p.words() + ", " + std::to_string(found) + " for " + std::to_string(least));
+      CHECK(found >= least * (1 - 1e-9) && found < most,
+            p.words() + ", " + std::to_string(found) + " for " + std::to_string(least));
     }
   }
 }
@@ -238,15 +266,18 @@ void test_threads() {
   for (const size_t strip : {0, 8, 17}) is_best(p, found, strip);
 }
 
-// Targets far outside of the table, and what is no number: paths that are valid and the same everywhere
+// Targets far outside of the table, and what is no number: paths that are valid and the same
+// everywhere
 void test_outliers() {
   Random random(23);
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const int window : {8, 12}) {
     for (int k = 1; k <= 4; ++k) {
-      for (const float scale : {0.0f, 1e-30f, 90.0f, 1e4f, 1e30f}) agree(Problem(70, 3, window, k, scale, random));
+      for (const float scale : {0.0f, 1e-30f, 90.0f, 1e4f, 1e30f})
+        agree(Problem(70, 3, window, k, scale, random));
       Problem p(80, 3, window, k, 30.0f, random);
-      p.w[5] = 1e9f, p.w[100] = -1e9f, p.w[170] = kInfinity, p.w[239] = -kInfinity, p.w[40] = std::numeric_limits<float>::quiet_NaN();
+      p.w[5] = 1e9f, p.w[100] = -1e9f, p.w[170] = kInfinity, p.w[239] = -kInfinity,
+      p.w[40] = std::numeric_limits<float>::quiet_NaN();
       agree(p);
     }
   }
@@ -261,11 +292,13 @@ void test_exact() {
     uint32_t state = p.state[0];
     for (float& target : p.w) {
       state = state >> k | uint32_t(random.below(1 << k)) << (8 - k);
-      while (p.table[state] == -128) p.table[state] = int8_t(random.below(256) - 128);  // a target is at most 127
+      while (p.table[state] == -128)
+        p.table[state] = int8_t(random.below(256) - 128);  // a target is at most 127
       target = 0.0f;
       wanted.push_back(float(state));
     }
-    for (size_t i = 0; i < wanted.size(); ++i) p.w[i] = wanted[i] = float(p.table[size_t(wanted[i])]);
+    for (size_t i = 0; i < wanted.size(); ++i)
+      p.w[i] = wanted[i] = float(p.table[size_t(wanted[i])]);
     CHECK(agree(p).w == wanted, p.words());
   }
 }
@@ -284,13 +317,17 @@ void test_refused() {
   CHECK(with([](Problem& p) { p.k = 0; }) == BIVLM_ERROR_WEIGHT, "no bits");
   CHECK(with([](Problem& p) { p.k = 5; }) == BIVLM_ERROR_WEIGHT, "five bits");
   CHECK(with([](Problem& p) { p.state[0] = 256; }) == BIVLM_ERROR_WEIGHT, "state");
-  for (const float pivot : {0.0f, -1.0f, kNone}) CHECK(with([&](Problem& p) { p.u[4] = pivot; }) == BIVLM_ERROR_WEIGHT, "pivot");
+  for (const float pivot : {0.0f, -1.0f, kNone})
+    CHECK(with([&](Problem& p) { p.u[4] = pivot; }) == BIVLM_ERROR_WEIGHT, "pivot");
 
   Problem p = good;
   std::vector<uint8_t> symbols(96, 7);
-  const auto call = [&](bool w, bool u, bool table, bool state, bool out, int64_t rows, int64_t columns) {
-    return bivlm_trellis_search(w ? p.w.data() : nullptr, rows, columns, u ? p.u.data() : nullptr, 8, 2, table ? p.table.data() : nullptr,
-                                state ? p.state.data() : nullptr, out ? symbols.data() : nullptr, 1);
+  const auto call = [&](bool w, bool u, bool table, bool state, bool out, int64_t rows,
+                        int64_t columns) {
+    return bivlm_trellis_search(w ? p.w.data() : nullptr, rows, columns, u ? p.u.data() : nullptr,
+                                8, 2, table ? p.table.data() : nullptr,
+                                state ? p.state.data() : nullptr, out ? symbols.data() : nullptr,
+                                1);
   };
   CHECK(call(false, true, true, true, true, 20, 3) == BIVLM_ERROR_WEIGHT, "no targets");
   CHECK(call(true, false, true, true, true, 20, 3) == BIVLM_ERROR_WEIGHT, "no factor");
@@ -301,7 +338,8 @@ void test_refused() {
   CHECK(call(true, true, true, true, true, 20, -1) == BIVLM_ERROR_SHAPE, "columns");
   CHECK(call(false, false, false, false, false, 0, 3) == 0, "nothing to do");
   CHECK(call(false, false, false, false, false, 20, 0) == 0, "nothing to do");
-  CHECK(p.w == good.w && p.state == good.state && symbols == std::vector<uint8_t>(96, 7), "what is refused is left alone");
+  CHECK(p.w == good.w && p.state == good.state && symbols == std::vector<uint8_t>(96, 7),
+        "what is refused is left alone");
 }
 
 }  // namespace

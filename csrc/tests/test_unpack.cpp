@@ -10,7 +10,8 @@ namespace {
 void compare(const Weight& weight, Random& random, int turn) {
   static const std::vector<int> all = levels();
   const int64_t rows = weight.w.rows, columns = weight.w.columns;
-  const int64_t begin = random.below(int(rows) + 1), end = begin + random.below(int(rows - begin) + 1);
+  const int64_t begin = random.below(int(rows) + 1),
+                end = begin + random.below(int(rows - begin) + 1);
   const int dtype = turn % 3;
   const size_t count = size_t((end - begin) * columns), size = dtype ? 2 : 4;
   Buffer expected(count * size, 0);

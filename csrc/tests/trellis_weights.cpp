@@ -33,9 +33,12 @@ TrellisWeight::TrellisWeight(const TrellisOptions& o, uint32_t seed) {
   std::vector<int8_t> table(size_t(o.one_table ? entries : 4 * entries));
   for (int8_t& value : table) value = int8_t(random.below(256) - 128);
   std::vector<uint8_t> bits;
-  for (int64_t run = 0; run < runs; ++run) bits.push_back(uint8_t(o.bits[size_t(run) % o.bits.size()]));
-  for (int64_t i = 0; i < o.rows; ++i) scales.push_back((random.unit() + 0.5f) * (random.below(2) ? 1 : -1));
-  for (int64_t j = 0; j < o.columns && o.rotated; ++j) signs.push_back(random.below(2) ? 1.0f : -1.0f);
+  for (int64_t run = 0; run < runs; ++run)
+    bits.push_back(uint8_t(o.bits[size_t(run) % o.bits.size()]));
+  for (int64_t i = 0; i < o.rows; ++i)
+    scales.push_back((random.unit() + 0.5f) * (random.below(2) ? 1 : -1));
+  for (int64_t j = 0; j < o.columns && o.rotated; ++j)
+    signs.push_back(random.below(2) ? 1.0f : -1.0f);
 
   values.resize(size_t(o.rows * o.columns));
   std::vector<uint8_t> codes;
@@ -50,7 +53,9 @@ TrellisWeight::TrellisWeight(const TrellisOptions& o, uint32_t seed) {
         const int symbol = random.below(1 << k);
         stream.put(symbol, k);
         state = state >> k | uint32_t(symbol) << (o.window - k);
-        if (i < o.rows) values[size_t(i * o.columns + j)] = table[size_t((o.one_table ? 0 : (k - 1) * entries) + state)];
+        if (i < o.rows)
+          values[size_t(i * o.columns + j)] =
+              table[size_t((o.one_table ? 0 : (k - 1) * entries) + state)];
       }
     }
     codes.insert(codes.end(), stream.bytes.begin(), stream.bytes.end());
@@ -62,8 +67,10 @@ TrellisWeight::TrellisWeight(const TrellisOptions& o, uint32_t seed) {
   w.row_scale = keep(buffers, scales, o.offset);
   w.signs = o.rotated ? keep(buffers, signs, o.offset) : nullptr;
   char text[160];
-  std::snprintf(text, sizeof text, "trellis (%lld, %lld), window %d, bits %d ..., one table %d, rotated %d, offset %d", (long long)o.rows,
-                (long long)o.columns, o.window, o.bits[0], o.one_table, o.rotated, o.offset);
+  std::snprintf(text, sizeof text,
+                "trellis (%lld, %lld), window %d, bits %d ..., one table %d, rotated %d, offset %d",
+                (long long)o.rows, (long long)o.columns, o.window, o.bits[0], o.one_table,
+                o.rotated, o.offset);
   words = text;
 }
 
@@ -86,7 +93,8 @@ std::vector<double> rotated(const std::vector<float>& x, const std::vector<float
     for (int64_t j = 0; j < n; ++j) {
       double entry = signs.empty() ? 1.0 : signs[size_t(j)];
       int64_t a = i, b = j;
-      for (size_t k = primes.size(); k-- > 0; a /= primes[k], b /= primes[k]) entry *= cas[k][size_t((a % primes[k]) * (b % primes[k]) % primes[k])];
+      for (size_t k = primes.size(); k-- > 0; a /= primes[k], b /= primes[k])
+        entry *= cas[k][size_t((a % primes[k]) * (b % primes[k]) % primes[k])];
       y[size_t(i)] += entry * x[size_t(j)];
     }
   }

@@ -1,5 +1,6 @@
-// Random trellis weights in buffers of exactly their size, with their values by the recurrence that docs/format.md gives, computed apart from the
-// library: state <- state / 2^K + symbol * 2^(L - K), value = table[state].
+// Random trellis weights in buffers of exactly their size, with their values by the recurrence that
+// docs/format.md gives, computed apart from the library: state <- state / 2^K + symbol * 2^(L - K),
+// value = table[state].
 #pragma once
 
 #include "bivlm_trellis.h"

@@ -35,7 +35,9 @@ struct Builder {
     out.buffers.push_back(std::move(one));
     return out.buffers.back()[0];
   }
-  const uint16_t* halves(Buffer& b) { return reinterpret_cast<const uint16_t*>(reinterpret_cast<uintptr_t>(b.data())); }
+  const uint16_t* halves(Buffer& b) {
+    return reinterpret_cast<const uint16_t*>(reinterpret_cast<uintptr_t>(b.data()));
+  }
 
   // Numbers (rows, groups) as the weight holds them; their values in `values`
   std::vector<float> numbers() {
@@ -50,11 +52,16 @@ struct Builder {
       if (eight) unit->put(size_t(i), one);
       for (int64_t g = 0; g < groups; ++g) {
         const size_t at = size_t(i * groups + g);
-        const float drawn = (o.kind == BIVLM_KIND_PLANE && random.below(4) == 0 ? -1.0f : 1.0f) * (0.2f + random.unit());
+        const float drawn = (o.kind == BIVLM_KIND_PLANE && random.below(4) == 0 ? -1.0f : 1.0f) *
+                            (0.2f + random.unit());
         if (o.numbers == 1) stored.put(at, values[at] = drawn);
         if (o.numbers == 2) stored.put(at, half_of(drawn)), values[at] = of_half(half_of(drawn));
-        if (o.numbers == 3) stored.put(at, uint8_t(20 + random.below(236))), values[at] = float(stored.get<uint8_t>(at)) * of_half(one);
-        if (o.numbers == 4) stored.put(at, int8_t(random.below(255) - 127)), values[at] = float(stored.get<int8_t>(at)) * of_half(one);
+        if (o.numbers == 3)
+          stored.put(at, uint8_t(20 + random.below(236))),
+              values[at] = float(stored.get<uint8_t>(at)) * of_half(one);
+        if (o.numbers == 4)
+          stored.put(at, int8_t(random.below(255) - 127)),
+              values[at] = float(stored.get<int8_t>(at)) * of_half(one);
       }
     }
     out.w.scales.values = stored.data();
@@ -63,18 +70,23 @@ struct Builder {
   }
 
   void levels() {
-    const int64_t count = o.symmetric ? o.alphabet / 2 : o.alphabet, tables = o.table_per_row ? o.rows : 1;
+    const int64_t count = o.symmetric ? o.alphabet / 2 : o.alphabet,
+                  tables = o.table_per_row ? o.rows : 1;
     Buffer& stored = buffer(tables * groups * count * 2);
-    out.w.levels = halves(stored), out.w.table_rows = tables, out.w.symmetric = o.symmetric, out.w.scale = 0.3f;
+    out.w.levels = halves(stored), out.w.table_rows = tables, out.w.symmetric = o.symmetric,
+    out.w.scale = 0.3f;
     for (int64_t t = 0; t < tables * groups; ++t) {
       std::vector<float> drawn;
-      for (int64_t c = 0; c < count; ++c) drawn.push_back(o.symmetric ? std::fabs(random.normal()) : random.normal());
+      for (int64_t c = 0; c < count; ++c)
+        drawn.push_back(o.symmetric ? std::fabs(random.normal()) : random.normal());
       std::sort(drawn.begin(), drawn.end());
-      for (int64_t c = 0; c < count; ++c) stored.put(size_t(t * count + c), half_of(drawn[size_t(c)]));
+      for (int64_t c = 0; c < count; ++c)
+        stored.put(size_t(t * count + c), half_of(drawn[size_t(c)]));
     }
     for (int64_t i = 0; i < o.rows; ++i) {
       for (int64_t j = 0; j < o.columns; ++j) {
-        const int64_t table = ((o.table_per_row ? i : 0) * groups + j / o.group_size) * count, code = codes[size_t(i * o.columns + j)];
+        const int64_t table = ((o.table_per_row ? i : 0) * groups + j / o.group_size) * count,
+                      code = codes[size_t(i * o.columns + j)];
         const bool negative = o.symmetric && code < count;
         const int64_t level = !o.symmetric ? code : negative ? count - 1 - code : code - count;
         const float magnitude = out.w.scale * of_half(stored.get<uint16_t>(size_t(table + level)));
@@ -89,18 +101,23 @@ struct Builder {
     Buffer* zeros = o.zero_kind ? &buffer(o.rows * groups * o.zero_kind) : nullptr;
     std::vector<float> points(size_t(o.rows * groups), float(o.alphabet - 1) / 2);
     for (size_t at = 0; at < points.size() && zeros; ++at) {
-      if (o.zero_kind == 1) zeros->put(at, uint8_t(random.below(o.alphabet))), points[at] = zeros->get<uint8_t>(at);
-      if (o.zero_kind == 2) zeros->put(at, half_of(random.unit() * float(o.alphabet) - 0.7f)), points[at] = of_half(zeros->get<uint16_t>(at));
+      if (o.zero_kind == 1)
+        zeros->put(at, uint8_t(random.below(o.alphabet))), points[at] = zeros->get<uint8_t>(at);
+      if (o.zero_kind == 2)
+        zeros->put(at, half_of(random.unit() * float(o.alphabet) - 0.7f)),
+            points[at] = of_half(zeros->get<uint16_t>(at));
     }
     out.w.zero_kind = o.zero_kind;
     if (zeros) out.w.zeros = zeros->data();
     Buffer* column = o.column_scale ? &buffer(2 * o.columns) : nullptr;
-    for (int64_t j = 0; j < o.columns && column; ++j) column->put(size_t(j), half_of(0.5 + random.unit()));
+    for (int64_t j = 0; j < o.columns && column; ++j)
+      column->put(size_t(j), half_of(0.5 + random.unit()));
     if (column) out.w.column_scale = halves(*column);
     for (int64_t i = 0; i < o.rows; ++i) {
       for (int64_t j = 0; j < o.columns; ++j) {
         const size_t g = size_t(i * groups + j / o.group_size);
-        const float value = (float(codes[size_t(i * o.columns + j)]) - points[g]) * (scales[g] * out.w.scale);
+        const float value =
+            (float(codes[size_t(i * o.columns + j)]) - points[g]) * (scales[g] * out.w.scale);
         out.values.push_back(column ? value * of_half(column->get<uint16_t>(size_t(j))) : value);
       }
     }
@@ -110,7 +127,8 @@ struct Builder {
     out.w.scale = o.blocks ? 1.0f : 0x1p2f;
     std::vector<float> scales;
     if (!o.blocks) scales = numbers();
-    for (int64_t g = 0; g < o.rows * groups && o.blocks; ++g) scales.push_back(of_half(half_of(random.normal())));
+    for (int64_t g = 0; g < o.rows * groups && o.blocks; ++g)
+      scales.push_back(of_half(half_of(random.normal())));
     for (int64_t i = 0; i < o.rows; ++i) {
       for (int64_t j = 0; j < o.columns; ++j) {
         const float scale = scales[size_t(i * groups + j / o.group_size)] * out.w.scale;
@@ -134,19 +152,23 @@ struct Builder {
         if (random.unit() >= o.tail) continue;
         const int tail_code = random.below(4);
         const size_t at = size_t(i * o.columns + j);
-        tail_at.push_back({at, tail_code, out.w.scale * of_half(scale.get<uint16_t>(size_t(i))) * levels.get<float>(size_t(tail_code))});
+        tail_at.push_back({at, tail_code,
+                           out.w.scale * of_half(scale.get<uint16_t>(size_t(i))) *
+                               levels.get<float>(size_t(tail_code))});
         codes[at] = o.alphabet >= 4 ? tail_code : tail_code >> 1;
         entries.push_back(uint32_t(j << 2 | tail_code));
       }
       out.starts.push_back(int64_t(entries.size()));
     }
     Buffer& stored = buffer(int64_t(entries.size()) * (o.tail_wide ? 4 : 2));
-    for (size_t e = 0; e < entries.size(); ++e) o.tail_wide ? stored.put(e, entries[e]) : stored.put(e, uint16_t(entries[e]));
+    for (size_t e = 0; e < entries.size(); ++e)
+      o.tail_wide ? stored.put(e, entries[e]) : stored.put(e, uint16_t(entries[e]));
     Buffer& starts = buffer(8 * (o.rows + 1));
     for (size_t e = 0; e < out.starts.size(); ++e) starts.put(e, out.starts[e]);
     out.w.tail_start = reinterpret_cast<const int64_t*>(reinterpret_cast<uintptr_t>(starts.data()));
     out.w.tail_entries = stored.data(), out.w.tail_wide = o.tail_wide;
-    out.w.tail_levels = reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(levels.data())), out.w.tail_scale = halves(scale);
+    out.w.tail_levels = reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(levels.data())),
+    out.w.tail_scale = halves(scale);
   }
   struct TailAt {
     size_t at;
@@ -178,8 +200,10 @@ struct Builder {
     groups = (o.columns + o.group_size - 1) / o.group_size;
     if (o.blocks) out.w.group_bytes = 2 + o.group_size / 8;
     row_bytes = o.blocks ? groups * out.w.group_bytes : (o.columns * o.bits + 7) / 8;
-    out.w.kind = o.kind, out.w.bits = o.bits, out.w.rows = o.rows, out.w.columns = o.columns, out.w.group_size = o.group_size;
-    out.w.groups = groups, out.w.row_bytes = row_bytes, out.w.alphabet = o.alphabet, out.w.table_rows = 1;
+    out.w.kind = o.kind, out.w.bits = o.bits, out.w.rows = o.rows, out.w.columns = o.columns,
+    out.w.group_size = o.group_size;
+    out.w.groups = groups, out.w.row_bytes = row_bytes, out.w.alphabet = o.alphabet,
+    out.w.table_rows = 1;
     for (int64_t at = 0; at < o.rows * o.columns; ++at) codes.push_back(random.below(o.alphabet));
     out.w.scale = 0.3f;
     if (o.tail > 0) tail();
@@ -196,7 +220,8 @@ struct Builder {
 
 float of_half(uint16_t half) {
   const int exponent = half >> 10 & 31, fraction = half & 1023;
-  const double magnitude = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
+  const double magnitude =
+      exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
   return float(half & 0x8000 ? -magnitude : magnitude);
 }
 
@@ -207,7 +232,8 @@ uint16_t half_of(double value) {
   if (magnitude < 0x1p-14) return uint16_t(sign | uint16_t(std::ldexp(magnitude, 24)));
   int exponent;
   const double fraction = std::frexp(magnitude, &exponent);
-  return uint16_t(sign | uint16_t((exponent + 14) << 10) | uint16_t(std::ldexp(fraction, 11) - 1024));
+  return uint16_t(sign | uint16_t((exponent + 14) << 10) |
+                  uint16_t(std::ldexp(fraction, 11) - 1024));
 }
 
 uint16_t bfloat_of(double value) {
@@ -241,9 +267,12 @@ Weight::Weight(const Options& o, uint32_t seed) {
   Builder builder{*this, o, Random(seed), 0, 0, {}, {}, {}};
   builder.build();
   char text[256];
-  std::snprintf(text, sizeof text, "kind %d, %d bits, alphabet %d%s, %lld x %lld, groups of %lld, numbers %d, zeros %d, tail %g%s%s%s, offset %d",
-                o.kind, o.bits, o.alphabet, o.symmetric ? " symmetric" : "", (long long)o.rows, (long long)o.columns, (long long)o.group_size,
-                o.numbers, o.zero_kind, o.tail, o.blocks ? ", blocks" : "", o.column_scale ? ", column scales" : "",
+  std::snprintf(text, sizeof text,
+                "kind %d, %d bits, alphabet %d%s, %lld x %lld, groups of %lld, numbers %d, zeros "
+                "%d, tail %g%s%s%s, offset %d",
+                o.kind, o.bits, o.alphabet, o.symmetric ? " symmetric" : "", (long long)o.rows,
+                (long long)o.columns, (long long)o.group_size, o.numbers, o.zero_kind, o.tail,
+                o.blocks ? ", blocks" : "", o.column_scale ? ", column scales" : "",
                 o.table_per_row ? "" : ", one table", o.offset);
   words = text;
 }

@@ -1,5 +1,6 @@
-// Random weights in buffers of exactly their size (so that the address sanitizer sees every byte read beyond them), with their values by the
-// definition in docs/format.md, computed apart from the library.
+// Random weights in buffers of exactly their size (so that the address sanitizer sees every byte
+// read beyond them), with their values by the definition in docs/format.md, computed apart from the
+// library.
 #pragma once
 
 #include <cstdint>

@@ -4,8 +4,8 @@
     bivlm.quantize("path/to/model", "path/to/out", recipe="bivlm")
     model, processor = bivlm.load("path/to/out")
 
-The public names are imported when they are first used, so that `import bivlm` is instant. It makes transformers' own `from_pretrained` understand
-bivlm checkpoints.
+The public names are imported when they are first used, so that `import bivlm` is instant. It makes
+transformers' own `from_pretrained` understand bivlm checkpoints.
 """
 
 from importlib import import_module
@@ -40,7 +40,19 @@ _HOME = {
     "quantize": "bivlm.pipeline",
 }
 
-__all__ = ["InputError", "Sample", "__version__", "answer", "compare_presets", "evaluate", "inspect", "load", "load_recipe", "prune", "quantize"]
+__all__ = [
+    "InputError",
+    "Sample",
+    "__version__",
+    "answer",
+    "compare_presets",
+    "evaluate",
+    "inspect",
+    "load",
+    "load_recipe",
+    "prune",
+    "quantize",
+]
 
 bivlm_autoload.init()
 

@@ -1,4 +1,6 @@
-"""The model card of a packed folder: what it is, what it weighs, how to use it. Every number in it is the run's own."""
+"""The model card of a packed folder: what it is, what it weighs, how to use it. Every number in it is the
+run's own.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,15 @@ from bivlm.recipe import Recipe
 REPORT_NAME = "bivlm_report.json"
 
 
-def model_card(source: SourceModel, recipe: Recipe, report: Mapping[str, Mapping[str, Any]], quantization: Mapping[str, Any]) -> str:
-    """The text of README.md. `report` holds a row for every packed linear, `quantization` is what config.json gets."""
+def model_card(
+    source: SourceModel,
+    recipe: Recipe,
+    report: Mapping[str, Mapping[str, Any]],
+    quantization: Mapping[str, Any],
+) -> str:
+    """The text of README.md. `report` holds a row for every packed linear, `quantization` is what config.json
+    gets.
+    """
     weights = sum(row["weights"] for row in report.values())
     stored = sum(row["stored_bytes"] for row in report.values())
     before = sum(quantization["source"]["linears"].values())
@@ -23,12 +32,17 @@ def model_card(source: SourceModel, recipe: Recipe, report: Mapping[str, Mapping
     claimed = (
         ""
         if None in paper
-        else f" (the paper's own count: {sum(p * row['weights'] for p, row in zip(paper, report.values(), strict=True)) / weights:.3f})"
+        else (
+            " (the paper's own count:"
+            f" {sum(row['paper_bits'] * row['weights'] for row in report.values()) / weights:.3f})"
+        )
     )
     kinds = {module.get("kind", "linear") for module in quantization["modules"].values()}
     kept = "norms, convolutions" if "embedding" in kinds else "embeddings, norms, language head"
     pruning = quantization.get("pruning")
-    dropped = "" if pruning is None else f"| visual tokens dropped by default | `{parse_pruning(pruning)}` |\n"
+    dropped = (
+        "" if pruning is None else f"| visual tokens dropped by default | `{parse_pruning(pruning)}` |\n"
+    )
     return f"""---
 base_model: {name}
 base_model_relation: quantized
@@ -52,7 +66,8 @@ tags:
 | relative weight error | {error:.4f} |
 | calibration samples | {quantization["calibration_samples"]} |
 {dropped}
-Everything else ({kept}, what the recipe keeps) is stored as it was in `{name}`; `{REPORT_NAME}` has a row for everything that is packed.
+Everything else ({kept}, what the recipe keeps) is stored as it was in `{name}`; `{REPORT_NAME}` has a \
+row for everything that is packed.
 
 ```python
 import bivlm

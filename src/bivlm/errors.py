@@ -4,5 +4,6 @@
 class InputError(ValueError):
     """Something that the user gave is wrong: the message says what was given, what is needed, and what to do.
 
-    The command line prints it as one line and exits with 2; anything else that is raised is a bug in this package.
+    The command line prints it as one line and exits with 2; anything else that is raised is a bug in this
+    package.
     """

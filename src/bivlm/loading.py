@@ -32,10 +32,12 @@ def load(
 ) -> tuple[transformers.PreTrainedModel, Any]:
     """The model and the processor of a folder or hub id, packed or in full precision.
 
-    `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them: more memory, the same answers, sooner.
-    `activations` "int8" rounds the packed linears' inputs to eight bits where that is sooner (few tokens at a time, mostly): a little less exact.
-    `pruning` says which visual tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is what the folder's config.json says, None keeps
-    all. Raises InputError when the folder is missing, incomplete, damaged, or of an architecture that is not supported.
+    `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them:
+    more memory, the same answers, sooner. `activations` "int8" rounds the packed linears' inputs to eight
+    bits where that is sooner (few tokens at a time, mostly): a little less exact. `pruning` says which visual
+    tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is what the folder's config.json
+    says, None keeps all. Raises InputError when the folder is missing, incomplete, damaged, or of an
+    architecture that is not supported.
     """
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
     folder = resolve_model(model)
@@ -44,13 +46,20 @@ def load(
 
     try:
         result: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, local_files_only=True
+            folder,
+            dtype=dtype or "auto",
+            output_loading_info=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (OSError, KeyError) as error:
         raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     loaded, info = result
     if info["missing_keys"]:
-        raise InputError(f"{folder} lacks {sorted(info['missing_keys'])[0]} ({len(info['missing_keys'])} tensors); copy or quantize it again")
+        raise InputError(
+            f"{folder} lacks {sorted(info['missing_keys'])[0]} ({len(info['missing_keys'])} tensors); copy or"
+            " quantize it again"
+        )
     loaded = loaded.eval().requires_grad_(False).to(device)
     set_activations(loaded, activations)
     if expand:
@@ -61,13 +70,20 @@ def load(
 
 
 def check_model_folder(folder: Path) -> None:
-    """InputError when a folder is no whole model folder of a supported architecture: unfinished jobs and missing shards included."""
+    """InputError when a folder is no whole model folder of a supported architecture: unfinished jobs and
+    missing shards included.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds config.json and the weights")
     if not (folder / "config.json").exists():
         if (folder / ".bivlm-job").exists():
-            raise InputError(f"{folder} is unfinished work; run its `bivlm quantize` command again to finish it")
-        raise InputError(f"{folder} {'has no config.json' if any(folder.iterdir()) else 'is empty'}; give the folder of a model")
+            raise InputError(
+                f"{folder} is unfinished work; run its `bivlm quantize` command again to finish it"
+            )
+        raise InputError(
+            f"{folder} {'has no config.json' if any(folder.iterdir()) else 'is empty'}; give the folder of a"
+            " model"
+        )
     config = read_json(folder / "config.json")
     if "model_type" not in config:
         raise InputError(f"{folder / 'config.json'} names no model_type; is this a transformers model?")

@@ -57,11 +57,15 @@ def prepare(
     parts: Collection[str] = PARTS,
     pruning: str | Mapping[str, Any] | Pruning | None = None,
 ) -> Prepared:
-    """Read the model's headers, match the recipe, predict size, memory and time. InputError for whatever the user has to mend."""
+    """Read the model's headers, match the recipe, predict size, memory and time. InputError for whatever the
+    user has to mend.
+    """
     wanted = None if pruning is None else parse_pruning(pruning)
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
-        raise InputError(f"there is no part {', '.join(unknown) or '(none given)'}; parts are {', '.join(PARTS)}")
+        raise InputError(
+            f"there is no part {', '.join(unknown) or '(none given)'}; parts are {', '.join(PARTS)}"
+        )
     chosen_parts: tuple[PartName, ...] = tuple(part for part in PARTS if part in parts)
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).with_settings(settings or {})
     source = SourceModel(resolve_model(model))
@@ -87,10 +91,12 @@ def quantize(
 ) -> Path:
     """Quantize `model` (a folder or hub id) into the folder `out`, and return it.
 
-    `recipe` is a preset's name, a TOML file or a `Recipe`; `settings` change its quantizers' fields; `samples` calibrate where the quantizer needs
-    data; `pruning` is what the packed model drops by default ("attention:layer=2,keep=0.25"); `on_block` is called after every block, `on_probe` with
-    the number of blocks that are measured, and of all, where a budget is dealt out. A call that is interrupted continues when it is made again with
-    the same arguments, and ends with the same bytes. Raises InputError for whatever the user has to mend.
+    `recipe` is a preset's name, a TOML file or a `Recipe`; `settings` change its quantizers' fields;
+    `samples` calibrate where the quantizer needs data; `pruning` is what the packed model drops by default
+    ("attention:layer=2,keep=0.25"); `on_block` is called after every block, `on_probe` with the number of
+    blocks that are measured, and of all, where a budget is dealt out. A call that is interrupted continues
+    when it is made again with the same arguments, and ends with the same bytes. Raises InputError for
+    whatever the user has to mend.
     """
     prepared = prepare(model, recipe=recipe, settings=settings, parts=parts, pruning=pruning)
     return run(prepared, Path(out), samples, overwrite=overwrite, on_block=on_block, on_probe=on_probe)
@@ -105,24 +111,35 @@ def run(
     on_block: Callable[[BlockReport], None],
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Carry out a prepared job. `on_probe` is told how many blocks are measured, of how many, where a budget is dealt out."""
+    """Carry out a prepared job. `on_probe` is told how many blocks are measured, of how many, where a budget
+    is dealt out.
+    """
     source, plan = prepared.source, prepared.plan
     if not prepared.recipe.needs_data:
         samples = ()
     elif not samples:
-        raise InputError(f"recipe {prepared.recipe.name} calibrates on data and none was given; add --data, or choose a preset that needs no data")
+        raise InputError(
+            f"recipe {prepared.recipe.name} calibrates on data and none was given; add --data, or choose a"
+            " preset that needs no data"
+        )
     if prepared.recipe.tuning and len(samples) < HELD_OUT:
         raise InputError(
-            f"recipe {prepared.recipe.name} tunes on calibration samples of which every {HELD_OUT}th is held out, and {len(samples)} are given; "
-            f"give at least {HELD_OUT}, or leave tuning out"
+            f"recipe {prepared.recipe.name} tunes on calibration samples of which every {HELD_OUT}th is held"
+            f" out, and {len(samples)} are given; give at least {HELD_OUT}, or leave tuning out"
         )
     check_disk(out, prepared.expected)
-    inputs = [calibration_input(source, sample) for sample in _with_processor(source, samples)] if samples else []
-    job = Job(out, source, plan.shards, fingerprint(prepared, inputs), shared=plan.shared, overwrite=overwrite)
+    inputs = (
+        [calibration_input(source, sample) for sample in _with_processor(source, samples)] if samples else []
+    )
+    job = Job(
+        out, source, plan.shards, fingerprint(prepared, inputs), shared=plan.shared, overwrite=overwrite
+    )
     with disk_full_explained(out), job:
         job.write_rest()
         if prepared.recipe.budget is not None:
-            plan = allocate(source, plan, inputs, prepared.recipe.budget, job.folder / "sensitivities.json", on_probe)
+            plan = allocate(
+                source, plan, inputs, prepared.recipe.budget, job.folder / "sensitivities.json", on_probe
+            )
         walk(source, plan, job, inputs, on_block)
         report = {name: linear for _, record in job.records() for name, linear in record["report"].items()}
         quantization = quantization_config(prepared, job, len(inputs))
@@ -141,7 +158,10 @@ def calibration_input(source: SourceModel, item: tuple[Any, Sample]) -> Calibrat
     """One calibration sample as the model takes it: the whole prompt, never cut."""
     processor, sample = item
     tensors = source.family.inputs(processor, [sample], [open_image(sample)], source.config)
-    cast = {name: tensor.to(source.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    cast = {
+        name: tensor.to(source.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
     return CalibrationInput(cast, source.family.visual_mask(source.config, tensors["input_ids"])[0])
 
 
@@ -161,15 +181,28 @@ def fingerprint(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[
         for sample in inputs:
             for name, tensor in sorted(sample.tensors.items()):
                 digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        described |= {"data": digest.hexdigest(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+        described |= {
+            "data": digest.hexdigest(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
     return described
 
 
 def quantization_config(prepared: Prepared, job: Job, calibration_samples: int) -> dict[str, Any]:
-    """The `quantization_config` of config.json: how to read every packed module, and where the model came from."""
+    """The `quantization_config` of config.json: how to read every packed module, and where the model came
+    from.
+    """
     source = prepared.source
-    kinds = {linear.name: {"kind": linear.kind, **({} if linear.head is None else {"head": linear.head})} for linear in prepared.plan.embeddings}
-    modules = {name: {**linear, **kinds.get(name, {})} for _, record in job.records() for name, linear in record["linears"].items()}
+    kinds = {
+        linear.name: {"kind": linear.kind, **({} if linear.head is None else {"head": linear.head})}
+        for linear in prepared.plan.embeddings
+    }
+    modules = {
+        name: {**linear, **kinds.get(name, {})}
+        for _, record in job.records()
+        for name, linear in record["linears"].items()
+    }
     pruning = {} if prepared.pruning is None else {"pruning": prepared.pruning.to_dict()}
     return {
         "quant_method": "bivlm",

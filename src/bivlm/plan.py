@@ -1,4 +1,6 @@
-"""The plan of a job: every linear of a model with the quantizer that serves it, or the reason why it stays. Made before anything long starts."""
+"""The plan of a job: every linear of a model with the quantizer that serves it, or the reason why it stays.
+Made before anything long starts.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ EMBEDDINGS = "embeddings"  # what tables call the token embedding and the langua
 class LinearPlan:
     """One linear: its name in the model, its part, its (out, in) shape, and its quantizer, or why it is kept.
 
-    The token embedding and the language head, where they are packed, are planned like linears, of a `kind` of their own; `head` is the name of the
-    language head that has no weight but the embedding's.
+    The token embedding and the language head, where they are packed, are planned like linears, of a `kind` of
+    their own; `head` is the name of the language head that has no weight but the embedding's.
     """
 
     name: str
@@ -43,7 +45,9 @@ class LinearPlan:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One block: its path in the model and its linears. `stack` indexes the family's stacks; `is_output`: the model reads its output later."""
+    """One block: its path in the model and its linears. `stack` indexes the family's stacks; `is_output`: the
+    model reads its output later.
+    """
 
     path: str
     stack: int
@@ -61,7 +65,8 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All blocks in the order in which the model runs them, the linears outside of them, which stay, and what the recipe says about the walk.
+    """All blocks in the order in which the model runs them, the linears outside of them, which stay, and what
+    the recipe says about the walk.
 
     `embeddings` are the token embedding and the language head, where they are packed.
     """
@@ -74,7 +79,11 @@ class Plan:
 
     @property
     def linears(self) -> tuple[LinearPlan, ...]:
-        return tuple(linear for block in self.blocks for linear in block.linears) + self.outside + self.embeddings
+        return (
+            tuple(linear for block in self.blocks for linear in block.linears)
+            + self.outside
+            + self.embeddings
+        )
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -96,7 +105,9 @@ class Plan:
         return any(linear.quantizer is not None and linear.quantizer.needs_data for linear in self.embeddings)
 
     def runs(self, block: BlockPlan) -> bool:
-        """Whether the calibration samples have to run up to a block: its quantizers need data, or it is fitted to what the samples say there."""
+        """Whether the calibration samples have to run up to a block: its quantizers need data, or it is
+        fitted to what the samples say there.
+        """
         return block.needs_data or bool(block.quantized and (self.propagation or self.tuning))
 
 
@@ -111,7 +122,8 @@ def block_paths(model: nn.Module, stack: Stack) -> list[str]:
 def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) -> Plan:
     """Match every linear of the model with the recipe.
 
-    Raises InputError when a rule matches no linear of the chosen parts, when no linear is left to quantize, or when a linear belongs nowhere.
+    Raises InputError when a rule matches no linear of the chosen parts, when no linear is left to quantize,
+    or when a linear belongs nowhere.
     """
     model, family = source.model, source.family
     used: set[int] = set()
@@ -120,10 +132,17 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         paths = block_paths(model, stack)
         outputs = set(stack.outputs(source.config, len(paths)))
         for position, path in enumerate(paths):
-            linears = tuple(_plan_linear(name, stack.part, linear, family, recipe, parts, used) for name, linear in _linears_below(model, path))
+            linears = tuple(
+                _plan_linear(name, stack.part, linear, family, recipe, parts, used)
+                for name, linear in _linears_below(model, path)
+            )
             blocks.append(BlockPlan(path, index, position in outputs, linears))
-    embeddings = () if recipe.embeddings is None else _plan_embeddings(source, recipe.embeddings, recipe.needs_data)
-    inside = {linear.name for block in blocks for linear in block.linears} | {name for one in embeddings for name in (one.name, one.head)}
+    embeddings = (
+        () if recipe.embeddings is None else _plan_embeddings(source, recipe.embeddings, recipe.needs_data)
+    )
+    inside = {linear.name for block in blocks for linear in block.linears} | {
+        name for one in embeddings for name in (one.name, one.head)
+    }
     outside = tuple(
         LinearPlan(name, None, (linear.out_features, linear.in_features), None, "outside the blocks")
         for name, linear in model.named_modules()
@@ -134,7 +153,8 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
 
 
 def _plan_embeddings(source: SourceModel, bits: float, fed: bool) -> tuple[LinearPlan, ...]:
-    """The token embedding, and the language head unless it shares the embedding's weight. `fed`: calibration says what reaches the head.
+    """The token embedding, and the language head unless it shares the embedding's weight. `fed`: calibration
+    says what reaches the head.
 
     Raises InputError for a model whose embedding or head is of a kind that cannot be packed.
     """
@@ -142,25 +162,48 @@ def _plan_embeddings(source: SourceModel, bits: float, fed: bool) -> tuple[Linea
     names = {id(module): name for name, module in source.model.named_modules()}
     if type(embedding) is not nn.Embedding or type(head) is not nn.Linear:
         raise InputError(
-            f"embeddings = {bits:g}: the embedding of {type(source.model).__name__} is a {type(embedding).__name__} and its head a "
-            f"{type(head).__name__}; only nn.Embedding and nn.Linear can be packed: leave embeddings out"
+            f"embeddings = {bits:g}: the embedding of {type(source.model).__name__} is a"
+            f" {type(embedding).__name__} and its head a {type(head).__name__}; only nn.Embedding and"
+            " nn.Linear can be packed: leave embeddings out"
         )
-    name, head_name, shape = names[id(embedding)], names[id(head)], (embedding.num_embeddings, embedding.embedding_dim)
+    name, head_name, shape = (
+        names[id(embedding)],
+        names[id(head)],
+        (embedding.num_embeddings, embedding.embedding_dim),
+    )
     if f"{head_name}.weight" in source.model.all_tied_weights_keys:
-        return (LinearPlan(name, None, shape, embedding_quantizer(bits, fed), kind="embedding", head=head_name),)
+        return (
+            LinearPlan(name, None, shape, embedding_quantizer(bits, fed), kind="embedding", head=head_name),
+        )
     return (
         LinearPlan(name, None, shape, embedding_quantizer(bits, False), kind="embedding"),
-        LinearPlan(head_name, None, (head.out_features, head.in_features), embedding_quantizer(bits, fed), kind="head"),
+        LinearPlan(
+            head_name,
+            None,
+            (head.out_features, head.in_features),
+            embedding_quantizer(bits, fed),
+            kind="head",
+        ),
     )
 
 
 def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:
     block = model.get_submodule(path)
-    return [(f"{path}.{name}" if name else path, child) for name, child in block.named_modules() if isinstance(child, nn.Linear)]
+    return [
+        (f"{path}.{name}" if name else path, child)
+        for name, child in block.named_modules()
+        if isinstance(child, nn.Linear)
+    ]
 
 
 def _plan_linear(
-    name: str, part: PartName, linear: nn.Linear, family: Family, recipe: Recipe, parts: Collection[PartName], used: set[int]
+    name: str,
+    part: PartName,
+    linear: nn.Linear,
+    family: Family,
+    recipe: Recipe,
+    parts: Collection[PartName],
+    used: set[int],
 ) -> LinearPlan:
     shape = (linear.out_features, linear.in_features)
     if any(fnmatchcase(name, pattern) for pattern in family.keep):
@@ -178,15 +221,21 @@ def _plan_linear(
 
 def _check_rules(recipe: Recipe, parts: Collection[PartName], used: set[int]) -> None:
     if not used:
-        raise InputError(f"recipe {recipe.name} matches no linear of the chosen parts ({', '.join(sorted(parts))}): nothing would be quantized")
+        raise InputError(
+            f"recipe {recipe.name} matches no linear of the chosen parts ({', '.join(sorted(parts))}):"
+            " nothing would be quantized"
+        )
     for number, rule in enumerate(recipe.rules):
         if number not in used and (rule.part is None or rule.part in parts) and not _shadowed(recipe, number):
             raise InputError(
-                f"recipe {recipe.name}: rule {number + 1} (part {rule.part or 'any'}, linears {rule.linears!r}) matches no linear; mend or remove it"
+                f"recipe {recipe.name}: rule {number + 1} (part {rule.part or 'any'}, linears"
+                f" {rule.linears!r}) matches no linear; mend or remove it"
             )
 
 
 def _shadowed(recipe: Recipe, number: int) -> bool:
-    """A general rule behind particular ones may be left with nothing when only their parts are chosen: that is no mistake."""
+    """A general rule behind particular ones may be left with nothing when only their parts are chosen: that
+    is no mistake.
+    """
     rule = recipe.rules[number]
     return rule.part is None and rule.linears == "*" and number > 0

@@ -1,4 +1,6 @@
-"""Settings in words: the NAME=VALUE pairs that people write, and the quantizer or pruner whose fields they are."""
+"""Settings in words: the NAME=VALUE pairs that people write, and the quantizer or pruner whose fields they
+are.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ T = TypeVar("T")
 
 
 def parse_settings(pairs: Sequence[str], like: str = "bands=5") -> dict[str, Any]:
-    """`["bands=5", "granularity=row"]` as values: JSON where it is JSON, text otherwise. `like` is the example that errors give.
+    """`["bands=5", "granularity=row"]` as values: JSON where it is JSON, text otherwise. `like` is the
+    example that errors give.
 
     Raises InputError for what is no pair, and for a name that is given twice.
     """
@@ -36,7 +39,8 @@ def parse_settings(pairs: Sequence[str], like: str = "bands=5") -> dict[str, Any
 def build(kind: type[T], settings: Mapping[str, Any], what: str, beside: Sequence[str] = ()) -> T:
     """A pydantic dataclass from its fields.
 
-    Raises InputError, with `what` in front, that names the first value that it refuses and the settings that there are: `beside` and its fields.
+    Raises InputError, with `what` in front, that names the first value that it refuses and the settings that
+    there are: `beside` and its fields.
     """
     try:
         return kind(**settings)
@@ -44,4 +48,6 @@ def build(kind: type[T], settings: Mapping[str, Any], what: str, beside: Sequenc
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or what
         known = ", ".join((*beside, *signature(kind).parameters)) or "none"
-        raise InputError(f"{what}: {place}={first['input']!r} is refused: {first['msg']}; its settings are {known}") from error
+        raise InputError(
+            f"{what}: {place}={first['input']!r} is refused: {first['msg']}; its settings are {known}"
+        ) from error

@@ -1,7 +1,8 @@
 """The values that travel between the stages, and the shape alphabet that every docstring uses.
 
-Shape alphabet: `out`, `in` = features of a linear (weights are always (out, in), groups run along `in`);
-`b` = columns in a block; `g` = groups per row; `t` = tokens; `v` = visual tokens; `d` = hidden size; `n` = samples.
+Shape alphabet: `out`, `in` = features of a linear (weights are always (out, in), groups run along `in`); `b`
+= columns in a block; `g` = groups per row; `t` = tokens; `v` = visual tokens; `d` = hidden size; `n` =
+samples.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ PartName = Literal["vision", "projector", "language"]
 PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
 
 Modality = Literal["text", "visual"]
-ModalityWeight = Literal["tokens", "balanced"] | float  # how text and visual tokens share a second moment: LinearStats.second_moment says how
+ModalityWeight = (
+    Literal["tokens", "balanced"] | float
+)  # how text and visual tokens share a second moment: LinearStats.second_moment says how
 
 
 @dataclass(frozen=True)
 class Sample:
     """One visual question: an image, what is asked of it, and what people answered.
 
-    `image` is a path (opened when it is needed, so that a large set costs no memory) or an image already in memory;
-    `answers` holds every accepted answer: one for exact match, several (usually ten) for VQA accuracy;
-    `origin` says where the sample came from ("vqa.jsonl:12") and is what error messages name.
+    `image` is a path (opened when it is needed, so that a large set costs no memory) or an image already in
+    memory; `answers` holds every accepted answer: one for exact match, several (usually ten) for VQA
+    accuracy; `origin` says where the sample came from ("vqa.jsonl:12") and is what error messages name.
     """
 
     image: Path | Image.Image
@@ -42,9 +45,10 @@ class Sample:
 class LinearStats:
     """What a linear received during calibration.
 
-    `second_moments[modality]` is the mean of x xᵀ over the tokens of that modality, (in, in) float32, undamped; `tokens[modality]` counts them.
-    A modality that never reached the linear is absent from both. `drifts[modality]`, where the full-precision model ran beside the packed one, is the
-    mean of (x̂ - x) xᵀ, (in, in) float32: x̂ is what the linear would have received had nothing before it been quantized.
+    `second_moments[modality]` is the mean of x xᵀ over the tokens of that modality, (in, in) float32,
+    undamped; `tokens[modality]` counts them. A modality that never reached the linear is absent from both.
+    `drifts[modality]`, where the full-precision model ran beside the packed one, is the mean of (x̂ - x) xᵀ,
+    (in, in) float32: x̂ is what the linear would have received had nothing before it been quantized.
     """
 
     second_moments: Mapping[Modality, Tensor]
@@ -59,13 +63,16 @@ class LinearStats:
     def second_moment(self, weight: ModalityWeight) -> Tensor:
         """The modalities' second moments joined: (in, in) float32, undamped.
 
-        "tokens": every token counts once, so that the many visual ones dominate; "balanced": every modality that is present counts the same; a number
-        in 0…1: the visual tokens together have this weight, the text tokens the rest. Where one modality is absent the other stands alone.
+        "tokens": every token counts once, so that the many visual ones dominate; "balanced": every modality
+        that is present counts the same; a number in 0…1: the visual tokens together have this weight, the
+        text tokens the rest. Where one modality is absent the other stands alone.
         """
         return self._joined(self.second_moments, weight)
 
     def drift(self, weight: ModalityWeight) -> Tensor | None:
-        """The modalities' drifts joined in the same way, (in, in) float32; None where no full-precision model ran beside."""
+        """The modalities' drifts joined in the same way, (in, in) float32; None where no full-precision model
+        ran beside.
+        """
         return None if self.drifts is None else self._joined(self.drifts, weight)
 
     def _joined(self, moments: Mapping[Modality, Tensor], weight: ModalityWeight) -> Tensor:

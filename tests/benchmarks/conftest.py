@@ -1,4 +1,6 @@
-"""The benchmarks are scripts beside the package: their folder has to be on the path before they can be imported."""
+"""The benchmarks are scripts beside the package: their folder has to be on the path before they can be
+imported.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The layer benchmark: its error against a plain loop, its table for a preset that works, one that keeps and one that fails, and its files."""
+"""The layer benchmark: its error against a plain loop, its table for a preset that works, one that keeps and
+one that fails, and its files.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,19 @@ import torch
 from safetensors.torch import save_file
 
 import bench_layers
-from bench_layers import KEPT, Layer, by_bits, command_of, failures, layers_of_file, markdown_table, measure, preset_cells, preset_row, text_only
+from bench_layers import (
+    KEPT,
+    Layer,
+    by_bits,
+    command_of,
+    failures,
+    layers_of_file,
+    markdown_table,
+    measure,
+    preset_cells,
+    preset_row,
+    text_only,
+)
 from bivlm.errors import InputError
 from bivlm.quantizers import BiVLM
 from bivlm.recipe import Recipe, Rule, load_recipe
@@ -57,7 +71,9 @@ def test_what_fails_or_is_kept_is_shown_with_its_reason_and_comes_last():
     assert lines[0] == f"partly on a.kept: {KEPT}"
     assert lines[1].startswith("partly on a.broken: ")
     assert "NaN" in lines[1]
-    assert [one["preset"] for one in by_bits([row, {"preset": "b", "bits": 3.0}, {"preset": "a", "bits": 1.0}])] == ["a", "b", "partly"]
+    assert [
+        one["preset"] for one in by_bits([row, {"preset": "b", "bits": 3.0}, {"preset": "a", "bits": 1.0}])
+    ] == ["a", "b", "partly"]
 
 
 def test_markdown_aligns_columns_that_begin_with_a_space_to_the_right():
@@ -76,7 +92,10 @@ def test_the_command_names_files_elsewhere_by_their_names_only():
     [
         ({"a.weight": torch.zeros(2, 4)}, "missing for: a"),
         ({"a": torch.zeros(2, 4)}, "missing for: all"),
-        ({"a.weight": torch.zeros(2, 4), "a.second_moment": torch.zeros(2, 2)}, r"a is \(2, 4\) with a moment \(2, 2\)"),
+        (
+            {"a.weight": torch.zeros(2, 4), "a.second_moment": torch.zeros(2, 2)},
+            r"a is \(2, 4\) with a moment \(2, 2\)",
+        ),
     ],
 )
 def test_a_file_without_what_is_needed_is_refused(tmp_path, tensors, said):
@@ -90,7 +109,11 @@ def test_the_whole_run_on_a_file_writes_json_markdown_and_a_picture(tmp_path, mo
     save_file({"a.weight": one.weight, "a.second_moment": one.stats.hessian}, tmp_path / "layers.safetensors")
     files = [str(tmp_path / f"result.{ending}") for ending in ("json", "md", "png")]
     arguments = ["--layers", str(tmp_path / "layers.safetensors"), "--presets", "bivlm-paper,bivlm:bands=3"]
-    monkeypatch.setattr(sys, "argv", ["bench_layers.py", *arguments, "--json", files[0], "--markdown", files[1], "--plot", files[2]])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["bench_layers.py", *arguments, "--json", files[0], "--markdown", files[1], "--plot", files[2]],
+    )
     bench_layers.main()
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert {row["preset"] for row in rows} == {"bivlm-paper", "bivlm:bands=3"}

@@ -1,4 +1,6 @@
-"""Embedding and head behind the walk: what reaches the head, what is done with it, and a tied weight that a checkpoint holds twice."""
+"""Embedding and head behind the walk: what reaches the head, what is done with it, and a tied weight that a
+checkpoint holds twice.
+"""
 
 import pytest
 import torch
@@ -34,7 +36,10 @@ def received_by_head(model, processor):
     handle = model.lm_head.register_forward_pre_hook(lambda module, args: rows.append(args[0][0]))
     for sample in SAMPLES:
         inputs = family.inputs(processor, [sample], [open_image(sample)], model.config)
-        cast = {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+        cast = {
+            name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in inputs.items()
+        }
         with torch.inference_mode():
             model(**cast)
         rows[-1] = rows[-1][~family.visual_mask(model.config, inputs["input_ids"])[0]]
@@ -57,8 +62,12 @@ def test_the_head_is_calibrated_on_the_text_tokens_behind_the_packed_blocks(kind
     assert stats.tokens == {"text": len(rows)}
     torch.testing.assert_close(stats.hessian, rows.T @ rows / len(rows), rtol=2e-2, atol=2e-2)
 
-    weight = model.get_input_embeddings().weight if isinstance(loaded.lm_head, TiedHead) else model.lm_head.weight
-    packed = (loaded.get_input_embeddings() if isinstance(loaded.lm_head, TiedHead) else loaded.lm_head).packed
+    weight = (
+        model.get_input_embeddings().weight if isinstance(loaded.lm_head, TiedHead) else model.lm_head.weight
+    )
+    packed = (
+        loaded.get_input_embeddings() if isinstance(loaded.lm_head, TiedHead) else loaded.lm_head
+    ).packed
     assert packed.tensors.keys() == Trellis(bits=3).quantize(weight, stats).encode().tensors.keys()
     for name, tensor in Trellis(bits=3).quantize(weight, stats).encode().tensors.items():
         assert torch.equal(packed.tensors[name], tensor)
@@ -79,23 +88,37 @@ def test_errors_of_the_blocks_are_propagated_to_the_head(tmp_path, monkeypatch):
     rows = received_by_head(model, processor)
     [stats] = seen
     expected = (exact - rows).T @ rows / len(rows)
-    torch.testing.assert_close(stats.drift("tokens"), expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        stats.drift("tokens"), expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max())
+    )
     corrected = Trellis(bits=3).quantize(propagated(weight, stats, 0.5), stats).encode()
-    assert all(torch.equal(tensor, loaded.lm_head.packed.tensors[name]) for name, tensor in corrected.tensors.items())
+    assert all(
+        torch.equal(tensor, loaded.lm_head.packed.tensors[name]) for name, tensor in corrected.tensors.items()
+    )
 
 
 def test_the_head_loses_less_with_what_reaches_it():
-    """Inputs with a few strong directions, as a head has them: the same bits, and a third of the error at most."""
+    """Inputs with a few strong directions, as a head has them: the same bits, and a third of the error at
+    most.
+    """
     random = torch.Generator().manual_seed(0)
     x = torch.randn(400, 96, generator=random) * torch.logspace(1, -1.5, 96)
-    weight, stats = torch.randn(330, 96, generator=random), LinearStats({"text": x.T @ x / 400}, {"text": 400})
-    errors = [float(((weight - method.quantize(weight, stats).dequantize()) @ x.T).square().sum()) for method in (Trellis(), Trellis(feedback=False))]
+    weight, stats = (
+        torch.randn(330, 96, generator=random),
+        LinearStats({"text": x.T @ x / 400}, {"text": 400}),
+    )
+    errors = [
+        float(((weight - method.quantize(weight, stats).dequantize()) @ x.T).square().sum())
+        for method in (Trellis(), Trellis(feedback=False))
+    ]
     assert errors[0] < errors[1] / 3
 
 
 def test_a_recipe_without_data_packs_the_head_without(tmp_path, monkeypatch):
     monkeypatch.setattr(walk, "head_stats", lambda *args: pytest.fail("nothing is calibrated here"))
-    out = quantize(tiny_checkpoint("llava", tmp_path / "source"), tmp_path / "out", recipe="bivlm-paper:embeddings=6")
+    out = quantize(
+        tiny_checkpoint("llava", tmp_path / "source"), tmp_path / "out", recipe="bivlm-paper:embeddings=6"
+    )
     loaded, _ = bivlm.load(out)
     assert loaded.lm_head.format == loaded.get_input_embeddings().format == "uniform"
 
@@ -113,7 +136,11 @@ def test_a_tied_weight_that_the_checkpoint_holds_twice_is_written_once(tmp_path)
     once = quantize(source, tmp_path / "once", recipe=RECIPE, samples=SAMPLES)
     tensors = load_file(source / "model.safetensors")
     embedding = next(key for key in tensors if key.endswith("embed_tokens.weight"))
-    save_file({**tensors, "lm_head.weight": tensors[embedding].clone()}, source / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {**tensors, "lm_head.weight": tensors[embedding].clone()},
+        source / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     twice = quantize(source, tmp_path / "twice", recipe=RECIPE, samples=SAMPLES)
     stored = [read_entries(shard_files(folder)) for folder in (once, twice)]
     assert stored[0].keys() == stored[1].keys()

@@ -1,4 +1,6 @@
-"""Error propagation against least squares on the samples themselves; the drift that it reads against the plain mean."""
+"""Error propagation against least squares on the samples themselves; the drift that it reads against the
+plain mean.
+"""
 
 import numpy as np
 import pytest
@@ -14,11 +16,15 @@ WEIGHT = 0.05 * torch.randn(7, 12, generator=torch.Generator().manual_seed(3))
 
 
 def sampled(seed=0):
-    """By modality: inputs x (t, in) of the packed model, and x̂ of the full-precision one, which are nearly the same."""
+    """By modality: inputs x (t, in) of the packed model, and x̂ of the full-precision one, which are nearly
+    the same.
+    """
     random = torch.Generator().manual_seed(seed)
     mix = torch.randn(12, 12, generator=random)
     exact = {modality: torch.randn(tokens, 12, generator=random) @ mix for modality, tokens in TOKENS.items()}
-    return {modality: 0.9 * x + 0.3 * torch.randn(x.shape, generator=random) for modality, x in exact.items()}, exact
+    return {
+        modality: 0.9 * x + 0.3 * torch.randn(x.shape, generator=random) for modality, x in exact.items()
+    }, exact
 
 
 def stats_of(received, exact):
@@ -30,17 +36,30 @@ def stats_of(received, exact):
 
 
 def least_squares(received, exact, shares):
-    """The weight that solves the damped problem, by numpy: rows of both modalities, each with the root of its share."""
-    root = np.concatenate([np.full(len(x), np.sqrt(shares[modality] / len(x))) for modality, x in received.items()])[:, None]
-    x, wanted = (root * np.concatenate([one[modality].double().numpy() for modality in received]) for one in (received, exact))
+    """The weight that solves the damped problem, by numpy: rows of both modalities, each with the root of its
+    share.
+    """
+    root = np.concatenate(
+        [np.full(len(x), np.sqrt(shares[modality] / len(x))) for modality, x in received.items()]
+    )[:, None]
+    x, wanted = (
+        root * np.concatenate([one[modality].double().numpy() for modality in received])
+        for one in (received, exact)
+    )
     w = WEIGHT.double().numpy()
     damping = np.sqrt(DAMPING * np.mean(np.sum(x * x, 0))) * np.eye(12)
-    return np.linalg.lstsq(np.concatenate([x, damping]), np.concatenate([wanted @ w.T, damping @ w.T]), rcond=None)[0].T
+    return np.linalg.lstsq(
+        np.concatenate([x, damping]), np.concatenate([wanted @ w.T, damping @ w.T]), rcond=None
+    )[0].T
 
 
 @pytest.mark.parametrize(
     ("modality_weight", "shares"),
-    [("tokens", {"visual": 5 / 7, "text": 2 / 7}), ("balanced", {"visual": 0.5, "text": 0.5}), (0.2, {"visual": 0.2, "text": 0.8})],
+    [
+        ("tokens", {"visual": 5 / 7, "text": 2 / 7}),
+        ("balanced", {"visual": 0.5, "text": 0.5}),
+        (0.2, {"visual": 0.2, "text": 0.8}),
+    ],
 )
 def test_full_strength_is_the_least_squares_solution(modality_weight, shares):
     received, exact = sampled()
@@ -53,7 +72,10 @@ def test_it_brings_the_outputs_nearer():
     stats = stats_of(received, exact)
 
     def lost(weight):
-        return sum(float((exact[modality] @ WEIGHT.T - x @ weight.T).square().sum()) for modality, x in received.items())
+        return sum(
+            float((exact[modality] @ WEIGHT.T - x @ weight.T).square().sum())
+            for modality, x in received.items()
+        )
 
     losses = [lost(propagated(WEIGHT, stats, strength)) for strength in (0.0, 0.25, 0.5, 1.0)]
     assert losses == sorted(losses, reverse=True)
@@ -63,7 +85,9 @@ def test_it_brings_the_outputs_nearer():
 @pytest.mark.parametrize("strength", [0.25, 0.5])
 def test_a_strength_takes_that_part_of_the_way(strength):
     stats = stats_of(*sampled())
-    torch.testing.assert_close(propagated(WEIGHT, stats, strength), WEIGHT.lerp(propagated(WEIGHT, stats, 1.0), strength))
+    torch.testing.assert_close(
+        propagated(WEIGHT, stats, strength), WEIGHT.lerp(propagated(WEIGHT, stats, 1.0), strength)
+    )
 
 
 def test_nothing_to_make_good_leaves_the_weight():
@@ -87,13 +111,18 @@ def test_an_input_that_is_always_zero_gets_no_correction_and_moves_nothing():
 
 def test_arguments_are_left_alone_and_half_precision_weights_are_taken():
     stats = stats_of(*sampled())
-    before = [tensor.clone() for moments in (stats.second_moments, stats.drifts) for tensor in moments.values()]
+    before = [
+        tensor.clone() for moments in (stats.second_moments, stats.drifts) for tensor in moments.values()
+    ]
     half = WEIGHT.half()
     found = propagated(half, stats, 1.0)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, propagated(WEIGHT, stats, 1.0), rtol=0.01, atol=1e-4)
     assert torch.equal(half, WEIGHT.half())
-    assert all(torch.equal(old, new) for old, new in zip(before, [*stats.second_moments.values(), *stats.drifts.values()], strict=True))
+    assert all(
+        torch.equal(old, new)
+        for old, new in zip(before, [*stats.second_moments.values(), *stats.drifts.values()], strict=True)
+    )
 
 
 class Block(nn.Module):
@@ -143,7 +172,9 @@ def test_the_drifts_are_joined_as_the_second_moments_are():
     stats = collected()[0].stats("q")
     assert stats.tokens == {"visual": 5, "text": 10}
     for weight, share in (("tokens", 1 / 3), ("balanced", 0.5), (0.9, 0.9)):
-        torch.testing.assert_close(stats.drift(weight), share * stats.drifts["visual"] + (1 - share) * stats.drifts["text"])
+        torch.testing.assert_close(
+            stats.drift(weight), share * stats.drifts["visual"] + (1 - share) * stats.drifts["text"]
+        )
 
 
 def test_linears_named_visual_only_drift_by_visual_tokens_alone():

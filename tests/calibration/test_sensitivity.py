@@ -1,4 +1,6 @@
-"""Sensitivities: interpolation against numpy, measuring a block, the file that keeps them, and the divergence against torch's."""
+"""Sensitivities: interpolation against numpy, measuring a block, the file that keeps them, and the divergence
+against torch's.
+"""
 
 import itertools
 import math
@@ -11,7 +13,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bivlm.calibration.allocation import LEAST, MOST, check_budget
-from bivlm.calibration.sensitivity import PROBES, SMALLEST, Measured, Sensitivity, divergence_of, probe_block, with_bits
+from bivlm.calibration.sensitivity import (
+    PROBES,
+    SMALLEST,
+    Measured,
+    Sensitivity,
+    divergence_of,
+    probe_block,
+    with_bits,
+)
 from bivlm.calibration.stats import StatsCollector
 from bivlm.errors import InputError
 from bivlm.quantizers import GPTQ, RTN, Trellis
@@ -39,7 +49,9 @@ def test_below_the_first_point_the_first_line_goes_on():
 
 
 def test_more_bits_never_count_as_worse():
-    """A measurement that rises is taken as flat, at its height; one of nothing at all is taken as very small."""
+    """A measurement that rises is taken as flat, at its height; one of nothing at all is taken as very
+    small.
+    """
     rising = Sensitivity(("a",), (1.0, 2.0, 3.0), (0.02, 0.1, 0.01))
     assert [rising.at(bits) for bits in (0.5, 1.0, 1.5, 2.0)] == pytest.approx([0.1] * 4)
     assert rising.at(3.0) == pytest.approx(0.01)
@@ -103,7 +115,10 @@ def test_each_group_alone_is_quantized_at_each_number_of_bits(dtype):
         return float(len(seen))
 
     found = probe_block(linears, quantizers, collector, divergence)
-    assert found == [Sensitivity(("q", "k"), PROBES, (1.0, 2.0, 3.0)), Sensitivity(("o",), PROBES, (4.0, 5.0, 6.0))]
+    assert found == [
+        Sensitivity(("q", "k"), PROBES, (1.0, 2.0, 3.0)),
+        Sensitivity(("o",), PROBES, (4.0, 5.0, 6.0)),
+    ]
     for weights, (group, bits) in zip(seen, itertools.product([("q", "k"), ("o",)], PROBES), strict=True):
         for name, weight in weights.items():
             expected = before[name]
@@ -161,7 +176,9 @@ def test_the_divergence_is_torchs(last):
     logits = [one + 0.3 * torch.randn(one.shape, generator=random) for one in reference]
     expected = 0.0
     for p, q in zip(reference, logits, strict=True):
-        rows = nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+        rows = nn.functional.kl_div(
+            q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True
+        ).sum(-1)
         expected += ((1 - last) * rows.mean() + last * rows[-1]).item() / 3
     assert divergence_of(reference, logits, last) == pytest.approx(expected, rel=1e-5)
     assert divergence_of(reference, reference, last) == 0.0

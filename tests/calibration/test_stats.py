@@ -33,7 +33,9 @@ def collected(block, samples, **settings):
 
 def samples():
     random = torch.Generator().manual_seed(1)
-    return [(torch.randn(1, tokens, 4, generator=random), torch.arange(tokens) < tokens // 3) for tokens in (6, 9)]
+    return [
+        (torch.randn(1, tokens, 4, generator=random), torch.arange(tokens) < tokens // 3) for tokens in (6, 9)
+    ]
 
 
 def test_moments_are_the_means_over_the_tokens_of_each_modality(block):

@@ -1,4 +1,6 @@
-"""Block tuning on a toy block: disturbed scales are found again, nothing ever gets worse, and what comes back is what will be stored."""
+"""Block tuning on a toy block: disturbed scales are found again, nothing ever gets worse, and what comes back
+is what will be stored.
+"""
 
 import copy
 
@@ -18,7 +20,9 @@ WIDTHS = {"up": (48, 32), "down": (32, 48)}
 
 
 class Toy(nn.Module):
-    """A norm and two linears, one with a bias, around a residual; `mask` (t,) float, where it is given, is added as an attention mask would be."""
+    """A norm and two linears, one with a bias, around a residual; `mask` (t,) float, where it is given, is
+    added as an attention mask would be.
+    """
 
     def __init__(self):
         super().__init__()
@@ -55,7 +59,9 @@ def outputs(block, inputs, call=CALL):
 
 def pack(block, quantizer=None):
     quantizer = quantizer or Trellis(bits=3, feedback=False)
-    return {f"{PATH}.{name}": quantizer.quantize(getattr(block, name).weight, None).encode() for name in WIDTHS}
+    return {
+        f"{PATH}.{name}": quantizer.quantize(getattr(block, name).weight, None).encode() for name in WIDTHS
+    }
 
 
 def settled(dtype=torch.float32):
@@ -76,7 +82,12 @@ def disturb(packed, strength=0.15):
     for name, tensor in packed.items():
         scale = tensor.tensors["row_scale"]
         off = 1 + strength * (2 * torch.rand(scale.shape, generator=random) - 1)
-        result[name] = type(tensor)(tensor.format, tensor.shape, {**tensor.tensors, "row_scale": (scale.float() * off).half()}, tensor.settings)
+        result[name] = type(tensor)(
+            tensor.format,
+            tensor.shape,
+            {**tensor.tensors, "row_scale": (scale.float() * off).half()},
+            tensor.settings,
+        )
     return result
 
 
@@ -98,14 +109,22 @@ def rebuilt(block, packed, vectors):
 def held_out_loss(block, inputs, targets, call=CALL):
     judges = range(0, len(inputs), HELD_OUT)
     with torch.inference_mode():
-        return sum(float(token_loss(call.run(block, inputs[i].float()), targets[i].float())) for i in judges) / len(judges)
+        return sum(
+            float(token_loss(call.run(block, inputs[i].float()), targets[i].float())) for i in judges
+        ) / len(judges)
 
 
 def tuned_toy(dtype=torch.float32, epochs=15, count=8, packed=None):
     (block, right), inputs = settled(dtype), hidden(count, dtype)
     packed = disturb(right) if packed is None else packed
     targets = outputs(block, inputs)
-    return block, packed, inputs, targets, tune_block(block, PATH, packed, [CALL] * count, inputs, targets, epochs)
+    return (
+        block,
+        packed,
+        inputs,
+        targets,
+        tune_block(block, PATH, packed, [CALL] * count, inputs, targets, epochs),
+    )
 
 
 def test_disturbed_scales_are_found_again():
@@ -113,7 +132,9 @@ def test_disturbed_scales_are_found_again():
     assert tuned.after < 0.2 * tuned.before
     _, right = settled()
     for name, tensor in tuned.packed.items():
-        wrong = (packed[name].tensors["row_scale"] / right[name].tensors["row_scale"] - 1).float().square().mean()
+        wrong = (
+            (packed[name].tensors["row_scale"] / right[name].tensors["row_scale"] - 1).float().square().mean()
+        )
         left = (tensor.tensors["row_scale"] / right[name].tensors["row_scale"] - 1).float().square().mean()
         assert left < 0.3 * wrong
 
@@ -129,7 +150,9 @@ def test_what_comes_back_is_what_is_stored(dtype):
         assert tensor.tensors["row_scale"].dtype == torch.float16
         assert FORMATS[tensor.format].decode(tensor).encode().nbytes == packed[name].nbytes
     assert held_out_loss(rebuilt(block, packed, {}), inputs, targets) == pytest.approx(tuned.before, rel=1e-5)
-    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(tuned.after, rel=1e-5)
+    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(
+        tuned.after, rel=1e-5
+    )
 
 
 def test_only_scales_and_vectors_move():
@@ -137,7 +160,9 @@ def test_only_scales_and_vectors_move():
     assert set(tuned.packed) == set(packed)
     for name, tensor in tuned.packed.items():
         assert tensor.settings == packed[name].settings
-        same = {part for part in tensor.tensors if torch.equal(tensor.tensors[part], packed[name].tensors[part])}
+        same = {
+            part for part in tensor.tensors if torch.equal(tensor.tensors[part], packed[name].tensors[part])
+        }
         assert same == {"codes", "bits"}
 
 
@@ -159,8 +184,12 @@ def test_arguments_are_left_alone():
     assert all(torch.equal(tensor, state[name]) for name, tensor in block.state_dict().items())
     assert not any(parameter.requires_grad for parameter in block.parameters())
     for name, tensor in packed.items():
-        assert all(torch.equal(tensor.tensors[part], before[0][name].tensors[part]) for part in tensor.tensors)
-    assert all(torch.equal(old, new) for old, new in zip([*before[1], *before[2]], [*inputs, *targets], strict=True))
+        assert all(
+            torch.equal(tensor.tensors[part], before[0][name].tensors[part]) for part in tensor.tensors
+        )
+    assert all(
+        torch.equal(old, new) for old, new in zip([*before[1], *before[2]], [*inputs, *targets], strict=True)
+    )
 
 
 def test_what_is_worse_on_held_out_samples_is_not_kept():
@@ -182,13 +211,17 @@ def test_it_is_never_worse_on_held_out_samples(seed):
     packed = pack(block)
     tuned = tune_block(block, PATH, packed, [CALL] * 8, inputs, targets, 2)
     assert tuned.after <= tuned.before
-    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) <= tuned.before * (1 + 1e-5)
+    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) <= tuned.before * (
+        1 + 1e-5
+    )
 
 
 def test_targets_that_are_no_numbers_leave_everything():
     block, inputs = toy(), hidden()
     packed = pack(block)
-    tuned = tune_block(block, PATH, packed, [CALL] * 8, inputs, [torch.full_like(states, torch.inf) for states in inputs], 1)
+    tuned = tune_block(
+        block, PATH, packed, [CALL] * 8, inputs, [torch.full_like(states, torch.inf) for states in inputs], 1
+    )
     assert tuned.packed is packed
     assert tuned.vectors == {}
 
@@ -207,7 +240,9 @@ def test_four_samples_are_enough():
 
 
 def test_formats_without_row_scales_keep_their_tensors():
-    """The vectors move all the same, and were fitted with the weights as they stay: the loss is the rebuilt block's."""
+    """The vectors move all the same, and were fitted with the weights as they stay: the loss is the rebuilt
+    block's.
+    """
     packed = pack(settled()[0], RTN(bits=2, group_size=16))
     assert not any("row_scale" in tensor.tensors for tensor in packed.values())
     block, _, inputs, targets, tuned = tuned_toy(packed=packed)
@@ -215,7 +250,9 @@ def test_formats_without_row_scales_keep_their_tensors():
     assert tuned.after < 0.98 * tuned.before
     for name, tensor in tuned.packed.items():
         assert all(torch.equal(tensor.tensors[part], packed[name].tensors[part]) for part in tensor.tensors)
-    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(tuned.after, rel=1e-5)
+    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(
+        tuned.after, rel=1e-5
+    )
 
 
 def test_the_row_scales_of_factors_are_fitted_too():
@@ -233,11 +270,15 @@ def test_the_row_scales_of_factors_are_fitted_too():
     disturbed = disturb(packed)
     tuned = tune_block(block, PATH, disturbed, [CALL] * 8, inputs, targets, 15)
     assert tuned.after < 0.2 * tuned.before
-    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(tuned.after, rel=1e-4)
+    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(
+        tuned.after, rel=1e-4
+    )
 
 
 def test_calls_in_half_precision_are_followed():
-    """Masks and other arguments come as the model made them, in its dtype and in inference mode; integers stay integers."""
+    """Masks and other arguments come as the model made them, in its dtype and in inference mode; integers
+    stay integers.
+    """
     block, inputs = toy(torch.bfloat16), hidden(dtype=torch.bfloat16)
     with torch.inference_mode():
         kwargs = {"mask": torch.linspace(-1, 1, 12).bfloat16(), "places": torch.arange(12)}
@@ -246,7 +287,9 @@ def test_calls_in_half_precision_are_followed():
     tuned = tune_block(block, PATH, packed, [call] * 8, inputs, targets, 4)
     assert tuned.after < tuned.before
     whole = BlockCall((), {**kwargs, "mask": kwargs["mask"].float()}, by_keyword=True)
-    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets, whole) == pytest.approx(tuned.after, rel=1e-4)
+    assert held_out_loss(
+        rebuilt(block, tuned.packed, tuned.vectors), inputs, targets, whole
+    ) == pytest.approx(tuned.after, rel=1e-4)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -259,7 +302,9 @@ def test_a_block_may_be_a_lone_linear(bias):
     tuned = tune_block(block, PATH, disturb({PATH: right.encode()}), [CALL] * 8, inputs, targets, 15)
     assert tuned.after < 0.2 * tuned.before
     assert set(tuned.vectors) == ({f"{PATH}.bias"} if bias else set())
-    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(tuned.after, rel=1e-5)
+    assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(
+        tuned.after, rel=1e-5
+    )
 
 
 def test_a_block_with_nothing_to_move_stays():
@@ -277,7 +322,10 @@ def test_the_loss_counts_every_token_the_same():
     target[0, 0] *= 1000  # a massive activation
     output = target * (1 + 0.1 * torch.randn(2, 5, 1, generator=random))
     rows = zip(output.reshape(-1, 6).tolist(), target.reshape(-1, 6).tolist(), strict=True)
-    shares = [sum((a - b) ** 2 for a, b in zip(row, wanted, strict=True)) / sum(b * b for b in wanted) for row, wanted in rows]
+    shares = [
+        sum((a - b) ** 2 for a, b in zip(row, wanted, strict=True)) / sum(b * b for b in wanted)
+        for row, wanted in rows
+    ]
     target_of_zeros = torch.zeros(1, 3, 6)
     assert float(token_loss(output[1:], target[1:])) == pytest.approx(sum(shares[5:]) / 5, rel=1e-4)
     assert float(token_loss(target_of_zeros, target_of_zeros)) == 0.0
@@ -286,4 +334,10 @@ def test_the_loss_counts_every_token_the_same():
 
 def test_scaled_rows_stay_finite_and_signed():
     scale = torch.tensor([1.0, -2.0, 0.0, 50000.0, 6e-8]).half()
-    assert scaled_rows(scale, torch.tensor([0.5, 0.25, 3.0, 1.0, 0.0])).tolist() == [1.5, -2.5, 0.0, 60000.0, pytest.approx(6e-8, rel=0.01)]
+    assert scaled_rows(scale, torch.tensor([0.5, 0.25, 3.0, 1.0, 0.0])).tolist() == [
+        1.5,
+        -2.5,
+        0.0,
+        60000.0,
+        pytest.approx(6e-8, rel=0.01),
+    ]

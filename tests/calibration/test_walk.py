@@ -1,4 +1,6 @@
-"""What one linear's report says: bits from the packed bytes, errors of the packed weight, and what the quantizer had to note."""
+"""What one linear's report says: bits from the packed bytes, errors of the packed weight, and what the
+quantizer had to note.
+"""
 
 import logging
 
@@ -42,7 +44,9 @@ def test_bits_and_errors_are_those_of_the_packed_weight():
     assert report.bits_per_weight == packed.bits_per_weight() == 8 * packed.nbytes / 480
     assert report.paper_bits == 2.0
     assert report.weight_error == pytest.approx(float(difference.square().sum() / WEIGHT.square().sum()))
-    assert report.layer_error == pytest.approx(float((difference.square() @ moment).sum() / (WEIGHT.square() @ moment).sum()))
+    assert report.layer_error == pytest.approx(
+        float((difference.square() @ moment).sum() / (WEIGHT.square() @ moment).sum())
+    )
     assert report.notes == ()
 
 
@@ -57,7 +61,9 @@ def test_a_damping_that_had_to_be_raised_is_in_the_report():
     _, report = quantize_linear(Source(), plan(GPTQ()), stats(moment))
     [note] = report.notes
     assert "not positive definite at damping 0.01; used 0.1" in note
-    assert not any(type(handler).__name__ == "Collector" for handler in logging.getLogger("bivlm.quantizers").handlers)
+    assert not any(
+        type(handler).__name__ == "Collector" for handler in logging.getLogger("bivlm.quantizers").handlers
+    )
 
 
 def test_a_refusal_names_the_linear():

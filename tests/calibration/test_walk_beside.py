@@ -1,4 +1,6 @@
-"""The walk with the full-precision model beside it: propagation and tuning of whole tiny models, interrupted and not."""
+"""The walk with the full-precision model beside it: propagation and tuning of whole tiny models, interrupted
+and not.
+"""
 
 import json
 
@@ -50,7 +52,10 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory):
     """Folders that were quantized in one go, by recipe."""
-    return {recipe: packed_language(source, tmp_path_factory.mktemp("whole") / "out", recipe) for recipe in (TUNED, PROPAGATED, PLAIN)}
+    return {
+        recipe: packed_language(source, tmp_path_factory.mktemp("whole") / "out", recipe)
+        for recipe in (TUNED, PROPAGATED, PLAIN)
+    }
 
 
 def full_precision(source):
@@ -61,7 +66,10 @@ def outputs(model, processor):
     """What the model says about every sample, hidden states and all."""
     for sample in SAMPLES:
         inputs = family_of(model.config).inputs(processor, [sample], [open_image(sample)], model.config)
-        cast = {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+        cast = {
+            name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in inputs.items()
+        }
         with torch.inference_mode():
             output = model(**cast, output_hidden_states=True)
         yield output
@@ -72,12 +80,18 @@ def logits(model, processor):
 
 
 def stored_tensors(folder):
-    """Everything in the shards of a packed folder by its name in the model, for what lies in the language blocks."""
+    """Everything in the shards of a packed folder by its name in the model, for what lies in the language
+    blocks.
+    """
     modules = json.loads((folder / "config.json").read_text())["quantization_config"]["modules"]
     name, module = next(iter(modules.items()))
     prefix = module["key"].removesuffix(name.removeprefix(LAYERS) + ".")
     tensors = read_tensors(read_entries(shard_files(folder)).values())
-    return {LAYERS + key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix + ".")}
+    return {
+        LAYERS + key.removeprefix(prefix): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix + ".")
+    }
 
 
 @pytest.mark.parametrize("recipe", [TUNED, PROPAGATED])
@@ -92,9 +106,14 @@ def test_the_packed_model_loads_and_answers(source, whole, recipe):
 
 @pytest.mark.parametrize("recipe", [TUNED, PROPAGATED])
 def test_an_interrupted_run_ends_with_the_same_bytes(source, whole, recipe, tmp_path):
-    """A block that is read back gives the next ones the same inputs: its tuned norms and scales are in them."""
+    """A block that is read back gives the next ones the same inputs: its tuned norms and scales are in
+    them.
+    """
     out = tmp_path / "out"
-    for count in (5, 6):  # three blocks of the vision tower, the projector, and of the language model one, then two
+    for count in (
+        5,
+        6,
+    ):  # three blocks of the vision tower, the projector, and of the language model one, then two
         with pytest.raises(_Stop):
             packed_language(source, out, recipe, on_block=stop_after(count))
         assert not (out / "config.json").exists()
@@ -105,7 +124,11 @@ def test_an_interrupted_run_ends_with_the_same_bytes(source, whole, recipe, tmp_
 def test_tuned_norms_are_stored_and_loaded(source, whole):
     loaded, processor = bivlm.load(whole[TUNED])
     expected, stored = full_precision(source), stored_tensors(whole[TUNED])
-    norms = [f"{LAYERS}.{index}.{norm}.weight" for index in range(3) for norm in ("input_layernorm", "post_attention_layernorm")]
+    norms = [
+        f"{LAYERS}.{index}.{norm}.weight"
+        for index in range(3)
+        for norm in ("input_layernorm", "post_attention_layernorm")
+    ]
     for name in norms:
         assert stored[name].dtype == torch.bfloat16
         assert torch.equal(loaded.get_parameter(name), stored[name])
@@ -124,10 +147,16 @@ def test_tuned_norms_are_stored_and_loaded(source, whole):
 def test_tuning_moves_scales_and_norms_and_nothing_else(whole):
     plain, tuned = stored_tensors(whole[PLAIN]), stored_tensors(whole[TUNED])
     assert plain.keys() == tuned.keys()
-    first = {name.rpartition(".")[2] for name in tuned if name.startswith(f"{LAYERS}.0.") and not torch.equal(tuned[name], plain[name])}
+    first = {
+        name.rpartition(".")[2]
+        for name in tuned
+        if name.startswith(f"{LAYERS}.0.") and not torch.equal(tuned[name], plain[name])
+    }
     assert first <= {"row_scale", "weight"}
     assert "row_scale" in first
-    assert all(tuned[name].shape == plain[name].shape and tuned[name].dtype == plain[name].dtype for name in tuned)
+    assert all(
+        tuned[name].shape == plain[name].shape and tuned[name].dtype == plain[name].dtype for name in tuned
+    )
 
 
 def test_propagation_leaves_the_first_block_and_changes_the_next(whole):
@@ -139,7 +168,9 @@ def test_propagation_leaves_the_first_block_and_changes_the_next(whole):
 
 
 def test_every_block_is_fitted_to_the_full_precision_model(source, tmp_path, monkeypatch):
-    """Also where the tower before it is packed: its targets are what the whole model computes, its inputs what the packed and tuned one does."""
+    """Also where the tower before it is packed: its targets are what the whole model computes, its inputs
+    what the packed and tuned one does.
+    """
     seen = {}
 
     def spy(block, path, packed, calls, inputs, targets, epochs):
@@ -151,7 +182,9 @@ def test_every_block_is_fitted_to_the_full_precision_model(source, tmp_path, mon
     out = quantize(source, tmp_path / "out", recipe=TUNED, samples=SAMPLES)
     loaded, processor = bivlm.load(out)
     assert len(seen) == 3 + 1 + 3
-    for number, (full, packed) in enumerate(zip(outputs(full_precision(source), processor), outputs(loaded, processor), strict=True)):
+    for number, (full, packed) in enumerate(
+        zip(outputs(full_precision(source), processor), outputs(loaded, processor), strict=True)
+    ):
         for index in range(3):
             inputs, targets = seen[f"{LAYERS}.{index}"]
             assert torch.equal(inputs[number], packed.hidden_states[index])
@@ -178,7 +211,13 @@ def test_a_block_that_is_a_lone_linear_is_tuned_and_corrected(tmp_path):
     """The projector of mllama; its cross-attention hears what the packed tower says."""
     folder = tiny_checkpoint("mllama", tmp_path / "source", torch.bfloat16)
     reports = []
-    out = quantize(folder, tmp_path / "out", recipe="trellis-2:tuning=1,propagation=0.5", samples=SAMPLES, on_block=reports.append)
+    out = quantize(
+        folder,
+        tmp_path / "out",
+        recipe="trellis-2:tuning=1,propagation=0.5",
+        samples=SAMPLES,
+        on_block=reports.append,
+    )
     assert "model.multi_modal_projector" in [report.path for report in reports]
     loaded, processor = bivlm.load(out)
     assert bool(logits(loaded, processor).isfinite().all())
@@ -186,9 +225,14 @@ def test_a_block_that_is_a_lone_linear_is_tuned_and_corrected(tmp_path):
 
 def test_methods_without_data_are_tuned_and_corrected_too(source, tmp_path):
     """Their weights are decided without data; what comes before and after is not."""
-    plain, tuned, both = (packed_language(source, tmp_path / recipe, recipe) for recipe in ("rtn-3", "rtn-3:tuning=2", "rtn-3:propagation=0.5"))
+    plain, tuned, both = (
+        packed_language(source, tmp_path / recipe, recipe)
+        for recipe in ("rtn-3", "rtn-3:tuning=2", "rtn-3:propagation=0.5")
+    )
     plain, tuned, both = map(stored_tensors, (plain, tuned, both))
-    assert {name for name in plain if not torch.equal(plain[name], tuned[name])} <= {name for name in plain if name.endswith("norm.weight")}
+    assert {name for name in plain if not torch.equal(plain[name], tuned[name])} <= {
+        name for name in plain if name.endswith("norm.weight")
+    }
     assert any(not torch.equal(plain[name], tuned[name]) for name in plain if "norm" in name)
     assert {name.split(".")[3] for name in plain if not torch.equal(plain[name], both[name])} == {"1", "2"}
 

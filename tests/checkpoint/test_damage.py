@@ -1,4 +1,6 @@
-"""Damaged and missing files, and folders that must not be written: one clear line each, and never half a model that looks whole."""
+"""Damaged and missing files, and folders that must not be written: one clear line each, and never half a
+model that looks whole.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,9 @@ class TestSource:
     def test_unsupported_architecture(self, source, tmp_path):
         config = json.loads((source / "config.json").read_text())
         (source / "config.json").write_text(json.dumps({**config, "model_type": "blip-2"}))
-        self.refused(source, tmp_path / "out", r"'blip-2' is not supported; supported are llava.*docs/adding\.md")
+        self.refused(
+            source, tmp_path / "out", r"'blip-2' is not supported; supported are llava.*docs/adding\.md"
+        )
 
     def test_weight_of_zeros_is_fine(self, source, tmp_path):
         tensors = load_file(source / "model.safetensors")

@@ -1,4 +1,6 @@
-"""`kill -9` at random moments, again and again: the job continues each time and ends with the bytes of an uninterrupted run."""
+"""`kill -9` at random moments, again and again: the job continues each time and ends with the bytes of an
+uninterrupted run.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,17 @@ import pytest
 from bivlm.zoo import embedded_model
 
 KILLS = 20
-JOB = "import sys; from bivlm.pipeline import quantize; quantize(sys.argv[1], sys.argv[2], recipe='bivlm-paper', settings={'bands': 2})"
+JOB = (
+    "import sys; from bivlm.pipeline import quantize; quantize(sys.argv[1], sys.argv[2],"
+    " recipe='bivlm-paper', settings={'bands': 2})"
+)
 
 
 def start(out):
-    return subprocess.Popen([sys.executable, "-c", JOB, str(embedded_model()), str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [sys.executable, "-c", JOB, str(embedded_model()), str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def content(folder):
@@ -51,7 +59,9 @@ def test_twenty_kills(tmp_path):
 
 
 def start_again(out):
-    """The content of a folder that looks whole; what a kill behind the last file left over is cleared by the same command."""
+    """The content of a folder that looks whole; what a kill behind the last file left over is cleared by the
+    same command.
+    """
     if (out / ".bivlm-job").exists():
         assert start(out).wait() == 0
     return content(out)

@@ -1,4 +1,6 @@
-"""What every family must keep, tried on a tiny seeded member of each: the declaration fits the model, and the inputs fit the declaration."""
+"""What every family must keep, tried on a tiny seeded member of each: the declaration fits the model, and the
+inputs fit the declaration.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,21 @@ PROMPTS = {
     "llava_siglip": "USER: <image>×16\nIs it red? ASSISTANT:",
     "llava_next": "<s>[INST] <image>×72\nIs it red? [/INST]",
     "llava_onevision": "<|im_start|>user <image>×72\nIs it red?<|im_end|><|im_start|>assistant\n",
-    "qwen2_vl": "<|im_start|>user\n<|vision_start|><|image_pad|>×6<|vision_end|>Is it red?<|im_end|>\n<|im_start|>assistant\n",
-    "qwen2_5_vl": "<|im_start|>user\n<|vision_start|><|image_pad|>×6<|vision_end|>Is it red?<|im_end|>\n<|im_start|>assistant\n",
-    "mllama": "<s><|start_header_id|>user<|end_header_id|>\n\n<|image|>×1Is it red?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "qwen2_vl": (
+        "<|im_start|>user\n<|vision_start|><|image_pad|>×6<|vision_end|>Is it"
+        " red?<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    "qwen2_5_vl": (
+        "<|im_start|>user\n<|vision_start|><|image_pad|>×6<|vision_end|>Is it"
+        " red?<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    "mllama": (
+        "<s><|start_header_id|>user<|end_header_id|>\n\n<|image|>×1Is it"
+        " red?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    ),
     "idefics3": (
-        "<s>User:<fake_token_around_image><row_1_col_1><image>×4<fake_token_around_image><row_1_col_2><image>×4\n"
-        "<fake_token_around_image><row_2_col_1><image>×4<fake_token_around_image><row_2_col_2><image>×4\n\n"
-        "<fake_token_around_image><global-img><image>×4<fake_token_around_image>Is it red?<end_of_utterance>\nAssistant:"
+        "<s>User:<fake_token_around_image><row_1_col_1><image>×4<fake_token_around_image><row_1_col_2><image>×4\n<fake_token_around_image><row_2_col_1><image>×4<fake_token_around_image><row_2_col_2><image>×4\n\n<fake_token_around_image><global-img><image>×4<fake_token_around_image>Is"
+        " it red?<end_of_utterance>\nAssistant:"
     ),
 }
 PROMPTS["smolvlm"] = PROMPTS["idefics3"]
@@ -89,14 +99,20 @@ def test_every_linear_is_in_a_stack_or_kept(kind: str):
     subject = member(kind)
     for name, module in subject.model.named_modules():
         if isinstance(module, nn.Linear):
-            owners = [stack.path for stack in subject.family.stacks if f"{name}.".startswith(f"{stack.path}.")]
+            owners = [
+                stack.path for stack in subject.family.stacks if f"{name}.".startswith(f"{stack.path}.")
+            ]
             kept = any(fnmatchcase(name, pattern) for pattern in subject.family.keep)
             assert len(owners) == 1 or (not owners and kept), f"{name} belongs to {owners}, kept: {kept}"
 
 
-@pytest.mark.parametrize(("name", "pattern"), [(name, pattern) for name, family in FAMILIES.items() for pattern in family.keep])
+@pytest.mark.parametrize(
+    ("name", "pattern"), [(name, pattern) for name, family in FAMILIES.items() for pattern in family.keep]
+)
 def test_every_keep_pattern_matches_something(name: str, pattern: str):
-    """In a tiny member of the family, or in one of a family with the same list: a pooling head that one tower lacks, another has."""
+    """In a tiny member of the family, or in one of a family with the same list: a pooling head that one tower
+    lacks, another has.
+    """
     models = [member(kind).model for kind in KINDS if member(kind).family.keep == FAMILIES[name].keep]
     assert any(fnmatchcase(module, pattern) for model in models for module, _ in model.named_modules())
 
@@ -107,9 +123,18 @@ def test_blocks_run_once_each_on_the_output_of_the_one_before(kind: str):
     with ExitStack() as hooks:
         for number, stack in enumerate(subject.family.stacks):
             for index, block in enumerate(subject.blocks(stack)):
-                hooks.enter_context(_watched(block, lambda entered, left, place=(number, index): runs.append((place, entered, left))))
+                hooks.enter_context(
+                    _watched(
+                        block,
+                        lambda entered, left, place=(number, index): runs.append((place, entered, left)),
+                    )
+                )
         subject.logits(subject.ask(1))
-    expected = [(number, index) for number, stack in enumerate(subject.family.stacks) for index in range(len(subject.blocks(stack)))]
+    expected = [
+        (number, index)
+        for number, stack in enumerate(subject.family.stacks)
+        for index in range(len(subject.blocks(stack)))
+    ]
     assert [place for place, _, _ in runs] == expected
     for (before, _, left), (after, entered, _) in pairwise(runs):
         assert entered is left or before[0] != after[0]
@@ -129,7 +154,9 @@ def _watched(block: nn.Module, note: Callable[[Tensor, Tensor], None]) -> Iterat
 
 @each_kind
 def test_the_model_reads_the_declared_outputs_and_no_others(kind: str):
-    """A stack that plays back the declared outputs, and hands on what enters in the other blocks, gives the same logits; with one fewer, others."""
+    """A stack that plays back the declared outputs, and hands on what enters in the other blocks, gives the
+    same logits; with one fewer, others.
+    """
     subject = member(kind)
     inputs = subject.ask(1)
     for stack in subject.family.stacks:
@@ -147,17 +174,23 @@ def test_the_model_reads_the_declared_outputs_and_no_others(kind: str):
             assert not torch.equal(_play(subject, inputs, blocks, others), logits)
 
 
-def _play(subject: Member, inputs: dict[str, Tensor], blocks: list[nn.Module], outputs: dict[int, Tensor]) -> Tensor:
+def _play(
+    subject: Member, inputs: dict[str, Tensor], blocks: list[nn.Module], outputs: dict[int, Tensor]
+) -> Tensor:
     with ExitStack() as patches:
         for index, block in enumerate(blocks):
-            block.forward = lambda *args, index=index, **kwargs: outputs[index] if index in outputs else args[0] if args else kwargs["hidden_states"]
+            block.forward = lambda *args, index=index, **kwargs: (
+                outputs[index] if index in outputs else args[0] if args else kwargs["hidden_states"]
+            )
             patches.callback(block.__dict__.pop, "forward")
         return subject.logits(inputs)
 
 
 @each_kind
 def test_visual_linears_see_the_image_and_nothing_else(kind: str):
-    """With another question about the same image their input stays the same; every other linear of the language blocks gets another one."""
+    """With another question about the same image their input stays the same; every other linear of the
+    language blocks gets another one.
+    """
     subject = member(kind)
     stack = subject.family.stacks[-1]
     seen = []
@@ -168,11 +201,22 @@ def test_visual_linears_see_the_image_and_nothing_else(kind: str):
         with ExitStack() as hooks:
             for name, linear in subject.model.get_submodule(stack.path).named_modules():
                 if isinstance(linear, nn.Linear):
-                    hooks.enter_context(_watched(linear, lambda entered, _, name=name, received=received: received.update({name: entered})))
+                    hooks.enter_context(
+                        _watched(
+                            linear,
+                            lambda entered, _, name=name, received=received: received.update({name: entered}),
+                        )
+                    )
             subject.logits(inputs)
         seen.append(received)
-    same = {name for name in seen[0] if seen[0][name].shape == seen[1][name].shape and torch.equal(seen[0][name], seen[1][name])}
-    declared = {name for name in seen[0] if any(name.endswith("." + ending) for ending in stack.visual_linears)}
+    same = {
+        name
+        for name in seen[0]
+        if seen[0][name].shape == seen[1][name].shape and torch.equal(seen[0][name], seen[1][name])
+    }
+    declared = {
+        name for name in seen[0] if any(name.endswith("." + ending) for ending in stack.visual_linears)
+    }
     assert same == declared
     assert bool(declared) == bool(stack.visual_linears)
 
@@ -182,7 +226,9 @@ def test_what_calibration_leaves_out_is_the_untied_head(kind: str):
     subject = member(kind)
     tied = subject.model.get_output_embeddings().weight is subject.model.get_input_embeddings().weight
     assert tied == (kind in TIED)
-    assert subject.family.keep_out_of_calibration(subject.model) == (frozenset() if tied else frozenset({"lm_head.weight"}))
+    assert subject.family.keep_out_of_calibration(subject.model) == (
+        frozenset() if tied else frozenset({"lm_head.weight"})
+    )
 
 
 # ---- the inputs fit the model
@@ -193,7 +239,14 @@ def test_prompt_is_the_golden_text(kind: str):
     subject = member(kind)
     text = subject.processor.tokenizer.decode(subject.ask(0)["input_ids"][0])
     token = re.escape(subject.processor.image_token)
-    assert re.sub(f"({token})+", lambda run: f"{subject.processor.image_token}×{len(re.findall(token, run[0]))}", text) == PROMPTS[kind]
+    assert (
+        re.sub(
+            f"({token})+",
+            lambda run: f"{subject.processor.image_token}×{len(re.findall(token, run[0]))}",
+            text,
+        )
+        == PROMPTS[kind]
+    )
 
 
 @each_kind
@@ -231,7 +284,10 @@ def test_visual_mask_marks_the_places_that_the_image_fills(kind: str):
         with _watched(subject.blocks(subject.family.stacks[-1])[0], lambda states, _: entered.append(states)):
             subject.logits(inputs)
     differs = (entered[0] != entered[1]).any(-1)
-    row_ends = kind in ("llava_next", "llava_onevision")  # visual tokens that are the same for every image: the learned end of a row
+    row_ends = kind in (
+        "llava_next",
+        "llava_onevision",
+    )  # visual tokens that are the same for every image: the learned end of a row
     mask = subject.family.visual_mask(subject.config, inputs["input_ids"])
     assert mask.dtype == torch.bool
     assert not (differs & ~mask).any()
@@ -246,9 +302,22 @@ def test_inputs_leave_the_processor_as_it_was(kind: str):
 
     def state() -> tuple[Any, ...]:
         tokenizer = processor.tokenizer
-        text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}])
-        batch = processor(text=[text, text + "longer"], images=[[sample.image], [sample.image]], padding=True, return_tensors="pt")
-        return processor.to_json_string(), tokenizer.padding_side, tokenizer.truncation_side, len(tokenizer), batch["input_ids"].tolist()
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
+        )
+        batch = processor(
+            text=[text, text + "longer"],
+            images=[[sample.image], [sample.image]],
+            padding=True,
+            return_tensors="pt",
+        )
+        return (
+            processor.to_json_string(),
+            tokenizer.padding_side,
+            tokenizer.truncation_side,
+            len(tokenizer),
+            batch["input_ids"].tolist(),
+        )
 
     before = state()
     subject.ask(0, 1, 2)
@@ -260,7 +329,9 @@ def test_inputs_leave_the_processor_as_it_was(kind: str):
 
 @torch.inference_mode()
 def _generate(subject: Member, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Four greedy answer tokens (n, 4) and the logits (n, 4, vocabulary) that chose them, by transformers' own cached decoding."""
+    """Four greedy answer tokens (n, 4) and the logits (n, 4, vocabulary) that chose them, by transformers'
+    own cached decoding.
+    """
     image = subject.family.image_token_id(subject.config)
     output = subject.model.generate(
         **inputs,
@@ -285,7 +356,9 @@ def test_extended_inputs_give_the_logits_of_decoding_step_by_step(kind: str):
 
 @each_kind
 def test_extended_rows_equal_the_concatenated_sequences_alone(kind: str):
-    """Answers of different lengths, padded on the right, behind prompts of different lengths, padded on the left."""
+    """Answers of different lengths, padded on the right, behind prompts of different lengths, padded on the
+    left.
+    """
     subject = member(kind)
     answers = torch.tensor([[20, 21, 22, 23], [24, 25, 0, 0], [26, 0, 0, 0]])
     lengths = (4, 2, 1)
@@ -298,9 +371,15 @@ def test_extended_rows_equal_the_concatenated_sequences_alone(kind: str):
     for number, length in enumerate(lengths):
         one = subject.ask(number)
         prompt = one["input_ids"].shape[1]
-        alone = subject.family.extend(one, answers[number : number + 1, :length], torch.ones(1, length, dtype=torch.long))
-        assert alone["input_ids"][0].tolist() == one["input_ids"][0].tolist() + answers[number, :length].tolist()
-        torch.testing.assert_close(together[number, width - prompt : width + length], subject.logits(alone)[0], rtol=0, atol=1e-4)
+        alone = subject.family.extend(
+            one, answers[number : number + 1, :length], torch.ones(1, length, dtype=torch.long)
+        )
+        assert (
+            alone["input_ids"][0].tolist() == one["input_ids"][0].tolist() + answers[number, :length].tolist()
+        )
+        torch.testing.assert_close(
+            together[number, width - prompt : width + length], subject.logits(alone)[0], rtol=0, atol=1e-4
+        )
 
 
 # ---- the tiny members themselves

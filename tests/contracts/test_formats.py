@@ -1,4 +1,6 @@
-"""Every format of the table keeps these promises. A format that is listed without an example, or that lies in a file but not in the table, fails."""
+"""Every format of the table keeps these promises. A format that is listed without an example, or that lies in
+a file but not in the table, fails.
+"""
 
 import dataclasses
 import json
@@ -10,11 +12,30 @@ import safetensors.torch
 import torch
 
 import bivlm.formats
-from bivlm.formats import FORMATS, FactorsWeight, LevelsWeight, PackedTensor, PlanesWeight, QuantizedWeight, TrellisWeight, UniformWeight
+from bivlm.formats import (
+    FORMATS,
+    FactorsWeight,
+    LevelsWeight,
+    PackedTensor,
+    PlanesWeight,
+    QuantizedWeight,
+    TrellisWeight,
+    UniformWeight,
+)
 from bivlm.formats.numbers import Numbers
 from bivlm.formats.trellis import column_bits, pack_symbols
 
-NOT_FORMATS = {"__init__", "base", "bits", "checks", "numbers", "plane_checks", "positions", "rotation", "trellis_code"}
+NOT_FORMATS = {
+    "__init__",
+    "base",
+    "bits",
+    "checks",
+    "numbers",
+    "plane_checks",
+    "positions",
+    "rotation",
+    "trellis_code",
+}
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "format.md"
 
 
@@ -35,7 +56,9 @@ def factors(rows, columns, rank, *, exponent=0):
 
 
 def levels(rows, columns, tail):
-    """Six symmetric levels per row and group of four columns; the first `tail` of every third weight in the tail."""
+    """Six symmetric levels per row and group of four columns; the first `tail` of every third weight in the
+    tail.
+    """
     random = torch.Generator().manual_seed(rows * columns + tail)
     positions = torch.arange(0, rows * columns, 3)[:tail]
     codes = torch.randint(0, 6, (rows, columns), generator=random, dtype=torch.uint8)
@@ -56,7 +79,9 @@ def levels(rows, columns, tail):
 
 
 def planes(rows, columns, group_size, *, parts=1, salient_parts=0, bits=16, rich=False, tail=0, exponent=0):
-    """Signs and parts at random; every third column salient where there are salient parts; `rich` adds means and column scales."""
+    """Signs and parts at random; every third column salient where there are salient parts; `rich` adds means
+    and column scales.
+    """
     random = torch.Generator().manual_seed(rows * columns + 10 * parts + salient_parts + tail)
 
     def normal(*shape):
@@ -77,7 +102,9 @@ def planes(rows, columns, group_size, *, parts=1, salient_parts=0, bits=16, rich
         second_signs=(normal(rows, columns) > 0) & salient,
         scales=Numbers.of(normal(rows, groups, count), bits, signed=True),
         means=Numbers.of(normal(rows, groups, parts + salient_parts), bits, signed=True) if rich else None,
-        column_scales=torch.where(mask, normal(count, columns), 0.0).half() if rich else torch.zeros(0, 0).half(),
+        column_scales=(
+            torch.where(mask, normal(count, columns), 0.0).half() if rich else torch.zeros(0, 0).half()
+        ),
         tail_positions=positions,
         tail_codes=torch.randint(0, 256, (len(positions),), generator=random, dtype=torch.uint8),
         tail_scale=normal(rows if tail else 0).half(),
@@ -100,7 +127,9 @@ def uniform(rows, columns, group_size, *, alphabet=4, bits=16, zero="middle", co
         alphabet=alphabet,
         scales=Numbers.of(torch.rand(rows, groups, 1, generator=random), bits),
         zero_points=points[zero],
-        column_scale=(torch.rand(columns, generator=random) + 0.5).half() if column_scale else torch.zeros(0).half(),
+        column_scale=(
+            (torch.rand(columns, generator=random) + 0.5).half() if column_scale else torch.zeros(0).half()
+        ),
         group_size=group_size,
         exponent=exponent,
     )
@@ -117,7 +146,11 @@ def trellis(rows, columns, bits, *, window=8, rotated=True, fitted=False, expone
         columns=columns,
         bits=run_bits,
         row_scale=torch.rand(rows, generator=random).half(),
-        table=torch.randint(-128, 128, (4, 1 << window), generator=random, dtype=torch.int8) if fitted else torch.zeros(0, 0, dtype=torch.int8),
+        table=(
+            torch.randint(-128, 128, (4, 1 << window), generator=random, dtype=torch.int8)
+            if fitted
+            else torch.zeros(0, 0, dtype=torch.int8)
+        ),
         window=window,
         rotated=rotated,
         seed=3,
@@ -125,7 +158,8 @@ def trellis(rows, columns, bits, *, window=8, rotated=True, fitted=False, expone
     )
 
 
-# Per format: a plain weight, the smallest, and the one that writes every optional tensor that one alphabet can.
+# Per format: a plain weight, the smallest, and the one that writes every optional tensor that one alphabet
+# can.
 EXAMPLES = {
     "factors": [factors(5, 9, 3), factors(1, 1, 1), factors(4, 17, 21, exponent=-7)],
     "levels": [levels(5, 9, 0), levels(1, 1, 0), levels(8, 21, 30)],
@@ -149,11 +183,16 @@ EXAMPLES = {
     ],
 }
 
-cases = pytest.mark.parametrize("weight", [pytest.param(w, id=f"{name}-{i}") for name, ws in EXAMPLES.items() for i, w in enumerate(ws)])
+cases = pytest.mark.parametrize(
+    "weight", [pytest.param(w, id=f"{name}-{i}") for name, ws in EXAMPLES.items() for i, w in enumerate(ws)]
+)
 
 
 def copy_of(weight):
-    return {f.name: v.clone() if isinstance(v := getattr(weight, f.name), torch.Tensor) else v for f in dataclasses.fields(weight)}
+    return {
+        f.name: v.clone() if isinstance(v := getattr(weight, f.name), torch.Tensor) else v
+        for f in dataclasses.fields(weight)
+    }
 
 
 def test_the_table_is_complete():
@@ -201,13 +240,20 @@ def test_decoding_leaves_the_packed_tensors_alone(weight):
 
 @cases
 def test_a_weight_survives_the_file(weight):
-    """safetensors and JSON keep everything that decoding needs, and the file's data are exactly the bytes that we count."""
+    """safetensors and JSON keep everything that decoding needs, and the file's data are exactly the bytes
+    that we count.
+    """
     packed = weight.encode()
     file = safetensors.torch.save(dict(packed.tensors))
     (header,) = struct.unpack_from("<Q", file)
     assert len(file) - 8 - header == packed.nbytes
     settings = json.loads(json.dumps(packed.settings))
-    assert FORMATS[packed.format].decode(PackedTensor(packed.format, packed.shape, safetensors.torch.load(file), settings)) == weight
+    assert (
+        FORMATS[packed.format].decode(
+            PackedTensor(packed.format, packed.shape, safetensors.torch.load(file), settings)
+        )
+        == weight
+    )
 
 
 @cases

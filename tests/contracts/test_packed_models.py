@@ -1,4 +1,6 @@
-"""Every family through the whole path: quantize, save, load, and the same logits as the packed tensors give in the model they came from."""
+"""Every family through the whole path: quantize, save, load, and the same logits as the packed tensors give
+in the model they came from.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,13 @@ EMBEDDED = "trellis-2:embeddings=3"  # embedding and head packed as well
 
 
 def logits(model, processor, samples):
-    inputs = family_of(model.config).inputs(processor, samples, [open_image(sample) for sample in samples], model.config)
-    cast = {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    inputs = family_of(model.config).inputs(
+        processor, samples, [open_image(sample) for sample in samples], model.config
+    )
+    cast = {
+        name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in inputs.items()
+    }
     with torch.inference_mode():
         return model(**cast).logits
 
@@ -34,7 +41,11 @@ def test_the_loaded_model_computes_what_the_packed_tensors_say(kind, preset, tmp
     out = quantize(source, tmp_path / "out", recipe=preset, samples=tiny_samples(3))
     loaded, processor = bivlm.load(out)
     packed = packed_modules(loaded)
-    planned = {linear.name: linear for linear in prepare(source, recipe=preset).plan.linears if linear.quantizer is not None}
+    planned = {
+        linear.name: linear
+        for linear in prepare(source, recipe=preset).plan.linears
+        if linear.quantizer is not None
+    }
     assert set(packed) == set(planned)
     assert [linear.kind for linear in planned.values() if linear.kind != "linear"] == (
         [] if preset != EMBEDDED else ["embedding"] if kind in TIED else ["embedding", "head"]
@@ -47,9 +58,15 @@ def test_the_loaded_model_computes_what_the_packed_tensors_say(kind, preset, tmp
             replace_embedding(expected, name, module.packed, planned[name].head)
         else:
             replace_linear(expected, name, module.packed)
-    assert torch.equal(logits(loaded, processor, tiny_samples(2)), logits(expected, processor, tiny_samples(2)))
+    assert torch.equal(
+        logits(loaded, processor, tiny_samples(2)), logits(expected, processor, tiny_samples(2))
+    )
     assert not torch.equal(full, logits(loaded, processor, tiny_samples(2)))
-    kept = {name: tensor for name, tensor in expected.state_dict().items() if name.rpartition(".")[0] not in packed}
+    kept = {
+        name: tensor
+        for name, tensor in expected.state_dict().items()
+        if name.rpartition(".")[0] not in packed
+    }
     stored = loaded.state_dict()
     for name, tensor in kept.items():
         assert torch.equal(stored[name], tensor), name
@@ -76,7 +93,9 @@ def test_an_interrupted_job_ends_with_the_same_bytes(kind, preset, tmp_path):
         with pytest.raises(_Stop):
             quantize(source, out, recipe=preset, samples=tiny_samples(2), on_block=stop)
         assert not (out / "config.json").exists()
-        assert [report.resumed for report in seen] == [True] * max(stop_after - 2, 0) + [False] * min(stop_after, 2)
+        assert [report.resumed for report in seen] == [True] * max(stop_after - 2, 0) + [False] * min(
+            stop_after, 2
+        )
     quantize(source, out, recipe=preset, samples=tiny_samples(2))
     assert_same_files(whole, out)
 
@@ -92,7 +111,9 @@ def test_other_dtypes_and_parts(dtype, tmp_path):
     expected = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=dtype).eval()
     for name, linear in packed_linears(loaded).items():
         replace_linear(expected, name, linear.packed)
-    assert torch.equal(logits(loaded, processor, tiny_samples(1)), logits(expected, processor, tiny_samples(1)))
+    assert torch.equal(
+        logits(loaded, processor, tiny_samples(1)), logits(expected, processor, tiny_samples(1))
+    )
 
 
 def test_expanded_weights_give_the_same_logits(tmp_path):

@@ -1,4 +1,6 @@
-"""What every pruner on every family must keep: the budget, the text, the identity at keep = 1, the logits of a model that masks the rest."""
+"""What every pruner on every family must keep: the budget, the text, the identity at keep = 1, the logits of
+a model that masks the rest.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,21 @@ from bivlm.pruning.cache import cache_bytes
 from pruning_oracle import hidden_tokens
 from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
 
-NOT_PRUNERS = {"__init__", "apply", "base", "cache", "choose", "cross", "geometry", "kept", "language", "received", "settings", "state", "tower"}
+NOT_PRUNERS = {
+    "__init__",
+    "apply",
+    "base",
+    "cache",
+    "choose",
+    "cross",
+    "geometry",
+    "kept",
+    "language",
+    "received",
+    "settings",
+    "state",
+    "tower",
+}
 IN_PROMPT = tuple(kind for kind in KINDS if kind != "mllama")
 WITH_TOWER = ("llava", "llava_siglip", "qwen2_vl", "qwen2_5_vl", "idefics3", "smolvlm")
 BATCHES = ((0,), (0, 1, 2))
@@ -34,7 +50,9 @@ class Member:
 
     def ask(self, numbers: tuple[int, ...]) -> dict[str, Tensor]:
         samples = [tiny_samples(3)[number] for number in numbers]
-        return self.family.inputs(self.processor, samples, [sample.image for sample in samples], self.model.config)
+        return self.family.inputs(
+            self.processor, samples, [sample.image for sample in samples], self.model.config
+        )
 
     @torch.inference_mode()
     def logits(self, inputs: dict[str, Tensor], **more: Any) -> Tensor:
@@ -49,7 +67,9 @@ class Member:
         return self.family.visual_mask(self.model.config, inputs["input_ids"])
 
     def stack(self, part: str) -> list[Any]:
-        return list(self.model.get_submodule([stack for stack in self.family.stacks if stack.part == part][-1].path))
+        return list(
+            self.model.get_submodule([stack for stack in self.family.stacks if stack.part == part][-1].path)
+        )
 
     def decision(self) -> Any:
         active = active_pruning(self.model)
@@ -112,7 +132,10 @@ def test_the_budget_is_kept(member, pruner, keep):
         text = inputs["attention_mask"].bool() & ~member.visual(inputs)
         going = torch.zeros_like(text)
         for row, index, real in zip(
-            going, decision.kept.index, decision.kept.real if decision.kept.real is not None else [slice(None)] * 3, strict=True
+            going,
+            decision.kept.index,
+            decision.kept.real if decision.kept.real is not None else [slice(None)] * 3,
+            strict=True,
         ):
             row[index[real]] = True
         assert bool((going | ~text).all()), "a text token was dropped"
@@ -133,14 +156,21 @@ def test_logits_are_those_of_a_model_that_masks_what_was_dropped(member, pruner,
         expected = member.logits(inputs)
     real = torch.ones_like(kept.index, dtype=torch.bool) if kept.real is None else kept.real
     for row in range(len(numbers)):
-        torch.testing.assert_close(found[row][real[row]], expected[row][kept.index[row][real[row]]], **TOLERANCE)
+        torch.testing.assert_close(
+            found[row][real[row]], expected[row][kept.index[row][real[row]]], **TOLERANCE
+        )
     assert hidden.any()
 
 
 @pytest.mark.parametrize("numbers", BATCHES)
 @pytest.mark.parametrize(
     ("site", "pruner"),
-    [(site, pruner) for site in ("language", "input") for pruner in PRUNERS if site == "language" or PRUNERS[pruner]().queries is None],
+    [
+        (site, pruner)
+        for site in ("language", "input")
+        for pruner in PRUNERS
+        if site == "language" or PRUNERS[pruner]().queries is None
+    ],
 )
 @pytest.mark.parametrize("kind", ["mllama"])
 def test_cross_attention_sees_what_was_kept_and_nothing_else(member, pruner, site, numbers):
@@ -189,7 +219,9 @@ def test_the_answer_is_the_same_with_and_without_a_cache(member, numbers, spec):
     cached = member.answer(inputs)
     assert torch.equal(cached, member.answer(inputs, use_cache=False))
     prune(member.model, None)
-    assert torch.equal(member.answer(inputs), expected), "taking the pruning away must leave the model as it was"
+    assert torch.equal(member.answer(inputs), expected), (
+        "taking the pruning away must leave the model as it was"
+    )
 
 
 @pytest.mark.parametrize("kind", WITH_TOWER)
@@ -231,7 +263,11 @@ def test_padding_on_the_right(member):
     prune(member.model, "attention:layer=1,keep=0.3,attending=last")
     padded = {
         **inputs,
-        **{name: torch.nn.functional.pad(inputs[name], (0, 3)) for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in inputs},
+        **{
+            name: torch.nn.functional.pad(inputs[name], (0, 3))
+            for name in ("input_ids", "attention_mask", "mm_token_type_ids")
+            if name in inputs
+        },
     }
     found = member.logits(padded)
     torch.testing.assert_close(found[0, -1], alone, **TOLERANCE)
@@ -246,7 +282,9 @@ def test_a_prompt_without_an_image_is_left_alone_and_says_so_once(member, caplog
     prune(member.model, "grid:layer=1,keep=0.3")
     assert torch.equal(member.logits(inputs), expected)
     assert torch.equal(member.logits(inputs), expected)
-    assert [record.message for record in caplog.records if "nothing is pruned" in record.message] == ["the prompt holds no image: nothing is pruned"]
+    assert [record.message for record in caplog.records if "nothing is pruned" in record.message] == [
+        "the prompt holds no image: nothing is pruned"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
@@ -262,8 +300,14 @@ def test_text_tokens_as_a_probe(member):
 @pytest.mark.parametrize("kind", ["llava"])
 def test_two_images_in_a_prompt_share_the_budget(member):
     image = tiny_samples(1)[0].image
-    inputs = member.processor(text=["<image>\nand <image>\nIs it red?"], images=[[image, image]], return_tensors="pt")
-    inputs = {name: tensor for name, tensor in inputs.items() if name in ("input_ids", "attention_mask", "pixel_values")}
+    inputs = member.processor(
+        text=["<image>\nand <image>\nIs it red?"], images=[[image, image]], return_tensors="pt"
+    )
+    inputs = {
+        name: tensor
+        for name, tensor in inputs.items()
+        if name in ("input_ids", "attention_mask", "pixel_values")
+    }
     prune(member.model, "grid:layer=0,keep=0.25")
     member.logits(inputs)
     (stay,) = member.decision().chosen
@@ -300,7 +344,9 @@ def test_a_static_cache_is_refused(member):
 
 @pytest.mark.parametrize("kind", ["llava_siglip"])
 def test_the_decision_belongs_to_its_image(member):
-    """The same words about another image are decided anew; the package's own greedy decoding works as well."""
+    """The same words about another image are decided anew; the package's own greedy decoding works as
+    well.
+    """
     first, second = member.ask((0,)), member.ask((1,))
     second["input_ids"] = first["input_ids"]
     second["attention_mask"] = first["attention_mask"]
@@ -314,7 +360,9 @@ def test_the_decision_belongs_to_its_image(member):
 
 @pytest.mark.parametrize("kind", ["llava_siglip", "qwen2_5_vl"])
 def test_beam_search(member):
-    """`generate` copies the encoded images for its beams: the language model's own choice still works, the tower's is refused."""
+    """`generate` copies the encoded images for its beams: the language model's own choice still works, the
+    tower's is refused.
+    """
     inputs = member.ask((0,))
     prune(member.model, "attention:layer=1,keep=0.3")
     beams = member.answer(inputs, num_beams=2)

@@ -1,4 +1,6 @@
-"""Every quantizer of the table keeps these promises. One that is listed without settings, or that lies in a file but not in the table, fails."""
+"""Every quantizer of the table keeps these promises. One that is listed without settings, or that lies in a
+file but not in the table, fails.
+"""
 
 import dataclasses
 import importlib
@@ -9,7 +11,20 @@ import torch
 
 import bivlm.quantizers
 from bivlm.formats import FORMATS
-from bivlm.quantizers import ARB, AWQ, DBF, GPTQ, PBLLM, QUANTIZERS, RTN, BiLLM, BiVLM, Quantizer, Sign, Trellis
+from bivlm.quantizers import (
+    ARB,
+    AWQ,
+    DBF,
+    GPTQ,
+    PBLLM,
+    QUANTIZERS,
+    RTN,
+    BiLLM,
+    BiVLM,
+    Quantizer,
+    Sign,
+    Trellis,
+)
 from bivlm.types import LinearStats
 
 # Per quantizer: settings that together take every branch of it. The defaults come first, by themselves.
@@ -80,7 +95,11 @@ SETTINGS = {
         Trellis(bits=0.5, feedback=False, refit=False, spread=0.9),
         Trellis(bits=4.0, block_size=32),
     ],
-    "dbf": [DBF(), DBF(bits=3.5, weighting="none", rounds=5, inner=2, penalty=2.0), DBF(bits=1.4, rounds=8, ridge=0.03, modality_weight=0.3, seed=5)],
+    "dbf": [
+        DBF(),
+        DBF(bits=3.5, weighting="none", rounds=5, inner=2, penalty=2.0),
+        DBF(bits=1.4, rounds=8, ridge=0.03, modality_weight=0.3, seed=5),
+    ],
 }
 QUANTIZED = [quantizer for several in SETTINGS.values() for quantizer in several]
 SHAPES = [(64, 256), (256, 64), (64, 130), (512, 8), (8, 200), (300, 3), (200, 1), (1, 200), (2, 2)]
@@ -88,7 +107,9 @@ SHAPES = [(64, 256), (256, 64), (64, 130), (512, 8), (8, 200), (300, 3), (200, 1
 
 def settings_of(quantizer: Quantizer) -> str:
     given = [
-        f"{field.name}={getattr(quantizer, field.name)}" for field in dataclasses.fields(quantizer) if getattr(quantizer, field.name) != field.default
+        f"{field.name}={getattr(quantizer, field.name)}"
+        for field in dataclasses.fields(quantizer)
+        if getattr(quantizer, field.name) != field.default
     ]
     return " ".join([quantizer.name, *given])
 
@@ -103,8 +124,13 @@ def weight_of(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
 def stats_of(columns: int, seed: int = 1) -> LinearStats:
     """Correlated inputs of unequal size, as two modalities."""
     generator = torch.Generator().manual_seed(seed)
-    mix = (torch.eye(columns) + torch.randn(columns, columns, generator=generator) / columns**0.5) * torch.logspace(-0.5, 0.5, columns)
-    text, visual = (torch.randn(tokens, columns, generator=generator) @ mix for tokens in (2 * columns + 10, 4 * columns + 10))
+    mix = (
+        torch.eye(columns) + torch.randn(columns, columns, generator=generator) / columns**0.5
+    ) * torch.logspace(-0.5, 0.5, columns)
+    text, visual = (
+        torch.randn(tokens, columns, generator=generator) @ mix
+        for tokens in (2 * columns + 10, 4 * columns + 10)
+    )
     moments = {"text": text.T @ text / len(text), "visual": visual.T @ visual / len(visual)}
     return LinearStats(second_moments=moments, tokens={"text": len(text), "visual": len(visual)})
 
@@ -178,12 +204,16 @@ def test_the_file_gives_the_same_weight_back(quantizer, shape):
 @every_quantizer
 def test_bits_stay_within_the_bound_on_gaussian_weights(quantizer, shape):
     for seed in range(2):
-        assert quantize(quantizer, weight_of(shape, seed)).encode().bits_per_weight() <= quantizer.bits_bound(shape)
+        assert quantize(quantizer, weight_of(shape, seed)).encode().bits_per_weight() <= quantizer.bits_bound(
+            shape
+        )
 
 
 @every_quantizer
 def test_bound_is_not_far_from_the_truth(quantizer):
-    """Within a tenth of a bit, and what a search may leave unused: a tenth more per cent of tail, or salient columns with a part more."""
+    """Within a tenth of a bit, and what a search may leave unused: a tenth more per cent of tail, or salient
+    columns with a part more.
+    """
     w = weight_of((256, 512))
     true, bound = quantize(quantizer, w).encode().bits_per_weight(), quantizer.bits_bound((256, 512))
     unused = 10 * getattr(quantizer, "salient_max", 0.0)
@@ -214,13 +244,17 @@ def test_needs_data_means_what_it_says(quantizer):
         assert quantizer.quantize(w, None) == quantizer.quantize(w, stats_of(130))
 
 
-@pytest.mark.parametrize("quantizer", [quantizer for quantizer in QUANTIZED if quantizer.needs_data], ids=settings_of)
+@pytest.mark.parametrize(
+    "quantizer", [quantizer for quantizer in QUANTIZED if quantizer.needs_data], ids=settings_of
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_data_lowers_the_error_of_the_layer(quantizer, seed):
     """Against the same method told that all inputs are alike."""
     w, stats = weight_of((64, 128), seed), stats_of(128, seed)
     without = quantizer.quantize(w, LinearStats({"text": torch.eye(128)}, {"text": 1}))
-    assert trace_error(w, quantizer.quantize(w, stats), stats.hessian) <= trace_error(w, without, stats.hessian)
+    assert trace_error(w, quantizer.quantize(w, stats), stats.hessian) <= trace_error(
+        w, without, stats.hessian
+    )
 
 
 def awkward_weight() -> torch.Tensor:
@@ -246,17 +280,26 @@ def test_awkward_weights_and_inputs(quantizer):
     assert bool(q.dequantize().isfinite().all())
     assert FORMATS[q.format].decode(q.encode()) == q
     if quantizer.needs_data:
-        assert trace_error(w, q, stats.hessian) < trace_error(2 * w, quantizer.quantize(torch.zeros_like(w), stats), stats.hessian)
+        assert trace_error(w, q, stats.hessian) < trace_error(
+            2 * w, quantizer.quantize(torch.zeros_like(w), stats), stats.hessian
+        )
 
 
 @every_quantizer
 def test_a_moment_that_is_no_moment_is_refused_or_repaired_with_a_word(quantizer, caplog):
-    """Not positive definite by far: the damping is raised and that is logged, or the weight is refused; never a silent identity."""
+    """Not positive definite by far: the damping is raised and that is logged, or the weight is refused; never
+    a silent identity.
+    """
     if not quantizer.needs_data or quantizer.name == "awq":
         pytest.skip("looks at the diagonal alone, or at nothing")
     w = weight_of((20, 60))
-    slightly, far = torch.eye(60) - 1.05 * torch.full((60, 60), 1 / 60), torch.eye(60) - torch.full((60, 60), 0.5)
-    assert bool(quantizer.quantize(w, LinearStats({"text": slightly}, {"text": 9})).dequantize().isfinite().all())
+    slightly, far = (
+        torch.eye(60) - 1.05 * torch.full((60, 60), 1 / 60),
+        torch.eye(60) - torch.full((60, 60), 0.5),
+    )
+    assert bool(
+        quantizer.quantize(w, LinearStats({"text": slightly}, {"text": 9})).dequantize().isfinite().all()
+    )
     assert "not positive definite" in caplog.text
     with pytest.raises(ValueError, match="not positive definite"):
         quantizer.quantize(w, LinearStats({"text": far}, {"text": 9}))

@@ -27,7 +27,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 def photo(size: tuple[int, int] = (24, 16)) -> Image.Image:
     """Different in every pixel, so that a turn, a flip or a wrong stride shows."""
     width, height = size
-    return Image.fromarray(np.arange(3 * width * height, dtype=np.uint32).reshape(height, width, 3).astype(np.uint8))
+    return Image.fromarray(
+        np.arange(3 * width * height, dtype=np.uint32).reshape(height, width, 3).astype(np.uint8)
+    )
 
 
 def pixels(image: Image.Image) -> list[list[tuple[int, ...]]]:
@@ -73,12 +75,20 @@ def test_a_transparent_colour_is_laid_on_white(mode: str):
 @settings(deadline=None, max_examples=50)
 def test_sixteen_bits_are_scaled_to_eight(values: list[int]):
     image = Image.open(io.BytesIO(encoded(Image.fromarray(np.array([values], dtype=np.uint16)))))
-    assert [pixel[0] for pixel in pixels(to_rgb(image))[0]] == [int(np.rint(value * 255 / 65535)) for value in values]
+    assert [pixel[0] for pixel in pixels(to_rgb(image))[0]] == [
+        int(np.rint(value * 255 / 65535)) for value in values
+    ]
 
 
 @pytest.mark.parametrize(
     ("orientation", "turned"),
-    [(1, lambda a: a), (2, lambda a: a[:, ::-1]), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)), (8, lambda a: np.rot90(a))],
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, lambda a: np.rot90(a)),
+    ],
 )
 def test_the_camera_s_orientation_is_undone(orientation: int, turned, tmp_path: Path):
     exif = Image.Exif()
@@ -141,18 +151,24 @@ def test_a_folder_is_no_image(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no image at all", encoded(photo())[:60], encoded(photo(), "JPEG")[:400]], ids=["empty", "text", "png", "jpeg"]
+    "content",
+    [b"", b"no image at all", encoded(photo())[:60], encoded(photo(), "JPEG")[:400]],
+    ids=["empty", "text", "png", "jpeg"],
 )
 def test_what_is_no_whole_image_is_refused(content: bytes, tmp_path: Path):
     path = tmp_path / "cat.png"
     path.write_bytes(content)
-    assert refusal(Sample(path, "?", origin="vqa.jsonl:12")).startswith(f"vqa.jsonl:12: the image {path} cannot be read as an image (")
+    assert refusal(Sample(path, "?", origin="vqa.jsonl:12")).startswith(
+        f"vqa.jsonl:12: the image {path} cannot be read as an image ("
+    )
 
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")
 
 
-@given(cut=st.integers(0, 2000), kind=st.sampled_from(KINDS), flips=st.lists(st.integers(0, 2000), max_size=4))
+@given(
+    cut=st.integers(0, 2000), kind=st.sampled_from(KINDS), flips=st.lists(st.integers(0, 2000), max_size=4)
+)
 @settings(deadline=None, max_examples=150)
 def test_any_damage_gives_an_image_or_one_clear_line(cut: int, kind: str, flips: list[int]):
     content = bytearray(encoded(photo(), kind)[:cut])
@@ -167,7 +183,9 @@ def test_any_damage_gives_an_image_or_one_clear_line(cut: int, kind: str, flips:
 
 
 @pytest.mark.parametrize("limit", [250, 100], ids=["Pillow only warns", "Pillow raises"])
-def test_more_pixels_than_the_limit_are_not_decoded(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_more_pixels_than_the_limit_are_not_decoded(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = tmp_path / "bomb.png"
     photo((24, 16)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)

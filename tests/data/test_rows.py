@@ -14,7 +14,9 @@ IMAGE = Path("cat.png")
 
 
 def answers_of(**fields: Any) -> tuple[str, ...]:
-    return to_sample({"question": "What is it?", **fields}, IMAGE, "vqa.jsonl:12", answers_required=False).answers
+    return to_sample(
+        {"question": "What is it?", **fields}, IMAGE, "vqa.jsonl:12", answers_required=False
+    ).answers
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,13 @@ def test_answers_in_every_form(fields: dict[str, Any], expected: tuple[str, ...]
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"answer": 2}, "vqa.jsonl:12: 'answer' must be a text, a list of texts or a list of {\"answer\": text}, and holds the number 2"),
+        (
+            {"answer": 2},
+            (
+                "vqa.jsonl:12: 'answer' must be a text, a list of texts or a list of {\"answer\": text}, and"
+                " holds the number 2"
+            ),
+        ),
         ({"answers": ["cat", None]}, "holds null"),
         ({"answers": [["cat"]]}, "holds a list"),
         ({"answers": [{"text": "cat"}]}, "holds an object"),
@@ -67,7 +75,9 @@ def test_mistakes_are_named(fields: dict[str, Any], message: str):
 def test_answers_can_be_required():
     with pytest.raises(InputError, match="set:3: neither 'answer' nor 'answers' is there"):
         to_sample({"question": "What is it?"}, IMAGE, "set:3", answers_required=True)
-    assert to_sample({"question": "What is it?", "answer": "cat"}, IMAGE, "set:3", answers_required=True).answers == ("cat",)
+    assert to_sample(
+        {"question": "What is it?", "answer": "cat"}, IMAGE, "set:3", answers_required=True
+    ).answers == ("cat",)
 
 
 def test_an_empty_record_has_no_fields_to_list():

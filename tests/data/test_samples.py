@@ -75,10 +75,16 @@ def test_a_question_of_ten_thousand_characters_is_read(folder: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{'image': 1}", "vqa.jsonl:2: not JSON (Expecting property name enclosed in double quotes at column 2)"),
+        (
+            b"{'image': 1}",
+            "vqa.jsonl:2: not JSON (Expecting property name enclosed in double quotes at column 2)",
+        ),
         (b'{"image": "red.png"', "vqa.jsonl:2: not JSON"),
         (b"[" * 100_000, "vqa.jsonl:2: not JSON"),
-        (b"[1, 2]", "vqa.jsonl:2: each line must be one JSON object with image, question and answer, not [1, 2]"),
+        (
+            b"[1, 2]",
+            "vqa.jsonl:2: each line must be one JSON object with image, question and answer, not [1, 2]",
+        ),
         (b'{"image": "\xff"}', "vqa.jsonl:2: not a text in UTF-8 (invalid start byte at byte 11)"),
         (b'{"question": "Which?"}', "vqa.jsonl:2: the field 'image' is missing (it has question)"),
         (b'{"image": 5, "question": "Which?"}', "vqa.jsonl:2: 'image' must be a text, and is the number 5"),
@@ -99,16 +105,19 @@ def test_a_bad_line_is_named(line: bytes, message: str, folder: Path):
 
 def test_all_missing_images_are_counted_before_anything_starts(folder: Path):
     file = write_lines(folder / "vqa.jsonl", row(), row("no.png"), row(), row("nor.png"))
-    assert refusal(file) == (
-        f"vqa.jsonl:2: there is no image file {folder / 'no.png'} (and 1 more lines name images that do not exist);"
-        " paths are relative to the folder of the JSONL file"
+    assert (
+        refusal(file)
+        == f"vqa.jsonl:2: there is no image file {folder / 'no.png'} (and 1 more lines name images that do"
+        " not exist); paths are relative to the folder of the JSONL file"
     )
 
 
 def test_answers_are_required_on_demand(folder: Path):
     file = write_lines(folder / "vqa.jsonl", row(), {"image": "red.png", "question": "Which colour?"})
     assert [sample.answers for sample in read_samples(file)] == [("red",), ()]
-    assert refusal(file, answers_required=True).startswith("vqa.jsonl:2: neither 'answer' nor 'answers' is there")
+    assert refusal(file, answers_required=True).startswith(
+        "vqa.jsonl:2: neither 'answer' nor 'answers' is there"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
@@ -118,7 +127,9 @@ def test_an_empty_file_is_refused(content: bytes, folder: Path):
 
 
 def test_a_missing_source_is_refused_with_what_there_could_be(tmp_path: Path):
-    assert refusal(tmp_path / "no.jsonl").startswith(f"there is no data set {tmp_path / 'no.jsonl'}; give easy-vqa, a JSONL file")
+    assert refusal(tmp_path / "no.jsonl").startswith(
+        f"there is no data set {tmp_path / 'no.jsonl'}; give easy-vqa, a JSONL file"
+    )
 
 
 def test_an_image_as_source_is_refused(folder: Path):
@@ -137,8 +148,13 @@ def test_a_split_says_nothing_to_a_set_that_has_none(folder: Path):
 
 @pytest.mark.parametrize("named_by", ["file_name", "image"])
 def test_a_folder_with_metadata(named_by: str, folder: Path):
-    write_lines(folder / "metadata.jsonl", {named_by: "red.png", "question": "Which colour?", "answers": ["red", "dark red"]})
-    assert read_samples(folder) == [Sample(folder / "red.png", "Which colour?", ("red", "dark red"), f"{folder.name}/metadata.jsonl:1")]
+    write_lines(
+        folder / "metadata.jsonl",
+        {named_by: "red.png", "question": "Which colour?", "answers": ["red", "dark red"]},
+    )
+    assert read_samples(folder) == [
+        Sample(folder / "red.png", "Which colour?", ("red", "dark red"), f"{folder.name}/metadata.jsonl:1")
+    ]
 
 
 def test_splits_of_a_folder_are_folders(folder: Path):
@@ -148,7 +164,10 @@ def test_splits_of_a_folder_are_folders(folder: Path):
         write_lines(folder / split / "metadata.jsonl", row(question=f"{split}?"))
     assert [sample.question for sample in read_samples(folder, split="test")] == ["test?"]
     assert read_samples(folder, split="test")[0].origin == f"{folder.name}/test/metadata.jsonl:1"
-    assert refusal(folder) == f"{folder} has the splits test, train; give the folder of one of them, such as {folder / 'test'}"
+    assert (
+        refusal(folder)
+        == f"{folder} has the splits test, train; give the folder of one of them, such as {folder / 'test'}"
+    )
     assert "has the splits test, train and no 'dev'" in refusal(folder, split="dev")
     assert [sample.question for sample in read_samples(folder / "train")] == ["train?"]
 
@@ -198,9 +217,14 @@ def test_a_limit_of_nothing_is_refused(limit: int):
 
 def test_every_question_gets_an_image_that_differs(folder: Path):
     names = ["red", "copy", "blue", "red", "green", "copy", "blue"]
-    samples = [Sample(folder / f"{name}.png", f"{number}?", ("yes",), f"set:{number}") for number, name in enumerate(names)]
+    samples = [
+        Sample(folder / f"{name}.png", f"{number}?", ("yes",), f"set:{number}")
+        for number, name in enumerate(names)
+    ]
     shuffled = shuffle_images(samples, seed=1)
-    assert [(s.question, s.answers, s.origin) for s in shuffled] == [(s.question, s.answers, s.origin) for s in samples]
+    assert [(s.question, s.answers, s.origin) for s in shuffled] == [
+        (s.question, s.answers, s.origin) for s in samples
+    ]
     for before, after in zip(samples, shuffled, strict=True):
         assert after.image.read_bytes() != before.image.read_bytes()
     assert shuffled == shuffle_images(samples, seed=1)
@@ -224,13 +248,17 @@ def test_shuffling_exchanges_whole_images(shades: list[int], seed: int):
 
 def test_shuffling_depends_on_the_seed():
     samples = [Sample(Image.new("L", (2, 2), shade), "?") for shade in range(40)]
-    orders = {tuple(sample.image.getpixel((0, 0)) for sample in shuffle_images(samples, seed)) for seed in range(5)}
+    orders = {
+        tuple(sample.image.getpixel((0, 0)) for sample in shuffle_images(samples, seed)) for seed in range(5)
+    }
     assert len(orders) == 5
 
 
 def test_images_of_one_size_and_of_another_are_told_apart():
     samples = [Sample(Image.new("L", size, 0), "?") for size in ((2, 8), (8, 2), (4, 4))]
-    assert Counter(sample.image.size for sample in shuffle_images(samples)) == Counter([(2, 8), (8, 2), (4, 4)])
+    assert Counter(sample.image.size for sample in shuffle_images(samples)) == Counter(
+        [(2, 8), (8, 2), (4, 4)]
+    )
 
 
 def test_shuffling_names_an_image_that_is_gone(tmp_path: Path):

@@ -32,11 +32,17 @@ def colours(count: int) -> list[Image.Image]:
 
 def make(columns: dict[str, list[Any]], **features: Any) -> Any:
     names = {"image": datasets.Image(), "question": TEXT, "answer": TEXT, **features}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({name: names[name] for name in columns}))
+    return datasets.Dataset.from_dict(
+        columns, features=datasets.Features({name: names[name] for name in columns})
+    )
 
 
 def questions(count: int) -> dict[str, list[Any]]:
-    return {"image": colours(count), "question": [f"{n}?" for n in range(count)], "answer": [f"a{n}" for n in range(count)]}
+    return {
+        "image": colours(count),
+        "question": [f"{n}?" for n in range(count)],
+        "answer": [f"a{n}" for n in range(count)],
+    }
 
 
 def saved(dataset: Any, folder: Path, **options: Any) -> Path:
@@ -55,7 +61,9 @@ def refusal(*args: Any, **kwargs: Any) -> str:
 def test_rows_become_samples_with_undecoded_images(shards: int, tmp_path: Path):
     folder = saved(make(questions(7)), tmp_path / "set", num_shards=shards)
     samples = read_samples(folder)
-    assert [(s.question, s.answers, s.origin) for s in samples] == [(f"{n}?", (f"a{n}",), f"set:{n}") for n in range(7)]
+    assert [(s.question, s.answers, s.origin) for s in samples] == [
+        (f"{n}?", (f"a{n}",), f"set:{n}") for n in range(7)
+    ]
     assert all(sample.image.tile for sample in samples)
     for sample, image in zip(samples, colours(7), strict=True):
         assert np.array_equal(np.asarray(open_image(sample)), np.asarray(image))
@@ -91,17 +99,25 @@ def test_rows_that_were_selected_and_turned_round(tmp_path: Path):
 )
 def test_several_answers_in_every_form(feature: Any, value: Any, tmp_path: Path):
     columns = {"image": colours(1), "question": ["Which?"], "answers": [value]}
-    assert read_samples(saved(make(columns, answers=feature), tmp_path / "set"))[0].answers == ("red", "dark red")
+    assert read_samples(saved(make(columns, answers=feature), tmp_path / "set"))[0].answers == (
+        "red",
+        "dark red",
+    )
 
 
 def test_splits(tmp_path: Path):
     whole = make(questions(3))
     folder = saved(datasets.DatasetDict({"train": whole, "test": whole.select([2])}), tmp_path / "set")
     assert [(s.question, s.origin) for s in read_samples(folder, split="test")] == [("2?", "set/test:0")]
-    assert refusal(folder) == f"{folder} has the splits train, test; give the folder of one of them, such as {folder / 'train'}"
+    assert (
+        refusal(folder)
+        == f"{folder} has the splits train, test; give the folder of one of them, such as {folder / 'train'}"
+    )
     assert "has the splits train, test and no 'dev'" in refusal(folder, split="dev")
     assert [sample.origin for sample in read_samples(folder / "test")] == ["test:0"]
-    assert len(read_samples(saved(whole, tmp_path / "plain"), split="test")) == 3, "a set without splits is read whole"
+    assert len(read_samples(saved(whole, tmp_path / "plain"), split="test")) == 3, (
+        "a set without splits is read whole"
+    )
 
 
 def test_images_as_paths(tmp_path: Path):
@@ -119,7 +135,9 @@ def test_an_image_feature_that_names_a_file(tmp_path: Path):
     feature = datasets.Image(decode=False)
     columns = {"image": [{"bytes": None, "path": str(tmp_path / "far.png")}], "question": ["a?"]}
     path = tmp_path / "set"
-    datasets.Dataset.from_dict(columns).cast(datasets.Features({"image": feature, "question": TEXT})).save_to_disk(path)
+    datasets.Dataset.from_dict(columns).cast(
+        datasets.Features({"image": feature, "question": TEXT})
+    ).save_to_disk(path)
     samples = read_samples(path)
     assert np.array_equal(np.asarray(open_image(samples[0])), np.asarray(image))
 
@@ -127,19 +145,37 @@ def test_an_image_feature_that_names_a_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("columns", "features", "message"),
     [
-        ({"picture": colours(1), "question": ["a?"]}, {"picture": datasets.Image()}, "set has no column 'image' (it has picture, question)"),
+        (
+            {"picture": colours(1), "question": ["a?"]},
+            {"picture": datasets.Image()},
+            "set has no column 'image' (it has picture, question)",
+        ),
         ({"image": colours(1)}, {}, "set has no column 'question' (it has image)"),
-        ({"image": [1], "question": ["a?"]}, {"image": datasets.Value("int64")}, "the column 'image' holds Value('int64')"),
+        (
+            {"image": [1], "question": ["a?"]},
+            {"image": datasets.Value("int64")},
+            "the column 'image' holds Value('int64')",
+        ),
         ({"image": [None], "question": ["a?"]}, {}, "set:0: there is no image"),
-        ({"image": [{"bytes": b"none", "path": None}], "question": ["a?"]}, {}, "set:0: the image cannot be read as an image"),
+        (
+            {"image": [{"bytes": b"none", "path": None}], "question": ["a?"]},
+            {},
+            "set:0: the image cannot be read as an image",
+        ),
         ({"image": [None], "question": ["a?"]}, {"image": TEXT}, "set:0: the field 'image' is missing"),
         ({"image": colours(2), "question": ["a?", None]}, {}, "set:1: the field 'question' is missing"),
-        ({"image": colours(1), "question": [3]}, {"question": datasets.Value("int64")}, "set:0: 'question' must be a text"),
+        (
+            {"image": colours(1), "question": [3]},
+            {"question": datasets.Value("int64")},
+            "set:0: 'question' must be a text",
+        ),
         ({"image": [], "question": []}, {}, "set is an empty or damaged Hugging Face data set"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_mistakes_are_named(columns: dict[str, list[Any]], features: dict[str, Any], message: str, tmp_path: Path):
+def test_mistakes_are_named(
+    columns: dict[str, list[Any]], features: dict[str, Any], message: str, tmp_path: Path
+):
     assert message in refusal(saved(make(columns, **features), tmp_path / "set"))
 
 

@@ -1,4 +1,6 @@
-"""Greedy answers: those of decoding step by step without a cache, in any batch, whatever the checkpoint's settings."""
+"""Greedy answers: those of decoding step by step without a cache, in any batch, whatever the checkpoint's
+settings.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,17 @@ def own(kind: str = "llava") -> tuple[Any, Any, Any]:
 
 
 def step_by_step(model: Any, processor: Any, family: Any, sample: Sample, steps: int) -> list[int]:
-    """The oracle: one sample, no cache, no batch; the likeliest token goes behind the sequence, until one that ends the answer."""
+    """The oracle: one sample, no cache, no batch; the likeliest token goes behind the sequence, until one
+    that ends the answer.
+    """
     inputs = family.inputs(processor, [sample], [sample.image], model.config)
     image, tokens = family.image_token_id(model.config), []
     while len(tokens) < steps and model.generation_config.eos_token_id not in tokens:
         given = torch.tensor([tokens], dtype=torch.long)
         with torch.inference_mode():
-            logits = model(**family.extend(inputs, given, torch.ones_like(given)), use_cache=False).logits[0, -1]
+            logits = model(**family.extend(inputs, given, torch.ones_like(given)), use_cache=False).logits[
+                0, -1
+            ]
         tokens.append(next(token for token in logits.argsort(descending=True).tolist() if token != image))
     return tokens
 
@@ -50,7 +56,9 @@ def rows(answers: Answers) -> list[list[int]]:
     return [tokens[mask].tolist() for tokens, mask in zip(answers.tokens, answers.mask, strict=True)]
 
 
-def answers_of(model: Any, processor: Any, family: Any, samples: list[Sample], steps: int = TOKENS) -> Answers:
+def answers_of(
+    model: Any, processor: Any, family: Any, samples: list[Sample], steps: int = TOKENS
+) -> Answers:
     with inference(model):
         return generate(model, processor, family, prepare(model, processor, family, samples), steps)
 
@@ -70,7 +78,9 @@ def test_a_batch_is_answered_as_each_sample_alone_step_by_step(kind: str):
 def test_texts_are_the_tokens_in_words(kind: str):
     subject, samples = member(kind), tiny_samples(3)
     tokenizer = subject[1].tokenizer
-    expected = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows(answers_of(*subject, samples))]
+    expected = [
+        tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows(answers_of(*subject, samples))
+    ]
     assert answer_batch(*subject, samples, max_new_tokens=TOKENS) == expected
     assert len(set(expected)) > 1
     alone = answer(subject[0], subject[1], samples[0].image, samples[0].question, max_new_tokens=TOKENS)
@@ -102,7 +112,9 @@ def test_an_answer_ends_with_its_end_token_and_padding_does_not_count():
     assert rows(answers) == expected
     assert len(expected[0]) == 2
     words = texts(model, processor, answers)
-    assert words == [processor.tokenizer.decode([token for token in row if token != ends]).strip() for row in expected]
+    assert words == [
+        processor.tokenizer.decode([token for token in row if token != ends]).strip() for row in expected
+    ]
 
 
 def test_an_answer_that_ends_at_once_is_empty():
@@ -155,7 +167,9 @@ SETTINGS = (
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: next(iter(settings)))
-def test_the_checkpoint_s_generation_settings_do_not_matter(settings: dict[str, Any], caplog: pytest.LogCaptureFixture):
+def test_the_checkpoint_s_generation_settings_do_not_matter(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+):
     model, processor, family = own()
     samples = tiny_samples(3)
     expected = answers_of(model, processor, family, samples)

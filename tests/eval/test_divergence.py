@@ -79,7 +79,10 @@ def test_nothing_finite_has_no_kl():
 def test_batches_add_up_to_the_whole():
     reference, logits = drawn(90, 7, 6), drawn(90, 7, 7)
     logits[5, 0] = torch.nan
-    whole, parts = compare(reference, logits), compare(reference[:31], logits[:31]) + compare(reference[31:], logits[31:])
+    whole, parts = (
+        compare(reference, logits),
+        compare(reference[:31], logits[:31]) + compare(reference[31:], logits[31:]),
+    )
     assert parts.kl == pytest.approx(whole.kl, rel=1e-6)
     assert (parts.tokens, parts.agreed, parts.non_finite) == (whole.tokens, whole.agreed, whole.non_finite)
 

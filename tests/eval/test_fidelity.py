@@ -1,4 +1,6 @@
-"""The distance from a reference: nothing from itself, the definition from another, and one model in memory at a time."""
+"""The distance from a reference: nothing from itself, the definition from another, and one model in memory at
+a time.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,17 @@ def other(kind: str) -> Any:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * parameter.std() * torch.randn(parameter.shape, generator=generator) if parameter.numel() > 1 else 0.0)
+            parameter.add_(
+                0.05 * parameter.std() * torch.randn(parameter.shape, generator=generator)
+                if parameter.numel() > 1
+                else 0.0
+            )
     return model
 
 
-def collect(kind: str = "llava", count: int = 5, folder: Path | None = None, **options: Any) -> ReferenceAnswers:
+def collect(
+    kind: str = "llava", count: int = 5, folder: Path | None = None, **options: Any
+) -> ReferenceAnswers:
     options = {"batch_size": 2, "max_new_tokens": TOKENS, **options}
     return collect_reference(*member(kind), tiny_samples(count), folder, **options)
 
@@ -80,9 +88,14 @@ def test_the_distance_of_two_models_is_that_of_the_definition(kind: str):
         prompt = inputs["input_ids"].shape[1]
         grown = family.extend(inputs, answer, torch.ones_like(answer))
         with torch.inference_mode():
-            first, second = (model(**grown).logits[0].double().numpy() for model in (member(kind)[0], other(kind)))
+            first, second = (
+                model(**grown).logits[0].double().numpy() for model in (member(kind)[0], other(kind))
+            )
         for place in range(prompt - 1, prompt - 1 + answer.shape[1]):
-            log_p, log_q = (row - np.log(np.exp(row - row.max()).sum()) - row.max() for row in (first[place], second[place]))
+            log_p, log_q = (
+                row - np.log(np.exp(row - row.max()).sum()) - row.max()
+                for row in (first[place], second[place])
+            )
             terms.append(float((np.exp(log_p) * (log_p - log_q)).sum()))
             agreed += int(log_p.argmax() == log_q.argmax())
     found = distance(other(kind), processor, reference)
@@ -124,7 +137,10 @@ def test_a_folder_holds_what_memory_would(tmp_path: Path):
                 found = getattr(place.batch(index), name)
                 assert found.dtype == tensor.dtype
                 assert torch.equal(found, tensor), name
-    assert sorted(path.name for path in (tmp_path / "new" / "reference").iterdir()) == [*(f"batch-0000{n}.safetensors" for n in range(3)), INDEX]
+    assert sorted(path.name for path in (tmp_path / "new" / "reference").iterdir()) == [
+        *(f"batch-0000{n}.safetensors" for n in range(3)),
+        INDEX,
+    ]
 
 
 def test_logits_are_kept_in_the_model_s_own_type(tmp_path: Path):
@@ -145,7 +161,10 @@ def test_an_interrupted_collection_leaves_nothing_that_looks_whole(tmp_path: Pat
 
     with pytest.raises(KeyboardInterrupt):
         collect(folder=tmp_path, on_progress=interrupt)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["batch-00000.safetensors", "batch-00001.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "batch-00000.safetensors",
+        "batch-00001.safetensors",
+    ]
     with pytest.raises(InputError, match="does not hold a whole set"):
         ReferenceAnswers.open(tmp_path)
 
@@ -166,7 +185,10 @@ def test_a_full_disk_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(InputError, match=r"batch-00000\.safetensors: the reference answers cannot be written \(.*No space left"):
+    with pytest.raises(
+        InputError,
+        match=r"batch-00000\.safetensors: the reference answers cannot be written \(.*No space left",
+    ):
         collect(folder=tmp_path)
 
 
@@ -189,7 +211,9 @@ def test_a_damaged_batch_is_named(damage: str, tmp_path: Path):
     else:
         content = file.read_bytes()
         file.write_bytes(content.replace(b'"logits"', b'"legits"'))
-    with pytest.raises(InputError, match=r"batch-00000\.safetensors: the reference answers are missing or damaged"):
+    with pytest.raises(
+        InputError, match=r"batch-00000\.safetensors: the reference answers are missing or damaged"
+    ):
         reference.batch(0)
 
 

@@ -19,19 +19,27 @@ from bivlm.eval.metrics import exact_match, mean_interval, metric_of, normalise,
         # lower case, spaces, line breaks
         ("Yes", "yes"), (" yes \n", "yes"), ("on\tthe\nmat", "on mat"), ("hot   dog", "hot dog"), ("", ""),
         # articles
-        ("a cat", "cat"), ("The cat", "cat"), ("an apple a day", "apple day"), ("the", ""), ("another", "another"),
+        ("a cat", "cat"), ("The cat", "cat"), ("an apple a day", "apple day"), ("the", ""), ("another",
+        "another"),
         # numbers in words
-        ("two", "2"), ("Two dogs", "2 dogs"), ("none", "0"), ("zero", "0"), ("ten", "10"), ("eleven", "eleven"), ("twenty one", "twenty 1"),
+        ("two", "2"), ("Two dogs", "2 dogs"), ("none", "0"), ("zero", "0"), ("ten", "10"), ("eleven",
+        "eleven"), ("twenty one", "twenty 1"),
         # contractions get their apostrophe back; what has it keeps it
-        ("dont", "don't"), ("Dont know", "don't know"), ("don't", "don't"), ("couldnt've", "couldn't've"), ("couldn'tve", "couldn't've"),
-        ("yalldve", "yalldve"), ("yall'd've", "y'all'd've"), ("ow's'at", "'ow's'at"), ("twas", "'twas"), ("oclock", "o'clock"), ("maam", "ma'am"),
-        ("im", "im"), ("wed", "wed"), ("lets", "lets"), ("somebody'd", "somebodyd"), ("whos there", "who's there"), ("cat's", "cat's"),
+        ("dont", "don't"), ("Dont know", "don't know"), ("don't", "don't"), ("couldnt've", "couldn't've"),
+        ("couldn'tve", "couldn't've"),
+        ("yalldve", "yalldve"), ("yall'd've", "y'all'd've"), ("ow's'at", "'ow's'at"), ("twas", "'twas"),
+        ("oclock", "o'clock"), ("maam", "ma'am"),
+        ("im", "im"), ("wed", "wed"), ("lets", "lets"), ("somebody'd", "somebodyd"), ("whos there",
+        "who's there"), ("cat's", "cat's"),
         # punctuation between words becomes a space, beside a space it goes
-        ("red/white", "red white"), ("red, white", "red white"), ("red,white", "red white"), ("red - white", "red white"), ("t-shirt", "t shirt"),
-        ("yes!", "yes"), ("really?!", "really"), ("(left)", "left"), ("snow_board", "snow board"), ("50%", "50%"), ("3:00", "3:00"), ("$5", "$5"),
+        ("red/white", "red white"), ("red, white", "red white"), ("red,white", "red white"), ("red - white",
+        "red white"), ("t-shirt", "t shirt"),
+        ("yes!", "yes"), ("really?!", "really"), ("(left)", "left"), ("snow_board", "snow board"), ("50%",
+        "50%"), ("3:00", "3:00"), ("$5", "$5"),
         ("wi-fi is on -", "wifi is on"),
         # points and commas in numbers
-        ("1,000", "1000"), ("1,000,000", "1000000"), ("1,000-2,000", "10002000"), ("3.5", "3.5"), ("yes.", "yes"), ("U.S.", "us"), ("5.", "5"),
+        ("1,000", "1000"), ("1,000,000", "1000000"), ("1,000-2,000", "10002000"), ("3.5", "3.5"), ("yes.",
+        "yes"), ("U.S.", "us"), ("5.", "5"),
         (".5", ".5"), ("a.m.", "am"), ("1.5, or so.", "1.5 or so"),
     ],
 )  # fmt: skip
@@ -58,15 +66,19 @@ def test_exact_match(answer: str, references: tuple[str, ...], expected: float):
     assert exact_match(answer, references) == expected
 
 
-# by hand: m of ten people agree; left out is one of them (m - 1 remain) m times, another (m remain) 10 - m times
-@pytest.mark.parametrize(("agreeing", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+# by hand: m of ten people agree; left out is one of them (m - 1 remain) m times, another (m remain) 10 - m
+# times
+@pytest.mark.parametrize(
+    ("agreeing", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
+)
 def test_vqa_accuracy_of_ten_people(agreeing: int, expected: float):
     references = ["Red."] * agreeing + [f"other {number}" for number in range(10 - agreeing)]
     assert vqa_accuracy("red", references) == pytest.approx(expected, abs=1e-12)
 
 
 @given(
-    st.lists(st.sampled_from(["red", "Red", "the red", "blue", "2", "two", ""]), min_size=1, max_size=12), st.sampled_from(["red", "two", "green"])
+    st.lists(st.sampled_from(["red", "Red", "the red", "blue", "2", "two", ""]), min_size=1, max_size=12),
+    st.sampled_from(["red", "two", "green"]),
 )
 @settings(deadline=None, max_examples=200)
 def test_vqa_accuracy_is_the_mean_over_left_out_references(references: list[str], answer: str):
@@ -75,7 +87,9 @@ def test_vqa_accuracy_is_the_mean_over_left_out_references(references: list[str]
 
     rounds = []
     for left_out in range(len(references)):
-        matches = sum(plain(other) == plain(answer) for index, other in enumerate(references) if index != left_out)
+        matches = sum(
+            plain(other) == plain(answer) for index, other in enumerate(references) if index != left_out
+        )
         rounds.append(min(1.0, matches / 3))
     assert vqa_accuracy(answer, references) == pytest.approx(sum(rounds) / len(rounds), abs=1e-12)
 
@@ -109,13 +123,17 @@ def test_wilson_s_interval_by_its_formula(right: int, wrong: int):
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    assert mean_interval([1.0] * right + [0.0] * wrong) == pytest.approx((centre - half, centre + half), abs=1e-9)
+    assert mean_interval([1.0] * right + [0.0] * wrong) == pytest.approx(
+        (centre - half, centre + half), abs=1e-9
+    )
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval_of_a_large_sample():
     scores = np.random.default_rng(0).choice([0.0, 0.3, 0.6, 0.9, 1.0], size=4000)
     half = 1.96 * scores.std() / math.sqrt(len(scores))
-    assert mean_interval(list(scores)) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.1 * half)
+    assert mean_interval(list(scores)) == pytest.approx(
+        (scores.mean() - half, scores.mean() + half), abs=0.1 * half
+    )
     assert mean_interval(list(scores), seed=3) == mean_interval(list(scores), seed=3)
     assert mean_interval(list(scores), seed=3) != mean_interval(list(scores), seed=4)
 

@@ -33,12 +33,17 @@ def member() -> tuple[Any, Any]:
 @cache
 def known_answers() -> tuple[str, ...]:
     model, processor = member()
-    return tuple(answer_batch(model, processor, family_of(model.config), tiny_samples(6), max_new_tokens=TOKENS))
+    return tuple(
+        answer_batch(model, processor, family_of(model.config), tiny_samples(6), max_new_tokens=TOKENS)
+    )
 
 
 def samples(*right: int) -> list[Sample]:
     """Six samples, of which these have the model's own answer as their reference."""
-    return [replace(s, answers=(known_answers()[n] if n in right else "something else",)) for n, s in enumerate(tiny_samples(6))]
+    return [
+        replace(s, answers=(known_answers()[n] if n in right else "something else",))
+        for n, s in enumerate(tiny_samples(6))
+    ]
 
 
 def run(chosen: list[Sample], **options: Any) -> EvalResult:
@@ -47,14 +52,21 @@ def run(chosen: list[Sample], **options: Any) -> EvalResult:
 
 def test_accuracy_interval_and_records():
     result = run(samples(0, 1, 4))
-    assert (result.n, result.accuracy, result.metric, result.metrics_version) == (6, 0.5, "exact_match", METRICS_VERSION)
+    assert (result.n, result.accuracy, result.metric, result.metrics_version) == (
+        6,
+        0.5,
+        "exact_match",
+        METRICS_VERSION,
+    )
     assert result.interval == mean_interval([1, 1, 0, 0, 1, 0])
     assert (result.kl, result.top1_agreement, result.non_finite) == (None, None, 0)
     assert (result.batch_size, result.max_new_tokens) == (4, TOKENS)
     assert result.seconds > 0
     assert [record.score for record in result.records] == [1, 1, 0, 0, 1, 0]
     assert [record.answer for record in result.records] == list(known_answers())
-    assert result.records[3] == Record("tiny:4", samples()[3].question, known_answers()[3], ("something else",), 0.0)
+    assert result.records[3] == Record(
+        "tiny:4", samples()[3].question, known_answers()[3], ("something else",), 0.0
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
@@ -65,7 +77,10 @@ def test_batches_do_not_change_the_answers(batch_size: int):
 
 
 def test_many_references_are_votes():
-    votes = [replace(sample, answers=(known_answers()[n],) * 2 + ("other",) * 8) for n, sample in enumerate(tiny_samples(3))]
+    votes = [
+        replace(sample, answers=(known_answers()[n],) * 2 + ("other",) * 8)
+        for n, sample in enumerate(tiny_samples(3))
+    ]
     result = run(votes)
     assert (result.metric, result.accuracy) == ("vqa_accuracy", pytest.approx(0.6))
     mixed = run(votes + samples(3)[3:4])
@@ -91,13 +106,17 @@ def test_progress_is_told():
 
 @pytest.mark.parametrize("stored", [False, True])
 def test_against_itself_as_reference(stored: bool, tmp_path: Path):
-    reference = collect_reference(*member(), samples(), tmp_path if stored else None, batch_size=3, max_new_tokens=2)
+    reference = collect_reference(
+        *member(), samples(), tmp_path if stored else None, batch_size=3, max_new_tokens=2
+    )
     if stored:
         reference = ReferenceAnswers.open(tmp_path)
     result = run(samples(0), reference=reference)
     assert (result.kl, result.top1_agreement, result.non_finite) == (0.0, 1.0, 0)
     assert result.batch_size == 3, "the batches are the reference's"
-    assert [record.answer for record in result.records] == list(known_answers()), "the model's own answers have their own length"
+    assert [record.answer for record in result.records] == list(known_answers()), (
+        "the model's own answers have their own length"
+    )
 
 
 def test_against_another_model_it_is_at_a_distance():
@@ -144,14 +163,28 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]):
     ("chosen", "options", "message"),
     [
         ([], {}, "there are no samples"),
-        ([*samples(0), replace(tiny_samples(1)[0], answers=())], {}, "tiny:1 has no answer to compare with; accuracy"),
-        ([Sample(Image.new("RGB", (9, 9)), "?")] * 3, {}, "a sample has no answer to compare with, and 2 more have none; accuracy"),
+        (
+            [*samples(0), replace(tiny_samples(1)[0], answers=())],
+            {},
+            "tiny:1 has no answer to compare with; accuracy",
+        ),
+        (
+            [Sample(Image.new("RGB", (9, 9)), "?")] * 3,
+            {},
+            "a sample has no answer to compare with, and 2 more have none; accuracy",
+        ),
         (samples(0), {"batch_size": 0}, "the batch size is 0"),
-        (samples(0), {"reference": ReferenceAnswers((4, 1), ())}, "the reference answered 5 samples and the model is asked 6"),
+        (
+            samples(0),
+            {"reference": ReferenceAnswers((4, 1), ())},
+            "the reference answered 5 samples and the model is asked 6",
+        ),
     ],
     ids=["none", "unanswered", "several", "batch", "reference"],
 )
-def test_what_cannot_be_evaluated_is_refused_at_once(chosen: list[Sample], options: dict[str, Any], message: str):
+def test_what_cannot_be_evaluated_is_refused_at_once(
+    chosen: list[Sample], options: dict[str, Any], message: str
+):
     def never(*_: Any) -> None:
         raise AssertionError("it started")
 

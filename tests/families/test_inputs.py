@@ -18,7 +18,9 @@ from tiny import KINDS, TEXT_LIMIT, tiny_config, tiny_processor, tiny_samples
 
 def ask(kind: str, *samples: Sample, processor: object = None) -> dict[str, torch.Tensor]:
     config = tiny_config(kind)
-    return family_of(config).inputs(processor or tiny_processor(kind), samples, [sample.image for sample in samples], config)
+    return family_of(config).inputs(
+        processor or tiny_processor(kind), samples, [sample.image for sample in samples], config
+    )
 
 
 def text_of(kind: str, inputs: dict[str, torch.Tensor]) -> str:
@@ -71,7 +73,9 @@ def test_family_prompt_serves_a_processor_without_a_chat_template(kind: str, tex
 def test_braces_in_a_question_are_text():
     processor = tiny_processor("llava")
     processor.chat_template = None
-    inputs = ask("llava", replace(tiny_samples(1)[0], question="What is {x} or {image}?"), processor=processor)
+    inputs = ask(
+        "llava", replace(tiny_samples(1)[0], question="What is {x} or {image}?"), processor=processor
+    )
     assert text_of("llava", inputs).endswith("What is {x} or {image}? ASSISTANT:")
 
 
@@ -80,7 +84,9 @@ def test_braces_in_a_question_are_text():
 def test_images_of_every_mode_are_seen_in_colour(kind: str, mode: str):
     """Whatever the processor was told about converting: many of the older ones do not ask for it."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
-    image = Image.fromarray(pixels.astype(np.uint16)) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    image = (
+        Image.fromarray(pixels.astype(np.uint16)) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    )
     processor = tiny_processor(kind)
     processor.image_processor.do_convert_rgb = False
     seen = ask(kind, Sample(image, "Is it red?"), processor=processor)
@@ -98,21 +104,32 @@ def test_transparency_is_white():
 
 def test_a_question_of_ten_thousand_characters_is_refused_by_name():
     sample = replace(tiny_samples(1)[0], question="Is it red? " * 900, origin="vqa.jsonl:12")
-    with pytest.raises(InputError, match=rf"vqa\.jsonl:12: the prompt takes \d+ tokens and the model reads at most {TEXT_LIMIT}"):
+    with pytest.raises(
+        InputError,
+        match=rf"vqa\.jsonl:12: the prompt takes \d+ tokens and the model reads at most {TEXT_LIMIT}",
+    ):
         ask("qwen2_5_vl", sample)
 
 
 def test_the_limit_itself_still_fits():
     sample = tiny_samples(1)[0]
     short = int(ask("llava", replace(sample, question="a"))["attention_mask"].sum())
-    fitting = replace(sample, question="a" + "{" * (TEXT_LIMIT - short))  # a character that merges with nothing
+    fitting = replace(
+        sample, question="a" + "{" * (TEXT_LIMIT - short)
+    )  # a character that merges with nothing
     assert int(ask("llava", fitting)["attention_mask"].sum()) == TEXT_LIMIT
     with pytest.raises(InputError, match=f"takes {TEXT_LIMIT + 1} tokens"):
         ask("llava", replace(fitting, question=fitting.question + "{"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "token"), [("llava", "<image>"), ("qwen2_5_vl", "<|image_pad|>"), ("qwen2_5_vl", "<|video_pad|>"), ("mllama", "<|image|>")]
+    ("kind", "token"),
+    [
+        ("llava", "<image>"),
+        ("qwen2_5_vl", "<|image_pad|>"),
+        ("qwen2_5_vl", "<|video_pad|>"),
+        ("mllama", "<|image|>"),
+    ],
 )
 def test_an_image_token_in_the_question_is_refused(kind: str, token: str):
     sample = replace(tiny_samples(1)[0], question=f"What is {token}?", origin="")
@@ -145,7 +162,11 @@ def test_a_processor_that_cannot_count_visual_tokens_is_refused():
 def test_what_forward_does_not_take_is_left_out():
     processor = tiny_processor("llava")
     processor.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    assert set(ask("llava", *tiny_samples(1), processor=processor)) == {"input_ids", "attention_mask", "pixel_values"}
+    assert set(ask("llava", *tiny_samples(1), processor=processor)) == {
+        "input_ids",
+        "attention_mask",
+        "pixel_values",
+    }
     assert "batch_num_images" in forward_arguments("llava_onevision")
 
 
@@ -164,7 +185,9 @@ def test_extend_makes_answers_text_that_sees_the_image():
     inputs = ask("mllama", *tiny_samples(2))
     grown = family_of("mllama").extend(inputs, torch.full((2, 3), 20), torch.ones(2, 3))
     assert torch.equal(grown["cross_attention_mask"][:, :-3], inputs["cross_attention_mask"])
-    assert torch.equal(grown["cross_attention_mask"][:, -3:], inputs["cross_attention_mask"][:, -1:].expand(-1, 3, -1, -1))
+    assert torch.equal(
+        grown["cross_attention_mask"][:, -3:], inputs["cross_attention_mask"][:, -1:].expand(-1, 3, -1, -1)
+    )
     inputs = ask("qwen2_vl", *tiny_samples(2))
     grown = family_of("qwen2_vl").extend(inputs, torch.full((2, 3), 20), torch.ones(2, 3))
     assert grown["mm_token_type_ids"].dtype == inputs["mm_token_type_ids"].dtype

@@ -52,7 +52,10 @@ def test_a_checkpoint_that_cannot_count_visual_tokens_is_told_which_fields_it_la
     content = json.loads((llava / "processor_config.json").read_text())
     del content["patch_size"], content["vision_feature_select_strategy"]
     (llava / "processor_config.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"LlavaProcessor lacks patch_size and vision_feature_select_strategy.*processor_config\.json"):
+    with pytest.raises(
+        InputError,
+        match=r"LlavaProcessor lacks patch_size and vision_feature_select_strategy.*processor_config\.json",
+    ):
         load_processor(llava)
 
 
@@ -72,7 +75,10 @@ def test_a_tokenizer_is_no_processor():
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, llava: Path):
     def refuse(*_args: object, **_kwargs: object) -> None:
-        raise ImportError("Package `num2words` is required to run SmolVLM processor. Install it with `pip install num2words`.")
+        raise ImportError(
+            "Package `num2words` is required to run SmolVLM processor. Install it with `pip install"
+            " num2words`."
+        )
 
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", refuse)
     with pytest.raises(InputError, match="pip install num2words"):
@@ -82,7 +88,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, llava: Path
 WITHOUT_TORCHVISION = """
 import importlib.util, sys
 find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name.startswith("torchvision") else find_spec(name, package)
+def hide(name, package=None):
+    return None if name.startswith("torchvision") else find_spec(name, package)
+importlib.util.find_spec = hide
 sys.modules["torchvision"] = None
 """
 UNFIT_TORCHVISION = """
@@ -101,7 +109,8 @@ from bivlm.types import Sample
 for folder in ("llava", "qwen2_5_vl"):
     try:
         processor = load_processor(Path(sys.argv[1]) / folder)
-        inputs = family_of(folder).inputs(processor, [Sample(Image.new("RGB", (40, 40)), "Is it red?")], [Image.new("RGB", (40, 40))])
+        image = Image.new("RGB", (40, 40))
+        inputs = family_of(folder).inputs(processor, [Sample(image, "Is it red?")], [image])
         print(folder, type(processor.image_processor).__name__, tuple(inputs["pixel_values"].shape))
     except InputError as error:
         print(folder, "InputError", error)
@@ -112,7 +121,9 @@ def run(tmp_path: Path, code: str) -> list[str]:
     for kind in ("llava", "qwen2_5_vl"):
         tiny_processor(kind).save_pretrained(tmp_path / kind)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    done = subprocess.run([sys.executable, "-c", code + ASK, str(tmp_path)], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code + ASK, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

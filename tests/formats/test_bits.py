@@ -25,7 +25,9 @@ def tables_of_fields(draw):
     width = draw(st.integers(1, 32))
     rows, count = draw(st.integers(1, 4)), draw(st.integers(0, 40))
     field = st.integers(0, 2**width - 1)
-    return width, draw(st.lists(st.lists(field, min_size=count, max_size=count), min_size=rows, max_size=rows))
+    return width, draw(
+        st.lists(st.lists(field, min_size=count, max_size=count), min_size=rows, max_size=rows)
+    )
 
 
 @quick
@@ -135,7 +137,10 @@ def test_the_radix_table_is_sound_and_never_worse_than_whole_bits():
 
 def symbols_oracle(row, alphabet):
     symbols, width = bits.RADIX[alphabet]
-    words = [sum(digit * alphabet**i for i, digit in enumerate(row[at : at + symbols])) for at in range(0, len(row), symbols)]
+    words = [
+        sum(digit * alphabet**i for i, digit in enumerate(row[at : at + symbols]))
+        for at in range(0, len(row), symbols)
+    ]
     return fields_oracle(words, width)
 
 
@@ -144,7 +149,9 @@ def tables_of_symbols(draw):
     alphabet = draw(st.sampled_from(list(bits.RADIX)))
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 40))
     symbol = st.integers(0, alphabet - 1)
-    return alphabet, draw(st.lists(st.lists(symbol, min_size=columns, max_size=columns), min_size=rows, max_size=rows))
+    return alphabet, draw(
+        st.lists(st.lists(symbol, min_size=columns, max_size=columns), min_size=rows, max_size=rows)
+    )
 
 
 @quick
@@ -171,7 +178,9 @@ def test_an_alphabet_of_two_is_a_sign_plane_as_in_ggml():
     assert bits.pack_symbols(torch.tensor([row], dtype=torch.uint8), 2).tolist() == [[0b00001001, 0b00000010]]
 
 
-@pytest.mark.parametrize("alphabet", [alphabet for alphabet, (n, width) in bits.RADIX.items() if alphabet**n < 2**width])
+@pytest.mark.parametrize(
+    "alphabet", [alphabet for alphabet, (n, width) in bits.RADIX.items() if alphabet**n < 2**width]
+)
 def test_a_word_that_no_symbols_make_is_refused(alphabet):
     symbols, width = bits.RADIX[alphabet]
     good = bits.pack_fields(torch.tensor([[alphabet**symbols - 1]]), width)

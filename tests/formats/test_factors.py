@@ -35,7 +35,9 @@ def weights(draw):
 
 
 def by_definition(w):
-    """In float64, and how much the summands add up to without their signs: what the rounding of float32 sums is measured by."""
+    """In float64, and how much the summands add up to without their signs: what the rounding of float32 sums
+    is measured by.
+    """
     rows, columns = w.shape
     expanded, size = np.zeros((rows, columns)), np.zeros((rows, columns))
     for i in range(rows):
@@ -76,15 +78,24 @@ REFUSED = {
     "signs in one dimension": ({"left_signs": torch.zeros(3, dtype=torch.bool)}, "'left_signs' is "),
     "no rank": ({"left_signs": torch.zeros(3, 0, dtype=torch.bool)}, "'left_signs' is "),
     "no columns": ({"right_signs": torch.zeros(4, 0, dtype=torch.bool)}, "'right_signs' is "),
-    "signs that are bytes": ({"right_signs": torch.zeros(4, 10, dtype=torch.uint8)}, "'right_signs' is uint8"),
+    "signs that are bytes": (
+        {"right_signs": torch.zeros(4, 10, dtype=torch.uint8)},
+        "'right_signs' is uint8",
+    ),
     "two ranks": ({"right_signs": torch.zeros(5, 10, dtype=torch.bool)}, "'right_signs' is "),
     "scales of other rows": ({"row_scale": torch.ones(4).half()}, "'row_scale' is "),
     "scales in float32": ({"middle_scale": torch.ones(4)}, "'middle_scale' is float32"),
     "scales of other columns": ({"column_scale": torch.ones(1).half()}, "'column_scale' is "),
-    "a scale that is not finite": ({"middle_scale": torch.full((4,), torch.nan).half()}, "'middle_scale' holds NaN"),
+    "a scale that is not finite": (
+        {"middle_scale": torch.full((4,), torch.nan).half()},
+        "'middle_scale' holds NaN",
+    ),
     "an exponent out of range": ({"exponent": -127}, "'exponent' is -127"),
     "an exponent that is no integer": ({"exponent": True}, "'exponent' is True"),
-    "numbers that overflow": ({"row_scale": torch.full((3,), 60000.0).half(), "exponent": 126}, "'row_scale' times 2.exponent, .* overflow float32"),
+    "numbers that overflow": (
+        {"row_scale": torch.full((3,), 60000.0).half(), "exponent": 126},
+        "'row_scale' times 2.exponent, .* overflow float32",
+    ),
 }
 
 
@@ -94,11 +105,16 @@ def test_what_cannot_be_held_is_refused_by_name(changes, message):
         dataclasses.replace(weight(), **changes)
 
 
-@pytest.mark.parametrize(("name", "value"), [("rank", 5), ("rank", 0), ("rank", 4.0), ("rank", "4"), ("exponent", 2.5), ("exponent", 127)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rank", 5), ("rank", 0), ("rank", 4.0), ("rank", "4"), ("exponent", 2.5), ("exponent", 127)],
+)
 def test_settings_that_are_wrong_or_contradict_the_tensors_are_refused(name, value):
     packed = weight().encode()
     with pytest.raises(ValueError, match="factors: "):
-        FactorsWeight.decode(PackedTensor("factors", packed.shape, packed.tensors, {**packed.settings, name: value}))
+        FactorsWeight.decode(
+            PackedTensor("factors", packed.shape, packed.tensors, {**packed.settings, name: value})
+        )
 
 
 @pytest.mark.parametrize("name", ["left_signs", "right_signs"])

@@ -1,4 +1,6 @@
-"""The worked example of docs/format.md for `factors`: the bytes typed in here, those in the document and those written are the same."""
+"""The worked example of docs/format.md for `factors`: the bytes typed in here, those in the document and
+those written are the same.
+"""
 
 import torch
 
@@ -11,7 +13,14 @@ def flags(*rows):
 
 
 EXAMPLE = Golden(
-    weight=FactorsWeight(flags("+-+", "---"), flags("++--+", "-+++-", "+++--"), half(1, 3), half(1, 0.5, -2), half(1, 2, 1, 0.5, -1), -1),
+    weight=FactorsWeight(
+        flags("+-+", "---"),
+        flags("++--+", "-+++-", "+++--"),
+        half(1, 3),
+        half(1, 0.5, -2),
+        half(1, 2, 1, 0.5, -1),
+        -1,
+    ),
     expanded=[[-0.25, -1.5, -1.75, 0.125, -1.75], [2.25, 1.5, 3.75, -1.125, 3.75]],
     settings={"rank": 3, "exponent": -1},
     tensors={

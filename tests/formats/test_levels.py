@@ -38,7 +38,11 @@ def make(rows, columns, *, alphabet, symmetric=False, group_size=None, per_row=F
         tail_positions=positions,
         tail_codes=torch.from_numpy(random.integers(0, 4, len(tail)).astype(np.uint8)),
         tail_levels=ascending(random, 4, -3, 3) if len(tail) else torch.zeros(4, dtype=torch.float16),
-        tail_scale=torch.from_numpy(random.uniform(0, 4, rows)).half() if len(tail) else torch.zeros(0, dtype=torch.float16),
+        tail_scale=(
+            torch.from_numpy(random.uniform(0, 4, rows)).half()
+            if len(tail)
+            else torch.zeros(0, dtype=torch.float16)
+        ),
     )
 
 
@@ -78,14 +82,22 @@ def field(number, width):
 def streams_oracle(weight):
     """The uint8 tensors of the file by docs/format.md, bit by bit."""
     alphabet, n = weight.alphabet, weight.tail_codes.numel()
-    codes, positions, tail_codes = weight.codes.tolist(), weight.tail_positions.tolist(), weight.tail_codes.tolist()
+    codes, positions, tail_codes = (
+        weight.codes.tolist(),
+        weight.tail_positions.tolist(),
+        weight.tail_codes.tolist(),
+    )
     columns = len(codes[0])
     for position, code in zip(positions, tail_codes, strict=True):
         codes[position // columns][position % columns] = code if alphabet >= 4 else code // 2
     symbols, width = bits.RADIX[alphabet]
     words = range(0, columns, symbols)
-    rows = [[sum(c * alphabet**i for i, c in enumerate(row[at : at + symbols])) for at in words] for row in codes]
-    written: dict[str, list] = {"codes": [stream("".join(field(word, width) for word in row)) for row in rows]}
+    rows = [
+        [sum(c * alphabet**i for i, c in enumerate(row[at : at + symbols])) for at in words] for row in codes
+    ]
+    written: dict[str, list] = {
+        "codes": [stream("".join(field(word, width) for word in row)) for row in rows]
+    }
     if n:
         gaps = [b - a - 1 for a, b in itertools.pairwise([-1, *positions])]
         lows = [stream("".join(field(gap % 2**k, k) for gap in gaps)) for k in range(13)]
@@ -124,7 +136,9 @@ def test_decode_is_the_inverse_of_encode(weight):
 @given(weights())
 def test_bytes_are_those_of_the_specification(weight):
     packed = weight.encode()
-    assert {name: tensor.tolist() for name, tensor in packed.tensors.items() if tensor.dtype == torch.uint8} == streams_oracle(weight)
+    assert {
+        name: tensor.tolist() for name, tensor in packed.tensors.items() if tensor.dtype == torch.uint8
+    } == streams_oracle(weight)
     again = weight.encode()
     assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in packed.tensors.items())
     assert packed.settings == again.settings
@@ -139,7 +153,9 @@ def test_dequantize_equals_the_loop(weight):
 
 
 def nbytes_bound(weight, tail):
-    return levels_nbytes(weight.shape, weight.alphabet, weight.symmetric, weight.group_size, weight.levels.shape[0], tail)
+    return levels_nbytes(
+        weight.shape, weight.alphabet, weight.symmetric, weight.group_size, weight.levels.shape[0], tail
+    )
 
 
 @quick
@@ -235,21 +251,36 @@ FIELDS = {
     "levels that descend": ({"levels": half(2, 1, 1, 2).view(1, 2, 2)}, "'levels' must be ascending"),
     "levels that are no magnitudes": ({"levels": half(-1, 1, 1, 2).view(1, 2, 2)}, "'levels' of a symmetric"),
     "an infinite level": ({"levels": half(1, float("inf"), 1, 2).view(1, 2, 2)}, "'levels' holds NaN"),
-    "a level that is no number": ({"levels": half(1, float("nan"), 1, 2).view(1, 2, 2)}, "'levels' holds NaN"),
+    "a level that is no number": (
+        {"levels": half(1, float("nan"), 1, 2).view(1, 2, 2)},
+        "'levels' holds NaN",
+    ),
     "scale of one dimension": ({"scale": torch.ones(1)}, "'scale' is"),
     "scale of another dtype": ({"scale": torch.tensor(1.0).half()}, "'scale' is float16"),
     "scale zero": ({"scale": torch.tensor(0.0)}, "'scale' is 0.0"),
     "scale infinite": ({"scale": torch.tensor(float("inf"))}, "'scale' is inf"),
     "scale no number": ({"scale": torch.tensor(float("nan"))}, "'scale' is nan"),
-    "scale that overflows": ({"scale": torch.tensor(3e38), "levels": half(1, 2, 1, 2).view(1, 2, 2)}, "overflows"),
-    "tail that overflows": ({"scale": torch.tensor(1e38), "levels": torch.ones(1, 2, 2).half(), "tail_scale": half(9, 9, 9)}, "'tail_scale' and"),
-    "positions of another dtype": ({"tail_positions": torch.tensor([2, 9]).int()}, "'tail_positions' is int32"),
+    "scale that overflows": (
+        {"scale": torch.tensor(3e38), "levels": half(1, 2, 1, 2).view(1, 2, 2)},
+        "overflows",
+    ),
+    "tail that overflows": (
+        {"scale": torch.tensor(1e38), "levels": torch.ones(1, 2, 2).half(), "tail_scale": half(9, 9, 9)},
+        "'tail_scale' and",
+    ),
+    "positions of another dtype": (
+        {"tail_positions": torch.tensor([2, 9]).int()},
+        "'tail_positions' is int32",
+    ),
     "positions below zero": ({"tail_positions": torch.tensor([-1, 9])}, "'tail_positions' must lie"),
     "positions beyond": ({"tail_positions": torch.tensor([2, 15])}, "'tail_positions' must lie"),
     "positions unsorted": ({"tail_positions": torch.tensor([9, 2])}, "'tail_positions' must be ascending"),
     "positions twice": ({"tail_positions": torch.tensor([2, 2])}, "'tail_positions' must be ascending"),
     "more positions than codes": ({"tail_positions": torch.tensor([2, 3, 9])}, "'tail_codes' is"),
-    "a tail code too large": ({"tail_codes": torch.tensor([0, 4], dtype=torch.uint8)}, "'tail_codes' holds 4"),
+    "a tail code too large": (
+        {"tail_codes": torch.tensor([0, 4], dtype=torch.uint8)},
+        "'tail_codes' holds 4",
+    ),
     "three tail levels": ({"tail_levels": half(0, 1, 2)}, "'tail_levels' is"),
     "tail levels that descend": ({"tail_levels": half(0, 2, 1, 3)}, "'tail_levels' must be"),
     "a tail level that is no number": ({"tail_levels": half(0, 1, 2, float("nan"))}, "'tail_levels' must be"),
@@ -267,7 +298,11 @@ def test_a_wrong_field_is_refused_by_name(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"tail_levels": half(0, 0, 0, 1)}, "'tail_levels' must be zeros"), ({"tail_scale": half(1, 1, 1)}, "'tail_scale' is")]
+    ("changes", "message"),
+    [
+        ({"tail_levels": half(0, 0, 0, 1)}, "'tail_levels' must be zeros"),
+        ({"tail_scale": half(1, 1, 1)}, "'tail_scale' is"),
+    ],
 )
 def test_without_a_tail_its_tables_are_empty(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -294,9 +329,18 @@ SETTINGS = {
 }
 
 TENSORS = {
-    "a word that no symbols make": ({"codes": octets(243, 1, 0, 9, 0, 0).view(3, 2)}, "'codes': a word is 243"),
-    "a symbol after the last column": ({"codes": octets(0, 2 * 81, 0, 0, 0, 0).view(3, 2)}, "'codes': a symbol after"),
-    "a code under the tail that is no tail code": ({"codes": octets(2 * 27, 0, 0, 0, 0, 0).view(3, 2)}, "'codes' is 2 under a tail"),
+    "a word that no symbols make": (
+        {"codes": octets(243, 1, 0, 9, 0, 0).view(3, 2)},
+        "'codes': a word is 243",
+    ),
+    "a symbol after the last column": (
+        {"codes": octets(0, 2 * 81, 0, 0, 0, 0).view(3, 2)},
+        "'codes': a symbol after",
+    ),
+    "a code under the tail that is no tail code": (
+        {"codes": octets(2 * 27, 0, 0, 0, 0, 0).view(3, 2)},
+        "'codes' is 2 under a tail",
+    ),
     "codes of one row": ({"codes": octets(0, 0).view(1, 2)}, "'codes' is"),
     "a bit after the last low": ({"tail_low": octets(0x47)}, "'tail_low': a bit after"),
     "too many ones": ({"tail_high": octets(0x69)}, "'tail_high': 4 ones"),
@@ -321,7 +365,11 @@ def packed():
     """3 x 8, three symbols, tail at 3, 13, 18: gaps 3, 9, 4; k = 2; low 3 1 0 = 0x07; high 0 2 1 = 0x29."""
     weight = make(3, 8, alphabet=3, tail=(3, 13, 18))
     encoded = dataclasses.replace(weight, tail_codes=octets(3, 1, 2)).encode()
-    assert [encoded.tensors[name].tolist() for name in ("tail_low", "tail_high", "tail_bits")] == [[0x07], [0x29], [0x03]]
+    assert [encoded.tensors[name].tolist() for name in ("tail_low", "tail_high", "tail_bits")] == [
+        [0x07],
+        [0x29],
+        [0x03],
+    ]
     return encoded
 
 

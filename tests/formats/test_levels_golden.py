@@ -1,4 +1,6 @@
-"""The worked examples of docs/format.md: the bytes typed in here, the bytes in the document and the bytes that are written are the same."""
+"""The worked examples of docs/format.md: the bytes typed in here, the bytes in the document and the bytes
+that are written are the same.
+"""
 
 import pytest
 import torch
@@ -74,7 +76,11 @@ GOLDEN = {
         settings={"alphabet": 10, "symmetric": False, "group_size": 7, "tail": 1, "tail_rice": 0},
         tensors={
             "codes": (torch.uint8, (1, 4), "15 27 33 00"),
-            "levels": (torch.float16, (1, 1, 10), "00 c4 00 c2 00 c0 00 bc 00 00 00 3c 00 40 00 42 00 44 00 45"),
+            "levels": (
+                torch.float16,
+                (1, 1, 10),
+                "00 c4 00 c2 00 c0 00 bc 00 00 00 3c 00 40 00 42 00 44 00 45",
+            ),
             "scale": (torch.float32, (1,), "00 00 80 3f"),
             "tail_low": (torch.uint8, (0,), ""),
             "tail_high": (torch.uint8, (1,), "20"),

@@ -1,4 +1,6 @@
-"""`planes` against an encoder that writes strings of bits, a dequantizer that is a numpy loop, and the definition of ggml's Q1_0."""
+"""`planes` against an encoder that writes strings of bits, a dequantizer that is a numpy loop, and the
+definition of ggml's Q1_0.
+"""
 
 import dataclasses
 import itertools
@@ -26,7 +28,21 @@ def octets(*numbers):
     return torch.tensor(numbers, dtype=torch.uint8)
 
 
-def make(rows, columns, group_size, *, parts=1, salient_parts=0, salient=(), bits=16, means=False, column_scales=False, tail=(), exponent=0, seed=0):
+def make(
+    rows,
+    columns,
+    group_size,
+    *,
+    parts=1,
+    salient_parts=0,
+    salient=(),
+    bits=16,
+    means=False,
+    column_scales=False,
+    tail=(),
+    exponent=0,
+    seed=0,
+):
     """A weight with everything drawn at random; `salient` are columns, `tail` positions."""
     random = np.random.default_rng(seed)
     mask = torch.zeros(columns, dtype=torch.bool)
@@ -52,7 +68,11 @@ def make(rows, columns, group_size, *, parts=1, salient_parts=0, salient=(), bit
         second_signs=plane() & mask,
         scales=Numbers.of(normal(rows, groups, count), bits, signed=True),
         means=Numbers.of(normal(rows, groups, parts + salient_parts), bits, signed=True) if means else None,
-        column_scales=torch.where(used, normal(count, columns), 0.0).half() if column_scales else torch.zeros(0, 0).half(),
+        column_scales=(
+            torch.where(used, normal(count, columns), 0.0).half()
+            if column_scales
+            else torch.zeros(0, 0).half()
+        ),
         tail_positions=positions,
         tail_codes=torch.from_numpy(random.integers(0, 256, len(positions)).astype(np.uint8)),
         tail_scale=normal(rows if len(positions) else 0).half(),
@@ -77,13 +97,20 @@ def weights(draw):
         return make(rows, columns, tail=draw(st.sets(st.integers(0, rows * columns - 1))), **shared)
     salient = draw(st.sets(st.integers(0, columns - 1)))
     salient_parts = draw(st.integers(1, 2)) if salient else 0
-    return make(rows, columns, parts=draw(st.integers(1, 2)), salient_parts=salient_parts, salient=salient, **shared)
+    return make(
+        rows, columns, parts=draw(st.integers(1, 2)), salient_parts=salient_parts, salient=salient, **shared
+    )
 
 
 @st.composite
 def plain_weights(draw):
     group_size = 8 * draw(st.integers(1, 4))
-    return make(draw(st.integers(1, 6)), group_size * draw(st.integers(1, 4)), group_size, seed=draw(st.integers(0, 2**32)))
+    return make(
+        draw(st.integers(1, 6)),
+        group_size * draw(st.integers(1, 4)),
+        group_size,
+        seed=draw(st.integers(0, 2**32)),
+    )
 
 
 def number_oracle(numbers, i, g, k):
@@ -93,7 +120,10 @@ def number_oracle(numbers, i, g, k):
 
 def dequantize_oracle(weight):
     rows, columns = weight.shape
-    power, tail = np.float32(2.0**weight.exponent), dict(zip(weight.tail_positions.tolist(), weight.tail_codes.tolist(), strict=True))
+    power, tail = (
+        np.float32(2.0**weight.exponent),
+        dict(zip(weight.tail_positions.tolist(), weight.tail_codes.tolist(), strict=True)),
+    )
     expanded = np.zeros((rows, columns), np.float32)
 
     def term(i, j, index, positive):
@@ -111,7 +141,13 @@ def dequantize_oracle(weight):
         first = weight.parts + 2 * part if strong else part
         summands = [term(i, j, first, weight.signs[i, j])]
         if weight.means is not None:
-            summands.insert(0, number_oracle(weight.means, i, j // weight.group_size, weight.parts + part if strong else part) * power)
+            summands.insert(
+                0,
+                number_oracle(
+                    weight.means, i, j // weight.group_size, weight.parts + part if strong else part
+                )
+                * power,
+            )
         if strong:
             summands.append(term(i, j, first + 1, weight.second_signs[i, j]))
         value = summands[0]
@@ -145,7 +181,9 @@ def planes_oracle(weight):
         written["salient"] = stream("".join(str(int(j in salient)) for j in columns))
         written["second_signs"] = row_streams(weight.second_signs, salient)
     if weight.tail_codes.numel():
-        written["tail_bits"] = stream("".join(format(code // 2, "07b")[::-1] for code in weight.tail_codes.tolist()))
+        written["tail_bits"] = stream(
+            "".join(format(code // 2, "07b")[::-1] for code in weight.tail_codes.tolist())
+        )
     return written
 
 
@@ -168,7 +206,11 @@ def test_planes_are_those_of_the_specification(weight):
     assert {name: packed.tensors[name].tolist() for name in names if name in packed.tensors} == expected
     if weight.column_scales.numel():
         kinds = [~weight.salient] * weight.parts + [weight.salient] * (2 * weight.salient_parts)
-        entries = [entry for row, kind in zip(weight.column_scales, kinds, strict=True) for entry in row[kind].tolist()]
+        entries = [
+            entry
+            for row, kind in zip(weight.column_scales, kinds, strict=True)
+            for entry in row[kind].tolist()
+        ]
         assert packed.tensors["column_scales"].tolist() == entries
 
 
@@ -205,7 +247,9 @@ def test_bytes_are_counted_exactly_but_for_positions(weight):
 @quick
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32))
 def test_groups_of_128_are_the_blocks_of_ggml(rows, groups, seed):
-    """A block of Q1_0: float16 d, then 16 bytes of signs; element e is +d where bit e % 8 of byte e / 8 is set, else -d."""
+    """A block of Q1_0: float16 d, then 16 bytes of signs; element e is +d where bit e % 8 of byte e / 8 is
+    set, else -d.
+    """
     weight = make(rows, 128 * groups, 128, seed=seed)
     raw = weight.encode().tensors["blocks"].numpy().tobytes()
     assert len(raw) == 18 * rows * groups
@@ -247,7 +291,9 @@ RICH = {"parts": 2, "salient_parts": 2, "salient": (1, 4, 10), "means": True, "c
 def test_blocks_of_rows_and_strides_do_not_show(fields, monkeypatch):
     weight = make(9, 11, 4, **fields)
     whole = weight.dequantize()
-    strided = {name: getattr(weight, name).T.contiguous().T for name in ("signs", "partition", "second_signs")}
+    strided = {
+        name: getattr(weight, name).T.contiguous().T for name in ("signs", "partition", "second_signs")
+    }
     again = dataclasses.replace(weight, **strided)
     assert not again.signs.is_contiguous()
     assert PlanesWeight.decode(again.encode()) == weight
@@ -273,10 +319,14 @@ def test_equality_is_of_bits():
     assert weight != "a weight"
 
 
-@pytest.mark.parametrize(("share", "most"), [(0.05, 1.125 + 0.35 + 0.30 + 0.01), (0.1, 1.125 + 0.70 + 0.48 + 0.01)])
+@pytest.mark.parametrize(
+    ("share", "most"), [(0.05, 1.125 + 0.35 + 0.30 + 0.01), (0.1, 1.125 + 0.70 + 0.48 + 0.01)]
+)
 def test_true_bits_of_a_layer_with_a_random_tail(share, most):
     rows, columns = 512, 4096
-    places = torch.rand(rows * columns, generator=torch.Generator().manual_seed(0)).argsort()[: int(share * rows * columns)]
+    places = torch.rand(rows * columns, generator=torch.Generator().manual_seed(0)).argsort()[
+        : int(share * rows * columns)
+    ]
     weight = make(rows, columns, 128, tail=tuple(places.tolist()))
     packed = weight.encode()
     assert packed.bits_per_weight() <= most
@@ -295,10 +345,22 @@ FIELDS = {
     "signs of one dimension": ({}, {"signs": torch.zeros(15, dtype=torch.bool)}, "'signs' is"),
     "partition of another shape": ({}, {"partition": torch.zeros(5, 3, dtype=torch.bool)}, "'partition' is"),
     "a partition of one part": ({}, {"partition": torch.ones(3, 5, dtype=torch.bool)}, "'partition' must be"),
-    "a partition of salient columns": ({"strong": True}, {"partition": torch.ones(3, 5, dtype=torch.bool)}, "'partition' must be"),
+    "a partition of salient columns": (
+        {"strong": True},
+        {"partition": torch.ones(3, 5, dtype=torch.bool)},
+        "'partition' must be",
+    ),
     "a mask for each row": ({}, {"salient": torch.zeros(3, 5, dtype=torch.bool)}, "'salient' is"),
-    "second signs beside": ({"strong": True}, {"second_signs": torch.ones(3, 5, dtype=torch.bool)}, "'second_signs' must be"),
-    "second signs of nothing salient": ({}, {"second_signs": torch.ones(3, 5, dtype=torch.bool)}, "'second_signs' must be"),
+    "second signs beside": (
+        {"strong": True},
+        {"second_signs": torch.ones(3, 5, dtype=torch.bool)},
+        "'second_signs' must be",
+    ),
+    "second signs of nothing salient": (
+        {},
+        {"second_signs": torch.ones(3, 5, dtype=torch.bool)},
+        "'second_signs' must be",
+    ),
     "three parts": ({}, {"parts": 3}, "'parts' is 3"),
     "parts as a float": ({}, {"parts": 1.0}, "'parts' is 1.0"),
     "salient parts without columns": ({}, {"salient_parts": 1}, "'salient_parts' is 1 with 0"),
@@ -309,28 +371,75 @@ FIELDS = {
     "exponent too small": ({}, {"exponent": -127}, "'exponent' is -127"),
     "too few scales": ({}, {"scales": numbers(3, 1, 1)}, "'scales' is"),
     "scales of two rows": ({}, {"scales": numbers(2, 2, 1)}, "'scales' is"),
-    "scales that overflow": ({}, {"scales": numbers(3, 2, 1, dtype=torch.float32, fill=2e38), "exponent": 1}, "'scales' times"),
-    "means of another kind": ({"strong": True}, {"means": numbers(3, 2, 1)}, "'means' is"),
-    "sums that overflow": ({"strong": True}, {"scales": numbers(3, 2, 4, dtype=torch.float32, fill=2e38)}, "overflow float32"),
-    "a mean that overflows": ({}, {"means": numbers(3, 2, 1, dtype=torch.float32, fill=2e38), "exponent": 1}, "overflow float32"),
-    "column scales of another shape": ({}, {"column_scales": torch.ones(2, 5).half()}, "'column_scales' is"),
-    "empty column scales of one dimension": ({}, {"column_scales": half()}, "'column_scales' is"),
-    "a column scale of the other kind": ({"strong": True}, {"column_scales": torch.ones(4, 5).half()}, "'column_scales' must be 0"),
-    "an infinite column scale": ({}, {"column_scales": torch.full((1, 5), NOT_FINITE).half()}, "'column_scales' holds"),
-    "column scales that overflow": (
+    "scales that overflow": (
         {},
-        {"column_scales": torch.full((1, 5), 1e4).half(), "scales": numbers(3, 2, 1, dtype=torch.float32, fill=1e36)},
+        {"scales": numbers(3, 2, 1, dtype=torch.float32, fill=2e38), "exponent": 1},
+        "'scales' times",
+    ),
+    "means of another kind": ({"strong": True}, {"means": numbers(3, 2, 1)}, "'means' is"),
+    "sums that overflow": (
+        {"strong": True},
+        {"scales": numbers(3, 2, 4, dtype=torch.float32, fill=2e38)},
         "overflow float32",
     ),
-    "a sign under the tail": ({"tail": True}, {"signs": torch.ones(3, 5, dtype=torch.bool)}, "'signs' must be false"),
-    "positions of another dtype": ({"tail": True}, {"tail_positions": torch.tensor([2, 9]).int()}, "'tail_positions' is int32"),
-    "positions below zero": ({"tail": True}, {"tail_positions": torch.tensor([-1, 9])}, "'tail_positions' must lie"),
-    "positions beyond": ({"tail": True}, {"tail_positions": torch.tensor([2, 15])}, "'tail_positions' must lie"),
-    "positions twice": ({"tail": True}, {"tail_positions": torch.tensor([2, 2])}, "'tail_positions' must be ascending"),
+    "a mean that overflows": (
+        {},
+        {"means": numbers(3, 2, 1, dtype=torch.float32, fill=2e38), "exponent": 1},
+        "overflow float32",
+    ),
+    "column scales of another shape": ({}, {"column_scales": torch.ones(2, 5).half()}, "'column_scales' is"),
+    "empty column scales of one dimension": ({}, {"column_scales": half()}, "'column_scales' is"),
+    "a column scale of the other kind": (
+        {"strong": True},
+        {"column_scales": torch.ones(4, 5).half()},
+        "'column_scales' must be 0",
+    ),
+    "an infinite column scale": (
+        {},
+        {"column_scales": torch.full((1, 5), NOT_FINITE).half()},
+        "'column_scales' holds",
+    ),
+    "column scales that overflow": (
+        {},
+        {
+            "column_scales": torch.full((1, 5), 1e4).half(),
+            "scales": numbers(3, 2, 1, dtype=torch.float32, fill=1e36),
+        },
+        "overflow float32",
+    ),
+    "a sign under the tail": (
+        {"tail": True},
+        {"signs": torch.ones(3, 5, dtype=torch.bool)},
+        "'signs' must be false",
+    ),
+    "positions of another dtype": (
+        {"tail": True},
+        {"tail_positions": torch.tensor([2, 9]).int()},
+        "'tail_positions' is int32",
+    ),
+    "positions below zero": (
+        {"tail": True},
+        {"tail_positions": torch.tensor([-1, 9])},
+        "'tail_positions' must lie",
+    ),
+    "positions beyond": (
+        {"tail": True},
+        {"tail_positions": torch.tensor([2, 15])},
+        "'tail_positions' must lie",
+    ),
+    "positions twice": (
+        {"tail": True},
+        {"tail_positions": torch.tensor([2, 2])},
+        "'tail_positions' must be ascending",
+    ),
     "too few tail codes": ({"tail": True}, {"tail_codes": octets(1)}, "'tail_codes' is"),
     "tail scale of two rows": ({"tail": True}, {"tail_scale": half(1, 1)}, "'tail_scale' is"),
     "an infinite tail scale": ({"tail": True}, {"tail_scale": half(1, NOT_FINITE, 1)}, "'tail_scale' holds"),
-    "a tail zero that is no number": ({"tail": True}, {"tail_zero": half(1, float("nan"), 1)}, "'tail_zero' holds"),
+    "a tail zero that is no number": (
+        {"tail": True},
+        {"tail_zero": half(1, float("nan"), 1)},
+        "'tail_zero' holds",
+    ),
     "a tail that overflows": ({"tail": True}, {"exponent": 126}, "'tail_scale' times"),
     "tail scale without a tail": ({}, {"tail_scale": half(1, 1, 1)}, "'tail_scale' is"),
     "tail zero without a tail": ({}, {"tail_zero": half(1, 1, 1)}, "'tail_zero' is"),
@@ -393,11 +502,27 @@ def test_wrong_settings_are_refused(of, changes, message):
 TENSORS = {
     "a bit after the last sign": ({}, {"signs": octets(0x20, 0, 0).view(3, 1)}, "'signs': a bit after"),
     "signs of two rows": ({}, {"signs": octets(0, 0).view(2, 1)}, "'signs' is"),
-    "a bit after the partition": ({"strong": True}, {"partition": octets(8, 0, 0).view(3, 1)}, "'partition': a bit after"),
-    "another number of salient columns": ({"strong": True}, {"salient": octets(0x07)}, "'salient' names 3 columns"),
+    "a bit after the partition": (
+        {"strong": True},
+        {"partition": octets(8, 0, 0).view(3, 1)},
+        "'partition': a bit after",
+    ),
+    "another number of salient columns": (
+        {"strong": True},
+        {"salient": octets(0x07)},
+        "'salient' names 3 columns",
+    ),
     "a bit after the last column": ({"strong": True}, {"salient": octets(0x22)}, "'salient': a bit after"),
-    "a bit after the second signs": ({"strong": True}, {"second_signs": octets(4, 0, 0).view(3, 1)}, "'second_signs': a bit after"),
-    "a scale that is no number": ({}, {"scales": torch.full((3, 2, 1), float("nan")).half()}, "'scales': a number"),
+    "a bit after the second signs": (
+        {"strong": True},
+        {"second_signs": octets(4, 0, 0).view(3, 1)},
+        "'second_signs': a bit after",
+    ),
+    "a scale that is no number": (
+        {},
+        {"scales": torch.full((3, 2, 1), float("nan")).half()},
+        "'scales': a number",
+    ),
     "scales as float32": ({}, {"scales": torch.ones(3, 2, 1)}, "'scales' is float32"),
     "a bit after the tail's": ({"tail": True}, {"tail_bits": octets(0, 0x40)}, "'tail_bits': a bit after"),
     "positions beyond": ({"tail": True}, {"tail_high": octets(0x01, 0x00, 0x80)}, "lead to position"),

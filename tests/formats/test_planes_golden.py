@@ -1,4 +1,6 @@
-"""The worked examples of docs/format.md for `planes`: the bytes typed in here, those in the document and those written are the same."""
+"""The worked examples of docs/format.md for `planes`: the bytes typed in here, those in the document and
+those written are the same.
+"""
 
 import pytest
 import torch
@@ -32,7 +34,15 @@ def plain(signs, scales, **fields):
 
 
 def settings(**changes):
-    bare = {"parts": 1, "salient_parts": 0, "salient_columns": 0, "group_size": 8, "exponent": 0, "scales": "float16", "means": "none"}
+    bare = {
+        "parts": 1,
+        "salient_parts": 0,
+        "salient_columns": 0,
+        "group_size": 8,
+        "exponent": 0,
+        "scales": "float16",
+        "means": "none",
+    }
     return {**bare, "column_scales": False, "tail": 0, "tail_rice": 0, **changes}
 
 
@@ -46,19 +56,40 @@ GOLDEN = {
     "Plane example 2": Golden(
         weight=plain(
             flags("++-+--"),
-            Numbers(torch.tensor([[[1, 4, 8, 2], [2, 3, 6, 1]]], dtype=torch.uint8), half(0.25, 0.25, 0.5, 0.5)[None]),
+            Numbers(
+                torch.tensor([[[1, 4, 8, 2], [2, 3, 6, 1]]], dtype=torch.uint8),
+                half(0.25, 0.25, 0.5, 0.5)[None],
+            ),
             parts=2,
             salient_parts=1,
             partition=flags("--+--+"),
             salient=flags("-+--+-")[0],
             second_signs=flags("----+-"),
-            means=Numbers(torch.tensor([[[1, -1, 2], [0, 2, -4]]], dtype=torch.int8), half(0.125, 0.125, 0.125)[None]),
-            column_scales=torch.stack([half(1, 0, 0.5, 2, 0, 1), half(1, 0, 1, 0.5, 0, 2), half(0, 1, 0, 0, 0.5, 0), half(0, 2, 0, 0, 1, 0)]),
+            means=Numbers(
+                torch.tensor([[[1, -1, 2], [0, 2, -4]]], dtype=torch.int8), half(0.125, 0.125, 0.125)[None]
+            ),
+            column_scales=torch.stack(
+                [
+                    half(1, 0, 0.5, 2, 0, 1),
+                    half(1, 0, 1, 0.5, 0, 2),
+                    half(0, 1, 0, 0, 0.5, 0),
+                    half(0, 2, 0, 0, 1, 0),
+                ]
+            ),
             group_size=4,
             exponent=1,
         ),
         expanded=[[0.75, 4.5, -2.25, 1.25, -3, -2.5]],
-        settings=settings(parts=2, salient_parts=1, salient_columns=2, group_size=4, exponent=1, scales="uint8", means="int8", column_scales=True),
+        settings=settings(
+            parts=2,
+            salient_parts=1,
+            salient_columns=2,
+            group_size=4,
+            exponent=1,
+            scales="uint8",
+            means="int8",
+            column_scales=True,
+        ),
         tensors={
             "signs": (torch.uint8, (1, 1), "0b"),
             "partition": (torch.uint8, (1, 1), "0a"),
@@ -68,7 +99,11 @@ GOLDEN = {
             "scale_unit": (torch.float16, (1, 4), "00 34 00 34 00 38 00 38"),
             "means": (torch.int8, (1, 2, 3), "01 ff 02 00 02 fc"),
             "mean_unit": (torch.float16, (1, 3), "00 30 00 30 00 30"),
-            "column_scales": (torch.float16, (12,), "00 3c 00 38 00 40 00 3c 00 3c 00 3c 00 38 00 40 00 3c 00 38 00 40 00 3c"),
+            "column_scales": (
+                torch.float16,
+                (12,),
+                "00 3c 00 38 00 40 00 3c 00 3c 00 3c 00 38 00 40 00 3c 00 38 00 40 00 3c",
+            ),
         },
     ),
     "Plane example 3": Golden(

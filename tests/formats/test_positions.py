@@ -26,7 +26,9 @@ def stream(text):
 
 def oracle(positions):
     gaps = [b - a - 1 for a, b in itertools.pairwise([-1, *positions])]
-    lows = [stream("".join(format(gap % 2**k, f"0{k}b")[::-1] if k else "" for gap in gaps)) for k in range(14)]
+    lows = [
+        stream("".join(format(gap % 2**k, f"0{k}b")[::-1] if k else "" for gap in gaps)) for k in range(14)
+    ]
     highs = [stream("".join("0" * (gap >> k) + "1" for gap in gaps)) for k in range(14)]
     k = min(range(14), key=lambda k: len(lows[k]) + len(highs[k]))
     return lows[k], highs[k], k

@@ -1,4 +1,6 @@
-"""The rotation against dense matrices of numpy and scipy, and its signs against SplitMix64 in plain integers."""
+"""The rotation against dense matrices of numpy and scipy, and its signs against SplitMix64 in plain
+integers.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bivlm.formats.rotation import LARGEST_SEED, MIXER, hartley, prime_factors, rotate, rotate_back, signs_of, transform
+from bivlm.formats.rotation import (
+    LARGEST_SEED,
+    MIXER,
+    hartley,
+    prime_factors,
+    rotate,
+    rotate_back,
+    signs_of,
+    transform,
+)
 from trellis_oracle import hartley_matrix, rotation_matrix, splitmix
 
 WIDTHS = (1, 2, 3, 7, 12, 13, 36, 64, 97, 128, 129, 192, 210, 251, 577, 1000, 1152)
@@ -24,7 +35,9 @@ def test_rotate_is_the_product_with_the_matrix(columns, dtype):
     expected = x.double().numpy() @ matrix.T
     turned = rotate(x, signs_of(11, columns))
     assert (turned.dtype, turned.shape) == (dtype, x.shape)
-    assert np.abs(turned.double().numpy() - expected).max() <= (1e-13 if dtype == torch.float64 else 1e-6) * max(1.0, columns**0.5)
+    assert np.abs(turned.double().numpy() - expected).max() <= (
+        1e-13 if dtype == torch.float64 else 1e-6
+    ) * max(1.0, columns**0.5)
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
@@ -44,7 +57,9 @@ def test_powers_of_two_have_the_hadamard_transform(columns):
 
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_no_input_stands_out_afterwards(columns):
-    """One input of 1 and zeros: no output is larger than √2 per odd prime over √width, which is what the rotation is for."""
+    """One input of 1 and zeros: no output is larger than √2 per odd prime over √width, which is what the
+    rotation is for.
+    """
     odd = sum(prime > 2 for prime in prime_factors(columns))
     spread = transform(torch.eye(columns, dtype=torch.float64)).abs().max()
     assert float(spread) <= 2 ** (odd / 2) / columns**0.5 + 1e-12
@@ -56,7 +71,9 @@ def test_prime_factors_are_primes_in_order_and_multiply_to_the_width(width):
     factors = prime_factors(width)
     assert np.prod(factors, dtype=np.int64) == width
     assert list(factors) == sorted(factors)
-    assert all(prime > 1 and all(prime % divisor for divisor in range(2, int(prime**0.5) + 1)) for prime in factors)
+    assert all(
+        prime > 1 and all(prime % divisor for divisor in range(2, int(prime**0.5) + 1)) for prime in factors
+    )
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5, 13, 97])
@@ -79,7 +96,13 @@ def test_a_wide_transform_never_multiplies_by_a_large_matrix_where_primes_are_sm
 # Outputs of SplitMix64 as its users publish them
 PUBLISHED = {
     0: [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F],
-    1234567: [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821],
+    1234567: [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ],
 }
 
 

@@ -30,7 +30,11 @@ def weight(rows=20, columns=40, bits=(2, 1, 3), *, window=8, rotated=True, fitte
         columns=columns,
         bits=run_bits,
         row_scale=torch.randn(rows, generator=random).half(),
-        table=torch.randint(-128, 128, (4, 1 << window), generator=random, dtype=torch.int8) if fitted else STANDARD,
+        table=(
+            torch.randint(-128, 128, (4, 1 << window), generator=random, dtype=torch.int8)
+            if fitted
+            else STANDARD
+        ),
         window=window,
         rotated=rotated,
         seed=seed,
@@ -66,7 +70,9 @@ def test_any_weight_follows_the_definition_comes_back_and_has_the_size_that_is_p
 
 
 @pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 48, 63, 64, 65, 130])
-@pytest.mark.parametrize(("columns", "bits"), [(1, (1,)), (16, (2,)), (18, (2, 1)), (33, (0, 4)), (50, (3, 0, 0, 2)), (20, (0,))])
+@pytest.mark.parametrize(
+    ("columns", "bits"), [(1, (1,)), (16, (2,)), (18, (2, 1)), (33, (0, 4)), (50, (3, 0, 0, 2)), (20, (0,))]
+)
 def test_ragged_shapes_and_runs_without_bits(rows, columns, bits):
     w = weight(rows, columns, bits, rotated=False)
     values, expanded = expand(w)
@@ -85,12 +91,16 @@ def test_values_are_exact_in_the_rotated_basis():
 
 
 def test_rows_follow_each_other_in_a_column_and_columns_in_a_stream():
-    """A window of 8 with K = 2 is the weight's own two bits on top of those of three weights before it, in the column before if need be."""
+    """A window of 8 with K = 2 is the weight's own two bits on top of those of three weights before it, in
+    the column before if need be.
+    """
     run_bits = torch.tensor([2], dtype=torch.uint8)
     symbols = symbols_of(16, 3, run_bits)
     table = torch.arange(-128, 128).view(1, -1).expand(4, -1).to(torch.int8)
     codes = pack_symbols(symbols, run_bits)
-    values = TrellisWeight(codes, 3, run_bits, torch.ones(16).half(), table, 8, False, 0, 0).values().int() + 128
+    values = (
+        TrellisWeight(codes, 3, run_bits, torch.ones(16).half(), table, 8, False, 0, 0).values().int() + 128
+    )
     stream = [0, 0, 0, *symbols.flatten().tolist()]
     expected = [stream[i] + 4 * stream[i + 1] + 16 * stream[i + 2] + 64 * stream[i + 3] for i in range(48)]
     assert values.T.flatten().tolist() == expected
@@ -103,7 +113,10 @@ def test_one_changed_symbol_changes_no_more_than_its_windows(k):
     other = symbols.clone()
     other[5, 60] ^= 1
     one, two = (
-        dataclasses.replace(weight(64, 32, (k,), fitted=True), codes=pack_symbols(each, run_bits)).values().T.flatten() for each in (symbols, other)
+        dataclasses.replace(weight(64, 32, (k,), fitted=True), codes=pack_symbols(each, run_bits))
+        .values()
+        .T.flatten()
+        for each in (symbols, other)
     )
     changed = (one != two).nonzero()[:, 0] - (5 * 64 + 60)
     assert int(changed.min()) >= 0
@@ -111,8 +124,16 @@ def test_one_changed_symbol_changes_no_more_than_its_windows(k):
 
 
 def test_true_bits_of_layers():
-    """Row scales are 16 bits of a row, the bits of the runs half a bit of a column, the zeros before a stream two bytes per 64 rows."""
-    for shape, most in {(4096, 4096): 0.005, (11008, 4096): 0.005, (1536, 576): 0.032, (576, 576): 0.032, (100, 576): 0.61}.items():
+    """Row scales are 16 bits of a row, the bits of the runs half a bit of a column, the zeros before a stream
+    two bytes per 64 rows.
+    """
+    for shape, most in {
+        (4096, 4096): 0.005,
+        (11008, 4096): 0.005,
+        (1536, 576): 0.032,
+        (576, 576): 0.032,
+        (100, 576): 0.61,
+    }.items():
         for k in (1, 2, 3, 4):
             run_bits = torch.full((shape[1] // 16,), k, dtype=torch.uint8)
             over = 8 * trellis_nbytes(shape, run_bits) / (shape[0] * shape[1]) - k
@@ -165,8 +186,14 @@ REFUSED = {
     "a stream that is too long": ({"codes": torch.cat([GOOD.codes, GOOD.codes[:1]])}, "'codes' has "),
     "codes in two dimensions": ({"codes": GOOD.codes[None]}, "'codes' is "),
     "codes that are signed": ({"codes": GOOD.codes.view(torch.int8)}, "'codes' is int8"),
-    "bits before the first stream": ({"codes": flipped(GOOD.codes, 1)}, "a bit before the stream of a strip is not zero in 'codes'"),
-    "bits before the second stream": ({"codes": flipped(GOOD.codes, strip_bytes(64, column_bits(GOOD.bits, 40)))}, "a bit before the stream"),
+    "bits before the first stream": (
+        {"codes": flipped(GOOD.codes, 1)},
+        "a bit before the stream of a strip is not zero in 'codes'",
+    ),
+    "bits before the second stream": (
+        {"codes": flipped(GOOD.codes, strip_bytes(64, column_bits(GOOD.bits, 40)))},
+        "a bit before the stream",
+    ),
     "five bits": ({"bits": torch.tensor([2, 5, 3], dtype=torch.uint8)}, "'bits' holds 5; at most 4"),
     "other bits": ({"bits": torch.tensor([2, 2, 3], dtype=torch.uint8)}, "'codes' has "),
     "bits of other runs": ({"bits": torch.tensor([2, 1], dtype=torch.uint8)}, "'bits' is "),
@@ -178,9 +205,18 @@ REFUSED = {
     "other rows": ({"row_scale": torch.ones(20).half()}, "'codes' has "),
     "scales in float32": ({"row_scale": torch.ones(70)}, "'row_scale' is float32"),
     "scales in two dimensions": ({"row_scale": torch.ones(70, 1).half()}, "'row_scale' is "),
-    "a scale that is infinite": ({"row_scale": torch.full((70,), torch.inf).half()}, "'row_scale' is not finite"),
-    "a scale that is no number": ({"row_scale": torch.full((70,), torch.nan).half()}, "'row_scale' is not finite"),
-    "numbers that overflow": ({"row_scale": torch.full((70,), -60000.0).half(), "exponent": 126}, "'row_scale' .* overflows float32"),
+    "a scale that is infinite": (
+        {"row_scale": torch.full((70,), torch.inf).half()},
+        "'row_scale' is not finite",
+    ),
+    "a scale that is no number": (
+        {"row_scale": torch.full((70,), torch.nan).half()},
+        "'row_scale' is not finite",
+    ),
+    "numbers that overflow": (
+        {"row_scale": torch.full((70,), -60000.0).half(), "exponent": 126},
+        "'row_scale' .* overflows float32",
+    ),
     "a table of another window": ({"table": torch.zeros(4, 4096, dtype=torch.int8)}, "'table' is "),
     "a table for three numbers of bits": ({"table": torch.zeros(3, 256, dtype=torch.int8)}, "'table' is "),
     "a table in float": ({"table": torch.zeros(4, 256)}, "'table' is float32"),
@@ -203,7 +239,8 @@ def test_what_cannot_be_held_is_refused_by_name(changes, message):
 
 
 WRONG_SETTINGS = [
-    ("window", 9), ("window", "8"), ("window", True), ("window", 12), ("rotated", 0), ("rotated", "true"), ("seed", -1), ("seed", 1.0),
+    ("window", 9), ("window", "8"), ("window", True), ("window", 12), ("rotated", 0), ("rotated", "true"),
+    ("seed", -1), ("seed", 1.0),
     ("seed", 1 << 63), ("exponent", 127), ("exponent", 0.5), ("fitted", 0), ("fitted", False), ("strange", 1),
 ]  # fmt: skip
 
@@ -212,7 +249,9 @@ WRONG_SETTINGS = [
 def test_settings_that_are_wrong_or_contradict_the_tensors_are_refused(name, value):
     packed = weight(fitted=True).encode()
     with pytest.raises(ValueError, match=r"^trellis: .*'"):
-        TrellisWeight.decode(PackedTensor("trellis", packed.shape, packed.tensors, {**packed.settings, name: value}))
+        TrellisWeight.decode(
+            PackedTensor("trellis", packed.shape, packed.tensors, {**packed.settings, name: value})
+        )
 
 
 def test_a_table_that_is_promised_must_be_there_and_no_other():
@@ -220,7 +259,11 @@ def test_a_table_that_is_promised_must_be_there_and_no_other():
     with pytest.raises(ValueError, match=r"^trellis: 'table' is missing"):
         TrellisWeight.decode(dataclasses.replace(packed, settings={**packed.settings, "fitted": True}))
     with pytest.raises(ValueError, match=r"^trellis: 'table' does not belong"):
-        TrellisWeight.decode(dataclasses.replace(packed, tensors={**packed.tensors, "table": torch.zeros(4, 256, dtype=torch.int8)}))
+        TrellisWeight.decode(
+            dataclasses.replace(
+                packed, tensors={**packed.tensors, "table": torch.zeros(4, 256, dtype=torch.int8)}
+            )
+        )
 
 
 @pytest.mark.parametrize("changed", ["codes", "bits"])

@@ -1,4 +1,6 @@
-"""The tables of `trellis`: the stratified code against a loop over its definition, and what makes it a code."""
+"""The tables of `trellis`: the stratified code against a loop over its definition, and what makes it a
+code.
+"""
 
 import numpy as np
 import pytest
@@ -43,10 +45,14 @@ def test_ranks_are_a_permutation(window, k):
 
 @every_code
 def test_what_can_follow_lies_in_different_parts(window, k):
-    """The 2^K windows with the same past take one level of each 2^K-th part of the distribution, in an order that changes with the past."""
+    """The 2^K windows with the same past take one level of each 2^K-th part of the distribution, in an order
+    that changes with the past.
+    """
     parts = stratified(window, k).argsort().argsort().view(1 << k, -1) >> (window - k)
     assert torch.equal(parts.sort(0).values, torch.arange(1 << k)[:, None].expand_as(parts))
-    assert parts.unique(dim=1).shape[1] >= (1 << k) - 1  # every turn of the parts occurs; of 16 pasts with K = 4 two share one
+    assert (
+        parts.unique(dim=1).shape[1] >= (1 << k) - 1
+    )  # every turn of the parts occurs; of 16 pasts with K = 4 two share one
 
 
 @pytest.mark.parametrize("window", [12, 16])

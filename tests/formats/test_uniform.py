@@ -15,7 +15,18 @@ from bivlm.formats.uniform import ALPHABETS, uniform_nbytes
 KINDS = ["middle", "code", "free"]
 
 
-def weight(rows=3, columns=10, group_size=4, *, alphabet=4, bits=16, zero="middle", column_scale=False, exponent=0, seed=0):
+def weight(
+    rows=3,
+    columns=10,
+    group_size=4,
+    *,
+    alphabet=4,
+    bits=16,
+    zero="middle",
+    column_scale=False,
+    exponent=0,
+    seed=0,
+):
     random = torch.Generator().manual_seed(seed)
     groups = -(-columns // group_size)
     points = {
@@ -28,7 +39,9 @@ def weight(rows=3, columns=10, group_size=4, *, alphabet=4, bits=16, zero="middl
         alphabet=alphabet,
         scales=Numbers.of(torch.rand(rows, groups, 1, generator=random), bits),
         zero_points=points[zero],
-        column_scale=(torch.rand(columns, generator=random) + 0.1).half() if column_scale else torch.zeros(0).half(),
+        column_scale=(
+            (torch.rand(columns, generator=random) + 0.1).half() if column_scale else torch.zeros(0).half()
+        ),
         group_size=group_size,
         exponent=exponent,
     )
@@ -57,7 +70,11 @@ def by_definition(w):
     for i in range(rows):
         for j in range(columns):
             group = j // w.group_size
-            zero = np.float32(w.zero_points[i, group]) if w.zero_points.numel() else np.float32((w.alphabet - 1) / 2)
+            zero = (
+                np.float32(w.zero_points[i, group])
+                if w.zero_points.numel()
+                else np.float32((w.alphabet - 1) / 2)
+            )
             value = (np.float32(w.codes[i, j]) - zero) * (scales[i, group, 0] * np.float32(2.0**w.exponent))
             expanded[i, j] = value * np.float32(w.column_scale[j]) if w.column_scale.numel() else value
     return expanded
@@ -70,7 +87,9 @@ def test_any_weight_follows_the_definition_comes_back_and_has_the_size_that_is_p
     packed = w.encode()
     assert UniformWeight.decode(packed) == w
     bits = {torch.uint8: 8, torch.float16: 16, torch.float32: 32}[w.scales.stored.dtype]
-    assert packed.nbytes == uniform_nbytes(w.shape, w.alphabet, w.group_size, bits, w.zero_kind, w.column_scale.numel() > 0)
+    assert packed.nbytes == uniform_nbytes(
+        w.shape, w.alphabet, w.group_size, bits, w.zero_kind, w.column_scale.numel() > 0
+    )
 
 
 def test_blocks_of_rows_do_not_show(monkeypatch):
@@ -92,11 +111,26 @@ REFUSED = {
     "an alphabet that no stream has": ({"alphabet": 17}, "'alphabet' is 17"),
     "a group wider than the weight": ({"group_size": 11}, "'group_size' is 11"),
     "an exponent out of range": ({"exponent": 127}, "'exponent' is 127"),
-    "a scale below 0": ({"scales": Numbers(-torch.ones(3, 3, 1).half(), torch.zeros(0).half())}, "'scales' holds a number below 0"),
-    "signed eight-bit scales": ({"scales": Numbers(torch.ones(3, 3, 1, dtype=torch.int8), torch.ones(3, 1).half())}, "'scales' is int8"),
-    "scales of other groups": ({"scales": Numbers(torch.ones(3, 2, 1).half(), torch.zeros(0).half())}, "'scales' is "),
-    "a zero point outside the alphabet": ({"zero_points": torch.full((3, 3), 4, dtype=torch.uint8)}, "'zero_points' holds 4"),
-    "a zero point that is not finite": ({"zero_points": torch.full((3, 3), torch.inf).half()}, "'zero_points' holds NaN"),
+    "a scale below 0": (
+        {"scales": Numbers(-torch.ones(3, 3, 1).half(), torch.zeros(0).half())},
+        "'scales' holds a number below 0",
+    ),
+    "signed eight-bit scales": (
+        {"scales": Numbers(torch.ones(3, 3, 1, dtype=torch.int8), torch.ones(3, 1).half())},
+        "'scales' is int8",
+    ),
+    "scales of other groups": (
+        {"scales": Numbers(torch.ones(3, 2, 1).half(), torch.zeros(0).half())},
+        "'scales' is ",
+    ),
+    "a zero point outside the alphabet": (
+        {"zero_points": torch.full((3, 3), 4, dtype=torch.uint8)},
+        "'zero_points' holds 4",
+    ),
+    "a zero point that is not finite": (
+        {"zero_points": torch.full((3, 3), torch.inf).half()},
+        "'zero_points' holds NaN",
+    ),
     "zero points of another dtype": ({"zero_points": torch.zeros(3, 3)}, "'zero_points' is float32"),
     "a column scale of 0": ({"column_scale": torch.zeros(10).half()}, "'column_scale' holds a number"),
     "numbers that overflow": (
@@ -126,7 +160,9 @@ WRONG_SETTINGS = {
 def test_settings_that_contradict_the_tensors_are_refused(name, value):
     packed = weight(zero="code").encode()
     with pytest.raises(ValueError, match="uniform: "):
-        UniformWeight.decode(PackedTensor("uniform", packed.shape, packed.tensors, {**packed.settings, name: value}))
+        UniformWeight.decode(
+            PackedTensor("uniform", packed.shape, packed.tensors, {**packed.settings, name: value})
+        )
 
 
 def test_padding_that_is_not_zero_is_refused():

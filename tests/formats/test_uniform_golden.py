@@ -19,7 +19,14 @@ GOLDEN = {
             exponent=-1,
         ),
         expanded=[[-0.5, 0, 0.5, 0, 0, 0, -1.5], [1, 0, 0.5, 0.5, -2, 0, 2]],
-        settings={"alphabet": 3, "group_size": 4, "exponent": -1, "scales": "uint8", "zero_point": "code", "column_scale": False},
+        settings={
+            "alphabet": 3,
+            "group_size": 4,
+            "exponent": -1,
+            "scales": "uint8",
+            "zero_point": "code",
+            "column_scale": False,
+        },
         tensors={
             "codes": (torch.uint8, (2, 2), "d2 02 26 07"),
             "scales": (torch.uint8, (2, 2, 1), "02 03 01 04"),
@@ -38,7 +45,14 @@ GOLDEN = {
             exponent=0,
         ),
         expanded=[[0.75, -1.5, -0.125, 3.5, 22]],
-        settings={"alphabet": 4, "group_size": 3, "exponent": 0, "scales": "float16", "zero_point": "free", "column_scale": True},
+        settings={
+            "alphabet": 4,
+            "group_size": 3,
+            "exponent": 0,
+            "scales": "float16",
+            "zero_point": "free",
+            "column_scale": True,
+        },
         tensors={
             "codes": (torch.uint8, (1, 2), "93 03"),
             "scales": (torch.float16, (1, 2, 1), "00 38 00 40"),

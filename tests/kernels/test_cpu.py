@@ -1,4 +1,6 @@
-"""The CPU kernel against float64: every format, width and number, few and many tokens, every dtype, instruction set and number of threads."""
+"""The CPU kernel against float64: every format, width and number, few and many tokens, every dtype,
+instruction set and number of threads.
+"""
 
 import ctypes
 import dataclasses
@@ -21,7 +23,9 @@ every = pytest.mark.parametrize("weight", NATIVE.values(), ids=NATIVE)
 
 
 def use_level(level):
-    """Has the library use an instruction set; returns the one that it uses from now on and the one from before."""
+    """Has the library use an instruction set; returns the one that it uses from now on and the one from
+    before.
+    """
     library = ctypes.CDLL(str(native.library().path))
     before = library.bivlm_level()
     return LEVELS[library.bivlm_force_level(LEVELS.index(level))], LEVELS[before]
@@ -86,13 +90,17 @@ def product_limit(product, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every
 def test_half_precision_activations(weight, dtype, level):
-    """Few tokens: the sums are exact to float32, the result is rounded once. Many: the weight is rounded as well, as in the reference kernel."""
+    """Few tokens: the sums are exact to float32, the result is rounded once. Many: the weight is rounded as
+    well, as in the reference kernel.
+    """
     product = cpu.product(weight.encode())
     for tokens in TOKENS:
         x, bias = inputs(weight, tokens, dtype)
         y = product(x, bias)
         assert y.dtype == dtype
-        assert error(y, x, weight, bias) < (FLOAT if tokens <= product_limit(product, dtype) else torch.finfo(dtype).eps)
+        assert error(y, x, weight, bias) < (
+            FLOAT if tokens <= product_limit(product, dtype) else torch.finfo(dtype).eps
+        )
 
 
 @every
@@ -115,7 +123,9 @@ def test_any_number_of_threads_gives_the_same(weight, threads):
 
 
 def shifted(tensor):
-    """The same numbers, one element further on in a memory of its own: at an odd address where elements are bytes."""
+    """The same numbers, one element further on in a memory of its own: at an odd address where elements are
+    bytes.
+    """
     place = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape)
     return place.copy_(tensor)
 
@@ -123,7 +133,9 @@ def shifted(tensor):
 @every
 def test_unaligned_memory(weight, level):
     packed = weight.encode()
-    packed = dataclasses.replace(packed, tensors={name: shifted(tensor) for name, tensor in packed.tensors.items()})
+    packed = dataclasses.replace(
+        packed, tensors={name: shifted(tensor) for name, tensor in packed.tensors.items()}
+    )
     product = cpu.product(packed)
     for tokens in (1, 4, 40):
         x, bias = map(shifted, inputs(weight, tokens))
@@ -135,14 +147,23 @@ def strided(tensor):
     return torch.stack([tensor, torch.full_like(tensor, 7)], -1).flatten(-2)[..., ::2]
 
 
-@pytest.mark.parametrize("name", ["levels 2 bits, groups of 128, tail", "uniform 3 bits", "planes, blocks of 128", "factors"])
+@pytest.mark.parametrize(
+    "name", ["levels 2 bits, groups of 128, tail", "uniform 3 bits", "planes, blocks of 128", "factors"]
+)
 def test_inputs_of_any_strides_and_shapes(name):
     weight = NATIVE[name]
     product, columns = cpu.product(weight.encode()), weight.shape[1]
     for shape in ((2, 3, columns), (2, 30, columns)):
         x = Draw(*shape).normal(*shape)
         exact = x.double() @ weight.dequantize().double().T
-        for given in (strided(x), x.transpose(0, 1).contiguous().transpose(0, 1), x[:, -1:], x[0], x[0, 0], x[:1, :1].expand(2, 3, -1)):
+        for given in (
+            strided(x),
+            x.transpose(0, 1).contiguous().transpose(0, 1),
+            x[:, -1:],
+            x[0],
+            x[0, 0],
+            x[:1, :1].expand(2, 3, -1),
+        ):
             expected = given.double() @ weight.dequantize().double().T
             y = product(given, None)
             assert y.shape == expected.shape
@@ -155,7 +176,10 @@ def test_no_tokens(weight):
     rows, columns = weight.shape
     product = cpu.product(weight.encode())
     for shape in ((0,), (2, 0), (0, 3)):
-        assert product(torch.empty(*shape, columns, dtype=torch.bfloat16), torch.zeros(rows)).shape == (*shape, rows)
+        assert product(torch.empty(*shape, columns, dtype=torch.bfloat16), torch.zeros(rows)).shape == (
+            *shape,
+            rows,
+        )
 
 
 def test_a_bias_of_another_dtype():
@@ -190,7 +214,9 @@ def test_what_the_library_lacks_runs_on_the_reference(weight):
     assert error(product(x, bias), x, weight, bias) < FLOAT
 
 
-@pytest.mark.parametrize("weight", [levels(600, 2000, tail=0.01), planes(600, 2048, group_size=128)], ids=["levels", "planes"])
+@pytest.mark.parametrize(
+    "weight", [levels(600, 2000, tail=0.01), planes(600, 2048, group_size=128)], ids=["levels", "planes"]
+)
 def test_many_tokens_go_tile_by_tile(weight, monkeypatch):
     """A scratch of a tenth of the weight, and a last tile that is shorter."""
     monkeypatch.setattr(native_product, "SCRATCH_BYTES", 70 * 4 * weight.shape[1])
@@ -219,7 +245,12 @@ def test_the_library_refuses_aloud():
 )
 def test_packed_tensors_are_left_alone(weight):
     packed = weight.encode()
-    copy = PackedTensor(packed.format, packed.shape, {name: tensor.clone() for name, tensor in packed.tensors.items()}, packed.settings)
+    copy = PackedTensor(
+        packed.format,
+        packed.shape,
+        {name: tensor.clone() for name, tensor in packed.tensors.items()},
+        packed.settings,
+    )
     product = cpu.product(packed)
     for tokens in TOKENS:
         product(inputs(weight, tokens)[0], None, True)

@@ -1,4 +1,6 @@
-"""`PackedEmbedding` and `TiedHead`: rows of the decoded table, a head with no weight but the embedding's, moved, copied and saved as one."""
+"""`PackedEmbedding` and `TiedHead`: rows of the decoded table, a head with no weight but the embedding's,
+moved, copied and saved as one.
+"""
 
 import copy
 import pickle
@@ -25,7 +27,9 @@ every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def packed_by(method):
-    return method.quantize(torch.randn(ROWS_COLUMNS, generator=torch.Generator().manual_seed(0)), None).encode()
+    return method.quantize(
+        torch.randn(ROWS_COLUMNS, generator=torch.Generator().manual_seed(0)), None
+    ).encode()
 
 
 def table_of(packed):
@@ -79,7 +83,9 @@ def test_only_the_rows_at_hand_are_unpacked(monkeypatch):
 def test_a_tied_head_multiplies_with_the_embeddings_weight(method, bias):
     model, table = packed_model(method, bias=bias), table_of(packed_by(method))
     x = torch.randn(2, 3, ROWS_COLUMNS[1], generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(model.head(x), nn.functional.linear(x, table, model.head.bias), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.head(x), nn.functional.linear(x, table, model.head.bias), rtol=1e-4, atol=1e-4
+    )
     assert isinstance(model.head, TiedHead)
     assert (model.head.in_features, model.head.out_features) == tuple(reversed(ROWS_COLUMNS))
 
@@ -98,7 +104,10 @@ def test_stand_ins_have_the_shape_the_dtype_and_the_device():
     model = packed_model(METHODS["grid of 6 bits"], torch.bfloat16)
     for module in (model.embed, model.head):
         assert (module.weight.shape, module.weight.dtype) == (ROWS_COLUMNS, torch.bfloat16)
-    assert (model.embed.num_embeddings, model.embed.embedding_dim, model.embed.padding_idx) == (*ROWS_COLUMNS, 0)
+    assert (model.embed.num_embeddings, model.embed.embedding_dim, model.embed.padding_idx) == (
+        *ROWS_COLUMNS,
+        0,
+    )
 
 
 @every
@@ -112,7 +121,10 @@ def test_moves_copies_and_pickles_as_one(method):
     before = model.embed.packed.tensors
     model.to(torch.bfloat16)
     assert model(IDS).dtype == torch.bfloat16
-    assert all(torch.equal(tensor, before[name]) and tensor.dtype == before[name].dtype for name, tensor in model.embed.packed.tensors.items())
+    assert all(
+        torch.equal(tensor, before[name]) and tensor.dtype == before[name].dtype
+        for name, tensor in model.embed.packed.tensors.items()
+    )
 
 
 @every

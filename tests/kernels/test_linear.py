@@ -1,4 +1,6 @@
-"""`PackedLinear`: computes with the packed weight, moves with its model, keeps its packed tensors' dtypes, prepares for its kernel once."""
+"""`PackedLinear`: computes with the packed weight, moves with its model, keeps its packed tensors' dtypes,
+prepares for its kernel once.
+"""
 
 import copy
 import io
@@ -29,7 +31,9 @@ def x_of(columns=40, dtype=torch.float32):
 def assert_same(y, expected):
     """Equal but for the rounding of sums and, in half precision, of weights."""
     assert y.dtype == expected.dtype
-    assert float((y - expected).abs().max() / expected.abs().max()) < (1e-5 if y.dtype == torch.float32 else 2 * torch.finfo(y.dtype).eps)
+    assert float((y - expected).abs().max() / expected.abs().max()) < (
+        1e-5 if y.dtype == torch.float32 else 2 * torch.finfo(y.dtype).eps
+    )
 
 
 class Model(nn.Module):
@@ -112,7 +116,11 @@ def load_by_assignment(linear, changed):
     linear.load_state_dict(changed.tensors, assign=True)
 
 
-@pytest.mark.parametrize("change", [replace_buffer, replace_past_the_module, load_in_place, load_by_assignment], ids=lambda change: change.__name__)
+@pytest.mark.parametrize(
+    "change",
+    [replace_buffer, replace_past_the_module, load_in_place, load_by_assignment],
+    ids=lambda change: change.__name__,
+)
 def test_another_weight_in_the_same_module_is_prepared_anew(change):
     linear, packed = PackedLinear(packed_of("levels"), None, torch.float32), packed_of("levels")
     before = linear(x_of())

@@ -1,4 +1,6 @@
-"""Finding the native library: where it is looked for, what the environment may ask, and that everything runs without it."""
+"""Finding the native library: where it is looked for, what the environment may ask, and that everything runs
+without it.
+"""
 
 import ctypes
 import os
@@ -22,7 +24,9 @@ present = pytest.mark.skipif(FILE is None, reason=native.status().why)
 
 @pytest.fixture(autouse=True)
 def searched_anew(monkeypatch):
-    """Nothing in the environment, and afterwards the search and the instruction set that were there before."""
+    """Nothing in the environment, and afterwards the search and the instruction set that were there
+    before.
+    """
     found = native.library()
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
@@ -41,7 +45,9 @@ def absent(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(ASKED_FOR_NONE or not COMPILER, reason="no compiler here, or the library is turned off")
 def test_where_there_is_a_compiler_there_is_the_library():
-    """An installation whose library fails to build runs all the same: nothing else would say that it is broken."""
+    """An installation whose library fails to build runs all the same: nothing else would say that it is
+    broken.
+    """
     assert FILE is not None, native.status().why
 
 
@@ -78,7 +84,9 @@ def test_native_on_demand_is_an_error_without_it(absent, monkeypatch):
 @present
 @pytest.mark.parametrize("choice", ["", "auto", "native"])
 def test_found_on_the_package_path(choice, monkeypatch, tmp_path):
-    """The first folder of the path is the source's, the second the installation's: so it is in an editable installation."""
+    """The first folder of the path is the source's, the second the installation's: so it is in an editable
+    installation.
+    """
     shutil.copy(FILE, tmp_path / native.FILE_NAME)
     monkeypatch.setattr(bivlm.kernels, "__path__", [str(tmp_path / "none"), str(tmp_path)])
     monkeypatch.setenv("BIVLM_KERNEL", choice)

@@ -1,4 +1,6 @@
-"""`bivlm::linear` keeps what torch asks of an operator, and packed linears survive torch's compiler, export and inference mode."""
+"""`bivlm::linear` keeps what torch asks of an operator, and packed linears survive torch's compiler, export
+and inference mode.
+"""
 
 import gc
 import subprocess
@@ -15,7 +17,13 @@ from weights import NATIVE, OTHER, Draw
 
 WEIGHTS = {
     name: (NATIVE | OTHER)[name]
-    for name in ("levels 2 bits, groups of 128, tail", "uniform 3 bits", "planes, blocks of 128", "factors", "planes, tail")
+    for name in (
+        "levels 2 bits, groups of 128, tail",
+        "uniform 3 bits",
+        "planes, blocks of 128",
+        "factors",
+        "planes, tail",
+    )
 }
 every = pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 
@@ -110,16 +118,23 @@ def test_a_graph_does_not_reach_a_weight_that_is_gone():
 
 def test_shapes_without_numbers():
     weight = WEIGHTS["levels 2 bits, groups of 128, tail"]
-    y = LINEAR(torch.empty(2, 3, weight.shape[1], dtype=torch.float16, device="meta"), None, torch.tensor(0), weight.shape[0], False)
+    y = LINEAR(
+        torch.empty(2, 3, weight.shape[1], dtype=torch.float16, device="meta"),
+        None,
+        torch.tensor(0),
+        weight.shape[0],
+        False,
+    )
     assert (tuple(y.shape), y.dtype) == ((2, 3, weight.shape[0]), torch.float16)
 
 
 def test_one_openmp_runtime():
     """The library joins the runtime that torch brought: two would fight for the cores."""
     script = (
-        "import torch; from bivlm.kernels import native; native.library(); torch.ones(99, 99) @ torch.ones(99, 99)\n"
-        "import pathlib; maps = pathlib.Path('/proc/self/maps')\n"
-        "print(len({line.split()[-1] for line in maps.read_text().splitlines() if 'gomp' in line or 'libomp' in line}) if maps.exists() else 1)"
+        "import torch; from bivlm.kernels import native; native.library(); torch.ones(99, 99) @"
+        " torch.ones(99, 99)\nimport pathlib; maps ="
+        " pathlib.Path('/proc/self/maps')\nprint(len({line.split()[-1] for line in"
+        " maps.read_text().splitlines() if 'gomp' in line or 'libomp' in line}) if maps.exists() else 1)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 1

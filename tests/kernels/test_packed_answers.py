@@ -26,9 +26,15 @@ def answers(folder, samples, **options):
     model, processor = load(folder, **options)
     family = family_of(model.config)
     texts = [
-        text for start in range(0, QUESTIONS, 10) for text in answer_batch(model, processor, family, samples[start : start + 10], max_new_tokens=4)
+        text
+        for start in range(0, QUESTIONS, 10)
+        for text in answer_batch(model, processor, family, samples[start : start + 10], max_new_tokens=4)
     ]
-    return texts, {linear.product().kernel for linear in packed_linears(model).values()}, prepared_bytes(model)
+    return (
+        texts,
+        {linear.product().kernel for linear in packed_linears(model).values()},
+        prepared_bytes(model),
+    )
 
 
 @pytest.mark.skipif(native.library() is None, reason=native.status().why)

@@ -1,4 +1,6 @@
-"""What is handed to the native library: tensors in place where they can be, the rest made once, and every byte of it counted. No library needed."""
+"""What is handed to the native library: tensors in place where they can be, the rest made once, and every
+byte of it counted. No library needed.
+"""
 
 import ctypes
 
@@ -23,7 +25,9 @@ def dense_codes(prepared):
     """The codes as a reader of the struct finds them, one bit at a time."""
     struct = prepared.struct
     codes = np.zeros((struct.rows, struct.columns), np.uint8)
-    stream = memory(struct.codes, np.uint8, struct.rows * struct.row_bytes).reshape(struct.rows, struct.row_bytes)
+    stream = memory(struct.codes, np.uint8, struct.rows * struct.row_bytes).reshape(
+        struct.rows, struct.row_bytes
+    )
     for column in range(struct.columns):
         group, inside = divmod(column, struct.group_size)
         byte, place = (group * struct.group_bytes + 2, inside) if struct.group_bytes else (0, column)
@@ -32,7 +36,11 @@ def dense_codes(prepared):
     return codes
 
 
-@pytest.mark.parametrize("weight", [w for w in SINGLE.values() if w.shape[1] < 1000], ids=[n for n, w in SINGLE.items() if w.shape[1] < 1000])
+@pytest.mark.parametrize(
+    "weight",
+    [w for w in SINGLE.values() if w.shape[1] < 1000],
+    ids=[n for n, w in SINGLE.items() if w.shape[1] < 1000],
+)
 def test_codes_are_fields_of_whole_bits(weight):
     prepared = prepare(weight.encode())
     struct = prepared.struct
@@ -53,7 +61,11 @@ def test_the_tail_is_listed_by_row(name):
     struct, columns = prepared.struct, weight.shape[1]
     start = memory(struct.tail_start, np.int64, struct.rows + 1)
     entries = memory(struct.tail_entries, np.uint32 if struct.tail_wide else np.uint16, start[-1])
-    found = [(row * columns + int(e >> 2), int(e & 3)) for row in range(struct.rows) for e in entries[start[row] : start[row + 1]]]
+    found = [
+        (row * columns + int(e >> 2), int(e & 3))
+        for row in range(struct.rows)
+        for e in entries[start[row] : start[row + 1]]
+    ]
     assert struct.tail_wide == (columns > 16384)
     assert found == list(zip(weight.tail_positions.tolist(), weight.tail_codes.tolist(), strict=True))
     assert memory(struct.tail_levels, np.float32, 4).tolist() == weight.tail_levels.float().tolist()
@@ -66,7 +78,9 @@ def test_numbers_and_zero_points():
     struct = prepared.struct
     assert struct.scale == 2.0**-3
     assert (struct.scales.dtype, struct.zero_kind, struct.groups) == (3, 1, 3)
-    assert np.array_equal(memory(struct.scales.values, np.uint8, 27), weight.scales.stored.reshape(-1).numpy())
+    assert np.array_equal(
+        memory(struct.scales.values, np.uint8, 27), weight.scales.stored.reshape(-1).numpy()
+    )
     assert np.array_equal(memory(struct.scales.unit, np.float16, 9), weight.scales.unit.reshape(-1).numpy())
     assert np.array_equal(memory(struct.zeros, np.uint8, 27), weight.zero_points.reshape(-1).numpy())
     assert np.array_equal(memory(struct.column_scale, np.float16, 40), weight.column_scale.numpy())
@@ -90,7 +104,9 @@ def test_added_bytes(weight, added):
     prepared = prepare(packed)
     assert prepared.added_bytes == added
     places = {tensor.untyped_storage().data_ptr() for tensor in packed.tensors.values()}
-    assert (prepared.kept[0].untyped_storage().data_ptr() in places) == (packed.settings.get("alphabet", 2) != 6)
+    assert (prepared.kept[0].untyped_storage().data_ptr() in places) == (
+        packed.settings.get("alphabet", 2) != 6
+    )
 
 
 def test_factors_are_two_planes():
@@ -129,9 +145,14 @@ def test_a_tail_code_that_cannot_be_is_refused(alphabet):
     packed = levels(4, 64, alphabet=alphabet, tail=0.1).encode()
     codes = bits.pack_symbols(torch.full((4, 64), alphabet - 1, dtype=torch.uint8), alphabet)
     with pytest.raises(ValueError, match="under a tail entry"):
-        prepare(PackedTensor(packed.format, packed.shape, {**packed.tensors, "codes": codes}, packed.settings))
+        prepare(
+            PackedTensor(packed.format, packed.shape, {**packed.tensors, "codes": codes}, packed.settings)
+        )
 
 
 def test_why_not():
     assert not any(why_not(weight.encode()) for weight in NATIVE.values())
-    assert [why_not(weight.encode()) for weight in OTHER.values()] == ["the library has no tail", "the library has no parts"]
+    assert [why_not(weight.encode()) for weight in OTHER.values()] == [
+        "the library has no tail",
+        "the library has no parts",
+    ]

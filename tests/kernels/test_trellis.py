@@ -1,4 +1,6 @@
-"""The CPU kernel of `trellis` against float64: every window and mix of bits, few and many tokens, every dtype, instruction set, number of threads."""
+"""The CPU kernel of `trellis` against float64: every window and mix of bits, few and many tokens, every
+dtype, instruction set, number of threads.
+"""
 
 import ctypes
 import dataclasses
@@ -26,9 +28,13 @@ def trellis_weight(rows, columns, bits=(2,), window=8, rotated=True, fitted=Fals
     run_bits = torch.tensor([bits[run % len(bits)] for run in range(-(-columns // RUN))], dtype=torch.uint8)
     symbols = draw.codes(16, columns, sum(strips(rows)))
     symbols &= ((1 << run_bits.repeat_interleave(RUN)[:columns]) - 1)[:, None]
-    table = draw.codes(256, 4, 1 << window).view(torch.int8) if fitted else torch.zeros(0, 0, dtype=torch.int8)
+    table = (
+        draw.codes(256, 4, 1 << window).view(torch.int8) if fitted else torch.zeros(0, 0, dtype=torch.int8)
+    )
     scale = (draw.uniform(rows) + 0.5).half()
-    return TrellisWeight(pack_symbols(symbols, run_bits), columns, run_bits, scale, table, window, rotated, seed=5, exponent=-3)
+    return TrellisWeight(
+        pack_symbols(symbols, run_bits), columns, run_bits, scale, table, window, rotated, seed=5, exponent=-3
+    )
 
 
 WEIGHTS = {
@@ -45,7 +51,9 @@ every = pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 
 
 def use_level(level):
-    """Has the library use an instruction set; returns the one that it uses from now on and the one from before."""
+    """Has the library use an instruction set; returns the one that it uses from now on and the one from
+    before.
+    """
     library = ctypes.CDLL(str(native.library().path))
     before = library.bivlm_level()
     return LEVELS[library.bivlm_force_level(LEVELS.index(level))], LEVELS[before]
@@ -155,14 +163,18 @@ def test_inputs_of_any_strides_and_shapes(few):
 
 
 def shifted(tensor):
-    """The same numbers, one element further on in a memory of its own: at an odd address where elements are bytes."""
+    """The same numbers, one element further on in a memory of its own: at an odd address where elements are
+    bytes.
+    """
     return torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
 
 
 @every
 def test_unaligned_memory(weight, few):
     packed = weight.encode()
-    packed = dataclasses.replace(packed, tensors={name: shifted(tensor) for name, tensor in packed.tensors.items()})
+    packed = dataclasses.replace(
+        packed, tensors={name: shifted(tensor) for name, tensor in packed.tensors.items()}
+    )
     product = trellis.product(packed)
     for tokens in (1, 4):
         x, bias = map(shifted, inputs(weight, tokens))
@@ -199,15 +211,29 @@ def test_the_library_refuses_aloud(few):
 
 def test_how_many_tokens_are_few():
     """Rounded inputs cost the least; float32 ones save the slow product of whole matrices."""
-    for few in (*trellis.FEW_TOKENS.values(), trellis.FEW_ELSEWHERE, *cpu.FEW_TOKENS.values(), cpu.FEW_ELSEWHERE):
-        assert 16 <= few.of(torch.bfloat16, False) <= min(few.of(torch.float16, True), few.of(torch.float32, False))
+    for few in (
+        *trellis.FEW_TOKENS.values(),
+        trellis.FEW_ELSEWHERE,
+        *cpu.FEW_TOKENS.values(),
+        cpu.FEW_ELSEWHERE,
+    ):
+        assert (
+            16
+            <= few.of(torch.bfloat16, False)
+            <= min(few.of(torch.float16, True), few.of(torch.float32, False))
+        )
         assert few.of(torch.float32, True) == few.full
 
 
 @every
 def test_packed_tensors_are_left_alone_and_memory_is_counted(weight, few):
     packed = weight.encode()
-    copy = PackedTensor(packed.format, packed.shape, {name: tensor.clone() for name, tensor in packed.tensors.items()}, packed.settings)
+    copy = PackedTensor(
+        packed.format,
+        packed.shape,
+        {name: tensor.clone() for name, tensor in packed.tensors.items()},
+        packed.settings,
+    )
     product = trellis.product(packed)
     for tokens in TOKENS:
         product(inputs(weight, tokens)[0], None, True)
@@ -220,7 +246,10 @@ def test_packed_tensors_are_left_alone_and_memory_is_counted(weight, few):
 def test_the_library_rotates_as_the_format_says(columns, level):
     x, signs = Draw(3, columns).normal(3, columns), signs_of(9, columns)
     out = torch.empty(3, columns)
-    assert native.library().rotate(x.data_ptr(), columns, 3, 0, columns, signs.data_ptr(), out.data_ptr(), 2) == 0
+    assert (
+        native.library().rotate(x.data_ptr(), columns, 3, 0, columns, signs.data_ptr(), out.data_ptr(), 2)
+        == 0
+    )
     exact = rotate(x.double(), signs)
     assert float((out - exact).norm()) <= 1e-6 * float(exact.norm())
 

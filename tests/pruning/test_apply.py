@@ -1,4 +1,6 @@
-"""Hooks on a running model: what a pruner is shown, when a decision is made, what is said, and that nothing is left behind."""
+"""Hooks on a running model: what a pruner is shown, when a decision is made, what is said, and that nothing
+is left behind.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def on(*kinds):
 
 def ask(model, *numbers):
     samples = [tiny_samples(3)[number] for number in numbers]
-    return family_of(model.config).inputs(tiny_processor(model.kind), samples, [sample.image for sample in samples], model.config)
+    return family_of(model.config).inputs(
+        tiny_processor(model.kind), samples, [sample.image for sample in samples], model.config
+    )
 
 
 @torch.inference_mode()
@@ -79,12 +83,17 @@ def test_received_is_what_the_models_own_eager_attention_says(model, layer, quer
     with torch.inference_mode():
         outputs = model(**inputs, use_cache=False, output_attentions=True, output_hidden_states=True)
     model.set_attn_implementation(implementation)
-    weights, visual = outputs.attentions[layer].mean(1).double().numpy(), family_of(model.config).visual_mask(model.config, inputs["input_ids"])
+    weights, visual = (
+        outputs.attentions[layer].mean(1).double().numpy(),
+        family_of(model.config).visual_mask(model.config, inputs["input_ids"]),
+    )
     for row, candidates in enumerate(seen):
         tokens = visual[row].nonzero()[:, 0]
         real = inputs["attention_mask"][row].bool().numpy()
         attending = [r for r in range(len(real)) if real[r]][-1 if queries == "last" else 0 :]
-        expected = [np.mean([weights[row, r, token] for r in attending if r >= token]) for token in tokens.tolist()]
+        expected = [
+            np.mean([weights[row, r, token] for r in attending if r >= token]) for token in tokens.tolist()
+        ]
         np.testing.assert_allclose(candidates.received.numpy(), expected, rtol=2e-4, atol=1e-7)
         torch.testing.assert_close(candidates.features, outputs.hidden_states[layer][row, tokens])
 
@@ -93,11 +102,17 @@ def test_received_is_what_the_models_own_eager_attention_says(model, layer, quer
 def test_a_pruner_that_asks_for_no_attention_gets_none_and_places_are_the_grids(model):
     inputs = ask(model, 0, 2)
     seen = shown(model, inputs)
-    shapes = [(4, 4)] * 2 if model.kind == "llava" else [(int(h) // 2, int(w) // 2) for _, h, w in inputs["image_grid_thw"]]
+    shapes = (
+        [(4, 4)] * 2
+        if model.kind == "llava"
+        else [(int(h) // 2, int(w) // 2) for _, h, w in inputs["image_grid_thw"]]
+    )
     assert model.kind == "llava" or any(rows != columns for rows, columns in shapes)
     for candidates, (rows, columns) in zip(seen, shapes, strict=True):
         assert candidates.received is None
-        assert candidates.places.tolist() == [[0, row, column] for row in range(rows) for column in range(columns)]
+        assert candidates.places.tolist() == [
+            [0, row, column] for row in range(rows) for column in range(columns)
+        ]
 
 
 @on("llava", "qwen2_5_vl", "mllama")
@@ -129,7 +144,10 @@ def test_embeddings_alone_are_left_alone_which_is_said_once(model, caplog):
     for _ in range(2):
         assert torch.equal(logits(model, inputs_embeds=embedded), expected)
     said = [record.message for record in caplog.records if "nothing is pruned" in record.message]
-    assert said == ["the model was called with embeddings instead of token ids, so its visual tokens are not known: nothing is pruned"]
+    assert said == [
+        "the model was called with embeddings instead of token ids, so its visual tokens are not known:"
+        " nothing is pruned"
+    ]
     assert active_pruning(model).last is None
 
 
@@ -164,7 +182,13 @@ def test_the_only_token_of_an_image_stays(model, where):
 def test_one_decision_for_all_that_is_generated(model, use_cache):
     heard = []
     prune(model, "attention:layer=1,keep=0.3", on_decision=heard.append)
-    plain = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "use_cache": use_cache}
+    plain = {
+        "max_new_tokens": 4,
+        "min_new_tokens": 4,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "use_cache": use_cache,
+    }
     with torch.inference_mode():
         model.generate(**ask(model, 0), **plain)
         assert heard == [active_pruning(model).last]
@@ -184,7 +208,10 @@ def test_a_dialogue_goes_on_in_the_cache(model):
         for cache in caches:
             model(**inputs, **cache_argument(model, cache))
         together = model(input_ids=behind, **cache_argument(model, caches[0])).logits
-        one_by_one = [model(input_ids=behind[:, [place]], **cache_argument(model, caches[1])).logits for place in range(3)]
+        one_by_one = [
+            model(input_ids=behind[:, [place]], **cache_argument(model, caches[1])).logits
+            for place in range(3)
+        ]
     torch.testing.assert_close(together, torch.cat(one_by_one, dim=1), rtol=2e-4, atol=2e-4)
     assert caches[0].get_seq_length(1) == inputs["input_ids"].shape[1] + 3
 
@@ -195,7 +222,13 @@ def test_guessed_tokens_leave_the_cache_again(model, extra):
     """Prompt lookup crops the cache when it guesses wrong; the answer is the greedy one."""
     inputs = ask(model, 0)
     prune(model, "attention:layer=1,keep=0.3")
-    plain = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False, "pad_token_id": 0, "suppress_tokens": [3]}  # 3 is <image>
+    plain = {
+        "max_new_tokens": 10,
+        "min_new_tokens": 10,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "suppress_tokens": [3],
+    }  # 3 is <image>
     with torch.inference_mode():
         found = model.generate(**inputs, **plain, **extra)
         expected = model.generate(**inputs, **plain, use_cache=False)
@@ -231,7 +264,14 @@ def test_a_call_that_fails_is_forgotten(model):
     prune(model, "grid:layer=1,keep=0.3")
     expected = logits(model, **inputs)
     with pytest.raises(ValueError, match="features and image tokens do not match"):
-        logits(model, **{**inputs, "input_ids": inputs["input_ids"][:, :-30], "attention_mask": inputs["attention_mask"][:, :-30]})
+        logits(
+            model,
+            **{
+                **inputs,
+                "input_ids": inputs["input_ids"][:, :-30],
+                "attention_mask": inputs["attention_mask"][:, :-30],
+            },
+        )
     assert active_pruning(model).call is None
     assert torch.equal(logits(model, **inputs), expected)
 
@@ -254,10 +294,17 @@ def test_a_decision_goes_on_behind_its_own_prompt_and_picture_only():
 
 def test_a_call_knows_its_padding_and_names_what_stays():
     visual = torch.tensor([[0, 1, 1, 1, 0], [1, 0, 1, 0, 0]]).bool()
-    call = Call({"attention_mask": torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])}, 0, visual, prompt=(torch.zeros(1), torch.zeros(1)))
+    call = Call(
+        {"attention_mask": torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])},
+        0,
+        visual,
+        prompt=(torch.zeros(1), torch.zeros(1)),
+    )
     assert call.real().tolist() == [[False, True, True, True, True], [True] * 5]
     assert bool(Call({}, 0, visual).real().all())
-    assert bool(Call({"attention_mask": torch.zeros(2, 1, 5, 5)}, 0, visual).real().all()), "a mask of 4 dimensions says nothing of padding"
+    assert bool(Call({"attention_mask": torch.zeros(2, 1, 5, 5)}, 0, visual).real().all()), (
+        "a mask of 4 dimensions says nothing of padding"
+    )
     chosen = torch.tensor([[0, 0, 1, 1, 0], [1, 0, 0, 0, 0]]).bool()
     made = decision_from(call, Kept.of(chosen), visual, chosen)
     assert [stay.tolist() for stay in made.chosen] == [[1, 2], [0]]

@@ -75,7 +75,12 @@ def by_brute_force(distances, k, chosen):
     """Each next row has the largest distance to its nearest chosen one; of equals the earlier."""
     kept = list(chosen)
     if not kept:
-        kept = [max(range(len(distances)), key=lambda i: (min(d for j, d in enumerate(distances[i]) if j != i), -i))]
+        kept = [
+            max(
+                range(len(distances)),
+                key=lambda i: (min(d for j, d in enumerate(distances[i]) if j != i), -i),
+            )
+        ]
     while len(kept) < k:
         rest = [i for i in range(len(distances)) if i not in kept]
         kept.append(max(rest, key=lambda i: (min(distances[i][j] for j in kept), -i)))
@@ -100,17 +105,26 @@ def test_max_min_is_greedy_even_among_equals(count, data):
 @given(st.lists(st.booleans(), max_size=20))
 @settings(deadline=None, max_examples=60)
 def test_runs_are_the_groups_of_true(mask):
-    assert runs(torch.tensor(mask, dtype=torch.bool)) == [len(list(group)) for value, group in groupby(mask) if value]
+    assert runs(torch.tensor(mask, dtype=torch.bool)) == [
+        len(list(group)) for value, group in groupby(mask) if value
+    ]
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), max_size=4))
 @settings(deadline=None, max_examples=40)
 def test_places_run_through_rows_and_images(shapes):
-    expected = [[image, row, column] for image, (rows, columns) in enumerate(shapes) for row in range(rows) for column in range(columns)]
+    expected = [
+        [image, row, column]
+        for image, (rows, columns) in enumerate(shapes)
+        for row in range(rows)
+        for column in range(columns)
+    ]
     assert token_places(shapes).tolist() == expected
 
 
-@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (2, (1, 2)), (576, (24, 24)), (575, (1, 575)), (2**52, (2**26, 2**26))])
+@pytest.mark.parametrize(
+    ("count", "shape"), [(1, (1, 1)), (2, (1, 2)), (576, (24, 24)), (575, (1, 575)), (2**52, (2**26, 2**26))]
+)
 def test_a_square_where_it_is_one(count, shape):
     assert shape_of(count) == shape
 

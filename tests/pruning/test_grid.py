@@ -1,4 +1,6 @@
-"""Evenly spaced tokens: how even they are, how many, and how images share them; and the lot, which is even only on average."""
+"""Evenly spaced tokens: how even they are, how many, and how images share them; and the lot, which is even
+only on average.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from bivlm.pruning.random import RandomPruner
 
 
 def discrepancy(kept, rows, columns):
-    """The largest gap, over all boxes that begin in the corner, between their share of the area and their share of what is kept."""
+    """The largest gap, over all boxes that begin in the corner, between their share of the area and their
+    share of what is kept.
+    """
     worst = 0.0
     for bottom in range(1, rows + 1):
         for right in range(1, columns + 1):
@@ -64,10 +68,16 @@ def test_shares_sum_to_k_and_are_proportional(sizes, data):
 @given(st.integers(2, 200), st.data())
 @settings(deadline=None, max_examples=60)
 def test_in_a_row_no_stretch_without_a_kept_token_is_long(count, data):
-    """At most about two steps of count / k, at the ends as well; half a token is lost by rounding on either side."""
+    """At most about two steps of count / k, at the ends as well; half a token is lost by rounding on either
+    side.
+    """
     k = data.draw(st.integers(1, count // 2))
     kept = sorted(evenly_spaced(token_places([(1, count)])[:, 1:], k).tolist())
-    stretches = [kept[0] + 0.5, *(later - earlier for earlier, later in pairwise(kept)), count - kept[-1] - 0.5]
+    stretches = [
+        kept[0] + 0.5,
+        *(later - earlier for earlier, later in pairwise(kept)),
+        count - kept[-1] - 0.5,
+    ]
     assert max(stretches) <= 2 * count / k + 1
 
 
@@ -89,5 +99,7 @@ def test_a_lot_is_fair_and_leaves_the_global_generator_alone():
 
 
 def test_a_lot_does_not_look_at_the_tokens():
-    one, other = (Candidates(torch.full((30, 2), value), None, token_places([(5, 6)]), 9) for value in (0.0, 3.0))
+    one, other = (
+        Candidates(torch.full((30, 2), value), None, token_places([(5, 6)]), 9) for value in (0.0, 3.0)
+    )
     assert torch.equal(RandomPruner(seed=1).select(one, 9), RandomPruner(seed=1).select(other, 9))

@@ -1,4 +1,6 @@
-"""Cutting a sequence to the tokens that stay, against the plain definition; and the cache that remembers what it holds."""
+"""Cutting a sequence to the tokens that stay, against the plain definition; and the cache that remembers what
+it holds.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from bivlm.pruning.kept import Kept
 
 keeps = st.integers(1, 3).flatmap(
     lambda rows: st.integers(1, 7).flatmap(
-        lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n).filter(any), min_size=rows, max_size=rows)
+        lambda n: st.lists(
+            st.lists(st.booleans(), min_size=n, max_size=n).filter(any), min_size=rows, max_size=rows
+        )
     )
 )
 
@@ -37,7 +41,9 @@ def test_every_kept_token_goes_on_and_filler_is_marked(rows):
 @given(keeps, st.sampled_from(["none", "boolean", "added"]), st.integers(0, 2))
 @settings(deadline=None, max_examples=120)
 def test_a_mask_is_cut_as_its_definition_says(rows, kind, behind):
-    """Prefill (no past): entry (a, b) of the cut mask is that of the tokens at a and b; filler is seen by itself alone."""
+    """Prefill (no past): entry (a, b) of the cut mask is that of the tokens at a and b; filler is seen by
+    itself alone.
+    """
     keep = torch.tensor(rows)
     kept, length = Kept.of(keep), keep.shape[1] + behind
     causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -69,7 +75,9 @@ def test_a_generated_token_sees_what_was_kept_and_what_came_behind(rows, masked)
         assert kept.real is None
         return
     for row in range(len(rows)):
-        expected = [True if kept.real is None else bool(kept.real[row, place]) for place in range(kept.index.shape[1])] + [True, True]
+        expected = [
+            True if kept.real is None else bool(kept.real[row, place]) for place in range(kept.index.shape[1])
+        ] + [True, True]
         assert cut[row, 0, 0].tolist() == expected
 
 
@@ -106,19 +114,30 @@ def test_taking_along_any_dimension_is_indexing_row_by_row(rows, dim, shared):
     found = kept.take(tensor, dim)
     assert len(found) == batch
     for row, index in enumerate(kept.index):
-        assert torch.equal(found[row], tensor[0 if shared else row].index_select(dim - 1 if dim > 0 else dim, index))
+        assert torch.equal(
+            found[row], tensor[0 if shared else row].index_select(dim - 1 if dim > 0 else dim, index)
+        )
 
 
 @given(
-    keeps, st.integers(0, 2), st.integers(1, 2), st.sampled_from([torch.float32, torch.bfloat16, torch.bool]), st.booleans(), st.integers(0, 2**31)
+    keeps,
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.bool]),
+    st.booleans(),
+    st.integers(0, 2**31),
 )
 @settings(deadline=None, max_examples=100)
 def test_any_mask_keeps_its_own_entries(rows, past_more, heads, kind, decoding, seed):
-    """Masks of arbitrary content, with a head dimension, in prefill and behind a past: each entry is the old one, or hides filler."""
+    """Masks of arbitrary content, with a head dimension, in prefill and behind a past: each entry is the old
+    one, or hides filler.
+    """
     keep = torch.tensor(rows)
     kept, batch = Kept.of(keep), len(rows)
     past, queries = (keep.shape[1] + past_more, 2) if decoding else (0, keep.shape[1] + past_more)
-    mask = torch.randn(batch, heads, queries, past + queries, generator=torch.Generator().manual_seed(seed)).to(torch.float32)
+    mask = torch.randn(
+        batch, heads, queries, past + queries, generator=torch.Generator().manual_seed(seed)
+    ).to(torch.float32)
     mask = mask > 0 if kind == torch.bool else mask.to(kind)
     before = mask.clone()
     cut = kept.attention_mask(mask, queries, past)
@@ -130,8 +149,14 @@ def test_any_mask_keeps_its_own_entries(rows, past_more, heads, kind, decoding, 
     for row in range(batch):
         for a, query in enumerate(lines[row]):
             for b, place in enumerate(columns.index[row].tolist()):
-                filler = columns.real is not None and not columns.real[row, b] and (decoding or query != place)
-                hidden = torch.tensor(False) if kind == torch.bool else torch.tensor(torch.finfo(kind).min, dtype=kind)
+                filler = (
+                    columns.real is not None and not columns.real[row, b] and (decoding or query != place)
+                )
+                hidden = (
+                    torch.tensor(False)
+                    if kind == torch.bool
+                    else torch.tensor(torch.finfo(kind).min, dtype=kind)
+                )
                 for head in range(heads):
                     assert cut[row, head, a, b] == (hidden if filler else mask[row, head, query, place])
 
@@ -151,7 +176,9 @@ def test_a_mask_of_padding_loses_the_dropped_tokens_and_the_filler(rows, behind,
         grown = kept.grown(length)
         for row, index in enumerate(grown.index.tolist()):
             real = [True] * len(index) if grown.real is None else grown.real[row].tolist()
-            assert cut[row].tolist() == [int(mask[row, place]) * there for place, there in zip(index, real, strict=True)]
+            assert cut[row].tolist() == [
+                int(mask[row, place]) * there for place, there in zip(index, real, strict=True)
+            ]
 
 
 def test_no_row_of_a_cut_mask_is_empty():
@@ -177,7 +204,9 @@ def test_positions_and_tables_follow():
     assert cut["position_ids"].tolist() == [[0, 2, 3], [1, 2, 3]]
     assert cut["position_embeddings"][1][:, :, 0].tolist() == [[0, -2, -3], [-1, -2, -3]]
     assert cut["other"] == 7
-    assert kept.call_arguments(arguments, 1, 4)["position_ids"] is arguments["position_ids"], "tokens behind the prompt keep theirs"
+    assert kept.call_arguments(arguments, 1, 4)["position_ids"] is arguments["position_ids"], (
+        "tokens behind the prompt keep theirs"
+    )
 
 
 def test_the_cache_counts_the_prompt_and_holds_what_stays():
@@ -213,7 +242,9 @@ def test_no_cache_needs_no_layer():
 def test_a_sliding_window_is_refused():
     cache = DynamicCache()
     cache.layers.append(DynamicSlidingWindowLayer(sliding_window=4))
-    with pytest.raises(InputError, match="layer 0 has a DynamicSlidingWindowLayer; leave cache_implementation out"):
+    with pytest.raises(
+        InputError, match="layer 0 has a DynamicSlidingWindowLayer; leave cache_implementation out"
+    ):
         make_pruned(cache, 0, Kept.of(torch.ones(1, 2, dtype=torch.bool)))
 
 

@@ -23,11 +23,14 @@ from bivlm.pruning.tower import token_means
 def candidates(count, seed=0, shapes=None):
     generator = torch.Generator().manual_seed(seed)
     places = token_places(shapes or [shape_of(count)])
-    return Candidates(torch.randn(count, 6, generator=generator), torch.rand(count, generator=generator), places, seed)
+    return Candidates(
+        torch.randn(count, 6, generator=generator), torch.rand(count, generator=generator), places, seed
+    )
 
 
 @pytest.mark.parametrize(
-    ("count", "keep", "expected"), [(64, 0.5, 32), (64, 0.01, 1), (64, 0.14, 9), (3, 0.5, 2), (1, 0.2, 1), (0, 0.5, 0), (5, 1.0, 5)]
+    ("count", "keep", "expected"),
+    [(64, 0.5, 32), (64, 0.01, 1), (64, 0.14, 9), (3, 0.5, 2), (1, 0.2, 1), (0, 0.5, 0), (5, 1.0, 5)],
 )
 def test_budget(count, keep, expected):
     assert budget(count, keep) == expected
@@ -55,7 +58,9 @@ def farthest_first(features, k, chosen=()):
     """Greedy max-min with plain loops."""
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     distance = 1 - unit @ unit.T
-    chosen = list(chosen) or [max(range(len(unit)), key=lambda i: min(distance[i, j] for j in range(len(unit)) if j != i))]
+    chosen = list(chosen) or [
+        max(range(len(unit)), key=lambda i: min(distance[i, j] for j in range(len(unit)) if j != i))
+    ]
     while len(chosen) < k:
         rest = [i for i in range(len(unit)) if i not in chosen]
         chosen.append(max(rest, key=lambda i: min(distance[i, j] for j in chosen)))
@@ -121,7 +126,15 @@ def test_places_and_runs():
 def test_each_prompt_has_its_own_budget_and_what_is_no_candidate_is_not_chosen():
     mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 0, 1, 0, 0]]).bool()
     received = torch.tensor([[9, 1, 4, 3, 2, 9], [9, 9, 9, 1, 9, 9]]).float()
-    chosen = choose(AttentionPruner(), 0.5, mask, torch.zeros(2, 6, 3), received, [token_places([(2, 2)]), token_places([(1, 1)])], [0, 0])
+    chosen = choose(
+        AttentionPruner(),
+        0.5,
+        mask,
+        torch.zeros(2, 6, 3),
+        received,
+        [token_places([(2, 2)]), token_places([(1, 1)])],
+        [0, 0],
+    )
     assert chosen.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0]]
 
 

@@ -52,7 +52,10 @@ def test_there_and_back(text):
         ("grid:keep=0.5,layer=true", "layer is True"),
         ("grid:keep=0.5,keep=0.25", "keep is given twice"),
         ("grid:keep=0.5,=3", "the setting '=3' is no NAME=VALUE; write it like attention:layer=2,keep=0.25"),
-        ("random:keep=0.5,seed=often", "seed='often' is refused: .*; its settings are keep, layer, site, tokens, seed"),
+        (
+            "random:keep=0.5,seed=often",
+            "seed='often' is refused: .*; its settings are keep, layer, site, tokens, seed",
+        ),
         ("", "does not say how much stays"),
         (":keep=0.5", "there is no pruner ''; there are attention, diversity, grid, joined, random"),
         ("joined:keep=0.5,site=vision,attending=last", "use attending=all, or the site language"),
@@ -76,11 +79,17 @@ OWN = {
 }
 
 
-@given(st.sampled_from(sorted(OWN)).flatmap(lambda name: st.tuples(st.just(name), OWN[name])), st.floats(0, 1, exclude_min=True), st.data())
+@given(
+    st.sampled_from(sorted(OWN)).flatmap(lambda name: st.tuples(st.just(name), OWN[name])),
+    st.floats(0, 1, exclude_min=True),
+    st.data(),
+)
 @settings(deadline=None, max_examples=100)
 def test_words_say_everything(named, keep, data):
     name, own = named
-    site = data.draw(st.sampled_from(["language"] if own.get("attending") == "last" else ["language", "input", "vision"]))
+    site = data.draw(
+        st.sampled_from(["language"] if own.get("attending") == "last" else ["language", "input", "vision"])
+    )
     tokens = data.draw(st.sampled_from(["image", "text"])) if site == "language" else "image"
     pruning = Pruning(name, keep, 0 if site == "input" else data.draw(st.integers(0, 99)), site, tokens, own)
     assert parse_pruning(str(pruning)) == pruning
@@ -102,7 +111,13 @@ def test_a_broken_record_is_refused():
 
 def test_a_sweep_is_every_combination_once():
     found = sweep(["grid", "attention:attending=last"], ["language", "input"][:1], [0, 2], [0.5, 0.25])
-    assert [str(pruning) for pruning in found][:3] == ["grid:layer=0,keep=0.5", "grid:layer=0,keep=0.25", "grid:layer=2,keep=0.5"]
+    assert [str(pruning) for pruning in found][:3] == [
+        "grid:layer=0,keep=0.5",
+        "grid:layer=0,keep=0.25",
+        "grid:layer=2,keep=0.5",
+    ]
     assert len(found) == 8
-    assert len(sweep(["grid"], ["language", "input", "vision"], [0, 2], [0.5])) == 5, "the input has no layers"
+    assert len(sweep(["grid"], ["language", "input", "vision"], [0, 2], [0.5])) == 5, (
+        "the input has no layers"
+    )
     assert found[4] == Pruning("attention", 0.5, settings={"attending": "last"})

@@ -33,7 +33,9 @@ def test_means_over_the_patches_of_a_token(seed, rows, patches, tokens):
 
 
 def test_means_of_halves_are_taken_in_float32():
-    found = token_means(torch.full((1, 4096, 1), 20.0, dtype=torch.float16), torch.zeros(1, 4096, dtype=torch.int64))
+    found = token_means(
+        torch.full((1, 4096, 1), 20.0, dtype=torch.float16), torch.zeros(1, 4096, dtype=torch.int64)
+    )
     assert found.dtype == torch.float32
     assert found.item() == 20.0
 
@@ -57,7 +59,13 @@ def test_windows_count_what_stays_in_them(sizes, data):
 def test_a_blocks_arguments_follow_the_patches():
     kept = Kept.of(torch.tensor([[True, False, False, False, True, True]]))
     table, mask = torch.arange(12.0).view(6, 2), torch.arange(36.0).view(1, 1, 6, 6)
-    given_ = {"cu_seqlens": torch.tensor([0, 1, 4, 6]), "max_seqlen": 3, "position_embeddings": (table, -table), "attention_mask": mask, "other": 1}
+    given_ = {
+        "cu_seqlens": torch.tensor([0, 1, 4, 6]),
+        "max_seqlen": 3,
+        "position_embeddings": (table, -table),
+        "attention_mask": mask,
+        "other": 1,
+    }
     cut = _cut_arguments(kept, given_)
     assert cut["cu_seqlens"].tolist() == [0, 1, 3]
     assert cut["max_seqlen"] == 2
@@ -68,7 +76,10 @@ def test_a_blocks_arguments_follow_the_patches():
     assert _cut_arguments(kept, {"attention_mask": None}) == {"attention_mask": None}
 
 
-@pytest.mark.parametrize(("rows", "grids", "images"), [(2, None, [[0, 0, 0, 0], [1, 1, 1, 1]]), (1, [(1, 3), (1, 1)], [[0, 0, 0, 1]])])
+@pytest.mark.parametrize(
+    ("rows", "grids", "images"),
+    [(2, None, [[0, 0, 0, 0], [1, 1, 1, 1]]), (1, [(1, 3), (1, 1)], [[0, 0, 0, 1]])],
+)
 def test_which_image_a_token_is_of(rows, grids, images):
     family = SimpleNamespace(token_grids=None if grids is None else lambda config, inputs: grids)
     tower = Tower.__new__(Tower)
@@ -86,7 +97,11 @@ def test_lots_in_the_tower_depend_on_the_pictures_alone(kind):
     prune(model, "random:site=vision,layer=1,keep=0.4", on_decision=heard.append)
     one, other = tiny_samples(2)
     family = model._bivlm_pruning.family
-    for image, question in ((one.image, one.question), (one.image, other.question), (other.image.resize(one.image.size), one.question)):
+    for image, question in (
+        (one.image, one.question),
+        (one.image, other.question),
+        (other.image.resize(one.image.size), one.question),
+    ):
         sample = SimpleNamespace(image=image, question=question)
         with torch.inference_mode():
             model(**family.inputs(processor, [sample], [image], model.config))

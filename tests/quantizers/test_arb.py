@@ -1,4 +1,6 @@
-"""ARB-LLM: no turn raises its objective, the nearest signs are the nearest, and the forms relate as they should."""
+"""ARB-LLM: no turn raises its objective, the nearest signs are the nearest, and the forms relate as they
+should.
+"""
 
 from itertools import pairwise, product
 from pathlib import Path
@@ -68,7 +70,9 @@ def test_two_signs_are_the_nearest_of_four(scales):
     target = torch.linspace(-2, 2, 81)[None]
     first, second = nearest_signs(target, [torch.full_like(target, scale) for scale in scales])
     found = (target - scales[0] * first - scales[1] * second).abs()
-    best = torch.stack([(target - scales[0] * a - scales[1] * b).abs() for a, b in product((-1, 1), repeat=2)]).amin(0)
+    best = torch.stack(
+        [(target - scales[0] * a - scales[1] * b).abs() for a, b in product((-1, 1), repeat=2)]
+    ).amin(0)
     torch.testing.assert_close(found, best)
 
 
@@ -86,12 +90,17 @@ def test_the_moment_of_the_inputs_helps():
 
 @pytest.mark.parametrize("variant", ["plain", "x", "rc"])
 def test_column_groups_cost_bits_and_lower_the_error(variant):
-    without, groups = (ARB(variant=variant, column_groups=flag).quantize(WEIGHT, STATS) for flag in (False, True))
+    without, groups = (
+        ARB(variant=variant, column_groups=flag).quantize(WEIGHT, STATS) for flag in (False, True)
+    )
     assert loss(groups) < loss(without)
     assert groups.encode().bits_per_weight() > without.encode().bits_per_weight()
 
 
 def test_rows_and_columns_take_fewer_bits_than_means():
     tall = torch.cat([WEIGHT, WEIGHT.flip(0)] * 8)
-    rc, plain = (ARB(variant=variant, column_groups=False).quantize(tall, STATS).encode().bits_per_weight() for variant in ("rc", "plain"))
+    rc, plain = (
+        ARB(variant=variant, column_groups=False).quantize(tall, STATS).encode().bits_per_weight()
+        for variant in ("rc", "plain")
+    )
     assert rc < plain - 0.2

@@ -23,7 +23,9 @@ def loss(w, q, stats):
 @pytest.mark.parametrize("settings", [{}, {"zero_point": "code"}, {"clip": False}, {"alphabet": 3}])
 def test_columns_with_strong_inputs_are_kept_better_than_by_rounding(settings):
     w, stats = case()
-    assert loss(w, AWQ(**settings).quantize(w, stats), stats) < 0.6 * loss(w, RTN(**settings).quantize(w, None), stats)
+    assert loss(w, AWQ(**settings).quantize(w, stats), stats) < 0.6 * loss(
+        w, RTN(**settings).quantize(w, None), stats
+    )
 
 
 def test_strong_columns_are_scaled_up_so_that_their_stored_scale_is_small():

@@ -20,7 +20,9 @@ CASES = {
 
 def loss(q):
     difference = WEIGHT - q.dequantize()
-    return float(((difference @ STATS.hessian) * difference).sum() / ((WEIGHT @ STATS.hessian) * WEIGHT).sum())
+    return float(
+        ((difference @ STATS.hessian) * difference).sum() / ((WEIGHT @ STATS.hessian) * WEIGHT).sum()
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -31,7 +33,9 @@ def test_equals_the_public_implementation(case):
 
 @pytest.mark.parametrize("salience", ["hessian", "magnitude"])
 def test_exact_feedback_and_refit_each_lower_the_error(salience):
-    diagonal, exact = (BiLLM(salience=salience, error_rule=rule).quantize(WEIGHT, STATS) for rule in ("diagonal", "exact"))
+    diagonal, exact = (
+        BiLLM(salience=salience, error_rule=rule).quantize(WEIGHT, STATS) for rule in ("diagonal", "exact")
+    )
     refitted = BiLLM(salience=salience, refit=True).quantize(WEIGHT, STATS)
     assert loss(refitted) < loss(exact) < loss(diagonal)
 
@@ -41,7 +45,9 @@ def test_eight_bit_numbers_cost_little_and_save_what_they_should():
     assert loss(eight) < 1.02 * loss(sixteen)
     saved = sixteen.encode().nbytes - eight.encode().nbytes
     groups, numbers, rows = 2, 7, 64
-    assert saved == rows * groups * numbers - 2 * rows * numbers  # a byte for each number, against a float16 unit for each row and kind
+    assert (
+        saved == rows * groups * numbers - 2 * rows * numbers
+    )  # a byte for each number, against a float16 unit for each row and kind
 
 
 def test_true_bits_are_far_above_the_claimed_ones():

@@ -59,7 +59,9 @@ WEIGHTS = {
 
 def stats_for(columns: int, seed: int = 1) -> LinearStats:
     """Correlated inputs, one of them ten times as large."""
-    x = gaussian(4 * columns + 8, columns, seed) @ (torch.eye(columns) + 0.3 * gaussian(columns, columns, seed + 1))
+    x = gaussian(4 * columns + 8, columns, seed) @ (
+        torch.eye(columns) + 0.3 * gaussian(columns, columns, seed + 1)
+    )
     x[:, 0] *= 10
     return LinearStats(second_moments={"text": x.T @ x / len(x)}, tokens={"text": len(x)})
 
@@ -84,7 +86,9 @@ def test_odd_weights_stay_finite_and_survive_the_file(method, w):
 
 @pytest.mark.parametrize("name", ["constant", "negative constant", "two values"])
 def test_a_single_magnitude_is_kept(name):
-    torch.testing.assert_close(BiVLM().quantize(WEIGHTS[name], None).dequantize(), WEIGHTS[name], rtol=2e-3, atol=0)
+    torch.testing.assert_close(
+        BiVLM().quantize(WEIGHTS[name], None).dequantize(), WEIGHTS[name], rtol=2e-3, atol=0
+    )
 
 
 def test_zeros_stay_zeros():
@@ -146,7 +150,9 @@ def test_wrong_settings_fail_at_construction(wrong):
 
 
 def test_more_bands_and_finer_scopes_are_better():
-    """Rows of unequal scale, which one set of cuts cannot serve: errors relative to every row's own weights."""
+    """Rows of unequal scale, which one set of cuts cannot serve: errors relative to every row's own
+    weights.
+    """
     w = gaussian(32, 256) * torch.logspace(-1, 1, 32)[:, None]
 
     def of(**fields) -> float:
@@ -162,14 +168,21 @@ def test_more_bands_and_finer_scopes_are_better():
 
 def test_a_group_as_wide_as_the_row_is_the_row():
     w = gaussian(16, 48)
-    assert BiVLM(granularity="group", group_size=48).quantize(w, None) == BiVLM(granularity="row").quantize(w, None)
-    assert BiVLM(granularity="group", group_size=128).quantize(w, None) == BiVLM(granularity="row").quantize(w, None)
+    assert BiVLM(granularity="group", group_size=48).quantize(w, None) == BiVLM(granularity="row").quantize(
+        w, None
+    )
+    assert BiVLM(granularity="group", group_size=128).quantize(w, None) == BiVLM(granularity="row").quantize(
+        w, None
+    )
 
 
 def test_shares_stay_near_the_most_that_was_allowed():
     w = gaussian(256, 256)
     for granularity in ("layer", "row"):
-        tail = len(BiVLM(bands=1, salient_max=0.05, granularity=granularity).quantize(w, None).tail_positions) / w.numel()
+        tail = (
+            len(BiVLM(bands=1, salient_max=0.05, granularity=granularity).quantize(w, None).tail_positions)
+            / w.numel()
+        )
         assert 0.04 < tail < 0.06
 
 
@@ -203,12 +216,16 @@ def test_few_tokens_and_dead_columns_still_quantize(method, tokens):
 @pytest.mark.parametrize("granularity", ["layer", "row", "group"])
 @pytest.mark.parametrize("bands", [1, 2, 3])
 def test_a_column_with_massive_inputs_is_kept_well(granularity, bands):
-    """Such columns are few, and their weights are no larger than others: by magnitude alone they would be rounded like all."""
+    """Such columns are few, and their weights are no larger than others: by magnitude alone they would be
+    rounded like all.
+    """
     random = torch.Generator().manual_seed(0)
     w, x = 0.05 * torch.randn(64, 256, generator=random), torch.randn(900, 256, generator=random)
     x[:, 31] *= 300
     moment = x.T @ x / 900
-    q = BiVLM(bands=bands, granularity=granularity, compensate=True).quantize(w, LinearStats({"text": moment}, {"text": 900}))
+    q = BiVLM(bands=bands, granularity=granularity, compensate=True).quantize(
+        w, LinearStats({"text": moment}, {"text": 900})
+    )
     difference = w - q.dequantize()
     assert float(((difference @ moment) * difference).sum() / ((w @ moment) * w).sum()) < 0.02
     share = len(q.tail_positions) / w.numel()

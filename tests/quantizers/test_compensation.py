@@ -1,4 +1,6 @@
-"""The error-feedback loop against a plain GPTQ that goes column by column through the whole inverse, in float64."""
+"""The error-feedback loop against a plain GPTQ that goes column by column through the whole inverse, in
+float64.
+"""
 
 import logging
 
@@ -12,7 +14,9 @@ from bivlm.quantizers.compensation import column_by_column, compensate, inverse_
 def second_moment(width: int, tokens: int, seed: int = 0) -> torch.Tensor:
     """Correlated inputs of unequal size."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(tokens, width, generator=generator) @ (torch.eye(width) + 0.3 * torch.randn(width, width, generator=generator))
+    x = torch.randn(tokens, width, generator=generator) @ (
+        torch.eye(width) + 0.3 * torch.randn(width, width, generator=generator)
+    )
     return x.T @ x / tokens
 
 
@@ -29,7 +33,9 @@ def weight_of(out: int, width: int, seed: int = 1) -> torch.Tensor:
 
 
 def gptq(w: torch.Tensor, hessian: torch.Tensor, damping: float) -> np.ndarray:
-    """Optimal brain quantization in fixed order: after each column the inverse of what is left is formed anew, without any factor."""
+    """Optimal brain quantization in fixed order: after each column the inverse of what is left is formed
+    anew, without any factor.
+    """
     w, h = w.double().numpy().copy(), hessian.double().numpy().copy()
     h += damping * h.diagonal().mean() * np.eye(len(h))
     quantized = np.zeros_like(w)
@@ -81,7 +87,9 @@ def test_identity_means_no_compensation():
 
 
 def test_whole_blocks_go_through_one_solve():
-    """A callback that decides a block at once: its error must reach the columns to the right as in the minimum over them."""
+    """A callback that decides a block at once: its error must reach the columns to the right as in the
+    minimum over them.
+    """
     w, hessian = weight_of(4, 12), second_moment(12, 200)
     seen = []
 
@@ -117,10 +125,18 @@ def test_dead_column_neither_breaks_nor_moves_the_others():
     hessian[3], hessian[:, 3] = 0, 0
     found = compensate(w, hessian, column_by_column(nearest_column), block_size=8, damping=0.01)
     alive = [j for j in range(20) if j != 3]
-    without = compensate(w[:, alive], hessian[alive][:, alive], column_by_column(nearest_column), block_size=8, damping=0.01 * 19 / 20)
+    without = compensate(
+        w[:, alive],
+        hessian[alive][:, alive],
+        column_by_column(nearest_column),
+        block_size=8,
+        damping=0.01 * 19 / 20,
+    )
     assert bool(found.isfinite().all())
     torch.testing.assert_close(found[:, 3], grid(w[:, 3]))
-    assert float((found[:, alive] != without).double().mean()) < 0.1  # the damping is a share of the mean over all columns, nearly the same
+    assert (
+        float((found[:, alive] != without).double().mean()) < 0.1
+    )  # the damping is a share of the mean over all columns, nearly the same
 
 
 def test_fewer_tokens_than_columns_works():

@@ -1,4 +1,6 @@
-"""DBF: a planted product is found again, bits are what was asked for, and the refit and the weighting help."""
+"""DBF: a planted product is found again, bits are what was asked for, and the refit and the weighting
+help.
+"""
 
 import itertools
 import math
@@ -20,7 +22,9 @@ def random_weight(out=48, columns=64, seed=0):
 def stats_of(columns=64, seed=0):
     """Correlated inputs, the strongest thirty times as strong as the weakest."""
     random = torch.Generator().manual_seed(seed)
-    x = torch.randn(6 * columns, columns, generator=random) @ (torch.eye(columns) + torch.randn(columns, columns, generator=random) / columns**0.5)
+    x = torch.randn(6 * columns, columns, generator=random) @ (
+        torch.eye(columns) + torch.randn(columns, columns, generator=random) / columns**0.5
+    )
     x = x * torch.logspace(-0.75, 0.75, columns)
     return LinearStats({"text": x.T @ x / len(x)}, {"text": len(x)})
 
@@ -40,7 +44,11 @@ def planted(out, columns, rank, seed=0):
 
 def loss(w, q, hessian=None):
     difference = (w - q.dequantize()).double()
-    return float(((difference @ hessian.double()) * difference).sum() if hessian is not None else difference.square().sum())
+    return float(
+        ((difference @ hessian.double()) * difference).sum()
+        if hessian is not None
+        else difference.square().sum()
+    )
 
 
 def relative(w, q):
@@ -62,7 +70,9 @@ def test_rank_one_is_exact_up_to_rounding():
 
 
 def test_the_step_projects_as_the_paper_says():
-    """Signs times the best rank-1 matrix of the magnitudes, by a singular value decomposition; what is left over is the dual."""
+    """Signs times the best rank-1 matrix of the magnitudes, by a singular value decomposition; what is left
+    over is the dual.
+    """
     wanted = random_weight(12, 20)
     factor = _Factor(wanted, wanted, torch.ones(20))
     for _ in range(20):
@@ -75,7 +85,9 @@ def test_the_step_projects_as_the_paper_says():
 
 def test_the_error_falls_with_the_bits():
     w = random_weight()
-    errors = [relative(w, DBF(bits=bits, weighting="none").quantize(w, None)) for bits in (1.0, 2.0, 3.0, 4.5)]
+    errors = [
+        relative(w, DBF(bits=bits, weighting="none").quantize(w, None)) for bits in (1.0, 2.0, 3.0, 4.5)
+    ]
     assert all(more > 1.3 * fewer for more, fewer in itertools.pairwise(errors))
     assert errors[1] < 1 - 2 / math.pi  # what signs alone leave of a Gaussian
 
@@ -100,7 +112,9 @@ def test_bits_are_those_that_were_asked_for_and_no_rank_more_fits(shape, bits):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 200), (300, 3), (2, 2)])
 @pytest.mark.parametrize("bits", [0.5, 8.0])
 def test_tiny_shapes(shape, bits):
-    """Rank 1 where the scales alone cost more than was asked for; rows and columns that rank 1 holds are exact."""
+    """Rank 1 where the scales alone cost more than was asked for; rows and columns that rank 1 holds are
+    exact.
+    """
     w = random_weight(*shape)
     q = DBF(bits=bits).quantize(w, stats_of(shape[1]))
     assert q.shape == shape
@@ -117,7 +131,12 @@ def test_the_refit_never_raises_the_error(seed, rounds):
     q = DBF(rounds=rounds, seed=seed).quantize(w, stats_of(seed=seed))
     assert isinstance(q, FactorsWeight)
     assert loss(w, refit_scales(w, q, hessian), hessian) <= loss(w, q, hessian)
-    rough = FactorsWeight(q.left_signs, q.right_signs, *(torch.ones_like(s) for s in (q.row_scale, q.middle_scale, q.column_scale)), exponent=-5)
+    rough = FactorsWeight(
+        q.left_signs,
+        q.right_signs,
+        *(torch.ones_like(s) for s in (q.row_scale, q.middle_scale, q.column_scale)),
+        exponent=-5,
+    )
     assert loss(w, refit_scales(w, rough, hessian), hessian) < 0.1 * loss(w, rough, hessian)
 
 
@@ -146,7 +165,10 @@ def test_another_seed_gives_other_signs_and_much_the_same_error():
 @pytest.mark.parametrize("power", [-100, -40, 0, 40, 100])
 def test_the_size_of_the_weights_changes_nothing_but_the_exponent(power):
     w = random_weight(20, 30)
-    plain, scaled = (DBF(weighting="none", rounds=5).quantize(x, None).dequantize() for x in (w, w.ldexp(torch.tensor(power))))
+    plain, scaled = (
+        DBF(weighting="none", rounds=5).quantize(x, None).dequantize()
+        for x in (w, w.ldexp(torch.tensor(power)))
+    )
     assert torch.allclose(scaled.ldexp(torch.tensor(-power)), plain, rtol=1e-3, atol=1e-4)
 
 
@@ -169,7 +191,17 @@ def test_what_is_not_finite_is_refused(bad):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"bits": 0.0}, {"bits": 8.5}, {"weighting": "full"}, {"rounds": 0}, {"inner": 0}, {"penalty": 0.0}, {"ridge": 0.001}, {"rank": 3}]
+    "wrong",
+    [
+        {"bits": 0.0},
+        {"bits": 8.5},
+        {"weighting": "full"},
+        {"rounds": 0},
+        {"inner": 0},
+        {"penalty": 0.0},
+        {"ridge": 0.001},
+        {"rank": 3},
+    ],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -180,7 +212,10 @@ def test_wrong_settings_are_refused(wrong):
 def test_a_moment_that_is_not_positive_definite_is_damped_with_a_word_or_refused(bits, caplog):
     """The refit sees all of it: without a check it trades the weight for an error below zero."""
     w = random_weight(20, 60)
-    slightly, far = torch.eye(60) - 1.05 * torch.full((60, 60), 1 / 60), torch.eye(60) - torch.full((60, 60), 0.5)
+    slightly, far = (
+        torch.eye(60) - 1.05 * torch.full((60, 60), 1 / 60),
+        torch.eye(60) - torch.full((60, 60), 0.5),
+    )
     q = DBF(bits=bits).quantize(w, LinearStats({"text": slightly}, {"text": 9}))
     assert "not positive definite" in caplog.text
     assert relative(w, q) < 1

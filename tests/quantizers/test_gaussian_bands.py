@@ -1,4 +1,6 @@
-"""Cuts against scipy's Gaussian, membership against a loop, and the histogram's band errors against the weights themselves."""
+"""Cuts against scipy's Gaussian, membership against a loop, and the histogram's band errors against the
+weights themselves.
+"""
 
 import numpy as np
 import pytest
@@ -13,14 +15,20 @@ from bivlm.quantizers.gaussian_bands import MagnitudeHistogram, band_of, cut_poi
 @settings(deadline=None, max_examples=60)
 @given(bands=st.integers(1, 8), salient=st.floats(1e-6, 0.5), mean=st.floats(-2, 2), std=st.floats(0.01, 10))
 def test_cuts_are_scipys_quantiles(bands, salient, mean, std):
-    expected = [max(0.0, mean + std * norm.ppf((1 + k * (1 - salient) / bands) / 2)) for k in range(1, bands + 1)]
-    found = cuts(bands, salient, torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64))
+    expected = [
+        max(0.0, mean + std * norm.ppf((1 + k * (1 - salient) / bands) / 2)) for k in range(1, bands + 1)
+    ]
+    found = cuts(
+        bands, salient, torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    )
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("std", [1.0, 0.0])
 def test_without_a_tail_the_last_band_has_no_end(std):
-    found = cuts(3, 0.0, torch.tensor([0.5, -0.5], dtype=torch.float64), torch.tensor([std, std], dtype=torch.float64))
+    found = cuts(
+        3, 0.0, torch.tensor([0.5, -0.5], dtype=torch.float64), torch.tensor([std, std], dtype=torch.float64)
+    )
     assert found.shape == (2, 3)
     assert found[:, -1].tolist() == [np.inf, np.inf]
     assert found[:, :-1].isfinite().all()

@@ -13,9 +13,13 @@ from bivlm.types import LinearStats
 
 def case(out=24, columns=48, seed=0):
     random = torch.Generator().manual_seed(seed)
-    x = torch.randn(6 * columns, columns, generator=random) @ (torch.eye(columns) + torch.randn(columns, columns, generator=random) / columns**0.5)
+    x = torch.randn(6 * columns, columns, generator=random) @ (
+        torch.eye(columns) + torch.randn(columns, columns, generator=random) / columns**0.5
+    )
     x = x * torch.logspace(-0.5, 0.5, columns)
-    return 0.05 * torch.randn(out, columns, generator=random), LinearStats({"text": x.T @ x / len(x)}, {"text": len(x)})
+    return 0.05 * torch.randn(out, columns, generator=random), LinearStats(
+        {"text": x.T @ x / len(x)}, {"text": len(x)}
+    )
 
 
 def loss(w, q, stats):
@@ -24,7 +28,9 @@ def loss(w, q, stats):
 
 
 def plain_gptq(w, hessian, grid, order, damping=0.01):
-    """Algorithm 1 of the paper without its blocks, in float64: the inverse is updated by elimination, one column after the other."""
+    """Algorithm 1 of the paper without its blocks, in float64: the inverse is updated by elimination, one
+    column after the other.
+    """
     w, h = w.double()[:, order].clone(), hessian.double()[order][:, order]
     inverse = torch.linalg.inv(h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64))
     for j in range(w.shape[1]):
@@ -42,7 +48,9 @@ def plain_gptq(w, hessian, grid, order, damping=0.01):
 @pytest.mark.parametrize("act_order", [True, False])
 def test_equals_the_plain_algorithm_on_the_same_grids(zero_point, act_order):
     w, stats = case()
-    q = GPTQ(bits=3, group_size=100, zero_point=zero_point, act_order=act_order, refit=False, block_size=16).quantize(w, stats)
+    q = GPTQ(
+        bits=3, group_size=100, zero_point=zero_point, act_order=act_order, refit=False, block_size=16
+    ).quantize(w, stats)
     scale, columns = q.scales.expand()[:, 0, 0].double(), torch.arange(48)
     zero = q.zero_points[:, 0].double() if q.zero_points.numel() else torch.tensor(3.5).double()
 
@@ -51,21 +59,27 @@ def test_equals_the_plain_algorithm_on_the_same_grids(zero_point, act_order):
 
     order = stats.hessian.diagonal().argsort(descending=True, stable=True) if act_order else columns
     expected = plain_gptq(w, stats.hessian, grid, order)
-    assert float(((q.dequantize() - expected).abs() > 1e-5).double().mean()) < 0.003  # a weight on the very edge of two codes may fall either way
+    assert (
+        float(((q.dequantize() - expected).abs() > 1e-5).double().mean()) < 0.003
+    )  # a weight on the very edge of two codes may fall either way
 
 
 def test_without_activation_order_groups_are_fitted_when_their_turn_comes():
     w, stats = case()
     static = GPTQ(group_size=16, refit=False).quantize(w, stats)
     dynamic = GPTQ(group_size=16, act_order=False, refit=False, block_size=16).quantize(w, stats)
-    assert torch.equal(static.scales.expand()[:, 0], dynamic.scales.expand()[:, 0])  # nothing has been fed on to the first group
+    assert torch.equal(
+        static.scales.expand()[:, 0], dynamic.scales.expand()[:, 0]
+    )  # nothing has been fed on to the first group
     assert not torch.equal(static.scales.expand()[:, 1], dynamic.scales.expand()[:, 1])
     other = GPTQ(group_size=16, act_order=False, refit=False, block_size=48).quantize(w, stats)
     torch.testing.assert_close(other.dequantize(), dynamic.dequantize(), rtol=0, atol=0.02)
     assert float(((other.dequantize() - dynamic.dequantize()).abs() > 1e-5).float().mean()) < 0.02
 
 
-@pytest.mark.parametrize("settings", [{}, {"zero_point": "middle"}, {"zero_point": "code"}, {"grid": "lloyd"}, {"scale_bits": 8}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"zero_point": "middle"}, {"zero_point": "code"}, {"grid": "lloyd"}, {"scale_bits": 8}]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_refit_never_raises_the_error_and_mostly_lowers_it(settings, seed):
     w, stats = case(seed=seed)
@@ -122,4 +136,6 @@ def test_tiny_and_huge_weights_keep_their_precision():
     reference = loss(w, GPTQ().quantize(w, stats), stats) / float(w.square().sum())
     for factor in (1e-12, 1e12):
         q = GPTQ().quantize(w * factor, stats)
-        assert loss(w * factor, q, stats) / float((w * factor).double().square().sum()) == pytest.approx(reference, rel=0.05)
+        assert loss(w * factor, q, stats) / float((w * factor).double().square().sum()) == pytest.approx(
+            reference, rel=0.05
+        )

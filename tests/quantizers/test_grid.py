@@ -39,7 +39,12 @@ def test_the_search_never_loses_to_the_range(zero):
     plain = fit_grid(w, importance, 16, 4, zero, clip=False, scale_bits=32)
     searched = fit_grid(w, importance, 16, 4, zero, clip=True, scale_bits=32)
     slack = 1e-3 if zero == "free" else 1e-6  # a free zero point is rounded to float16
-    assert bool((errors(w, expand(searched, w, 16), importance, 16) <= errors(w, expand(plain, w, 16), importance, 16) * (1 + slack) + 1e-6).all())
+    assert bool(
+        (
+            errors(w, expand(searched, w, 16), importance, 16)
+            <= errors(w, expand(plain, w, 16), importance, 16) * (1 + slack) + 1e-6
+        ).all()
+    )
 
 
 @pytest.mark.parametrize("zero", ZEROS)
@@ -47,7 +52,9 @@ def test_the_search_is_near_the_best_of_a_fine_one(zero):
     w = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
     best = torch.inf
     for scale in torch.linspace(0.05, 2.5, 400).tolist():
-        places = {"middle": [1.5], "code": [0.0, 1.0, 2.0, 3.0], "free": torch.linspace(-1, 4, 101).tolist()}[zero]
+        places = {"middle": [1.5], "code": [0.0, 1.0, 2.0, 3.0], "free": torch.linspace(-1, 4, 101).tolist()}[
+            zero
+        ]
         for place in places:
             q = (nearest_codes(w, torch.tensor(scale), torch.tensor(place), 4) - place) * scale
             best = min(best, float((w - q).square().sum()))
@@ -69,14 +76,21 @@ def test_what_fills_the_last_group_does_not_count():
     whole = fit_grid(w, torch.ones(10), 8, 4, "free", clip=True, scale_bits=32)
     alone = fit_grid(w[:, 8:], torch.ones(2), 2, 4, "free", clip=True, scale_bits=32)
     torch.testing.assert_close(whole.scale()[:, 1:], alone.scale())
-    torch.testing.assert_close(fit_levels(w, torch.ones(10), 8, 4)[:, 1:], fit_levels(w[:, 8:], torch.ones(2), 2, 4))
+    torch.testing.assert_close(
+        fit_levels(w, torch.ones(10), 8, 4)[:, 1:], fit_levels(w[:, 8:], torch.ones(2), 2, 4)
+    )
 
 
 def test_eight_bit_scales_are_those_that_the_codes_were_chosen_with():
     w = torch.randn(6, 64, generator=torch.Generator().manual_seed(3))
     grid = fit_grid(w, torch.ones(64), 16, 4, "middle", clip=True, scale_bits=8)
     assert grid.scales.stored.dtype == torch.uint8
-    torch.testing.assert_close(grid.scale(), fit_grid(w, torch.ones(64), 16, 4, "middle", clip=True, scale_bits=32).scale(), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        grid.scale(),
+        fit_grid(w, torch.ones(64), 16, 4, "middle", clip=True, scale_bits=32).scale(),
+        rtol=0.02,
+        atol=0,
+    )
 
 
 def test_free_levels_are_ascending_and_beat_the_evenly_spaced():

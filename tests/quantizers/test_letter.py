@@ -1,6 +1,8 @@
-"""Bi-VLM to the letter against the paper's equations, written out here once more with loops over numpy arrays and nothing of the package.
+"""Bi-VLM to the letter against the paper's equations, written out here once more with loops over numpy arrays
+and nothing of the package.
 
-The weights are rounded to bfloat16, for which the histogram of the search is exact. What remains between the two sides is float16 tables: 2^-11.
+The weights are rounded to bfloat16, for which the histogram of the search is exact. What remains between the
+two sides is float16 tables: 2^-11.
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,10 @@ class Letter:
 
 
 def letter(w: np.ndarray, bands: int, share: float) -> Letter:
-    edges = [max(0.0, w.mean() + w.std() * norm.ppf((1 + k * (1 - share) / bands) / 2)) for k in range(1, bands + 1)]
+    edges = [
+        max(0.0, w.mean() + w.std() * norm.ppf((1 + k * (1 - share) / bands) / 2))
+        for k in range(1, bands + 1)
+    ]
     quantized = np.zeros_like(w)
     lower = -1.0  # the first band takes zeros as well
     for upper in edges:  # Eq. 15-19
@@ -73,7 +78,12 @@ def row_scales(w: np.ndarray, pattern: np.ndarray) -> np.ndarray:
 
 def letter_search(w: np.ndarray, bands: int, most: float) -> float:
     """The lowest J that bounded Brent and the two ends find (Eq. 20)."""
-    found = minimize_scalar(lambda share: letter(w, bands, share).j, bounds=(0, most), method="bounded", options={"xatol": most / 100, "maxiter": 20})
+    found = minimize_scalar(
+        lambda share: letter(w, bands, share).j,
+        bounds=(0, most),
+        method="bounded",
+        options={"xatol": most / 100, "maxiter": 20},
+    )
     return min(found.fun, letter(w, bands, 0.0).j, letter(w, bands, most).j)
 
 
@@ -83,7 +93,15 @@ def weight_of(seed: int, shape: tuple[int, int] = (24, 40), mean: float = 0.0) -
 
 
 def settings(bands: int, most: float) -> BiVLM:
-    return BiVLM(bands=bands, salient_max=most, salient_levels="paper", rounds=ROUNDS, alpha=ALPHA, granularity="layer", compensate=False)
+    return BiVLM(
+        bands=bands,
+        salient_max=most,
+        salient_levels="paper",
+        rounds=ROUNDS,
+        alpha=ALPHA,
+        granularity="layer",
+        compensate=False,
+    )
 
 
 def error(w: torch.Tensor, quantized: LevelsWeight) -> float:
@@ -113,12 +131,17 @@ def test_objective_is_the_letters_j_at_every_share(bands):
 @pytest.mark.parametrize("most", [0.01, 0.05, 0.3])
 @pytest.mark.parametrize("bands", range(1, 9))
 def test_search_ends_at_the_letters_j(bands, most, monkeypatch):
-    """J jumps as single weights cross a cut, so that the last bit of the mean can turn Brent aside: 1 % between the two searches.
+    """J jumps as single weights cross a cut, so that the last bit of the mean can turn Brent aside: 1 %
+    between the two searches.
 
-    At the share that was chosen 0.2 %: the letter's row scales are not the best ones, so that their rounding to float16 counts at first order.
+    At the share that was chosen 0.2 %: the letter's row scales are not the best ones, so that their rounding
+    to float16 counts at first order.
     """
     w, shares = weight_of(40 + bands), []
-    monkeypatch.setattr("bivlm.quantizers.bivlm.best_salient_share", lambda *given: shares.append(best_salient_share(*given)) or shares[0])
+    monkeypatch.setattr(
+        "bivlm.quantizers.bivlm.best_salient_share",
+        lambda *given: shares.append(best_salient_share(*given)) or shares[0],
+    )
     found = error(w, settings(bands, most).quantize(w, None))
     assert found == pytest.approx(letter(w.double().numpy(), bands, shares[0]).j, rel=2e-3)
     assert found == pytest.approx(letter_search(w.double().numpy(), bands, most), rel=1e-2)
@@ -139,7 +162,9 @@ def test_objective_of_float32_weights_is_within_the_histograms_precision():
 
 @pytest.mark.parametrize("bands", range(1, 9))
 def test_gaussian_bands_reach_the_closed_form(bands):
-    """Band k has probability 1/N and mean 2N (φ(z_{k-1}) - φ(z_k)), so J = 1 - sum of mean² / N; 1 - 2/π for one band."""
+    """Band k has probability 1/N and mean 2N (φ(z_{k-1}) - φ(z_k)), so J = 1 - sum of mean² / N; 1 - 2/π for
+    one band.
+    """
     w = torch.randn(512, 512, generator=torch.Generator().manual_seed(bands))
     z = norm.ppf((1 + np.arange(bands + 1) / bands) / 2)
     means = -2 * bands * np.diff(norm.pdf(z))

@@ -23,7 +23,9 @@ def test_errors_of_all_counts_of_salient_columns(block):
     candidates = min(49, block.shape[1] - 1)
     rank = reference.falling_columns(block).argsort()
     expected = reference.column_errors(block, candidates)
-    torch.testing.assert_close(_column_errors(block, rank, candidates), expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
+    torch.testing.assert_close(
+        _column_errors(block, rank, candidates), expected, rtol=1e-4, atol=1e-5 * float(expected.max())
+    )
 
 
 def test_errors_of_all_thresholds(block):

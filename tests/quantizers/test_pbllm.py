@@ -9,9 +9,13 @@ from bivlm.types import LinearStats
 
 def case(out=40, columns=96):
     random = torch.Generator().manual_seed(0)
-    x = torch.randn(500, columns, generator=random) @ (torch.eye(columns) + torch.randn(columns, columns, generator=random) / columns**0.5)
+    x = torch.randn(500, columns, generator=random) @ (
+        torch.eye(columns) + torch.randn(columns, columns, generator=random) / columns**0.5
+    )
     x[:, 5] *= 20
-    return 0.05 * torch.randn(out, columns, generator=random), LinearStats({"text": x.T @ x / 500}, {"text": 500})
+    return 0.05 * torch.randn(out, columns, generator=random), LinearStats(
+        {"text": x.T @ x / 500}, {"text": 500}
+    )
 
 
 def loss(w, q, stats):
@@ -30,7 +34,9 @@ def test_without_data_the_largest_of_each_group_are_kept_in_eight_bits_and_the_o
         assert int(inside.sum()) == round(0.1 * group.numel())
         assert float(group[inside].abs().min()) >= float(group[~inside].abs().max())
         scale = torch.where(inside, 0.0, group.abs()).sum(1) / (~inside).sum(1)
-        torch.testing.assert_close(back[:, start : start + 32][~inside], (scale[:, None] * group.sign())[~inside])
+        torch.testing.assert_close(
+            back[:, start : start + 32][~inside], (scale[:, None] * group.sign())[~inside]
+        )
     step = (w * kept).amax(1) - (w * kept).amin(1)
     assert bool(((w - back).abs()[kept] <= (0.55 / 254 * step)[:, None].expand_as(w)[kept] + 1e-6).all())
 
@@ -45,7 +51,9 @@ def test_hessian_saliency_keeps_the_column_with_massive_inputs():
     assert shares["magnitude"] < 0.4
 
 
-@pytest.mark.parametrize("settings", [{}, {"act_order": False, "group_size": 32}, {"mean": True}, {"saliency": "magnitude"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"act_order": False, "group_size": 32}, {"mean": True}, {"saliency": "magnitude"}]
+)
 def test_feedback_and_refit_each_lower_the_error_of_the_layer(settings):
     w, stats = case()
     plain, fed, refitted = (
@@ -71,4 +79,6 @@ def test_the_paper_leaves_out_positions_and_scales():
     q = method.quantize(w, stats)
     assert method.paper_bits(q) == pytest.approx(1.7, abs=0.01)
     positions = 0.1 * 4.8  # a Rice-coded gap of ten places
-    assert q.encode().bits_per_weight() == pytest.approx(1 + 0.1 * 7 + positions + 16 / 128 + 32 / 256, abs=0.03)
+    assert q.encode().bits_per_weight() == pytest.approx(
+        1 + 0.1 * 7 + positions + 16 / 128 + 32 / 256, abs=0.03
+    )

@@ -26,7 +26,9 @@ def test_expand_is_the_sum_over_kinds():
     _, theta, basis, _, _ = case()
     q = expand(theta, basis, 8)
     for i, j in [(0, 0), (3, 7), (3, 8), (5, 19)]:
-        assert float(q[i, j]) == pytest.approx(sum(float(theta[i, j // 8, k] * basis[k, i, j]) for k in range(2)), abs=1e-5)
+        assert float(q[i, j]) == pytest.approx(
+            sum(float(theta[i, j // 8, k] * basis[k, i, j]) for k in range(2)), abs=1e-5
+        )
 
 
 def test_reaches_the_least_squares_solution():

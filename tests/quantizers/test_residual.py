@@ -1,4 +1,6 @@
-"""Masked residual binarization against a loop over rows, and against what the public implementation of BiLLM gave."""
+"""Masked residual binarization against a loop over rows, and against what the public implementation of BiLLM
+gave.
+"""
 
 from pathlib import Path
 
@@ -32,7 +34,9 @@ def test_equals_the_definition(order):
     mask[3], mask[4] = False, True
     mask[5], mask[5, 7] = False, True
     found = torch.where(mask, binarize(w, mask, order).values(), 0.0)
-    expected = np.stack([by_hand(row, used, order) for row, used in zip(w.double().numpy(), mask.numpy(), strict=True)])
+    expected = np.stack(
+        [by_hand(row, used, order) for row, used in zip(w.double().numpy(), mask.numpy(), strict=True)]
+    )
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 

@@ -30,11 +30,15 @@ def test_every_weight_lies_at_its_nearest_grid_point(zero_point):
 
 def test_the_search_lowers_the_error_and_eight_bits_are_nearly_exact():
     w = weight()
-    plain, searched = (float((w - RTN(clip=clip).quantize(w, None).dequantize()).square().sum()) for clip in (False, True))
+    plain, searched = (
+        float((w - RTN(clip=clip).quantize(w, None).dequantize()).square().sum()) for clip in (False, True)
+    )
     assert searched < plain
     assert float((w - RTN(bits=8).quantize(w, None).dequantize()).abs().max()) < 0.003
 
 
 def test_codes_only_is_what_papers_count():
     assert RTN(bits=2).paper_bits(RTN(bits=2).quantize(weight(), None)) == 2.0
-    assert RTN(alphabet=3).paper_bits(RTN(alphabet=3).quantize(weight(), None)) == pytest.approx(1.585, abs=1e-3)
+    assert RTN(alphabet=3).paper_bits(RTN(alphabet=3).quantize(weight(), None)) == pytest.approx(
+        1.585, abs=1e-3
+    )

@@ -1,4 +1,6 @@
-"""The two fits of the tail: which one is better on Gaussian tails, and what they make of rows without an entry."""
+"""The two fits of the tail: which one is better on Gaussian tails, and what they make of rows without an
+entry.
+"""
 
 import pytest
 import torch
@@ -7,7 +9,9 @@ from scipy.stats import norm
 from bivlm.quantizers.salient import fit_tail
 
 
-def gaussian_tail(seed: int, out: int = 64, width: int = 512, share: float = 0.02) -> tuple[torch.Tensor, torch.Tensor]:
+def gaussian_tail(
+    seed: int, out: int = 64, width: int = 512, share: float = 0.02
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and values of the entries of N(0, 1) beyond the cut."""
     w = torch.randn(out, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     positions = (w.abs() > norm.ppf(1 - share / 2)).reshape(-1).nonzero()[:, 0]
@@ -22,7 +26,10 @@ def fit(rows, values, out, method, rounds=10):
 def test_lloyd_is_far_better_than_the_letter_on_gaussian_tails(seed):
     rows, values = gaussian_tail(seed)
     plain = float((values - values.sign() * values.abs().mean()).square().sum())
-    lloyd, paper = fit(rows, values, 64, "lloyd").error(rows, values), fit(rows, values, 64, "paper").error(rows, values)
+    lloyd, paper = (
+        fit(rows, values, 64, "lloyd").error(rows, values),
+        fit(rows, values, 64, "paper").error(rows, values),
+    )
     assert lloyd < plain < paper
     assert lloyd < paper / 10
 
@@ -49,10 +56,16 @@ def test_levels_ascend_and_every_entry_takes_one_of_the_nearest(method):
     ratio = values / tail.scale[rows]
     if method == "paper":
         ratio = ratio.clamp(-1, 1)
-        chosen, best = (tail.levels[tail.codes.long()] - ratio).abs(), (tail.levels - ratio[:, None]).abs().amin(1)
+        chosen, best = (
+            (tail.levels[tail.codes.long()] - ratio).abs(),
+            (tail.levels - ratio[:, None]).abs().amin(1),
+        )
         assert float((chosen - best).max()) < 0.05  # the pattern is one refit of the scale behind
     else:
-        chosen, best = (tail.levels[tail.codes.long()] - ratio).abs(), (tail.levels - ratio[:, None]).abs().amin(1)
+        chosen, best = (
+            (tail.levels[tail.codes.long()] - ratio).abs(),
+            (tail.levels - ratio[:, None]).abs().amin(1),
+        )
         torch.testing.assert_close(chosen, best, rtol=0, atol=1e-12)
 
 

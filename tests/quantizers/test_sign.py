@@ -27,7 +27,9 @@ def test_scale_is_the_mean_magnitude_of_the_group(group_size):
     q = Sign(group_size=group_size, scale_bits=32).quantize(w, None).dequantize()
     for start in range(0, 40, group_size):
         group = w[:, start : start + group_size]
-        torch.testing.assert_close(q[:, start : start + group_size], group.abs().mean(1, keepdim=True) * group.sign())
+        torch.testing.assert_close(
+            q[:, start : start + group_size], group.abs().mean(1, keepdim=True) * group.sign()
+        )
 
 
 def test_with_mean_the_rest_is_binarized():
@@ -35,7 +37,9 @@ def test_with_mean_the_rest_is_binarized():
     q = Sign(group_size=16, mean=True, scale_bits=32).quantize(w, None).dequantize()
     group = w[:, 32:]
     centred = group - group.mean(1, keepdim=True)
-    torch.testing.assert_close(q[:, 32:], group.mean(1, keepdim=True) + centred.abs().mean(1, keepdim=True) * centred.sign())
+    torch.testing.assert_close(
+        q[:, 32:], group.mean(1, keepdim=True) + centred.abs().mean(1, keepdim=True) * centred.sign()
+    )
 
 
 def test_feedback_and_refit_each_lower_the_error_of_the_layer():

@@ -1,4 +1,6 @@
-"""The trellis quantizer against plain GPTQ, exhaustive allocation and least squares; what each part gives; shapes that do not fit its strips."""
+"""The trellis quantizer against plain GPTQ, exhaustive allocation and least squares; what each part gives;
+shapes that do not fit its strips.
+"""
 
 import dataclasses
 import itertools
@@ -14,19 +16,34 @@ from bivlm.formats.trellis import TrellisWeight, column_bits, runs, trellis_nbyt
 from bivlm.formats.trellis_code import UNIT, standard_tables
 from bivlm.kernels import native
 from bivlm.quantizers import trellis
-from bivlm.quantizers.trellis import DISTORTION, Trellis, allocated_bits, equal_blocks, even_bits, refitted_scale
+from bivlm.quantizers.trellis import (
+    DISTORTION,
+    Trellis,
+    allocated_bits,
+    equal_blocks,
+    even_bits,
+    refitted_scale,
+)
 from bivlm.quantizers.viterbi import search_columns, search_reference
 from bivlm.types import LinearStats
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="the native library is not in use")
-LLOYD_MAX = {1: (0.7979,), 2: (0.4528, 1.510), 3: (0.2451, 0.7560, 1.344, 2.152)}  # best levels of a normal source: Max, IRE Trans. IT 6, 7 (1960)
+LLOYD_MAX = {
+    1: (0.7979,),
+    2: (0.4528, 1.510),
+    3: (0.2451, 0.7560, 1.344, 2.152),
+}  # best levels of a normal source: Max, IRE Trans. IT 6, 7 (1960)
 
 
 def case(out=64, columns=96, seed=0):
     random = torch.Generator().manual_seed(seed)
-    x = torch.randn(6 * columns, columns, generator=random) @ (torch.eye(columns) + torch.randn(columns, columns, generator=random) / columns**0.5)
+    x = torch.randn(6 * columns, columns, generator=random) @ (
+        torch.eye(columns) + torch.randn(columns, columns, generator=random) / columns**0.5
+    )
     x = x * torch.logspace(-0.5, 0.5, columns)
-    return 0.05 * torch.randn(out, columns, generator=random), LinearStats({"text": x.T @ x / len(x)}, {"text": len(x)})
+    return 0.05 * torch.randn(out, columns, generator=random), LinearStats(
+        {"text": x.T @ x / len(x)}, {"text": len(x)}
+    )
 
 
 def loss(w, back, stats):
@@ -36,14 +53,21 @@ def loss(w, back, stats):
 
 def error(w, stats, **given_settings):
     """The loss, of that of a weight of zeros."""
-    return loss(w, Trellis(**given_settings).quantize(w, stats).dequantize(), stats) / loss(w, torch.zeros_like(w), stats)
+    return loss(w, Trellis(**given_settings).quantize(w, stats).dequantize(), stats) / loss(
+        w, torch.zeros_like(w), stats
+    )
 
 
 def plain_gptq(w, hessian, bits, damping=0.01):
-    """Column after column to the best scalar levels of each row, strongest inputs first; the inverse is updated by elimination, in float64."""
+    """Column after column to the best scalar levels of each row, strongest inputs first; the inverse is
+    updated by elimination, in float64.
+    """
     order = hessian.diagonal().argsort(descending=True)
     rest, h = w.double()[:, order].clone(), hessian.double()[order][:, order]
-    levels = torch.tensor([-level for level in LLOYD_MAX[bits]] + list(LLOYD_MAX[bits])) * w.double().square().mean(1).sqrt()[:, None]
+    levels = (
+        torch.tensor([-level for level in LLOYD_MAX[bits]] + list(LLOYD_MAX[bits]))
+        * w.double().square().mean(1).sqrt()[:, None]
+    )
     inverse = torch.linalg.inv(h + damping * h.diagonal().mean() * torch.eye(len(h)))
     for j in range(len(h)):
         quantized = levels.gather(1, (levels - rest[:, j, None]).abs().argmin(1, keepdim=True))[:, 0]
@@ -61,7 +85,9 @@ def test_strips_are_decided_alone_so_that_a_few_at_a_time_are_the_same(monkeypat
     assert trellis.rows_at_once(96) == 64
     found = Trellis().quantize(w, stats)
     assert found.shape == whole.shape
-    assert float((found.dequantize() - whole.dequantize()).square().mean()) < 1e-3 * float(w.square().mean())  # but for the rounding of sums
+    assert float((found.dequantize() - whole.dequantize()).square().mean()) < 1e-3 * float(
+        w.square().mean()
+    )  # but for the rounding of sums
     assert loss(w, found.dequantize(), stats) == pytest.approx(loss(w, whole.dequantize(), stats), rel=1e-2)
 
 
@@ -103,7 +129,9 @@ def test_the_rotation_takes_the_harm_out_of_an_input_that_stands_out(seed):
     strength[11] = 30
     loud = LinearStats({"text": stats.hessian * strength[:, None] * strength}, {"text": 100})
     for allocation in (True, False):
-        assert error(w, loud, allocation=allocation) < 0.8 * error(w, loud, allocation=allocation, rotation=False)
+        assert error(w, loud, allocation=allocation) < 0.8 * error(
+            w, loud, allocation=allocation, rotation=False
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -125,7 +153,9 @@ def test_without_feedback_there_is_no_need_for_data():
     assert set(method.quantize(w, None).bits.tolist()) == {2}  # all errors cost the same
 
 
-@pytest.mark.parametrize("shape", [(64, 192), (16, 1152), (20, 1000), (33, 129), (1, 64), (1, 1), (17, 16), (130, 50), (3, 7)])
+@pytest.mark.parametrize(
+    "shape", [(64, 192), (16, 1152), (20, 1000), (33, 129), (1, 64), (1, 1), (17, 16), (130, 50), (3, 7)]
+)
 def test_any_shape_and_the_bits_that_it_takes(shape):
     w, stats = case(*shape)
     q = Trellis(bits=1.5).quantize(w, stats)
@@ -151,7 +181,9 @@ def test_no_costs_make_the_runs_take_more_than_the_bound(columns, eighths, seed)
     taken = trellis_nbytes((64, columns), allocated_bits(cost, method.bits, DISTORTION[8]))
     assert 8 * taken / (64 * columns) <= method.bits_bound((64, columns))
     if columns % 16 == 0:
-        assert method.bits_bound((64, columns)) == dataclasses.replace(method, allocation=False).bits_bound((64, columns))
+        assert method.bits_bound((64, columns)) == dataclasses.replace(method, allocation=False).bits_bound(
+            (64, columns)
+        )
 
 
 @pytest.mark.parametrize("window", [8, 12])
@@ -161,7 +193,9 @@ def test_the_bits_of_wide_layers_stay_within_what_was_asked_of_the_format(window
 
 
 def test_a_moment_of_rank_one():
-    """Every token is the same up to its size: one weight of each row could make up for all others, and nearly does."""
+    """Every token is the same up to its size: one weight of each row could make up for all others, and nearly
+    does.
+    """
     w, _ = case()
     x = torch.randn(96, generator=torch.Generator().manual_seed(4))
     stats = LinearStats({"text": torch.outer(x, x)}, {"text": 100})
@@ -191,7 +225,9 @@ def test_tiny_and_huge_weights_keep_their_precision():
     w, stats = case()
     reference = Trellis().quantize(w, stats).dequantize()
     for factor in (2.0**-60, 2.0**60):
-        torch.testing.assert_close(Trellis().quantize(w * factor, stats).dequantize() / factor, reference, rtol=2e-3, atol=2e-4)
+        torch.testing.assert_close(
+            Trellis().quantize(w * factor, stats).dequantize() / factor, reference, rtol=2e-3, atol=2e-4
+        )
 
 
 def test_the_seed_changes_the_signs_and_nothing_else_does():
@@ -242,7 +278,10 @@ def test_an_allocation_keeps_to_its_budget_and_leaves_no_bit_that_fits(columns, 
     left = bits * columns - int(column_bits(chosen, columns).sum())
     assert (chosen.dtype, len(chosen)) == (torch.uint8, -(-columns // 16))
     assert left >= -1e-6
-    assert all(k == 4 or run.stop - run.start > left - 1e-6 for run, k in zip(runs(columns), chosen.tolist(), strict=True))
+    assert all(
+        k == 4 or run.stop - run.start > left - 1e-6
+        for run, k in zip(runs(columns), chosen.tolist(), strict=True)
+    )
 
 
 def test_columns_whose_errors_cost_more_get_more_bits():
@@ -273,7 +312,9 @@ def test_even_bits_of_whole_and_half_numbers():
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(1, 16), st.sampled_from([16, 32, 128]))
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(1, 16), st.sampled_from([16, 32, 128])
+)
 def test_blocks_have_one_number_of_bits_and_cover_every_column_once(chosen, last, block_size):
     run_bits, columns = torch.tensor(chosen, dtype=torch.uint8), 16 * (len(chosen) - 1) + last
     blocks = equal_blocks(run_bits, columns, block_size)
@@ -282,7 +323,10 @@ def test_blocks_have_one_number_of_bits_and_cover_every_column_once(chosen, last
     assert all(len(set(widths[block].tolist())) == 1 and block.start % 16 == 0 for block in blocks)
     assert all(block.stop - block.start <= block_size for block in blocks)
     for one, two in pairwise(blocks):  # none could have been joined to the next
-        assert widths[one.start] != widths[two.start] or one.stop - one.start + min(16, two.stop - two.start) > block_size
+        assert (
+            widths[one.start] != widths[two.start]
+            or one.stop - one.start + min(16, two.stop - two.start) > block_size
+        )
 
 
 # Row scales
@@ -296,7 +340,9 @@ def test_the_refit_is_least_squares_under_the_second_moment():
     found = refitted_scale(w, values, stats.hessian, start)
     root = np.linalg.cholesky(stats.hessian.double().numpy()).T
     for row in range(9):
-        best = np.linalg.lstsq(root @ values[row].double().numpy()[:, None], root @ w[row].double().numpy(), rcond=None)[0][0]
+        best = np.linalg.lstsq(
+            root @ values[row].double().numpy()[:, None], root @ w[row].double().numpy(), rcond=None
+        )[0][0]
         expected = best if best > 0 else 0.5  # nothing to scale, or a scale that would turn the row's signs
         assert float(found[row]) == pytest.approx(expected, rel=1e-4)
     assert (float(found[4]), float(found[6])) == (0.5, 0.5)
@@ -309,7 +355,9 @@ def test_the_scale_that_is_stored_is_within_its_rounding_the_best():
         other = dataclasses.replace(q, row_scale=(q.row_scale.float() * factor).half())
         difference, changed = ((w - each.dequantize()).double() for each in (q, other))
         moment = stats.hessian.double()
-        assert bool((((changed @ moment) * changed).sum(1) > ((difference @ moment) * difference).sum(1)).all())
+        assert bool(
+            (((changed @ moment) * changed).sum(1) > ((difference @ moment) * difference).sum(1)).all()
+        )
 
 
 # What the allocation believes
@@ -328,5 +376,12 @@ def test_distortions_fall_less_and_less(window):
 def test_distortions_are_those_of_the_search(window, strips):
     for k in (1, 2, 3, 4):
         w = UNIT * torch.randn(64, 64 * strips, generator=torch.Generator().manual_seed(k))
-        values, _, _ = search_columns(w, torch.eye(64), window, k, standard_tables(window)[k - 1], torch.zeros(strips, dtype=torch.int32))
+        values, _, _ = search_columns(
+            w,
+            torch.eye(64),
+            window,
+            k,
+            standard_tables(window)[k - 1],
+            torch.zeros(strips, dtype=torch.int32),
+        )
         assert float((w - values).square().mean()) / UNIT**2 == pytest.approx(DISTORTION[window][k], rel=0.04)

@@ -1,4 +1,6 @@
-"""The search against exhaustive search, a plain window loop and a plain feedback loop; the native search against the reference, bit for bit."""
+"""The search against exhaustive search, a plain window loop and a plain feedback loop; the native search
+against the reference, bit for bit.
+"""
 
 import itertools
 
@@ -40,14 +42,24 @@ def test_the_path_is_the_best_of_all(k, steps):
         costs = []
         for symbols in itertools.product(range(1 << k), repeat=steps):
             path = windows_of(torch.tensor(symbols), state[strip], 8, k)
-            costs.append(sum(min(FARTHEST, abs(int(targets[strip, i]) - int(levels[w]))) ** 2 for i, w in enumerate(path)))
-        mine = sum(min(FARTHEST, abs(int(targets[strip, i] - levels[w]))) ** 2 for i, w in enumerate(windows[strip].tolist()))
+            costs.append(
+                sum(
+                    min(FARTHEST, abs(int(targets[strip, i]) - int(levels[w]))) ** 2
+                    for i, w in enumerate(path)
+                )
+            )
+        mine = sum(
+            min(FARTHEST, abs(int(targets[strip, i] - levels[w]))) ** 2
+            for i, w in enumerate(windows[strip].tolist())
+        )
         assert mine == min(costs)
         assert windows[strip].tolist() == windows_of(windows[strip] >> (8 - k), state[strip], 8, k)
 
 
 @pytest.mark.parametrize("search", [search_reference, pytest.param(search_columns, marks=needs_library)])
-@pytest.mark.parametrize(("window", "k", "rows", "columns"), [(8, 2, 130, 3), (8, 1, 1, 2), (8, 4, 17, 2), (12, 3, 64, 2)])
+@pytest.mark.parametrize(
+    ("window", "k", "rows", "columns"), [(8, 2, 130, 3), (8, 1, 1, 2), (8, 4, 17, 2), (12, 3, 64, 2)]
+)
 def test_values_symbols_and_states_belong_together(search, window, k, rows, columns):
     w, u, state = problem(columns, rows, window)
     before = w.clone(), u.clone(), state.clone()
@@ -55,13 +67,19 @@ def test_values_symbols_and_states_belong_together(search, window, k, rows, colu
     values, symbols, after = search(w, u, window, k, table, state)
     assert all(torch.equal(one, other) for one, other in zip((w, u, state), before, strict=True))
     held = -(-rows // 16) * 16
-    assert (tuple(values.shape), tuple(symbols.shape), int(symbols.max()) < 1 << k) == ((columns, rows), (columns, held), True)
+    assert (tuple(values.shape), tuple(symbols.shape), int(symbols.max()) < 1 << k) == (
+        (columns, rows),
+        (columns, held),
+        True,
+    )
     for strip in range(len(state)):
         mine = slice(64 * strip, min(64 * strip + 64, held))
         path = windows_of(symbols[:, mine].reshape(-1), state[strip], window, k)
         assert path[-1] == int(after[strip])
         decoded = table.float()[torch.tensor(path)].view(columns, -1)
-        assert torch.equal(decoded[:, : min(64, rows - 64 * strip)], values[:, 64 * strip : min(64 * strip + 64, rows)])
+        assert torch.equal(
+            decoded[:, : min(64, rows - 64 * strip)], values[:, 64 * strip : min(64 * strip + 64, rows)]
+        )
 
 
 @pytest.mark.parametrize("search", [search_reference, pytest.param(search_columns, marks=needs_library)])
@@ -80,11 +98,15 @@ def test_errors_are_fed_on(search):
 
 @pytest.mark.parametrize("search", [search_reference, pytest.param(search_columns, marks=needs_library)])
 def test_the_error_on_normal_weights(search):
-    """What the issue of all this is: the distortion of a normal source, columns that follow each other, against scalar quantization at its best."""
+    """What the issue of all this is: the distortion of a normal source, columns that follow each other,
+    against scalar quantization at its best.
+    """
     best_scalar = {1: 0.3634, 2: 0.1175, 3: 0.03454, 4: 0.009497}  # Max, IRE Trans. IT 6, 7 (1960)
     for k, scalar in best_scalar.items():
         w, _, _ = problem(8, 1024, 8, seed=k)
-        values, _, _ = search(w, torch.eye(8), 8, k, standard_tables(8)[k - 1], torch.zeros(16, dtype=torch.int32))
+        values, _, _ = search(
+            w, torch.eye(8), 8, k, standard_tables(8)[k - 1], torch.zeros(16, dtype=torch.int32)
+        )
         assert float((w - values).square().mean()) / 1024 < 0.84 * scalar
 
 
@@ -101,7 +123,11 @@ def test_the_error_on_normal_weights(search):
 def test_native_takes_the_paths_of_the_reference(rows, columns, window, k, scale, seed):
     w, u, state = problem(columns, rows, window, seed=seed, scale=scale)
     table = standard_tables(window)[k - 1]
-    for one, other in zip(search_columns(w, u, window, k, table, state), search_reference(w, u, window, k, table, state), strict=True):
+    for one, other in zip(
+        search_columns(w, u, window, k, table, state),
+        search_reference(w, u, window, k, table, state),
+        strict=True,
+    ):
         assert torch.equal(one, other)
 
 
@@ -132,4 +158,8 @@ def test_the_number_of_threads_changes_nothing():
             found.append(search_columns(w, u, 8, 2, table, state))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(one, other) for other_run in found[1:] for one, other in zip(found[0], other_run, strict=True))
+    assert all(
+        torch.equal(one, other)
+        for other_run in found[1:]
+        for one, other in zip(found[0], other_run, strict=True)
+    )

@@ -1,4 +1,6 @@
-"""An analysis against numpy and against closed forms; every family; a page that shows something; and what a user can get wrong."""
+"""An analysis against numpy and against closed forms; every family; a page that shows something; and what a
+user can get wrong.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ from bivlm.report.weight_statistics import (
 from bivlm.zoo import embedded_model
 from tiny import KINDS, tiny_model
 
-LAPLACE = 0.5 * np.log(np.pi) - 0.5  # KL of a Laplace distribution from the Gaussian of its mean and deviation: 0.0724 nats
+LAPLACE = (
+    0.5 * np.log(np.pi) - 0.5
+)  # KL of a Laplace distribution from the Gaussian of its mean and deviation: 0.0724 nats
 UNIFORM = 0.5 * np.log(2 * np.pi * np.e / 12)  # and that of a uniform one: 0.1765
 
 
@@ -81,7 +85,10 @@ def test_chance_gives_as_much_as_it_says(count):
 
 @pytest.mark.parametrize(
     ("weight", "divergence", "kurtosis"),
-    [(laplace(1000, 1000), LAPLACE, 3.0), (torch.rand(1000, 1000, generator=torch.Generator().manual_seed(0)), UNIFORM, -1.2)],
+    [
+        (laplace(1000, 1000), LAPLACE, 3.0),
+        (torch.rand(1000, 1000, generator=torch.Generator().manual_seed(0)), UNIFORM, -1.2),
+    ],
     ids=["Laplace", "uniform"],
 )
 def test_known_distributions_have_their_analytic_values(weight, divergence, kurtosis):
@@ -94,12 +101,21 @@ def test_the_divergence_is_the_sum_over_the_bins():
     histogram = [0] * (BINS + 2)
     histogram[0], histogram[33], histogram[40] = 1, 2, 1
     shares = gaussian_shares()
-    expected = 0.25 * np.log(0.25 / shares[0]) + 0.5 * np.log(0.5 / shares[33]) + 0.25 * np.log(0.25 / shares[40])
+    expected = (
+        0.25 * np.log(0.25 / shares[0]) + 0.5 * np.log(0.5 / shares[33]) + 0.25 * np.log(0.25 / shares[40])
+    )
     assert divergence_from_gaussian(histogram) == pytest.approx(expected, rel=1e-12)
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(2, 200), st.integers(1, 3), st.sampled_from([1e-6, 1.0, 1e4]), st.sampled_from([0.0, -3.0]), st.integers(0, 9), st.booleans())
+@given(
+    st.integers(2, 200),
+    st.integers(1, 3),
+    st.sampled_from([1e-6, 1.0, 1e4]),
+    st.sampled_from([0.0, -3.0]),
+    st.integers(0, 9),
+    st.booleans(),
+)
 def test_the_numbers_are_numpys(rows, columns, scale, mean, seed, heavy):
     weight = scale * (mean + gaussian(rows, columns, seed=seed) ** (5 if heavy else 1))
     w = weight.double().numpy().reshape(-1)
@@ -109,7 +125,10 @@ def test_the_numbers_are_numpys(rows, columns, scale, mean, seed, heavy):
     assert found.kurtosis == pytest.approx((z**4).mean() - 3, rel=1e-9, abs=1e-9)
     assert found.outliers == tuple((np.abs(z) > limit).mean() for limit in OUTLIERS)
     assert found.largest == pytest.approx(np.abs(z).max())
-    inside = [int(((z >= low) & (z < high)).sum()) for low, high in zip(bin_edges()[:-1], bin_edges()[1:], strict=True)]
+    inside = [
+        int(((z >= low) & (z < high)).sum())
+        for low, high in zip(bin_edges()[:-1], bin_edges()[1:], strict=True)
+    ]
     assert found.histogram == (int((z < -RANGE).sum()), *inside, int((z >= RANGE).sum()))
 
 
@@ -119,20 +138,28 @@ def test_pieces_make_no_difference(monkeypatch):
     monkeypatch.setattr(weight_statistics, "PIECE", 100)
     pieces = statistics(weight)
     assert pieces.histogram == whole.histogram
-    assert (pieces.mean, pieces.std, pieces.kurtosis, pieces.largest) == pytest.approx((whole.mean, whole.std, whole.kurtosis, whole.largest))
+    assert (pieces.mean, pieces.std, pieces.kurtosis, pieces.largest) == pytest.approx(
+        (whole.mean, whole.std, whole.kurtosis, whole.largest)
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -2.0])
 def test_a_weight_of_one_number_has_no_shape(value):
     weight = torch.full((40, 30), value)
     assert statistics(weight) == WeightStatistics(weight[0, 0].item(), 0.0)
-    assert all(np.isfinite(curve.errors).all() for curve in saliency_curves(weight, 0.05, rounds=10, alpha=1.4))
+    assert all(
+        np.isfinite(curve.errors).all() for curve in saliency_curves(weight, 0.05, rounds=10, alpha=1.4)
+    )
 
 
 def test_outliers_are_pooled_by_the_number_of_weights():
     weights = [laplace(30, 40), gaussian(500, 70), torch.zeros(9, 9)]
-    z = np.concatenate([((w - w.mean()) / w.std(correction=0)).double().numpy().reshape(-1) for w in weights[:2]])
-    assert pooled_outliers([statistics(weight) for weight in weights]) == pytest.approx([(np.abs(z) > limit).mean() for limit in OUTLIERS])
+    z = np.concatenate(
+        [((w - w.mean()) / w.std(correction=0)).double().numpy().reshape(-1) for w in weights[:2]]
+    )
+    assert pooled_outliers([statistics(weight) for weight in weights]) == pytest.approx(
+        [(np.abs(z) > limit).mean() for limit in OUTLIERS]
+    )
     assert pooled_outliers([statistics(torch.zeros(9, 9))]) is None
 
 
@@ -143,7 +170,9 @@ def test_outliers_are_pooled_by_the_number_of_weights():
 def test_the_curves_are_those_of_the_quantizers_search(salient_max):
     weight = laplace(96, 128)
     curves = saliency_curves(weight, salient_max, rounds=10, alpha=1.4)
-    assert [(curve.levels, curve.bands) for curve in curves] == [(levels, bands) for levels in LEVELS for bands in BANDS]
+    assert [(curve.levels, curve.bands) for curve in curves] == [
+        (levels, bands) for levels in LEVELS for bands in BANDS
+    ]
     shares = saliency_shares(salient_max)
     assert (shares[0], shares[-1], len(shares)) == (0.0, salient_max, STEPS + 1)
     for curve in curves:
@@ -156,7 +185,11 @@ def test_the_curves_are_those_of_the_quantizers_search(salient_max):
 @pytest.mark.parametrize("levels", LEVELS)
 def test_the_lowest_point_agrees_with_the_quantizers_choice(bands, levels):
     weight = gaussian(256, 256)
-    curve = next(c for c in saliency_curves(weight, 0.05, rounds=10, alpha=1.4) if (c.bands, c.levels) == (bands, levels))
+    curve = next(
+        c
+        for c in saliency_curves(weight, 0.05, rounds=10, alpha=1.4)
+        if (c.bands, c.levels) == (bands, levels)
+    )
     objective = SaliencyObjective(weight, bands, 0.05, levels, rounds=10, alpha=1.4)
     chosen = best_salient_share(objective, 0.05)
     assert abs(curve.best_share - chosen) <= 0.05 / STEPS
@@ -186,11 +219,17 @@ def test_every_family_is_analysed(kind, coarse, monkeypatch, tmp_path):
     found = analyze(tmp_path / "model", tmp_path / "out", on_progress=lambda *step: steps.append(step))
     assert [name for name, _, _ in steps] == [*(linear.name for linear in found.linears), "drawing"]
     assert [done for _, done, _ in steps] == list(range(len(found.linears) + 1))
-    assert {part.part: part.salient_max for part in found.parts} == {"vision": 0.05, "projector": 0.01, "language": 0.01}
+    assert {part.part: part.salient_max for part in found.parts} == {
+        "vision": 0.05,
+        "projector": 0.01,
+        "language": 0.01,
+    }
     for linear in found.linears:
         weight = model.get_submodule(linear.name).weight.double()
         assert linear.shape == tuple(weight.shape)
-        assert (linear.statistics.mean, linear.statistics.std) == pytest.approx((float(weight.mean()), float(weight.std(correction=0))))
+        assert (linear.statistics.mean, linear.statistics.std) == pytest.approx(
+            (float(weight.mean()), float(weight.std(correction=0)))
+        )
     for part in found.parts:
         linears = found.of_part(part.part)
         assert len({(linear.depth, linear.kind) for linear in linears}) == len(linears) == part.linears
@@ -274,7 +313,10 @@ def test_a_kind_has_one_style_and_no_panel_has_one_twice(embedded):
 def test_weights_of_one_number_are_drawn_and_told(coarse, tmp_path):
     folder = saved("llava", tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
-    zeros = {name: torch.zeros_like(tensor) if "projector" in name or "k_proj" in name else tensor for name, tensor in tensors.items()}
+    zeros = {
+        name: torch.zeros_like(tensor) if "projector" in name or "k_proj" in name else tensor
+        for name, tensor in tensors.items()
+    }
     save_file(zeros, folder / "model.safetensors", metadata={"format": "pt"})
     found = analyze(folder, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "analysis.json").read_text())
@@ -283,7 +325,9 @@ def test_weights_of_one_number_are_drawn_and_told(coarse, tmp_path):
     assert "| projector | 2 |" in (tmp_path / "out" / "analysis.md").read_text()
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, ""), (0.0, "0 %"), (0.0027, "0.27 %"), (2e-9, "2.0e-07 %"), (0.5, "50 %")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), (0.0, "0 %"), (0.0027, "0.27 %"), (2e-9, "2.0e-07 %"), (0.5, "50 %")]
+)
 def test_shares_are_written_with_the_digits_that_count(value, text):
     assert share(value) == text
 
@@ -344,7 +388,10 @@ def test_what_is_interrupted_leaves_nothing(coarse, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         analyze(folder, tmp_path / "out", on_progress=interrupt)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, format: (path.write_bytes(b"half"), interrupt("", 3, 3)))
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig",
+        lambda self, path, format: (path.write_bytes(b"half"), interrupt("", 3, 3)),
+    )
     with pytest.raises(KeyboardInterrupt):
         analyze(folder, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

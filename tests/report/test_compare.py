@@ -1,4 +1,6 @@
-"""A comparison measures each preset once, keeps what it finished, tells what failed, and says the numbers of the packed folders."""
+"""A comparison measures each preset once, keeps what it finished, tells what failed, and says the numbers of
+the packed folders.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ from bivlm.report.run_folder import digests
 from bivlm.types import PARTS, Sample
 from tiny import tiny_checkpoint, tiny_samples
 
-PRESETS = ["bivlm-paper:bands=1,salient_max=0", "bivlm-paper:bands=2,salient_max=0"]  # without a tail to search for: quick
+PRESETS = [
+    "bivlm-paper:bands=1,salient_max=0",
+    "bivlm-paper:bands=2,salient_max=0",
+]  # without a tail to search for: quick
 LANGUAGE = ("language",)
 ASK = {"batch_size": 2, "max_new_tokens": 3}
 
@@ -45,7 +50,9 @@ def samples():
 def made(source, samples, tmp_path_factory):
     """One comparison that most tests look at, and never change."""
     out = tmp_path_factory.mktemp("made") / "out"
-    found = compare_presets(source, PRESETS, out, samples=samples, parts=LANGUAGE, command="bivlm compare MODEL | x", **ASK)
+    found = compare_presets(
+        source, PRESETS, out, samples=samples, parts=LANGUAGE, command="bivlm compare MODEL | x", **ASK
+    )
     return found, out
 
 
@@ -80,9 +87,14 @@ def content(folder):
 
 def test_rows_are_those_of_the_packed_folders(made, source, samples, tmp_path):
     found, _ = made
-    assert [row.preset for row in found.rows] == [*PRESETS, FULL_PRECISION]  # by rising bits, full precision last
+    assert [row.preset for row in found.rows] == [
+        *PRESETS,
+        FULL_PRECISION,
+    ]  # by rising bits, full precision last
     for row in found.rows[:2]:
-        inspection = inspect(quantize(source, tmp_path / run_name(row.preset, row.parts), recipe=row.preset, parts=row.parts))
+        inspection = inspect(
+            quantize(source, tmp_path / run_name(row.preset, row.parts), recipe=row.preset, parts=row.parts)
+        )
         assert row.true_bits == inspection.total.bits_per_weight
         assert row.paper_bits == inspection.total.paper_bits
         assert row.folder_bytes == inspection.folder_bytes_after
@@ -131,7 +143,9 @@ def test_markdown(made):
 def test_nothing_is_made_twice(made, source, samples, count):
     found, out = made
     before = content(out)
-    again = compare_presets(source, PRESETS, out, samples=samples, parts=LANGUAGE, command=found.command, **ASK)
+    again = compare_presets(
+        source, PRESETS, out, samples=samples, parts=LANGUAGE, command=found.command, **ASK
+    )
     assert count == {"run": 0, "collect_reference": 0}
     assert again == found
     assert content(out) == before
@@ -144,7 +158,9 @@ def copy_of(out, target):
 
 def test_a_new_preset_alone_is_made(made, source, samples, count, tmp_path):
     out = copy_of(made[1], tmp_path / "out")
-    found = compare_presets(source, [*PRESETS, "bivlm-paper:bands=3,salient_max=0"], out, samples=samples, parts=LANGUAGE, **ASK)
+    found = compare_presets(
+        source, [*PRESETS, "bivlm-paper:bands=3,salient_max=0"], out, samples=samples, parts=LANGUAGE, **ASK
+    )
     assert count == {"run": 1, "collect_reference": 0}
     assert len(found.rows) == 4
 
@@ -169,7 +185,9 @@ def test_other_questions_or_settings_are_measured_again(made, source, samples, m
     monkeypatch.setattr(module, "collect_reference", ask_again)
     out = copy_of(made[1], tmp_path / "out")
     with pytest.raises(AskedAgain):
-        compare_presets(source, PRESETS[:1], out, **{"samples": samples, "parts": LANGUAGE, **ASK, **change(samples)})
+        compare_presets(
+            source, PRESETS[:1], out, **{"samples": samples, "parts": LANGUAGE, **ASK, **change(samples)}
+        )
 
 
 def test_calibration_counts_only_where_it_is_used(made, source, samples, count, tmp_path):
@@ -179,13 +197,25 @@ def test_calibration_counts_only_where_it_is_used(made, source, samples, count, 
 
 
 def test_calibration_questions_that_are_asked_are_told(source, samples, tmp_path):
-    found = compare_presets(source, ["bivlm"], tmp_path / "out", samples=samples, calibration=samples[:2], parts=["projector"], **ASK)
-    assert any("2 of the 2 calibration questions are among those that were asked" in note for note in found.notes)
+    found = compare_presets(
+        source,
+        ["bivlm"],
+        tmp_path / "out",
+        samples=samples,
+        calibration=samples[:2],
+        parts=["projector"],
+        **ASK,
+    )
+    assert any(
+        "2 of the 2 calibration questions are among those that were asked" in note for note in found.notes
+    )
     assert found.rows[0].method == "bivlm"
 
 
 def test_an_interrupted_comparison_continues(source, samples, count, monkeypatch, tmp_path):
-    """Stopped in the middle of the second model: the first is not made again, and the blocks of the second are continued."""
+    """Stopped in the middle of the second model: the first is not made again, and the blocks of the second
+    are continued.
+    """
     out, blocks = tmp_path / "out", []
 
     def stop(what, done, total):
@@ -195,17 +225,26 @@ def test_an_interrupted_comparison_continues(source, samples, count, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         compare_presets(source, PRESETS, out, samples=samples, on_progress=stop, **ASK)
     assert count == {"run": 2, "collect_reference": 1}
-    effort = json.loads((out / ".bivlm-compare" / f"{run_name(PRESETS[1], PARTS)}.json").read_text())["effort"]
+    effort = json.loads((out / ".bivlm-compare" / f"{run_name(PRESETS[1], PARTS)}.json").read_text())[
+        "effort"
+    ]
     assert not effort["packed"]
     original = module.run
     monkeypatch.setattr(
-        module, "run", lambda *args, on_block, **rest: original(*args, on_block=lambda report: (blocks.append(report), on_block(report)), **rest)
+        module,
+        "run",
+        lambda *args, on_block, **rest: original(
+            *args, on_block=lambda report: (blocks.append(report), on_block(report)), **rest
+        ),
     )
     found = compare_presets(source, PRESETS, out, samples=samples, **ASK)
     assert count == {"run": 3, "collect_reference": 1}
     assert [report.resumed for report in blocks[:3]] == [True, True, False]
     assert found.rows[1].quantize_seconds > effort["seconds"]
-    assert found.rows[1].true_bits == inspect(quantize(source, tmp_path / "whole", recipe=PRESETS[1])).total.bits_per_weight
+    assert (
+        found.rows[1].true_bits
+        == inspect(quantize(source, tmp_path / "whole", recipe=PRESETS[1])).total.bits_per_weight
+    )
     assert not list((out / "models").iterdir())
 
 
@@ -221,7 +260,10 @@ def test_interrupted_while_asking_the_model_is_not_packed_again(source, samples,
     spent = json.loads((out / ".bivlm-compare" / f"{run_name(PRESETS[0], PARTS)}.json").read_text())["effort"]
     found = compare_presets(source, PRESETS[:1], out, samples=samples, **ASK)
     assert count["run"] == 1
-    assert (found.rows[0].quantize_seconds, found.rows[0].peak_bytes) == (spent["seconds"], spent["peak_bytes"])
+    assert (found.rows[0].quantize_seconds, found.rows[0].peak_bytes) == (
+        spent["seconds"],
+        spent["peak_bytes"],
+    )
 
 
 def test_a_reference_that_is_not_whole_is_collected_again(made, source, samples, count, tmp_path):
@@ -255,7 +297,9 @@ def test_what_fails_is_a_row_and_the_others_go_on(source, samples, count, monkey
 
     monkeypatch.setattr(module, "run", refuse)
     out = tmp_path / "out"
-    found = compare_presets(source, [nowhere, *PRESETS[::-1]], out, samples=samples, parts=["projector"], **ASK)
+    found = compare_presets(
+        source, [nowhere, *PRESETS[::-1]], out, samples=samples, parts=["projector"], **ASK
+    )
     assert [row.preset for row in found.rows] == [PRESETS[0], FULL_PRECISION, PRESETS[1], "nowhere"]
     assert [row.preset for row in found.failed] == [PRESETS[1], "nowhere"]
     text = (out / "comparison.md").read_text()
@@ -270,7 +314,9 @@ def test_what_fails_is_a_row_and_the_others_go_on(source, samples, count, monkey
 def test_a_preset_beyond_its_bits_is_told(source, samples, tmp_path):
     recipe = replace(load_recipe(PRESETS[1]), name="one", true_bits=1.0)
     found = compare_presets(source, [recipe], tmp_path / "out", samples=samples, parts=["projector"], **ASK)
-    assert found.notes == (f"one is meant for about 1 true bits and takes {found.rows[0].true_bits:.2f} on this model's shapes",)
+    assert found.notes == (
+        f"one is meant for about 1 true bits and takes {found.rows[0].true_bits:.2f} on this model's shapes",
+    )
     assert found.notes[0] in (tmp_path / "out" / "comparison.md").read_text()
 
 
@@ -294,7 +340,8 @@ def sample_without_answer():
 
 MISTAKES = {
     "no preset": (lambda ok: {"presets": []}, "no preset"),
-    "two recipes of one name": (lambda ok: {"presets": ["bivlm", replace(load_recipe("bivlm-paper"), name="bivlm")]}, "one of them another name"),
+    "two recipes of one name": (lambda ok: {"presets": ["bivlm", replace(load_recipe("bivlm-paper"),
+    name="bivlm")]}, "one of them another name"),
     "wrong part": (lambda ok: {"parts": ["ears"]}, "no part 'ears'"),
     "no part": (lambda ok: {"parts": []}, "no part"),
     "no questions": (lambda ok: {"samples": []}, "no questions"),
@@ -307,7 +354,14 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("change", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_told_before_anything_is_written(source, samples, tmp_path, change, message):
-    arguments = {"model": source, "presets": PRESETS, "out": tmp_path / "out", "samples": samples, **ASK, **change(None)}
+    arguments = {
+        "model": source,
+        "presets": PRESETS,
+        "out": tmp_path / "out",
+        "samples": samples,
+        **ASK,
+        **change(None),
+    }
     with pytest.raises(InputError, match=message):
         compare_presets(**arguments)
     assert not (tmp_path / "out").exists()
@@ -317,14 +371,21 @@ def test_a_folder_of_something_else_is_left_alone(source, samples, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
-    for out, message in (("file", "is a file"), ("folder", "holds files that no comparison wrote"), ("file/below", "cannot be made")):
+    for out, message in (
+        ("file", "is a file"),
+        ("folder", "holds files that no comparison wrote"),
+        ("file/below", "cannot be made"),
+    ):
         with pytest.raises(InputError, match=message):
             compare_presets(source, PRESETS, tmp_path / out, samples=samples, **ASK)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "thesis.txt"]
 
 
 def test_two_at_once_are_refused(made, source, samples):
-    with module.ComparisonFolder(made[1]), pytest.raises(InputError, match="another comparison is being written"):
+    with (
+        module.ComparisonFolder(made[1]),
+        pytest.raises(InputError, match="another comparison is being written"),
+    ):
         compare_presets(source, PRESETS, made[1], samples=samples, **ASK)
 
 
@@ -348,7 +409,8 @@ def test_digests_know_questions_answers_and_pixels(samples, tmp_path):
 
 @pytest.mark.parametrize(("preset", "parts", "name"), [
     ("gptq-2", PARTS, "gptq-2"),
-    ("gptq-2:group_size=64,modality_weight=balanced", ("language",), "gptq-2_group_size=64,modality_weight=balanced@language"),
+    ("gptq-2:group_size=64,modality_weight=balanced", ("language",),
+    "gptq-2_group_size=64,modality_weight=balanced@language"),
     ("../a b/c", ("vision", "language"), ".._a_b_c@vision+language"),
 ])  # fmt: skip
 def test_run_names_are_file_names(preset, parts, name):
@@ -360,17 +422,24 @@ import sys
 from bivlm.data.samples import read_samples
 from bivlm.report.compare import compare_presets
 presets = ["bivlm-paper:bands=1", "bivlm-paper:bands=2"]
-compare_presets(sys.argv[1], presets, sys.argv[2], samples=read_samples(sys.argv[3]), batch_size=2, max_new_tokens=3)
+samples = read_samples(sys.argv[3])
+compare_presets(sys.argv[1], presets, sys.argv[2], samples=samples, batch_size=2, max_new_tokens=3)
 """
 
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_numbers(source, samples, tmp_path):
-    """SIGKILL at growing moments until a run comes through; what it then holds is what an undisturbed one holds."""
+    """SIGKILL at growing moments until a run comes through; what it then holds is what an undisturbed one
+    holds.
+    """
     lines = []
     for number, sample in enumerate(samples):
         sample.image.save(tmp_path / f"{number}.png")
-        lines.append(json.dumps({"image": f"{number}.png", "question": sample.question, "answers": list(sample.answers)}))
+        lines.append(
+            json.dumps(
+                {"image": f"{number}.png", "question": sample.question, "answers": list(sample.answers)}
+            )
+        )
     (tmp_path / "vqa.jsonl").write_text("\n".join(lines))
 
     def start(out):
@@ -394,7 +463,21 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(source, samples, t
 
     def numbers(out):
         rows = json.loads((tmp_path / out / "comparison.json").read_text())["rows"]
-        return [{key: row[key] for key in ("preset", "accuracy", "kl", "top1_agreement", "true_bits", "paper_bits", "folder_bytes")} for row in rows]
+        return [
+            {
+                key: row[key]
+                for key in (
+                    "preset",
+                    "accuracy",
+                    "kl",
+                    "top1_agreement",
+                    "true_bits",
+                    "paper_bits",
+                    "folder_bytes",
+                )
+            }
+            for row in rows
+        ]
 
     assert numbers("killed") == numbers("whole")
 
@@ -402,4 +485,7 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(source, samples, t
 def test_prepared_jobs_are_the_pipelines_own(source):
     """The comparison packs what `bivlm quantize` packs: the same plan for the same words."""
     recipe = load_recipe(PRESETS[0])
-    assert prepare(source, recipe=recipe).plan.linears == prepare(source, recipe="bivlm-paper", settings={"bands": 1, "salient_max": 0}).plan.linears
+    assert (
+        prepare(source, recipe=recipe).plan.linears
+        == prepare(source, recipe="bivlm-paper", settings={"bands": 1, "salient_max": 0}).plan.linears
+    )

@@ -1,4 +1,6 @@
-"""`bivlm doctor` tells what is so: the library or why there is none, and for a model the kernel of every linear."""
+"""`bivlm doctor` tells what is so: the library or why there is none, and for a model the kernel of every
+linear.
+"""
 
 import json
 import sys
@@ -43,7 +45,12 @@ def test_a_model(folders, monkeypatch):
     source, packed = folders
     modules = json.loads((packed / "config.json").read_text())["quantization_config"]["modules"]
     (row,) = diagnose(packed).linears
-    assert (row.format, row.kernel, row.linears, row.why) == ("levels", "reference", len(modules), "it is gone")
+    assert (row.format, row.kernel, row.linears, row.why) == (
+        "levels",
+        "reference",
+        len(modules),
+        "it is gone",
+    )
     assert not any(why_not(empty_packed(spec)) for spec in modules.values())
     with pytest.raises(InputError, match="not packed by bivlm"):
         diagnose(source)

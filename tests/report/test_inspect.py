@@ -39,8 +39,14 @@ def test_bits_are_those_of_the_files(folders):
     expected = packed_bytes(packed)
     inspection = inspect(packed)
     assert inspection.total.bytes_after == sum(expected.values())
-    assert inspection.total.bits_per_weight == pytest.approx(8 * sum(expected.values()) / inspection.total.weights)
-    assert sum(row.bytes_after for row in inspection.layers) == sum(row.bytes_after for row in inspection.parts) == inspection.total.bytes_after
+    assert inspection.total.bits_per_weight == pytest.approx(
+        8 * sum(expected.values()) / inspection.total.weights
+    )
+    assert (
+        sum(row.bytes_after for row in inspection.layers)
+        == sum(row.bytes_after for row in inspection.parts)
+        == inspection.total.bytes_after
+    )
     assert {row.name for row in inspection.parts} == {"vision", "projector", "language"}
 
 

@@ -1,4 +1,6 @@
-"""The picture: every mark where its numbers are, every label inside the frame and clear of the others; and nothing that a log scale cannot show."""
+"""The picture: every mark where its numbers are, every label inside the frame and clear of the others; and
+nothing that a log scale cannot show.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,10 @@ def boxes_of(marks):
 
 def test_labels_of_a_crowd_stay_inside_and_clear():
     rng = np.random.default_rng(0)
-    marks = [(f"method-{number}", float(x), float(y), "black") for number, (x, y) in enumerate(rng.uniform(0, 1, (18, 2)))]
+    marks = [
+        (f"method-{number}", float(x), float(y), "black")
+        for number, (x, y) in enumerate(rng.uniform(0, 1, (18, 2)))
+    ]
     boxes, frame = boxes_of(marks)
     assert (boxes[:, :2] >= frame[:2]).all()
     assert (boxes[:, 2:] <= frame[2:]).all()
@@ -80,7 +85,9 @@ def test_marks_on_one_spot_get_labels_apart():
         assert covered(box[None], np.delete(boxes, number, axis=0))[0] == 0
 
 
-CORNERS = st.tuples(*[st.integers(-9, 9)] * 4).map(lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3])))
+CORNERS = st.tuples(*[st.integers(-9, 9)] * 4).map(
+    lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))
+)
 
 
 @settings(deadline=None, max_examples=50)
@@ -90,7 +97,10 @@ def test_covered_counts_the_common_squares(boxes, others):
         return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
 
     expected = [sum(len(squares(box) & squares(other)) for other in others) for box in boxes]
-    assert covered(np.array(boxes, dtype=float), np.array(others, dtype=float).reshape(-1, 4)).tolist() == expected
+    assert (
+        covered(np.array(boxes, dtype=float), np.array(others, dtype=float).reshape(-1, 4)).tolist()
+        == expected
+    )
 
 
 @pytest.mark.parametrize("direction", [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1)])

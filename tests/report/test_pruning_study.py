@@ -1,4 +1,6 @@
-"""A pruning study measures each cell once, keeps what it finished, and says what can go; the same settings work wherever a model is loaded."""
+"""A pruning study measures each cell once, keeps what it finished, and says what can go; the same settings
+work wherever a model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,13 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packed(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("prune") / "packed"
-    return quantize(source, out, recipe="bivlm-paper", settings={"bands": 2, "salient_max": 0}, pruning="diversity:layer=1,keep=0.25")
+    return quantize(
+        source,
+        out,
+        recipe="bivlm-paper",
+        settings={"bands": 2, "salient_max": 0},
+        pruning="diversity:layer=1,keep=0.25",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +94,9 @@ def test_what_is_finished_is_not_made_again_and_new_cells_are(made, source, samp
     _, out = made
     done = []
     original = module._measured
-    monkeypatch.setattr(module, "_measured", lambda work, pruning: done.append(str(pruning)) or original(work, pruning))
+    monkeypatch.setattr(
+        module, "_measured", lambda work, pruning: done.append(str(pruning)) or original(work, pruning)
+    )
     more = [*PRUNINGS, parse_pruning("random:layer=1,keep=0.5")]
     found = study_pruning(source, more, out, samples=samples, **ASK)
     assert done == ["random:layer=1,keep=0.5"]
@@ -109,12 +119,16 @@ def test_redundancy_is_the_share_before_the_first_loss(made):
 
 def test_another_models_choice_can_be_kept(source, packed, samples, tmp_path):
     prunings = sweep(["attention"], ["language"], [1], [0.25])
-    found = study_pruning(packed, prunings, tmp_path / "out", samples=samples, reference=source, ranking=True, **ASK)
+    found = study_pruning(
+        packed, prunings, tmp_path / "out", samples=samples, reference=source, ranking=True, **ASK
+    )
     (cell,) = found.cells
     assert cell.overlap is not None
     assert 0 <= cell.overlap <= 1
     assert cell.accuracy_by_other is not None
-    itself = study_pruning(source, prunings, tmp_path / "itself", samples=samples, reference=source, ranking=True, **ASK)
+    itself = study_pruning(
+        source, prunings, tmp_path / "itself", samples=samples, reference=source, ranking=True, **ASK
+    )
     (same,) = itself.cells
     assert same.overlap == 1
     assert same.kl_by_other == pytest.approx(same.kl)
@@ -140,7 +154,10 @@ def test_bad_input_is_refused_before_anything_is_written(source, samples, tmp_pa
 def test_a_checkpoint_carries_its_pruning(packed, source, samples, tmp_path):
     model, processor = load(packed)
     assert describe(model) == "diversity:layer=1,keep=0.25"
-    assert "| visual tokens dropped by default | `diversity:layer=1,keep=0.25` |" in (packed / "README.md").read_text()
+    assert (
+        "| visual tokens dropped by default | `diversity:layer=1,keep=0.25` |"
+        in (packed / "README.md").read_text()
+    )
     assert evaluate(model, processor, samples, **ASK).pruning == "diversity:layer=1,keep=0.25"
     model.save_pretrained(tmp_path / "again")
     processor.save_pretrained(tmp_path / "again")
@@ -148,7 +165,10 @@ def test_a_checkpoint_carries_its_pruning(packed, source, samples, tmp_path):
     assert describe(load(packed, pruning=None)[0]) is None
     assert describe(load(packed, pruning="grid:layer=0,keep=0.5")[0]) == "grid:layer=0,keep=0.5"
     assert describe(load(source)[0]) is None
-    assert measure(packed, samples, reference=source, pruning="grid:layer=0,keep=0.5", **ASK).pruning == "grid:layer=0,keep=0.5"
+    assert (
+        measure(packed, samples, reference=source, pruning="grid:layer=0,keep=0.5", **ASK).pruning
+        == "grid:layer=0,keep=0.5"
+    )
     with pytest.raises(InputError, match="blocks 0 to 2"):
         quantize(source, tmp_path / "never", pruning="grid:layer=9,keep=0.5")
     assert not (tmp_path / "never").exists()
@@ -177,7 +197,9 @@ def test_the_reference_is_asked_once_and_lies_on_the_disk(source, samples, tmp_p
 
 def test_cross_attention_counts_the_tokens_that_it_looks_at(samples, tmp_path):
     model = tiny_checkpoint("mllama", tmp_path / "source", torch.float32)
-    found = study_pruning(model, sweep(["grid"], ["language"], [1], [0.25]), tmp_path / "out", samples=samples[:1], **ASK)
+    found = study_pruning(
+        model, sweep(["grid"], ["language"], [1], [0.25]), tmp_path / "out", samples=samples[:1], **ASK
+    )
     assert found.visual_tokens % (16 + 1) == 0
     assert found.visual_tokens > 0
     assert found.cells[0].kept_tokens == pytest.approx(found.visual_tokens / 4, abs=0.5)

@@ -29,11 +29,20 @@ def test_all_test_questions(embedded):
     samples = read_samples("easy-vqa", split="test")
     assert len(samples) == 9673
     assert evaluate(*embedded, samples, batch_size=100, max_new_tokens=4).accuracy >= 0.97
-    assert evaluate(*embedded, shuffle_images(samples), batch_size=100, max_new_tokens=4).accuracy <= LANGUAGE_ONLY + 0.02
+    assert (
+        evaluate(*embedded, shuffle_images(samples), batch_size=100, max_new_tokens=4).accuracy
+        <= LANGUAGE_ONLY + 0.02
+    )
 
 
 def test_it_is_small_and_complete():
     folder = embedded_model()
     assert (folder / "model.safetensors").stat().st_size <= WEIGHT_LIMIT
-    for name in ("config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja", "README.md"):
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "processor_config.json",
+        "chat_template.jinja",
+        "README.md",
+    ):
         assert (folder / name).exists(), name

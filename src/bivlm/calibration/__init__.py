@@ -1,1 +1,3 @@
-"""Running a model part by part: what reaches each block, what each linear receives, and the walk that quantizes along the way."""
+"""Running a model part by part: what reaches each block, what each linear receives, and the walk that
+quantizes along the way.
+"""

@@ -1,8 +1,9 @@
 """What reaches the blocks of a stack, found by running the model around them: hooks only, no tracing.
 
-While a stack is captured, each of its blocks only notes its arguments and hands its input on, so the blocks need no weights: masks, rotary
-embeddings and window lengths depend on the inputs, not on what the blocks compute. A stack that is finished plays back its recorded outputs, so that
-the model around it (poolers, mergers, the next stack) runs on what the packed blocks produced.
+While a stack is captured, each of its blocks only notes its arguments and hands its input on, so the blocks
+need no weights: masks, rotary embeddings and window lengths depend on the inputs, not on what the blocks
+compute. A stack that is finished plays back its recorded outputs, so that the model around it (poolers,
+mergers, the next stack) runs on what the packed blocks produced.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ HIDDEN = "hidden_states"
 
 @dataclass(frozen=True)
 class CalibrationInput:
-    """One sample as the model takes it: its input tensors (batch of one) and the mask (t,) of the visual tokens in its prompt."""
+    """One sample as the model takes it: its input tensors (batch of one) and the mask (t,) of the visual
+    tokens in its prompt.
+    """
 
     tensors: Mapping[str, Tensor]
     visual: Tensor
@@ -36,13 +39,19 @@ class BlockCall:
 
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """The block's output for these hidden states."""
-        output = block(*self.args, **{HIDDEN: hidden}, **self.kwargs) if self.by_keyword else block(hidden, *self.args, **self.kwargs)
+        output = (
+            block(*self.args, **{HIDDEN: hidden}, **self.kwargs)
+            if self.by_keyword
+            else block(hidden, *self.args, **self.kwargs)
+        )
         return output[0] if isinstance(output, tuple) else output
 
 
 @dataclass(frozen=True)
 class Captured:
-    """One sample at the entry of a stack: the hidden states that reach its first block, and the call of every block."""
+    """One sample at the entry of a stack: the hidden states that reach its first block, and the call of every
+    block.
+    """
 
     hidden: Tensor
     calls: tuple[BlockCall, ...]
@@ -78,8 +87,9 @@ def capture(
 ) -> Captured:
     """Run `model` on one sample up to the last of `blocks` and note what reaches them.
 
-    `finished` holds the stacks before: their blocks, and the recorded outputs by block index of those whose output the model reads.
-    Raises RuntimeError when the model never reaches the blocks, or changes the hidden states between two of them.
+    `finished` holds the stacks before: their blocks, and the recorded outputs by block index of those whose
+    output the model reads. Raises RuntimeError when the model never reaches the blocks, or changes the hidden
+    states between two of them.
     """
     calls: list[BlockCall] = []
     first: list[Tensor] = []
@@ -89,7 +99,8 @@ def capture(
             hidden, call = _split(args, kwargs)
             if index != len(calls) or (first and hidden is not first[0]):
                 raise RuntimeError(
-                    f"block {index} of {type(blocks[0]).__name__} does not follow on the block before it; its family's stack is declared wrongly"
+                    f"block {index} of {type(blocks[0]).__name__} does not follow on the block before it; its"
+                    " family's stack is declared wrongly"
                 )
             if not first:
                 first.append(hidden)
@@ -116,4 +127,7 @@ def capture(
             model(**inputs, use_cache=False)
         except _StackReached:
             return Captured(first[0], tuple(calls))
-    raise RuntimeError(f"the model never reached {type(blocks[0]).__name__}: no image in the sample, or its family's stack is declared wrongly")
+    raise RuntimeError(
+        f"the model never reached {type(blocks[0]).__name__}: no image in the sample, or its family's stack"
+        " is declared wrongly"
+    )

@@ -1,11 +1,14 @@
-"""The token embedding and the language head, which stand around the blocks: packed last, where a recipe says so.
+"""The token embedding and the language head, which stand around the blocks: packed last, where a recipe says
+so.
 
-    the packed blocks' last output ─► final norm ─► what reaches the head ─► its second moment ─► the head's weight with feedback
+    the packed blocks' last output ─► final norm ─► what reaches the head
+        ─► its second moment ─► the head's weight with feedback
 
-The head decides every answer, and what reaches it is far from even: with the second moment of the text tokens it loses much less of what counts.
-Visual tokens do not count, since nothing reads what the model would say behind them. A head that shares the
-embedding's weight is packed with it, for the head: an embedding's rows are read one by one, and their errors hardly show. An embedding of its own is
-packed without data. Where a recipe propagates errors, the head makes good what it can of what all blocks together have lost.
+The head decides every answer, and what reaches it is far from even: with the second moment of the text tokens
+it loses much less of what counts. Visual tokens do not count, since nothing reads what the model would say
+behind them. A head that shares the embedding's weight is packed with it, for the head: an embedding's rows
+are read one by one, and their errors hardly show. An embedding of its own is packed without data. Where a
+recipe propagates errors, the head makes good what it can of what all blocks together have lost.
 """
 
 from __future__ import annotations
@@ -29,11 +32,16 @@ Finished = tuple[Sequence[nn.Module], Sequence[Mapping[int, Tensor]]]
 
 
 def head_stats(
-    source: SourceModel, samples: Sequence[CalibrationInput], finished: Sequence[Finished], exact: Sequence[Finished] | None = None
+    source: SourceModel,
+    samples: Sequence[CalibrationInput],
+    finished: Sequence[Finished],
+    exact: Sequence[Finished] | None = None,
 ) -> LinearStats:
-    """What reaches the language head from the text tokens of the samples, all stacks having run: `finished` plays the packed ones back.
+    """What reaches the language head from the text tokens of the samples, all stacks having run: `finished`
+    plays the packed ones back.
 
-    `exact` plays back those of the full-precision model, where that ran beside: then the drift is known as well.
+    `exact` plays back those of the full-precision model, where that ran beside: then the drift is known as
+    well.
     """
     head = source.model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
@@ -42,7 +50,11 @@ def head_stats(
     def text_of(number: int, stacks: Sequence[Finished]) -> Tensor:
         """What reaches the head at a sample's text tokens, (t, d) float32."""
         played = [(blocks, outputs[number]) for blocks, outputs in stacks]
-        return capture(source.model, samples[number].tensors, [head], played).hidden[0, ~samples[number].visual].float()
+        return (
+            capture(source.model, samples[number].tensors, [head], played)
+            .hidden[0, ~samples[number].visual]
+            .float()
+        )
 
     for number in range(len(samples)):
         text = text_of(number, finished)
@@ -50,11 +62,18 @@ def head_stats(
         tokens += len(text)
         if exact is not None:
             drift.addmm_((text_of(number, exact) - text).T, text)
-    return LinearStats({"text": moment / tokens}, {"text": tokens}, None if exact is None else {"text": drift / tokens})
+    return LinearStats(
+        {"text": moment / tokens}, {"text": tokens}, None if exact is None else {"text": drift / tokens}
+    )
 
 
 def finish_embedding(
-    source: SourceModel, linear: LinearPlan, job: Job, stats: LinearStats | None, propagation: float, on_block: Callable[[BlockReport], None]
+    source: SourceModel,
+    linear: LinearPlan,
+    job: Job,
+    stats: LinearStats | None,
+    propagation: float,
+    on_block: Callable[[BlockReport], None],
 ) -> None:
     """Pack and write one of them, unless an earlier run did."""
     started, resumed = time.perf_counter(), job.is_done(linear.name)
@@ -63,6 +82,8 @@ def finish_embedding(
         report = LinearReport(**reports[linear.name])
     else:
         assert linear.quantizer is not None
-        packed, report = quantize_linear(source, linear, stats if linear.quantizer.needs_data else None, propagation)
+        packed, report = quantize_linear(
+            source, linear, stats if linear.quantizer.needs_data else None, propagation
+        )
         job.write_block(linear.name, {linear.name: packed}, {linear.name: asdict(report)})
     on_block(BlockReport(linear.name, {linear.name: report}, time.perf_counter() - started, resumed))

@@ -1,4 +1,6 @@
-"""One linear on its way into the file: read, corrected for what was lost before it, quantized, packed, and measured."""
+"""One linear on its way into the file: read, corrected for what was lost before it, quantized, packed, and
+measured.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
 
 @dataclass(frozen=True)
 class LinearReport:
-    """What became of one linear. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error` tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data.
+    """What became of one linear. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error`
+    tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data.
 
     `notes` is what the quantizer had to say: a damping that had to be raised, inputs that are all zero.
     """
@@ -39,7 +42,9 @@ class LinearReport:
 
 @dataclass(frozen=True)
 class BlockReport:
-    """One finished block, for the progress bar: `error` is the weight-averaged layer error (weight error without data)."""
+    """One finished block, for the progress bar: `error` is the weight-averaged layer error (weight error
+    without data).
+    """
 
     path: str
     linears: Mapping[str, LinearReport]
@@ -67,15 +72,21 @@ def weight_of(source: SourceModel, linear: LinearPlan) -> Tensor:
     return next(iter(source.read([f"{linear.name}.weight"]).values()))
 
 
-def quantize_linear(source: SourceModel, plan: LinearPlan, stats: LinearStats | None, propagation: float = 0.0) -> tuple[PackedTensor, LinearReport]:
-    """Read one weight, correct it for what was lost before it, quantize it, pack it, and measure what the packed weight lost."""
+def quantize_linear(
+    source: SourceModel, plan: LinearPlan, stats: LinearStats | None, propagation: float = 0.0
+) -> tuple[PackedTensor, LinearReport]:
+    """Read one weight, correct it for what was lost before it, quantize it, pack it, and measure what the
+    packed weight lost.
+    """
     assert plan.quantizer is not None
     weight = weight_of(source, plan)
     try:
         with _noting() as notes:
             aim = weight
             if stats is not None and propagation:
-                aim = propagated(weight, stats, propagation, getattr(plan.quantizer, "modality_weight", "tokens"))
+                aim = propagated(
+                    weight, stats, propagation, getattr(plan.quantizer, "modality_weight", "tokens")
+                )
             quantized = plan.quantizer.quantize(aim, stats)
     except ValueError as error:
         raise InputError(f"{plan.name}: {error}") from error
@@ -100,7 +111,10 @@ def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | Non
         sums[:2] += torch.stack([d.square().sum(), w.square().sum()])
         if hessian is not None:
             sums[2:] += torch.stack([output_energy(d, hessian), output_energy(w, hessian)])
-    return {"weight_error": _ratio(sums[0], sums[1]), "layer_error": None if hessian is None else _ratio(sums[2], sums[3])}
+    return {
+        "weight_error": _ratio(sums[0], sums[1]),
+        "layer_error": None if hessian is None else _ratio(sums[2], sums[3]),
+    }
 
 
 @contextmanager

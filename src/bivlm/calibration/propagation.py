@@ -1,12 +1,13 @@
 """Error propagation: a weight that makes good for what was lost before it.
 
-In the packed model a linear receives x, in the full-precision one it would have received x̂. Quantizing W as it is aims at W x; what is wanted is W x̂.
-The weight that comes nearest to it, E ‖W x̂ - W* x‖² at its least, is
+In the packed model a linear receives x, in the full-precision one it would have received x̂. Quantizing W as
+it is aims at W x; what is wanted is W x̂. The weight that comes nearest to it, E ‖W x̂ - W* x‖² at its least,
+is
 
     W* = W + W E[(x̂ - x) xᵀ] (E[x xᵀ] + λI)⁻¹
 
-(QEP, Arai and Ichikawa, arXiv 2504.09629; GPTAQ, arXiv 2504.02692). A strength below 1 takes part of the way: the correction is learned from the
-calibration data, and all of it fits that data too closely.
+(QEP, Arai and Ichikawa, arXiv 2504.09629; GPTAQ, arXiv 2504.02692). A strength below 1 takes part of the way:
+the correction is learned from the calibration data, and all of it fits that data too closely.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from bivlm.types import LinearStats, ModalityWeight
 DAMPING = 0.01
 
 
-def propagated(weight: Tensor, stats: LinearStats, strength: float, modality_weight: ModalityWeight = "tokens") -> Tensor:
-    """`weight` (out, in) corrected for the drift of its inputs, float32; as it is where `stats` has no drift or every input is zero."""
+def propagated(
+    weight: Tensor, stats: LinearStats, strength: float, modality_weight: ModalityWeight = "tokens"
+) -> Tensor:
+    """`weight` (out, in) corrected for the drift of its inputs, float32; as it is where `stats` has no drift
+    or every input is zero.
+    """
     drift = stats.drift(modality_weight)
     hessian = stats.second_moment(modality_weight)
     if drift is None or not strength or not bool((hessian.diagonal() != 0).any()):

@@ -1,10 +1,14 @@
-"""Sensitivities: how far the model's answers move when one group of linears alone is quantized, at a few numbers of bits.
+"""Sensitivities: how far the model's answers move when one group of linears alone is quantized, at a few
+numbers of bits.
 
-Linears that share an input (q, k and v; gate and up) are a group. The rest of the model stays as it is, and the KL divergence of the text's next
-tokens from the full-precision model's is measured; the token that follows the prompt counts as much as all others together. Between the measured
-points the logarithm of the divergence is a straight line; beyond the last it falls by 2^(-2 bits), as the error of any good quantizer does.
+Linears that share an input (q, k and v; gate and up) are a group. The rest of the model stays as it is, and
+the KL divergence of the text's next tokens from the full-precision model's is measured; the token that
+follows the prompt counts as much as all others together. Between the measured points the logarithm of the
+divergence is a straight line; beyond the last it falls by 2^(-2 bits), as the error of any good quantizer
+does.
 
-This needs the full-precision model in memory. Finished blocks are kept in a file, so that an interrupted measurement goes on.
+This needs the full-precision model in memory. Finished blocks are kept in a file, so that an interrupted
+measurement goes on.
 """
 
 from __future__ import annotations
@@ -53,7 +57,11 @@ class Sensitivity:
 
 
 def measure(
-    source: SourceModel, plan: Plan, samples: Sequence[CalibrationInput], path: Path, on_probe: Callable[[int, int], None]
+    source: SourceModel,
+    plan: Plan,
+    samples: Sequence[CalibrationInput],
+    path: Path,
+    on_probe: Callable[[int, int], None],
 ) -> list[Sensitivity]:
     """The sensitivities of every group of linears of `plan`, kept block by block in the file `path`.
 
@@ -61,7 +69,12 @@ def measure(
     """
     measured = Measured(path)
     found, blocks = measured.read(), [block for block in plan.blocks if block.quantized]
-    quantizers = {linear.name: linear.quantizer for block in blocks for linear in block.quantized if linear.quantizer is not None}
+    quantizers = {
+        linear.name: linear.quantizer
+        for block in blocks
+        for linear in block.quantized
+        if linear.quantizer is not None
+    }
     inputs = samples[:PROBE_SAMPLES]
     if any(block.path not in found for block in blocks):
         names = list(source.entries)
@@ -80,7 +93,11 @@ def measure(
 
 
 def _probe(
-    source: SourceModel, block: BlockPlan, quantizers: Mapping[str, Quantizer], inputs: Sequence[CalibrationInput], reference: Sequence[Tensor]
+    source: SourceModel,
+    block: BlockPlan,
+    quantizers: Mapping[str, Quantizer],
+    inputs: Sequence[CalibrationInput],
+    reference: Sequence[Tensor],
 ) -> list[Sensitivity]:
     """The sensitivities of one block's groups, the model standing there whole."""
     collector = collector_of(source, block)
@@ -88,17 +105,25 @@ def _probe(
     for sample in inputs:
         with collector.watching(sample.visual if part_is_language else None), torch.inference_mode():
             source.model(**sample.tensors, use_cache=False)
-    return probe_block(collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs)))
+    return probe_block(
+        collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs))
+    )
 
 
 def _logits(source: SourceModel, inputs: Sequence[CalibrationInput]) -> list[Tensor]:
-    return text_logits(source.model, [sample.tensors for sample in inputs], [sample.visual for sample in inputs])
+    return text_logits(
+        source.model, [sample.tensors for sample in inputs], [sample.visual for sample in inputs]
+    )
 
 
 def probe_block(
-    linears: Mapping[str, nn.Linear], quantizers: Mapping[str, Quantizer], collector: StatsCollector, divergence: Callable[[], float]
+    linears: Mapping[str, nn.Linear],
+    quantizers: Mapping[str, Quantizer],
+    collector: StatsCollector,
+    divergence: Callable[[], float],
 ) -> list[Sensitivity]:
-    """Measure every group of a block whose linears `collector` has watched. `divergence` says how far the model is from full precision now.
+    """Measure every group of a block whose linears `collector` has watched. `divergence` says how far the
+    model is from full precision now.
 
     InputError, naming the linear, where its weight cannot be quantized or the answers are no numbers.
     """
@@ -116,7 +141,10 @@ def probe_block(
                 for name, original in originals.items():
                     linears[name].weight = original
         if not all(map(math.isfinite, measured)):
-            raise InputError(f"{group[0]}: with it quantized the model's logits are NaN or infinite on the calibration data; calibrate on other data")
+            raise InputError(
+                f"{group[0]}: with it quantized the model's logits are NaN or infinite on the calibration"
+                " data; calibrate on other data"
+            )
         found.append(Sensitivity(tuple(group), PROBES, tuple(measured)))
     return found
 
@@ -132,7 +160,10 @@ def _quantized(name: str, weight: Tensor, quantizer: Quantizer, collector: Stats
 def with_bits(quantizer: Quantizer, bits: float) -> Quantizer:
     """The quantizer with another number of bits. InputError for one whose bits are not any number."""
     if not isinstance(quantizer, Trellis):
-        raise InputError(f"a budget is dealt out among linears of the quantizer trellis, not {quantizer.name}; choose one of the trellis presets")
+        raise InputError(
+            f"a budget is dealt out among linears of the quantizer trellis, not {quantizer.name}; choose one"
+            " of the trellis presets"
+        )
     return replace(quantizer, bits=bits)
 
 
@@ -147,16 +178,25 @@ class Measured:
             return {}
         blocks = read_json(self.path)
         return {
-            block: [Sensitivity(tuple(one["linears"]), tuple(one["bits"]), tuple(one["divergences"])) for one in found]
+            block: [
+                Sensitivity(tuple(one["linears"]), tuple(one["bits"]), tuple(one["divergences"]))
+                for one in found
+            ]
             for block, found in blocks.items()
         }
 
     def write(self, blocks: Mapping[str, Sequence[Sensitivity]]) -> None:
-        write_atomically(self.path, json.dumps({block: [asdict(one) for one in found] for block, found in blocks.items()}, indent=1) + "\n")
+        write_atomically(
+            self.path,
+            json.dumps({block: [asdict(one) for one in found] for block, found in blocks.items()}, indent=1)
+            + "\n",
+        )
 
 
 def divergence_of(reference: Sequence[Tensor], logits: Sequence[Tensor], last: float = 0.5) -> float:
-    """Mean KL divergence (nats) of the raw logits (t, vocabulary) of some prompts from the reference's; `last` is the share of each last row."""
+    """Mean KL divergence (nats) of the raw logits (t, vocabulary) of some prompts from the reference's;
+    `last` is the share of each last row.
+    """
     total = 0.0
     for expected, given in zip(reference, logits, strict=True):
         rows = kl_divergence(expected, given)
@@ -165,6 +205,11 @@ def divergence_of(reference: Sequence[Tensor], logits: Sequence[Tensor], last: f
 
 
 @torch.inference_mode()
-def text_logits(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]], visual: Sequence[Tensor]) -> list[Tensor]:
+def text_logits(
+    model: nn.Module, inputs: Sequence[Mapping[str, Tensor]], visual: Sequence[Tensor]
+) -> list[Tensor]:
     """The logits (t, vocabulary) at the text tokens of each prompt, where `visual` (t,) is False."""
-    return [model(**tensors, use_cache=False).logits[0, ~mask] for tensors, mask in zip(inputs, visual, strict=True)]
+    return [
+        model(**tensors, use_cache=False).logits[0, ~mask]
+        for tensors, mask in zip(inputs, visual, strict=True)
+    ]

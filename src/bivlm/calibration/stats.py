@@ -1,7 +1,8 @@
 """What each linear of a block receives: second moments of the inputs, by modality.
 
-Linears that receive the very same tensor (q, k and v; gate and up) share one second moment, found by the tensor's identity while the block runs.
-Where the full-precision model runs beside the packed one, the drift between what both receive is accumulated as well.
+Linears that receive the very same tensor (q, k and v; gate and up) share one second moment, found by the
+tensor's identity while the block runs. Where the full-precision model runs beside the packed one, the drift
+between what both receive is accumulated as well.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from bivlm.types import LinearStats, Modality
 class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
-    `visual_only` names the linears whose input is visual tokens alone, whatever the mask says. Memory: (in, in) float32 per
-    shared input and modality.
+    `visual_only` names the linears whose input is visual tokens alone, whatever the mask says. Memory: (in,
+    in) float32 per shared input and modality.
     """
 
     def __init__(self, linears: Mapping[str, nn.Linear], visual_only: frozenset[str] = frozenset()) -> None:
@@ -47,7 +48,8 @@ class StatsCollector:
 
     @contextmanager
     def watching(self, visual: Tensor | None, exact: Mapping[str, Tensor] | None = None) -> Iterator[None]:
-        """While one sample runs: `visual` (t,) marks its visual tokens; None means that all are visual (vision tower, projector).
+        """While one sample runs: `visual` (t,) marks its visual tokens; None means that all are visual
+        (vision tower, projector).
 
         `exact` is what the linears `received` when the same sample ran through the full-precision model.
         """
@@ -56,7 +58,12 @@ class StatsCollector:
         def observe(name: str, x: Tensor) -> None:
             leader, _ = seen.setdefault(id(x), (name, x))
             if self._leader.setdefault(name, leader) == name:
-                self._add(name, x, None if name in self.visual_only else visual, None if exact is None else exact[name])
+                self._add(
+                    name,
+                    x,
+                    None if name in self.visual_only else visual,
+                    None if exact is None else exact[name],
+                )
 
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             return lambda _module, args: observe(name, args[0])
@@ -71,7 +78,9 @@ class StatsCollector:
     def _add(self, name: str, x: Tensor, visual: Tensor | None, exact: Tensor | None) -> None:
         rows = x.detach().reshape(-1, x.shape[-1]).float()
         away = None if exact is None else exact.reshape(rows.shape).float() - rows
-        chosen: dict[Modality, Tensor | slice] = {"visual": slice(None)} if visual is None else {"visual": visual, "text": ~visual}
+        chosen: dict[Modality, Tensor | slice] = (
+            {"visual": slice(None)} if visual is None else {"visual": visual, "text": ~visual}
+        )
         tokens = self._tokens.setdefault(name, {})
         for modality, which in chosen.items():
             part = rows[which]
@@ -83,7 +92,9 @@ class StatsCollector:
             tokens[modality] = tokens.get(modality, 0) + len(part)
 
     def groups(self) -> list[list[str]]:
-        """The linears that something reached, those that receive the same tensor together, in the order in which they were reached."""
+        """The linears that something reached, those that receive the same tensor together, in the order in
+        which they were reached.
+        """
         groups: dict[str, list[str]] = {}
         for name, leader in self._leader.items():
             groups.setdefault(leader, []).append(name)

@@ -1,10 +1,13 @@
 """Block tuning: the continuous numbers of a packed block, fitted to what the full-precision block says.
 
-The codes stay as they are. What moves are the row scales of the packed linears and the block's vectors (norms, biases), by Adam on the difference
-between the packed block's output, on the inputs that the packed model gives it, and the full-precision block's output on those of the full-precision
-model. A part of the samples is held out; the tuned numbers, rounded to what is stored, are kept only if they are better there. No bit is added.
+The codes stay as they are. What moves are the row scales of the packed linears and the block's vectors
+(norms, biases), by Adam on the difference between the packed block's output, on the inputs that the packed
+model gives it, and the full-precision block's output on those of the full-precision model. A part of the
+samples is held out; the tuned numbers, rounded to what is stored, are kept only if they are better there. No
+bit is added.
 
-(Block-wise tuning after each block: QuIP#, arXiv 2402.04396, and OmniQuant, arXiv 2308.13137, which fit more than this.)
+(Block-wise tuning after each block: QuIP#, arXiv 2402.04396, and OmniQuant, arXiv 2308.13137, which fit more
+than this.)
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ SHIFT = "shift"  # what its parameter is called meanwhile
 
 @dataclass(frozen=True)
 class Tuned:
-    """The packed linears with their new row scales, the block's vectors that changed (by parameter name), and the held-out loss before and after."""
+    """The packed linears with their new row scales, the block's vectors that changed (by parameter name), and
+    the held-out loss before and after.
+    """
 
     packed: Mapping[str, PackedTensor]
     vectors: Mapping[str, Tensor]
@@ -64,18 +69,25 @@ def tune_block(
     targets: Sequence[Tensor],
     epochs: int,
 ) -> Tuned:
-    """Fit the block at `path`, here with its full-precision weights, whose linears are to be `packed`; sample i calls it with calls[i] on inputs[i].
+    """Fit the block at `path`, here with its full-precision weights, whose linears are to be `packed`; sample
+    i calls it with calls[i] on inputs[i].
 
-    `inputs` and `targets` are the hidden states (…, t, d) that the packed model gives the block, and those that the full-precision one gets from it.
-    The same arguments give the same result. Fewer than HELD_OUT samples tune nothing; neither does a block that has nothing to move.
+    `inputs` and `targets` are the hidden states (…, t, d) that the packed model gives the block, and those
+    that the full-precision one gets from it. The same arguments give the same result. Fewer than HELD_OUT
+    samples tune nothing; neither does a block that has nothing to move.
     """
     work = _working_copy(block, path, packed)
-    train, judge = [i for i in range(len(inputs)) if i % HELD_OUT], [i for i in range(len(inputs)) if not i % HELD_OUT]
+    train, judge = (
+        [i for i in range(len(inputs)) if i % HELD_OUT],
+        [i for i in range(len(inputs)) if not i % HELD_OUT],
+    )
     movable = {name: parameter for name, parameter in work.named_parameters() if parameter.requires_grad}
     stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
 
     def loss(i: int) -> Tensor:
-        return token_loss(_as_float(calls[i]).run(work, inputs[i].clone().float()), targets[i].clone().float())
+        return token_loss(
+            _as_float(calls[i]).run(work, inputs[i].clone().float()), targets[i].clone().float()
+        )
 
     def judged() -> float:
         with torch.no_grad():
@@ -84,7 +96,9 @@ def tune_block(
     before = judged()
     if len(inputs) < HELD_OUT or not movable:
         return Tuned(packed, {}, before, before)
-    rates = [{"params": [parameter], "lr": RATE * _size(parameter, name)} for name, parameter in movable.items()]
+    rates = [
+        {"params": [parameter], "lr": RATE * _size(parameter, name)} for name, parameter in movable.items()
+    ]
     optimizer = torch.optim.Adam(rates)
     random = torch.Generator().manual_seed(0)
     originals, best, found = _values(movable), before, None
@@ -106,7 +120,9 @@ def tune_block(
 
 
 def token_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over the tokens of ‖output - target‖² / ‖target‖²: a token with massive activations counts like any other."""
+    """Mean over the tokens of ‖output - target‖² / ‖target‖²: a token with massive activations counts like
+    any other.
+    """
     lost, whole = (output - target).square().sum(-1), target.square().sum(-1)
     return (lost / (whole + 1e-6 * whole.mean() + 1e-30)).mean()
 
@@ -148,7 +164,9 @@ def _as_float(call: BlockCall) -> BlockCall:
 
 
 def _size(parameter: Tensor, name: str) -> float:
-    """What a step is relative to: 1 for shifts, else the vector's root mean square (a hundredth for a vector of zeros)."""
+    """What a step is relative to: 1 for shifts, else the vector's root mean square (a hundredth for a vector
+    of zeros).
+    """
     return 1.0 if _is_shift(name) else max(float(parameter.detach().square().mean().sqrt()), 1e-2)
 
 
@@ -166,7 +184,9 @@ def _load(movable: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> 
             parameter.copy_(values[name])
 
 
-def _rounded(name: str, value: Tensor, packed: Mapping[str, PackedTensor], path: str, stored: Mapping[str, torch.dtype]) -> Tensor:
+def _rounded(
+    name: str, value: Tensor, packed: Mapping[str, PackedTensor], path: str, stored: Mapping[str, torch.dtype]
+) -> Tensor:
     """A vector, or the shift of a row scale, as it will be once it is stored."""
     if not _is_shift(name):
         return value.to(stored[name]).float()
@@ -180,18 +200,26 @@ def scaled_rows(scale: Tensor, shift: Tensor) -> Tensor:
     return (scale.float() * (1 + shift)).clamp(-60000.0, 60000.0).half()
 
 
-def _rescaled(packed: Mapping[str, PackedTensor], path: str, found: Mapping[str, Tensor]) -> dict[str, PackedTensor]:
+def _rescaled(
+    packed: Mapping[str, PackedTensor], path: str, found: Mapping[str, Tensor]
+) -> dict[str, PackedTensor]:
     result = {}
     for name, tensor in packed.items():
         if ROW_SCALE in tensor.tensors:
             shift = found[_joined(_below(name, path), SHIFT)]
-            tensor = replace(tensor, tensors={**tensor.tensors, ROW_SCALE: scaled_rows(tensor.tensors[ROW_SCALE], shift)})
+            tensor = replace(
+                tensor, tensors={**tensor.tensors, ROW_SCALE: scaled_rows(tensor.tensors[ROW_SCALE], shift)}
+            )
         result[name] = tensor
     return result
 
 
-def _vectors(found: Mapping[str, Tensor], originals: Mapping[str, Tensor], path: str, stored: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+def _vectors(
+    found: Mapping[str, Tensor], originals: Mapping[str, Tensor], path: str, stored: Mapping[str, torch.dtype]
+) -> dict[str, Tensor]:
     """The parameters of the block that changed, in their stored dtype, by their names in the model."""
     return {
-        f"{path}.{name}": value.to(stored[name]) for name, value in found.items() if not _is_shift(name) and not torch.equal(value, originals[name])
+        f"{path}.{name}": value.to(stored[name])
+        for name, value in found.items()
+        if not _is_shift(name) and not torch.equal(value, originals[name])
     }

@@ -4,10 +4,11 @@
       for each block: weights from the source → statistics → quantize → tune → write → run packed → next block
     embedding and head, where the recipe packs them (embeddings.py)
 
-Where the recipe asks for error propagation or tuning, the full-precision model runs beside the packed one, block by block: its inputs say what was
-lost before a linear (propagation.py), its outputs what a packed block should say (tuning.py). Where no linear needs data nothing is run at all.
-Blocks that an earlier run finished are read back from the output folder instead of quantized again; they compute the same numbers, so a walk that was
-interrupted ends with the same bytes.
+Where the recipe asks for error propagation or tuning, the full-precision model runs beside the packed one,
+block by block: its inputs say what was lost before a linear (propagation.py), its outputs what a packed block
+should say (tuning.py). Where no linear needs data nothing is run at all. Blocks that an earlier run finished
+are read back from the output folder instead of quantized again; they compute the same numbers, so a walk that
+was interrupted ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -37,17 +38,25 @@ OnBlock = Callable[[BlockReport], None]
 Packed = Mapping[str, PackedTensor]
 
 
-def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock) -> None:
+def walk(
+    source: SourceModel, plan: Plan, job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock
+) -> None:
     """Quantize and write every block of `plan`, calling `on_block` after each.
 
-    `samples` are looked at only where a quantizer needs data. Raises InputError when they are needed and there are none.
+    `samples` are looked at only where a quantizer needs data. Raises InputError when they are needed and
+    there are none.
     """
     if plan.needs_data and not samples:
-        raise InputError("the recipe's quantizer needs calibration samples and there are none; give --data, or choose a preset that needs no data")
+        raise InputError(
+            "the recipe's quantizer needs calibration samples and there are none; give --data, or choose a"
+            " preset that needs no data"
+        )
     with_data = 1 + max((index for index, block in enumerate(plan.blocks) if plan.runs(block)), default=-1)
     if plan.head_needs_data:
         with_data = len(plan.blocks)
-    stats = _walk_with_data(source, plan, plan.blocks[:with_data], job, samples, on_block) if with_data else None
+    stats = (
+        _walk_with_data(source, plan, plan.blocks[:with_data], job, samples, on_block) if with_data else None
+    )
     for block in plan.blocks[with_data:]:
         _finish_block(source, plan, block, job, None, on_block)
     for linear in plan.embeddings:
@@ -56,7 +65,9 @@ def walk(source: SourceModel, plan: Plan, job: Job, samples: Sequence[Calibratio
 
 @dataclass
 class _Stream:
-    """What runs through the blocks of one stack, sample by sample: the calls of every block, and the hidden states on their way."""
+    """What runs through the blocks of one stack, sample by sample: the calls of every block, and the hidden
+    states on their way.
+    """
 
     entries: Sequence[Captured]
     hidden: list[Tensor]
@@ -73,9 +84,16 @@ class _Stream:
 
 
 def _walk_with_data(
-    source: SourceModel, plan: Plan, blocks: Sequence[BlockPlan], job: Job, samples: Sequence[CalibrationInput], on_block: OnBlock
+    source: SourceModel,
+    plan: Plan,
+    blocks: Sequence[BlockPlan],
+    job: Job,
+    samples: Sequence[CalibrationInput],
+    on_block: OnBlock,
 ) -> LinearStats | None:
-    """Quantize and write some blocks, and say what reaches the language head where that is still to be packed."""
+    """Quantize and write some blocks, and say what reaches the language head where that is still to be
+    packed.
+    """
     inside = {name for block in plan.blocks for name in source.parameter_names(block.path)}
     head = source.family.keep_out_of_calibration(source.model)
     around = [name for name in source.entries if name not in inside and name not in head]
@@ -89,14 +107,24 @@ def _walk_with_data(
             played = [(before, whole if exact else packed) for before, packed, whole in finished]
             return _Stream.of(
                 [
-                    capture(source.model, sample.tensors, modules, [(before, outputs[number]) for before, outputs in played])
+                    capture(
+                        source.model,
+                        sample.tensors,
+                        modules,
+                        [(before, outputs[number]) for before, outputs in played],
+                    )
                     for number, sample in enumerate(samples)
                 ]
             )
 
         beside = entries(True) if plan.propagation or plan.tuning else None
-        finished.append((modules, *_walk_stack(source, plan, mine, job, samples, entries(False), beside, on_block)))
-    wanted = any(linear.quantizer is not None and linear.quantizer.needs_data and not job.is_done(linear.name) for linear in plan.embeddings)
+        finished.append(
+            (modules, *_walk_stack(source, plan, mine, job, samples, entries(False), beside, on_block))
+        )
+    wanted = any(
+        linear.quantizer is not None and linear.quantizer.needs_data and not job.is_done(linear.name)
+        for linear in plan.embeddings
+    )
     played = [(modules, packed) for modules, packed, _ in finished]
     exact = [(modules, whole) for modules, _, whole in finished] if plan.propagation else None
     stats = head_stats(source, samples, played, exact) if wanted else None
@@ -114,7 +142,8 @@ def _walk_stack(
     beside: _Stream | None,
     on_block: OnBlock,
 ) -> tuple[list[dict[int, Tensor]], list[dict[int, Tensor]]]:
-    """Quantize the blocks of one stack; returns, for each sample, the outputs that the model reads later: packed, and in full precision.
+    """Quantize the blocks of one stack; returns, for each sample, the outputs that the model reads later:
+    packed, and in full precision.
 
     `stream` runs through the packed blocks, `beside` through the full-precision ones.
     """
@@ -125,11 +154,17 @@ def _walk_stack(
     for index, block in enumerate(blocks):
         with source.present(block.path) as module:
             with torch.inference_mode():
-                wanted = (block.needs_data or bool(block.quantized and plan.propagation)) and not job.is_done(block.path)
+                wanted = (block.needs_data or bool(block.quantized and plan.propagation)) and not job.is_done(
+                    block.path
+                )
                 collector = _collect(source, block, index, module, visual, stream, beside) if wanted else None
                 if beside is not None:
                     beside.hidden = beside.run(index, module)
-            tune = partial(_tune, source, block, plan.tuning, stream.calls(index), stream.hidden, beside) if plan.tuning else None
+            tune = (
+                partial(_tune, source, block, plan.tuning, stream.calls(index), stream.hidden, beside)
+                if plan.tuning
+                else None
+            )
             packed, vectors = _finish_block(source, plan, block, job, collector, on_block, tune)
             for name, tensor in packed.items():
                 replace_linear(source.model, name, tensor)
@@ -139,16 +174,28 @@ def _walk_stack(
         if block.is_output:
             for number in range(len(samples)):
                 outputs[number][index] = stream.hidden[number]
-                exact_outputs[number][index] = stream.hidden[number] if beside is None else beside.hidden[number]
+                exact_outputs[number][index] = (
+                    stream.hidden[number] if beside is None else beside.hidden[number]
+                )
     return outputs, exact_outputs
 
 
 def _collect(
-    source: SourceModel, block: BlockPlan, index: int, module: nn.Module, visual: Sequence[Tensor | None], stream: _Stream, beside: _Stream | None
+    source: SourceModel,
+    block: BlockPlan,
+    index: int,
+    module: nn.Module,
+    visual: Sequence[Tensor | None],
+    stream: _Stream,
+    beside: _Stream | None,
 ) -> StatsCollector:
-    """What the block's linears receive, and how far that is from what they would in the full-precision model."""
+    """What the block's linears receive, and how far that is from what they would in the full-precision
+    model.
+    """
     collector = collector_of(source, block)
-    for number, (mask, call, states) in enumerate(zip(visual, stream.calls(index), stream.hidden, strict=True)):
+    for number, (mask, call, states) in enumerate(
+        zip(visual, stream.calls(index), stream.hidden, strict=True)
+    ):
         exact = None
         if beside is not None:
             with collector.received() as exact:
@@ -163,15 +210,25 @@ def collector_of(source: SourceModel, block: BlockPlan) -> StatsCollector:
     visual = source.family.stacks[block.stack].visual_linears
     linears = {plan.name: source.model.get_submodule(plan.name) for plan in block.quantized}
     visual_only = frozenset(name for name in linears if any(name.endswith("." + ending) for ending in visual))
-    return StatsCollector({name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}, visual_only)
+    return StatsCollector(
+        {name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}, visual_only
+    )
 
 
 def _tune(
-    source: SourceModel, block: BlockPlan, epochs: int, calls: Sequence[BlockCall], hidden: Sequence[Tensor], beside: _Stream | None, packed: Packed
+    source: SourceModel,
+    block: BlockPlan,
+    epochs: int,
+    calls: Sequence[BlockCall],
+    hidden: Sequence[Tensor],
+    beside: _Stream | None,
+    packed: Packed,
 ) -> Tuned:
     """`beside` has run through the block already: its hidden states are the targets."""
     assert beside is not None
-    return tune_block(source.model.get_submodule(block.path), block.path, packed, calls, hidden, beside.hidden, epochs)
+    return tune_block(
+        source.model.get_submodule(block.path), block.path, packed, calls, hidden, beside.hidden, epochs
+    )
 
 
 def _put_vectors(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:
@@ -190,7 +247,9 @@ def _finish_block(
     on_block: OnBlock,
     tune: Callable[[Packed], Tuned] | None = None,
 ) -> tuple[Packed, Mapping[str, Tensor]]:
-    """Quantize one block and write it, or read it back when an earlier run wrote it: its packed linears, and the vectors that tuning changed."""
+    """Quantize one block and write it, or read it back when an earlier run wrote it: its packed linears, and
+    the vectors that tuning changed.
+    """
     started = time.perf_counter()
     resumed = job.is_done(block.path)
     if resumed:
@@ -199,15 +258,23 @@ def _finish_block(
     else:
         packed, vectors, reports = {}, {}, {}
         for linear in block.quantized:
-            packed[linear.name], reports[linear.name] = quantize_linear(source, linear, _stats(plan, linear, collector), plan.propagation)
+            packed[linear.name], reports[linear.name] = quantize_linear(
+                source, linear, _stats(plan, linear, collector), plan.propagation
+            )
         if tune is not None and packed:
             tuned = tune(packed)
             packed = tuned.packed
             for linear in block.quantized:
-                errors = packed_errors(weight_of(source, linear), packed[linear.name], _stats(plan, linear, collector))
+                errors = packed_errors(
+                    weight_of(source, linear), packed[linear.name], _stats(plan, linear, collector)
+                )
                 reports[linear.name] = replace(reports[linear.name], **errors)
-            vectors = {name: vector.to(source.entries[name].dtype) for name, vector in tuned.vectors.items()}  # as they will be read back
-        job.write_block(block.path, packed, {name: asdict(report) for name, report in reports.items()}, vectors)
+            vectors = {
+                name: vector.to(source.entries[name].dtype) for name, vector in tuned.vectors.items()
+            }  # as they will be read back
+        job.write_block(
+            block.path, packed, {name: asdict(report) for name, report in reports.items()}, vectors
+        )
     on_block(BlockReport(block.path, reports, time.perf_counter() - started, resumed))
     return packed, vectors
 

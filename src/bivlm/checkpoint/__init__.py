@@ -1,1 +1,3 @@
-"""Hugging Face folders: reading one tensor by tensor, writing one block by block, checking one byte by byte."""
+"""Hugging Face folders: reading one tensor by tensor, writing one block by block, checking one byte by
+byte.
+"""

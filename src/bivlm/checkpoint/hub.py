@@ -15,7 +15,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve_model(model: str | Path) -> Path:
-    """The folder of a model: `model` itself when it exists, else the hub's snapshot (downloaded once, then cached by huggingface_hub).
+    """The folder of a model: `model` itself when it exists, else the hub's snapshot (downloaded once, then
+    cached by huggingface_hub).
 
     Raises InputError when it is neither.
     """
@@ -27,8 +28,12 @@ def resolve_model(model: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(model), allow_patterns=NEEDED))
     except RepositoryNotFoundError as error:
-        raise InputError(f"there is no folder {model} and the hub has no such model (or it is private: log in with `hf auth login`)") from error
+        raise InputError(
+            f"there is no folder {model} and the hub has no such model (or it is private: log in with `hf"
+            " auth login`)"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"there is no folder {model}, and the hub could not be reached for it ({type(error).__name__}); give a local folder"
+            f"there is no folder {model}, and the hub could not be reached for it ({type(error).__name__});"
+            " give a local folder"
         ) from error

@@ -1,4 +1,6 @@
-"""safetensors files as this package reads and writes them: whole or not at all, the same bytes every time, every error in the user's words."""
+"""safetensors files as this package reads and writes them: whole or not at all, the same bytes every time,
+every error in the user's words.
+"""
 
 from __future__ import annotations
 
@@ -61,21 +63,31 @@ def read_json(path: Path) -> dict:
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, from its index when it has one. Raises InputError when one is missing."""
+    """The safetensors files of a model folder, from its index when it has one. Raises InputError when one is
+    missing.
+    """
     index = folder / INDEX_NAME
     if not index.exists():
         if (folder / SINGLE_NAME).exists():
             return [folder / SINGLE_NAME]
-        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(pattern))
+        others = sorted(
+            path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(pattern)
+        )
         found = f"only {', '.join(others[:3])}" if others else "none"
-        raise InputError(f"{folder} has no weights in safetensors ({found}); needed is {SINGLE_NAME} or {INDEX_NAME} with its shards")
+        raise InputError(
+            f"{folder} has no weights in safetensors ({found}); needed is {SINGLE_NAME} or {INDEX_NAME} with"
+            " its shards"
+        )
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index} has no weight_map; the file is damaged: get it again")
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        raise InputError(f"{folder} lacks {missing[0]} ({len(missing)} of {len(names)} shards named in {INDEX_NAME} are missing)")
+        raise InputError(
+            f"{folder} lacks {missing[0]} ({len(missing)} of {len(names)} shards named in {INDEX_NAME} are"
+            " missing)"
+        )
     return [folder / name for name in names]
 
 
@@ -98,14 +110,17 @@ def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
                 part = shard.get_slice(key)
                 if part.get_dtype() not in DTYPES:
                     raise InputError(
-                        f"{path}: tensor {key} has the dtype {part.get_dtype()}, which bivlm does not read; convert the model to bfloat16 first"
+                        f"{path}: tensor {key} has the dtype {part.get_dtype()}, which bivlm does not read;"
+                        " convert the model to bfloat16 first"
                     )
                 entries[key] = TensorEntry(path, key, DTYPES[part.get_dtype()], tuple(part.get_shape()))
     return entries
 
 
 def read_tensors(entries: Iterable[TensorEntry], *, copy: bool = True) -> dict[str, Tensor]:
-    """The tensors themselves, by key: copied out of the file, or with `copy` False backed by it, which takes no memory of its own."""
+    """The tensors themselves, by key: copied out of the file, or with `copy` False backed by it, which takes
+    no memory of its own.
+    """
     by_shard: dict[Path, list[TensorEntry]] = {}
     for entry in entries:
         by_shard.setdefault(entry.shard, []).append(entry)
@@ -119,8 +134,12 @@ def read_tensors(entries: Iterable[TensorEntry], *, copy: bool = True) -> dict[s
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; in pieces, so that a large one takes no second copy."""
-    return not tensor.is_floating_point() or all(bool(piece.isfinite().all()) for piece in tensor.reshape(-1).split(1 << 24))
+    """Whether a tensor holds neither NaN nor infinity; in pieces, so that a large one takes no second
+    copy.
+    """
+    return not tensor.is_floating_point() or all(
+        bool(piece.isfinite().all()) for piece in tensor.reshape(-1).split(1 << 24)
+    )
 
 
 def checksum(tensor: Tensor) -> str:
@@ -137,14 +156,19 @@ def write_atomically(path: Path, content: str) -> None:
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file that is either absent or whole, readable by everyone, with the same bytes for the same tensors.
+    """A safetensors file that is either absent or whole, readable by everyone, with the same bytes for the
+    same tensors.
 
-    The header carries `format` alone: safetensors writes further entries in an order that changes from process to process.
-    Raises OSError with ENOSPC when the disk is full; what was there before stays.
+    The header carries `format` alone: safetensors writes further entries in an order that changes from
+    process to process. Raises OSError with ENOSPC when the disk is full; what was there before stays.
     """
     temporary = path.with_name(path.name + ".writing")
     try:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
+        save_file(
+            {key: tensor.contiguous() for key, tensor in tensors.items()},
+            temporary,
+            metadata={"format": "pt"},
+        )
     except SafetensorError as error:
         temporary.unlink(missing_ok=True)
         full = "No space left" in str(error) or "os error 28" in str(error)

@@ -1,6 +1,8 @@
-"""A model folder that is read block by block: the model stands on the meta device, and a module gets its weights only while it is needed.
+"""A model folder that is read block by block: the model stands on the meta device, and a module gets its
+weights only while it is needed.
 
-Which tensor of which shard a parameter is comes from transformers' own key mapping, so hub layouts of every age are understood.
+Which tensor of which shard a parameter is comes from transformers' own key mapping, so hub layouts of every
+age are understood.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from bivlm.kernels.module import put
 class SourceModel:
     """A Hugging Face model folder whose weights stay on the disk.
 
-    `model` has every parameter on the meta device and every computed buffer (rotary frequencies and the like) for real;
-    `entries` maps each parameter's name in the model to its place in the shards; `extra` holds stored tensors that the model does not have (they are
-    copied like the rest: nothing is lost).
-    Raises InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture, or already quantized.
+    `model` has every parameter on the meta device and every computed buffer (rotary frequencies and the like)
+    for real; `entries` maps each parameter's name in the model to its place in the shards; `extra` holds
+    stored tensors that the model does not have (they are copied like the rest: nothing is lost). Raises
+    InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture, or
+    already quantized.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,16 +45,22 @@ class SourceModel:
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
         with init_empty_weights(include_buffers=False):
-            self.model: transformers.PreTrainedModel = transformers.AutoModelForImageTextToText.from_config(self.config, dtype=self.dtype)
+            self.model: transformers.PreTrainedModel = transformers.AutoModelForImageTextToText.from_config(
+                self.config, dtype=self.dtype
+            )
         self.model.eval()
         self.entries = self._map_parameters(stored)
 
     def _model_dtype(self, stored: Mapping[str, TensorEntry]) -> torch.dtype:
-        """What `from_pretrained` computes in: the config's dtype, or that of the first floating-point weight."""
+        """What `from_pretrained` computes in: the config's dtype, or that of the first floating-point
+        weight.
+        """
         declared = self.config.dtype
         if isinstance(declared, torch.dtype):
             return declared
-        return next((entry.dtype for entry in stored.values() if entry.dtype.is_floating_point), torch.float32)
+        return next(
+            (entry.dtype for entry in stored.values() if entry.dtype.is_floating_point), torch.float32
+        )
 
     def _map_parameters(self, stored: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
         mapping = get_model_conversion_mapping(self.model)
@@ -60,22 +69,31 @@ class SourceModel:
         wanted = self.model.state_dict()
         entries: dict[str, TensorEntry] = {}
         for key, entry in stored.items():
-            name, converter = rename_source_key(key, renamings, converters, self.model.base_model_prefix, wanted)
+            name, converter = rename_source_key(
+                key, renamings, converters, self.model.base_model_prefix, wanted
+            )
             if converter is not None:
                 raise InputError(
-                    f"{self.folder}: {key} is stored in a form that transformers converts while loading; save the model once with save_pretrained"
+                    f"{self.folder}: {key} is stored in a form that transformers converts while loading; save"
+                    " the model once with save_pretrained"
                 )
             if name not in wanted and key in wanted:
                 name = key
             if name in wanted and tuple(wanted[name].shape) != entry.shape:
-                raise InputError(f"{entry.shard}: {key} has the shape {entry.shape}, but config.json asks for {tuple(wanted[name].shape)}")
+                raise InputError(
+                    f"{entry.shard}: {key} has the shape {entry.shape}, but config.json asks for"
+                    f" {tuple(wanted[name].shape)}"
+                )
             entries[name] = entry
         self.extra = {name: entry for name, entry in entries.items() if name not in wanted}
         entries = {name: entry for name, entry in entries.items() if name in wanted}
         tied = self.model.all_tied_weights_keys
         missing = [name for name in wanted if name not in entries and name not in tied]
         if missing:
-            raise InputError(f"{self.folder}: the shards lack {missing[0]} ({len(missing)} tensors of the model are missing); get the model again")
+            raise InputError(
+                f"{self.folder}: the shards lack {missing[0]} ({len(missing)} tensors of the model are"
+                " missing); get the model again"
+            )
         return entries
 
     @cached_property
@@ -84,7 +102,8 @@ class SourceModel:
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
     def read(self, names: list[str], *, copy: bool = True) -> dict[str, Tensor]:
-        """The stored tensors of some parameters, by parameter name, in the dtype that they are stored in; InputError when one is not finite.
+        """The stored tensors of some parameters, by parameter name, in the dtype that they are stored in;
+        InputError when one is not finite.
 
         With `copy` False they are backed by the file: right for what is only written again.
         """
@@ -96,7 +115,8 @@ class SourceModel:
                 entry = places[name]
                 bad = int((~tensor.isfinite()).sum())
                 raise InputError(
-                    f"{entry.shard}: {entry.key} holds {bad} values that are NaN or infinite; such a weight cannot be quantized: get the model again"
+                    f"{entry.shard}: {entry.key} holds {bad} values that are NaN or infinite; such a weight"
+                    " cannot be quantized: get the model again"
                 )
         return tensors
 
@@ -117,9 +137,15 @@ class SourceModel:
 
     @contextmanager
     def present(self, module: str) -> Iterator[nn.Module]:
-        """The module at a path with its weights, for as long as the context lasts; afterwards it is as it was, packed linears taken out."""
+        """The module at a path with its weights, for as long as the context lasts; afterwards it is as it
+        was, packed linears taken out.
+        """
         names = self.parameter_names(module)
-        originals = {name: child for name, child in self.model.get_submodule(module).named_modules() if isinstance(child, nn.Linear)}
+        originals = {
+            name: child
+            for name, child in self.model.get_submodule(module).named_modules()
+            if isinstance(child, nn.Linear)
+        }
         self.materialize(names)
         try:
             yield self.model.get_submodule(module)
@@ -130,19 +156,28 @@ class SourceModel:
 
 
 def read_config(folder: Path) -> Any:
-    """The configuration of a full-precision model folder; InputError when there is none or it is quantized already."""
+    """The configuration of a full-precision model folder; InputError when there is none or it is quantized
+    already.
+    """
     if not folder.exists():
-        raise InputError(f"there is no folder {folder}; MODEL is a Hugging Face model folder or a model id of the hub")
+        raise InputError(
+            f"there is no folder {folder}; MODEL is a Hugging Face model folder or a model id of the hub"
+        )
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; MODEL is the folder that holds config.json and the weights")
     path = folder / "config.json"
     if not path.exists():
         content = "is empty" if not any(folder.iterdir()) else "has no config.json"
-        raise InputError(f"{folder} {content}; MODEL is a Hugging Face model folder with config.json and weights in safetensors")
+        raise InputError(
+            f"{folder} {content}; MODEL is a Hugging Face model folder with config.json and weights in"
+            " safetensors"
+        )
     config = read_json(path)
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method is not None:
-        raise InputError(f"{folder} is quantized already (quant_method {method!r}); give the full-precision model")
+        raise InputError(
+            f"{folder} is quantized already (quant_method {method!r}); give the full-precision model"
+        )
     if "model_type" not in config:
         raise InputError(f"{path} names no model_type; is this a transformers model?")
     family_of(config["model_type"])

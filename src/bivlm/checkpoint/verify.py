@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 def verify_shards(shards: Sequence[Path]) -> None:
     """Compare the shards of one folder with the checksums of its index.
 
-    Raises InputError that names the tensor when one is missing or its bytes have changed. A folder without checksums (saved again by transformers)
-    is read as it is, and the log says so.
+    Raises InputError that names the tensor when one is missing or its bytes have changed. A folder without
+    checksums (saved again by transformers) is read as it is, and the log says so.
     """
     index = shards[0].parent / INDEX_NAME
     expected = read_json(index).get("metadata", {}).get("bivlm", {}).get("crc32") if index.exists() else None
@@ -27,7 +27,10 @@ def verify_shards(shards: Sequence[Path]) -> None:
     entries = read_entries(shards)
     missing = [key for key in expected if key not in entries]
     if missing:
-        raise InputError(f"{shards[0].parent} lacks the tensor {missing[0]} ({len(missing)} are missing); copy or quantize it again")
+        raise InputError(
+            f"{shards[0].parent} lacks the tensor {missing[0]} ({len(missing)} are missing); copy or quantize"
+            " it again"
+        )
     with ThreadPoolExecutor(4) as pool:  # zlib and the disk both let other threads run
         for damaged in pool.map(lambda shard: _first_damaged(shard, expected), shards):
             if damaged:

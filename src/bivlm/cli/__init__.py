@@ -1,4 +1,6 @@
-"""The command line: parse, call, print. Heavy imports wait until a command runs, so that help and errors come at once."""
+"""The command line: parse, call, print. Heavy imports wait until a command runs, so that help and errors come
+at once.
+"""
 
 from __future__ import annotations
 
@@ -21,5 +23,8 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            print("bivlm: interrupted; what is finished is kept, and the same command continues", file=sys.stderr)
+            print(
+                "bivlm: interrupted; what is finished is kept, and the same command continues",
+                file=sys.stderr,
+            )
         raise

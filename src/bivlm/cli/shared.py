@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from bivlm.pipeline import Prepared
 
 app = typer.Typer(
-    help="Vision-language models in two bits or less per weight, really on the disk: quantize, ask, measure, prune.",
+    help=(
+        "Vision-language models in two bits or less per weight, really on the disk: quantize, ask, measure,"
+        " prune."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -24,25 +27,39 @@ app = typer.Typer(
 PAGE = 160  # characters of a table that goes to a file or a pipe
 out_console, note = Console(width=None if sys.stdout.isatty() else PAGE), Console(stderr=True)
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="model folder, or OWNER/NAME on the Hugging Face hub", show_default=False)]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="model folder, or OWNER/NAME on the Hugging Face hub", show_default=False
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-DATA_HELP = "questions: a JSONL file (image, question, answer or answers), a folder with metadata.jsonl, a saved Hugging Face dataset, or easy-vqa"
+DATA_HELP = (
+    "questions: a JSONL file (image, question, answer or answers), a folder with metadata.jsonl, a saved"
+    " Hugging Face dataset, or easy-vqa"
+)
 PRESETS_HELP = (
-    "presets or recipe files, separated by commas; may be repeated. Settings follow a colon: bivlm-paper,bivlm:bands=5,granularity=group "
-    "(what looks like NAME=VALUE belongs to the preset before it)"
+    "presets or recipe files, separated by commas; may be repeated. Settings follow a colon:"
+    " bivlm-paper,bivlm:bands=5,granularity=group (what looks like NAME=VALUE belongs to the preset"
+    " before it)"
 )
 PRUNE_HELP = (
     "which visual tokens to drop: PRUNER:NAME=VALUE,…, for example attention:layer=2,keep=0.25; "
     "pruners are attention, diversity, grid, joined, random"
 )
 PruneOption = Annotated[
-    str | None, typer.Option("--prune", help=f"{PRUNE_HELP}; none for none; left out: what the checkpoint says", show_default=False)
+    str | None,
+    typer.Option(
+        "--prune", help=f"{PRUNE_HELP}; none for none; left out: what the checkpoint says", show_default=False
+    ),
 ]
 BatchOption = Annotated[int, typer.Option(min=1, help="questions answered at a time")]
 
 
 def quiet_libraries() -> None:
-    """transformers' own progress bars and advice stay out of the output; what is wrong is said by this package."""
+    """transformers' own progress bars and advice stay out of the output; what is wrong is said by this
+    package.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -71,12 +88,20 @@ def print_json(content: Any) -> None:
 
 @contextmanager
 def block_progress(prepared: Prepared) -> Iterator[Any]:
-    """A bar over the blocks on the terminal: seconds left, error and bits of the last block, resident memory; plain lines when it is no terminal."""
+    """A bar over the blocks on the terminal: seconds left, error and bits of the last block, resident memory;
+    plain lines when it is no terminal.
+    """
     import psutil
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     process = psutil.Process()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[last]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
     with Progress(*columns, console=note, disable=not note.is_terminal) as progress:
         total = len(prepared.plan.shards)
         task = progress.add_task("blocks", total=total, last="")
@@ -86,7 +111,10 @@ def block_progress(prepared: Prepared) -> Iterator[Any]:
             nonlocal done
             done += 1
             what = f"{report.bits_per_weight:.2f} bpw  error {report.error:.4f}" if report.linears else "kept"
-            last = f"{report.path}  {what}  {process.memory_info().rss / 1e9:.2f} GB{'  (from the earlier run)' if report.resumed else ''}"
+            last = (
+                f"{report.path}  {what}  {process.memory_info().rss / 1e9:.2f}"
+                f" GB{'  (from the earlier run)' if report.resumed else ''}"
+            )
             progress.update(task, advance=1, last=last)
             if not note.is_terminal:
                 print(f"block {done}/{total}  {last}  {report.seconds:.1f} s", file=sys.stderr)
@@ -100,7 +128,9 @@ def probe_progress(prepared: Prepared) -> Iterator[Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=note, disable=not note.is_terminal or prepared.recipe.budget is None, transient=True) as progress:
+    with Progress(
+        *columns, console=note, disable=not note.is_terminal or prepared.recipe.budget is None, transient=True
+    ) as progress:
         task = progress.add_task("", total=len(prepared.plan.blocks))
 
         def on_probe(done: int, total: int) -> None:

@@ -1,7 +1,9 @@
-"""From whatever a sample holds to the pixels that a processor takes: upright, 8-bit RGB, in a new image; or one line that says what is wrong.
+"""From whatever a sample holds to the pixels that a processor takes: upright, 8-bit RGB, in a new image; or
+one line that says what is wrong.
 
-Transparent pixels are laid on white, as a reader sees them on a page (the colours under full transparency are arbitrary, often black). Grey images
-of 16 bits are scaled to 8, where Pillow's own conversion cuts everything above 255 off. Of an animation the first frame counts.
+Transparent pixels are laid on white, as a reader sees them on a page (the colours under full transparency are
+arbitrary, often black). Grey images of 16 bits are scaled to 8, where Pillow's own conversion cuts everything
+above 255 off. Of an animation the first frame counts.
 """
 
 from __future__ import annotations
@@ -21,14 +23,27 @@ from bivlm.errors import InputError
 from bivlm.types import Sample
 
 # what Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError, struct.error, zlib.error)
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 
 def open_image(sample: Sample) -> Image.Image:
-    """The sample's image as upright 8-bit RGB. The sample stays as it is, and keeps no pixels that it did not have.
+    """The sample's image as upright 8-bit RGB. The sample stays as it is, and keeps no pixels that it did not
+    have.
 
-    Raises InputError, naming the sample and its file, when the file is missing, unreadable, no image, cut short, or has more pixels than
-    `PIL.Image.MAX_IMAGE_PIXELS`, or when its values have no agreed range (floating point).
+    Raises InputError, naming the sample and its file, when the file is missing, unreadable, no image, cut
+    short, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or when its values have no agreed range
+    (floating point).
     """
     origin = f"{sample.origin}: " if sample.origin else ""
     path = f" {sample.image}" if isinstance(sample.image, Path) else ""
@@ -37,7 +52,9 @@ def open_image(sample: Sample) -> Image.Image:
 
 
 def open_undecoded(file: IO[bytes], origin: str) -> Image.Image:
-    """The image in `file`, its header read and its pixels not; `file` must stay open. Raises InputError, naming `origin`, for what is no image."""
+    """The image in `file`, its header read and its pixels not; `file` must stay open. Raises InputError,
+    naming `origin`, for what is no image.
+    """
     with _errors_named(f"{origin}: the image"):
         return Image.open(file)
 
@@ -62,11 +79,15 @@ def _is_transparent(image: Image.Image) -> bool:
 
 @contextmanager
 def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
-    """The image, decoded on its own: one that still stands in its file is opened a second time, so that the sample does not keep the pixels."""
+    """The image, decoded on its own: one that still stands in its file is opened a second time, so that the
+    sample does not keep the pixels.
+    """
     if isinstance(image, Path):
         with Image.open(image) as opened:
             yield opened
-    elif isinstance(image, ImageFile.ImageFile) and image.fp is not None and image.tile:  # tiles are what is still to be decoded
+    elif (
+        isinstance(image, ImageFile.ImageFile) and image.fp is not None and image.tile
+    ):  # tiles are what is still to be decoded
         yield Image.open(cast(IO[bytes], image.fp))
     else:
         yield image
@@ -74,18 +95,25 @@ def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
 
 @contextmanager
 def _errors_named(where: str) -> Iterator[None]:
-    """Turn what Pillow raises into InputError, its warning above MAX_IMAGE_PIXELS too. Its other warnings (a damaged EXIF block) do no harm here."""
+    """Turn what Pillow raises into InputError, its warning above MAX_IMAGE_PIXELS too. Its other warnings (a
+    damaged EXIF block) do no harm here.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{where} has more than {Image.MAX_IMAGE_PIXELS} pixels, the most that are decoded; make it smaller") from error
+        raise InputError(
+            f"{where} has more than {Image.MAX_IMAGE_PIXELS} pixels, the most that are decoded; make it"
+            " smaller"
+        ) from error
     except FileNotFoundError as error:
         raise InputError(f"{where} does not exist; mend the path or leave the sample out") from error
     except DAMAGED as error:
-        raise InputError(f"{where} cannot be read as an image ({_first_line(error)}); replace it or leave the sample out") from error
+        raise InputError(
+            f"{where} cannot be read as an image ({_first_line(error)}); replace it or leave the sample out"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
-"""What one record of a data set must hold, whatever file it came from: a question, and as many answers as people gave.
+"""What one record of a data set must hold, whatever file it came from: a question, and as many answers as
+people gave.
 
     {"image": "cat.png", "question": "What is on the mat?", "answer": "a cat"}
     {"image": "cat.png", "question": "What is on the mat?", "answers": ["cat", "a cat", "cat", …]}
-    {"image": "cat.png", "question": "What is on the mat?", "answers": [{"answer": "cat", "answer_id": 1}, …]}     as in the VQA sets
+    {"image": "cat.png", "question": "What is on the mat?", "answers": [{"answer": "cat"}, …]}
 
 `answers` goes before `answer` where a record has both. Other fields are left alone.
 """
@@ -19,12 +20,21 @@ from bivlm.errors import InputError
 from bivlm.types import Sample
 
 
-def to_sample(record: Mapping[str, Any], image: Path | Image.Image, origin: str, *, answers_required: bool) -> Sample:
-    """The sample that a record stands for. Raises InputError, naming `origin`, for a missing field, a wrong type or an empty text."""
+def to_sample(
+    record: Mapping[str, Any], image: Path | Image.Image, origin: str, *, answers_required: bool
+) -> Sample:
+    """The sample that a record stands for. Raises InputError, naming `origin`, for a missing field, a wrong
+    type or an empty text.
+    """
     answers = _answers(record, origin)
     if answers_required and not answers:
-        raise InputError(f"{origin}: neither 'answer' nor 'answers' is there; accuracy needs one of them ({_fields(record)})")
-    return Sample(image=image, question=text_field(record, "question", origin), answers=answers, origin=origin)
+        raise InputError(
+            f"{origin}: neither 'answer' nor 'answers' is there; accuracy needs one of them"
+            f" ({_fields(record)})"
+        )
+    return Sample(
+        image=image, question=text_field(record, "question", origin), answers=answers, origin=origin
+    )
 
 
 def text_field(record: Mapping[str, Any], name: str, origin: str) -> str:
@@ -51,7 +61,10 @@ def _answers(record: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     answers = tuple(entry.get("answer", entry) if isinstance(entry, Mapping) else entry for entry in entries)
     for answer in answers:
         if not isinstance(answer, str):
-            raise InputError(f"{origin}: '{name}' must be a text, a list of texts or a list of {{\"answer\": text}}, and holds {_kind(answer)}")
+            raise InputError(
+                f"{origin}: '{name}' must be a text, a list of texts or a list of {{\"answer\": text}}, and"
+                f" holds {_kind(answer)}"
+            )
         _check_encodable(answer, name, origin)
     if not any(answer.strip() for answer in answers):
         raise InputError(f"{origin}: '{name}' is empty")
@@ -63,7 +76,10 @@ def _check_encodable(text: str, name: str, origin: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{origin}: '{name}' holds half a character (\\u{ord(text[error.start]):04x}); write the text in UTF-8") from error
+        raise InputError(
+            f"{origin}: '{name}' holds half a character (\\u{ord(text[error.start]):04x}); write the text in"
+            " UTF-8"
+        ) from error
 
 
 def _fields(record: Mapping[str, Any]) -> str:
@@ -76,4 +92,6 @@ def _kind(value: object) -> str:
         return "true or false"
     if isinstance(value, int | float):
         return f"the number {value}" if len(str(value)) < 20 else "a number"
-    return {list: "a list", dict: "an object", type(None): "null"}.get(type(value), f"a {type(value).__name__}")
+    return {list: "a list", dict: "an object", type(None): "null"}.get(
+        type(value), f"a {type(value).__name__}"
+    )

@@ -1,11 +1,14 @@
 """Questions about images with their answers, from any of the places where people keep them.
 
     read_samples("easy-vqa", split="train")     the set that comes with the extra `demo`
-    read_samples("vqa.jsonl")                   one JSON object a line (rows.py says what it holds); image paths relative to the file
-    read_samples("photos/")                     a folder with metadata.jsonl, images named by `file_name` or `image`; a split is a folder inside
+    read_samples("vqa.jsonl")                   one JSON object a line (rows.py says what it holds); image
+                                                paths relative to the file
+    read_samples("photos/")                     a folder with metadata.jsonl, images named by `file_name` or
+                                                `image`; a split is a folder inside
     read_samples("saved/")                      a Hugging Face data set that `save_to_disk` wrote
 
-Everything is checked before anything is returned, that the image files exist included; an image is decoded when it is needed (images.py).
+Everything is checked before anything is returned, that the image files exist included; an image is decoded
+when it is needed (images.py).
 """
 
 from __future__ import annotations
@@ -30,13 +33,19 @@ METADATA = "metadata.jsonl"
 
 
 def read_samples(
-    source: str | Path, *, split: str | None = None, limit: int | None = None, seed: int = 0, answers_required: bool = False
+    source: str | Path,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    answers_required: bool = False,
 ) -> list[Sample]:
-    """The samples of a data set, in its order; with `limit`, a random subset of that many, the same for the same `seed`.
+    """The samples of a data set, in its order; with `limit`, a random subset of that many, the same for the
+    same `seed`.
 
-    `split` picks a part of a set that has parts ("test" is the default of easy-vqa) and says nothing to one that has none. `answers_required` refuses
-    samples without an answer.
-    Raises InputError, naming the file and the line, for whatever is missing, empty, damaged or of a wrong type.
+    `split` picks a part of a set that has parts ("test" is the default of easy-vqa) and says nothing to one
+    that has none. `answers_required` refuses samples without an answer. Raises InputError, naming the file
+    and the line, for whatever is missing, empty, damaged or of a wrong type.
     """
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} samples leaves nothing to do; give 1 or more")
@@ -44,9 +53,14 @@ def read_samples(
     if source == EASY_VQA:
         return _subset(_easy_vqa("test" if split is None else split), limit, seed)
     if not path.exists():
-        raise InputError(f"there is no data set {source}; give {EASY_VQA}, a JSONL file, a folder with {METADATA}, or a data set saved on disk")
+        raise InputError(
+            f"there is no data set {source}; give {EASY_VQA}, a JSONL file, a folder with {METADATA}, or a"
+            " data set saved on disk"
+        )
     if path.is_dir() and is_saved_dataset(path):
-        return read_saved(path, split, lambda count: _chosen(count, limit, seed), answers_required=answers_required)
+        return read_saved(
+            path, split, lambda count: _chosen(count, limit, seed), answers_required=answers_required
+        )
     samples = list(_read_lines(_metadata_file(path, split), path, answers_required=answers_required))
     if not samples:
         raise InputError(f"{path} holds no samples; write one JSON object a line: image, question, answer")
@@ -55,19 +69,30 @@ def read_samples(
 
 
 def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
-    """The same questions with wrong images: every distinct image is exchanged for one that differs from it, the same for the same `seed`.
+    """The same questions with wrong images: every distinct image is exchanged for one that differs from it,
+    the same for the same `seed`.
 
-    What a model answers correctly then, it answers from the question alone. Images are told apart by their content, not by their names: a set may
-    hold one picture under several. Raises InputError when all the images are the same.
+    What a model answers correctly then, it answers from the question alone. Images are told apart by their
+    content, not by their names: a set may hold one picture under several. Raises InputError when all the
+    images are the same.
     """
     digests = _content_digests(samples)
-    first = {digest: sample.image for digest, sample in zip(reversed(digests), reversed(samples), strict=True)}
+    first = {
+        digest: sample.image for digest, sample in zip(reversed(digests), reversed(samples), strict=True)
+    }
     if len(first) < 2:
-        raise InputError(f"shuffling images needs two that differ; the {len(samples)} samples have {len(first)}")
+        raise InputError(
+            f"shuffling images needs two that differ; the {len(samples)} samples have {len(first)}"
+        )
     ring = list(dict.fromkeys(digests))
     random.Random(seed).shuffle(ring)
-    following = dict(zip(ring, ring[1:] + ring[:1], strict=True))  # one random cycle through all: nothing stays in its place
-    return [replace(sample, image=first[following[digest]]) for sample, digest in zip(samples, digests, strict=True)]
+    following = dict(
+        zip(ring, ring[1:] + ring[:1], strict=True)
+    )  # one random cycle through all: nothing stays in its place
+    return [
+        replace(sample, image=first[following[digest]])
+        for sample, digest in zip(samples, digests, strict=True)
+    ]
 
 
 def _easy_vqa(split: str) -> list[Sample]:
@@ -85,7 +110,11 @@ def _subset(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]
 
 def _chosen(count: int, limit: int | None, seed: int) -> Sequence[int]:
     """The rows that a limit leaves, in their order."""
-    return range(count) if limit is None or limit >= count else sorted(random.Random(seed).sample(range(count), limit))
+    return (
+        range(count)
+        if limit is None or limit >= count
+        else sorted(random.Random(seed).sample(range(count), limit))
+    )
 
 
 def _metadata_file(path: Path, split: str | None) -> Path:
@@ -99,7 +128,9 @@ def _metadata_file(path: Path, split: str | None) -> Path:
         return path / METADATA
     if splits:
         raise InputError(split_wanted(path, splits, split))
-    raise InputError(f"{path} holds neither {METADATA} nor a Hugging Face data set saved on disk (datasets' save_to_disk)")
+    raise InputError(
+        f"{path} holds neither {METADATA} nor a Hugging Face data set saved on disk (datasets' save_to_disk)"
+    )
 
 
 def _read_lines(file: Path, source: Path, *, answers_required: bool) -> Iterator[Sample]:
@@ -112,33 +143,49 @@ def _read_lines(file: Path, source: Path, *, answers_required: bool) -> Iterator
         for number, line in enumerate(lines, 1):
             if line.strip():
                 record = _record(line, f"{shown}:{number}")
-                named_by = "image" if record.get("image") is not None or "file_name" not in record else "file_name"
+                named_by = (
+                    "image" if record.get("image") is not None or "file_name" not in record else "file_name"
+                )
                 image = file.parent / text_field(record, named_by, f"{shown}:{number}")
                 yield to_sample(record, image, f"{shown}:{number}", answers_required=answers_required)
 
 
 def _record(line: bytes, origin: str) -> dict[str, Any]:
     try:
-        record = json.loads(line.decode("utf-8-sig"))  # editors on Windows begin a file with a byte order mark
+        record = json.loads(
+            line.decode("utf-8-sig")
+        )  # editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"{origin}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
     except (ValueError, RecursionError) as error:
         cause = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-        raise InputError(f"{origin}: not JSON ({cause}); each line must be one object with image, question and answer") from error
+        raise InputError(
+            f"{origin}: not JSON ({cause}); each line must be one object with image, question and answer"
+        ) from error
     if not isinstance(record, dict):
-        raise InputError(f"{origin}: each line must be one JSON object with image, question and answer, not {line.decode()[:40].strip()}")
+        raise InputError(
+            f"{origin}: each line must be one JSON object with image, question and answer, not"
+            f" {line.decode()[:40].strip()}"
+        )
     return record
 
 
 def _check_image_files(samples: Sequence[Sample]) -> None:
     missing = [sample for sample in samples if isinstance(sample.image, Path) and not sample.image.is_file()]
     if missing:
-        more = f" (and {len(missing) - 1} more lines name images that do not exist)" if len(missing) > 1 else ""
-        raise InputError(f"{missing[0].origin}: there is no image file {missing[0].image}{more}; paths are relative to the folder of the JSONL file")
+        more = (
+            f" (and {len(missing) - 1} more lines name images that do not exist)" if len(missing) > 1 else ""
+        )
+        raise InputError(
+            f"{missing[0].origin}: there is no image file {missing[0].image}{more}; paths are relative to the"
+            " folder of the JSONL file"
+        )
 
 
 def _content_digests(samples: Sequence[Sample]) -> list[str]:
-    """One text for each sample, alike for images of the same content: the bytes of a file, the pixels of an image in memory."""
+    """One text for each sample, alike for images of the same content: the bytes of a file, the pixels of an
+    image in memory.
+    """
     known: dict[Path, str] = {}
     digests = []
     for sample in samples:

@@ -1,6 +1,7 @@
 """Hugging Face data sets that `save_to_disk` wrote, with the columns image, question, and answer or answers.
 
-The images stay where they are: a sample holds a view of the mapped Arrow file, so a set that is larger than memory can be read.
+The images stay where they are: a sample holds a view of the mapped Arrow file, so a set that is larger than
+memory can be read.
 """
 
 from __future__ import annotations
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow
 
-MARKS = ("dataset_dict.json", "dataset_info.json")  # the first for a set with splits, the second for one without
+MARKS = (
+    "dataset_dict.json",
+    "dataset_info.json",
+)  # the first for a set with splits, the second for one without
 
 
 def is_saved_dataset(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in MARKS)
 
 
-def read_saved(folder: Path, split: str | None, choose: Callable[[int], Sequence[int]], *, answers_required: bool) -> list[Sample]:
+def read_saved(
+    folder: Path, split: str | None, choose: Callable[[int], Sequence[int]], *, answers_required: bool
+) -> list[Sample]:
     """The samples of the rows that `choose` names, given how many there are.
 
-    Raises InputError when the package `datasets` is missing, the folder is damaged, or a split, a column or a value is not as it must be.
+    Raises InputError when the package `datasets` is missing, the folder is damaged, or a split, a column or a
+    value is not as it must be.
     """
     dataset = _load(folder, split)
     name = f"{folder.name}/{split}" if (folder / MARKS[0]).is_file() else folder.name
@@ -47,19 +54,29 @@ def read_saved(folder: Path, split: str | None, choose: Callable[[int], Sequence
     return [
         to_sample(record, read_image(row), f"{name}:{row}", answers_required=answers_required)
         for row, record in zip(rows, records, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _load(folder: Path, split: str | None) -> datasets.Dataset:
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise InputError(f"{folder} is a Hugging Face data set, and reading it needs the package datasets: pip install 'bivlm[data]'") from error
+        raise InputError(
+            f"{folder} is a Hugging Face data set, and reading it needs the package datasets: pip install"
+            " 'bivlm[data]'"
+        ) from error
     try:
         loaded = datasets.load_from_disk(folder)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # IndexError: a set without rows has no file to begin with
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+    ) as error:  # IndexError: a set without rows has no file to begin with
         raise InputError(
-            f"{folder} is an empty or damaged Hugging Face data set ({str(error).strip().partition(chr(10))[0]}); save it again"
+            f"{folder} is an empty or damaged Hugging Face data set"
+            f" ({str(error).strip().partition(chr(10))[0]}); save it again"
         ) from error
     if isinstance(loaded, datasets.Dataset):
         return loaded
@@ -71,13 +88,18 @@ def _load(folder: Path, split: str | None) -> datasets.Dataset:
 def split_wanted(folder: Path, splits: Sequence[str], split: str | None) -> str:
     """What to say when a set has parts and none of them was meant."""
     asked = "" if split is None else f" and no {split!r}"
-    return f"{folder} has the splits {', '.join(splits)}{asked}; give the folder of one of them, such as {folder / splits[0]}"
+    return (
+        f"{folder} has the splits {', '.join(splits)}{asked}; give the folder of one of them, such as"
+        f" {folder / splits[0]}"
+    )
 
 
 def _image_reader(
     dataset: datasets.Dataset, column: pyarrow.ChunkedArray, folder: Path, name: str
-) -> Callable[[int], Path | Image.Image]:  # fmt: skip
-    """The function that gives a row's image: opened and undecoded where the set holds its bytes, a path where it names a file."""
+) -> Callable[[int], Path | Image.Image]:
+    """The function that gives a row's image: opened and undecoded where the set holds its bytes, a path where
+    it names a file.
+    """
     import datasets
     import pyarrow
 
@@ -96,13 +118,21 @@ def _image_reader(
             raise InputError(f"{origin}: there is no image" + (f" file {folder / path}" if path else ""))
         return folder / path
 
-    if not isinstance(feature, datasets.Image) and not pyarrow.types.is_string(column.type) and not pyarrow.types.is_large_string(column.type):
-        raise InputError(f"{name}: the column 'image' holds {feature}; cast it to datasets.Image() or to paths")
+    if (
+        not isinstance(feature, datasets.Image)
+        and not pyarrow.types.is_string(column.type)
+        and not pyarrow.types.is_large_string(column.type)
+    ):
+        raise InputError(
+            f"{name}: the column 'image' holds {feature}; cast it to datasets.Image() or to paths"
+        )
     return image_at
 
 
 def _bytes_in_place(one: Any) -> pyarrow.Buffer | None:
-    """The value of a binary array of length one as a view of its buffer (`one[0].as_buffer()` copies it); None for null."""
+    """The value of a binary array of length one as a view of its buffer (`one[0].as_buffer()` copies it);
+    None for null.
+    """
     if one.null_count:
         return None
     _, offsets, data = one.buffers()

@@ -1,9 +1,11 @@
-"""Questions in, answers out: greedy decoding of a batch, the same whatever the checkpoint's generation settings say.
+"""Questions in, answers out: greedy decoding of a batch, the same whatever the checkpoint's generation
+settings say.
 
     samples ─ open_image, Family.inputs ─► inputs ─ generate ─► tokens (n, a), mask (n, a) ─► texts
 
-Prompts are padded on the left, so a row of a batch computes what it would compute alone, up to floating point. The id that marks an image's place is
-never generated: it is no answer, and the models refuse to read it back.
+Prompts are padded on the left, so a row of a batch computes what it would compute alone, up to floating
+point. The id that marks an image's place is never generated: it is no answer, and the models refuse to read
+it back.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from bivlm.types import Sample
 class Answers:
     """The answers of a batch of n questions, a tokens at most.
 
-    `tokens` (n, a) are ids; `mask` (n, a) is True up to the end-of-sequence token, that one included; `non_finite` counts the answer tokens that were
-    chosen from logits with a NaN or an infinity among them.
+    `tokens` (n, a) are ids; `mask` (n, a) is True up to the end-of-sequence token, that one included;
+    `non_finite` counts the answer tokens that were chosen from logits with a NaN or an infinity among them.
     """
 
     tokens: Tensor
@@ -38,14 +40,22 @@ class Answers:
     non_finite: int
 
 
-def answer(model: Any, processor: Any, image: Path | str | Image.Image, question: str, *, max_new_tokens: int = 64) -> str:
-    """The model's answer to one question about one image. Raises InputError for an image or a question that cannot be read."""
+def answer(
+    model: Any, processor: Any, image: Path | str | Image.Image, question: str, *, max_new_tokens: int = 64
+) -> str:
+    """The model's answer to one question about one image. Raises InputError for an image or a question that
+    cannot be read.
+    """
     sample = Sample(Path(image) if isinstance(image, str) else image, question)
     return answer_batch(model, processor, family_of(model.config), [sample], max_new_tokens=max_new_tokens)[0]
 
 
-def answer_batch(model: Any, processor: Any, family: Family, samples: Sequence[Sample], *, max_new_tokens: int) -> list[str]:
-    """The answers to a batch of questions, without special tokens and outer spaces. Raises InputError as `prepare` does."""
+def answer_batch(
+    model: Any, processor: Any, family: Family, samples: Sequence[Sample], *, max_new_tokens: int
+) -> list[str]:
+    """The answers to a batch of questions, without special tokens and outer spaces. Raises InputError as
+    `prepare` does.
+    """
     with inference(model):
         inputs = prepare(model, processor, family, samples)
         return texts(model, processor, generate(model, processor, family, inputs, max_new_tokens))
@@ -65,13 +75,19 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, for what cannot be read or asked."""
+    """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, for
+    what cannot be read or asked.
+    """
     inputs = family.inputs(processor, samples, [open_image(sample) for sample in samples], model.config)
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
-def generate(model: Any, processor: Any, family: Family, inputs: dict[str, Tensor], max_new_tokens: int) -> Answers:
-    """Greedy decoding behind the prompts: at each step the likeliest token, until end-of-sequence or `max_new_tokens`."""
+def generate(
+    model: Any, processor: Any, family: Family, inputs: dict[str, Tensor], max_new_tokens: int
+) -> Answers:
+    """Greedy decoding behind the prompts: at each step the likeliest token, until end-of-sequence or
+    `max_new_tokens`.
+    """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; an answer takes 1 token or more")
     ends = end_tokens(model, processor)
@@ -95,13 +111,21 @@ def texts(model: Any, processor: Any, answers: Answers) -> list[str]:
     """The answers in words, without end-of-sequence and other special tokens, and without outer spaces."""
     ends = end_tokens(model, processor)
     rows = [tokens[mask].tolist() for tokens, mask in zip(answers.tokens, answers.mask, strict=True)]
-    words = [[token for token in row if token not in ends] for row in rows]  # an end that the tokenizer does not count as special goes too
+    words = [
+        [token for token in row if token not in ends] for row in rows
+    ]  # an end that the tokenizer does not count as special goes too
     return [processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in words]
 
 
 def end_tokens(model: Any, processor: Any) -> list[int]:
-    """The ids that end an answer: the checkpoint's generation settings name them (chat models have several), else its config, else the tokenizer."""
-    named = (model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, processor.tokenizer.eos_token_id)
+    """The ids that end an answer: the checkpoint's generation settings name them (chat models have several),
+    else its config, else the tokenizer.
+    """
+    named = (
+        model.generation_config.eos_token_id,
+        model.config.get_text_config().eos_token_id,
+        processor.tokenizer.eos_token_id,
+    )
     found = next((ids for ids in named if ids is not None), [])
     return [found] if isinstance(found, int) else list(found)
 
@@ -110,7 +134,8 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
 def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Put `config` in the place of the checkpoint's own settings for a while.
 
-    Passing it to `generate` is not enough: what is None in it (penalties, forbidden words, a temperature) would be taken from the checkpoint.
+    Passing it to `generate` is not enough: what is None in it (penalties, forbidden words, a temperature)
+    would be taken from the checkpoint.
     """
     own = model.generation_config
     model.generation_config = config
@@ -121,7 +146,9 @@ def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
 
 
 class _Watch(LogitsProcessor):
-    """Notes, step by step, which rows have logits that are not finite, and keeps one token from being chosen."""
+    """Notes, step by step, which rows have logits that are not finite, and keeps one token from being
+    chosen.
+    """
 
     def __init__(self, forbidden: int | None) -> None:
         self.forbidden = forbidden
@@ -130,5 +157,8 @@ class _Watch(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.non_finite.append(~scores.isfinite().all(dim=-1))
         if self.forbidden is not None:
-            return cast(torch.FloatTensor, scores.index_fill(1, torch.tensor([self.forbidden], device=scores.device), -torch.inf))
+            return cast(
+                torch.FloatTensor,
+                scores.index_fill(1, torch.tensor([self.forbidden], device=scores.device), -torch.inf),
+            )
         return scores

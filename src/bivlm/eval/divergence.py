@@ -1,4 +1,5 @@
-"""How far the logits of a model are from a reference's, token by token: KL divergence and agreement of the likeliest token.
+"""How far the logits of a model are from a reference's, token by token: KL divergence and agreement of the
+likeliest token.
 
 KL(reference || model) = Σ_v p(v) (log p(v) - log q(v))     nats per token, p and q from the float32 softmax
 """

@@ -1,11 +1,15 @@
-"""How far a model is from a reference: KL divergence and top-1 agreement of the answer tokens. They need no labels and show small differences.
+"""How far a model is from a reference: KL divergence and top-1 agreement of the answer tokens. They need no
+labels and show small differences.
 
-    reference pass:  samples ─ greedy answers, their ends included ─ prompt + answer ─► logits (k, vocabulary) of the k answer tokens, kept
-    model pass:      prompt + the same answer ─► logits (k, vocabulary), compared with the kept ones (divergence.py)
+    reference pass:  samples ─ greedy answers, their ends included ─ prompt + answer ─► logits (k, vocabulary)
+                     of the k answer tokens, kept
+    model pass:      prompt + the same answer ─► logits (k, vocabulary), compared with the kept ones
+                     (divergence.py)
 
-Both are judged at the reference's tokens, so that one early difference does not make all that follows incomparable. The two models need not be in
-memory together: what the reference said goes to a folder, one file for each batch, or stays in memory, for small sets. Logits are kept in the type in
-which the model computed them, which loses nothing.
+Both are judged at the reference's tokens, so that one early difference does not make all that follows
+incomparable. The two models need not be in memory together: what the reference said goes to a folder, one
+file for each batch, or stays in memory, for small sets. Logits are kept in the type in which the model
+computed them, which loses nothing.
 """
 
 from __future__ import annotations
@@ -34,8 +38,8 @@ INDEX = "reference.json"  # written last: a folder without it is not whole
 class ReferenceBatch:
     """What the reference said to a batch of n questions.
 
-    `prompts` (n, t) are the ids of the questions, `tokens` and `mask` (n, a) the answers, `logits` (k, vocabulary) judge the tokens where the mask is
-    True, row by row.
+    `prompts` (n, t) are the ids of the questions, `tokens` and `mask` (n, a) the answers, `logits` (k,
+    vocabulary) judge the tokens where the mask is True, row by row.
     """
 
     prompts: Tensor
@@ -46,18 +50,24 @@ class ReferenceBatch:
 
 @dataclass(frozen=True)
 class ReferenceAnswers:
-    """The reference's answers to a list of samples, batch by batch; `batches` are in memory, or in the folder that holds their files."""
+    """The reference's answers to a list of samples, batch by batch; `batches` are in memory, or in the folder
+    that holds their files.
+    """
 
     sizes: tuple[int, ...]
     batches: tuple[ReferenceBatch, ...] | Path
 
     @classmethod
     def open(cls, folder: Path) -> ReferenceAnswers:
-        """The answers that `collect_reference` wrote. Raises InputError when the folder does not hold a whole set."""
+        """The answers that `collect_reference` wrote. Raises InputError when the folder does not hold a whole
+        set.
+        """
         try:
             sizes = json.loads((folder / INDEX).read_text())["sizes"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} does not hold a whole set of reference answers; collect them again") from error
+            raise InputError(
+                f"{folder} does not hold a whole set of reference answers; collect them again"
+            ) from error
         return cls(tuple(sizes), folder)
 
     def batch(self, index: int) -> ReferenceBatch:
@@ -68,7 +78,9 @@ class ReferenceAnswers:
         try:
             return ReferenceBatch(**load_file(file))
         except (OSError, SafetensorError, TypeError) as error:
-            raise InputError(f"{file}: the reference answers are missing or damaged ({error}); collect them again") from error
+            raise InputError(
+                f"{file}: the reference answers are missing or damaged ({error}); collect them again"
+            ) from error
 
 
 def collect_reference(
@@ -81,10 +93,12 @@ def collect_reference(
     max_new_tokens: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ReferenceAnswers:
-    """Let the reference model answer all samples, and keep its logits: in `folder`, which must be empty or new, or in memory without one.
+    """Let the reference model answer all samples, and keep its logits: in `folder`, which must be empty or
+    new, or in memory without one.
 
-    The batches are those in which models will be judged. They take about 2 bytes (4 for a float32 model) for each answer token and vocabulary entry.
-    `on_progress` gets the samples done and their number. Raises InputError for samples that cannot be asked, and for a folder that cannot be written.
+    The batches are those in which models will be judged. They take about 2 bytes (4 for a float32 model) for
+    each answer token and vocabulary entry. `on_progress` gets the samples done and their number. Raises
+    InputError for samples that cannot be asked, and for a folder that cannot be written.
     """
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; give 1 or more")
@@ -96,7 +110,9 @@ def collect_reference(
     with inference(model):
         for index, start in enumerate(starts):
             chosen = samples[start : start + batch_size]
-            batch = _reference_batch(model, family, prepare(model, processor, family, chosen), processor, max_new_tokens)
+            batch = _reference_batch(
+                model, family, prepare(model, processor, family, chosen), processor, max_new_tokens
+            )
             if folder is None:
                 kept.append(batch)
             else:
@@ -111,32 +127,43 @@ def collect_reference(
 
 
 def judge(model: Any, family: Family, inputs: Mapping[str, Tensor], reference: ReferenceBatch) -> Fidelity:
-    """The model's distance from the reference on one batch; `inputs` are the model's own for the same samples.
+    """The model's distance from the reference on one batch; `inputs` are the model's own for the same
+    samples.
 
     Raises InputError when the two do not read the same questions, or do not have the same vocabulary.
     """
     prompts = inputs["input_ids"]
     if not torch.equal(reference.prompts, prompts.cpu()):
-        raise InputError("the reference was asked other questions, or has another tokenizer or processor than the model; they must have the same")
+        raise InputError(
+            "the reference was asked other questions, or has another tokenizer or processor than the model;"
+            " they must have the same"
+        )
     answers = Answers(reference.tokens.to(prompts.device), reference.mask.to(prompts.device), 0)
     logits = answer_logits(model, family, inputs, answers)
     if logits.shape != reference.logits.shape:
         sizes = f"{reference.logits.shape[-1]} and {logits.shape[-1]} entries"
-        raise InputError(f"the vocabularies of the reference and the model have {sizes}; their logits can only be compared when they are the same")
+        raise InputError(
+            f"the vocabularies of the reference and the model have {sizes}; their logits can only be compared"
+            " when they are the same"
+        )
     return compare(reference.logits.to(logits.device), logits)
 
 
 def answer_logits(model: Any, family: Family, inputs: Mapping[str, Tensor], answers: Answers) -> Tensor:
-    """The logits that judge the answer tokens when these are given to the model: (k, vocabulary), row by row, k the number of answer tokens.
+    """The logits that judge the answer tokens when these are given to the model: (k, vocabulary), row by row,
+    k the number of answer tokens.
 
-    The head runs at the answers' positions alone: they begin at the prompt's last token and end before the answer's last.
+    The head runs at the answers' positions alone: they begin at the prompt's last token and end before the
+    answer's last.
     """
     grown = family.extend(inputs, answers.tokens, answers.mask)
     logits = model(**grown, use_cache=False, logits_to_keep=answers.tokens.shape[1] + 1).logits
     return logits[:, :-1][answers.mask]
 
 
-def _reference_batch(model: Any, family: Family, inputs: dict[str, Tensor], processor: Any, max_new_tokens: int) -> ReferenceBatch:
+def _reference_batch(
+    model: Any, family: Family, inputs: dict[str, Tensor], processor: Any, max_new_tokens: int
+) -> ReferenceBatch:
     answers = generate(model, processor, family, inputs, max_new_tokens)
     logits = answer_logits(model, family, inputs, answers)
     return ReferenceBatch(inputs["input_ids"].cpu(), answers.tokens.cpu(), answers.mask.cpu(), logits.cpu())
@@ -167,6 +194,8 @@ def _write(file: Path, write: Callable[[Path], object]) -> None:
         write(part)
         part.replace(file)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: the reference answers cannot be written ({error}); choose a folder with more room") from error
+        raise InputError(
+            f"{file}: the reference answers cannot be written ({error}); choose a folder with more room"
+        ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -1,10 +1,12 @@
-"""How good an answer is: exact match and VQA accuracy, both after the normalisation of the VQA challenge; and the interval of their mean.
+"""How good an answer is: exact match and VQA accuracy, both after the normalisation of the VQA challenge; and
+the interval of their mean.
 
-Source: the evaluation code of the VQA challenge (Antol et al., "VQA: Visual Question Answering", 2015; https://visualqa.org/evaluation.html), which
-EvalAI runs. Answers and references alike are normalised:
+Source: the evaluation code of the VQA challenge (Antol et al., "VQA: Visual Question Answering", 2015;
+https://visualqa.org/evaluation.html), which EvalAI runs. Answers and references alike are normalised:
 
     line breaks and tabs → spaces; punctuation goes (or becomes a space), the point of a decimal number stays
-    lower case; "none", "zero", "one" … "ten" → digits; the articles a, an, the go; contractions get their apostrophe back
+    lower case; "none", "zero", "one" … "ten" → digits; the articles a, an, the go;
+    contractions get their apostrophe back
 
 The original normalises the references in part only, because those of its own data set are normalised already.
 """
@@ -24,22 +26,33 @@ NUMBERS = {word: str(value) for value, word in enumerate(WORDS)} | {"none": "0"}
 ARTICLES = frozenset({"a", "an", "the"})
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBER_COMMA = re.compile(r"\d,\d")
-POINT = re.compile(r"\.(?!\d)")  # the original asks for "no digit before it" as well, but in a form that is always true
+POINT = re.compile(
+    r"\.(?!\d)"
+)  # the original asks for "no digit before it" as well, but in a form that is always true
 
-# each stands for itself with exactly one apostrophe left out: "aint"; "couldnt've" and "couldn'tve". Words that the original does not mend ("im",
-# because it looks for "Im" in lower-case text) are not mended here.
+# each stands for itself with exactly one apostrophe left out: "aint"; "couldnt've" and "couldn'tve". Words
+# that the original does not mend ("im", because it looks for "Im" in lower-case text) are not mended here.
 CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd how'll how's
-    isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've
-    should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've
-    something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll
-    what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
-    wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
+    he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've
+    mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've
+    somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
+    something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're
+    they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've
+    who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all
+    y'all'd've y'all'll you'd you'd've you'll you're you've
 """.split()  # noqa: SIM905
-MENDED = {form[:place] + form[place + 1 :]: form for form in CONTRACTIONS for place, letter in enumerate(form) if letter == "'"}
+MENDED = {
+    form[:place] + form[place + 1 :]: form
+    for form in CONTRACTIONS
+    for place, letter in enumerate(form)
+    if letter == "'"
+}
 MENDED["somebody'd"] = "somebodyd"  # as it stands in the original
 
-FEWEST_VOTES = 4  # with fewer references no answer can reach a VQA accuracy of 1: one is left out, and three must agree
+FEWEST_VOTES = (
+    4  # with fewer references no answer can reach a VQA accuracy of 1: one is left out, and three must agree
+)
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 
@@ -52,7 +65,9 @@ def normalise(answer: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """A mark goes when it stands beside a space anywhere, or when the text has a number like 1,000; otherwise it becomes a space."""
+    """A mark goes when it stands beside a space anywhere, or when the text has a number like 1,000; otherwise
+    it becomes a space.
+    """
     result = text
     for mark in PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text
@@ -66,7 +81,9 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
 
 
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
-    """The mean, over the references left out in turn, of min(1, how many of the others the answer matches / 3)."""
+    """The mean, over the references left out in turn, of min(1, how many of the others the answer matches /
+    3).
+    """
     given = normalise(answer)
     votes = sum(normalise(reference) == given for reference in references)
     others = len(references) - votes
@@ -74,12 +91,16 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
 
 
 def metric_of(references: Sequence[str]) -> str:
-    """The metric that suits a question: "vqa_accuracy" where people voted, "exact_match" where there is one reference or a few alternatives."""
+    """The metric that suits a question: "vqa_accuracy" where people voted, "exact_match" where there is one
+    reference or a few alternatives.
+    """
     return "vqa_accuracy" if len(references) >= FEWEST_VOTES else "exact_match"
 
 
 def score(answer: str, references: Sequence[str]) -> float:
-    """The answer's score in [0, 1] by the metric that suits the question. Raises ValueError without references."""
+    """The answer's score in [0, 1] by the metric that suits the question. Raises ValueError without
+    references.
+    """
     if not references:
         raise ValueError("an answer without references has no score")
     return METRICS[metric_of(references)](answer, references)
@@ -91,8 +112,8 @@ METRICS = {"exact_match": exact_match, "vqa_accuracy": vqa_accuracy}
 def mean_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of the mean of scores in [0, 1], the questions taken as independent.
 
-    Wilson's where every score is 0 or 1; otherwise from a seeded bootstrap (percentiles), which says nothing for a single score: then it is (0, 1).
-    Raises ValueError without scores.
+    Wilson's where every score is 0 or 1; otherwise from a seeded bootstrap (percentiles), which says nothing
+    for a single score: then it is (0, 1). Raises ValueError without scores.
     """
     if not scores:
         raise ValueError("the mean of no scores has no interval")
@@ -103,5 +124,7 @@ def mean_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, float]
         return 0.0, 1.0
     else:
         resampling = {"n_resamples": RESAMPLES, "batch": 100, "rng": np.random.default_rng(seed)}
-        interval = stats.bootstrap((values,), np.mean, confidence_level=CONFIDENCE, method="percentile", **resampling).confidence_interval
+        interval = stats.bootstrap(
+            (values,), np.mean, confidence_level=CONFIDENCE, method="percentile", **resampling
+        ).confidence_interval
     return float(interval.low), float(interval.high)

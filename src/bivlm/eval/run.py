@@ -1,4 +1,6 @@
-"""The evaluation of one model on one list of samples: answers, their score with its interval, and the distance from a reference."""
+"""The evaluation of one model on one list of samples: answers, their score with its interval, and the
+distance from a reference.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,11 @@ class Record:
 class EvalResult:
     """What an evaluation found.
 
-    `accuracy` is the mean score by `metric` and `interval` its 95 % interval. `kl` (nats) and `top1_agreement` are per answer token of the reference,
-    None without one. `non_finite` counts the answer tokens with a NaN or an infinity among their logits, in the model's own answers and in the
-    reference's. `seconds` is the time of answering, images included, without the judging against a reference; `pruning` is what the model dropped, in
-    words.
+    `accuracy` is the mean score by `metric` and `interval` its 95 % interval. `kl` (nats) and
+    `top1_agreement` are per answer token of the reference, None without one. `non_finite` counts the answer
+    tokens with a NaN or an infinity among their logits, in the model's own answers and in the reference's.
+    `seconds` is the time of answering, images included, without the judging against a reference; `pruning` is
+    what the model dropped, in words.
     """
 
     n: int
@@ -73,11 +76,12 @@ def evaluate(
     reference: ReferenceAnswers | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
-    """Ask the model all samples and score its answers; with `reference` (from `collect_reference` on the same samples), measure the distance too.
+    """Ask the model all samples and score its answers; with `reference` (from `collect_reference` on the same
+    samples), measure the distance too.
 
-    The batches are the reference's where there is one, else of `batch_size`. `on_progress` gets the samples done and their number. The model is left
-    as it was. Raises InputError for no samples, samples without answers, or a reference of others, before anything long, and for images and
-    questions that cannot be read.
+    The batches are the reference's where there is one, else of `batch_size`. `on_progress` gets the samples
+    done and their number. The model is left as it was. Raises InputError for no samples, samples without
+    answers, or a reference of others, before anything long, and for images and questions that cannot be read.
     """
     batches = list(in_batches(samples, batch_size, reference))
     family = family_of(model.config)
@@ -112,13 +116,19 @@ def evaluate(
         records=tuple(records),
     )
     if result.non_finite:
-        logger.warning("%d answer tokens had a NaN or an infinity among their logits: the model is broken there", result.non_finite)
+        logger.warning(
+            "%d answer tokens had a NaN or an infinity among their logits: the model is broken there",
+            result.non_finite,
+        )
     logger.info("%d samples: %s %.4f in %.1f s", result.n, result.metric, result.accuracy, result.seconds)
     return result
 
 
-def in_batches(samples: Sequence[Sample], batch_size: int, reference: ReferenceAnswers | None) -> Iterator[Sequence[Sample]]:
-    """The samples as they are asked together: in the reference's batches where there is one, else in batches of `batch_size`.
+def in_batches(
+    samples: Sequence[Sample], batch_size: int, reference: ReferenceAnswers | None
+) -> Iterator[Sequence[Sample]]:
+    """The samples as they are asked together: in the reference's batches where there is one, else in batches
+    of `batch_size`.
 
     Raises InputError for no samples, samples without answers, or a reference of others.
     """
@@ -129,10 +139,17 @@ def in_batches(samples: Sequence[Sample], batch_size: int, reference: ReferenceA
     unanswered = [sample for sample in samples if not sample.answers]
     if unanswered:
         first, more = unanswered[0].origin or "a sample", len(unanswered) - 1
-        raise InputError(f"{first} has no answer to compare with" + (f", and {more} more have none" if more else "") + "; accuracy needs one each")
+        raise InputError(
+            f"{first} has no answer to compare with"
+            + (f", and {more} more have none" if more else "")
+            + "; accuracy needs one each"
+        )
     sizes = [batch_size] * -(-len(samples) // batch_size) if reference is None else reference.sizes
     if reference is not None and sum(sizes) != len(samples):
-        raise InputError(f"the reference answered {sum(sizes)} samples and the model is asked {len(samples)}; collect the reference on the same ones")
+        raise InputError(
+            f"the reference answered {sum(sizes)} samples and the model is asked {len(samples)}; collect the"
+            " reference on the same ones"
+        )
     return (samples[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True))
 
 

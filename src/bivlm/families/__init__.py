@@ -1,4 +1,6 @@
-"""The model families: one file each, a declaration; this table is all that the rest of the package knows them by. docs/adding.md adds one."""
+"""The model families: one file each, a declaration; this table is all that the rest of the package knows them
+by. docs/adding.md adds one.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,24 @@ FAMILIES: dict[str, Family] = {
 def family_of(config: PretrainedConfig | str) -> Family:
     """The family of a model, by its config or its `model_type` alone.
 
-    Raises InputError for an architecture that is not supported, and, when the config is given, for a vision tower that its family does not know.
+    Raises InputError for an architecture that is not supported, and, when the config is given, for a vision
+    tower that its family does not know.
     """
     model_type = config if isinstance(config, str) else config.model_type
     family = FAMILIES.get(model_type)
     if family is None:
-        raise InputError(f"the architecture {model_type!r} is not supported; supported are {', '.join(FAMILIES)}; to add one: docs/adding.md")
-    if not isinstance(config, str) and family.vision_types and config.vision_config.model_type not in family.vision_types:
+        raise InputError(
+            f"the architecture {model_type!r} is not supported; supported are {', '.join(FAMILIES)}; to add"
+            " one: docs/adding.md"
+        )
+    if (
+        not isinstance(config, str)
+        and family.vision_types
+        and config.vision_config.model_type not in family.vision_types
+    ):
         tower, known = config.vision_config.model_type, ", ".join(family.vision_types)
-        raise InputError(f"{model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to add one: docs/adding.md")
+        raise InputError(
+            f"{model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to add"
+            " one: docs/adding.md"
+        )
     return family

@@ -1,4 +1,5 @@
-"""A family is a declaration: where the blocks of each part are, what stays in full precision, and how a question becomes the model's inputs.
+"""A family is a declaration: where the blocks of each part are, what stays in full precision, and how a
+question becomes the model's inputs.
 
 The walker, the checkpoint and the evaluation read it; none of them knows a model by name.
 """
@@ -27,9 +28,10 @@ def last_block(config: PretrainedConfig, count: int) -> Sequence[int]:
 class Stack:
     """Blocks that run one after the other, each on the output of the one before.
 
-    `path` names a `ModuleList` of blocks, or one module that is a single block (a projector; it may be a lone `nn.Linear`).
-    `outputs(config, count)` gives the indices of the blocks whose output the rest of the model reads (the last one, unless the model picks features
-    from inner blocks). `visual_linears` are the linears of a language block whose input is visual tokens alone (cross-attention keys and values).
+    `path` names a `ModuleList` of blocks, or one module that is a single block (a projector; it may be a lone
+    `nn.Linear`). `outputs(config, count)` gives the indices of the blocks whose output the rest of the model
+    reads (the last one, unless the model picks features from inner blocks). `visual_linears` are the linears
+    of a language block whose input is visual tokens alone (cross-attention keys and values).
     """
 
     part: PartName
@@ -42,14 +44,17 @@ class Stack:
 class Family:
     """One architecture of transformers, by its `model_type`.
 
-    `stacks` stand in the order in which the model runs them. `keep` are glob patterns of modules outside the stacks, or of linears inside them, that
-    stay in full precision. `image_token_id(config)` is the id that marks a visual token in `input_ids`; None for a model whose image reaches the
-    language model through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}` and serves processors that bring no chat
-    template. `vision_types` are the `model_type`s of the vision towers that the paths hold for; empty where the architecture has but one.
+    `stacks` stand in the order in which the model runs them. `keep` are glob patterns of modules outside the
+    stacks, or of linears inside them, that stay in full precision. `image_token_id(config)` is the id that
+    marks a visual token in `input_ids`; None for a model whose image reaches the language model through
+    cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}` and serves processors
+    that bring no chat template. `vision_types` are the `model_type`s of the vision towers that the paths hold
+    for; empty where the architecture has but one.
 
-    For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the tower's sequences becomes, (rows, patches)
-    int64 numbered in each row, -1 for none; None where patches and tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of
-    each image's tokens where the inputs tell; None where images are squares.
+    For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
+    tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None where patches and
+    tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of each image's tokens
+    where the inputs tell; None where images are squares.
     """
 
     model_type: str
@@ -62,35 +67,49 @@ class Family:
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
 
     def inputs(
-        self, processor: Any, samples: Sequence[Sample], images: Sequence[Image.Image], config: PretrainedConfig | None = None
+        self,
+        processor: Any,
+        samples: Sequence[Sample],
+        images: Sequence[Image.Image],
+        config: PretrainedConfig | None = None,
     ) -> dict[str, Tensor]:
-        """The model's inputs for a batch of questions, one image each, prompts padded on the left and ending where the answer begins.
+        """The model's inputs for a batch of questions, one image each, prompts padded on the left and ending
+        where the answer begins.
 
-        Only what the model's `forward` takes is returned; the processor stays as it was, and nothing is ever truncated.
-        Raises InputError, naming the sample, when a question cannot be asked, or, given the model's `config`, when a prompt is longer than it reads.
+        Only what the model's `forward` takes is returned; the processor stays as it was, and nothing is ever
+        truncated. Raises InputError, naming the sample, when a question cannot be asked, or, given the
+        model's `config`, when a prompt is longer than it reads.
         """
         limit = None if config is None else self.token_limit(config)
         return model_inputs.build(processor, self.model_type, self.prompt, samples, images, limit)
 
     def extend(self, inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The inputs of prompt and answer, for teacher forcing: `answers` (n, a) are token ids behind the prompts, `mask` (n, a) is 0 at padding.
+        """The inputs of prompt and answer, for teacher forcing: `answers` (n, a) are token ids behind the
+        prompts, `mask` (n, a) is 0 at padding.
 
-        The logits that judge answer token j are those at position t - 1 + j, with t the length of the padded prompts. Answers are text: a model
-        that counts its image tokens refuses them there, so suppress `image_token_id` when generating what is to be judged.
+        The logits that judge answer token j are those at position t - 1 + j, with t the length of the padded
+        prompts. Answers are text: a model that counts its image tokens refuses them there, so suppress
+        `image_token_id` when generating what is to be judged.
         """
         return model_inputs.extend(inputs, answers, mask)
 
     def visual_mask(self, config: PretrainedConfig, input_ids: Tensor) -> Tensor:
-        """True where a token of the prompt is visual, the shape of `input_ids`; nowhere, when the image comes through cross-attention."""
+        """True where a token of the prompt is visual, the shape of `input_ids`; nowhere, when the image comes
+        through cross-attention.
+        """
         token = self.image_token_id(config)
         return torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
 
     def token_limit(self, config: PretrainedConfig) -> int | None:
-        """The most tokens, visual ones included, that the language model has positions for; None when its config does not say."""
+        """The most tokens, visual ones included, that the language model has positions for; None when its
+        config does not say.
+        """
         return getattr(config.get_text_config(), "max_position_embeddings", None)
 
     def keep_out_of_calibration(self, model: Any) -> frozenset[str]:
-        """Names of the parameters that nothing before the end of the last block needs: the language head, unless it is the embedding's own weight."""
+        """Names of the parameters that nothing before the end of the last block needs: the language head,
+        unless it is the embedding's own weight.
+        """
         head = model.get_output_embeddings()
         names = {f"{name}.weight" for name, module in model.named_modules() if module is head}
         return frozenset(names - set(model.all_tied_weights_keys))

@@ -1,10 +1,14 @@
-"""Idefics3: a SigLIP tower for images of any shape, a connector that folds four patches into one token, and Llama 3.
+"""Idefics3: a SigLIP tower for images of any shape, a connector that folds four patches into one token, and
+Llama 3.
 
-    image and its tiles ─► vision_model ─► connector: 2 x 2 (scale_factor) neighbours side by side, one linear ─► text_model ─► lm_head
+    image and its tiles ─► vision_model ─► connector: 2 x 2 (scale_factor) neighbours side by side, one linear
+        ─► text_model ─► lm_head
 
-Each tile has a name in the prompt (`<row_1_col_2>`, the whole image `<global-img>`); all tiles run through tower and connector as one batch.
+Each tile has a name in the prompt (`<row_1_col_2>`, the whole image `<global-img>`); all tiles run through
+tower and connector as one batch.
 
-Kept in full precision: the embeddings and `lm_head`, the patch embedding (a convolution) and the position embedding.
+Kept in full precision: the embeddings and `lm_head`, the patch embedding (a convolution) and the position
+embedding.
 """
 
 from __future__ import annotations

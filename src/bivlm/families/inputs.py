@@ -1,9 +1,10 @@
-"""From questions about images to what a model's `forward` takes, and from there to prompt and answer in one sequence.
+"""From questions about images to what a model's `forward` takes, and from there to prompt and answer in one
+sequence.
 
-    Sample + image ─ prompt_text ─► text ─ processor ─► tensors ─ extend ─► tensors with the answer behind the prompt
+    Sample + image ─ prompt_text ─► text ─ processor ─► tensors ─ extend ─► tensors of prompt and answer
 
-The processor expands the image's place into visual tokens and tokenizes; here it gets its arguments in the one form that all of them understand
-(images as a list per question) and is left as it was.
+The processor expands the image's place into visual tokens and tokenizes; here it gets its arguments in the
+one form that all of them understand (images as a list per question) and is left as it was.
 """
 
 from __future__ import annotations
@@ -27,17 +28,29 @@ SEEN_FROM_TOKENS = "cross_attention_mask"  # (n, t, images, tiles): which tiles 
 
 
 def build(
-    processor: Any, model_type: str, prompt: str, samples: Sequence[Sample], images: Sequence[Image.Image], limit: int | None
+    processor: Any,
+    model_type: str,
+    prompt: str,
+    samples: Sequence[Sample],
+    images: Sequence[Image.Image],
+    limit: int | None,
 ) -> dict[str, Tensor]:
-    """What `Family.inputs` returns: prompts padded on the left. `limit` is the most tokens a prompt may have."""
+    """What `Family.inputs` returns: prompts padded on the left. `limit` is the most tokens a prompt may
+    have.
+    """
     if len(samples) != len(images):
         raise ValueError(f"{len(samples)} samples need as many images, one each; {len(images)} were given")
     check_processor(processor)
     if len(samples) > 1 and processor.tokenizer.pad_token is None:
-        raise InputError("the processor's tokenizer has no pad_token, so questions of different lengths cannot share a batch; use a batch size of 1")
+        raise InputError(
+            "the processor's tokenizer has no pad_token, so questions of different lengths cannot share a"
+            " batch; use a batch size of 1"
+        )
     texts = [prompt_text(processor, prompt, sample) for sample in samples]
     bos = processor.tokenizer.bos_token
-    written = bos is not None and all(bos in _before_question(text, sample) for text, sample in zip(texts, samples, strict=True))
+    written = bos is not None and all(
+        bos in _before_question(text, sample) for text, sample in zip(texts, samples, strict=True)
+    )
     try:
         batch = processor(
             text=texts,
@@ -50,7 +63,9 @@ def build(
             return_tensors="pt",
         )
     except ValueError as error:
-        raise InputError(f"{_names(samples)}: the processor refuses the image or the question ({first_line(error)})") from error
+        raise InputError(
+            f"{_names(samples)}: the processor refuses the image or the question ({first_line(error)})"
+        ) from error
     accepted = forward_arguments(model_type)
     inputs = {name: tensor for name, tensor in batch.items() if name in accepted}
     _check_length(inputs["attention_mask"], samples, limit)
@@ -58,12 +73,19 @@ def build(
 
 
 def prompt_text(processor: Any, prompt: str, sample: Sample) -> str:
-    """The question as the model was taught to see it: by the processor's chat template, or by the family's `prompt` when there is none."""
+    """The question as the model was taught to see it: by the processor's chat template, or by the family's
+    `prompt` when there is none.
+    """
     for token in (getattr(processor, "image_token", None), getattr(processor, "video_token", None)):
         if token and token in sample.question:
-            raise InputError(f"{_name(sample)}: the question holds {token}, the place of an image; take it out, the image is added by itself")
+            raise InputError(
+                f"{_name(sample)}: the question holds {token}, the place of an image; take it out, the image"
+                " is added by itself"
+            )
     if processor.chat_template is None:
-        return prompt.format(image=processor.image_token, question=sample.question, bos=processor.tokenizer.bos_token or "")
+        return prompt.format(
+            image=processor.image_token, question=sample.question, bos=processor.tokenizer.bos_token or ""
+        )
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.question}]}
     return processor.apply_chat_template([message], add_generation_prompt=True)
 
@@ -76,8 +98,12 @@ def _before_question(text: str, sample: Sample) -> str:
 
 @cache
 def forward_arguments(model_type: str) -> frozenset[str]:
-    """The names of what the `forward` of an architecture takes. Processors may return more (token_type_ids that the tokenizer always makes)."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES  # heavy, and a model is at hand when this is called
+    """The names of what the `forward` of an architecture takes. Processors may return more (token_type_ids
+    that the tokenizer always makes).
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )  # heavy, and a model is at hand when this is called
 
     model_class = getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[model_type])
     return frozenset(signature(model_class.forward).parameters)
@@ -86,7 +112,10 @@ def forward_arguments(model_type: str) -> frozenset[str]:
 def _check_length(attention_mask: Tensor, samples: Sequence[Sample], limit: int | None) -> None:
     for sample, count in zip(samples, attention_mask.sum(1).tolist(), strict=True):
         if limit is not None and count > limit:
-            raise InputError(f"{_name(sample)}: the prompt takes {count} tokens and the model reads at most {limit}; shorten the question")
+            raise InputError(
+                f"{_name(sample)}: the prompt takes {count} tokens and the model reads at most {limit};"
+                " shorten the question"
+            )
 
 
 def _name(sample: Sample) -> str:
@@ -98,7 +127,9 @@ def _names(samples: Sequence[Sample]) -> str:
 
 
 def extend(inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """What `Family.extend` returns: every tensor that has an entry per token grows by the answers' length, the others stay as they are."""
+    """What `Family.extend` returns: every tensor that has an entry per token grows by the answers' length,
+    the others stay as they are.
+    """
     if answers.shape != mask.shape or len(answers) != len(inputs["input_ids"]):
         shapes = f"answers {tuple(answers.shape)} and mask {tuple(mask.shape)}"
         raise ValueError(f"{shapes} must be alike, a row for each of {len(inputs['input_ids'])} prompts")

@@ -1,12 +1,16 @@
-"""LLaVA-1.5: a CLIP or SigLIP vision tower, a projector of two linears, and a language model with the layers of a Llama.
+"""LLaVA-1.5: a CLIP or SigLIP vision tower, a projector of two linears, and a language model with the layers
+of a Llama.
 
-    pixels ─► vision_tower ─ features of inner blocks ─► multi_modal_projector ─► visual tokens in place of <image> ─► language_model ─► lm_head
+    pixels ─► vision_tower ─ features of inner blocks ─► multi_modal_projector
+        ─► visual tokens in place of <image> ─► language_model ─► lm_head
 
-The projector reads the hidden states that `vision_feature_layer` names (one index or several; LLaVA-1.5 takes -2, so that the tower's last block
-never shows). Hidden state 0 is what enters the first block and hidden state i + 1 is what leaves block i, before the tower's last norm.
+The projector reads the hidden states that `vision_feature_layer` names (one index or several; LLaVA-1.5 takes
+-2, so that the tower's last block never shows). Hidden state 0 is what enters the first block and hidden
+state i + 1 is what leaves block i, before the tower's last norm.
 
-Kept in full precision: the embeddings and `lm_head` (the rows of rare tokens have few chances to average their errors out), the patch embedding
-(a convolution), the position embeddings, and SigLIP's attention-pooling head, which the model computes and never reads.
+Kept in full precision: the embeddings and `lm_head` (the rows of rare tokens have few chances to average
+their errors out), the patch embedding (a convolution), the position embeddings, and SigLIP's
+attention-pooling head, which the model computes and never reads.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from bivlm.families.base import Family, Stack
 
 
 def selected_features(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """The blocks behind the hidden states that `vision_feature_layer` names; the tower's own input is no block's output."""
+    """The blocks behind the hidden states that `vision_feature_layer` names; the tower's own input is no
+    block's output.
+    """
     layers = config.vision_feature_layer
     states = [layers] if isinstance(layers, int) else layers
     blocks = {state % (count + 1) - 1 for state in states}
@@ -41,7 +47,12 @@ LLAVA = Family(
         Stack("projector", "model.multi_modal_projector"),
         Stack("language", "model.language_model.layers"),
     ),
-    keep=("lm_head", "model.language_model.embed_tokens", "model.vision_tower.embeddings.*", "model.vision_tower.head.*"),
+    keep=(
+        "lm_head",
+        "model.language_model.embed_tokens",
+        "model.vision_tower.embeddings.*",
+        "model.vision_tower.head.*",
+    ),
     image_token_id=lambda config: config.image_token_id,
     prompt="USER: {image}\n{question} ASSISTANT:",
     vision_types=("clip_vision_model", "siglip_vision_model"),

@@ -1,14 +1,16 @@
-"""Llama-3.2-Vision: tiles through two vision transformers; the language model sees the image through cross-attention alone.
+"""Llama-3.2-Vision: tiles through two vision transformers; the language model sees the image through
+cross-attention alone.
 
     tiles ─► transformer ─ last output ─► global_transformer ─┐
-                 └─ outputs of intermediate_layers_indices ───┴─► multi_modal_projector ─► keys and values of the cross-attention blocks
+                 └─ outputs of intermediate_layers_indices ───┴─► multi_modal_projector
+        ─► keys and values of cross-attention
 
-No visual token stands in the prompt: one `<|image|>` marks from where on the text may look at the image. The language blocks named in
-`cross_attention_layers` have no self-attention; their `cross_attn.k_proj` and `cross_attn.v_proj` receive visual tokens alone, their queries text
-alone. Text-only prompts skip them.
+No visual token stands in the prompt: one `<|image|>` marks from where on the text may look at the image. The
+language blocks named in `cross_attention_layers` have no self-attention; their `cross_attn.k_proj` and
+`cross_attn.v_proj` receive visual tokens alone, their queries text alone. Text-only prompts skip them.
 
-Kept in full precision: the embeddings and `lm_head`, the patch embedding (a convolution), and the embeddings of tile, aspect ratio and position
-with their gates. The projector is a lone linear and is quantized.
+Kept in full precision: the embeddings and `lm_head`, the patch embedding (a convolution), and the embeddings
+of tile, aspect ratio and position with their gates. The projector is a lone linear and is quantized.
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ from bivlm.families.base import Family, Stack
 
 
 def intermediate_and_last(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """The blocks whose outputs are concatenated behind the global transformer, and the last one, which feeds it. Index i is what leaves block i."""
-    return tuple(sorted({index % count for index in config.vision_config.intermediate_layers_indices} | {count - 1}))
+    """The blocks whose outputs are concatenated behind the global transformer, and the last one, which feeds
+    it. Index i is what leaves block i.
+    """
+    return tuple(
+        sorted({index % count for index in config.vision_config.intermediate_layers_indices} | {count - 1})
+    )
 
 
 MLLAMA = Family(
@@ -31,7 +37,11 @@ MLLAMA = Family(
         Stack("vision", "model.vision_model.transformer.layers", outputs=intermediate_and_last),
         Stack("vision", "model.vision_model.global_transformer.layers"),
         Stack("projector", "model.multi_modal_projector"),
-        Stack("language", "model.language_model.layers", visual_linears=("cross_attn.k_proj", "cross_attn.v_proj")),
+        Stack(
+            "language",
+            "model.language_model.layers",
+            visual_linears=("cross_attn.k_proj", "cross_attn.v_proj"),
+        ),
     ),
     keep=(
         "lm_head",

@@ -1,6 +1,8 @@
-"""Processors: what turns images and text into a model's inputs, loaded from the model's folder with errors in the user's words.
+"""Processors: what turns images and text into a model's inputs, loaded from the model's folder with errors in
+the user's words.
 
-Processors that also take videos (Qwen2-VL, LLaVA-OneVision, SmolVLM) need torchvision; the others do without. SmolVLM needs num2words besides.
+Processors that also take videos (Qwen2-VL, LLaVA-OneVision, SmolVLM) need torchvision; the others do without.
+SmolVLM needs num2words besides.
 """
 
 from __future__ import annotations
@@ -13,23 +15,29 @@ import torch
 
 from bivlm.errors import InputError
 
-# what LLaVA's processors count visual tokens with; checkpoints from before transformers 4.50 may lack them, and then nothing tells the count
+# what LLaVA's processors count visual tokens with; checkpoints from before transformers 4.50 may lack them,
+# and then nothing tells the count
 COUNTING = ("patch_size", "num_image_tokens", "vision_feature_select_strategy")
 
 
 def load_processor(folder: Path) -> Any:
     """The processor of a model folder. No code from the folder is run.
 
-    Raises InputError when its files are missing or damaged, when a package that it needs is missing, or when it cannot count visual tokens.
+    Raises InputError when its files are missing or damaged, when a package that it needs is missing, or when
+    it cannot count visual tokens.
     """
     try:
-        from transformers import AutoProcessor  # fails here, not above, where an unfit torchvision is installed
+        from transformers import (
+            AutoProcessor,
+        )  # fails here, not above, where an unfit torchvision is installed
 
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         raise InputError(f"{folder}: {_missing_package(error)}") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: the files of its processor are missing or damaged ({first_line(error)})") from error
+        raise InputError(
+            f"{folder}: the files of its processor are missing or damaged ({first_line(error)})"
+        ) from error
     try:
         check_processor(processor)
     except InputError as error:
@@ -38,15 +46,21 @@ def load_processor(folder: Path) -> Any:
 
 
 def check_processor(processor: Any) -> None:
-    """Raises InputError when `processor` is none that takes images and text, or cannot count the visual tokens of an image."""
+    """Raises InputError when `processor` is none that takes images and text, or cannot count the visual
+    tokens of an image.
+    """
     name = type(processor).__name__
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise InputError(f"{name} is no processor of images and text; use the one that belongs to the model (processor_config.json in its folder)")
+        raise InputError(
+            f"{name} is no processor of images and text; use the one that belongs to the model"
+            " (processor_config.json in its folder)"
+        )
     lacking = [field for field in COUNTING if getattr(processor, field, "") is None]
     if lacking:
         raise InputError(
-            f"{name} lacks {' and '.join(lacking)}, so it cannot tell how many tokens an image takes; set them in processor_config.json"
-            " to what the model's config.json says (and num_additional_image_tokens to 1 for a CLIP vision tower)"
+            f"{name} lacks {' and '.join(lacking)}, so it cannot tell how many tokens an image takes; set"
+            " them in processor_config.json to what the model's config.json says (and"
+            " num_additional_image_tokens to 1 for a CLIP vision tower)"
         )
 
 

@@ -1,7 +1,8 @@
 """Qwen2.5-VL: Qwen2-VL with windowed attention and a gated MLP in the vision tower.
 
-Most vision blocks attend within windows, those in `fullatt_block_indexes` over the whole image: the same blocks are called with other `cu_seqlens`.
-The patches are sorted by window before the first block and sorted back behind the merger, so the merger is the last thing that runs on them.
+Most vision blocks attend within windows, those in `fullatt_block_indexes` over the whole image: the same
+blocks are called with other `cu_seqlens`. The patches are sorted by window before the first block and sorted
+back behind the merger, so the merger is the last thing that runs on them.
 
 Kept in full precision: as in Qwen2-VL.
 """
@@ -22,7 +23,9 @@ from bivlm.families.qwen2_vl import QWEN2_VL
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
     """The patches of a token stand one behind the other, and the tokens in the order of their windows."""
     vision = config.vision_config
-    order, _ = get_vision_window_index(inputs["image_grid_thw"], vision.spatial_merge_size, vision.window_size, vision.patch_size)
+    order, _ = get_vision_window_index(
+        inputs["image_grid_thw"], vision.spatial_merge_size, vision.window_size, vision.patch_size
+    )
     return order.cpu()[torch.arange(patches) // vision.spatial_merge_size**2][None]
 
 

@@ -1,10 +1,14 @@
-"""Qwen2-VL: a vision tower that takes images of any size, a merger, and Qwen2 with three-axis rotary positions.
+"""Qwen2-VL: a vision tower that takes images of any size, a merger, and Qwen2 with three-axis rotary
+positions.
 
-    patches of all images in one row ─► visual.blocks ─► visual.merger (2 x 2 patches become one token) ─► language_model ─► lm_head
+    patches of all images in one row ─► visual.blocks ─► visual.merger (2 x 2 patches become one token)
+        ─► language_model ─► lm_head
 
-The patches of a batch share one sequence, cut by `cu_seqlens`; query, key and value of a vision block are one linear, `attn.qkv`.
+The patches of a batch share one sequence, cut by `cu_seqlens`; query, key and value of a vision block are one
+linear, `attn.qkv`.
 
-Kept in full precision: the embeddings and `lm_head`, and the patch embedding, a convolution over space and time.
+Kept in full precision: the embeddings and `lm_head`, and the patch embedding, a convolution over space and
+time.
 """
 
 from __future__ import annotations
@@ -26,7 +30,10 @@ def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: i
 def token_grids(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> list[tuple[int, int]]:
     """Rows and columns of each image's tokens; the frames of a sequence stand below each other."""
     fold = config.vision_config.spatial_merge_size
-    return [(frames * height // fold, width // fold) for frames, height, width in inputs["image_grid_thw"].tolist()]
+    return [
+        (frames * height // fold, width // fold)
+        for frames, height, width in inputs["image_grid_thw"].tolist()
+    ]
 
 
 QWEN2_VL = Family(

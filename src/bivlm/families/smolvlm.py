@@ -1,8 +1,11 @@
-"""SmolVLM and SmolVLM2: Idefics3 with small towers, SmolLM2 as the language model, and more patches folded into a token (scale_factor 3 or 4).
+"""SmolVLM and SmolVLM2: Idefics3 with small towers, SmolLM2 as the language model, and more patches folded
+into a token (scale_factor 3 or 4).
 
-The modules have the names that they have in Idefics3. Its processor brings videos too and needs the packages `num2words` and `torchvision`.
+The modules have the names that they have in Idefics3. Its processor brings videos too and needs the packages
+`num2words` and `torchvision`.
 
-Kept in full precision: as in Idefics3. The embedding is tied to `lm_head` in the small models and is a large part of them.
+Kept in full precision: as in Idefics3. The embedding is tied to `lm_head` in the small models and is a large
+part of them.
 """
 
 from __future__ import annotations

@@ -8,7 +8,17 @@ from bivlm.formats.trellis import TrellisWeight
 from bivlm.formats.uniform import UniformWeight
 
 FORMATS: dict[str, type[QuantizedWeight]] = {
-    weight.format: weight for weight in (FactorsWeight, LevelsWeight, PlanesWeight, TrellisWeight, UniformWeight)
+    weight.format: weight
+    for weight in (FactorsWeight, LevelsWeight, PlanesWeight, TrellisWeight, UniformWeight)
 }
 
-__all__ = ["FORMATS", "FactorsWeight", "LevelsWeight", "PackedTensor", "PlanesWeight", "QuantizedWeight", "TrellisWeight", "UniformWeight"]
+__all__ = [
+    "FORMATS",
+    "FactorsWeight",
+    "LevelsWeight",
+    "PackedTensor",
+    "PlanesWeight",
+    "QuantizedWeight",
+    "TrellisWeight",
+    "UniformWeight",
+]

@@ -1,10 +1,12 @@
-"""What every storage format offers: a decision about a weight (`QuantizedWeight`) and the tensors that stand for it in a file (`PackedTensor`).
+"""What every storage format offers: a decision about a weight (`QuantizedWeight`) and the tensors that stand
+for it in a file (`PackedTensor`).
 
     quantizer ─► QuantizedWeight ─ encode() ─► PackedTensor ─► file
                        ▲                           │
                        └───────── decode() ◄───────┘
 
-`decode(encode(q)) == q`, exactly. The bits of a weight are those of its packed tensors: everything that is needed to decode is in them.
+`decode(encode(q)) == q`, exactly. The bits of a weight are those of its packed tensors: everything that is
+needed to decode is in them.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """A weight as it lies in a file: named tensors, the shape that they stand for, and the format's own settings.
+    """A weight as it lies in a file: named tensors, the shape that they stand for, and the format's own
+    settings.
 
     `tensors` have the names that follow the linear's own name in the checkpoint ("….q_proj.codes");
-    `settings` are the few numbers that tell how to read them (alphabet, group size…): JSON values, kept in `config.json`.
+    `settings` are the few numbers that tell how to read them (alphabet, group size…): JSON values, kept in
+    `config.json`.
     """
 
     format: str
@@ -61,11 +65,14 @@ class QuantizedWeight(ABC):
     @classmethod
     @abstractmethod
     def decode(cls, packed: PackedTensor) -> Self:
-        """The inverse of `encode`, exactly. Raises ValueError when the tensors contradict the settings or the shape."""
+        """The inverse of `encode`, exactly. Raises ValueError when the tensors contradict the settings or the
+        shape.
+        """
 
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
-        """Some rows of `decode(packed).dequantize()`: `index` (n,) int64, the result (n, in) float32, the same but for the rounding of sums.
+        """Some rows of `decode(packed).dequantize()`: `index` (n,) int64, the result (n, in) float32, the
+        same but for the rounding of sums.
 
         Formats whose rows can be read alone do better than this, which unpacks all of them.
         """

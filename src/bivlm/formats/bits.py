@@ -1,10 +1,13 @@
-"""Bit streams: fields of a fixed width, unary numbers, Rice codes, and symbols of any alphabet packed by radix.
+"""Bit streams: fields of a fixed width, unary numbers, Rice codes, and symbols of any alphabet packed by
+radix.
 
-Bit k of a stream is bit k % 8 of byte k // 8; the lowest bit of a field comes first; what is left of the last byte is zero.
-A stream is a uint8 tensor. Streams of many rows are (rows, bytes): every row begins on a byte of its own.
+Bit k of a stream is bit k % 8 of byte k // 8; the lowest bit of a field comes first; what is left of the last
+byte is zero. A stream is a uint8 tensor. Streams of many rows are (rows, bytes): every row begins on a byte
+of its own.
 
-No Python loop runs over elements: the loops below run over the few fields of one period (after lcm(width, 8) bits the pattern of shifts repeats)
-or over blocks of rows. Every `unpack` is the exact inverse of its `pack` and raises ValueError for bytes that no `pack` writes.
+No Python loop runs over elements: the loops below run over the few fields of one period (after lcm(width, 8)
+bits the pattern of shifts repeats) or over blocks of rows. Every `unpack` is the exact inverse of its `pack`
+and raises ValueError for bytes that no `pack` writes.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 RADIX: dict[int, tuple[int, int]] = {
-    # alphabet: (symbols per word, bits per word). alphabet ** symbols <= 2 ** bits; bits per symbol stand at the right.
+    # alphabet: (symbols per word, bits per word). alphabet ** symbols <= 2 ** bits; bits per symbol stand at
+    # the right.
     2: (1, 1),  # 1
     3: (5, 8),  # 1.6
     4: (1, 2),  # 2
@@ -50,13 +54,17 @@ def stream_bytes(count: int, width: int) -> int:
 
 
 def pack_fields(fields: Tensor, width: int) -> Tensor:
-    """Fields (rows, n), any integer dtype, each in 0 … 2^width - 1, to streams (rows, ceil(n * width / 8)). `width` is 1 … 32."""
+    """Fields (rows, n), any integer dtype, each in 0 … 2^width - 1, to streams (rows, ceil(n * width / 8)).
+    `width` is 1 … 32.
+    """
     rows, count = fields.shape
     if fields.numel() and not 0 <= int(fields.min()) <= int(fields.max()) < 1 << width:
         raise ValueError(f"a field lies outside 0 … 2^{width} - 1")
     period, period_bytes = _period(width)
     periods = -(-count // period)
-    lanes = pad(fields, (0, periods * period - count)).to(_working_dtype(width)).unflatten(1, (periods, period))
+    lanes = (
+        pad(fields, (0, periods * period - count)).to(_working_dtype(width)).unflatten(1, (periods, period))
+    )
     stream = torch.zeros(rows, periods, period_bytes, dtype=torch.uint8, device=fields.device)
     for field, byte, shift in _overlaps(width):
         part = lanes[..., field] << shift if shift >= 0 else lanes[..., field] >> -shift
@@ -65,10 +73,14 @@ def pack_fields(fields: Tensor, width: int) -> Tensor:
 
 
 def unpack_fields(stream: Tensor, width: int, count: int) -> Tensor:
-    """The inverse of `pack_fields`: (rows, count) in the narrowest of uint8, int32, int64 that holds a field and a byte's shift."""
+    """The inverse of `pack_fields`: (rows, count) in the narrowest of uint8, int32, int64 that holds a field
+    and a byte's shift.
+    """
     rows, size = stream.shape
     if size != stream_bytes(count, width):
-        raise ValueError(f"{size} bytes where {count} fields of {width} bits take {stream_bytes(count, width)}")
+        raise ValueError(
+            f"{size} bytes where {count} fields of {width} bits take {stream_bytes(count, width)}"
+        )
     used = count * width % 8
     if used and bool((stream[:, -1] >> used).any()):
         raise ValueError("a bit after the last field is not zero")
@@ -93,12 +105,16 @@ def _period(width: int) -> tuple[int, int]:
 
 
 def _working_dtype(width: int) -> torch.dtype:
-    """Wide enough for a field shifted by up to 7 bits; bits that a uint8 drops on the left are the next byte's."""
+    """Wide enough for a field shifted by up to 7 bits; bits that a uint8 drops on the left are the next
+    byte's.
+    """
     return torch.uint8 if width <= 8 else torch.int32 if width <= 24 else torch.int64
 
 
 def _overlaps(width: int) -> Iterator[tuple[int, int, int]]:
-    """(field, byte, shift) of one period for every field that has bits in a byte: bit 0 of the field is bit `shift` of the byte."""
+    """(field, byte, shift) of one period for every field that has bits in a byte: bit 0 of the field is bit
+    `shift` of the byte.
+    """
     period, _ = _period(width)
     for field in range(period):
         first = field * width
@@ -128,12 +144,16 @@ def unpack_unary(stream: Tensor, count: int) -> Tensor:
 
 
 def rice_parameter(numbers: Tensor) -> int:
-    """The k in 0 … 32 for which the Rice codes of the numbers (n,) int64 >= 0 take the fewest bytes; the smallest of equals."""
+    """The k in 0 … 32 for which the Rice codes of the numbers (n,) int64 >= 0 take the fewest bytes; the
+    smallest of equals.
+    """
     count = numbers.numel()
     best, best_bytes = 0, stream_bytes(count + int(numbers.sum()), 1)
     for k in range(1, RICE_MAX + 1):
         low_bytes = stream_bytes(count, k)
-        if low_bytes + stream_bytes(count, 1) >= best_bytes:  # no larger k can win: its low bits alone cost as much
+        if (
+            low_bytes + stream_bytes(count, 1) >= best_bytes
+        ):  # no larger k can win: its low bits alone cost as much
             break
         total = low_bytes + stream_bytes(count + int((numbers >> k).sum()), 1)
         if total < best_bytes:
@@ -142,16 +162,24 @@ def rice_parameter(numbers: Tensor) -> int:
 
 
 def pack_rice(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Numbers (n,) int64 >= 0 to two streams: the k low bits of each as fields, and number >> k in unary. The first is empty for k = 0."""
-    low = pack_fields((numbers & ((1 << k) - 1))[None], k)[0] if k else torch.zeros(0, dtype=torch.uint8, device=numbers.device)
+    """Numbers (n,) int64 >= 0 to two streams: the k low bits of each as fields, and number >> k in unary. The
+    first is empty for k = 0.
+    """
+    low = (
+        pack_fields((numbers & ((1 << k) - 1))[None], k)[0]
+        if k
+        else torch.zeros(0, dtype=torch.uint8, device=numbers.device)
+    )
     return low, pack_unary(numbers >> k)
 
 
 def rice_bytes_bound(count: int, total: int) -> int:
-    """The most bytes that the Rice codes of `count` numbers of sum at most `total` take, whatever the numbers are.
+    """The most bytes that the Rice codes of `count` numbers of sum at most `total` take, whatever the numbers
+    are.
 
-    For every k the low bits take n * k bits exactly, and the unary part n + Σ floor(number / 2^k) <= n + floor(total / 2^k); the writer takes
-    the best k. With total + count fixed (the places of a matrix) the bound never falls as `count` grows.
+    For every k the low bits take n * k bits exactly, and the unary part n + Σ floor(number / 2^k) <= n +
+    floor(total / 2^k); the writer takes the best k. With total + count fixed (the places of a matrix) the
+    bound never falls as `count` grows.
     """
     return min(stream_bytes(count, k) + stream_bytes(count + (total >> k), 1) for k in range(RICE_MAX + 1))
 
@@ -163,7 +191,9 @@ def symbols_bytes(columns: int, alphabet: int) -> int:
 
 
 def pack_symbols(symbols: Tensor, alphabet: int) -> Tensor:
-    """Symbols (rows, columns) uint8, each below `alphabet`, to streams (rows, bytes) of radix words, the first symbol the lowest digit."""
+    """Symbols (rows, columns) uint8, each below `alphabet`, to streams (rows, bytes) of radix words, the
+    first symbol the lowest digit.
+    """
     rows, columns = symbols.shape
     if symbols.numel() and int(symbols.max()) >= alphabet:
         raise ValueError(f"a symbol is {int(symbols.max())} in an alphabet of {alphabet}")
@@ -192,7 +222,9 @@ def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def _words(symbols: Tensor, alphabet: int) -> Tensor:
-    """(rows, columns) symbols to (rows, words): Horner's rule from the last digit down; missing digits are 0."""
+    """(rows, columns) symbols to (rows, words): Horner's rule from the last digit down; missing digits are
+    0.
+    """
     per_word, width = RADIX[alphabet]
     if per_word == 1:
         return symbols
@@ -205,10 +237,15 @@ def _words(symbols: Tensor, alphabet: int) -> Tensor:
 
 
 def _digits(words: Tensor, alphabet: int) -> Tensor:
-    """The inverse of `_words`: (rows, words * symbols per word) uint8. A word that no symbols make is a ValueError."""
+    """The inverse of `_words`: (rows, words * symbols per word) uint8. A word that no symbols make is a
+    ValueError.
+    """
     per_word, width = RADIX[alphabet]
     if alphabet**per_word < 1 << width and words.numel() and int(words.max()) >= alphabet**per_word:
-        raise ValueError(f"a word is {int(words.max())} where {per_word} symbols of {alphabet} stay below {alphabet**per_word}")
+        raise ValueError(
+            f"a word is {int(words.max())} where {per_word} symbols of {alphabet} stay below"
+            f" {alphabet**per_word}"
+        )
     if per_word == 1:
         return words
     digits = torch.empty(*words.shape, per_word, dtype=torch.uint8, device=words.device)

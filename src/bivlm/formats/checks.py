@@ -1,4 +1,6 @@
-"""What the checks of the formats have in common: refusals that name what is wrong, and equality down to the last bit."""
+"""What the checks of the formats have in common: refusals that name what is wrong, and equality down to the
+last bit.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Layout = Mapping[str, tuple[torch.dtype, tuple[int | None, ...]]]  # dtype and shape of every tensor in the file; `None` stands for any size
+Layout = Mapping[
+    str, tuple[torch.dtype, tuple[int | None, ...]]
+]  # dtype and shape of every tensor in the file; `None` stands for any size
 
 _SAME_SIZE = {torch.float16: torch.int16, torch.float32: torch.int32}
 
@@ -30,9 +34,14 @@ def blaming(name: str) -> Iterator[None]:
 
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
     """ValueError unless `tensor` has the dtype and shape; `None` in a shape stands for any size."""
-    fits = tensor.dim() == len(shape) and all(need in (None, size) for need, size in zip(shape, tensor.shape, strict=True))
+    fits = tensor.dim() == len(shape) and all(
+        need in (None, size) for need, size in zip(shape, tensor.shape, strict=True)
+    )
     needed = ", ".join("any" if size is None else str(size) for size in shape)
-    require(fits and tensor.dtype == dtype, f"'{name}' is {dtype_name(tensor.dtype)} {list(tensor.shape)}; needs {dtype_name(dtype)} [{needed}]")
+    require(
+        fits and tensor.dtype == dtype,
+        f"'{name}' is {dtype_name(tensor.dtype)} {list(tensor.shape)}; needs {dtype_name(dtype)} [{needed}]",
+    )
 
 
 def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:

@@ -1,10 +1,13 @@
-"""`factors`: a product of two sign matrices of `rank` r, with a scale for each row, each of the r products, and each column.
+"""`factors`: a product of two sign matrices of `rank` r, with a scale for each row, each of the r products,
+and each column.
 
-    W = diag(row_scale · 2^exponent) A diag(middle_scale) B diag(column_scale),     A ∈ {±1}^(out x r),  B ∈ {±1}^(r x in)
+    W = diag(row_scale · 2^exponent) A diag(middle_scale) B diag(column_scale)
+    A ∈ {±1}^(out x r),  B ∈ {±1}^(r x in)
 
     w[i, j] = ((row_scale[i] * 2^exponent) * Σ_k A[i, k] * middle_scale[k] * B[k, j]) * column_scale[j]
 
-in float32. Bits per weight follow from the rank, about r (out + in) / (out · in), so any number of them can be had. docs/format.md has every byte.
+in float32. Bits per weight follow from the rank, about r (out + in) / (out · in), so any number of them can
+be had. docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ class FactorsWeight(QuantizedWeight):
     column_scale  (in,) float16
     exponent      -126…126: row scales are relative to 2^exponent
 
-    Scales are finite, of any sign, and small enough that no weight overflows. All tensors are on one device. ValueError, naming the field, for
-    anything else.
+    Scales are finite, of any sign, and small enough that no weight overflows. All tensors are on one device.
+    ValueError, naming the field, for anything else.
     """
 
     format: ClassVar[str] = "factors"
@@ -90,11 +93,20 @@ class FactorsWeight(QuantizedWeight):
                 left = bits.unpack_fields(tensors["left_signs"], 1, settings["rank"]).bool()
             with blaming("'right_signs'"):
                 right = bits.unpack_fields(tensors["right_signs"], 1, packed.shape[1]).bool()
-        return cls(left, right, tensors["row_scale"], tensors["middle_scale"], tensors["column_scale"], settings["exponent"])
+        return cls(
+            left,
+            right,
+            tensors["row_scale"],
+            tensors["middle_scale"],
+            tensors["column_scale"],
+            settings["exponent"],
+        )
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise. What the tensors hold is not read."""
+    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise.
+    What the tensors hold is not read.
+    """
     settings = _checked_settings(packed)
     check_tensors(packed.tensors, _layout(packed.shape, settings["rank"]))
     return settings
@@ -108,7 +120,9 @@ def as_signs(positive: Tensor) -> Tensor:
 def factors_nbytes(shape: tuple[int, int], rank: int) -> int:
     """The bytes that `encode` writes for a weight of this rank, exactly. They grow with the rank."""
     rows, columns = shape
-    return rows * bits.stream_bytes(rank, 1) + rank * bits.stream_bytes(columns, 1) + 2 * (rows + rank + columns)
+    return (
+        rows * bits.stream_bytes(rank, 1) + rank * bits.stream_bytes(columns, 1) + 2 * (rows + rank + columns)
+    )
 
 
 def _layout(shape: tuple[int, int], rank: int) -> Layout:
@@ -126,10 +140,16 @@ def _layout(shape: tuple[int, int], rank: int) -> Layout:
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, each of its type and range, and a shape that is one."""
     require(packed.format == "factors", f"the format is {packed.format!r}")
-    require(len(packed.shape) == 2 and min(packed.shape) >= 1, f"the shape is {packed.shape}; needs (out, in), each at least 1")
+    require(
+        len(packed.shape) == 2 and min(packed.shape) >= 1,
+        f"the shape is {packed.shape}; needs (out, in), each at least 1",
+    )
     settings: dict[str, Any] = dict(packed.settings)
     require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
-    require(type(settings["rank"]) is int and settings["rank"] >= 1, f"'rank' is {settings['rank']!r}; needs an integer, at least 1")
+    require(
+        type(settings["rank"]) is int and settings["rank"] >= 1,
+        f"'rank' is {settings['rank']!r}; needs an integer, at least 1",
+    )
     _check_exponent(settings["exponent"])
     return settings
 
@@ -143,7 +163,10 @@ def _check_weight(weight: FactorsWeight) -> None:
     """ValueError, naming the field, for any weight that `factors` cannot hold."""
     for name in ("left_signs", "right_signs"):
         signs = getattr(weight, name)
-        require(signs.dim() == 2 and signs.numel() > 0, f"'{name}' is {list(signs.shape)}; needs two dimensions, each at least 1")
+        require(
+            signs.dim() == 2 and signs.numel() > 0,
+            f"'{name}' is {list(signs.shape)}; needs two dimensions, each at least 1",
+        )
     (rows, rank), columns = weight.left_signs.shape, weight.right_signs.shape[1]
     check_tensor("left_signs", weight.left_signs, torch.bool, (rows, rank))
     check_tensor("right_signs", weight.right_signs, torch.bool, (rank, columns))
@@ -152,6 +175,11 @@ def _check_weight(weight: FactorsWeight) -> None:
         check_tensor(name, scale, torch.float16, (size,))
         require(bool(scale.isfinite().all()), f"'{name}' holds NaN or infinity")
     _check_exponent(weight.exponent)
-    largest = (weight.row_scale.float().abs().max() * 2.0**weight.exponent) * weight.middle_scale.float().abs().sum()
+    largest = (
+        weight.row_scale.float().abs().max() * 2.0**weight.exponent
+    ) * weight.middle_scale.float().abs().sum()
     largest = largest * weight.column_scale.float().abs().max()
-    require(bool(largest.isfinite()), "'row_scale' times 2^exponent, 'middle_scale' and 'column_scale' overflow float32")
+    require(
+        bool(largest.isfinite()),
+        "'row_scale' times 2^exponent, 'middle_scale' and 'column_scale' overflow float32",
+    )

@@ -1,10 +1,12 @@
-"""`levels`: a dense code of a few bits per weight into a small table of levels, and a sparse list for the tail of large weights.
+"""`levels`: a dense code of a few bits per weight into a small table of levels, and a sparse list for the
+tail of large weights.
 
     w[i, j] = scale * table[row group of i, column group of j][codes[i, j]]          dense
-    w[i, j] = scale * tail_scale[i] * tail_levels[tail_codes[n]]                      where (i, j) is tail_positions[n]
+    w[i, j] = scale * tail_scale[i] * tail_levels[tail_codes[n]]    where (i, j) is tail_positions[n]
 
-Products are taken in float32, from left to right. In the file the codes are radix words, the tail's positions are Rice codes of the gaps between
-them, and the tail's codes lie where the dense codes below them would be wasted: docs/format.md has every byte.
+Products are taken in float32, from left to right. In the file the codes are radix words, the tail's positions
+are Rice codes of the gaps between them, and the tail's codes lie where the dense codes below them would be
+wasted: docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ _BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices sta
 class LevelsWeight(QuantizedWeight):
     """A weight of (out, in) in `levels`.
 
-    codes           (out, in) uint8, each below `alphabet`, ascending in value; 0 under a tail entry (the format stores the tail's code there)
-    levels          (R, G, L) float16, relative to `scale`. R = 1 (one table per layer) or out (one per row); G = 1 or ceil(in / group_size).
-                    symmetric: L = alphabet / 2 magnitudes, ascending; code c means -levels[L-1-c] for c < L and +levels[c-L] otherwise.
-                    not symmetric: L = alphabet levels, code c means levels[c].
+    codes           (out, in) uint8, each below `alphabet`, ascending in value; 0 under a tail entry (the
+                    format stores the tail's code there)
+    levels          (R, G, L) float16, relative to `scale`. R = 1 (one table per layer) or out (one per row);
+                    G = 1 or ceil(in / group_size). symmetric: L = alphabet / 2 magnitudes, ascending; code c
+                    means -levels[L-1-c] for c < L and +levels[c-L] otherwise. not symmetric: L = alphabet
+                    levels, code c means levels[c].
     scale           () float32, above 0: keeps float16 tables in range whatever the size of the weights
     group_size      columns per table; `in` when the whole row shares one (the last group may be shorter)
     tail_positions  (n,) int64, ascending and unique, row-major positions i * in + j
@@ -39,7 +43,8 @@ class LevelsWeight(QuantizedWeight):
     tail_levels     (4,) float16, ascending; zeros when there is no tail
     tail_scale      (out,) float16; empty when there is no tail
 
-    "Ascending" allows equal neighbours, except for positions. All tensors are on one device. ValueError, naming the field, for anything else.
+    "Ascending" allows equal neighbours, except for positions. All tensors are on one device. ValueError,
+    naming the field, for anything else.
     """
 
     format: ClassVar[str] = "levels"
@@ -63,7 +68,9 @@ class LevelsWeight(QuantizedWeight):
         """The same bits in every field (so -0.0 is not 0.0)."""
         if not isinstance(other, LevelsWeight):
             return NotImplemented
-        return all(_same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return all(
+            _same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,10 +86,14 @@ class LevelsWeight(QuantizedWeight):
             codes = self.codes[start : start + step]
             block_tables = tables if tables.shape[0] == 1 else tables[start : start + step]
             indices = codes.int() + _table_starts(block_tables, columns, self.group_size)
-            torch.index_select(block_tables.reshape(-1), 0, indices.reshape(-1), out=weight[start : start + step].view(-1))
+            torch.index_select(
+                block_tables.reshape(-1), 0, indices.reshape(-1), out=weight[start : start + step].view(-1)
+            )
         if self.tail_codes.numel():
             row_scale = self.tail_scale.float() * self.scale
-            weight.view(-1)[self.tail_positions] = row_scale[self.tail_positions // columns] * self.tail_levels.float()[self.tail_codes.int()]
+            weight.view(-1)[self.tail_positions] = (
+                row_scale[self.tail_positions // columns] * self.tail_levels.float()[self.tail_codes.int()]
+            )
         return weight
 
     def encode(self) -> PackedTensor:
@@ -94,11 +105,20 @@ class LevelsWeight(QuantizedWeight):
             codes = codes.clone(memory_format=torch.contiguous_format)
             codes.view(-1)[self.tail_positions] = self.tail_codes >> shared
             tensors["tail_low"], tensors["tail_high"], rice = pack_positions(self.tail_positions)
-            tensors["tail_levels"], tensors["tail_scale"] = _stored(self.tail_levels), _stored(self.tail_scale)
+            tensors["tail_levels"], tensors["tail_scale"] = (
+                _stored(self.tail_levels),
+                _stored(self.tail_scale),
+            )
             if shared:
                 tensors["tail_bits"] = bits.pack_fields((self.tail_codes & 1)[None], 1)[0]
         tensors = {"codes": bits.pack_symbols(codes, self.alphabet), **tensors}
-        settings = {"alphabet": self.alphabet, "symmetric": self.symmetric, "group_size": self.group_size, "tail": tail, "tail_rice": rice}
+        settings = {
+            "alphabet": self.alphabet,
+            "symmetric": self.symmetric,
+            "group_size": self.group_size,
+            "tail": tail,
+            "tail_rice": rice,
+        }
         return PackedTensor(self.format, self.shape, tensors, settings)
 
     @classmethod
@@ -113,7 +133,9 @@ class LevelsWeight(QuantizedWeight):
         positions, tail_codes, tail_levels, tail_scale = _no_tail(codes.device)
         if tail:
             with _blaming():
-                positions = unpack_positions(tensors["tail_low"], tensors["tail_high"], tail, rice, rows * columns)
+                positions = unpack_positions(
+                    tensors["tail_low"], tensors["tail_high"], tail, rice, rows * columns
+                )
             tail_codes = _take_tail_codes(codes, positions, tensors, alphabet)
             tail_levels, tail_scale = tensors["tail_levels"], tensors["tail_scale"]
         return cls(
@@ -131,22 +153,37 @@ class LevelsWeight(QuantizedWeight):
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they, the dtype and shape of every tensor and the tables fit together: ValueError otherwise. The streams are not read."""
+    """The settings, once they, the dtype and shape of every tensor and the tables fit together: ValueError
+    otherwise. The streams are not read.
+    """
     settings = _checked_settings(packed)
     (rows, columns), alphabet = packed.shape, settings["alphabet"]
     _check_tensors(packed, alphabet, settings["tail"], settings["tail_rice"])
-    _check_table(packed.tensors["levels"], rows, -(-columns // settings["group_size"]), alphabet // 2 if settings["symmetric"] else alphabet)
+    _check_table(
+        packed.tensors["levels"],
+        rows,
+        -(-columns // settings["group_size"]),
+        alphabet // 2 if settings["symmetric"] else alphabet,
+    )
     return settings
 
 
-def levels_nbytes(shape: tuple[int, int], alphabet: int, symmetric: bool, group_size: int, rows_of_tables: int, tail: int) -> int:
-    """The most bytes that `encode` writes for a weight of this kind with at most `tail` entries, wherever they lie.
+def levels_nbytes(
+    shape: tuple[int, int], alphabet: int, symmetric: bool, group_size: int, rows_of_tables: int, tail: int
+) -> int:
+    """The most bytes that `encode` writes for a weight of this kind with at most `tail` entries, wherever
+    they lie.
 
-    Exact but for the positions, for which it is the bound that `bits.rice_bytes_bound` proves; without a tail it is exact.
+    Exact but for the positions, for which it is the bound that `bits.rice_bytes_bound` proves; without a tail
+    it is exact.
     """
     rows, columns = shape
     table = alphabet // 2 if symmetric else alphabet
-    dense = rows * bits.symbols_bytes(columns, alphabet) + 2 * rows_of_tables * -(-columns // group_size) * table + 4
+    dense = (
+        rows * bits.symbols_bytes(columns, alphabet)
+        + 2 * rows_of_tables * -(-columns // group_size) * table
+        + 4
+    )
     if not tail:
         return dense
     outside = bits.stream_bytes(tail, tail_code_bits_outside(alphabet))
@@ -193,30 +230,57 @@ def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: i
     tail_codes = flat[positions]
     outside = tail_code_bits_outside(alphabet)
     largest = 3 >> outside
-    _require(int(tail_codes.max()) <= largest, f"'codes' is {int(tail_codes.max())} under a tail entry; at most {largest}")
+    _require(
+        int(tail_codes.max()) <= largest,
+        f"'codes' is {int(tail_codes.max())} under a tail entry; at most {largest}",
+    )
     if outside:
         with _blaming("tail_bits"):
-            tail_codes = tail_codes << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
+            tail_codes = (
+                tail_codes << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
+            )
     flat[positions] = 0
     return tail_codes
 
 
 def _check_dense(weight: LevelsWeight) -> None:
     _check_numbers(weight.alphabet, weight.symmetric)
-    _require(weight.codes.dim() == 2 and weight.codes.numel() > 0, f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1")
+    _require(
+        weight.codes.dim() == 2 and weight.codes.numel() > 0,
+        f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1",
+    )
     rows, columns = weight.codes.shape
     _check_tensor("codes", weight.codes, torch.uint8, (rows, columns))
-    _require(int(weight.codes.max()) < weight.alphabet, f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}")
+    _require(
+        int(weight.codes.max()) < weight.alphabet,
+        f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}",
+    )
     _check_group_size(weight.group_size, columns)
-    _check_table(weight.levels, rows, -(-columns // weight.group_size), weight.alphabet // 2 if weight.symmetric else weight.alphabet)
-    _require(not weight.symmetric or bool((weight.levels >= 0).all()), "'levels' of a symmetric weight are magnitudes; one is below 0")
+    _check_table(
+        weight.levels,
+        rows,
+        -(-columns // weight.group_size),
+        weight.alphabet // 2 if weight.symmetric else weight.alphabet,
+    )
+    _require(
+        not weight.symmetric or bool((weight.levels >= 0).all()),
+        "'levels' of a symmetric weight are magnitudes; one is below 0",
+    )
     _check_tensor("scale", weight.scale, torch.float32, ())
-    _require(bool(weight.scale > 0) and bool(weight.scale.isfinite()), f"'scale' is {float(weight.scale)}; needs a finite number above 0")
-    _require(bool((weight.levels.float().abs().max() * weight.scale).isfinite()), "'scale' times the largest of 'levels' overflows float32")
+    _require(
+        bool(weight.scale > 0) and bool(weight.scale.isfinite()),
+        f"'scale' is {float(weight.scale)}; needs a finite number above 0",
+    )
+    _require(
+        bool((weight.levels.float().abs().max() * weight.scale).isfinite()),
+        "'scale' times the largest of 'levels' overflows float32",
+    )
 
 
 def _check_table(levels: Tensor, rows: int, groups: int, length: int) -> None:
-    _check_tensor("levels", levels, torch.float16, (rows if levels.shape[:1] == (rows,) else 1, groups, length))
+    _check_tensor(
+        "levels", levels, torch.float16, (rows if levels.shape[:1] == (rows,) else 1, groups, length)
+    )
     _require(bool(levels.isfinite().all()), "'levels' holds NaN or infinity")
     _require(bool((levels.diff(dim=-1) >= 0).all()), "'levels' must be ascending along the last dimension")
 
@@ -229,17 +293,34 @@ def _check_tail(weight: LevelsWeight) -> None:
     _check_tensor("tail_levels", weight.tail_levels, torch.float16, (4,))
     _check_tensor("tail_scale", weight.tail_scale, torch.float16, (rows,) if count else (0,))
     if not count:
-        _require(not weight.tail_levels.view(torch.int16).any(), "'tail_levels' must be zeros when there is no tail")
+        _require(
+            not weight.tail_levels.view(torch.int16).any(),
+            "'tail_levels' must be zeros when there is no tail",
+        )
         return
     positions, levels, row_scale = weight.tail_positions, weight.tail_levels, weight.tail_scale
-    _require(int(positions[0]) >= 0 and int(positions[-1]) < rows * columns, f"'tail_positions' must lie in 0 … {rows * columns - 1}")
+    _require(
+        int(positions[0]) >= 0 and int(positions[-1]) < rows * columns,
+        f"'tail_positions' must lie in 0 … {rows * columns - 1}",
+    )
     _require(bool((positions.diff() > 0).all()), "'tail_positions' must be ascending and unique")
-    _require(int(weight.tail_codes.max()) <= 3, f"'tail_codes' holds {int(weight.tail_codes.max())}; at most 3")
+    _require(
+        int(weight.tail_codes.max()) <= 3, f"'tail_codes' holds {int(weight.tail_codes.max())}; at most 3"
+    )
     _require(not bool(weight.codes.reshape(-1)[positions].any()), "'codes' must be 0 under the tail")
-    _require(bool(levels.isfinite().all()) and bool((levels.diff() >= 0).all()), "'tail_levels' must be finite and ascending")
-    _require(bool(row_scale.isfinite().all()) and bool((row_scale >= 0).all()), "'tail_scale' must be finite and not below 0")
+    _require(
+        bool(levels.isfinite().all()) and bool((levels.diff() >= 0).all()),
+        "'tail_levels' must be finite and ascending",
+    )
+    _require(
+        bool(row_scale.isfinite().all()) and bool((row_scale >= 0).all()),
+        "'tail_scale' must be finite and not below 0",
+    )
     largest = row_scale.float().max() * weight.scale * levels.float().abs().max()
-    _require(bool(largest.isfinite()), "'scale' times the largest of 'tail_scale' and 'tail_levels' overflows float32")
+    _require(
+        bool(largest.isfinite()),
+        "'scale' times the largest of 'tail_scale' and 'tail_levels' overflows float32",
+    )
 
 
 def _check_numbers(alphabet: Any, symmetric: Any) -> None:
@@ -249,19 +330,28 @@ def _check_numbers(alphabet: Any, symmetric: Any) -> None:
 
 
 def _check_group_size(group_size: Any, columns: int) -> None:
-    _require(type(group_size) is int and 1 <= group_size <= columns, f"'group_size' is {group_size!r}; needs 1 … {columns}")
+    _require(
+        type(group_size) is int and 1 <= group_size <= columns,
+        f"'group_size' is {group_size!r}; needs 1 … {columns}",
+    )
 
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, each of its type and range, and a shape that is one."""
     _require(packed.format == LevelsWeight.format, f"the format is {packed.format!r}")
-    _require(len(packed.shape) == 2 and min(packed.shape) >= 1, f"the shape is {packed.shape}; needs (out, in), each at least 1")
+    _require(
+        len(packed.shape) == 2 and min(packed.shape) >= 1,
+        f"the shape is {packed.shape}; needs (out, in), each at least 1",
+    )
     settings = dict(packed.settings)
     needed = ["alphabet", "group_size", "symmetric", "tail", "tail_rice"]
     _require(sorted(settings) == needed, f"the settings are {sorted(settings)}; needs {needed}")
     _check_numbers(settings["alphabet"], settings["symmetric"])
     _check_group_size(settings["group_size"], packed.shape[1])
-    for name, most in (("tail", packed.shape[0] * packed.shape[1]), ("tail_rice", bits.RICE_MAX if settings["tail"] else 0)):
+    for name, most in (
+        ("tail", packed.shape[0] * packed.shape[1]),
+        ("tail_rice", bits.RICE_MAX if settings["tail"] else 0),
+    ):
         value = settings[name]
         _require(type(value) is int and 0 <= value <= most, f"'{name}' is {value!r}; needs 0 … {most}")
     return settings
@@ -291,9 +381,15 @@ def _check_tensors(packed: PackedTensor, alphabet: int, tail: int, rice: int) ->
 
 def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
     """`None` in a shape stands for any size."""
-    fits = tensor.dim() == len(shape) and all(need in (None, size) for need, size in zip(shape, tensor.shape, strict=True))
+    fits = tensor.dim() == len(shape) and all(
+        need in (None, size) for need, size in zip(shape, tensor.shape, strict=True)
+    )
     needed = ", ".join("any" if size is None else str(size) for size in shape)
-    _require(fits and tensor.dtype == dtype, f"'{name}' is {_dtype_name(tensor.dtype)} {list(tensor.shape)}; needs {_dtype_name(dtype)} [{needed}]")
+    _require(
+        fits and tensor.dtype == dtype,
+        f"'{name}' is {_dtype_name(tensor.dtype)} {list(tensor.shape)}; needs {_dtype_name(dtype)}"
+        f" [{needed}]",
+    )
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -307,7 +403,9 @@ def _require(condition: bool, message: str) -> None:
 
 @contextmanager
 def _blaming(name: str = "") -> Iterator[None]:
-    """Put the format's and the tensor's name before what a bit stream complains about; the positions' streams name themselves."""
+    """Put the format's and the tensor's name before what a bit stream complains about; the positions' streams
+    name themselves.
+    """
     try:
         yield
     except ValueError as error:

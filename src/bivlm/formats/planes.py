@@ -1,12 +1,14 @@
-"""`planes`: one sign bit per weight and a scale for each group, with what binary methods add: parts, means, salient columns, column scales, a tail.
+"""`planes`: one sign bit per weight and a scale for each group, with what binary methods add: parts, means,
+salient columns, column scales, a tail.
 
     ordinary column    w[i, j] = [mean +] (scale * 2^e [* column_scale[j]]) * sign
-    salient column     w[i, j] = [mean +] (scale_1 * 2^e [* column_scale_1[j]]) * sign_1 + (scale_2 * 2^e [* column_scale_2[j]]) * sign_2
+    salient column     w[i, j] = [mean +] (scale_1 * 2^e [* column_scale_1[j]]) * sign_1 + (scale_2 * 2^e [*
+                       column_scale_2[j]]) * sign_2
     tail entry         w[i, j] = tail_scale[i] * 2^e * (code - tail_zero[i])
 
-The numbers are those of the weight's row, column group and part; a mean is times 2^e as well. All in float32, from left to right.
-In the file every plane holds only the columns that have it, and a weight of bare signs and float16 scales lies in blocks, which in groups of 128
-are ggml's Q1_0. docs/format.md has every byte.
+The numbers are those of the weight's row, column group and part; a mean is times 2^e as well. All in float32,
+from left to right. In the file every plane holds only the columns that have it, and a weight of bare signs
+and float16 scales lies in blocks, which in groups of 128 are ggml's Q1_0. docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.checks import blaming, check_tensors, dtype_name, own_copy, require, same_bits
 from bivlm.formats.numbers import NumberBits, Numbers
-from bivlm.formats.plane_checks import check_weight, checked_settings, columns_of_scales, is_plain, layout, layout_nbytes
+from bivlm.formats.plane_checks import (
+    check_weight,
+    checked_settings,
+    columns_of_scales,
+    is_plain,
+    layout,
+    layout_nbytes,
+)
 from bivlm.formats.positions import pack_positions, positions_nbytes, unpack_positions
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay in the cache
@@ -30,18 +39,23 @@ _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay 
 
 @dataclass(frozen=True, eq=False)
 class PlanesWeight(QuantizedWeight):
-    """A weight of (out, in) in `planes`. A column is ordinary or salient; within its kind a weight belongs to part `partition`.
+    """A weight of (out, in) in `planes`. A column is ordinary or salient; within its kind a weight belongs to
+    part `partition`.
 
-    signs           (out, in) bool, the first plane: True is +1; False under the tail (the format stores a bit of the tail's code there)
+    signs           (out, in) bool, the first plane: True is +1; False under the tail (the format stores a bit
+                    of the tail's code there)
     parts           1 or 2: the parts of ordinary columns
     salient_parts   0, 1 or 2: those of salient columns; 0 exactly when there are none
     partition       (out, in) bool: the part; False in columns whose kind has one
     salient         (in,) bool
     second_signs    (out, in) bool, the second plane of salient columns; False elsewhere
-    scales          (out, G, S), S = parts + 2 * salient_parts, any sign: ordinary part p has p; salient part q and plane r have parts + 2q + r
-    means           (out, G, parts + salient_parts) or None: ordinary part p has p; salient part q has parts + q
+    scales          (out, G, S), S = parts + 2 * salient_parts, any sign: ordinary part p has p; salient part
+                    q and plane r have parts + 2q + r
+    means           (out, G, parts + salient_parts) or None: ordinary part p has p; salient part q has parts +
+                    q
     column_scales   (S, in) float16, +0.0 where the column is of the other kind; (0, 0) for none
-    tail_positions  (n,) int64, ascending and unique, row-major positions i * in + j; only with one part and no salient columns
+    tail_positions  (n,) int64, ascending and unique, row-major positions i * in + j; only with one part and
+                    no salient columns
     tail_codes      (n,) uint8
     tail_scale      (out,) float16; (0,) when there is no tail
     tail_zero       (out,) float16, in units of the codes; (0,) when there is no tail
@@ -100,7 +114,9 @@ class PlanesWeight(QuantizedWeight):
         if self.tail_codes.numel():
             row = self.tail_positions // columns
             distance = self.tail_codes.float() - self.tail_zero.float()[row]
-            weight.view(-1)[self.tail_positions] = (self.tail_scale.float() * 2.0**self.exponent)[row] * distance
+            weight.view(-1)[self.tail_positions] = (self.tail_scale.float() * 2.0**self.exponent)[
+                row
+            ] * distance
         return weight
 
     def _ordinary(self, block: slice, scales: Tensor, means: Tensor | None) -> Tensor:
@@ -108,7 +124,11 @@ class PlanesWeight(QuantizedWeight):
         part = self.partition[block] if self.parts == 2 else None
 
         def spread(numbers: Tensor) -> Tensor:
-            return numbers[..., None].expand(-1, -1, self.group_size).reshape(len(numbers), -1)[:, : self.shape[1]]
+            return (
+                numbers[..., None]
+                .expand(-1, -1, self.group_size)
+                .reshape(len(numbers), -1)[:, : self.shape[1]]
+            )
 
         value = _signed(self.signs[block], _chosen(part, lambda k: self._scaled(spread(scales[..., k]), k)))
         return value if means is None else _chosen(part, lambda k: spread(means[..., k])) + value
@@ -120,7 +140,10 @@ class PlanesWeight(QuantizedWeight):
 
         def plane(signs: Tensor, r: int) -> Tensor:
             indices = [self.parts + 2 * q + r for q in range(self.salient_parts)]
-            return _signed(signs[block, columns], _chosen(part, lambda q: self._scaled(scales[:, group, indices[q]], indices[q], columns)))
+            return _signed(
+                signs[block, columns],
+                _chosen(part, lambda q: self._scaled(scales[:, group, indices[q]], indices[q], columns)),
+            )
 
         first = plane(self.signs, 0)
         if means is not None:
@@ -150,11 +173,19 @@ class PlanesWeight(QuantizedWeight):
         }
         if is_plain(settings, self.shape[1]):
             return PackedTensor(self.format, self.shape, {"blocks": self._blocks()}, settings)
-        tensors = self._packed_planes() | _packed_numbers("scale", self.scales) | _packed_numbers("mean", self.means)
+        tensors = (
+            self._packed_planes()
+            | _packed_numbers("scale", self.scales)
+            | _packed_numbers("mean", self.means)
+        )
         if self.column_scales.numel():
-            tensors["column_scales"] = self.column_scales[columns_of_scales(self.salient, self.parts, self.salient_parts)]
+            tensors["column_scales"] = self.column_scales[
+                columns_of_scales(self.salient, self.parts, self.salient_parts)
+            ]
         if tail:
-            tensors["tail_low"], tensors["tail_high"], settings["tail_rice"] = pack_positions(self.tail_positions)
+            tensors["tail_low"], tensors["tail_high"], settings["tail_rice"] = pack_positions(
+                self.tail_positions
+            )
             tensors["tail_bits"] = bits.pack_fields((self.tail_codes >> 1)[None], 7)[0]
             tensors["tail_scale"], tensors["tail_zero"] = own_copy(self.tail_scale), own_copy(self.tail_zero)
         return PackedTensor(self.format, self.shape, tensors, settings)
@@ -180,7 +211,9 @@ class PlanesWeight(QuantizedWeight):
 
     @classmethod
     def decode(cls, packed: PackedTensor) -> Self:
-        """The inverse of `encode`. The numbers are shared with `packed`, not copied; planes that are not stored take no memory."""
+        """The inverse of `encode`. The numbers are shared with `packed`, not copied; planes that are not
+        stored take no memory.
+        """
         with blaming("planes"):
             settings = checked(packed)
             read = _read_blocks if is_plain(settings, packed.shape[1]) else _read
@@ -190,7 +223,9 @@ class PlanesWeight(QuantizedWeight):
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise. What the tensors hold is not read."""
+    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise.
+    What the tensors hold is not read.
+    """
     settings = checked_settings(packed)
     check_tensors(packed.tensors, layout(packed.shape, settings))
     return settings
@@ -210,7 +245,8 @@ def planes_nbytes(
 ) -> int:
     """The most bytes that `encode` writes for a weight of this kind, its means in as many bits as its scales.
 
-    Exact but for the positions of the tail, for which it is the bound that `bits.rice_bytes_bound` proves; without a tail it is exact.
+    Exact but for the positions of the tail, for which it is the bound that `bits.rice_bytes_bound` proves;
+    without a tail it is exact.
     """
     stored = {8: "uint8", 16: "float16", 32: "float32"}[scale_bits]
     settings: dict[str, Any] = {
@@ -261,7 +297,10 @@ def _packed_numbers(name: str, numbers: Numbers | None) -> dict[str, Tensor]:
 
 def _absent(shape: tuple[int, int], device: torch.device) -> dict[str, Any]:
     """The fields of a weight that has nothing but signs and scales; what is not there takes no memory."""
-    none, flag = torch.zeros(0, dtype=torch.float16, device=device), torch.zeros((), dtype=torch.bool, device=device)
+    none, flag = (
+        torch.zeros(0, dtype=torch.float16, device=device),
+        torch.zeros((), dtype=torch.bool, device=device),
+    )
     return {
         "partition": flag.expand(shape),
         "salient": flag.expand(shape[1]),
@@ -275,19 +314,31 @@ def _absent(shape: tuple[int, int], device: torch.device) -> dict[str, Any]:
     }
 
 
-def _read_blocks(tensors: Mapping[str, Tensor], shape: tuple[int, int], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _read_blocks(
+    tensors: Mapping[str, Tensor], shape: tuple[int, int], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     blocks = tensors["blocks"]
     with blaming("'blocks'"):
-        scales = Numbers(own_copy(blocks[..., :2]).view(torch.float16), torch.zeros(0, dtype=torch.float16, device=blocks.device))
+        scales = Numbers(
+            own_copy(blocks[..., :2]).view(torch.float16),
+            torch.zeros(0, dtype=torch.float16, device=blocks.device),
+        )
     signs = _unpack_plane(blocks[..., 2:].reshape(shape[0], -1), shape[1])
     return {**_absent(shape, blocks.device), "signs": signs, "scales": scales}
 
 
-def _read(tensors: Mapping[str, Tensor], shape: tuple[int, int], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _read(
+    tensors: Mapping[str, Tensor], shape: tuple[int, int], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     columns, device = shape[1], tensors["signs"].device
     with blaming("'signs'"):
         signs = _unpack_plane(tensors["signs"], columns)
-    values = {**_absent(shape, device), "signs": signs, "scales": _read_numbers("scale", tensors), "means": _read_numbers("mean", tensors)}
+    values = {
+        **_absent(shape, device),
+        "signs": signs,
+        "scales": _read_numbers("scale", tensors),
+        "means": _read_numbers("mean", tensors),
+    }
     if settings["salient_columns"]:
         values |= _read_salient(tensors, shape, settings["salient_columns"])
     if "partition" in tensors:
@@ -307,17 +358,24 @@ def _read_numbers(name: str, tensors: Mapping[str, Tensor]) -> Any:
         return None
     stored = tensors[f"{name}s"]
     with blaming(f"'{name}s'"):
-        return Numbers(stored, tensors.get(f"{name}_unit", torch.zeros(0, dtype=torch.float16, device=stored.device)))
+        return Numbers(
+            stored, tensors.get(f"{name}_unit", torch.zeros(0, dtype=torch.float16, device=stored.device))
+        )
 
 
 def _read_salient(tensors: Mapping[str, Tensor], shape: tuple[int, int], count: int) -> dict[str, Tensor]:
     with blaming("'salient'"):
         salient = _unpack_plane(tensors["salient"][None], shape[1])[0]
-    require(int(salient.sum()) == count, f"'salient' names {int(salient.sum())} columns where 'salient_columns' is {count}")
+    require(
+        int(salient.sum()) == count,
+        f"'salient' names {int(salient.sum())} columns where 'salient_columns' is {count}",
+    )
     return {"salient": salient, "second_signs": _read_columns("second_signs", tensors, shape, salient)}
 
 
-def _read_columns(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int], columns: Tensor) -> Tensor:
+def _read_columns(
+    name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int], columns: Tensor
+) -> Tensor:
     """A plane that lies in the file for some columns only: (out, in) bool, False in the others."""
     plane = torch.zeros(shape, dtype=torch.bool, device=columns.device)
     with blaming(f"'{name}'"):
@@ -326,11 +384,18 @@ def _read_columns(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, in
 
 
 def _read_tail(tensors: Mapping[str, Tensor], signs: Tensor, count: int, rice: int) -> dict[str, Tensor]:
-    """The tail, its low bits taken out of `signs` (freshly unpacked, changed in place: False stays behind)."""
+    """The tail, its low bits taken out of `signs` (freshly unpacked, changed in place: False stays
+    behind).
+    """
     positions = unpack_positions(tensors["tail_low"], tensors["tail_high"], count, rice, signs.numel())
     with blaming("'tail_bits'"):
         upper = bits.unpack_fields(tensors["tail_bits"][None], 7, count)[0]
     flat = signs.view(-1)
     codes = upper << 1 | flat[positions].to(torch.uint8)
     flat[positions] = False
-    return {"tail_positions": positions, "tail_codes": codes, "tail_scale": tensors["tail_scale"], "tail_zero": tensors["tail_zero"]}
+    return {
+        "tail_positions": positions,
+        "tail_codes": codes,
+        "tail_scale": tensors["tail_scale"],
+        "tail_zero": tensors["tail_zero"],
+    }

@@ -1,12 +1,17 @@
-"""The rotation of the inputs that `trellis` weights are stored in: random signs, then a Hartley transform over every prime factor of the width.
+"""The rotation of the inputs that `trellis` weights are stored in: random signs, then a Hartley transform
+over every prime factor of the width.
 
-    R = (C_p1 ⊗ C_p2 ⊗ … ⊗ C_pk) · diag(signs),     C_m[a, b] = (cos 2πab/m + sin 2πab/m) / √m,     p1 ≤ p2 ≤ … ≤ pk the prime factors of `in`
+    R = (C_p1 ⊗ C_p2 ⊗ … ⊗ C_pk) · diag(signs)
+    C_m[a, b] = (cos 2πab/m + sin 2πab/m) / √m
+    p1 ≤ p2 ≤ … ≤ pk the prime factors of `in`
 
-C_m is the discrete Hartley transform (Bracewell, J. Opt. Soc. Am. 73, 1832 (1983)): real, symmetric, orthogonal, its own inverse, and flat: no entry
-is larger than √(2/m). C_2 is the Hadamard matrix, so that a width that is a power of two has the Walsh-Hadamard transform of QuIP#, QTIP, EXL3; any
-other width is mixed just as thoroughly, without padding and without a block structure that leaves columns apart.
+C_m is the discrete Hartley transform (Bracewell, J. Opt. Soc. Am. 73, 1832 (1983)): real, symmetric,
+orthogonal, its own inverse, and flat: no entry is larger than √(2/m). C_2 is the Hadamard matrix, so that a
+width that is a power of two has the Walsh-Hadamard transform of QuIP#, QTIP, EXL3; any other width is mixed
+just as thoroughly, without padding and without a block structure that leaves columns apart.
 
-The signs come from a seed by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): sign j is that of bit 63 of the output for seed + (j + 1) · golden ratio.
+The signs come from a seed by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): sign j is that of bit 63 of the
+output for seed + (j + 1) · golden ratio.
 """
 
 from __future__ import annotations
@@ -34,7 +39,9 @@ def rotate_back(x: Tensor, signs: Tensor) -> Tensor:
 
 
 def transform(x: Tensor) -> Tensor:
-    """The Hartley transform over every prime factor of the last dimension: (…, in), x's dtype, its own inverse."""
+    """The Hartley transform over every prime factor of the last dimension: (…, in), x's dtype, its own
+    inverse.
+    """
     columns = x.shape[-1]
     y, after = x.reshape(-1, columns), columns
     for matrix in _mixers(columns):
@@ -65,7 +72,9 @@ def hartley(order: int) -> Tensor:
 
 @cache
 def _mixers(columns: int) -> tuple[Tensor, ...]:
-    """The Kronecker factors of the transform: neighbouring primes joined while their product is at most MIXER, float64."""
+    """The Kronecker factors of the transform: neighbouring primes joined while their product is at most
+    MIXER, float64.
+    """
     mixers = []
     for prime in prime_factors(columns):
         if mixers and len(mixers[-1]) * prime <= MIXER:
@@ -77,7 +86,9 @@ def _mixers(columns: int) -> tuple[Tensor, ...]:
 
 def signs_of(seed: int, columns: int) -> Tensor:
     """The signs (in,) float32 that belong to a seed, 0 … 2^63 - 1."""
-    state = torch.arange(1, columns + 1, dtype=torch.int64) * _signed(_GAMMA) + seed  # int64 wraps around, as the definition wants
+    state = (
+        torch.arange(1, columns + 1, dtype=torch.int64) * _signed(_GAMMA) + seed
+    )  # int64 wraps around, as the definition wants
     state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
     state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
     return torch.where((state ^ _shifted(state, 31)) < 0, -1.0, 1.0)

@@ -1,13 +1,16 @@
-"""`trellis`: one of 2^L levels for every weight, picked by a window on a bit stream that moves on by K bits from weight to weight.
+"""`trellis`: one of 2^L levels for every weight, picked by a window on a bit stream that moves on by K bits
+from weight to weight.
 
     W = diag(row_scale) T R,     T[i, j] = table_K[window]
 
-The windows of neighbouring weights overlap, so that K bits per weight choose among 2^L levels (trellis-coded quantization: Marcellin and Fischer,
-IEEE Trans. Commun. 38, 82 (1990); the bit-shift trellis for weights: QTIP, arXiv 2406.11235). R is the rotation of the inputs (rotation.py), which
-makes the weights of a row near to Gaussian, whatever they were.
+The windows of neighbouring weights overlap, so that K bits per weight choose among 2^L levels (trellis-coded
+quantization: Marcellin and Fischer, IEEE Trans. Commun. 38, 82 (1990); the bit-shift trellis for weights:
+QTIP, arXiv 2406.11235). R is the rotation of the inputs (rotation.py), which makes the weights of a row near
+to Gaussian, whatever they were.
 
-Rows are cut into strips of 64. The stream of a strip goes down its columns, one after the other; the columns come in runs of 16, and every run has
-its own K, 0 … 4, so that the mean can be any number and bits can go to the columns that need them. docs/format.md has every byte.
+Rows are cut into strips of 64. The stream of a strip goes down its columns, one after the other; the columns
+come in runs of 16, and every run has its own K, 0 … 4, so that the mean can be any number and bits can go to
+the columns that need them. docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -87,7 +90,10 @@ class TrellisWeight(QuantizedWeight):
         """T (out, in), int8."""
         widths, tables = column_bits(self.bits, self.columns), self.tables
         size = strip_bytes(STRIP, widths)
-        pieces = [_strip_values(self.codes[i * size :], held, widths, tables, self.window) for i, held in enumerate(strips(self.shape[0]))]
+        pieces = [
+            _strip_values(self.codes[i * size :], held, widths, tables, self.window)
+            for i, held in enumerate(strips(self.shape[0]))
+        ]
         return torch.cat(pieces, 1)[:, : self.shape[0]].T.contiguous()
 
     def rotated_weight(self) -> Tensor:
@@ -98,14 +104,22 @@ class TrellisWeight(QuantizedWeight):
         return self._turned_back(self.rotated_weight())
 
     def some_rows(self, index: Tensor) -> Tensor:
-        """The rows of `dequantize()` that `index` (n,) int64 names, (n, in) float32: every window is cut out where it lies in its stream."""
+        """The rows of `dequantize()` that `index` (n,) int64 names, (n, in) float32: every window is cut out
+        where it lies in its stream.
+        """
         widths, tables = column_bits(self.bits, self.columns), self.tables
         before, size = (widths.cumsum(0) - widths)[:, None], strip_bytes(STRIP, widths)
         whole, last = self.shape[0] // STRIP, strips(self.shape[0])[-1]
         weight = torch.empty(len(index), self.columns, device=index.device)
-        for rows, into in zip(*(tensor.split(max(1, _BLOCK // self.columns)) for tensor in (index, weight)), strict=True):
+        for rows, into in zip(
+            *(tensor.split(max(1, _BLOCK // self.columns)) for tensor in (index, weight)), strict=True
+        ):
             strip = rows // STRIP
-            end = 8 * (size * strip + LEAD) + torch.where(strip < whole, STRIP, last) * before + widths[:, None] * (rows % STRIP + 1)
+            end = (
+                8 * (size * strip + LEAD)
+                + torch.where(strip < whole, STRIP, last) * before
+                + widths[:, None] * (rows % STRIP + 1)
+            )
             into.copy_(_values_at(self.codes, end, widths, tables, self.window).T)
         return self._turned_back(weight.mul_(row_factors(self.row_scale[index], self.exponent)[:, None]))
 
@@ -118,18 +132,34 @@ class TrellisWeight(QuantizedWeight):
         return weight
 
     def encode(self) -> PackedTensor:
-        tensors = {"codes": own_copy(self.codes), "bits": own_copy(self.bits), "row_scale": own_copy(self.row_scale)}
+        tensors = {
+            "codes": own_copy(self.codes),
+            "bits": own_copy(self.bits),
+            "row_scale": own_copy(self.row_scale),
+        }
         if self.table.numel():
             tensors["table"] = own_copy(self.table)
-        settings = {"window": self.window, "rotated": self.rotated, "seed": self.seed, "exponent": self.exponent, "fitted": self.table.numel() > 0}
+        settings = {
+            "window": self.window,
+            "rotated": self.rotated,
+            "seed": self.seed,
+            "exponent": self.exponent,
+            "fitted": self.table.numel() > 0,
+        }
         return PackedTensor(self.format, self.shape, tensors, settings)
 
     @classmethod
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The tensors are shared with `packed`, not copied."""
         settings, tensors = checked(packed), packed.tensors
-        table = tensors["table"] if settings.pop("fitted") else torch.zeros(0, 0, dtype=torch.int8, device=tensors["codes"].device)
-        return cls(tensors["codes"], packed.shape[1], tensors["bits"], tensors["row_scale"], table, **settings)
+        table = (
+            tensors["table"]
+            if settings.pop("fitted")
+            else torch.zeros(0, 0, dtype=torch.int8, device=tensors["codes"].device)
+        )
+        return cls(
+            tensors["codes"], packed.shape[1], tensors["bits"], tensors["row_scale"], table, **settings
+        )
 
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
@@ -137,12 +167,16 @@ class TrellisWeight(QuantizedWeight):
 
 
 def pack_symbols(symbols: Tensor, run_bits: Tensor) -> Tensor:
-    """The streams of all strips, (bytes,) uint8: `symbols` (in, held) uint8 are the K bits that each weight adds, `run_bits` (ceil(in / 16),) the K.
+    """The streams of all strips, (bytes,) uint8: `symbols` (in, held) uint8 are the K bits that each weight
+    adds, `run_bits` (ceil(in / 16),) the K.
 
     `held` is the number of rows with the last strip's rounded up to a multiple of 16.
     """
     whole = symbols.shape[1] // STRIP
-    strips_of = symbols[:, : whole * STRIP].unflatten(1, (whole, STRIP)), symbols[:, whole * STRIP :].unsqueeze(1)
+    strips_of = (
+        symbols[:, : whole * STRIP].unflatten(1, (whole, STRIP)),
+        symbols[:, whole * STRIP :].unsqueeze(1),
+    )
     return torch.cat([_pack_strips(held, run_bits).flatten() for held in strips_of if held.numel()])
 
 
@@ -156,7 +190,9 @@ def _pack_strips(symbols: Tensor, run_bits: Tensor) -> Tensor:
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they, the dtype and shape of every tensor and the length of the streams fit together: ValueError otherwise."""
+    """The settings, once they, the dtype and shape of every tensor and the length of the streams fit
+    together: ValueError otherwise.
+    """
     with blaming("trellis"):
         settings = _checked_settings(packed)
         check_tensors(packed.tensors, _layout(packed.shape, settings))
@@ -165,10 +201,17 @@ def checked(packed: PackedTensor) -> dict[str, Any]:
 
 
 def trellis_nbytes(shape: tuple[int, int], run_bits: Tensor, fitted_window: int = 0) -> int:
-    """The bytes that `encode` writes for a weight whose runs have these bits (ceil(in / 16),), exactly. `fitted_window`: L of a stored table."""
+    """The bytes that `encode` writes for a weight whose runs have these bits (ceil(in / 16),), exactly.
+    `fitted_window`: L of a stored table.
+    """
     rows, columns = shape
     widths = column_bits(run_bits, columns)
-    return stream_bytes(rows, widths) + len(run_bits) + 2 * rows + (MOST_BITS << fitted_window if fitted_window else 0)
+    return (
+        stream_bytes(rows, widths)
+        + len(run_bits)
+        + 2 * rows
+        + (MOST_BITS << fitted_window if fitted_window else 0)
+    )
 
 
 def strips(rows: int) -> list[int]:
@@ -211,11 +254,17 @@ def _strip_values(codes: Tensor, held: int, widths: Tensor, tables: Tensor, wind
 
 
 def _values_at(codes: Tensor, end: Tensor, widths: Tensor, tables: Tensor, window: int) -> Tensor:
-    """The values (in, n) int8 of the windows before the bits `end` (in, n) of `codes`; `widths` (in,) is K of the columns."""
+    """The values (in, n) int8 of the windows before the bits `end` (in, n) of `codes`; `widths` (in,) is K of
+    the columns.
+    """
     begin = end - window
     byte = begin >> 3
     last = len(codes) - 1
-    word = codes[byte].long() | codes[(byte + 1).clamp_(max=last)].long() << 8 | codes[(byte + 2).clamp_(max=last)].long() << 16
+    word = (
+        codes[byte].long()
+        | codes[(byte + 1).clamp_(max=last)].long() << 8
+        | codes[(byte + 2).clamp_(max=last)].long() << 16
+    )
     number = word >> (begin & 7) & ((1 << window) - 1)
     values = tables.reshape(-1)[((widths[:, None] - 1).clamp(min=0) << window) + number]
     return torch.where(widths[:, None] > 0, values, 0)
@@ -229,13 +278,18 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
         "bits": (torch.uint8, (-(-columns // RUN),)),
         "row_scale": (torch.float16, (rows,)),
     }
-    return layout | ({"table": (torch.int8, (MOST_BITS, 1 << settings["window"]))} if settings["fitted"] else {})
+    return layout | (
+        {"table": (torch.int8, (MOST_BITS, 1 << settings["window"]))} if settings["fitted"] else {}
+    )
 
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, each of its type and range, and a shape that is one."""
     require(packed.format == "trellis", f"the format is {packed.format!r}")
-    require(len(packed.shape) == 2 and min(packed.shape) >= 1, f"the shape is {packed.shape}; needs (out, in), each at least 1")
+    require(
+        len(packed.shape) == 2 and min(packed.shape) >= 1,
+        f"the shape is {packed.shape}; needs (out, in), each at least 1",
+    )
     settings: dict[str, Any] = dict(packed.settings)
     require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
     require(type(settings["fitted"]) is bool, f"'fitted' is {settings['fitted']!r}; needs true or false")
@@ -244,7 +298,10 @@ def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
 
 
 def _check_numbers(window: Any, rotated: Any, seed: Any, exponent: Any) -> None:
-    require(type(window) is int and window in WINDOWS, f"'window' is {window!r}; needs one of {', '.join(map(str, WINDOWS))}")
+    require(
+        type(window) is int and window in WINDOWS,
+        f"'window' is {window!r}; needs one of {', '.join(map(str, WINDOWS))}",
+    )
     require(type(rotated) is bool, f"'rotated' is {rotated!r}; needs true or false")
     require(type(seed) is int and 0 <= seed <= LARGEST_SEED, f"'seed' is {seed!r}; needs 0 … 2^63 - 1")
     fits = type(exponent) is int and -LARGEST_EXPONENT <= exponent <= LARGEST_EXPONENT
@@ -264,13 +321,21 @@ def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int]) -> N
 
 def _check_weight(weight: TrellisWeight) -> None:
     """ValueError, naming the field, for any weight that `trellis` cannot hold."""
-    require(type(weight.columns) is int and weight.columns >= 1, f"'columns' is {weight.columns!r}; needs an integer, at least 1")
+    require(
+        type(weight.columns) is int and weight.columns >= 1,
+        f"'columns' is {weight.columns!r}; needs an integer, at least 1",
+    )
     _check_numbers(weight.window, weight.rotated, weight.seed, weight.exponent)
     check_tensor("row_scale", weight.row_scale, torch.float16, (None,))
     require(len(weight.row_scale) >= 1, "'row_scale' is empty")
     check_tensor("codes", weight.codes, torch.uint8, (None,))
     check_tensor("bits", weight.bits, torch.uint8, (-(-weight.columns // RUN),))
-    check_tensor("table", weight.table, torch.int8, (MOST_BITS, 1 << weight.window) if weight.table.numel() else (0, 0))
+    check_tensor(
+        "table", weight.table, torch.int8, (MOST_BITS, 1 << weight.window) if weight.table.numel() else (0, 0)
+    )
     _check_streams(weight.codes, weight.bits, weight.shape)
     largest = weight.row_scale.double().abs().max() * 2.0 ** (weight.exponent + 2) * weight.columns**0.5
-    require(bool(largest < torch.finfo(torch.float32).max), "'row_scale' is not finite, or overflows float32 times 2^exponent")
+    require(
+        bool(largest < torch.finfo(torch.float32).max),
+        "'row_scale' is not finite, or overflows float32 times 2^exponent",
+    )

@@ -1,9 +1,10 @@
 """`uniform`: codes on an evenly spaced grid, with a scale and a zero point for each group of columns.
 
-    w[i, j] = (codes[i, j] - zero_point[i, g]) * (scale[i, g] * 2^exponent) [* column_scale[j]],     g = j // group_size
+    w[i, j] = (codes[i, j] - zero_point[i, g]) * (scale[i, g] * 2^exponent) [* column_scale[j]]
+    g = j // group_size
 
-in float32, from left to right. The zero point is the grid's middle for all groups, a code of its own, or any number; column scales are what AWQ folds
-away elsewhere. docs/format.md has every byte.
+in float32, from left to right. The zero point is the grid's middle for all groups, a code of its own, or any
+number; column scales are what AWQ folds away elsewhere. docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from torch import Tensor
 
 from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.checks import Layout, blaming, check_tensor, check_tensors, dtype_name, own_copy, require, same_bits
+from bivlm.formats.checks import (
+    Layout,
+    blaming,
+    check_tensor,
+    check_tensors,
+    dtype_name,
+    own_copy,
+    require,
+    same_bits,
+)
 from bivlm.formats.numbers import LARGEST_EXPONENT, NumberBits, Numbers, numbers_nbytes
 
 ALPHABETS = tuple(bits.RADIX)
@@ -34,8 +44,8 @@ class UniformWeight(QuantizedWeight):
     codes         (out, in) uint8, each below `alphabet`
     alphabet      the number of grid points: 2…16, 32, 64, 128 or 256
     scales        (out, G, 1), none negative
-    zero_points   in units of the codes: (0,) float16 for the middle, (alphabet - 1) / 2, of every group; (out, G) uint8, each below `alphabet`;
-                  or (out, G) float16
+    zero_points   in units of the codes: (0,) float16 for the middle, (alphabet - 1) / 2, of every group;
+                  (out, G) uint8, each below `alphabet`; or (out, G) float16
     column_scale  (in,) float16, above 0; (0,) when there is none
     group_size    columns that share a scale and a zero point, 1…in; the last group may be shorter
     exponent      -126…126: scales are relative to 2^exponent
@@ -82,7 +92,11 @@ class UniformWeight(QuantizedWeight):
         step = max(1, _BLOCK // columns)
         for start in range(0, rows, step):
             block = slice(start, start + step)
-            zero = self._spread(self.zero_points[block].float()) if self.zero_points.numel() else (self.alphabet - 1) / 2
+            zero = (
+                self._spread(self.zero_points[block].float())
+                if self.zero_points.numel()
+                else (self.alphabet - 1) / 2
+            )
             weight[block] = (self.codes[block].float() - zero) * self._spread(scales[block])
             if column_scale.numel():
                 weight[block] *= column_scale
@@ -90,7 +104,9 @@ class UniformWeight(QuantizedWeight):
 
     def _spread(self, numbers: Tensor) -> Tensor:
         """(rows, G) numbers of the groups as (rows, in)."""
-        return numbers[..., None].expand(-1, -1, self.group_size).reshape(len(numbers), -1)[:, : self.shape[1]]
+        return (
+            numbers[..., None].expand(-1, -1, self.group_size).reshape(len(numbers), -1)[:, : self.shape[1]]
+        )
 
     def encode(self) -> PackedTensor:
         settings: dict[str, Any] = {
@@ -101,7 +117,10 @@ class UniformWeight(QuantizedWeight):
             "zero_point": self.zero_kind,
             "column_scale": self.column_scale.numel() > 0,
         }
-        tensors = {"codes": bits.pack_symbols(self.codes, self.alphabet), "scales": own_copy(self.scales.stored)}
+        tensors = {
+            "codes": bits.pack_symbols(self.codes, self.alphabet),
+            "scales": own_copy(self.scales.stored),
+        }
         if self.scales.in_eight_bits:
             tensors["scale_unit"] = own_copy(self.scales.unit)
         if self.zero_kind == "code":
@@ -126,34 +145,57 @@ class UniformWeight(QuantizedWeight):
             zero_points = tensors.get("zero_points", nothing)
             if settings["zero_point"] == "code":
                 with blaming("'zero_points'"):
-                    zero_points = bits.unpack_symbols(zero_points, alphabet, -(-columns // settings["group_size"]))
+                    zero_points = bits.unpack_symbols(
+                        zero_points, alphabet, -(-columns // settings["group_size"])
+                    )
         column_scale = tensors.get("column_scale", nothing)
-        return cls(codes, alphabet, scales, zero_points, column_scale, settings["group_size"], settings["exponent"])
+        return cls(
+            codes, alphabet, scales, zero_points, column_scale, settings["group_size"], settings["exponent"]
+        )
 
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
         """Rows are stored one by one: what belongs to them is a packed weight of its own."""
         if not len(index):
             return torch.empty(0, packed.shape[1], device=index.device)
-        tensors = {name: tensor if name == "column_scale" else tensor[index] for name, tensor in packed.tensors.items()}
-        return cls.decode(PackedTensor(packed.format, (len(index), packed.shape[1]), tensors, packed.settings)).dequantize()
+        tensors = {
+            name: tensor if name == "column_scale" else tensor[index]
+            for name, tensor in packed.tensors.items()
+        }
+        return cls.decode(
+            PackedTensor(packed.format, (len(index), packed.shape[1]), tensors, packed.settings)
+        ).dequantize()
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise. What the tensors hold is not read."""
+    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise.
+    What the tensors hold is not read.
+    """
     settings = _checked_settings(packed)
     check_tensors(packed.tensors, _layout(packed.shape, settings))
     return settings
 
 
 def uniform_nbytes(
-    shape: tuple[int, int], alphabet: int, group_size: int, scale_bits: NumberBits, zero: Literal["middle", "code", "free"], column_scale: bool
+    shape: tuple[int, int],
+    alphabet: int,
+    group_size: int,
+    scale_bits: NumberBits,
+    zero: Literal["middle", "code", "free"],
+    column_scale: bool,
 ) -> int:
     """The bytes that `encode` writes for a weight of this kind, exactly."""
     rows, columns = shape
     groups = -(-columns // group_size)
-    points = {"middle": 0, "code": rows * bits.symbols_bytes(groups, alphabet), "free": 2 * rows * groups}[zero]
-    return rows * bits.symbols_bytes(columns, alphabet) + numbers_nbytes(rows, groups, 1, scale_bits) + points + (2 * columns if column_scale else 0)
+    points = {"middle": 0, "code": rows * bits.symbols_bytes(groups, alphabet), "free": 2 * rows * groups}[
+        zero
+    ]
+    return (
+        rows * bits.symbols_bytes(columns, alphabet)
+        + numbers_nbytes(rows, groups, 1, scale_bits)
+        + points
+        + (2 * columns if column_scale else 0)
+    )
 
 
 def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
@@ -178,33 +220,64 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, each of its type and range, and a shape that is one."""
     require(packed.format == "uniform", f"the format is {packed.format!r}")
-    require(len(packed.shape) == 2 and min(packed.shape) >= 1, f"the shape is {packed.shape}; needs (out, in), each at least 1")
+    require(
+        len(packed.shape) == 2 and min(packed.shape) >= 1,
+        f"the shape is {packed.shape}; needs (out, in), each at least 1",
+    )
     settings: dict[str, Any] = dict(packed.settings)
     require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
     _check_numbers(settings["alphabet"], settings["group_size"], settings["exponent"], packed.shape[1])
-    require(settings["scales"] in STORED, f"'scales' is {settings['scales']!r}; needs one of {', '.join(STORED)}")
-    require(settings["zero_point"] in ZERO_POINTS, f"'zero_point' is {settings['zero_point']!r}; needs one of {', '.join(ZERO_POINTS)}")
-    require(type(settings["column_scale"]) is bool, f"'column_scale' is {settings['column_scale']!r}; needs true or false")
+    require(
+        settings["scales"] in STORED, f"'scales' is {settings['scales']!r}; needs one of {', '.join(STORED)}"
+    )
+    require(
+        settings["zero_point"] in ZERO_POINTS,
+        f"'zero_point' is {settings['zero_point']!r}; needs one of {', '.join(ZERO_POINTS)}",
+    )
+    require(
+        type(settings["column_scale"]) is bool,
+        f"'column_scale' is {settings['column_scale']!r}; needs true or false",
+    )
     return settings
 
 
 def _check_numbers(alphabet: Any, group_size: Any, exponent: Any, columns: int) -> None:
-    require(type(alphabet) is int and alphabet in ALPHABETS, f"'alphabet' is {alphabet!r}; needs 2 … 16, 32, 64, 128 or 256")
-    for name, value, least, most in (("group_size", group_size, 1, columns), ("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)):
-        require(type(value) is int and least <= value <= most, f"'{name}' is {value!r}; needs {least} … {most}")
+    require(
+        type(alphabet) is int and alphabet in ALPHABETS,
+        f"'alphabet' is {alphabet!r}; needs 2 … 16, 32, 64, 128 or 256",
+    )
+    for name, value, least, most in (
+        ("group_size", group_size, 1, columns),
+        ("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT),
+    ):
+        require(
+            type(value) is int and least <= value <= most, f"'{name}' is {value!r}; needs {least} … {most}"
+        )
 
 
 def _check_weight(weight: UniformWeight) -> None:
     """ValueError, naming the field, for any weight that `uniform` cannot hold."""
-    require(weight.codes.dim() == 2 and weight.codes.numel() > 0, f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1")
+    require(
+        weight.codes.dim() == 2 and weight.codes.numel() > 0,
+        f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1",
+    )
     rows, columns = weight.codes.shape
     check_tensor("codes", weight.codes, torch.uint8, (rows, columns))
     _check_numbers(weight.alphabet, weight.group_size, weight.exponent, columns)
-    require(int(weight.codes.max()) < weight.alphabet, f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}")
+    require(
+        int(weight.codes.max()) < weight.alphabet,
+        f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}",
+    )
     groups = -(-columns // weight.group_size)
     stored = weight.scales.stored
-    require(stored.dtype in STORED.values(), f"'scales' is {dtype_name(stored.dtype)}; needs one of {', '.join(STORED)}")
-    require(tuple(stored.shape) == (rows, groups, 1), f"'scales' is {list(stored.shape)}; needs {[rows, groups, 1]}")
+    require(
+        stored.dtype in STORED.values(),
+        f"'scales' is {dtype_name(stored.dtype)}; needs one of {', '.join(STORED)}",
+    )
+    require(
+        tuple(stored.shape) == (rows, groups, 1),
+        f"'scales' is {list(stored.shape)}; needs {[rows, groups, 1]}",
+    )
     require(bool((stored >= 0).all()), "'scales' holds a number below 0")
     _check_zero_points(weight, rows, groups)
     _check_column_scale(weight, columns)
@@ -216,10 +289,16 @@ def _check_zero_points(weight: UniformWeight, rows: int, groups: int) -> None:
     if not points.numel():
         check_tensor("zero_points", points, torch.float16, (0,))
         return
-    require(points.dtype in (torch.uint8, torch.float16), f"'zero_points' is {dtype_name(points.dtype)}; needs uint8 or float16")
+    require(
+        points.dtype in (torch.uint8, torch.float16),
+        f"'zero_points' is {dtype_name(points.dtype)}; needs uint8 or float16",
+    )
     check_tensor("zero_points", points, points.dtype, (rows, groups))
     if points.dtype == torch.uint8:
-        require(int(points.max()) < weight.alphabet, f"'zero_points' holds {int(points.max())}; the alphabet is {weight.alphabet}")
+        require(
+            int(points.max()) < weight.alphabet,
+            f"'zero_points' holds {int(points.max())}; the alphabet is {weight.alphabet}",
+        )
     else:
         require(bool(points.isfinite().all()), "'zero_points' holds NaN or infinity")
 
@@ -227,14 +306,26 @@ def _check_zero_points(weight: UniformWeight, rows: int, groups: int) -> None:
 def _check_column_scale(weight: UniformWeight, columns: int) -> None:
     scale = weight.column_scale
     check_tensor("column_scale", scale, torch.float16, (columns,) if scale.numel() else (0,))
-    require(bool((scale > 0).all() and scale.isfinite().all()), "'column_scale' holds a number that is not finite or not above 0")
+    require(
+        bool((scale > 0).all() and scale.isfinite().all()),
+        "'column_scale' holds a number that is not finite or not above 0",
+    )
 
 
 def _check_size(weight: UniformWeight) -> None:
-    """The largest distance from a zero point, times its scale and the largest column scale, stays in float32."""
-    zero = weight.zero_points.float() if weight.zero_points.numel() else torch.tensor((weight.alphabet - 1) / 2, device=weight.codes.device)
+    """The largest distance from a zero point, times its scale and the largest column scale, stays in
+    float32.
+    """
+    zero = (
+        weight.zero_points.float()
+        if weight.zero_points.numel()
+        else torch.tensor((weight.alphabet - 1) / 2, device=weight.codes.device)
+    )
     reach = torch.maximum(zero.abs(), (weight.alphabet - 1 - zero).abs())
     largest = reach * (weight.scales.expand()[..., 0] * 2.0**weight.exponent)
     if weight.column_scale.numel():
         largest = largest * weight.column_scale.float().max()
-    require(bool(largest.isfinite().all()), "'scales' times 2^exponent, 'zero_points' and 'column_scale' overflow float32")
+    require(
+        bool(largest.isfinite().all()),
+        "'scales' times 2^exponent, 'zero_points' and 'column_scale' overflow float32",
+    )

@@ -1,1 +1,3 @@
-"""Packed linears at run time: the module that holds the packed tensors, and the kernels that multiply with them."""
+"""Packed linears at run time: the module that holds the packed tensors, and the kernels that multiply with
+them.
+"""

@@ -26,7 +26,9 @@ class Product(Protocol):
     added_bytes: int
 
     def __call__(self, x: Tensor, bias: Tensor | None, int8: bool = False) -> Tensor:
-        """`int8` lets the kernel round x to eight bits where that is faster; one that has no use for it computes as ever."""
+        """`int8` lets the kernel round x to eight bits where that is faster; one that has no use for it
+        computes as ever.
+        """
         ...
 
 

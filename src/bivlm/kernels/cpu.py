@@ -1,6 +1,7 @@
-"""The CPU kernel of the formats with codes: the native library where it is there and knows the weight, the reference kernel elsewhere.
+"""The CPU kernel of the formats with codes: the native library where it is there and knows the weight, the
+reference kernel elsewhere.
 
-factors:  y = diag(row_scale · 2^e) A (diag(middle_scale) B (column_scale ⊙ x)),  two products one after the other
+factors:  y = diag(row_scale · 2^e) A (diag(middle_scale) B (column_scale ⊙ x)),  two products in turn
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ FEW_ELSEWHERE = FewTokens(16, 16, 16)
 
 
 def product(packed: PackedTensor) -> Product:
-    """The fastest product that this machine has for a weight. ValueError for tensors that contradict themselves."""
+    """The fastest product that this machine has for a weight. ValueError for tensors that contradict
+    themselves.
+    """
     library = native.library()
     if library is None or why_reference(packed):
         return reference.ReferenceProduct(packed, why_reference(packed))
@@ -33,7 +36,9 @@ def product(packed: PackedTensor) -> Product:
 
 
 def why_reference(packed: PackedTensor) -> str:
-    """Why a weight is left to the reference kernel; empty when it is not. Only the settings are looked at: tensors may be on the meta device."""
+    """Why a weight is left to the reference kernel; empty when it is not. Only the settings are looked at:
+    tensors may be on the meta device.
+    """
     return native.status().why if native.library() is None else why_not(packed)
 
 
@@ -43,11 +48,19 @@ class CodesProduct(NativeProduct):
     def __init__(self, library: Library, packed: PackedTensor, weight: NativeWeight) -> None:
         self.weight, self.added_bytes = weight, weight.added_bytes
         few = FEW_TOKENS.get(library.level, FEW_ELSEWHERE)
-        super().__init__(packed, weight.shape, few, partial(library.linear, weight.address), partial(library.unpack, weight.address))
+        super().__init__(
+            packed,
+            weight.shape,
+            few,
+            partial(library.linear, weight.address),
+            partial(library.unpack, weight.address),
+        )
 
 
 class FactorsProduct:
-    """Two products of signs. Between them stands float32, or, for many tokens in bfloat16, bfloat16: its matrix product is several times faster."""
+    """Two products of signs. Between them stands float32, or, for many tokens in bfloat16, bfloat16: its
+    matrix product is several times faster.
+    """
 
     kernel, why = "native", ""
 

@@ -23,11 +23,16 @@ class PackedLinear(PackedModule):
         return self.project(x, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, format={self.format}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None},"
+            f" format={self.format}"
+        )
 
 
 def replace_linear(root: nn.Module, name: str, packed: PackedTensor) -> PackedLinear:
-    """Put a `PackedLinear` where the linear `name` of `root` stands, with its bias and dtype; returns the new module."""
+    """Put a `PackedLinear` where the linear `name` of `root` stands, with its bias and dtype; returns the new
+    module.
+    """
     linear = root.get_submodule(name)
     assert isinstance(linear, nn.Linear), name
     replacement = PackedLinear(packed, linear.bias, linear.weight.dtype)

@@ -1,7 +1,9 @@
-"""`PackedModule`: a packed weight in a model, whatever the model uses it for (`linear.py`, `embedding.py`), and the table of kernels.
+"""`PackedModule`: a packed weight in a model, whatever the model uses it for (`linear.py`, `embedding.py`),
+and the table of kernels.
 
-Its buffers are the packed tensors under the names that they have in the checkpoint, so that loading is a plain copy. It keeps its buffers' dtypes
-whatever `model.to(dtype)` says, and follows that dtype in what it computes.
+Its buffers are the packed tensors under the names that they have in the checkpoint, so that loading is a
+plain copy. It keeps its buffers' dtypes whatever `model.to(dtype)` says, and follows that dtype in what it
+computes.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ KERNELS: dict[tuple[str, str], Kernel] = {
 
 
 class PackedModule(nn.Module):
-    """A module whose weight (rows, columns) is a `PackedTensor`. `compute_dtype` is the dtype that the model's other weights have.
+    """A module whose weight (rows, columns) is a `PackedTensor`. `compute_dtype` is the dtype that the
+    model's other weights have.
 
-    `activations` "int8" allows the kernel to round the inputs of few tokens to eight bits (`set_activations`). The kernel prepares the weight at the
-    first product, and again when a buffer was replaced; `product` has what it made.
+    `activations` "int8" allows the kernel to round the inputs of few tokens to eight bits
+    (`set_activations`). The kernel prepares the weight at the first product, and again when a buffer was
+    replaced; `product` has what it made.
     """
 
     def __init__(self, packed: PackedTensor, compute_dtype: torch.dtype) -> None:
@@ -67,7 +71,9 @@ class PackedModule(nn.Module):
     def project(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x Wᵀ + bias: x (…, columns), the result (…, rows) in x's dtype."""
         if self._expanded is not None:
-            return nn.functional.linear(x, self._expanded.to(x.dtype), None if bias is None else bias.to(x.dtype))
+            return nn.functional.linear(
+                x, self._expanded.to(x.dtype), None if bias is None else bias.to(x.dtype)
+            )
         if x.requires_grad and torch.is_grad_enabled():
             return reference.linear(x, self.packed, bias)  # the one that torch can differentiate
         return LINEAR(x, bias, self._handle, self.rows, self.activations == "int8")
@@ -83,17 +89,28 @@ class PackedModule(nn.Module):
         return self.product("cpu" if x.is_cpu else x.device.type)(x, bias, int8)
 
     def unpack_rows(self, index: Tensor) -> Tensor:
-        """What `bivlm::rows` does with this module: the rows as float32, each of them unpacked once. IndexError for one that is not there."""
+        """What `bivlm::rows` does with this module: the rows as float32, each of them unpacked once.
+        IndexError for one that is not there.
+        """
         names, places = index.unique(return_inverse=True)
         if len(names) and not 0 <= int(names[0]) <= int(names[-1]) < self.rows:
-            raise IndexError(f"the row {int(names[0]) if names[0] < 0 else int(names[-1])} is asked for; there are {self.rows}")
+            raise IndexError(
+                f"the row {int(names[0]) if names[0] < 0 else int(names[-1])} is asked for; there are"
+                f" {self.rows}"
+            )
         return FORMATS[self.format].unpack_rows(self.packed, names)[places]
 
     def product(self, device: str = "cpu") -> Product:
-        """The product that calls on a device run through. It holds its tensors, so a new tensor cannot pass for one of them."""
+        """The product that calls on a device run through. It holds its tensors, so a new tensor cannot pass
+        for one of them.
+        """
         sources = tuple(map(id, self._buffers.values()))
         if self._product is None or sources != self._sources or device != self._device:
-            self._product, self._sources, self._device = KERNELS[self.format, device](self.packed), sources, device
+            self._product, self._sources, self._device = (
+                KERNELS[self.format, device](self.packed),
+                sources,
+                device,
+            )
         return self._product
 
     def dequantize(self) -> Tensor:
@@ -101,7 +118,9 @@ class PackedModule(nn.Module):
         return FORMATS[self.format].decode(self.packed).dequantize().to(self.compute_dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedModule:
-        """Move with the model, but never round the packed tensors: a dtype change only becomes the new `compute_dtype`."""
+        """Move with the model, but never round the packed tensors: a dtype change only becomes the new
+        `compute_dtype`.
+        """
         before = {name: getattr(self, name) for name in self.tensor_names}
         super()._apply(fn, recurse)
         for name, tensor in before.items():
@@ -116,7 +135,11 @@ class PackedModule(nn.Module):
         self._product = None  # the buffers are the same, what is in them may not be
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_handle", "_product", "_sources", "_device")}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_handle", "_product", "_sources", "_device")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -124,9 +147,11 @@ class PackedModule(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """A stand-in of the right shape, dtype and device that takes no memory: modelling code reads `proj.weight.dtype`.
+        """A stand-in of the right shape, dtype and device that takes no memory: modelling code reads
+        `proj.weight.dtype`.
 
-        Its values mean nothing; `packed` has the weight. transformers' initialization skips tensors that carry `_is_hf_initialized`.
+        Its values mean nothing; `packed` has the weight. transformers' initialization skips tensors that
+        carry `_is_hf_initialized`.
         """
         device = getattr(self, self.tensor_names[0]).device
         stand_in = torch.empty(1, dtype=self.compute_dtype, device=device).expand(self.rows, self.columns)
@@ -140,12 +165,20 @@ def packed_modules(model: nn.Module) -> Mapping[str, PackedModule]:
 
 
 def prepared_bytes(model: nn.Module) -> int:
-    """Memory that the kernels hold beside the packed tensors of `model`: what they prepared so far, which is all of it once every weight was used."""
-    return sum(module._product.added_bytes for module in packed_modules(model).values() if module._product is not None)
+    """Memory that the kernels hold beside the packed tensors of `model`: what they prepared so far, which is
+    all of it once every weight was used.
+    """
+    return sum(
+        module._product.added_bytes
+        for module in packed_modules(model).values()
+        if module._product is not None
+    )
 
 
 def set_activations(model: nn.Module, activations: Activations) -> None:
-    """Let every packed weight of `model` meet its inputs as they are ("float"), or rounded to eight bits where that is faster ("int8")."""
+    """Let every packed weight of `model` meet its inputs as they are ("float"), or rounded to eight bits
+    where that is faster ("int8").
+    """
     if activations not in ACTIVATIONS:
         raise InputError(f"activations is {activations!r}; needs one of {', '.join(ACTIVATIONS)}")
     for module in packed_modules(model).values():
@@ -153,9 +186,11 @@ def set_activations(model: nn.Module, activations: Activations) -> None:
 
 
 def expand_weights(model: nn.Module) -> None:
-    """Decode every packed weight once and keep it beside the packed tensors: the same numbers, more memory, no decoding at each call.
+    """Decode every packed weight once and keep it beside the packed tensors: the same numbers, more memory,
+    no decoding at each call.
 
-    Worth it when a model answers many questions with the reference kernel; the packed tensors stay what they are.
+    Worth it when a model answers many questions with the reference kernel; the packed tensors stay what they
+    are.
     """
     for module in packed_modules(model).values():
         module._expanded = module.dequantize()

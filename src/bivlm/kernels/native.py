@@ -1,11 +1,14 @@
-"""The native library: the C interface of csrc/bivlm_kernels.h and bivlm_trellis.h by ctypes. It is looked for, loaded and checked once, when first
-needed.
+"""The native library: the C interface of csrc/bivlm_kernels.h and bivlm_trellis.h by ctypes. It is looked
+for, loaded and checked once, when first needed.
 
-    BIVLM_KERNEL      auto (the library where there is one), native (an error where there is none), reference (never the library)
-    BIVLM_CPU_LEVEL   portable, avx2, avx512 or neon: the instruction set to use, instead of the best that the processor has
+    BIVLM_KERNEL      auto (the library where there is one), native (an error where there is none), reference
+                      (never the library)
+    BIVLM_CPU_LEVEL   portable, avx2, avx512 or neon: the instruction set to use, instead of the best that the
+                      processor has
     BIVLM_LIBRARY     the file of another build, for those who work on the library
 
-Without the library everything runs on kernels/reference.py. torch is imported first: library and torch then share one OpenMP runtime.
+Without the library everything runs on kernels/reference.py. torch is imported first: library and torch then
+share one OpenMP runtime.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from bivlm.errors import InputError
 ABI = 2
 CHOICES = ("auto", "native", "reference")
 LEVELS = ("portable", "avx2", "avx512", "neon")  # by the number that the library knows them by
-FILE_NAME = {"darwin": "libbivlm_kernels.dylib", "win32": "bivlm_kernels.dll"}.get(sys.platform, "libbivlm_kernels.so")
+FILE_NAME = {"darwin": "libbivlm_kernels.dylib", "win32": "bivlm_kernels.dll"}.get(
+    sys.platform, "libbivlm_kernels.so"
+)
 
 
 class NumbersStruct(ctypes.Structure):
@@ -93,13 +98,26 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
     "trellis_linear": _LINEAR,
     "trellis_unpack": _UNPACK,
     "rotate": (_POINTER, _INT64, _INT64, _INT, _INT64, _POINTER, _POINTER, _INT),
-    "trellis_search": (_POINTER, _INT64, _INT64, _POINTER, ctypes.c_int32, ctypes.c_int32, _POINTER, _POINTER, _POINTER, _INT),
+    "trellis_search": (
+        _POINTER,
+        _INT64,
+        _INT64,
+        _POINTER,
+        ctypes.c_int32,
+        ctypes.c_int32,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        _INT,
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library. Its functions return 0, or a negative number for what they do not take; they let other Python threads run."""
+    """The loaded library. Its functions return 0, or a negative number for what they do not take; they let
+    other Python threads run.
+    """
 
     path: Path
     level: str
@@ -113,7 +131,9 @@ class Library:
 
 @dataclass(frozen=True)
 class Status:
-    """Whether the library is in use, the instruction set that it uses, and where it lies or why it is not in use."""
+    """Whether the library is in use, the instruction set that it uses, and where it lies or why it is not in
+    use.
+    """
 
     loaded: bool
     level: str | None
@@ -127,9 +147,15 @@ def library() -> Library | None:
 
 
 def status() -> Status:
-    """What `library` found, in words. InputError for an environment variable that asks for what is not there."""
+    """What `library` found, in words. InputError for an environment variable that asks for what is not
+    there.
+    """
     found = _search()
-    return Status(True, found.level, str(found.path)) if isinstance(found, Library) else Status(False, None, found)
+    return (
+        Status(True, found.level, str(found.path))
+        if isinstance(found, Library)
+        else Status(False, None, found)
+    )
 
 
 @cache
@@ -140,14 +166,20 @@ def _search() -> Library | str:
         return "BIVLM_KERNEL=reference"
     found = _opened()
     if choice == "native" and isinstance(found, str):
-        raise InputError(f"BIVLM_KERNEL is native, but {found}; install bivlm where a C++ compiler is found, or unset BIVLM_KERNEL")
+        raise InputError(
+            f"BIVLM_KERNEL is native, but {found}; install bivlm where a C++ compiler is found, or unset"
+            " BIVLM_KERNEL"
+        )
     return found
 
 
 def _opened() -> Library | str:
     path = _path()
     if path is None:
-        return f"this installation has no {FILE_NAME}: it was built without a C++ compiler, or runs from its source folder"
+        return (
+            f"this installation has no {FILE_NAME}: it was built without a C++ compiler, or runs from its"
+            " source folder"
+        )
     try:
         opened = ctypes.CDLL(str(path))
     except OSError as error:
@@ -161,12 +193,18 @@ def _opened() -> Library | str:
 
 
 def _path() -> Path | None:
-    """Beside this package's files; an editable installation has its sources in one folder and the library in another, both on the package's path."""
+    """Beside this package's files; an editable installation has its sources in one folder and the library in
+    another, both on the package's path.
+    """
     if named := os.environ.get("BIVLM_LIBRARY"):
         if not Path(named).is_file():
-            raise InputError(f"BIVLM_LIBRARY is {named}, which is no file; give the file of a built library, or unset it")
+            raise InputError(
+                f"BIVLM_LIBRARY is {named}, which is no file; give the file of a built library, or unset it"
+            )
         return Path(named).resolve()
-    return next((path for folder in bivlm.kernels.__path__ if (path := Path(folder, FILE_NAME)).is_file()), None)
+    return next(
+        (path for folder in bivlm.kernels.__path__ if (path := Path(folder, FILE_NAME)).is_file()), None
+    )
 
 
 def _set_level(opened: ctypes.CDLL) -> str:
@@ -175,7 +213,10 @@ def _set_level(opened: ctypes.CDLL) -> str:
         return LEVELS[opened.bivlm_level()]
     level = LEVELS[opened.bivlm_force_level(LEVELS.index(asked))]
     if level != asked:
-        raise InputError(f"BIVLM_CPU_LEVEL is {asked}, which this processor or this build of the library lacks ({level} is there); unset it")
+        raise InputError(
+            f"BIVLM_CPU_LEVEL is {asked}, which this processor or this build of the library lacks ({level} is"
+            " there); unset it"
+        )
     return level
 
 

@@ -1,7 +1,8 @@
 """What the products of the native library have in common, whatever the format.
 
-Few tokens: one call of the library, which decodes each weight where it is used. Many tokens: tiles of rows are unpacked into a small scratch, and
-torch's matrix product does the rest, so that the whole weight is never there at once.
+Few tokens: one call of the library, which decodes each weight where it is used. Many tokens: tiles of rows
+are unpacked into a small scratch, and torch's matrix product does the rest, so that the whole weight is never
+there at once.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class FewTokens(NamedTuple):
-    """The most tokens for one call of the library, by x: float32; shorter; shorter, and the library may round it to eight bits.
+    """The most tokens for one call of the library, by x: float32; shorter; shorter, and the library may round
+    it to eight bits.
 
-    Beyond, unpacking pays, which in float32 it does late: the matrix product itself is slow. benchmarks/bench_few_tokens.py measures it.
+    Beyond, unpacking pays, which in float32 it does late: the matrix product itself is slow.
+    benchmarks/bench_few_tokens.py measures it.
     """
 
     full: int
@@ -35,17 +38,25 @@ class FewTokens(NamedTuple):
 
 
 class NativeProduct:
-    """The product with one weight (rows, columns). x float32, bfloat16 or float16; any other dtype goes to the reference kernel.
+    """The product with one weight (rows, columns). x float32, bfloat16 or float16; any other dtype goes to
+    the reference kernel.
 
-    `few` says up to how many tokens the library multiplies. `linear` and `unpack` are the library's functions with the weight bound as their first
-    argument (csrc/bivlm_kernels.h, csrc/bivlm_trellis.h).
+    `few` says up to how many tokens the library multiplies. `linear` and `unpack` are the library's functions
+    with the weight bound as their first argument (csrc/bivlm_kernels.h, csrc/bivlm_trellis.h).
     """
 
     kernel, why = "native", ""
     tile_rows: ClassVar[int] = 1  # rows that are unpacked together
     added_bytes: int
 
-    def __init__(self, packed: PackedTensor, shape: tuple[int, int], few: FewTokens, linear: Callable[..., int], unpack: Callable[..., int]) -> None:
+    def __init__(
+        self,
+        packed: PackedTensor,
+        shape: tuple[int, int],
+        few: FewTokens,
+        linear: Callable[..., int],
+        unpack: Callable[..., int],
+    ) -> None:
         self.packed, (self.rows, self.columns), self.few = packed, shape, few
         self._linear, self._unpack = linear, unpack
 
@@ -87,8 +98,11 @@ class NativeProduct:
 
 
 def succeed(code: int) -> None:
-    """RuntimeError for an error of the library: the arguments were checked before, so that it is this package's own fault."""
+    """RuntimeError for an error of the library: the arguments were checked before, so that it is this
+    package's own fault.
+    """
     if code:
         raise RuntimeError(
-            f"the native kernel refused a weight that it should know (error {code}): please report it; BIVLM_KERNEL=reference avoids it"
+            f"the native kernel refused a weight that it should know (error {code}): please report it;"
+            " BIVLM_KERNEL=reference avoids it"
         )

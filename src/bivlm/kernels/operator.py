@@ -1,11 +1,13 @@
-"""The operators that every packed module calls: torch's compiler, dispatch modes and profilers see one function of the input.
+"""The operators that every packed module calls: torch's compiler, dispatch modes and profilers see one
+function of the input.
 
     bivlm::linear(Tensor x, Tensor? bias, Tensor handle, int out_features, bool int8) -> Tensor
     bivlm::rows(Tensor index, Tensor handle, int columns, ScalarType dtype) -> Tensor
 
-`handle` stands for the module that has the weight: a number, because pointers and prepared structures are nothing that a graph can hold, in a tensor,
-so that one compiled graph serves all layers of a kind. It is drawn at random: a graph never reaches another module's weight, not even one that was
-saved and comes back in another process.
+`handle` stands for the module that has the weight: a number, because pointers and prepared structures are
+nothing that a graph can hold, in a tensor, so that one compiled graph serves all layers of a kind. It is
+drawn at random: a graph never reaches another module's weight, not even one that was saved and comes back in
+another process.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def new_handle(module: HoldsWeight) -> Tensor:
 def _module(handle: Tensor) -> HoldsWeight:
     module = _MODULES.get(int(handle))
     if module is None:
-        raise RuntimeError("this graph was compiled for a packed weight that is not in this process; compile the model again")
+        raise RuntimeError(
+            "this graph was compiled for a packed weight that is not in this process; compile the model again"
+        )
     return module
 
 
@@ -56,7 +60,9 @@ def _unpack_rows(index: Tensor, handle: Tensor, columns: int, dtype: torch.dtype
     return _module(handle).unpack_rows(index).to(dtype)
 
 
-def _linear_shape_only(x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int, int8: bool) -> Tensor:
+def _linear_shape_only(
+    x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int, int8: bool
+) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 

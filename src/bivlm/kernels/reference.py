@@ -1,4 +1,6 @@
-"""The definition of every kernel: expand the packed weight, then an ordinary matrix product. Slow, and what faster kernels are tested against."""
+"""The definition of every kernel: expand the packed weight, then an ordinary matrix product. Slow, and what
+faster kernels are tested against.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,8 @@ class ReferenceProduct:
 
 
 def linear(x: Tensor, packed: PackedTensor, bias: Tensor | None) -> Tensor:
-    """y = x Wᵀ + bias with W expanded in float32 and rounded once to x's dtype. x is (…, in), y is (…, out)."""
+    """y = x Wᵀ + bias with W expanded in float32 and rounded once to x's dtype. x is (…, in), y is (…,
+    out).
+    """
     weight = FORMATS[packed.format].decode(packed).dequantize().to(x.dtype)
     return torch.nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))

@@ -2,8 +2,8 @@
 
     y = diag(row_scale) (T (R x)) + bias
 
-The library rotates the inputs of few tokens itself. Those of many are rotated once, and multiplied with unpacked rows of diag(row_scale) T: the
-weight is never turned back.
+The library rotates the inputs of few tokens itself. Those of many are rotated once, and multiplied with
+unpacked rows of diag(row_scale) T: the weight is never turned back.
 """
 
 from __future__ import annotations
@@ -28,13 +28,21 @@ FEW_ELSEWHERE = FewTokens(24, 24, 64)
 
 
 def product(packed: PackedTensor) -> Product:
-    """The fastest product that this machine has for a weight in `trellis`. ValueError for tensors that contradict themselves."""
+    """The fastest product that this machine has for a weight in `trellis`. ValueError for tensors that
+    contradict themselves.
+    """
     library = native.library()
-    return reference.ReferenceProduct(packed, native.status().why) if library is None else TrellisProduct(library, packed)
+    return (
+        reference.ReferenceProduct(packed, native.status().why)
+        if library is None
+        else TrellisProduct(library, packed)
+    )
 
 
 class TrellisProduct(NativeProduct):
-    """The product with one weight. `added_bytes` are the row scales and signs as float32; the standard levels, which all share, are not counted."""
+    """The product with one weight. `added_bytes` are the row scales and signs as float32; the standard
+    levels, which all share, are not counted.
+    """
 
     tile_rows = trellis.STRIP
 
@@ -61,7 +69,13 @@ class TrellisProduct(NativeProduct):
         )
         address = ctypes.addressof(self.struct)
         self._rotate, few = library.rotate, FEW_TOKENS.get(library.level, FEW_ELSEWHERE)
-        super().__init__(packed, packed.shape, few, partial(library.trellis_linear, address), partial(library.trellis_unpack, address))
+        super().__init__(
+            packed,
+            packed.shape,
+            few,
+            partial(library.trellis_linear, address),
+            partial(library.trellis_unpack, address),
+        )
 
     def unpacked_inputs(self, x: Tensor) -> Tensor:
         """R x for every x (tokens, in), rounded once to x's dtype."""
@@ -69,5 +83,16 @@ class TrellisProduct(NativeProduct):
             return x
         turned = torch.empty(x.shape, dtype=torch.float32)
         threads, columns = torch.get_num_threads(), self.columns
-        succeed(self._rotate(x.data_ptr(), columns, len(x), DTYPES[x.dtype], columns, self.signs.data_ptr(), turned.data_ptr(), threads))
+        succeed(
+            self._rotate(
+                x.data_ptr(),
+                columns,
+                len(x),
+                DTYPES[x.dtype],
+                columns,
+                self.signs.data_ptr(),
+                turned.data_ptr(),
+                threads,
+            )
+        )
         return turned.to(x.dtype)

@@ -1,4 +1,5 @@
-"""Visual tokens that need not be kept: which to keep (one file per pruner), and the one place that drops the others (apply.py).
+"""Visual tokens that need not be kept: which to keep (one file per pruner), and the one place that drops the
+others (apply.py).
 
 This table is all that the rest of the package knows the pruners by. docs/adding.md adds one.
 """

@@ -2,13 +2,14 @@
 
     model(…) ── what the prompt is: its visual tokens, its past ──┐
     vision tower ─ tower.py ─ site "vision": patches leave here    │   Call: one forward pass
-    language blocks ─ language.py (or cross.py) ─ decide once,     │   Decision: what stays, for as long as the prompt goes on
+    language blocks ─ language.py (or cross.py) ─ decide once,     │   Decision: what stays, for good
         at prefill; from there on hidden states, positions, masks ─┘
         and cache hold the tokens that stay
 
-A decision is made when a prompt is read first, and holds for everything behind it: with a cache it is kept beside the keys and values that it cut;
-without one it is found again when a call repeats the prompt, image included, with more tokens behind. Kept tokens keep their positions, so what is
-generated is what the whole model would generate with the dropped tokens masked from that block on.
+A decision is made when a prompt is read first, and holds for everything behind it: with a cache it is kept
+beside the keys and values that it cut; without one it is found again when a call repeats the prompt, image
+included, with more tokens behind. Kept tokens keep their positions, so what is generated is what the whole
+model would generate with the dropped tokens masked from that block on.
 """
 
 from __future__ import annotations
@@ -46,11 +47,13 @@ def prune(
     pruner: Pruner | None = None,
     on_decision: Callable[[Decision], None] | None = None,
 ) -> None:
-    """Let the model drop tokens as `pruning` says from now on ("attention:layer=2,keep=0.25"), in place of any earlier setting; None keeps all.
+    """Let the model drop tokens as `pruning` says from now on ("attention:layer=2,keep=0.25"), in place of
+    any earlier setting; None keeps all.
 
-    The model is changed by hooks alone; `generate`, `forward` and saving work as before. Logits are those of the tokens that stay: the last ones stay
-    the last ones. `pruner` chooses in place of the one that is named, and `on_decision` hears every decision: for studies. Raises InputError for a
-    block that the model does not have, or a site or pruner that its architecture does not offer.
+    The model is changed by hooks alone; `generate`, `forward` and saving work as before. Logits are those of
+    the tokens that stay: the last ones stay the last ones. `pruner` chooses in place of the one that is
+    named, and `on_decision` hears every decision: for studies. Raises InputError for a block that the model
+    does not have, or a site or pruner that its architecture does not offer.
     """
     wanted = None if pruning is None else TokenPruning(model, parse_pruning(pruning), pruner, on_decision)
     active = active_pruning(model)
@@ -66,9 +69,17 @@ def active_pruning(model: nn.Module) -> TokenPruning | None:
 
 
 class TokenPruning:
-    """The hooks of one pruning on one model. `last` is the latest decision, None before the first and when nothing was dropped."""
+    """The hooks of one pruning on one model. `last` is the latest decision, None before the first and when
+    nothing was dropped.
+    """
 
-    def __init__(self, model: Any, pruning: Pruning, pruner: Pruner | None = None, on_decision: Callable[[Decision], None] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        pruning: Pruning,
+        pruner: Pruner | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
+    ) -> None:
         self.model, self.pruning = model, pruning
         self.pruner = pruning.build() if pruner is None else pruner
         self.on_decision = on_decision
@@ -84,7 +95,10 @@ class TokenPruning:
         cross = any(stack.visual_linears for stack in self.family.stacks)
         site = self.pruning.site
         if cross and self.pruning.tokens == "text":
-            raise InputError(f"{self.family.model_type} has no visual tokens in its prompt; dropping text tokens is not offered for it")
+            raise InputError(
+                f"{self.family.model_type} has no visual tokens in its prompt; dropping text tokens is not"
+                " offered for it"
+            )
         if site == "vision":
             yield TowerDrop(self)
         elif site == "input" and self.pruner.queries is not None:
@@ -114,7 +128,9 @@ class TokenPruning:
             self.on_decision(decision)
 
     def _watch_encoder(self) -> None:
-        """Note every run of the vision tower: `get_image_features` is no module, so it gets a wrapper where modules get hooks."""
+        """Note every run of the vision tower: `get_image_features` is no module, so it gets a wrapper where
+        modules get hooks.
+        """
         encode = getattr(self.model.base_model, ENCODE, None)
         if encode is None:
             return
@@ -139,10 +155,15 @@ class TokenPruning:
             self.call = Call(kwargs, past)
             return
         if ids is None:
-            self._tell("the model was called with embeddings instead of token ids, so its visual tokens are not known: nothing is pruned")
+            self._tell(
+                "the model was called with embeddings instead of token ids, so its visual tokens are not"
+                " known: nothing is pruned"
+            )
             return
         visual = self.family.visual_mask(self.model.config, ids)
-        if (pixels is None and encoded is None) or (self.family.image_token_id(self.model.config) is not None and not bool(visual.any())):
+        if (pixels is None and encoded is None) or (
+            self.family.image_token_id(self.model.config) is not None and not bool(visual.any())
+        ):
             self._tell("the prompt holds no image: nothing is pruned")
             return
         if encoded is None:
@@ -157,10 +178,15 @@ class TokenPruning:
         image = pixels if pixels is not None else inputs.get("pixel_values")
         if image is None:
             assert self.encoding is not None
-            image = torch.cat(list(self.encoding.output.pooler_output))  # encoded by others: known by its features
+            image = torch.cat(
+                list(self.encoding.output.pooler_output)
+            )  # encoded by others: known by its features
         self.call = Call(inputs, 0, visual, places=self._places(visual, inputs))
         # padding is no part of a prompt: in any batch it has the same seed
-        self.call.seeds = tuple(zlib.crc32(row[real].cpu().numpy().tobytes()) for row, real in zip(ids, self.call.real(), strict=True))
+        self.call.seeds = tuple(
+            zlib.crc32(row[real].cpu().numpy().tobytes())
+            for row, real in zip(ids, self.call.real(), strict=True)
+        )
         if self.last is not None and self.last.goes_on(ids, image):
             self.call.decision = self.last
         else:
@@ -173,7 +199,9 @@ class TokenPruning:
     def _places(self, visual: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """The places of each prompt's visual tokens."""
         shapes = [[shape_of(count) for count in runs(row)] for row in visual]
-        known = None if self.family.token_grids is None else self.family.token_grids(self.model.config, inputs)
+        known = (
+            None if self.family.token_grids is None else self.family.token_grids(self.model.config, inputs)
+        )
         if known is not None and len(known) == sum(map(len, shapes)):
             remaining = iter(known)
             shapes = [[next(remaining) for _ in row] for row in shapes]

@@ -1,10 +1,13 @@
 """Keep the tokens that receive the most attention in the layer that decides.
 
-Bi-VLM (arXiv 2509.18763), Eq. 23: the score of token i is the attention that it receives, averaged over heads and over the attending tokens,
+Bi-VLM (arXiv 2509.18763), Eq. 23: the score of token i is the attention that it receives, averaged over heads
+and over the attending tokens,
 
-    score(i) = 1/|A(i)| Σ_{r in A(i)} 1/H Σ_h softmax(q_r k^T / √d)[h, r, i]        A(i): the tokens that may look at i
+    score(i) = 1/|A(i)| Σ_{r in A(i)} 1/H Σ_h softmax(q_r k^T / √d)[h, r, i]
+    A(i): the tokens that may look at i
 
-FastV (arXiv 2403.06764) describes the same average; its code takes the row of the last token alone (`queries="last"`).
+FastV (arXiv 2403.06764) describes the same average; its code takes the row of the last token alone
+(`queries="last"`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from bivlm.pruning.base import Candidates, Pruner, Queries, highest
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AttentionPruner(Pruner):
-    """Rank by attention received. `attending` says from whom: "all" tokens that may look (the paper) or the "last" one (FastV's code)."""
+    """Rank by attention received. `attending` says from whom: "all" tokens that may look (the paper) or the
+    "last" one (FastV's code).
+    """
 
     name: ClassVar[str] = "attention"
 

@@ -1,4 +1,5 @@
-"""What a pruner sees and says: it chooses which of a prompt's tokens stay, and knows nothing of models, caches or formats.
+"""What a pruner sees and says: it chooses which of a prompt's tokens stay, and knows nothing of models,
+caches or formats.
 
 Candidates (n tokens of one prompt) ─ select(candidates, k) ─► k of 0 … n-1, ascending
 """
@@ -19,7 +20,8 @@ class Candidates:
     """The n tokens of one prompt that may be dropped.
 
     features  (n, d) what enters the layer that decides: hidden states, or the vision tower's projected output
-    received  (n,) float32, the attention that each token receives there (`Pruner.queries` says from whom); None when the pruner asks for none
+    received  (n,) float32, the attention that each token receives there (`Pruner.queries` says from whom);
+              None when the pruner asks for none
     places    (n, 3) float32: number of the image (or tile), row and column in it, in units of tokens
     seed      a number that is the same whenever the same prompt is asked
     """
@@ -31,18 +33,24 @@ class Candidates:
 
 
 class Pruner(ABC):
-    """A way to choose. Subclasses are pydantic dataclasses (frozen, unknown fields forbidden); their fields are the method's settings."""
+    """A way to choose. Subclasses are pydantic dataclasses (frozen, unknown fields forbidden); their fields
+    are the method's settings.
+    """
 
     name: ClassVar[str]
 
     @property
     def queries(self) -> Queries | None:
-        """Whose attention `Candidates.received` averages: that of all tokens which may look there, of the last one alone; None to ask for none."""
+        """Whose attention `Candidates.received` averages: that of all tokens which may look there, of the
+        last one alone; None to ask for none.
+        """
         return None
 
     @abstractmethod
     def select(self, candidates: Candidates, k: int) -> Tensor:
-        """The k tokens that stay, 1 <= k < n: (k,) int64, ascending, no two alike. Ties go to the earlier token."""
+        """The k tokens that stay, 1 <= k < n: (k,) int64, ascending, no two alike. Ties go to the earlier
+        token.
+        """
 
 
 def budget(count: int, keep: float) -> int:

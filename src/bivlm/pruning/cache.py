@@ -1,6 +1,8 @@
-"""A cache layer that holds fewer tokens than it has seen: to the model it is as long as the prompt was, so positions and masks go on as before.
+"""A cache layer that holds fewer tokens than it has seen: to the model it is as long as the prompt was, so
+positions and masks go on as before.
 
-Where a module's arguments have the cache is said here too: transformers called it `past_key_values` up to 5.23, and calls it `cache` since.
+Where a module's arguments have the cache is said here too: transformers called it `past_key_values` up to
+5.23, and calls it `cache` since.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def cache_argument(model: nn.Module, cache: Cache) -> dict[str, Cache]:
 
 
 class PrunedLayer(DynamicLayer):
-    """The keys and values of the tokens that `kept` lets through; its length is that of the whole prompt and of what was generated behind it."""
+    """The keys and values of the tokens that `kept` lets through; its length is that of the whole prompt and
+    of what was generated behind it.
+    """
 
     def __init__(self, kept: Kept) -> None:
         super().__init__()
@@ -50,7 +54,9 @@ class PrunedLayer(DynamicLayer):
 
 
 def make_pruned(cache: Cache | None, layer: int, kept: Kept) -> None:
-    """Let layer `layer` of an empty cache hold what is kept. Raises InputError for a cache of another kind than transformers' dynamic one."""
+    """Let layer `layer` of an empty cache hold what is kept. Raises InputError for a cache of another kind
+    than transformers' dynamic one.
+    """
     if cache is None:
         return
     while len(cache.layers) <= layer and cache.layer_class_to_replicate is not None:
@@ -58,7 +64,8 @@ def make_pruned(cache: Cache | None, layer: int, kept: Kept) -> None:
     present = cache.layers[layer] if layer < len(cache.layers) else None
     if type(present) is not DynamicLayer and not isinstance(present, PrunedLayer):
         raise InputError(
-            f"pruned tokens need a dynamic cache of full attention, and layer {layer} has a {type(present).__name__}; leave cache_implementation out"
+            f"pruned tokens need a dynamic cache of full attention, and layer {layer} has a"
+            f" {type(present).__name__}; leave cache_implementation out"
         )
     cache.layers[layer] = PrunedLayer(kept)
 
@@ -72,5 +79,7 @@ def kept_in(cache: Cache | None, layer: int) -> Kept | None:
 
 def cache_bytes(cache: Cache) -> int:
     """Bytes of the keys and values that a cache holds."""
-    held: list[Tensor | None] = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    held: list[Tensor | None] = [
+        getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")
+    ]
     return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)

@@ -11,11 +11,19 @@ from bivlm.pruning.base import Candidates, Pruner, budget
 
 
 def choose(
-    pruner: Pruner, keep: float, candidates: Tensor, features: Tensor, received: Tensor | None, places: Sequence[Tensor], seeds: Sequence[int]
+    pruner: Pruner,
+    keep: float,
+    candidates: Tensor,
+    features: Tensor,
+    received: Tensor | None,
+    places: Sequence[Tensor],
+    seeds: Sequence[int],
 ) -> Tensor:
-    """Which of the `candidates` (batch, n), True where a token may be dropped, stay: (batch, n) boolean, True for these alone.
+    """Which of the `candidates` (batch, n), True where a token may be dropped, stay: (batch, n) boolean, True
+    for these alone.
 
-    `features` (batch, n, d) and `received` (batch, n) have an entry for every token; `places` has for each prompt those of its candidates, in order.
+    `features` (batch, n, d) and `received` (batch, n) have an entry for every token; `places` has for each
+    prompt those of its candidates, in order.
     """
     chosen = candidates.clone()
     for row, (mask, where, seed) in enumerate(zip(candidates, places, seeds, strict=True)):
@@ -23,7 +31,12 @@ def choose(
         k = budget(len(tokens), keep)
         if k == len(tokens):
             continue
-        seen = Candidates(features[row, tokens], None if received is None else received[row, tokens], where.to(features.device), seed)
+        seen = Candidates(
+            features[row, tokens],
+            None if received is None else received[row, tokens],
+            where.to(features.device),
+            seed,
+        )
         stay = pruner.select(seen, k)
         chosen[row, tokens] = False
         chosen[row, tokens[stay]] = True

@@ -1,6 +1,8 @@
-"""Dropping visual tokens where the language model looks at them through cross-attention: its keys and values get fewer, the text stays as it is.
+"""Dropping visual tokens where the language model looks at them through cross-attention: its keys and values
+get fewer, the text stays as it is.
 
-The first cross-attention block from `layer` on decides. The tokens of padding tiles, which no text may look at, are no candidates and go too.
+The first cross-attention block from `layer` on decides. The tokens of padding tiles, which no text may look
+at, are no candidates and go too.
 """
 
 from __future__ import annotations
@@ -32,19 +34,29 @@ class CrossAttentionDrop:
         self.owner = owner
         blocks = language_blocks(owner)
         if owner.pruning.layer >= len(blocks):
-            raise InputError(f"layer is {owner.pruning.layer}, and the language model has the blocks 0 to {len(blocks) - 1}")
-        self.blocks = {index: block for index, block in enumerate(blocks) if hasattr(block, "cross_attn") and index >= owner.pruning.layer}
+            raise InputError(
+                f"layer is {owner.pruning.layer}, and the language model has the blocks 0 to"
+                f" {len(blocks) - 1}"
+            )
+        self.blocks = {
+            index: block
+            for index, block in enumerate(blocks)
+            if hasattr(block, "cross_attn") and index >= owner.pruning.layer
+        }
         if not self.blocks:
             places = [index for index, block in enumerate(blocks) if hasattr(block, "cross_attn")]
             raise InputError(
-                f"layer is {owner.pruning.layer}, and the language model looks at the image in blocks {', '.join(map(str, places))} only"
+                f"layer is {owner.pruning.layer}, and the language model looks at the image in blocks"
+                f" {', '.join(map(str, places))} only"
             )
 
     def attach(self) -> Iterator[Any]:
         for index, block in self.blocks.items():
             yield block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
 
-    def _before(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _before(
+        self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         call, cache, mask = self.owner.call, cache_in(kwargs), kwargs.get("cross_attention_mask")
         if call is None:
             return None
@@ -59,9 +71,15 @@ class CrossAttentionDrop:
             return None
         kept = call.decision.kept
         make_pruned(cache, index, kept)
-        return args, {**kwargs, "cross_attention_states": kept.take(states, 1), "cross_attention_mask": _cut(mask, kept)}
+        return args, {
+            **kwargs,
+            "cross_attention_states": kept.take(states, 1),
+            "cross_attention_mask": _cut(mask, kept),
+        }
 
-    def _decide(self, call: Call, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], states: Tensor) -> None:
+    def _decide(
+        self, call: Call, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], states: Tensor
+    ) -> None:
         owner, real, scores = self.owner, call.real(), None
         candidates, tile = self._candidates(call, states)
         if owner.pruner.queries is not None:

@@ -1,6 +1,7 @@
 """Keep tokens that are unlike each other: greedy max-min distance, as DivPrune (arXiv 2503.02175) does.
 
-    first: the token whose nearest neighbour is farthest        next: the token whose nearest kept one is farthest
+    first: the token whose nearest neighbour is farthest
+    next: the token whose nearest kept one is farthest
 
 Distance is 1 - cosine. No attention, no text: the choice is the same for every question about an image.
 """
@@ -28,13 +29,17 @@ class DiversityPruner(Pruner):
 
 
 def cosine_distances(features: Tensor) -> Tensor:
-    """1 - cosine between all rows of (n, d): (n, n) float32. A row of zeros is at distance 1 from all others."""
+    """1 - cosine between all rows of (n, d): (n, n) float32. A row of zeros is at distance 1 from all
+    others.
+    """
     unit = torch.nn.functional.normalize(features.float(), dim=-1)
     return 1.0 - unit @ unit.T
 
 
 def max_min(distances: Tensor, k: int, chosen: Tensor | None = None) -> Tensor:
-    """k rows of the distance matrix (n, n), each the farthest from those before it: (k,) ascending, the rows `chosen` (m,), m <= k, among them."""
+    """k rows of the distance matrix (n, n), each the farthest from those before it: (k,) ascending, the rows
+    `chosen` (m,), m <= k, among them.
+    """
     if chosen is None or not len(chosen):
         chosen = distances.clone().fill_diagonal_(torch.inf).amin(1).argmax().view(1)
     nearest = distances[chosen].amin(0)

@@ -10,16 +10,22 @@ from torch import Tensor
 
 
 def token_places(shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Places of the tokens of several images of (rows, columns) tokens each, image by image, row by row: (n, 3) float32."""
+    """Places of the tokens of several images of (rows, columns) tokens each, image by image, row by row: (n,
+    3) float32.
+    """
     parts = [
-        torch.cartesian_prod(torch.tensor([float(image)]), torch.arange(rows).float(), torch.arange(columns).float())
+        torch.cartesian_prod(
+            torch.tensor([float(image)]), torch.arange(rows).float(), torch.arange(columns).float()
+        )
         for image, (rows, columns) in enumerate(shapes)
     ]
     return torch.cat(parts) if parts else torch.zeros(0, 3)
 
 
 def shape_of(count: int) -> tuple[int, int]:
-    """Rows and columns of `count` tokens of which nothing else is known: a square where they make one, else a single row."""
+    """Rows and columns of `count` tokens of which nothing else is known: a square where they make one, else a
+    single row.
+    """
     side = isqrt(count)
     return (side, side) if side * side == count else (1, count)
 

@@ -1,6 +1,8 @@
-"""Keep evenly spaced tokens: the baseline that any other choice has to beat. It looks at nothing but the tokens' places.
+"""Keep evenly spaced tokens: the baseline that any other choice has to beat. It looks at nothing but the
+tokens' places.
 
-k points of a Fibonacci lattice are laid over each image (even at every k, square or not), and each takes the nearest token that is still free.
+k points of a Fibonacci lattice are laid over each image (even at every k, square or not), and each takes the
+nearest token that is still free.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class GridPruner(Pruner):
-    """Evenly spaced in each image; several images share the budget by their numbers of tokens. It has no settings."""
+    """Evenly spaced in each image; several images share the budget by their numbers of tokens. It has no
+    settings.
+    """
 
     name: ClassVar[str] = "grid"
 
@@ -28,7 +32,10 @@ class GridPruner(Pruner):
         image = candidates.places[:, 0]
         members = [(image == number).nonzero()[:, 0] for number in image.unique()]
         shares = shared_out([len(tokens) for tokens in members], k)
-        kept = [tokens[evenly_spaced(candidates.places[tokens, 1:], share)] for tokens, share in zip(members, shares, strict=True)]
+        kept = [
+            tokens[evenly_spaced(candidates.places[tokens, 1:], share)]
+            for tokens, share in zip(members, shares, strict=True)
+        ]
         return torch.cat(kept).sort().values
 
 

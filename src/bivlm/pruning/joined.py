@@ -1,7 +1,9 @@
-"""Attention and diversity together: some tokens because they are looked at, the rest because they show what those do not.
+"""Attention and diversity together: some tokens because they are looked at, the rest because they show what
+those do not.
 
-The first `share` of the budget goes to the tokens with the most attention; the others are chosen one by one, each the farthest (1 - cosine) from all
-that are kept already. Attention alone keeps many near copies of the same patch, diversity alone keeps outliers that nobody asks about.
+The first `share` of the budget goes to the tokens with the most attention; the others are chosen one by one,
+each the farthest (1 - cosine) from all that are kept already. Attention alone keeps many near copies of the
+same patch, diversity alone keeps outliers that nobody asks about.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from bivlm.pruning.diversity import cosine_distances, max_min
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class JoinedPruner(AttentionPruner):
-    """`share` of the kept tokens by the attention that `attending` says, the others by distance. share = 0 is diversity, share = 1 attention."""
+    """`share` of the kept tokens by the attention that `attending` says, the others by distance. share = 0 is
+    diversity, share = 1 attention.
+    """
 
     name: ClassVar[str] = "joined"
 

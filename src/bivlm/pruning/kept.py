@@ -1,7 +1,8 @@
-"""Which of a sequence's tokens go on, and cutting whatever has an entry per token to them: hidden states, positions, masks.
+"""Which of a sequence's tokens go on, and cutting whatever has an entry per token to them: hidden states,
+positions, masks.
 
-The sequences of a batch may keep different numbers of tokens. All are cut to the longest; in the others some dropped tokens go on as filler, and the
-mask hides them from everyone but themselves.
+The sequences of a batch may keep different numbers of tokens. All are cut to the longest; in the others some
+dropped tokens go on as filler, and the mask hides them from everyone but themselves.
 """
 
 from __future__ import annotations
@@ -42,24 +43,33 @@ class Kept:
         if not added:
             return self
         behind = torch.arange(self.length, length, device=self.index.device).expand(len(self.index), added)
-        real = None if self.real is None else torch.cat([self.real, self.real.new_ones(len(self.index), added)], dim=1)
+        real = (
+            None
+            if self.real is None
+            else torch.cat([self.real, self.real.new_ones(len(self.index), added)], dim=1)
+        )
         return Kept(torch.cat([self.index, behind], dim=1), real, length)
 
     def take(self, tensor: Tensor, dim: int) -> Tensor:
-        """The entries of the tokens that go on; `tensor` is (batch or 1, …) with one entry per token along `dim`."""
+        """The entries of the tokens that go on; `tensor` is (batch or 1, …) with one entry per token along
+        `dim`.
+        """
         if len(self.index) == 1 and len(tensor) == 1:
             return tensor.index_select(dim, self.index[0])
         tensor = tensor.expand(len(self.index), *tensor.shape[1:])
         dim = dim % tensor.dim()
-        shape = [len(self.index) if axis == 0 else self.index.shape[1] if axis == dim else 1 for axis in range(tensor.dim())]
+        shape = [
+            len(self.index) if axis == 0 else self.index.shape[1] if axis == dim else 1
+            for axis in range(tensor.dim())
+        ]
         return tensor.take_along_dim(self.index.view(shape), dim)
 
     def attention_mask(self, mask: Tensor | None, queries: int, past: int) -> Tensor | None:
         """A block's mask for the tokens that go on: as keys and, in a whole sequence, as queries.
 
-        `queries` tokens come behind the `past` ones in the cache, counted before the cut; a whole sequence has no past. `mask` is None (each token
-        sees itself and all before it), (batch, n) as for flash attention, or (batch or 1, heads or 1, queries, n), boolean or added; n = past +
-        queries.
+        `queries` tokens come behind the `past` ones in the cache, counted before the cut; a whole sequence
+        has no past. `mask` is None (each token sees itself and all before it), (batch, n) as for flash
+        attention, or (batch or 1, heads or 1, queries, n), boolean or added; n = past + queries.
         """
         keys = self.grown(past + queries)
         if mask is None:
@@ -80,15 +90,17 @@ class Kept:
             return cut  # tokens behind the prompt: they all go on
         whole = self.grown(queries)
         if kwargs.get("position_embeddings") is not None:
-            cut["position_embeddings"] = tuple(whole.take(table, 1) for table in kwargs["position_embeddings"])
+            cut["position_embeddings"] = tuple(
+                whole.take(table, 1) for table in kwargs["position_embeddings"]
+            )
         if kwargs.get("position_ids") is not None:
             cut["position_ids"] = whole.take(kwargs["position_ids"], -1)
         return cut
 
 
 def hide(mask: Tensor, real: Tensor, *, square: bool) -> Tensor:
-    """`mask` (batch, heads or 1, t, m) without the columns where `real` (batch, m) is False; in a square one each token still sees itself: no row is
-    empty.
+    """`mask` (batch, heads or 1, t, m) without the columns where `real` (batch, m) is False; in a square one
+    each token still sees itself: no row is empty.
     """
     hidden = ~real[:, None, None, :]
     if square:

@@ -1,7 +1,9 @@
-"""Dropping tokens inside the language model: from one block on the sequence is shorter, and so are cache, positions and masks.
+"""Dropping tokens inside the language model: from one block on the sequence is shorter, and so are cache,
+positions and masks.
 
-The first block that is concerned decides, by what enters it, and cuts the hidden states; it and all behind it get their positions and masks cut, and
-their part of the cache replaced by one that remembers what it holds (cache.py).
+The first block that is concerned decides, by what enters it, and cuts the hidden states; it and all behind it
+get their positions and masks cut, and their part of the cache replaced by one that remembers what it holds
+(cache.py).
 """
 
 from __future__ import annotations
@@ -32,14 +34,18 @@ class LanguageDrop:
         self.blocks = language_blocks(owner)
         self.first = owner.pruning.layer if owner.pruning.site == "language" else 0
         if self.first >= len(self.blocks):
-            raise InputError(f"layer is {self.first}, and the language model has the blocks 0 to {len(self.blocks) - 1}")
+            raise InputError(
+                f"layer is {self.first}, and the language model has the blocks 0 to {len(self.blocks) - 1}"
+            )
 
     def attach(self) -> Iterator[Any]:
         for index, block in enumerate(self.blocks):
             if index >= self.first:
                 yield block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
 
-    def _before(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _before(
+        self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         call = self.owner.call
         if call is None:
             return None
@@ -84,10 +90,21 @@ class LanguageDrop:
         values = None if noted is None else noted.stays if noted.stays is not None else noted.received
         if noted is None or values is None or visual is None or len(values) != int(visual.sum()):
             what = "the images were encoded elsewhere, or copied for several beams or answers"
-            raise InputError(f"site {self.owner.pruning.site} looks into the vision tower, and {what}; use the site language, or num_beams=1")
+            raise InputError(
+                f"site {self.owner.pruning.site} looks into the vision tower, and {what}; use the site"
+                " language, or num_beams=1"
+            )
         return noted
 
-    def _choose(self, call: Call, candidates: Tensor, real: Tensor, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _choose(
+        self,
+        call: Call,
+        candidates: Tensor,
+        real: Tensor,
+        block: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
         owner, hidden, scores = self.owner, args[0], None
         if owner.pruner.queries is not None and owner.pruning.site == "input":
             noted = self._noted(call)
@@ -96,7 +113,11 @@ class LanguageDrop:
         elif owner.pruner.queries is not None:
             rows = last_real(real)[:, None] if owner.pruner.queries == "last" else None
             scores = attention_received(block, args, kwargs, tokens=hidden.shape[1], rows=rows, real=real)
-        places = call.places if owner.pruning.tokens == "image" else tuple(line(int(count)) for count in candidates.sum(1))
+        places = (
+            call.places
+            if owner.pruning.tokens == "image"
+            else tuple(line(int(count)) for count in candidates.sum(1))
+        )
         return choose(owner.pruner, owner.pruning.keep, candidates, hidden, scores, places, call.seeds)
 
 

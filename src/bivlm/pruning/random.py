@@ -1,4 +1,6 @@
-"""Keep tokens by lot: what a choice without any knowledge is worth. The lot depends on the seed and the prompt alone, so runs can be repeated."""
+"""Keep tokens by lot: what a choice without any knowledge is worth. The lot depends on the seed and the
+prompt alone, so runs can be repeated.
+"""
 
 from __future__ import annotations
 
@@ -22,4 +24,8 @@ class RandomPruner(Pruner):
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         generator = torch.Generator().manual_seed(hash((self.seed, candidates.seed)) % 2**63)
-        return torch.randperm(len(candidates.features), generator=generator)[:k].sort().values.to(candidates.features.device)
+        return (
+            torch.randperm(len(candidates.features), generator=generator)[:k]
+            .sort()
+            .values.to(candidates.features.device)
+        )

@@ -1,4 +1,6 @@
-"""A pruning in words: "attention:layer=2,keep=0.25" is a pruner, where it works, how much stays, and the pruner's own settings."""
+"""A pruning in words: "attention:layer=2,keep=0.25" is a pruner, where it works, how much stays, and the
+pruner's own settings.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ class Pruning:
     pruner    a name in PRUNERS, and `settings` its fields
     keep      share of the tokens that stays, above 0 and at most 1; 1 changes nothing
     site      "language": dropped inside the language model, from block `layer` on, by what enters that block;
-              "input": dropped before the language model, by the vision tower's output; "vision": inside the vision tower from block `layer` on
-    tokens    "image"; or "text", a probe that shows how much the text tokens matter (language only; the last token always stays)
+              "input": dropped before the language model, by the vision tower's output;
+              "vision": inside the vision tower from block `layer` on
+    tokens    "image"; or "text", a probe that shows how much the text tokens matter (language only; the last
+              token always stays)
 
     Raises InputError for what does not fit together.
     """
@@ -38,22 +42,39 @@ class Pruning:
 
     def __post_init__(self) -> None:
         if isinstance(self.keep, bool) or not isinstance(self.keep, int | float) or not 0 < self.keep <= 1:
-            raise InputError(f"keep is {self.keep!r}; it is the share of tokens that stays: above 0 and at most 1")
+            raise InputError(
+                f"keep is {self.keep!r}; it is the share of tokens that stays: above 0 and at most 1"
+            )
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
-            raise InputError(f"layer is {self.layer!r}; it is the number of the block from which on tokens are dropped: 0 or more")
-        for name, value, known in (("site", self.site, get_args(Site)), ("tokens", self.tokens, get_args(Tokens))):
+            raise InputError(
+                f"layer is {self.layer!r}; it is the number of the block from which on tokens are dropped: 0"
+                " or more"
+            )
+        for name, value, known in (
+            ("site", self.site, get_args(Site)),
+            ("tokens", self.tokens, get_args(Tokens)),
+        ):
             if value not in known:
                 raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}")
         if self.site == "input" and self.layer:
-            raise InputError(f"layer is {self.layer} and the site is input, which has no layers; leave one of the two out")
+            raise InputError(
+                f"layer is {self.layer} and the site is input, which has no layers; leave one of the two out"
+            )
         if self.tokens == "text" and self.site != "language":
-            raise InputError(f"text tokens are dropped inside the language model only; the site is {self.site}")
+            raise InputError(
+                f"text tokens are dropped inside the language model only; the site is {self.site}"
+            )
         queries = self.build().queries
         if self.site != "language" and queries == "last":
-            raise InputError("attending is 'last' and a vision tower has no last token; use attending=all, or the site language")
+            raise InputError(
+                "attending is 'last' and a vision tower has no last token; use attending=all, or the site"
+                " language"
+            )
 
     def build(self) -> Pruner:
-        """The pruner with its settings; InputError that lists what there is when a name or a value is wrong."""
+        """The pruner with its settings; InputError that lists what there is when a name or a value is
+        wrong.
+        """
         if self.pruner not in PRUNERS:
             raise InputError(f"there is no pruner {self.pruner!r}; there are {', '.join(sorted(PRUNERS))}")
         return build(PRUNERS[self.pruner], self.settings, f"pruner {self.pruner}", beside=OWN)
@@ -64,13 +85,24 @@ class Pruning:
 
     def __str__(self) -> str:
         own = {"tokens": self.tokens} if self.tokens != "image" else {}
-        where = {"layer": self.layer} if self.site == "language" else {"site": self.site, **({"layer": self.layer} if self.site == "vision" else {})}
+        where = (
+            {"layer": self.layer}
+            if self.site == "language"
+            else {"site": self.site, **({"layer": self.layer} if self.site == "vision" else {})}
+        )
         words = {**where, "keep": self.keep, **own, **self.settings}
         return f"{self.pruner}:{','.join(f'{name}={value}' for name, value in words.items())}"
 
 
-def sweep(pruners: Sequence[str], sites: Sequence[str], layers: Sequence[int], keeps: Sequence[float], tokens: str = "image") -> list[Pruning]:
-    """Every pruner ("attention:attending=last") at every site, from every layer on, with every share: what a study measures, each once.
+def sweep(
+    pruners: Sequence[str],
+    sites: Sequence[str],
+    layers: Sequence[int],
+    keeps: Sequence[float],
+    tokens: str = "image",
+) -> list[Pruning]:
+    """Every pruner ("attention:attending=last") at every site, from every layer on, with every share: what a
+    study measures, each once.
 
     Raises InputError for what does not fit together.
     """
@@ -87,14 +119,18 @@ def sweep(pruners: Sequence[str], sites: Sequence[str], layers: Sequence[int], k
 
 
 def parse_pruning(text: str | Mapping[str, Any] | Pruning) -> Pruning:
-    """ "attention:layer=2,keep=0.25", or a record of config.json, as a Pruning. Raises InputError that says how it is written."""
+    """ "attention:layer=2,keep=0.25", or a record of config.json, as a Pruning. Raises InputError that says
+    how it is written.
+    """
     if isinstance(text, Pruning):
         return text
     if isinstance(text, Mapping):
         try:
             return Pruning(**text)
         except TypeError as error:
-            raise InputError(f"the pruning {dict(text)} cannot be read ({error}); quantize the model again") from error
+            raise InputError(
+                f"the pruning {dict(text)} cannot be read ({error}); quantize the model again"
+            ) from error
     name, _, rest = text.partition(":")
     settings = parse_settings(list(filter(None, (pair.strip() for pair in rest.split(",")))), like=EXAMPLE)
     if "keep" not in settings:

@@ -37,9 +37,11 @@ class Decision:
 
 @dataclass
 class Encoding:
-    """One run of the vision tower: what went in, what came out, and what the hooks inside (tower.py) noted about its visual tokens, image by image.
+    """One run of the vision tower: what went in, what came out, and what the hooks inside (tower.py) noted
+    about its visual tokens, image by image.
 
-    `generate` encodes the images before it calls the model, `forward` does it itself; either way it is one call of `get_image_features`.
+    `generate` encodes the images before it calls the model, `forward` does it itself; either way it is one
+    call of `get_image_features`.
     """
 
     inputs: Mapping[str, Any]
@@ -51,9 +53,11 @@ class Encoding:
 
 @dataclass
 class Call:
-    """One forward pass: its inputs, how many tokens the cache holds already, and, for a prompt that is read whole, where its visual tokens are.
+    """One forward pass: its inputs, how many tokens the cache holds already, and, for a prompt that is read
+    whole, where its visual tokens are.
 
-    `visual` (batch, t) is None behind a past; `places` and `seeds` have an entry for each prompt; `prompt` is what a decision is remembered by.
+    `visual` (batch, t) is None behind a past; `places` and `seeds` have an entry for each prompt; `prompt` is
+    what a decision is remembered by.
     """
 
     inputs: Mapping[str, Any]

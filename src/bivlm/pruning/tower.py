@@ -1,10 +1,10 @@
 """The vision tower's part: patches that leave it early, or the attention that they receive at its end.
 
-    patches ─ block 0 … j-1 ─ decide, cut ─ block j … ─ fewer patches ─ put back among zeros ─ projector ─► visual tokens ─ language.py drops the
-    zeros
+    patches ─ block 0 … j-1 ─ decide, cut ─ block j … ─ fewer patches ─ put back among zeros ─ projector
+        ─► visual tokens ─ language.py drops the zeros
 
-A projector may fold several patches into one token; patches of a token stay or go together, and `Family.patch_tokens` says which they are. The budget
-is each image's (or tile's) own.
+A projector may fold several patches into one token; patches of a token stay or go together, and
+`Family.patch_tokens` says which they are. The budget is each image's (or tile's) own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patches:
-    """What stays in the tower: `kept` (rows, patches), and where a row of the projector's input (rows, inputs) comes from a patch that stays."""
+    """What stays in the tower: `kept` (rows, patches), and where a row of the projector's input (rows,
+    inputs) comes from a patch that stays.
+    """
 
     kept: Kept
     inputs: Tensor
@@ -43,23 +45,34 @@ class Tower:
     def __init__(self, owner: TokenPruning) -> None:
         self.owner, model = owner, owner.model
         if owner.family.patch_tokens is None:
-            what = "the attention in the vision tower" if owner.pruning.site == "input" else "dropping inside the vision tower"
+            what = (
+                "the attention in the vision tower"
+                if owner.pruning.site == "input"
+                else "dropping inside the vision tower"
+            )
             raise InputError(
-                f"{what} is not offered for {owner.family.model_type}; use the site language, or input with a pruner that asks for no attention"
+                f"{what} is not offered for {owner.family.model_type}; use the site language, or input with a"
+                " pruner that asks for no attention"
             )
         stack = [stack for stack in owner.family.stacks if stack.part == "vision"][-1]
         self.blocks: list[nn.Module] = list(model.get_submodule(stack.path))
         self.read = sorted(stack.outputs(model.config, len(self.blocks)))
-        self.projector = model.get_submodule(next(stack.path for stack in owner.family.stacks if stack.part == "projector"))
+        self.projector = model.get_submodule(
+            next(stack.path for stack in owner.family.stacks if stack.part == "projector")
+        )
 
     def tokens_of(self, noted: Encoding, hidden: Tensor) -> Tensor:
         """Which token each patch becomes: (rows, patches), -1 for none; tokens are numbered in each row."""
         assert self.owner.family.patch_tokens is not None
         rows, patches = (1, len(hidden)) if hidden.dim() == 2 else hidden.shape[:2]
-        return self.owner.family.patch_tokens(self.owner.model.config, noted.inputs, rows, patches).to(hidden.device)
+        return self.owner.family.patch_tokens(self.owner.model.config, noted.inputs, rows, patches).to(
+            hidden.device
+        )
 
     def images(self, noted: Encoding, tokens: Tensor) -> Tensor:
-        """Which image each token (rows, tokens) is of: its row, or, where all images share one sequence, by their grids."""
+        """Which image each token (rows, tokens) is of: its row, or, where all images share one sequence, by
+        their grids.
+        """
         grids = self._grids(noted)
         count = int(tokens.max()) + 1
         if len(tokens) > 1 or grids is None:
@@ -70,15 +83,23 @@ class Tower:
     def shapes(self, noted: Encoding, images: Tensor) -> list[tuple[int, int]]:
         grids = self._grids(noted)
         counts = torch.bincount(images.flatten()).tolist()
-        return grids if grids is not None and len(grids) == len(counts) else [shape_of(count) for count in counts]
+        return (
+            grids
+            if grids is not None and len(grids) == len(counts)
+            else [shape_of(count) for count in counts]
+        )
 
     def _grids(self, noted: Encoding) -> list[tuple[int, int]] | None:
         family = self.owner.family
-        return None if family.token_grids is None else family.token_grids(self.owner.model.config, noted.inputs)
+        return (
+            None if family.token_grids is None else family.token_grids(self.owner.model.config, noted.inputs)
+        )
 
 
 class TowerWatch(Tower):
-    """Notes the attention that patches receive in the last block whose output the model reads, as a mean over the patches of each token."""
+    """Notes the attention that patches receive in the last block whose output the model reads, as a mean over
+    the patches of each token.
+    """
 
     def attach(self) -> Iterator[Any]:
         yield self.blocks[self.read[-1]].register_forward_pre_hook(self._before, with_kwargs=True)
@@ -98,9 +119,14 @@ class TowerDrop(Tower):
         super().__init__(owner)
         self.first = owner.pruning.layer
         if self.first >= len(self.blocks):
-            raise InputError(f"layer is {self.first}, and the vision tower has the blocks 0 to {len(self.blocks) - 1}")
+            raise InputError(
+                f"layer is {self.first}, and the vision tower has the blocks 0 to {len(self.blocks) - 1}"
+            )
         if self.read[0] < self.first:
-            raise InputError(f"layer is {self.first}, and the model reads the output of block {self.read[0]} of its vision tower; give at most that")
+            raise InputError(
+                f"layer is {self.first}, and the model reads the output of block {self.read[0]} of its vision"
+                " tower; give at most that"
+            )
 
     def attach(self) -> Iterator[Any]:
         for index, block in enumerate(self.blocks):
@@ -108,7 +134,9 @@ class TowerDrop(Tower):
                 yield block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
         yield self.projector.register_forward_pre_hook(self._put_back)
 
-    def _before(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _before(
+        self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         noted, hidden = self.owner.encoding, args[0]
         if noted is None:
             return None
@@ -121,13 +149,17 @@ class TowerDrop(Tower):
             hidden = kept.take(hidden[None], 1)[0] if hidden.dim() == 2 else kept.take(hidden, 1)
         return (hidden, *args[1:]), _cut_arguments(kept, kwargs)
 
-    def _decide(self, noted: Encoding, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _decide(
+        self, noted: Encoding, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         owner, hidden = self.owner, args[0]
         tokens = self.tokens_of(noted, hidden)
         patches = hidden[None] if hidden.dim() == 2 else hidden
         scores = None
         if owner.pruner.queries is not None:
-            scores = token_means(attention_received(block, args, kwargs, tokens=tokens.shape[1])[..., None], tokens)[..., 0]
+            scores = token_means(
+                attention_received(block, args, kwargs, tokens=tokens.shape[1])[..., None], tokens
+            )[..., 0]
         images = self.images(noted, tokens)
         chosen = self._choose(noted, images, token_means(patches, tokens), scores)
         noted.stays = chosen.flatten()
@@ -146,9 +178,15 @@ class TowerDrop(Tower):
             candidates = (images == image).flatten()[None]
             flat = None if scores is None else scores.flatten()[None]
             places = (token_places([shape]),)
-            chosen |= choose(owner.pruner, owner.pruning.keep, candidates, features.flatten(0, 1)[None], flat, places, (seed + image,)).view_as(
-                images
-            )
+            chosen |= choose(
+                owner.pruner,
+                owner.pruning.keep,
+                candidates,
+                features.flatten(0, 1)[None],
+                flat,
+                places,
+                (seed + image,),
+            ).view_as(images)
         return chosen
 
     def _put_back(self, projector: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -169,7 +207,9 @@ def token_means(values: Tensor, tokens: Tensor) -> Tensor:
     place = torch.where(tokens < 0, count, tokens)
     sums = values.new_zeros(len(tokens), count + 1, values.shape[-1], dtype=torch.float32)
     sums.scatter_add_(1, place[..., None].expand_as(values), values.float())
-    sizes = torch.zeros(len(tokens), count + 1, device=values.device).scatter_add_(1, place, torch.ones_like(place, dtype=torch.float32))
+    sizes = torch.zeros(len(tokens), count + 1, device=values.device).scatter_add_(
+        1, place, torch.ones_like(place, dtype=torch.float32)
+    )
     return (sums / sizes.clamp_min(1.0)[..., None])[:, :count]
 
 
@@ -188,5 +228,7 @@ def _cut_arguments(kept: Kept, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lengths_left(kept: Kept, edges: Tensor) -> Tensor:
-    """Cumulative lengths of the windows of one sequence, counting what stays; windows that lose everything vanish."""
+    """Cumulative lengths of the windows of one sequence, counting what stays; windows that lose everything
+    vanish.
+    """
     return torch.searchsorted(kept.index[0], edges.to(kept.index.dtype)).to(edges.dtype).unique_consecutive()

@@ -12,6 +12,21 @@ from bivlm.quantizers.rtn import RTN
 from bivlm.quantizers.sign import Sign
 from bivlm.quantizers.trellis import Trellis
 
-QUANTIZERS: dict[str, type[Quantizer]] = {quantizer.name: quantizer for quantizer in (Sign, RTN, AWQ, GPTQ, PBLLM, BiLLM, ARB, DBF, BiVLM, Trellis)}
+QUANTIZERS: dict[str, type[Quantizer]] = {
+    quantizer.name: quantizer for quantizer in (Sign, RTN, AWQ, GPTQ, PBLLM, BiLLM, ARB, DBF, BiVLM, Trellis)
+}
 
-__all__ = ["ARB", "AWQ", "DBF", "GPTQ", "PBLLM", "QUANTIZERS", "RTN", "BiLLM", "BiVLM", "Quantizer", "Sign", "Trellis"]
+__all__ = [
+    "ARB",
+    "AWQ",
+    "DBF",
+    "GPTQ",
+    "PBLLM",
+    "QUANTIZERS",
+    "RTN",
+    "BiLLM",
+    "BiVLM",
+    "Quantizer",
+    "Sign",
+    "Trellis",
+]

@@ -1,17 +1,21 @@
 """ARB-LLM: BiLLM's parts, with their numbers and signs refined in turns.
 
-Li et al., arXiv 2410.03129. A block of columns is parted as in BiLLM (partition.py); then, for the masked weights of each part,
+Li et al., arXiv 2410.03129. A block of columns is parted as in BiLLM (partition.py); then, for the masked
+weights of each part,
 
-    plain    w ≈ mean + Σ scale * sign: mean, scales and signs in turns, each the best for the others               Eq. 4-7
-    x        the same, then means and scales under the second moment S of the block's inputs, tr((W-Q) S (W-Q)ᵀ)     Eq. 8-10
-    rc       w ≈ Σ row scale * column scale * sign, no means: row scales, column scales and signs in turns           Eq. 11-13
+    plain    w ≈ mean + Σ scale * sign: mean, scales and signs in turns, each the best for the others; Eq. 4-7
+    x        the same, then means and scales under the second moment S of the block's inputs,
+             tr((W-Q) S (W-Q)ᵀ); Eq. 8-10
+    rc       w ≈ Σ row scale * column scale * sign, no means: row scales, column scales and signs in turns;
+             Eq. 11-13
 
-No turn raises its objective. The paper alternates mean and scale for "x"; their common minimum is a small linear system, solved here at once. With
-`column_groups` (the column-group bitmap, section 3.4) the salient columns are parted by magnitude as well. The public code runs the refinement inside
-its searches for the parts; here the parts are found as BiLLM finds them, and refined once.
+No turn raises its objective. The paper alternates mean and scale for "x"; their common minimum is a small
+linear system, solved here at once. With `column_groups` (the column-group bitmap, section 3.4) the salient
+columns are parted by magnitude as well. The public code runs the refinement inside its searches for the
+parts; here the parts are found as BiLLM finds them, and refined once.
 
-The paper counts as BiLLM does, 1.06 to 1.11 bits, and leaves out the same: the bit that tells the parts apart and the numbers of every row and block;
-2.5 to 3 in truth.
+The paper counts as BiLLM does, 1.06 to 1.11 bits, and leaves out the same: the bit that tells the parts apart
+and the numbers of every row and block; 2.5 to 3 in truth.
 """
 
 from __future__ import annotations
@@ -32,7 +36,15 @@ from bivlm.quantizers.billm import Salience
 from bivlm.quantizers.compensation import ErrorRule
 from bivlm.quantizers.partition import magnitude_threshold
 from bivlm.quantizers.residual import Binarized, binarize
-from bivlm.quantizers.sign_planes import BlockPlanes, block_planes, parted, parted_nbytes, planes_of, refit_planes, walk_blocks
+from bivlm.quantizers.sign_planes import (
+    BlockPlanes,
+    block_planes,
+    parted,
+    parted_nbytes,
+    planes_of,
+    refit_planes,
+    walk_blocks,
+)
 from bivlm.types import LinearStats
 
 Variant = Literal["plain", "x", "rc"]
@@ -47,13 +59,15 @@ class ARB(Quantizer):
     rounds           of the refinement in turns
     salience         what salient columns and the magnitude parts are searched on
     most_salient     largest number of salient columns in a block
-    compensate       feed the error of each block on; without it, with magnitude salience and but for "x", no data are needed
+    compensate       feed the error of each block on; without it, with magnitude salience and but for "x", no
+                     data are needed
     error_rule       "exact", or "diagonal" as in the public code
     refit            least squares for scales and means of the whole weight at the end
     scale_bits       16, 32, or 8 with a 16-bit unit per row
     damping          share of the mean diagonal added to the second moment
     block_size       columns that share their numbers, between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
+                     tokens' share
     """
 
     name: ClassVar[str] = "arb"
@@ -79,7 +93,9 @@ class ARB(Quantizer):
         w, exponent = in_range(weight)
         hessian = moment_of(stats, self.modality_weight) if self.needs_data else None
         salient_parts = 2 if self.column_groups else 1
-        kept: NumberBits = 32 if self.scale_bits == 32 else 16  # eight-bit numbers are rounded when the whole row is known
+        kept: NumberBits = (
+            32 if self.scale_bits == 32 else 16
+        )  # eight-bit numbers are rounded when the whole row is known
         blocks: list[BlockPlanes] = []
 
         def quantize_columns(block: Tensor, u: Tensor, start: int) -> Tensor:
@@ -94,9 +110,14 @@ class ARB(Quantizer):
             return decided.dequantize()
 
         walk_blocks(
-            w, hessian, quantize_columns,
-            feed_on=self.compensate, block_size=self.block_size, damping=self.damping, error_rule=self.error_rule,
-        )  # fmt: skip
+            w,
+            hessian,
+            quantize_columns,
+            feed_on=self.compensate,
+            block_size=self.block_size,
+            damping=self.damping,
+            error_rule=self.error_rule,
+        )
         decided = planes_of(blocks, 2, salient_parts, self.block_size, self.scale_bits)
         if hessian is not None and self.refit:
             decided = refit_planes(w, decided, hessian, self.scale_bits)
@@ -107,21 +128,30 @@ class ARB(Quantizer):
         special = [salient.expand_as(small)]
         if self.column_groups and bool(salient.any()):
             inside = target[:, salient]
-            high = (target.abs() >= magnitude_threshold(inside, torch.zeros(inside.shape[1], dtype=torch.bool))) & salient
+            high = (
+                target.abs() >= magnitude_threshold(inside, torch.zeros(inside.shape[1], dtype=torch.bool))
+            ) & salient
             special, large = [~high & salient, high], large | high
         elif self.column_groups:
             special = special * 2
         masks = [(small, 1), (large & ~salient, 1), *((mask, 2) for mask in special)]
         if self.variant == "rc":
-            return _rc_planes(salient, large, [alternate_rc(block, mask, order, self.rounds) for mask, order in masks])
+            return _rc_planes(
+                salient, large, [alternate_rc(block, mask, order, self.rounds) for mask, order in masks]
+            )
         pieces = [alternate(block, mask, binarize(block, mask, order), self.rounds) for mask, order in masks]
         return block_planes(salient, large, pieces)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         stored = parted_nbytes(
-            shape, self.block_size, self.most_salient, self.scale_bits,
-            salient_parts=2 if self.column_groups else 1, means=self.variant != "rc", column_scales=self.variant == "rc",
-        )  # fmt: skip
+            shape,
+            self.block_size,
+            self.most_salient,
+            self.scale_bits,
+            salient_parts=2 if self.column_groups else 1,
+            means=self.variant != "rc",
+            column_scales=self.variant == "rc",
+        )
         return 8 * stored / (shape[0] * shape[1])
 
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:
@@ -130,7 +160,9 @@ class ARB(Quantizer):
 
 
 def alternate(w: Tensor, mask: Tensor, start: Binarized, rounds: int) -> Binarized:
-    """Refine mean, scales (one or two) and signs of the weights `w` (out, b) under `mask` in turns: ‖W - Q‖² never rises."""
+    """Refine mean, scales (one or two) and signs of the weights `w` (out, b) under `mask` in turns: ‖W - Q‖²
+    never rises.
+    """
     count = mask.sum(1).clamp_min(1)
     target = torch.where(mask, w, 0.0)
     mean, scales, signs = start.mean, start.scales.clone(), start.signs
@@ -148,11 +180,15 @@ def alternate(w: Tensor, mask: Tensor, start: Binarized, rounds: int) -> Binariz
 
 
 def nearest_signs(target: Tensor, scales: list[Tensor]) -> Tensor:
-    """The signs (K, out, b), K one or two, for which Σ scale * sign is nearest to `target` (out, b); scales broadcast against it."""
+    """The signs (K, out, b), K one or two, for which Σ scale * sign is nearest to `target` (out, b); scales
+    broadcast against it.
+    """
     if len(scales) == 1:
         return torch.where(target * scales[0] >= 0, 1.0, -1.0)[None]
     large, small = (scales[0], scales[1])
-    wins = large.abs() >= small.abs()  # the larger scale's sign is that of the target; the smaller one follows the rest
+    wins = (
+        large.abs() >= small.abs()
+    )  # the larger scale's sign is that of the target; the smaller one follows the rest
     first = torch.where(target * torch.where(wins, large, small) >= 0, 1.0, -1.0)
     rest = target - first * torch.where(wins, large, small)
     second = torch.where(rest * torch.where(wins, small, large) >= 0, 1.0, -1.0)
@@ -160,7 +196,8 @@ def nearest_signs(target: Tensor, scales: list[Tensor]) -> Tensor:
 
 
 def alternate_rc(w: Tensor, mask: Tensor, order: int, rounds: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Row scales (out, K), column scales (K, b) and signs (K, out, b) of the weights of `w` (out, b) under `mask`, refined in turns.
+    """Row scales (out, K), column scales (K, b) and signs (K, out, b) of the weights of `w` (out, b) under
+    `mask`, refined in turns.
 
     Column scales have mean 1 over the columns that have a masked weight; the others are 1.
     """
@@ -179,10 +216,16 @@ def alternate_rc(w: Tensor, mask: Tensor, order: int, rounds: int) -> tuple[Tens
     weight = mask.float()
     for _ in range(rounds):
         for k in range(order):
-            others = [rows[other][:, None] * columns[other] * signs[other] for other in range(order) if other != k]
+            others = [
+                rows[other][:, None] * columns[other] * signs[other] for other in range(order) if other != k
+            ]
             goal = weight * signs[k] * (target - sum(others))
-            rows[k] = torch.where(used_rows, _quotient(goal @ columns[k], weight @ columns[k].square(), rows[k]), 0.0)
-            columns[k] = torch.where(used_columns, _quotient(goal.T @ rows[k], weight.T @ rows[k].square(), columns[k]), 1.0)
+            rows[k] = torch.where(
+                used_rows, _quotient(goal @ columns[k], weight @ columns[k].square(), rows[k]), 0.0
+            )
+            columns[k] = torch.where(
+                used_columns, _quotient(goal.T @ rows[k], weight.T @ rows[k].square(), columns[k]), 1.0
+            )
         signs = list(nearest_signs(target, [rows[k][:, None] * columns[k] for k in range(order)]))
     for k in range(order):
         size = columns[k][used_columns].abs().mean() if bool(used_columns.any()) else torch.tensor(1.0)
@@ -195,7 +238,14 @@ def _quotient(above: Tensor, below: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(below > 0, above / below, otherwise)
 
 
-def _rc_planes(salient: Tensor, partition: Tensor, pieces: list[tuple[Tensor, Tensor, Tensor]]) -> BlockPlanes:
+def _rc_planes(
+    salient: Tensor, partition: Tensor, pieces: list[tuple[Tensor, Tensor, Tensor]]
+) -> BlockPlanes:
     plain = [Binarized(torch.zeros(len(rows)), rows, signs) for rows, _, signs in pieces]
-    columns = torch.cat([torch.where(salient if index >= 2 else ~salient, columns, 0.0) for index, (_, columns, _) in enumerate(pieces)])
+    columns = torch.cat(
+        [
+            torch.where(salient if index >= 2 else ~salient, columns, 0.0)
+            for index, (_, columns, _) in enumerate(pieces)
+        ]
+    )
     return replace(block_planes(salient, partition, plain), means=None, column_scales=columns)

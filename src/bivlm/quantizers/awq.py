@@ -1,12 +1,15 @@
 """AWQ: columns that carry strong inputs are scaled up before rounding to nearest, and their inputs down.
 
-Lin et al., arXiv 2306.00978. With x̄_j the strength of input j, s_j = x̄_j^α and Q round-to-nearest with a clipping search,
+Lin et al., arXiv 2306.00978. With x̄_j the strength of input j, s_j = x̄_j^α and Q round-to-nearest with a
+clipping search,
 
-    W x = (W diag(s)) (diag(s)⁻¹ x) ≈ Q(W diag(s)) diag(s)⁻¹ x,      α = argmin over a grid of 20 in [0, 1] of the layer's error
+    W x = (W diag(s)) (diag(s)⁻¹ x) ≈ Q(W diag(s)) diag(s)⁻¹ x
+    α = argmin over a grid of 20 in [0, 1] of the layer's error
 
-The layer's error is tr((W-Q) H (W-Q)ᵀ) with the second moment H of the inputs, and x̄_j = sqrt(H_jj), where the paper takes mean |x_j|.
-AWQ folds diag(s)⁻¹ into the layer before; here a linear stands by itself and s is stored, 16 bits per column (0.004 bit per weight at 4096 rows), and
-counted. The paper counts the codes' bits only.
+The layer's error is tr((W-Q) H (W-Q)ᵀ) with the second moment H of the inputs, and x̄_j = sqrt(H_jj), where
+the paper takes mean |x_j|. AWQ folds diag(s)⁻¹ into the layer before; here a linear stands by itself and s is
+stored, 16 bits per column (0.004 bit per weight at 4096 rows), and counted. The paper counts the codes' bits
+only.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from bivlm.quantizers.grid import ZeroPoint, fit_grid
 from bivlm.quantizers.rtn import rounded
 from bivlm.types import LinearStats
 
-JUDGED_ROWS = 256  # α is chosen by the error of at most so many rows, evenly spread: rows differ little in it, and the search costs them all
+# α is chosen by the error of at most so many rows, evenly spread: rows differ little in it, and the search
+# costs them all
+JUDGED_ROWS = 256
 STRONGEST = 2.0**10  # column scales lie within this factor of their geometric mean, above and below
 
 
@@ -37,13 +42,16 @@ class AWQ(Quantizer):
     """Settings of AWQ.
 
     bits             2^bits grid points
-    alphabet         the number of grid points where it is no power of two (3 is ternary: 1.6 bits stored); takes the place of `bits`
+    alphabet         the number of grid points where it is no power of two (3 is ternary: 1.6 bits stored);
+                     takes the place of `bits`
     group_size       columns that share a scale and a zero point; more than a row has means the whole row
-    zero_point       "free" (16 bits per group), "code" (a grid point, as in the paper's code), or "middle" (none stored)
+    zero_point       "free" (16 bits per group), "code" (a grid point, as in the paper's code), or "middle"
+                     (none stored)
     scale_bits       16, 32, or 8 with a 16-bit unit per row
     clip             search the grid's range as well
     steps            values of α that are tried, 0 to 1
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
+                     tokens' share
     """
 
     name: ClassVar[str] = "awq"
@@ -76,13 +84,17 @@ class AWQ(Quantizer):
         for alpha in self._alphas():
             difference = some - self._scaled(some, strength, alpha).dequantize()
             losses.append(float(((difference @ hessian) * difference).sum()))
-        return replace(self._scaled(w, strength, self._alphas()[losses.index(min(losses))]), exponent=exponent)
+        return replace(
+            self._scaled(w, strength, self._alphas()[losses.index(min(losses))]), exponent=exponent
+        )
 
     def _alphas(self) -> list[float]:
         return [step / max(self.steps - 1, 1) for step in range(self.steps)]
 
     def _scaled(self, w: Tensor, strength: Tensor, alpha: float) -> UniformWeight:
-        """Rounded with the column scales strength^alpha, whose inverse goes into the file; a column without input is not scaled."""
+        """Rounded with the column scales strength^alpha, whose inverse goes into the file; a column without
+        input is not scaled.
+        """
         log = torch.where(strength > 0, strength.clamp_min(1e-30).log(), 0.0) * alpha
         centre = log[strength > 0].mean() if bool((strength > 0).any()) else log.mean()
         log = torch.where(strength > 0, log - centre, 0.0).clamp(-math.log(STRONGEST), math.log(STRONGEST))
@@ -90,11 +102,21 @@ class AWQ(Quantizer):
         group_size = min(self.group_size, w.shape[1])
         importance = (strength * inverse.float()).square()
         scaled = w / inverse.float()
-        grid = fit_grid(scaled, importance, group_size, self.points, self.zero_point, clip=self.clip, scale_bits=self.scale_bits)
+        grid = fit_grid(
+            scaled,
+            importance,
+            group_size,
+            self.points,
+            self.zero_point,
+            clip=self.clip,
+            scale_bits=self.scale_bits,
+        )
         return rounded(scaled, grid, group_size, 0, inverse)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
-        stored = uniform_nbytes(shape, self.points, min(self.group_size, shape[1]), self.scale_bits, self.zero_point, True)
+        stored = uniform_nbytes(
+            shape, self.points, min(self.group_size, shape[1]), self.scale_bits, self.zero_point, True
+        )
         return 8 * stored / (shape[0] * shape[1])
 
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:

@@ -1,6 +1,8 @@
-"""What every quantizer is: a frozen dataclass whose fields are the method's hyper-parameters and whose one method is the algorithm.
+"""What every quantizer is: a frozen dataclass whose fields are the method's hyper-parameters and whose one
+method is the algorithm.
 
-A quantizer sees tensors only: a weight (out, in) and, when `needs_data`, what the linear received. It never changes its arguments.
+A quantizer sees tensors only: a weight (out, in) and, when `needs_data`, what the linear received. It never
+changes its arguments.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ Weighting = Annotated[ModalityWeight, Field(union_mode="left_to_right")]
 
 
 class Quantizer(ABC):
-    """A method with its settings. Subclasses are pydantic dataclasses (frozen, unknown fields forbidden): a wrong value fails at construction."""
+    """A method with its settings. Subclasses are pydantic dataclasses (frozen, unknown fields forbidden): a
+    wrong value fails at construction.
+    """
 
     name: ClassVar[str]
 
@@ -35,22 +39,29 @@ class Quantizer(ABC):
 
     @abstractmethod
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
-        """Decide how `weight` (out, in), finite, any float dtype, is stored; the same input gives the same bytes.
+        """Decide how `weight` (out, in), finite, any float dtype, is stored; the same input gives the same
+        bytes.
 
         Raises ValueError when `needs_data` and `stats` is None.
         """
 
     @abstractmethod
     def bits_bound(self, shape: tuple[int, int]) -> float:
-        """The most true bits per weight that a linear of this shape can take: what the preflight table shows."""
+        """The most true bits per weight that a linear of this shape can take: what the preflight table
+        shows.
+        """
 
     @abstractmethod
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:
-        """Bits per weight as the method's own paper counts them, shown beside the true bits; None if the paper counts as we do."""
+        """Bits per weight as the method's own paper counts them, shown beside the true bits; None if the
+        paper counts as we do.
+        """
 
 
 def in_range(weight: Tensor) -> tuple[Tensor, int]:
-    """The weight as float32 (out, in) over 2^e, and e: 0 for weights of ordinary size. Raises ValueError for NaN and infinity."""
+    """The weight as float32 (out, in) over 2^e, and e: 0 for weights of ordinary size. Raises ValueError for
+    NaN and infinity.
+    """
     w = weight.detach().float()
     if not bool(w.isfinite().all()):
         raise ValueError("the weight holds NaN or infinity")
@@ -59,7 +70,8 @@ def in_range(weight: Tensor) -> tuple[Tensor, int]:
 
 
 def moment_of(stats: LinearStats | None, modality_weight: ModalityWeight) -> Tensor | None:
-    """The second moment (in, in) that a method calibrates with; None, and a warning, where every input is zero.
+    """The second moment (in, in) that a method calibrates with; None, and a warning, where every input is
+    zero.
 
     Raises ValueError when there are no statistics.
     """

@@ -1,18 +1,25 @@
-"""BiLLM: block by block, a few salient columns get two sign planes, and the other weights are parted by magnitude in two, one sign plane each.
+"""BiLLM: block by block, a few salient columns get two sign planes, and the other weights are parted by
+magnitude in two, one sign plane each.
 
-Huang et al., arXiv 2402.04291. Per block of 128 columns, with error feedback from block to block (compensation.py):
+Huang et al., arXiv 2402.04291. Per block of 128 columns, with error feedback from block to block
+(compensation.py):
 
-    salience of a weight     w², over the squared diagonal of the inverse factor ("hessian"), or |w| ("magnitude")
-    salient columns          the 1…49 with the largest column sums, as many as minimise the error of binarizing the salience     partition.py
+    salience of a weight     w², over the squared diagonal of the inverse factor ("hessian"), or |w|
+                             ("magnitude")
+    salient columns          the 1…49 with the largest column sums, as many as minimise the error of
+                             binarizing the salience (partition.py)
     other weights            parted where the salience of a weight passes the best of 81 quantiles
-    binarization             mean + scale * sign per row and part, order 2 for the salient columns                               residual.py
+    binarization             mean + scale * sign per row and part, order 2 for the salient columns
+                             (residual.py)
 
-The searches run on the salience, not on the weights, as in the public code. To the letter of that code: scale_bits 32, error_rule "diagonal", refit
-False. Its error rule divides a block's error by the diagonal of the factor alone, though the block was decided at once; "exact" solves the triangular
-system. `refit` finds scales and means anew under the second moment.
+The searches run on the salience, not on the weights, as in the public code. To the letter of that code:
+scale_bits 32, error_rule "diagonal", refit False. Its error rule divides a block's error by the diagonal of
+the factor alone, though the block was decided at once; "exact" solves the triangular system. `refit` finds
+scales and means anew under the second moment.
 
-The paper counts 1.06 to 1.11 bits: one bit, plus one for the salient columns. It leaves out the bit that tells the two parts from each other (0.9 and
-more per weight) and the seven numbers per row and block (0.88 in float16): 2.9 in truth.
+The paper counts 1.06 to 1.11 bits: one bit, plus one for the salient columns. It leaves out the bit that
+tells the two parts from each other (0.9 and more per weight) and the seven numbers per row and block (0.88 in
+float16): 2.9 in truth.
 """
 
 from __future__ import annotations
@@ -30,7 +37,15 @@ from bivlm.formats.planes import PlanesWeight
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.compensation import ErrorRule
 from bivlm.quantizers.residual import binarize
-from bivlm.quantizers.sign_planes import BlockPlanes, block_planes, parted, parted_nbytes, planes_of, refit_planes, walk_blocks
+from bivlm.quantizers.sign_planes import (
+    BlockPlanes,
+    block_planes,
+    parted,
+    parted_nbytes,
+    planes_of,
+    refit_planes,
+    walk_blocks,
+)
 from bivlm.types import LinearStats
 
 Salience = Literal["hessian", "magnitude"]
@@ -42,13 +57,15 @@ class BiLLM(Quantizer):
 
     salience         what salient columns and the magnitude parts are searched on
     most_salient     largest number of salient columns in a block
-    compensate       feed the error of each block on; without it, and with magnitude salience, no data are needed
+    compensate       feed the error of each block on; without it, and with magnitude salience, no data are
+                     needed
     error_rule       "exact", or "diagonal" as in the public code
     refit            least squares for scales and means at the end
     scale_bits       16, 32, or 8 with a 16-bit unit per row
     damping          share of the mean diagonal added to the second moment
     block_size       columns that share their numbers, between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
+                     tokens' share
     """
 
     name: ClassVar[str] = "billm"
@@ -70,20 +87,31 @@ class BiLLM(Quantizer):
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> PlanesWeight:
         w, exponent = in_range(weight)
         hessian = moment_of(stats, self.modality_weight) if self.needs_data else None
-        kept: NumberBits = 32 if self.scale_bits == 32 else 16  # eight-bit numbers are rounded when the whole row is known
+        kept: NumberBits = (
+            32 if self.scale_bits == 32 else 16
+        )  # eight-bit numbers are rounded when the whole row is known
         blocks: list[BlockPlanes] = []
 
         def quantize_columns(block: Tensor, u: Tensor, start: int) -> Tensor:
             target = block.square() / u.diagonal().square() if self.salience == "hessian" else block
             salient, small, large = parted(target, self.most_salient)
-            pieces = [binarize(block, small, 1), binarize(block, large, 1), binarize(block, salient.expand_as(small), 2)]
+            pieces = [
+                binarize(block, small, 1),
+                binarize(block, large, 1),
+                binarize(block, salient.expand_as(small), 2),
+            ]
             blocks.append(block_planes(salient, large, pieces))
             return planes_of(blocks[-1:], 2, 1, self.block_size, kept).dequantize()
 
         walk_blocks(
-            w, hessian, quantize_columns,
-            feed_on=self.compensate, block_size=self.block_size, damping=self.damping, error_rule=self.error_rule,
-        )  # fmt: skip
+            w,
+            hessian,
+            quantize_columns,
+            feed_on=self.compensate,
+            block_size=self.block_size,
+            damping=self.damping,
+            error_rule=self.error_rule,
+        )
         decided = planes_of(blocks, 2, 1, self.block_size, self.scale_bits)
         if hessian is not None and self.refit:
             decided = refit_planes(w, decided, hessian, self.scale_bits)
@@ -91,9 +119,14 @@ class BiLLM(Quantizer):
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         stored = parted_nbytes(
-            shape, self.block_size, self.most_salient, self.scale_bits,
-            salient_parts=1, means=True, column_scales=False,
-        )  # fmt: skip
+            shape,
+            self.block_size,
+            self.most_salient,
+            self.scale_bits,
+            salient_parts=1,
+            means=True,
+            column_scales=False,
+        )
         return 8 * stored / (shape[0] * shape[1])
 
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:

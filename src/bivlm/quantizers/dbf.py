@@ -1,22 +1,25 @@
-"""DBF, double binary factorization: the weight is a product of two sign matrices with scales between and around them.
+"""DBF, double binary factorization: the weight is a product of two sign matrices with scales between and
+around them.
 
 Boža, Macko, arXiv 2505.11076:
 
     W ≈ diag(a) A diag(m) B diag(b),     A ∈ {±1}^(out x r),  B ∈ {±1}^(r x in)
 
-so that bits follow from the rank r, and any number of them can be asked for. Columns are scaled by the root mean square of their inputs, which is
-divided out again at the end. Two factors L = diag(a) A diag(l) and R = diag(k) B diag(b), m = l k, are fitted in turns, each by ADMM with the other
-fixed. For R, with the columns of L brought to norm 1, ρ the penalty and λ the ridge:
+so that bits follow from the rank r, and any number of them can be asked for. Columns are scaled by the root
+mean square of their inputs, which is divided out again at the end. Two factors L = diag(a) A diag(l) and R =
+diag(k) B diag(b), m = l k, are fitted in turns, each by ADMM with the other fixed. For R, with the columns of
+L brought to norm 1, ρ the penalty and λ the ridge:
 
     X = (LᵀL + (λ + ρ) I)⁻¹ (LᵀW + ρ (Z - U))
     Z = sign(X + U) * the nearest non-negative rank-1 matrix to |X + U|,  by power iteration
     U ← U + X - Z                                                          then R = Z
 
-ρ grows evenly and is constant in the last rounds: the signs are free to move at first and settle later. Beyond the paper: at the end the
-scales a, m and b are fitted to the signs by least squares under the whole second moment, of which the factors see the diagonal alone.
+ρ grows evenly and is constant in the last rounds: the signs are free to move at first and settle later.
+Beyond the paper: at the end the scales a, m and b are fitted to the signs by least squares under the whole
+second moment, of which the factors see the diagonal alone.
 
-The paper counts r (out + in) / (out in) bits per weight: it leaves out the three vectors of scales, 16 (out + r + in) bits, and padding. `bits` here
-counts everything.
+The paper counts r (out + in) / (out in) bits per weight: it leaves out the three vectors of scales, 16 (out +
+r + in) bits, and padding. `bits` here counts everything.
 """
 
 from __future__ import annotations
@@ -48,13 +51,15 @@ TINY = 1e-30
 class DBF(Quantizer):
     """Settings of DBF.
 
-    bits             true bits per weight, scales and padding included; the rank is the largest that they pay for, and at least 1
+    bits             true bits per weight, scales and padding included; the rank is the largest that they pay
+                     for, and at least 1
     weighting        "diagonal": by what the columns receive; "none": all weights alike, and no data
     rounds           how often both factors are fitted
     inner            ADMM steps for a factor in one round
     penalty          ρ at the end, relative to columns of norm 1
     ridge            λ, likewise; less would leave float32 without a Cholesky factor
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
+                     tokens' share
     seed             of the random factor that the fit begins with
     """
 
@@ -86,7 +91,9 @@ class DBF(Quantizer):
         return _stored(*signs, *scales_of(refitted), exponent)
 
     def _factors(self, target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        """L (out, r) and R (r, in), each signs times a rank-1 matrix of magnitudes, with L R near `target` (out, in)."""
+        """L (out, r) and R (r, in), each signs times a rank-1 matrix of magnitudes, with L R near `target`
+        (out, in).
+        """
         rising = max(1.0, (1.0 - SETTLING) * self.rounds)
         first, *later = (self.penalty * min(1.0, turn / rising) for turn in range(1, self.rounds + 1))
         start = torch.randn(rank, target.shape[0], generator=torch.Generator().manual_seed(self.seed))
@@ -99,7 +106,9 @@ class DBF(Quantizer):
         return left.values.T, _unit_rows(right.values)
 
     def _fit(self, other: Tensor, target: Tensor, factor: _Factor | None, penalty: float) -> _Factor:
-        """ADMM steps for X (r, c) with otherᵀ X near `target` (k, c), the rows of `other` (r, k) brought to norm 1."""
+        """ADMM steps for X (r, c) with otherᵀ X near `target` (k, c), the rows of `other` (r, k) brought to
+        norm 1.
+        """
         fixed = _unit_rows(other)
         gram = fixed @ fixed.T
         gram.diagonal().add_(self.ridge + penalty)
@@ -117,7 +126,10 @@ class DBF(Quantizer):
         rows, columns = shape
         budget = self.bits * rows * columns / 8
         most = int(budget / (columns / 8)) + 1  # the rows of B alone are longer than the budget
-        return max(1, bisect_right(range(1, most + 1), budget, key=lambda rank: factors_nbytes((rows, columns), rank)))
+        return max(
+            1,
+            bisect_right(range(1, most + 1), budget, key=lambda rank: factors_nbytes((rows, columns), rank)),
+        )
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         return 8 * factors_nbytes(shape, self.rank(shape)) / (shape[0] * shape[1])
@@ -129,9 +141,11 @@ class DBF(Quantizer):
 
 
 def _damped(hessian: Tensor) -> Tensor:
-    """The second moment (in, in) over its mean diagonal, damped until it is positive definite. ValueError when that takes too much.
+    """The second moment (in, in) over its mean diagonal, damped until it is positive definite. ValueError
+    when that takes too much.
 
-    Columns that no token excites count as little as the damping says: nothing is fed back here, so they need no diagonal of their own.
+    Columns that no token excites count as little as the damping says: nothing is fed back here, so they need
+    no diagonal of their own.
     """
     relative = hessian / hessian.diagonal().mean().abs()
     damped, _ = damped_moment(relative, DAMPING)
@@ -170,13 +184,17 @@ def _magnitudes(factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def refit_scales(w: Tensor, decided: FactorsWeight, hessian: Tensor) -> FactorsWeight:
-    """The same signs with better scales under `hessian` (in, in): least squares for one vector after the other. `decided` if that does not help."""
+    """The same signs with better scales under `hessian` (in, in): least squares for one vector after the
+    other. `decided` if that does not help.
+    """
     left, right = as_signs(decided.left_signs), as_signs(decided.right_signs)
     row, middle, column = scales_of(decided)
     for _ in range(REFITS):
         outer, inner = left * row[:, None], right * column
         weighted = inner @ hessian
-        middle = _descended(middle, (outer.T @ outer) * (weighted @ inner.T), ((outer.T @ w) * weighted).sum(1))
+        middle = _descended(
+            middle, (outer.T @ outer) * (weighted @ inner.T), ((outer.T @ w) * weighted).sum(1)
+        )
         part = (outer * middle) @ right
         column = _descended(column, (part.T @ part) * hessian, ((part.T @ w) * hessian).sum(1))
         part = ((left * middle) @ right) * column
@@ -190,7 +208,9 @@ def refit_scales(w: Tensor, decided: FactorsWeight, hessian: Tensor) -> FactorsW
 
 
 def _descended(present: Tensor, gram: Tensor, rhs: Tensor) -> Tensor:
-    """The solution of gram x = rhs, held a little to `present`: a scale that hardly any input excites stays where it is."""
+    """The solution of gram x = rhs, held a little to `present`: a scale that hardly any input excites stays
+    where it is.
+    """
     damped = gram.clone()
     damped.diagonal().add_(REFIT_RIDGE * gram.diagonal().mean() + TINY)
     return present + torch.linalg.solve(damped, rhs - gram @ present)
@@ -206,8 +226,12 @@ def scales_of(q: FactorsWeight) -> tuple[Tensor, Tensor, Tensor]:
     return q.row_scale.float() * 2.0**q.exponent, q.middle_scale.float(), q.column_scale.float()
 
 
-def _stored(left: Tensor, right: Tensor, row: Tensor, middle: Tensor, column: Tensor, exponent: int) -> FactorsWeight:
-    """The weight with float16 scales, each vector over the power of two that suits it; 2^exponent times what the scales say."""
+def _stored(
+    left: Tensor, right: Tensor, row: Tensor, middle: Tensor, column: Tensor, exponent: int
+) -> FactorsWeight:
+    """The weight with float16 scales, each vector over the power of two that suits it; 2^exponent times what
+    the scales say.
+    """
     vectors, total = [], exponent
     for vector in (row, middle, column):
         power = int(vector.abs().max().frexp().exponent) - LARGEST_SCALE

@@ -1,10 +1,14 @@
-"""Gaussian-quantile bands: a Gaussian is fitted to the weights, and its quantiles cut |w| into bands of equal probability and a salient tail.
+"""Gaussian-quantile bands: a Gaussian is fitted to the weights, and its quantiles cut |w| into bands of equal
+probability and a salient tail.
 
 Bi-VLM (arXiv 2509.18763), Eq. 2-6: with p the salient share and N bands, p_u = (1 - p) / N and
 
-    cut(k) = mean + std * Phi^-1((1 + k * p_u) / 2),  k = 1..N        band k: cut(k-1) < |w| <= cut(k), with cut(0) = 0        salient: |w| > cut(N)
+    cut(k) = mean + std * Phi^-1((1 + k * p_u) / 2),  k = 1..N
+    band k: cut(k-1) < |w| <= cut(k), with cut(0) = 0
+    salient: |w| > cut(N)
 
-The paper's cut(0) is the mean, which would leave weights out when the mean is positive; here the first band starts at 0, and a negative cut is 0.
+The paper's cut(0) is the mean, which would leave weights out when the mean is positive; here the first band
+starts at 0, and a negative cut is 0.
 """
 
 from __future__ import annotations
@@ -13,24 +17,34 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-DROPPED_BITS = 12  # of the 23 mantissa bits of a float32: bins 2^-11 wide, finer than bfloat16 and float16 are
+DROPPED_BITS = (
+    12  # of the 23 mantissa bits of a float32: bins 2^-11 wide, finer than bfloat16 and float16 are
+)
 
 
 def cut_points(bands: int, salient: float) -> Tensor:
-    """Phi^-1((1 + k p_u) / 2) for k = 1..bands: (bands,) float64, in standard deviations; the last one is infinite when `salient` is 0."""
+    """Phi^-1((1 + k p_u) / 2) for k = 1..bands: (bands,) float64, in standard deviations; the last one is
+    infinite when `salient` is 0.
+    """
     share = (1.0 - salient) / bands
-    return torch.from_numpy(ndtri((1.0 + share * torch.arange(1, bands + 1, dtype=torch.float64).numpy()) / 2.0))
+    return torch.from_numpy(
+        ndtri((1.0 + share * torch.arange(1, bands + 1, dtype=torch.float64).numpy()) / 2.0)
+    )
 
 
 def cuts(bands: int, salient: float, mean: Tensor, std: Tensor) -> Tensor:
-    """The cuts of |w| for every fitted Gaussian: `mean` and `std` of any shape (…) give (…, bands), ascending, none below 0."""
+    """The cuts of |w| for every fitted Gaussian: `mean` and `std` of any shape (…) give (…, bands),
+    ascending, none below 0.
+    """
     points = cut_points(bands, salient).to(std.dtype)
     spread = torch.where(torch.isinf(points), torch.inf, std[..., None] * points.nan_to_num(posinf=0.0))
     return (mean[..., None] + spread).clamp_min(0.0)
 
 
 def band_of(magnitude: Tensor, edges: Tensor) -> Tensor:
-    """Which band each magnitude falls in: 0..bands-1, and `bands` for the tail. `edges` (…, bands) broadcasts against `magnitude` (…); uint8."""
+    """Which band each magnitude falls in: 0..bands-1, and `bands` for the tail. `edges` (…, bands) broadcasts
+    against `magnitude` (…); uint8.
+    """
     band = torch.zeros(magnitude.shape, dtype=torch.uint8)
     for k in range(edges.shape[-1]):
         band += magnitude > edges[..., k]
@@ -40,7 +54,8 @@ def band_of(magnitude: Tensor, edges: Tensor) -> Tensor:
 class MagnitudeHistogram:
     """Prefix sums over the magnitudes of a weight, so that the error of any bands costs a few look-ups.
 
-    The bins are float32 numbers without their last 12 bits: exact for bfloat16 and float16 weights, within 2^-12 for float32.
+    The bins are float32 numbers without their last 12 bits: exact for bfloat16 and float16 weights, within
+    2^-12 for float32.
     """
 
     def __init__(self, magnitude: Tensor) -> None:
@@ -56,7 +71,9 @@ class MagnitudeHistogram:
         self.square = torch.cat([start, (counts * value * value).cumsum(0)])
 
     def band_error(self, edges: Tensor) -> float:
-        """Sum over the bands of ||W_k - a_k B_k||² with a_k = mean |w| of band k (Eq. 15-19); the tail beyond the last edge is left out."""
+        """Sum over the bands of ||W_k - a_k B_k||² with a_k = mean |w| of band k (Eq. 15-19); the tail beyond
+        the last edge is left out.
+        """
         places = torch.searchsorted(self.value, edges.double().contiguous(), right=True)
         places = torch.cat([torch.zeros(1, dtype=torch.int64), places])
         count, total, square = (sums[places].diff() for sums in (self.count, self.sum, self.square))

@@ -1,16 +1,21 @@
-"""GPTQ: columns are rounded one after the other, and each error is fed on to the columns that are still to come.
+"""GPTQ: columns are rounded one after the other, and each error is fed on to the columns that are still to
+come.
 
-Frantar, Ashkboos, Hoefler, Alistarh, arXiv 2210.17323. With H the second moment of the inputs and U the upper factor of its damped inverse,
+Frantar, Ashkboos, Hoefler, Alistarh, arXiv 2210.17323. With H the second moment of the inputs and U the upper
+factor of its damped inverse,
 
-    q_j = nearest grid point of w_j        w_k ← w_k - (w_j - q_j) / U_jj * U_jk   for k > j         (compensation.py)
+    q_j = nearest grid point of w_j
+    w_k ← w_k - (w_j - q_j) / U_jj * U_jk   for k > j   (compensation.py)
 
-The grid is evenly spaced, w ≈ scale * (code - zero_point), or free levels per group (`grid="lloyd"`). Beyond the paper: grids weighted by what
-the columns receive, and at the end a closed-form refit of scales and zero points, or levels, under H (refit.py), row by row where it helps. (What an
-error costs inside the walk is 1 / U_jj², not H_jj. Grids weighted with that have a smaller error on the calibration data and a larger one elsewhere.)
+The grid is evenly spaced, w ≈ scale * (code - zero_point), or free levels per group (`grid="lloyd"`). Beyond
+the paper: grids weighted by what the columns receive, and at the end a closed-form refit of scales and zero
+points, or levels, under H (refit.py), row by row where it helps. (What an error costs inside the walk is 1 /
+U_jj², not H_jj. Grids weighted with that have a smaller error on the calibration data and a larger one
+elsewhere.)
 
-With activation order the grids are fitted before the walk ("static groups"), so that no index of groups has to be stored; without it each group's
-grid is fitted when its turn comes, on the weights as the feedback has left them. The paper counts `bits` per weight: it leaves out scales and zero
-points, 16 + 16 bits per group.
+With activation order the grids are fitted before the walk ("static groups"), so that no index of groups has
+to be stored; without it each group's grid is fitted when its turn comes, on the weights as the feedback has
+left them. The paper counts `bits` per weight: it leaves out scales and zero points, 16 + 16 bits per group.
 """
 
 from __future__ import annotations
@@ -40,17 +45,20 @@ class GPTQ(Quantizer):
     """Settings of GPTQ.
 
     bits             2^bits grid points
-    alphabet         the number of grid points where it is no power of two (3 is ternary: 1.6 bits stored); takes the place of `bits`
+    alphabet         the number of grid points where it is no power of two (3 is ternary: 1.6 bits stored);
+                     takes the place of `bits`
     group_size       columns that share a scale and a zero point; more than a row has means the whole row
     grid             "uniform", or "lloyd": free levels per group, stored in 16 bits each (at most 16 of them)
-    zero_point       of the uniform grid: "free" (16 bits per group), "code" (a grid point, as in the paper's code), or "middle" (none stored)
+    zero_point       of the uniform grid: "free" (16 bits per group), "code" (a grid point, as in the paper's
+                     code), or "middle" (none stored)
     scale_bits       16, 32, or 8 with a 16-bit unit per row
     clip             search the grid's range; without it the range is that of the group's weights
     act_order        strongest inputs first
     refit            least squares for scales and zero points, or levels, at the end
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
+                     tokens' share
     """
 
     name: ClassVar[str] = "gptq"
@@ -70,7 +78,9 @@ class GPTQ(Quantizer):
 
     def __post_init__(self) -> None:
         if self.grid == "lloyd" and self.points > 16:
-            raise ValueError(f"free levels are at most 16 (4 bits), not {self.points}; choose fewer bits or grid='uniform'")
+            raise ValueError(
+                f"free levels are at most 16 (4 bits), not {self.points}; choose fewer bits or grid='uniform'"
+            )
 
     @property
     def points(self) -> int:
@@ -89,7 +99,15 @@ class GPTQ(Quantizer):
         if self.grid == "lloyd":
             return self._with_levels(w, exponent, hessian, group_size)
         grid, codes = self._with_grid(w, hessian, group_size)
-        decided = UniformWeight(codes, self.points, grid.scales, grid.zero_points, torch.zeros(0, dtype=torch.float16), group_size, 0)
+        decided = UniformWeight(
+            codes,
+            self.points,
+            grid.scales,
+            grid.zero_points,
+            torch.zeros(0, dtype=torch.float16),
+            group_size,
+            0,
+        )
         if self.refit:
             decided = refit_uniform(w, decided, hessian, self.scale_bits)
         return replace(decided, exponent=exponent)
@@ -100,7 +118,10 @@ class GPTQ(Quantizer):
         columns = w.shape[1]
         settings = {"clip": self.clip, "scale_bits": self.scale_bits}
         grid = fit_grid(w, importance, group_size, self.points, self.zero_point, **settings)
-        scale, zero = grid.scale().T.contiguous(), grid.zero().T.contiguous()  # (G, out): a group's numbers lie together
+        scale, zero = (
+            grid.scale().T.contiguous(),
+            grid.zero().T.contiguous(),
+        )  # (G, out): a group's numbers lie together
         stored, points = grid.scales, grid.zero_points
         codes = torch.zeros(columns, w.shape[0])
 
@@ -108,7 +129,14 @@ class GPTQ(Quantizer):
             if index % group_size == 0 and index:
                 mine = slice(index, index + group_size)
                 group = index // group_size
-                fresh = fit_grid(rest[:, :group_size], importance[mine], min(group_size, columns - index), self.points, self.zero_point, **settings)
+                fresh = fit_grid(
+                    rest[:, :group_size],
+                    importance[mine],
+                    min(group_size, columns - index),
+                    self.points,
+                    self.zero_point,
+                    **settings,
+                )
                 scale[group], zero[group] = fresh.scale()[:, 0], fresh.zero()[:, 0]
 
         def quantize_column(column: Tensor, index: int) -> Tensor:
@@ -118,9 +146,13 @@ class GPTQ(Quantizer):
             return codes[j].sub(zero[group]).mul_(scale[group])
 
         dynamic = not self.act_order and group_size < columns
-        block_size = max(group_size, self.block_size // group_size * group_size) if dynamic else self.block_size
+        block_size = (
+            max(group_size, self.block_size // group_size * group_size) if dynamic else self.block_size
+        )
         callback = column_by_column(quantize_column, begin if dynamic else None)
-        compensate(w[:, order], hessian[order][:, order], callback, block_size=block_size, damping=self.damping)
+        compensate(
+            w[:, order], hessian[order][:, order], callback, block_size=block_size, damping=self.damping
+        )
         if dynamic:
             stored = Numbers.of(scale.T[..., None].contiguous(), self.scale_bits)
             points = zero.T.to(points.dtype).contiguous() if points.numel() else points
@@ -140,7 +172,9 @@ class GPTQ(Quantizer):
             return table[group].gather(1, codes[j][:, None])[:, 0]
 
         callback = column_by_column(quantize_column)
-        compensate(w[:, order], hessian[order][:, order], callback, block_size=self.block_size, damping=self.damping)
+        compensate(
+            w[:, order], hessian[order][:, order], callback, block_size=self.block_size, damping=self.damping
+        )
         chosen = codes.T
         if self.refit:
             levels = _refit_levels(w, levels, chosen, hessian, group_size)
@@ -150,7 +184,14 @@ class GPTQ(Quantizer):
         rows, columns = shape
         group_size = min(self.group_size, columns)
         if self.grid == "lloyd":
-            stored = levels_nbytes(shape, alphabet=self.points, symmetric=False, group_size=group_size, rows_of_tables=rows, tail=0)
+            stored = levels_nbytes(
+                shape,
+                alphabet=self.points,
+                symmetric=False,
+                group_size=group_size,
+                rows_of_tables=rows,
+                tail=0,
+            )
         else:
             stored = uniform_nbytes(shape, self.points, group_size, self.scale_bits, self.zero_point, False)
         return 8 * stored / (rows * columns)
@@ -159,8 +200,12 @@ class GPTQ(Quantizer):
         return math.log2(self.points)
 
 
-def refit_uniform(w: Tensor, decided: UniformWeight, hessian: Tensor, scale_bits: NumberBits) -> UniformWeight:
-    """Scales (and free zero points) by least squares under `hessian`, in the rows where it helps after rounding."""
+def refit_uniform(
+    w: Tensor, decided: UniformWeight, hessian: Tensor, scale_bits: NumberBits
+) -> UniformWeight:
+    """Scales (and free zero points) by least squares under `hessian`, in the rows where it helps after
+    rounding.
+    """
     scale = decided.scales.expand()
     codes = decided.codes.float()
     free = decided.zero_points.dtype == torch.float16 and decided.zero_points.numel() > 0
@@ -169,14 +214,22 @@ def refit_uniform(w: Tensor, decided: UniformWeight, hessian: Tensor, scale_bits
         basis = torch.stack([codes, torch.ones_like(codes)])
     else:
         columns = torch.arange(w.shape[1]) // decided.group_size
-        zero = decided.zero_points.float()[:, columns] if decided.zero_points.numel() else torch.tensor((decided.alphabet - 1) / 2)
+        zero = (
+            decided.zero_points.float()[:, columns]
+            if decided.zero_points.numel()
+            else torch.tensor((decided.alphabet - 1) / 2)
+        )
         theta, basis = scale, (codes - zero)[None]
     better = refitted(w, theta, basis, hessian, decided.group_size)
     usable = better[..., :1] > 0
     scales = torch.where(usable, better[..., :1], scale)
     points = decided.zero_points
     if free:
-        points = torch.where(usable[..., 0], -better[..., 1] / scales[..., 0], points.float()).clamp(-1024.0, 1024.0).half()
+        points = (
+            torch.where(usable[..., 0], -better[..., 1] / scales[..., 0], points.float())
+            .clamp(-1024.0, 1024.0)
+            .half()
+        )
     trial = replace(decided, scales=Numbers.of(scales, scale_bits), zero_points=points)
     helps = better_rows(w, decided.dequantize(), trial.dequantize(), hessian)
     scales = torch.where(helps[:, None, None], trial.scales.expand(), scale)
@@ -187,8 +240,12 @@ def refit_uniform(w: Tensor, decided: UniformWeight, hessian: Tensor, scale_bits
 def _refit_levels(w: Tensor, levels: Tensor, codes: Tensor, hessian: Tensor, group_size: int) -> Tensor:
     basis = torch.nn.functional.one_hot(codes, levels.shape[-1]).permute(2, 0, 1).float()
     trial = refitted(w, levels.float(), basis, hessian, group_size).clamp(-60000.0, 60000.0).half()
-    trial = torch.where((trial.diff(dim=-1) >= 0).all(-1, keepdim=True), trial, levels)  # a level that passes its neighbour would change codes
-    helps = better_rows(w, expand(levels.float(), basis, group_size), expand(trial.float(), basis, group_size), hessian)
+    trial = torch.where(
+        (trial.diff(dim=-1) >= 0).all(-1, keepdim=True), trial, levels
+    )  # a level that passes its neighbour would change codes
+    helps = better_rows(
+        w, expand(levels.float(), basis, group_size), expand(trial.float(), basis, group_size), hessian
+    )
     return torch.where(helps[:, None, None], trial, levels)
 
 

@@ -1,13 +1,17 @@
-"""Which columns of a block are salient, and which magnitude parts the others in two: the searches of BiLLM without its full passes.
+"""Which columns of a block are salient, and which magnitude parts the others in two: the searches of BiLLM
+without its full passes.
 
-Huang et al., arXiv 2402.04291, section 3.1 and 3.2. Both searches minimise the squared error of residual binarization (residual.py) over candidates:
-the number of salient columns (1…49, by falling column sum of the salience), then one of 81 magnitudes between the 10 % and the 90 % quantile.
+Huang et al., arXiv 2402.04291, section 3.1 and 3.2. Both searches minimise the squared error of residual
+binarization (residual.py) over candidates: the number of salient columns (1…49, by falling column sum of the
+salience), then one of 81 magnitudes between the 10 % and the 90 % quantile.
 
-The public code binarizes the whole block anew for every candidate. Here each row is sorted once: with prefix sums of its sorted values, mean, mean
-absolute deviation and error of any interval of magnitudes are a few look-ups, since
+The public code binarizes the whole block anew for every candidate. Here each row is sorted once: with prefix
+sums of its sorted values, mean, mean absolute deviation and error of any interval of magnitudes are a few
+look-ups, since
 
     Σ|w - μ| over a sorted set = (sum above μ) - μ * (count above) + μ * (count below) - (sum below)
-    error of order 1 = Σ(w - μ)² - n a²,  a = Σ|w - μ| / n;     order 2 subtracts n μ₂² + n a₂² of the residual as well.
+    error of order 1 = Σ(w - μ)² - n a²,  a = Σ|w - μ| / n
+    order 2 subtracts n μ₂² + n a₂² of the residual as well.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ ROWS = 2048  # rows whose prefix sums are worked on at a time: they stay in the 
 
 @dataclass(frozen=True)
 class _Prefix:
-    """Of sorted rows (rows, b): how many of the set, and their sum and sum of squares, lie before each place: (rows, b + 1)."""
+    """Of sorted rows (rows, b): how many of the set, and their sum and sum of squares, lie before each place:
+    (rows, b + 1).
+    """
 
     count: Tensor
     sum: Tensor
@@ -38,7 +44,9 @@ class _Prefix:
 
 
 def salient_columns(target: Tensor, most: int) -> Tensor:
-    """The salient columns (b,) bool of a block, from the salience `target` (out, b) of its weights: between 1 and `most` of them."""
+    """The salient columns (b,) bool of a block, from the salience `target` (out, b) of its weights: between 1
+    and `most` of them.
+    """
     columns = target.shape[1]
     order = target.abs().sum(0).argsort(descending=True, stable=True)
     candidates = min(most, columns - 1)
@@ -52,7 +60,8 @@ def salient_columns(target: Tensor, most: int) -> Tensor:
 
 
 def _column_errors(target: Tensor, rank: Tensor, candidates: int) -> Tensor:
-    """Squared error (candidates,) of binarizing the first 1, 2, … columns of `rank` and the rest apart, both with order 2.
+    """Squared error (candidates,) of binarizing the first 1, 2, … columns of `rank` and the rest apart, both
+    with order 2.
 
     The two sets of a row stand one below the other, the rest above: one call serves both.
     """
@@ -60,10 +69,16 @@ def _column_errors(target: Tensor, rank: Tensor, candidates: int) -> Tensor:
     values, places = target.sort(dim=1)
     rank_at = rank[places]
     column_place = torch.empty_like(places)
-    column_place.scatter_(1, rank_at, torch.arange(columns).expand(rows, -1))  # where the column of each rank lies in the sorted row
+    column_place.scatter_(
+        1, rank_at, torch.arange(columns).expand(rows, -1)
+    )  # where the column of each rank lies in the sorted row
     both = torch.cat([values, values])
     nothing = torch.zeros(rows, columns + 1, dtype=values.dtype)
-    count, total, square = nothing.repeat(2, 1), nothing.repeat(2, 1), torch.zeros(2 * rows, 1, dtype=values.dtype)
+    count, total, square = (
+        nothing.repeat(2, 1),
+        nothing.repeat(2, 1),
+        torch.zeros(2 * rows, 1, dtype=values.dtype),
+    )
     count[:rows, 1:], total[:rows, 1:] = torch.arange(1, columns + 1, dtype=values.dtype), values.cumsum(1)
     square[:rows] = values.square().sum(1, keepdim=True)
     grid = torch.arange(columns + 1)
@@ -80,7 +95,9 @@ def _column_errors(target: Tensor, rank: Tensor, candidates: int) -> Tensor:
 
 
 def _order_two_error(values: Tensor, members: _Prefix, square: Tensor) -> Tensor:
-    """Error (rows, 1) of residual binarization of order 2 of the set `members` of the sorted rows `values`."""
+    """Error (rows, 1) of residual binarization of order 2 of the set `members` of the sorted rows
+    `values`.
+    """
     count, total = members.whole()
     count = count.clamp_min(1.0)
     mean = total / count
@@ -96,14 +113,20 @@ def _order_two_error(values: Tensor, members: _Prefix, square: Tensor) -> Tensor
     low_count, low_sum = members.before(split_low)
     spread = (total - up_sum) - (count - up_count) * upper + (up_count - below) * upper - (up_sum - below_sum)
     spread = spread + (below_sum - low_sum) - (below - low_count) * lower + low_count * lower - low_sum
-    return square - count * (mean.square() + scale.square() + second_mean.square() + (spread / count).square())
+    return square - count * (
+        mean.square() + scale.square() + second_mean.square() + (spread / count).square()
+    )
 
 
 def magnitude_threshold(target: Tensor, salient: Tensor) -> float:
-    """The magnitude that parts the salience `target` (out, b) outside of the `salient` columns (b,) in two parts of order 1 at least error."""
+    """The magnitude that parts the salience `target` (out, b) outside of the `salient` columns (b,) in two
+    parts of order 1 at least error.
+    """
     if bool(salient.all()):
         return 0.0
-    flat = torch.where(salient, 0.0, target).abs().reshape(-1)  # zeros of the salient columns included, as in the public code
+    flat = (
+        torch.where(salient, 0.0, target).abs().reshape(-1)
+    )  # zeros of the salient columns included, as in the public code
     thresholds = torch.from_numpy(np.quantile(flat.numpy(), QUANTILES).astype(np.float32))
     rest = target[:, ~salient].double()
     error = sum(_threshold_errors(rows, thresholds.double()) for rows in rest.split(ROWS))
@@ -112,7 +135,9 @@ def magnitude_threshold(target: Tensor, salient: Tensor) -> float:
 
 
 def _threshold_errors(target: Tensor, thresholds: Tensor) -> Tensor:
-    """Squared error (thresholds,) of binarizing |w| < t and |w| >= t apart, each row with means and scales of its own."""
+    """Squared error (thresholds,) of binarizing |w| < t and |w| >= t apart, each row with means and scales of
+    its own.
+    """
     rows, columns = target.shape
     values = target.sort(dim=1).values.contiguous()
     zero = torch.zeros(rows, 1, dtype=torch.float64)

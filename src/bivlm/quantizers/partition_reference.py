@@ -1,4 +1,5 @@
-"""The definition of the searches in partition.py: every candidate is binarized anew over the whole block, as the public code of BiLLM does.
+"""The definition of the searches in partition.py: every candidate is binarized anew over the whole block, as
+the public code of BiLLM does.
 
 Slow (a hundred and thirty passes over every weight), and what the fast searches are tested and timed against.
 """
@@ -19,7 +20,9 @@ def falling_columns(target: Tensor) -> Tensor:
 
 
 def column_errors(target: Tensor, candidates: int) -> Tensor:
-    """Squared error (candidates,) of binarizing the first 1, 2, … of the falling columns and the rest apart, both with order 2; float64."""
+    """Squared error (candidates,) of binarizing the first 1, 2, … of the falling columns and the rest apart,
+    both with order 2; float64.
+    """
     order, errors = falling_columns(target), []
     for count in range(1, candidates + 1):
         mask = torch.zeros(target.shape, dtype=torch.bool)
@@ -49,7 +52,11 @@ def threshold_errors(target: Tensor, salient: Tensor, tried: Tensor) -> Tensor:
     errors = []
     for threshold in tried.tolist():
         large, small = (target.abs() >= threshold) & ~salient, (target.abs() < threshold) & ~salient
-        q = torch.where(small, binarize(target, small, 1).values(), torch.where(large, binarize(target, large, 1).values(), target))
+        q = torch.where(
+            small,
+            binarize(target, small, 1).values(),
+            torch.where(large, binarize(target, large, 1).values(), target),
+        )
         errors.append((target - q).double().square().sum())
     return torch.stack(errors)
 

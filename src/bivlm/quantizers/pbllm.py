@@ -1,19 +1,25 @@
-"""PB-LLM: partial binarization. A share of the weights, the salient ones, is kept in eight bits wherever they lie; the others are signs and a scale.
+"""PB-LLM: partial binarization. A share of the weights, the salient ones, is kept in eight bits wherever they
+lie; the others are signs and a scale.
 
-Shang, Yuan, Wu, Dong, arXiv 2310.00034 (post-training part). With U the upper factor of the damped inverse second moment of the inputs,
+Shang, Yuan, Wu, Dong, arXiv 2310.00034 (post-training part). With U the upper factor of the damped inverse
+second moment of the inputs,
 
     saliency       |w|  or  w² / U_jj²                                              "magnitude", "hessian"
     salient        the largest `salient` share of the saliencies in a group of columns, over all rows
-    salient        w ≈ step_i * (code - zero_i), 256 codes                          a grid per row, from the least to the greatest salient weight
-    others         w ≈ mean + scale * sign(w - mean), scale = mean |w - mean|       per row and group, mean 0 unless asked for
+    salient        w ≈ step_i * (code - zero_i), 256 codes: a grid per row, from the least to the greatest
+                   salient weight
+    others         w ≈ mean + scale * sign(w - mean), scale = mean |w - mean|, per row and group, mean 0
+                   unless asked for
 
-and with `compensate` columns are decided one after the other, each error fed on to those still to come (compensation.py). In their own order salient
-weights and scales are chosen when a group's turn comes, on the weights as the feedback has left them, as in the public code. With `act_order` the
-strongest inputs come first and the choices are made before the walk: better where few inputs dominate. Beyond the paper: the eight-bit grid of a row
-holds zero, and `refit` finds scales and means anew under the second moment, in the rows where it helps.
+and with `compensate` columns are decided one after the other, each error fed on to those still to come
+(compensation.py). In their own order salient weights and scales are chosen when a group's turn comes, on the
+weights as the feedback has left them, as in the public code. With `act_order` the strongest inputs come first
+and the choices are made before the walk: better where few inputs dominate. Beyond the paper: the eight-bit
+grid of a row holds zero, and `refit` finds scales and means anew under the second moment, in the rows where
+it helps.
 
-The paper counts (1 - share) + 8 share bits per weight: 1.7 for a tenth. It leaves out where the salient weights are, 0.47 bit for a tenth, and the
-scales, 16 bits per row and group.
+The paper counts (1 - share) + 8 share bits per weight: 1.7 for a tenth. It leaves out where the salient
+weights are, 0.47 bit for a tenth, and the scales, 16 bits per row and group.
 """
 
 from __future__ import annotations
@@ -37,7 +43,9 @@ from bivlm.quantizers.refit import better_rows, refitted
 from bivlm.quantizers.sign_planes import plain_planes
 from bivlm.types import LinearStats
 
-STEPS = 254  # of the eight-bit grid's range: half a step at either end makes up for the rounding of step and zero to float16
+# of the eight-bit grid's range: half a step at either end makes up for the rounding of step and zero to
+# float16
+STEPS = 254
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -46,7 +54,8 @@ class PBLLM(Quantizer):
 
     salient          share of the weights that are kept in eight bits
     saliency         by which they are chosen: "magnitude", or "hessian", which needs calibration data
-    group_size       columns that share a scale and a choice of salient weights; more than a row has means the whole row
+    group_size       columns that share a scale and a choice of salient weights; more than a row has means the
+                     whole row
     mean             subtract the mean of the other weights before taking signs, and store it
     scale_bits       16, 32, or 8 with a 16-bit unit per row
     compensate       feed the error on through the second moment of the inputs; needs calibration data
@@ -54,7 +63,8 @@ class PBLLM(Quantizer):
     refit            least squares for scales and means at the end, for `compensate`
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes with `act_order`; without it that is the group
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
+                     tokens' share
     """
 
     name: ClassVar[str] = "pbllm"
@@ -88,7 +98,9 @@ class PBLLM(Quantizer):
         return replace(decided, exponent=exponent)
 
     def _strength(self, hessian: Tensor | None, order: Tensor) -> Tensor:
-        """(in,): the root of a weight's saliency over its magnitude, 1 / U_jj for columns that are decided in this order."""
+        """(in,): the root of a weight's saliency over its magnitude, 1 / U_jj for columns that are decided in
+        this order.
+        """
         strength = torch.ones(len(order))
         if hessian is not None and self.saliency == "hessian":
             strength[order] = 1 / inverse_factor(hessian[order][:, order], self.damping).diagonal()
@@ -100,7 +112,13 @@ class PBLLM(Quantizer):
         def means_of(values: Tensor) -> Numbers:
             return Numbers.of(values, self.scale_bits, signed=True)
 
-        numbers = _numbers(w, salient, group_size, lambda values: Numbers.of(values, self.scale_bits), means_of if self.mean else None)
+        numbers = _numbers(
+            w,
+            salient,
+            group_size,
+            lambda values: Numbers.of(values, self.scale_bits),
+            means_of if self.mean else None,
+        )
         return _Choice(salient, *numbers, *_grid(w, salient))
 
     def _salient(self, saliency: Tensor) -> Tensor:
@@ -117,11 +135,21 @@ class PBLLM(Quantizer):
         walk = _Walk(self._choice(w, strength, group_size), order, group_size)
         callback = column_by_column(walk.quantize_column)
         if not in_turn:
-            compensate(w[:, order], hessian[order][:, order], callback, block_size=self.block_size, damping=self.damping)
+            compensate(
+                w[:, order],
+                hessian[order][:, order],
+                callback,
+                block_size=self.block_size,
+                damping=self.damping,
+            )
             return walk.decided()
 
         def quantize_group(block: Tensor, u: Tensor, start: int) -> Tensor:
-            walk.choose_anew(block, self._salient(block.abs() / u.diagonal() if self.saliency == "hessian" else block.abs()), start)
+            walk.choose_anew(
+                block,
+                self._salient(block.abs() / u.diagonal() if self.saliency == "hessian" else block.abs()),
+                start,
+            )
             return callback(block, u, start)
 
         compensate(w, hessian, quantize_group, block_size=group_size, damping=self.damping)
@@ -139,7 +167,10 @@ class PBLLM(Quantizer):
             means=self.mean,
             column_scales=False,
             scale_bits=self.scale_bits,
-            tail=sum(_salient_count(rows, min(group_size, columns - start), self.salient) for start in range(0, columns, group_size)),
+            tail=sum(
+                _salient_count(rows, min(group_size, columns - start), self.salient)
+                for start in range(0, columns, group_size)
+            ),
         )
         return 8 * stored / (rows * columns)
 
@@ -150,7 +181,9 @@ class PBLLM(Quantizer):
 
 
 class _Choice(NamedTuple):
-    """What is fixed before weights are rounded: `salient` (out, in) bool; scales and means (out, G, 1) of the others; per row the eight-bit grid."""
+    """What is fixed before weights are rounded: `salient` (out, in) bool; scales and means (out, G, 1) of the
+    others; per row the eight-bit grid.
+    """
 
     salient: Tensor
     scales: Numbers
@@ -160,14 +193,23 @@ class _Choice(NamedTuple):
 
 
 class _Walk:
-    """The state of the feedback's walk over the columns, all of it (in, out) or (G, out), so that a column lies together."""
+    """The state of the feedback's walk over the columns, all of it (in, out) or (G, out), so that a column
+    lies together.
+    """
 
     def __init__(self, choice: _Choice, order: Tensor, group_size: int) -> None:
         self.choice, self.order, self.group_size = choice, order, group_size
         self.salient = choice.salient.T.contiguous()
         self.scale = choice.scales.expand()[..., 0].T.contiguous()
-        self.mean = torch.zeros_like(self.scale) if choice.means is None else choice.means.expand()[..., 0].T.contiguous()
-        self.signs, self.codes = torch.zeros_like(self.salient), torch.zeros(self.salient.shape, dtype=torch.uint8)
+        self.mean = (
+            torch.zeros_like(self.scale)
+            if choice.means is None
+            else choice.means.expand()[..., 0].T.contiguous()
+        )
+        self.signs, self.codes = (
+            torch.zeros_like(self.salient),
+            torch.zeros(self.salient.shape, dtype=torch.uint8),
+        )
         self.step, self.zero = choice.step.float(), choice.zero.float()
 
     def quantize_column(self, column: Tensor, index: int) -> Tensor:
@@ -176,13 +218,19 @@ class _Walk:
         self.signs[j] = column >= mean
         codes = _nearest_codes(column, self.step, self.zero)
         self.codes[j] = codes
-        return torch.where(self.salient[j], self.step * (codes - self.zero), mean + torch.where(self.signs[j], scale, -scale))
+        return torch.where(
+            self.salient[j], self.step * (codes - self.zero), mean + torch.where(self.signs[j], scale, -scale)
+        )
 
     def choose_anew(self, block: Tensor, salient: Tensor, start: int) -> None:
-        """Salient weights, scale and mean of the group that begins at column `start`, from its weights (out, b) as they are now."""
+        """Salient weights, scale and mean of the group that begins at column `start`, from its weights (out,
+        b) as they are now.
+        """
         old = self.choice.means
         mean_of = None if old is None else lambda values: _rounded_like(values, old)
-        scales, means = _numbers(block, salient, block.shape[1], lambda values: _rounded_like(values, self.choice.scales), mean_of)
+        scales, means = _numbers(
+            block, salient, block.shape[1], lambda values: _rounded_like(values, self.choice.scales), mean_of
+        )
         group = start // self.group_size
         self.salient[start : start + block.shape[1]] = salient.T
         self.scale[group] = scales.expand()[:, 0, 0]
@@ -192,7 +240,9 @@ class _Walk:
     def decided(self) -> PlanesWeight:
         """The weight; the rounding of numbers that are rounded already changes nothing."""
         scales = _rounded_like(self.scale.T[..., None], self.choice.scales)
-        means = None if self.choice.means is None else _rounded_like(self.mean.T[..., None], self.choice.means)
+        means = (
+            None if self.choice.means is None else _rounded_like(self.mean.T[..., None], self.choice.means)
+        )
         choice = self.choice._replace(salient=self.salient.T.contiguous(), scales=scales, means=means)
         return _decided(choice, self.signs.T, self.codes.T, self.group_size)
 
@@ -203,9 +253,15 @@ def _salient_count(rows: int, columns: int, share: float) -> int:
 
 
 def _numbers(
-    w: Tensor, salient: Tensor, group_size: int, scales_of: Callable[[Tensor], Numbers], means_of: Callable[[Tensor], Numbers] | None
+    w: Tensor,
+    salient: Tensor,
+    group_size: int,
+    scales_of: Callable[[Tensor], Numbers],
+    means_of: Callable[[Tensor], Numbers] | None,
 ) -> tuple[Numbers, Numbers | None]:
-    """Scales and means (out, G, 1) of the weights that are not salient, as they are stored; the scales belong to the means as they are stored."""
+    """Scales and means (out, G, 1) of the weights that are not salient, as they are stored; the scales belong
+    to the means as they are stored.
+    """
     count = grouped((~salient).float(), group_size).sum(-1, keepdim=True).clamp_min(1.0)
 
     def average(values: Tensor) -> Tensor:
@@ -228,7 +284,10 @@ def _rounded_like(values: Tensor, numbers: Numbers) -> Numbers:
         return Numbers(values.to(numbers.stored.dtype), numbers.unit)
     unit, most = numbers.unit.float()[:, None], torch.iinfo(numbers.stored.dtype).max
     codes = torch.where(unit > 0, values / unit, 0.0).round()
-    return Numbers(codes.clamp(-most if numbers.stored.dtype == torch.int8 else 0, most).to(numbers.stored.dtype), numbers.unit)
+    return Numbers(
+        codes.clamp(-most if numbers.stored.dtype == torch.int8 else 0, most).to(numbers.stored.dtype),
+        numbers.unit,
+    )
 
 
 def _grid(w: Tensor, salient: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,13 +322,18 @@ def _decided(choice: _Choice, signs: Tensor, codes: Tensor, group_size: int) -> 
 
 
 def _refitted(w: Tensor, decided: PlanesWeight, hessian: Tensor, bits: NumberBits) -> PlanesWeight:
-    """Scales and means by least squares under `hessian` with the salient weights as they are, in the rows where it helps after rounding."""
+    """Scales and means by least squares under `hessian` with the salient weights as they are, in the rows
+    where it helps after rounding.
+    """
     old, salient = decided.dequantize(), torch.zeros(w.shape, dtype=torch.bool)
     salient.view(-1)[decided.tail_positions] = True
     basis = torch.where(salient, 0.0, torch.where(decided.signs, 1.0, -1.0))[None]
     theta = decided.scales.expand()
     if decided.means is not None:
-        theta, basis = torch.cat([theta, decided.means.expand()], -1), torch.cat([basis, (~salient).float()[None]])
+        theta, basis = (
+            torch.cat([theta, decided.means.expand()], -1),
+            torch.cat([basis, (~salient).float()[None]]),
+        )
     better = refitted(torch.where(salient, w - old, w), theta, basis, hessian, decided.group_size)
     scales = Numbers.of(better[..., :1].clamp_min(0.0), bits)
     means = None if decided.means is None else Numbers.of(better[..., 1:], bits, signed=True)

@@ -1,7 +1,9 @@
-"""Closed-form refit: scales, means or levels that minimise tr((W-Q) H (W-Q)ᵀ) when the codes stay as they are.
+"""Closed-form refit: scales, means or levels that minimise tr((W-Q) H (W-Q)ᵀ) when the codes stay as they
+are.
 
-A quantized weight is linear in its continuous numbers: Q[i, j] = Σ_k θ[i, g(j), k] * basis[k, i, j]. Per row the best θ solves a small linear system.
-The step starts from the present numbers and is damped towards them, so that a number that hardly any input excites stays where it is.
+A quantized weight is linear in its continuous numbers: Q[i, j] = Σ_k θ[i, g(j), k] * basis[k, i, j]. Per row
+the best θ solves a small linear system. The step starts from the present numbers and is damped towards them,
+so that a number that hardly any input excites stays where it is.
 """
 
 from __future__ import annotations
@@ -14,9 +16,14 @@ NUMBERS = 1 << 24  # float32 numbers of the largest temporary
 
 
 def refitted(w: Tensor, theta: Tensor, basis: Tensor, hessian: Tensor, group_size: int) -> Tensor:
-    """Better θ (out, G, K) for the weight `w` (out, in), from the present `theta`; `basis` is (K, out, in), `hessian` (in, in)."""
+    """Better θ (out, G, K) for the weight `w` (out, in), from the present `theta`; `basis` is (K, out, in),
+    `hessian` (in, in).
+    """
     rows = max(1, NUMBERS // (basis.shape[0] * theta.shape[1] * theta.shape[2] * max(w.shape[1] // 8, 1)))
-    pieces = [_refit_rows(w[i : i + rows], theta[i : i + rows], basis[:, i : i + rows], hessian, group_size) for i in range(0, w.shape[0], rows)]
+    pieces = [
+        _refit_rows(w[i : i + rows], theta[i : i + rows], basis[:, i : i + rows], hessian, group_size)
+        for i in range(0, w.shape[0], rows)
+    ]
     return torch.cat(pieces)
 
 
@@ -27,7 +34,9 @@ def expand(theta: Tensor, basis: Tensor, group_size: int) -> Tensor:
 
 
 def better_rows(w: Tensor, old: Tensor, new: Tensor, hessian: Tensor) -> Tensor:
-    """Which rows (out,) lose less in `new` (out, in) than in `old`: what keeps a refit, rounded to its stored precision, from doing harm."""
+    """Which rows (out,) lose less in `new` (out, in) than in `old`: what keeps a refit, rounded to its stored
+    precision, from doing harm.
+    """
 
     def loss(q: Tensor) -> Tensor:
         difference = w - q

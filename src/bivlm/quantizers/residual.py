@@ -1,8 +1,10 @@
 """Masked residual binarization: a mean and a sum of scaled sign planes for some of the weights of each row.
 
-BiLLM (arXiv 2402.04291), Eq. 5-8. Order by order, over the masked weights of a row, with r the residual so far:
+BiLLM (arXiv 2402.04291), Eq. 5-8. Order by order, over the masked weights of a row, with r the residual so
+far:
 
-    mean_k = mean(r)        scale_k = mean |r - mean_k|        sign_k = sign(r - mean_k)        r ← r - mean_k - scale_k * sign_k
+    mean_k = mean(r)        scale_k = mean |r - mean_k|
+    sign_k = sign(r - mean_k)        r ← r - mean_k - scale_k * sign_k
 
 The means of the orders only ever appear as their sum, so one is enough to store.
 """
@@ -17,7 +19,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Binarized:
-    """`mean` (out,), `scales` (out, K) and `signs` (K, out, b) of ±1.0; rows without a masked weight have zeros for numbers."""
+    """`mean` (out,), `scales` (out, K) and `signs` (K, out, b) of ±1.0; rows without a masked weight have
+    zeros for numbers.
+    """
 
     mean: Tensor
     scales: Tensor

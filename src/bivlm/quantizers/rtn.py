@@ -2,8 +2,9 @@
 
     w ≈ scale * (code - zero_point)
 
-The scale is the group's range over the number of steps, as everywhere; `clip` searches a smaller range, with least squares for scale and zero point
-(grid.py), the best that can be done without data. What tables call "2 bits" leaves out scales and zero points.
+The scale is the group's range over the number of steps, as everywhere; `clip` searches a smaller range, with
+least squares for scale and zero point (grid.py), the best that can be done without data. What tables call "2
+bits" leaves out scales and zero points.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class RTN(Quantizer):
     """Settings of round to nearest.
 
     bits        2^bits grid points
-    alphabet    the number of grid points where it is no power of two (3 is ternary: 1.6 bits stored); takes the place of `bits`
+    alphabet    the number of grid points where it is no power of two (3 is ternary: 1.6 bits stored); takes
+                the place of `bits`
     group_size  columns that share a scale and a zero point; more than a row has means the whole row
     zero_point  "free" (16 bits per group), "code" (a grid point), or "middle" (none stored)
     scale_bits  16, 32, or 8 with a 16-bit unit per row
@@ -57,11 +59,15 @@ class RTN(Quantizer):
         w, exponent = in_range(weight)
         group_size = min(self.group_size, w.shape[1])
         even = torch.ones(w.shape[1])
-        grid = fit_grid(w, even, group_size, self.points, self.zero_point, clip=self.clip, scale_bits=self.scale_bits)
+        grid = fit_grid(
+            w, even, group_size, self.points, self.zero_point, clip=self.clip, scale_bits=self.scale_bits
+        )
         return rounded(w, grid, group_size, exponent, torch.zeros(0, dtype=torch.float16))
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
-        stored = uniform_nbytes(shape, self.points, min(self.group_size, shape[1]), self.scale_bits, self.zero_point, False)
+        stored = uniform_nbytes(
+            shape, self.points, min(self.group_size, shape[1]), self.scale_bits, self.zero_point, False
+        )
         return 8 * stored / (shape[0] * shape[1])
 
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:
@@ -69,7 +75,17 @@ class RTN(Quantizer):
 
 
 def rounded(w: Tensor, grid: Grid, group_size: int, exponent: int, column_scale: Tensor) -> UniformWeight:
-    """Every weight of `w` (out, in) at its group's nearest grid point; `column_scale` (in,) float16 goes with it into the file, or is empty."""
+    """Every weight of `w` (out, in) at its group's nearest grid point; `column_scale` (in,) float16 goes with
+    it into the file, or is empty.
+    """
     columns = torch.arange(w.shape[1]) // group_size
     codes = nearest_codes(w, grid.scale()[:, columns], grid.zero()[:, columns], grid.alphabet)
-    return UniformWeight(codes.to(torch.uint8), grid.alphabet, grid.scales, grid.zero_points, column_scale, group_size, exponent)
+    return UniformWeight(
+        codes.to(torch.uint8),
+        grid.alphabet,
+        grid.scales,
+        grid.zero_points,
+        column_scale,
+        group_size,
+        exponent,
+    )

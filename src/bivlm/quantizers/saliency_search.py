@@ -1,9 +1,11 @@
-"""How many weights are salient: the share that minimises the layer's binarization error J (Bi-VLM, arXiv 2509.18763, Eq. 20 and Alg. 3).
+"""How many weights are salient: the share that minimises the layer's binarization error J (Bi-VLM, arXiv
+2509.18763, Eq. 20 and Alg. 3).
 
     J(p) = (||W_sal - a B_sal||² + sum over bands ||W_k - a_k B_k||²) / ||W||²,   p in [0, p_max]
 
-By bounded Brent, as printed; J is not convex, so both ends are tried as well. The bands' share of J comes from prefix sums over a histogram of |w|
-made once, the tail's from the weights beyond the lowest possible cut, extracted once and sorted.
+By bounded Brent, as printed; J is not convex, so both ends are tried as well. The bands' share of J comes
+from prefix sums over a histogram of |w| made once, the tail's from the weights beyond the lowest possible
+cut, extracted once and sorted.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ from bivlm.quantizers.salient import SalientLevels, fit_tail
 class SaliencyObjective:
     """J as a function of the salient share, for one weight (out, in) float32 and its settings."""
 
-    def __init__(self, weight: Tensor, bands: int, salient_max: float, method: SalientLevels, *, rounds: int, alpha: float) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bands: int,
+        salient_max: float,
+        method: SalientLevels,
+        *,
+        rounds: int,
+        alpha: float,
+    ) -> None:
         self.bands, self.rounds, self.alpha = bands, rounds, alpha
         self.method: SalientLevels = method
         self.out = weight.shape[0]
@@ -52,5 +63,10 @@ def best_salient_share(objective: SaliencyObjective, salient_max: float) -> floa
     """The share in [0, salient_max] with the lowest J found."""
     if salient_max == 0:
         return 0.0
-    found = minimize_scalar(objective, bounds=(0.0, salient_max), method="bounded", options={"xatol": salient_max / 100, "maxiter": 20})
+    found = minimize_scalar(
+        objective,
+        bounds=(0.0, salient_max),
+        method="bounded",
+        options={"xatol": salient_max / 100, "maxiter": 20},
+    )
     return min((0.0, salient_max, float(found.x)), key=objective)

@@ -1,8 +1,8 @@
 """The salient tail in two bits: four levels per layer times a scale per row. Two ways to find them.
 
-"paper": Bi-VLM (arXiv 2509.18763), Eq. 10-14 and Alg. 1, to the letter. The relaxation drives the row scale to the row's maximum, so that nearly all
-of the tail falls on two of the four levels: thirty times the error of a fit on a Gaussian tail. "lloyd": four levels fitted to W / a, in turns with
-the row scales.
+"paper": Bi-VLM (arXiv 2509.18763), Eq. 10-14 and Alg. 1, to the letter. The relaxation drives the row scale
+to the row's maximum, so that nearly all of the tail falls on two of the four levels: thirty times the error
+of a fit on a Gaussian tail. "lloyd": four levels fitted to W / a, in turns with the row scales.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ SalientLevels = Literal["paper", "lloyd"]
 
 @dataclass(frozen=True)
 class Tail:
-    """A fitted tail: `codes` (n,) uint8 in 0…3, `levels` (4,) ascending and `scale` (out,), float64; entry n is scale[row n] * levels[codes n]."""
+    """A fitted tail: `codes` (n,) uint8 in 0…3, `levels` (4,) ascending and `scale` (out,), float64; entry n
+    is scale[row n] * levels[codes n].
+    """
 
     codes: Tensor
     levels: Tensor
@@ -32,20 +34,37 @@ class Tail:
         return float((values - self.values(rows)).square().sum())
 
 
-def fit_tail(rows: Tensor, values: Tensor, out: int, method: SalientLevels, *, rounds: int, alpha: float, costs: Tensor | None = None) -> Tail:
+def fit_tail(
+    rows: Tensor,
+    values: Tensor,
+    out: int,
+    method: SalientLevels,
+    *,
+    rounds: int,
+    alpha: float,
+    costs: Tensor | None = None,
+) -> Tail:
     """Fit the tail entries `values` (n,) float64 that lie in `rows` (n,) of a weight with `out` rows.
 
     `alpha` serves "paper" only; `costs` (n,) float64 weigh the squared errors of the entries for "lloyd".
     """
     if len(values) == 0:
-        return Tail(torch.zeros(0, dtype=torch.uint8), torch.zeros(4, dtype=torch.float64), torch.zeros(out, dtype=torch.float64))
+        return Tail(
+            torch.zeros(0, dtype=torch.uint8),
+            torch.zeros(4, dtype=torch.float64),
+            torch.zeros(out, dtype=torch.float64),
+        )
     if method == "paper":
         return _relaxed(rows, values, out, rounds, alpha)
     return _lloyd(rows, values, torch.ones_like(values) if costs is None else costs, out, rounds)
 
 
-def _row_scale(rows: Tensor, values: Tensor, pattern: Tensor, out: int, costs: Tensor | float = 1.0) -> Tensor:
-    """Least-squares scale of every row: sum w b / sum b², weighted by `costs`, 0 where the row has no entry (Eq. 11)."""
+def _row_scale(
+    rows: Tensor, values: Tensor, pattern: Tensor, out: int, costs: Tensor | float = 1.0
+) -> Tensor:
+    """Least-squares scale of every row: sum w b / sum b², weighted by `costs`, 0 where the row has no entry
+    (Eq. 11).
+    """
     above = torch.zeros(out, dtype=torch.float64).index_add_(0, rows, costs * values * pattern)
     below = torch.zeros(out, dtype=torch.float64).index_add_(0, rows, costs * pattern * pattern)
     return torch.where(below > 0, above / below, 0.0)

@@ -1,11 +1,13 @@
-"""Sign: one bit per weight, with a scale (and a mean) for each group of columns or each row. The plainest method of one bit.
+"""Sign: one bit per weight, with a scale (and a mean) for each group of columns or each row. The plainest
+method of one bit.
 
 Rastegari et al., XNOR-Net, arXiv 1603.05279: the best scale for the signs of a group is its mean magnitude,
 
     w ≈ mean + scale * sign(w - mean),    scale = mean |w - mean|,    mean 0 unless asked for
 
-With `compensate` the columns are decided one after the other with error feedback (compensation.py), and `refit` finds the scales and means anew under
-the second moment of the inputs. What papers call "1 bit" leaves out the scales: 16 bits per group, 0.125 bit per weight for groups of 128.
+With `compensate` the columns are decided one after the other with error feedback (compensation.py), and
+`refit` finds the scales and means anew under the second moment of the inputs. What papers call "1 bit" leaves
+out the scales: 16 bits per group, 0.125 bit per weight for groups of 128.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Sign(Quantizer):
     refit            least squares for scales and means at the end, for `compensate`
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
+                     tokens' share
     """
 
     name: ClassVar[str] = "sign"
@@ -79,11 +82,17 @@ class Sign(Quantizer):
         used = grouped(torch.ones(1, w.shape[1]), group_size)[0]
         count = used.sum(-1)
         values = grouped(w, group_size)
-        means = Numbers.of((values.sum(-1) / count)[..., None], self.scale_bits, signed=True) if self.mean else None
+        means = (
+            Numbers.of((values.sum(-1) / count)[..., None], self.scale_bits, signed=True)
+            if self.mean
+            else None
+        )
         centred = values - means.expand() if means is not None else values
         return Numbers.of(((centred.abs() * used).sum(-1) / count)[..., None], self.scale_bits), means
 
-    def _with_feedback(self, w: Tensor, scales: Numbers, means: Numbers | None, hessian: Tensor, group_size: int) -> Tensor:
+    def _with_feedback(
+        self, w: Tensor, scales: Numbers, means: Numbers | None, hessian: Tensor, group_size: int
+    ) -> Tensor:
         scale = scales.expand()[..., 0].T.contiguous()  # (G, out)
         mean = torch.zeros_like(scale) if means is None else means.expand()[..., 0].T.contiguous()
         order = visiting_order(hessian, self.act_order)
@@ -96,7 +105,9 @@ class Sign(Quantizer):
             return mean[group] + torch.where(signs[j], scale[group], -scale[group])
 
         callback = column_by_column(quantize_column)
-        compensate(w[:, order], hessian[order][:, order], callback, block_size=self.block_size, damping=self.damping)
+        compensate(
+            w[:, order], hessian[order][:, order], callback, block_size=self.block_size, damping=self.damping
+        )
         return signs.T.contiguous()
 
     def bits_bound(self, shape: tuple[int, int]) -> float:

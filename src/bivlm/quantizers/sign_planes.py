@@ -1,6 +1,8 @@
-"""What the methods that store sign planes share: collecting the blocks of a weight into `planes`, and the closed-form refit of its numbers.
+"""What the methods that store sign planes share: collecting the blocks of a weight into `planes`, and the
+closed-form refit of its numbers.
 
-A weight in `planes` is linear in its scales and means when the signs, the partition and the column scales stay: refit.py does the rest.
+A weight in `planes` is linear in its scales and means when the signs, the partition and the column scales
+stay: refit.py does the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from bivlm.quantizers.residual import Binarized
 
 @dataclass(frozen=True)
 class BlockPlanes:
-    """One block of columns (out, b), decided: the fields of `PlanesWeight` for it, with `scales` (out, S) and `means` (out, M) or None in float32.
+    """One block of columns (out, b), decided: the fields of `PlanesWeight` for it, with `scales` (out, S) and
+    `means` (out, M) or None in float32.
 
     `column_scales` is (S, b), 0 where a column is of the other kind, or None.
     """
@@ -35,8 +38,12 @@ class BlockPlanes:
     column_scales: Tensor | None
 
 
-def plain_planes(signs: Tensor, scales: Numbers, means: Numbers | None, group_size: int, **structure: Any) -> PlanesWeight:
-    """One sign plane with a scale (and a mean) per group, exponent 0, no tail; `structure` are the fields of a weight with more than that."""
+def plain_planes(
+    signs: Tensor, scales: Numbers, means: Numbers | None, group_size: int, **structure: Any
+) -> PlanesWeight:
+    """One sign plane with a scale (and a mean) per group, exponent 0, no tail; `structure` are the fields of
+    a weight with more than that.
+    """
     plain = {
         "parts": 1,
         "salient_parts": 0,
@@ -49,13 +56,21 @@ def plain_planes(signs: Tensor, scales: Numbers, means: Numbers | None, group_si
         "tail_scale": torch.zeros(0, dtype=torch.float16),
         "tail_zero": torch.zeros(0, dtype=torch.float16),
     }
-    return PlanesWeight(signs=signs, scales=scales, means=means, group_size=group_size, exponent=0, **(plain | structure))
+    return PlanesWeight(
+        signs=signs, scales=scales, means=means, group_size=group_size, exponent=0, **(plain | structure)
+    )
 
 
-def planes_of(blocks: list[BlockPlanes], parts: int, salient_parts: int, block_size: int, scale_bits: NumberBits) -> PlanesWeight:
+def planes_of(
+    blocks: list[BlockPlanes], parts: int, salient_parts: int, block_size: int, scale_bits: NumberBits
+) -> PlanesWeight:
     """The whole weight from its blocks, left to right; exponent 0."""
     salient = torch.cat([block.salient for block in blocks])
-    means = None if blocks[0].means is None else torch.stack([block.means for block in blocks if block.means is not None], 1)
+    means = (
+        None
+        if blocks[0].means is None
+        else torch.stack([block.means for block in blocks if block.means is not None], 1)
+    )
     scales = torch.stack([block.scales for block in blocks], 1)
     if not bool(salient.any()):  # a weight of one column has none
         scales, means, salient_parts = scales[..., :parts], None if means is None else means[..., :parts], 0
@@ -71,7 +86,9 @@ def planes_of(blocks: list[BlockPlanes], parts: int, salient_parts: int, block_s
         structure["column_scales"] = torch.cat(columns, 1)[: scales.shape[-1]].half()
     stored_means = None if means is None else _numbers(means, scale_bits)
     signs = torch.cat([block.signs for block in blocks], 1)
-    return plain_planes(signs, _numbers(scales, scale_bits), stored_means, min(block_size, len(salient)), **structure)
+    return plain_planes(
+        signs, _numbers(scales, scale_bits), stored_means, min(block_size, len(salient)), **structure
+    )
 
 
 def _numbers(values: Tensor, bits: NumberBits) -> Numbers:
@@ -79,7 +96,9 @@ def _numbers(values: Tensor, bits: NumberBits) -> Numbers:
 
 
 def refit_planes(w: Tensor, decided: PlanesWeight, hessian: Tensor, scale_bits: NumberBits) -> PlanesWeight:
-    """Scales and means by least squares under `hessian`, in the rows where it helps after rounding; for exponent 0 and no tail."""
+    """Scales and means by least squares under `hessian`, in the rows where it helps after rounding; for
+    exponent 0 and no tail.
+    """
     scales = decided.scales.expand()
     theta = scales if decided.means is None else torch.cat([scales, decided.means.expand()], -1)
     better = refitted(w, theta, _basis(decided), hessian, decided.group_size)
@@ -102,7 +121,10 @@ def _basis(decided: PlanesWeight) -> Tensor:
     second = torch.where(decided.second_signs, 1.0, -1.0)
     kinds = [(~decided.salient, part, decided.parts) for part in range(decided.parts)]
     kinds += [(decided.salient, part, decided.salient_parts) for part in range(decided.salient_parts)]
-    inside = [columns & ((decided.partition == bool(part)) if count == 2 else torch.ones_like(decided.partition)) for columns, part, count in kinds]
+    inside = [
+        columns & ((decided.partition == bool(part)) if count == 2 else torch.ones_like(decided.partition))
+        for columns, part, count in kinds
+    ]
     scales = [mask * first for mask in inside[: decided.parts]]
     for mask in inside[decided.parts :]:
         scales += [mask * first, mask * second]
@@ -113,16 +135,20 @@ def _basis(decided: PlanesWeight) -> Tensor:
 
 
 def parted(target: Tensor, most_salient: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The parts of a block by its salience `target` (out, b): salient columns (b,), and the small and the large weights of the others (out, b)."""
+    """The parts of a block by its salience `target` (out, b): salient columns (b,), and the small and the
+    large weights of the others (out, b).
+    """
     salient = salient_columns(target, most_salient)
     large = (target.abs() >= magnitude_threshold(target, salient)) & ~salient
     return salient, ~large & ~salient, large
 
 
 def block_planes(salient: Tensor, partition: Tensor, pieces: list[Binarized]) -> BlockPlanes:
-    """A block from its binarized pieces: the two parts of the ordinary columns with one plane each, then the salient parts with two.
+    """A block from its binarized pieces: the two parts of the ordinary columns with one plane each, then the
+    salient parts with two.
 
-    With one salient part `partition` tells the ordinary ones apart; with two (column-group bitmap) it does so in salient columns as well.
+    With one salient part `partition` tells the ordinary ones apart; with two (column-group bitmap) it does so
+    in salient columns as well.
     """
     ordinary, special = pieces[:2], pieces[2:]
     first = torch.where(partition, ordinary[1].signs[0], ordinary[0].signs[0])
@@ -150,9 +176,13 @@ def walk_blocks(
     damping: float,
     error_rule: ErrorRule,
 ) -> None:
-    """Call `quantize_columns` on every block of `w`, left to right, with error feedback or, without `feed_on`, on the weights as they are."""
+    """Call `quantize_columns` on every block of `w`, left to right, with error feedback or, without
+    `feed_on`, on the weights as they are.
+    """
     if hessian is not None and feed_on:
-        compensate(w, hessian, quantize_columns, block_size=block_size, damping=damping, error_rule=error_rule)
+        compensate(
+            w, hessian, quantize_columns, block_size=block_size, damping=damping, error_rule=error_rule
+        )
         return
     u = torch.eye(w.shape[1]) if hessian is None else inverse_factor(hessian, damping)
     for start in range(0, w.shape[1], block_size):
@@ -161,9 +191,18 @@ def walk_blocks(
 
 
 def parted_nbytes(
-    shape: tuple[int, int], block_size: int, most_salient: int, scale_bits: NumberBits, *, salient_parts: int, means: bool, column_scales: bool
+    shape: tuple[int, int],
+    block_size: int,
+    most_salient: int,
+    scale_bits: NumberBits,
+    *,
+    salient_parts: int,
+    means: bool,
+    column_scales: bool,
 ) -> int:
-    """The most bytes that a weight of blocks with two parts and at most `most_salient` salient columns each can take."""
+    """The most bytes that a weight of blocks with two parts and at most `most_salient` salient columns each
+    can take.
+    """
     rows, columns = shape
     blocks = -(-columns // block_size)
     stored = planes_nbytes(
@@ -177,4 +216,8 @@ def parted_nbytes(
         scale_bits=scale_bits,
         tail=0,
     )
-    return stored + rows  # partition and second plane share the columns between them: together they may be padded by one byte more
+    return (
+        stored + rows
+        # partition and second plane share the columns between them: together they may be padded by one byte
+        # more
+    )

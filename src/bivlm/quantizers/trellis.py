@@ -1,15 +1,20 @@
-"""Trellis-coded quantization of rotated weights with error feedback: the fewest errors for its bits of all methods here (docs/trellis.md).
+"""Trellis-coded quantization of rotated weights with error feedback: the fewest errors for its bits of all
+methods here (docs/trellis.md).
 
 Three things together, after QTIP (Tseng, Sun, Hou, De Sa, arXiv 2406.11235) and QuIP# (arXiv 2402.04396):
 
-    rotation     W Rᵀ instead of W: the weights of a row become near to normal, and no input stands out (formats/rotation.py)
-    feedback     columns are decided one after the other, and each error is fed on to the columns that are still to come (compensation.py)
-    trellis      the column of a strip of rows is decided at once, as the best path through the windows of a bit stream (viterbi.py)
+    rotation     W Rᵀ instead of W: the weights of a row become near to normal, and no input stands out
+                 (formats/rotation.py)
+    feedback     columns are decided one after the other, and each error is fed on to the columns that are
+                 still to come (compensation.py)
+    trellis      the column of a strip of rows is decided at once, as the best path through the windows of a
+                 bit stream (viterbi.py)
 
-Beyond them: the trellis runs down the rows, so that the feedback reaches every single column (in QTIP blocks of 16 columns wait for each other); it
-looks ahead into the next column; a Hartley transform mixes widths that are no power of two; every run of 16 columns gets its own number of bits, more
-where an error that no later column can make good costs more (reverse water-filling over the pivots of the second moment), so that the mean may be any
-number; and row scales are refitted in closed form under the second moment.
+Beyond them: the trellis runs down the rows, so that the feedback reaches every single column (in QTIP blocks
+of 16 columns wait for each other); it looks ahead into the next column; a Hartley transform mixes widths that
+are no power of two; every run of 16 columns gets its own number of bits, more where an error that no later
+column can make good costs more (reverse water-filling over the pivots of the second moment), so that the mean
+may be any number; and row scales are refitted in closed form under the second moment.
 
 The method's papers count K bits per weight, and leave out the row scales.
 """
@@ -26,21 +31,33 @@ from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.rotation import LARGEST_SEED, rotate, signs_of
-from bivlm.formats.trellis import RUN, STRIP, TrellisWeight, column_bits, pack_symbols, runs, strips, trellis_nbytes
+from bivlm.formats.trellis import (
+    RUN,
+    STRIP,
+    TrellisWeight,
+    column_bits,
+    pack_symbols,
+    runs,
+    strips,
+    trellis_nbytes,
+)
 from bivlm.formats.trellis_code import MOST_BITS, UNIT, standard_tables
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.compensation import feed_back, inverse_factor
 from bivlm.quantizers.viterbi import search_columns
 from bivlm.types import LinearStats
 
-# Mean squared error of a normal weight of variance 1 at K = 0 … 4 bits, by window: measured by benchmarks/fit_trellis_tables.py
+# Mean squared error of a normal weight of variance 1 at K = 0 … 4 bits, by window: measured by
+# benchmarks/fit_trellis_tables.py
 DISTORTION = {
     8: (1.0, 0.28485, 0.07541, 0.01977, 0.00524),
     12: (1.0, 0.28294, 0.07343, 0.01871, 0.00483),
     16: (1.0, 0.28223, 0.07207, 0.01809, 0.00459),
 }
 LARGEST_SCALE = 60000.0
-AT_ONCE = 1 << 24  # weights that are decided at a time: the table of a vocabulary would take twenty bytes a weight else
+AT_ONCE = (
+    1 << 24
+)  # weights that are decided at a time: the table of a vocabulary would take twenty bytes a weight else
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -51,12 +68,14 @@ class Trellis(Quantizer):
     window           L: 8 (fast to decode), 12 or 16 (fewer errors; the search takes 2^(L-8) times as long)
     rotation         rotate the inputs
     feedback         feed errors on through the second moment of the inputs; needs calibration data
-    allocation       give columns bits by what their errors cost; without it all have the same, or two neighbouring numbers
+    allocation       give columns bits by what their errors cost; without it all have the same, or two
+                     neighbouring numbers
     refit            least squares for the row scales at the end
     spread           the row scale before the refit, in standard deviations of the row
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
+                     tokens' share
     seed             of the rotation's signs
     """
 
@@ -90,14 +109,21 @@ class Trellis(Quantizer):
         u = inverse_factor(hessian, self.damping)
         run_bits = self._run_bits(u.diagonal().double() ** -2)
         pieces = [
-            self._quantize_rows(rows if signs is None else rotate(rows, signs), hessian, u, run_bits) for rows in w.split(rows_at_once(columns))
+            self._quantize_rows(rows if signs is None else rotate(rows, signs), hessian, u, run_bits)
+            for rows in w.split(rows_at_once(columns))
         ]
         codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         table = torch.zeros(0, 0, dtype=torch.int8)
-        return TrellisWeight(codes, columns, run_bits, scale, table, self.window, self.rotation, self.seed, exponent)
+        return TrellisWeight(
+            codes, columns, run_bits, scale, table, self.window, self.rotation, self.seed, exponent
+        )
 
-    def _quantize_rows(self, w: Tensor, hessian: Tensor, u: Tensor, run_bits: Tensor) -> tuple[Tensor, Tensor]:
-        """Streams (bytes,) and scales (rows,) float16 of some whole strips of the rotated weight, (rows, in): no strip looks at another."""
+    def _quantize_rows(
+        self, w: Tensor, hessian: Tensor, u: Tensor, run_bits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Streams (bytes,) and scales (rows,) float16 of some whole strips of the rotated weight, (rows, in):
+        no strip looks at another.
+        """
         scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
         values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], u, run_bits)
         if self.refit:
@@ -119,7 +145,9 @@ class Trellis(Quantizer):
         return allocated_bits(cost, self.bits, DISTORTION[self.window])
 
     def _decide(self, w: Tensor, u: Tensor, run_bits: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (out, in) float32 and symbols (in, held) uint8 for the weight (out, in) in units of the tables, with feedback through u."""
+        """Values (out, in) float32 and symbols (in, held) uint8 for the weight (out, in) in units of the
+        tables, with feedback through u.
+        """
         rows, columns = w.shape
         held, tables = sum(strips(rows)), standard_tables(self.window)
         symbols = torch.zeros(columns, held, dtype=torch.uint8)
@@ -131,7 +159,9 @@ class Trellis(Quantizer):
             if k == 0:
                 return torch.zeros_like(block)
             here = slice(start, start + block.shape[1])
-            values, symbols[here], state = search_columns(block.T.contiguous(), factor, self.window, k, tables[k - 1], state)
+            values, symbols[here], state = search_columns(
+                block.T.contiguous(), factor, self.window, k, tables[k - 1], state
+            )
             return values.T
 
         return feed_back(w, u, decide, equal_blocks(run_bits, columns, self.block_size)), symbols
@@ -143,17 +173,22 @@ def rows_at_once(columns: int) -> int:
 
 
 def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> Tensor:
-    """K of every run (ceil(in / 16),) uint8 with the least expected error and a mean of at most `bits` per column.
+    """K of every run (ceil(in / 16),) uint8 with the least expected error and a mean of at most `bits` per
+    column.
 
-    The expected error of a column is its cost (in,) times `distortion` at its K. One bit at a time goes to the run where it helps most: optimal, as
-    `distortion` is convex. Where there is a bit for every column, every column gets one: what calibration hardly excites may matter elsewhere (left
-    out altogether, such columns quadruple the KL divergence of the embedded model at one bit, though the error on the calibration data is smaller).
+    The expected error of a column is its cost (in,) times `distortion` at its K. One bit at a time goes to
+    the run where it helps most: optimal, as `distortion` is convex. Where there is a bit for every column,
+    every column gets one: what calibration hardly excites may matter elsewhere (left out altogether, such
+    columns quadruple the KL divergence of the embedded model at one bit, though the error on the calibration
+    data is smaller).
     """
     columns = runs(len(cost))
     weight = [float(cost[run].sum()) / (run.stop - run.start) for run in columns]
     least = 1 if bits >= 1 else 0
     chosen, left = [least] * len(columns), (bits - least) * len(cost) + 1e-9
-    gains = [(-(distortion[least] - distortion[least + 1]) * mean, index) for index, mean in enumerate(weight)]
+    gains = [
+        (-(distortion[least] - distortion[least + 1]) * mean, index) for index, mean in enumerate(weight)
+    ]
     heapq.heapify(gains)
     while gains:
         _, index = heapq.heappop(gains)
@@ -163,7 +198,9 @@ def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> 
         left -= size
         chosen[index] += 1
         if chosen[index] < MOST_BITS:
-            heapq.heappush(gains, (-(distortion[chosen[index]] - distortion[chosen[index] + 1]) * weight[index], index))
+            heapq.heappush(
+                gains, (-(distortion[chosen[index]] - distortion[chosen[index] + 1]) * weight[index], index)
+            )
     return torch.tensor(chosen, dtype=torch.uint8)
 
 
@@ -182,20 +219,26 @@ def even_bits(bits: float, columns: int) -> Tensor:
 
 
 def fullest_bits(bits: float, columns: int) -> Tensor:
-    """K of every run (ceil(in / 16),) uint8 with the largest sum over the columns that `allocated_bits` can come to, whatever the costs."""
+    """K of every run (ceil(in / 16),) uint8 with the largest sum over the columns that `allocated_bits` can
+    come to, whatever the costs.
+    """
     whole, rest = divmod(columns, RUN)
     most = bits * columns + 1e-9
 
     def before(last: int) -> int:
         return min(MOST_BITS * whole, int((most - rest * last) // RUN))
 
-    last = max((k for k in range(MOST_BITS + 1) if rest * k <= most), key=lambda k: RUN * before(k) + rest * k)
+    last = max(
+        (k for k in range(MOST_BITS + 1) if rest * k <= most), key=lambda k: RUN * before(k) + rest * k
+    )
     chosen = [before(last) * (index + 1) // whole - before(last) * index // whole for index in range(whole)]
     return torch.tensor(chosen + ([last] if rest else []), dtype=torch.uint8)
 
 
 def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]:
-    """Neighbouring runs of the same K joined, up to `block_size` columns: the blocks that are searched at once."""
+    """Neighbouring runs of the same K joined, up to `block_size` columns: the blocks that are searched at
+    once.
+    """
     blocks: list[slice] = []
     for run, k in zip(runs(columns), run_bits.tolist(), strict=True):
         if blocks and run_bits[blocks[-1].start // RUN] == k and run.stop - blocks[-1].start <= block_size:
@@ -206,7 +249,9 @@ def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]
 
 
 def refitted_scale(w: Tensor, values: Tensor, hessian: Tensor, scale: Tensor) -> Tensor:
-    """The scale (out,) with the smallest error of each row under `hessian`, for values (out, in) of the weight w (out, in); `scale` where none is."""
+    """The scale (out,) with the smallest error of each row under `hessian`, for values (out, in) of the
+    weight w (out, in); `scale` where none is.
+    """
     through = values @ hessian
     best = (w * through).sum(1) / (values * through).sum(1)
     return torch.where(best.isfinite() & (best > 0), best, scale)

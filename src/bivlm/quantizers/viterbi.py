@@ -1,12 +1,15 @@
-"""The search of the trellis: the columns of a block one after the other, each strip's column as the best path through the windows (Viterbi).
+"""The search of the trellis: the columns of a block one after the other, each strip's column as the best path
+through the windows (Viterbi).
 
-A window of L bits is a state; a weight adds K bits on top of it: state' = bits · 2^(L-K) + state >> K. A column of a strip is the path that starts at
-the strip's state and has the smallest Σ (target - level)², over its own rows and over the first rows of the next column, where the path goes on. The
-error of a column is fed on to the columns of the block that follow.
+A window of L bits is a state; a weight adds K bits on top of it: state' = bits · 2^(L-K) + state >> K. A
+column of a strip is the path that starts at the strip's state and has the smallest Σ (target - level)², over
+its own rows and over the first rows of the next column, where the path goes on. The error of a column is fed
+on to the columns of the block that follow.
 
-Costs are integers: targets are rounded to a table's unit, to half of it where K > 2, a difference counts as at most FARTHEST, and a path that is
-more than LARGEST_COST behind the best one counts as no farther behind. The native search (csrc/trellis_search.h) keeps them in 16 bits; it and the
-one below take the same paths, so that a weight has the same bytes wherever it was quantized.
+Costs are integers: targets are rounded to a table's unit, to half of it where K > 2, a difference counts as
+at most FARTHEST, and a path that is more than LARGEST_COST behind the best one counts as no farther behind.
+The native search (csrc/trellis_search.h) keeps them in 16 bits; it and the one below take the same paths, so
+that a weight has the same bytes wherever it was quantized.
 """
 
 from __future__ import annotations
@@ -26,11 +29,14 @@ UNREACHABLE = 1 << 28
 NOT_REACHED = 65535  # after the first steps, where a cost has 16 bits
 
 
-def search_columns(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def search_columns(
+    w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Values (columns, out) float32, symbols (columns, held) uint8 and the state (strips,) int32 after them.
 
-    `w` (columns, out) float32 are the targets in units of the table's values; `u` (columns, columns) the factor of H⁻¹ = UᵀU that feeds errors on;
-    `table` (2^window,) int8; `state` (strips,) int32 the last `window` bits of every strip's stream. Arguments are not changed.
+    `w` (columns, out) float32 are the targets in units of the table's values; `u` (columns, columns) the
+    factor of H⁻¹ = UᵀU that feeds errors on; `table` (2^window,) int8; `state` (strips,) int32 the last
+    `window` bits of every strip's stream. Arguments are not changed.
     """
     library = native.library()
     if library is None:
@@ -39,27 +45,45 @@ def search_columns(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, sta
     factor, levels = u.contiguous(), table.contiguous()
     symbols = torch.empty(len(w), -(-w.shape[1] // HELD) * HELD, dtype=torch.uint8)
     code = library.trellis_search(
-        values.data_ptr(), w.shape[1], len(w), factor.data_ptr(), window, k, levels.data_ptr(), after.data_ptr(), symbols.data_ptr(),
+        values.data_ptr(),
+        w.shape[1],
+        len(w),
+        factor.data_ptr(),
+        window,
+        k,
+        levels.data_ptr(),
+        after.data_ptr(),
+        symbols.data_ptr(),
         torch.get_num_threads(),
-    )  # fmt: skip
+    )
     if code:
-        raise ValueError(f"the native search refused a block of {list(w.shape)} (error {code}); is the factor's diagonal positive?")
+        raise ValueError(
+            f"the native search refused a block of {list(w.shape)} (error {code}); is the factor's diagonal"
+            " positive?"
+        )
     return values, symbols, after
 
 
-def search_reference(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def search_reference(
+    w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same, as the definition."""
     rows = w.shape[1]
     whole = rows // STRIP * STRIP
     pieces = []
-    for start, stop, strips in ((0, whole, slice(0, rows // STRIP)), (whole, rows, slice(rows // STRIP, None))):
+    for start, stop, strips in (
+        (0, whole, slice(0, rows // STRIP)),
+        (whole, rows, slice(rows // STRIP, None)),
+    ):
         if start < stop:
             pieces.append(_search_strips(w[:, start:stop], u, window, k, table, state[strips]))
     values, symbols, after = zip(*pieces, strict=True)
     return torch.cat(values, 1), torch.cat(symbols, 1), torch.cat(after)
 
 
-def _search_strips(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _search_strips(
+    w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Strips of the same height side by side."""
     columns, rows = w.shape
     height = -(-rows // len(state) // HELD) * HELD
@@ -67,7 +91,11 @@ def _search_strips(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, sta
     values, symbols = torch.empty_like(rest), torch.empty(rest.shape, dtype=torch.uint8)
     inside = torch.arange(rest.shape[1]) < rows
     for j in range(columns):
-        ahead = rest[j + 1].view(len(state), height)[:, :LOOKAHEAD] if j + 1 < columns else rest.new_zeros(len(state), 0)
+        ahead = (
+            rest[j + 1].view(len(state), height)[:, :LOOKAHEAD]
+            if j + 1 < columns
+            else rest.new_zeros(len(state), 0)
+        )
         targets = torch.cat([rest[j].view(len(state), height), ahead], 1)
         windows = best_path(_rounded(targets, k), window, k, table.int() * FINENESS[k], state)[:, :height]
         state = windows[:, -1].int()
@@ -79,9 +107,11 @@ def _search_strips(w: Tensor, u: Tensor, window: int, k: int, table: Tensor, sta
 
 
 def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tensor) -> Tensor:
-    """The windows (n, steps) int64 of the best path through `targets` (n, steps) int32 from each `state` (n,); `levels` (2^window,) int32.
+    """The windows (n, steps) int64 of the best path through `targets` (n, steps) int32 from each `state`
+    (n,); `levels` (2^window,) int32.
 
-    Of paths that cost the same it is the one whose last window is lowest in its lowest k bits, then in the others, and so back step by step.
+    Of paths that cost the same it is the one whose last window is lowest in its lowest k bits, then in the
+    others, and so back step by step.
     """
     count, steps = targets.shape
     branches, groups, known = 1 << k, 1 << (window - k), window // k
@@ -109,9 +139,13 @@ def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tenso
 
 
 def _in_16_bits(cost: Tensor) -> Tensor:
-    """The costs (n, windows) after the first steps, which were exact: relative to the least where that is far from 0."""
+    """The costs (n, windows) after the first steps, which were exact: relative to the least where that is far
+    from 0.
+    """
     least = cost.amin(1, keepdim=True)
-    held = torch.where(least > LARGEST_COST + 1, (cost - least).clamp(max=LARGEST_COST), cost.clamp(max=NOT_REACHED - 1))
+    held = torch.where(
+        least > LARGEST_COST + 1, (cost - least).clamp(max=LARGEST_COST), cost.clamp(max=NOT_REACHED - 1)
+    )
     return torch.where(cost == UNREACHABLE, NOT_REACHED, held).int()
 
 

@@ -1,9 +1,12 @@
-"""The weights of a full-precision model, linear by linear: their distribution, their outliers, and what a salient tail gains.
+"""The weights of a full-precision model, linear by linear: their distribution, their outliers, and what a
+salient tail gains.
 
-    model folder ─► plan of the preset `bivlm-paper` ─► one linear after the other from the shards ─► OUT/analysis.png, .md, .json
+    model folder ─► plan of the preset `bivlm-paper` ─► one linear after the other from the shards
+        ─► OUT/analysis.png, .md, .json
 
-What Bi-VLM (arXiv 2509.18763) shows in its figures 1 and 3-8, for every linear that would be packed, as the model computes with it (in its dtype).
-`weight_statistics.py` says what each number is. No more than one weight is in memory at a time.
+What Bi-VLM (arXiv 2509.18763) shows in its figures 1 and 3-8, for every linear that would be packed, as the
+model computes with it (in its dtype). `weight_statistics.py` says what each number is. No more than one
+weight is in memory at a time.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ OnProgress = Callable[[str, int, int], None]  # what is going on, how much of it
 
 @dataclass(frozen=True)
 class LinearAnalysis:
-    """One linear. `depth` counts the blocks of its part; `kind` is its name within a block, as short as tells it from the others of its part."""
+    """One linear. `depth` counts the blocks of its part; `kind` is its name within a block, as short as tells
+    it from the others of its part.
+    """
 
     name: str
     part: PartName
@@ -61,7 +66,9 @@ class LinearAnalysis:
 
 @dataclass(frozen=True)
 class SaliencySummary:
-    """Medians over the linears of a part: J without a tail, the share where J is lowest, and the gain there, 1 - J / J(0)."""
+    """Medians over the linears of a part: J without a tail, the share where J is lowest, and the gain there,
+    1 - J / J(0).
+    """
 
     bands: int
     levels: SalientLevels
@@ -72,7 +79,9 @@ class SaliencySummary:
 
 @dataclass(frozen=True)
 class PartSummary:
-    """The linears of a part together. `kl` and `kurtosis` are medians, outliers shares of all weights; None where every weight is one number."""
+    """The linears of a part together. `kl` and `kurtosis` are medians, outliers shares of all weights; None
+    where every weight is one number.
+    """
 
     part: PartName
     linears: int
@@ -114,7 +123,11 @@ class Analysis:
             entry["salient_shares"] = one_weight.saliency_shares(entry["salient_max"])
         return {
             "model": self.model,
-            "histogram_bins": {"range": one_weight.RANGE, "width": one_weight.BIN_WIDTH, "count": one_weight.BINS + 2},
+            "histogram_bins": {
+                "range": one_weight.RANGE,
+                "width": one_weight.BIN_WIDTH,
+                "count": one_weight.BINS + 2,
+            },
             "outliers_beyond": one_weight.OUTLIERS,
             "parts": parts,
             "linears": linears,
@@ -133,23 +146,41 @@ def _summary(part: PartName, linears: tuple[LinearAnalysis, ...]) -> PartSummary
             curves = [linear.curve(bands, levels) for linear in linears]
             gains = [1 - curve.best_error / curve.errors[0] for curve in curves if curve.errors[0] > 0]
             best = median(curve.best_share for curve in curves)
-            saliency.append(SaliencySummary(bands, levels, median(curve.errors[0] for curve in curves), best, median(gains) if gains else 0.0))
+            saliency.append(
+                SaliencySummary(
+                    bands,
+                    levels,
+                    median(curve.errors[0] for curve in curves),
+                    best,
+                    median(gains) if gains else 0.0,
+                )
+            )
     return PartSummary(
-        part, len(linears), sum(linear.weights for linear in linears), linears[0].salient_max,
+        part,
+        len(linears),
+        sum(linear.weights for linear in linears),
+        linears[0].salient_max,
         kl=median(divergences) if told else None,
         largest_kl=max(divergences, default=None),
         kurtosis=median(found.kurtosis or 0.0 for found in told) if told else None,
         outliers=one_weight.pooled_outliers(told),
         largest=max((found.largest or 0.0 for found in told), default=None),
         saliency=tuple(saliency),
-    )  # fmt: skip
+    )
 
 
-def analyze(model: str | Path, out: str | Path, *, command: str = "", on_progress: OnProgress = lambda what, done, total: None) -> Analysis:
-    """Measure the weights of `model` (a folder or hub id) and write picture, tables and numbers into the folder `out`.
+def analyze(
+    model: str | Path,
+    out: str | Path,
+    *,
+    command: str = "",
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Analysis:
+    """Measure the weights of `model` (a folder or hub id) and write picture, tables and numbers into the
+    folder `out`.
 
-    `command` is what the tables say that they were made by. Nothing is written before everything is measured; an analysis that is in `out` already is
-    replaced. Raises InputError for whatever the user has to mend.
+    `command` is what the tables say that they were made by. Nothing is written before everything is measured;
+    an analysis that is in `out` already is replaced. Raises InputError for whatever the user has to mend.
     """
     started, out = time.perf_counter(), Path(out)
     require_matplotlib()
@@ -157,12 +188,17 @@ def analyze(model: str | Path, out: str | Path, *, command: str = "", on_progres
     source = SourceModel(resolve_model(model))
     plan = make_plan(source, load_recipe(PRESET), PARTS)
     linears = _linears(source, plan, on_progress)
-    found = Analysis(source.folder.resolve().name, linears, time.perf_counter() - started, machine_line(machine()), command)
+    found = Analysis(
+        source.folder.resolve().name, linears, time.perf_counter() - started, machine_line(machine()), command
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_analysis(found, out)
     except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); make room, or give --out a folder that can be written") from error
+        raise InputError(
+            f"{out} cannot be written ({error.strerror}); make room, or give --out a folder that can be"
+            " written"
+        ) from error
     return found
 
 
@@ -176,7 +212,10 @@ def check_out(out: Path) -> None:
         raise InputError(f"{out} holds files that no analysis wrote ({foreign[0]}); give --out a new folder")
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{out} cannot be made, because {nearest} is no folder that can be written; give --out another folder")
+        raise InputError(
+            f"{out} cannot be made, because {nearest} is no folder that can be written; give --out another"
+            " folder"
+        )
 
 
 def write_analysis(found: Analysis, out: Path) -> None:
@@ -184,14 +223,23 @@ def write_analysis(found: Analysis, out: Path) -> None:
     picture, page, numbers = (out / name for name in NAMES)
     analysis_plot(found, picture)
     write_atomically(page, analysis_markdown(found, picture=picture.name))
-    write_atomically(numbers, json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(
+        numbers, json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def _linears(source: SourceModel, plan: Plan, on_progress: OnProgress) -> tuple[LinearAnalysis, ...]:
     """Every linear that the plan packs, measured one after the other."""
     parts: list[PartName] = [source.family.stacks[block.stack].part for block in plan.blocks]
-    kinds = {part: _kinds([block for block, of in zip(plan.blocks, parts, strict=True) if of == part]) for part in PARTS}
-    total, done, depth = sum(len(block.quantized) for block in plan.blocks), 0, dict[PartName, int].fromkeys(PARTS, 0)
+    kinds = {
+        part: _kinds([block for block, of in zip(plan.blocks, parts, strict=True) if of == part])
+        for part in PARTS
+    }
+    total, done, depth = (
+        sum(len(block.quantized) for block in plan.blocks),
+        0,
+        dict[PartName, int].fromkeys(PARTS, 0),
+    )
     linears = []
     for block, part in zip(plan.blocks, parts, strict=True):
         for linear in block.quantized:
@@ -209,16 +257,31 @@ def _linear(source: SourceModel, linear: LinearPlan, part: PartName, depth: int,
         raise TypeError(f"preset {PRESET} packs {linear.name} with another quantizer")
     name = f"{linear.name}.weight"
     weight = source.read([name], copy=False)[name].to(source.dtype).float()
-    curves = one_weight.saliency_curves(weight, quantizer.salient_max, rounds=quantizer.rounds, alpha=quantizer.alpha)
-    return LinearAnalysis(linear.name, part, depth, kind, linear.shape, one_weight.statistics(weight), quantizer.salient_max, curves)
+    curves = one_weight.saliency_curves(
+        weight, quantizer.salient_max, rounds=quantizer.rounds, alpha=quantizer.alpha
+    )
+    return LinearAnalysis(
+        linear.name,
+        part,
+        depth,
+        kind,
+        linear.shape,
+        one_weight.statistics(weight),
+        quantizer.salient_max,
+        curves,
+    )
 
 
 def _kinds(blocks: Sequence[BlockPlan]) -> dict[str, str]:
-    """A kind for each linear of a part: the end of its path within its block that no other path of the part's blocks has, beginning with a word."""
+    """A kind for each linear of a part: the end of its path within its block that no other path of the part's
+    blocks has, beginning with a word.
+    """
     paths = {}
     for block in blocks:
         for linear in block.quantized:
-            paths[linear.name] = linear.name.removeprefix(block.path).removeprefix(".") or block.path.rpartition(".")[2]
+            paths[linear.name] = (
+                linear.name.removeprefix(block.path).removeprefix(".") or block.path.rpartition(".")[2]
+            )
     distinct = {path: _shortest(path, set(paths.values()) - {path}) for path in set(paths.values())}
     return {name: distinct[path] for name, path in paths.items()}
 

@@ -1,4 +1,5 @@
-"""The page of an analysis: a column for each part; from above the histograms, the divergence and the outliers by depth, and the curves of J.
+"""The page of an analysis: a column for each part; from above the histograms, the divergence and the outliers
+by depth, and the curves of J.
 
 Colours are those of the comparisons; a kind of linear has one colour and marker in all columns.
 """
@@ -13,7 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bivlm.report.plots import STYLES
-from bivlm.report.weight_statistics import BANDS, BIN_WIDTH, LEVELS, OUTLIERS, RANGE, bin_edges, gaussian_outliers, pooled_outliers
+from bivlm.report.weight_statistics import (
+    BANDS,
+    BIN_WIDTH,
+    LEVELS,
+    OUTLIERS,
+    RANGE,
+    bin_edges,
+    gaussian_outliers,
+    pooled_outliers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,14 +51,23 @@ def analysis_plot(found: Analysis, path: Path) -> None:
         divergences(panels[1, column], linears, styles)
         outliers(panels[2, column], linears)
         saliency(panels[3, column], linears)
-        panels[0, column].set_title(f"{part.part}: {part.linears} linears, {part.weights / 1e6:.3g} million weights", fontsize=12)
+        panels[0, column].set_title(
+            f"{part.part}: {part.linears} linears, {part.weights / 1e6:.3g} million weights", fontsize=12
+        )
     for panel in panels[1]:
         panel.set_ylim(decades(found.linears))
     for row, label in enumerate(
-        ("density of the weights", "KL divergence from the Gaussian, in nats", "share of a block's weights", "J(p) / J(0)"),
+        (
+            "density of the weights",
+            "KL divergence from the Gaussian, in nats",
+            "share of a block's weights",
+            "J(p) / J(0)",
+        ),
     ):
         panels[row, 0].set_ylabel(label, fontsize=11)
-    figure.suptitle(f"{found.model}: its weights against a Gaussian, and what a salient tail gains", fontsize=14)
+    figure.suptitle(
+        f"{found.model}: its weights against a Gaussian, and what a salient tail gains", fontsize=14
+    )
     temporary = path.with_name(path.name + ".writing")
     try:
         figure.savefig(temporary, format="png")
@@ -58,7 +77,9 @@ def analysis_plot(found: Analysis, path: Path) -> None:
 
 
 def kind_styles(columns: Sequence[Sequence[LinearAnalysis]]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every kind of linear: the same in all columns, and in each column no style twice while there are enough of them."""
+    """Colour and marker of every kind of linear: the same in all columns, and in each column no style twice
+    while there are enough of them.
+    """
     styles: dict[str, tuple[str, str]] = {}
     for linears in columns:
         kinds = list(dict.fromkeys(linear.kind for linear in linears))
@@ -70,7 +91,9 @@ def kind_styles(columns: Sequence[Sequence[LinearAnalysis]]) -> dict[str, tuple[
 
 
 def histograms(axes: Axes, linears: Sequence[LinearAnalysis]) -> None:
-    """All weights of the part in their linear's deviations, the linears between the deciles, the one least like a Gaussian, and the Gaussian."""
+    """All weights of the part in their linear's deviations, the linears between the deciles, the one least
+    like a Gaussian, and the Gaussian.
+    """
     told = [linear for linear in linears if linear.statistics.histogram is not None]
     edges = bin_edges()
     middles = (edges[1:] + edges[:-1]) / 2
@@ -81,12 +104,35 @@ def histograms(axes: Axes, linears: Sequence[LinearAnalysis]) -> None:
         densities = counts / counts.sum(1, keepdims=True) / BIN_WIDTH
         inner = densities[:, 1:-1]
         low, high = np.quantile(inner, (0.1, 0.9), axis=0)
-        axes.fill_between(middles, low, high, step="mid", color="#56a4d6", alpha=0.35, linewidth=0, label="linears, 10 to 90 %")
+        axes.fill_between(
+            middles,
+            low,
+            high,
+            step="mid",
+            color="#56a4d6",
+            alpha=0.35,
+            linewidth=0,
+            label="linears, 10 to 90 %",
+        )
         pooled = counts.sum(0)[1:-1] / counts.sum() / BIN_WIDTH
-        axes.stairs(np.where(pooled > 0, pooled, np.nan), edges, color="#0072b2", linewidth=1.6, label="all linears", baseline=None)
+        axes.stairs(
+            np.where(pooled > 0, pooled, np.nan),
+            edges,
+            color="#0072b2",
+            linewidth=1.6,
+            label="all linears",
+            baseline=None,
+        )
         worst = max(range(len(told)), key=lambda place: told[place].statistics.kl or 0.0)
         shown = np.where(inner[worst] > 0, inner[worst], np.nan)
-        axes.plot(middles, shown, ".", color="#d55e00", markersize=5, label=f"least Gaussian: {place_of(told[worst])}")
+        axes.plot(
+            middles,
+            shown,
+            ".",
+            color="#d55e00",
+            markersize=5,
+            label=f"least Gaussian: {place_of(told[worst])}",
+        )
     axes.set(yscale="log", xlim=(-RANGE, RANGE), ylim=(1e-7, 2.0), xlabel="standard deviations from the mean")
     finish(axes, 2)
 
@@ -103,10 +149,25 @@ def divergences(axes: Axes, linears: Sequence[LinearAnalysis], styles: dict[str,
         colour, marker = styles[kind]
         values = {place[linear.name]: linear.statistics.kl or 0.0 for linear in told if linear.kind == kind}
         steps = range(min(values), max(values) + 1)  # no line across blocks that have no such linear
-        axes.plot(steps, [values.get(x, np.nan) for x in steps], color=colour, marker=marker, markersize=5, linewidth=1.2, label=kind)
+        axes.plot(
+            steps,
+            [values.get(x, np.nan) for x in steps],
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.2,
+            label=kind,
+        )
     at = sorted({place[linear.name] for linear in told})
-    chance = [float(np.median([linear.statistics.kl_by_chance or 0.0 for linear in told if place[linear.name] == x])) for x in at]
-    axes.step(at, chance, where="mid", color="black", linestyle=":", linewidth=1.2, label="a Gaussian, by chance")
+    chance = [
+        float(
+            np.median([linear.statistics.kl_by_chance or 0.0 for linear in told if place[linear.name] == x])
+        )
+        for x in at
+    ]
+    axes.step(
+        at, chance, where="mid", color="black", linestyle=":", linewidth=1.2, label="a Gaussian, by chance"
+    )
     if len(at) == 1:  # no line to see
         axes.axhline(chance[0], color="black", linestyle=":", linewidth=1.2)
     axes.set_yscale("log")
@@ -116,22 +177,44 @@ def divergences(axes: Axes, linears: Sequence[LinearAnalysis], styles: dict[str,
 def decades(linears: Sequence[LinearAnalysis]) -> tuple[float, float]:
     """The whole decades that hold every divergence, so that the parts can be compared."""
     found = [linear.statistics for linear in linears]
-    values = [value for one in found for value in (one.kl, one.kl_by_chance) if value is not None and value > 0] or [1.0]
+    values = [
+        value for one in found for value in (one.kl, one.kl_by_chance) if value is not None and value > 0
+    ] or [1.0]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return 10.0**low, 10.0 ** max(high, low + 1)
 
 
 def outliers(axes: Axes, linears: Sequence[LinearAnalysis]) -> None:
-    """The shares of a block's weights beyond each limit; dotted those of a Gaussian. Where there is none, a hollow mark stands on the axis."""
+    """The shares of a block's weights beyond each limit; dotted those of a Gaussian. Where there is none, a
+    hollow mark stands on the axis.
+    """
     place = places(axes, linears)
-    pooled = {x: pooled_outliers([linear.statistics for linear in linears if place[linear.name] == x]) for x in sorted(set(place.values()))}
+    pooled = {
+        x: pooled_outliers([linear.statistics for linear in linears if place[linear.name] == x])
+        for x in sorted(set(place.values()))
+    }
     at = [x for x, found in pooled.items() if found is not None]
     for index, limit in enumerate(OUTLIERS):
         colour, marker = OUTLIER_STYLES[limit]
         shares = np.array([found[index] for found in pooled.values() if found is not None])
-        axes.plot(at, np.where(shares > 0, shares, np.nan), color=colour, marker=marker, markersize=5, linewidth=1.2, label=f"beyond {limit:g} std")
+        axes.plot(
+            at,
+            np.where(shares > 0, shares, np.nan),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.2,
+            label=f"beyond {limit:g} std",
+        )
         none = [x for x, value in zip(at, shares, strict=True) if value == 0]
-        hollow = {"marker": marker, "color": colour, "markerfacecolor": "white", "markersize": 5, "linestyle": "", "clip_on": False}
+        hollow = {
+            "marker": marker,
+            "color": colour,
+            "markerfacecolor": "white",
+            "markersize": 5,
+            "linestyle": "",
+            "clip_on": False,
+        }
         if none:
             axes.plot(none, [0.0] * len(none), transform=axes.get_xaxis_transform(), **hollow)
         axes.axhline(gaussian_outliers()[index], color=colour, linestyle=":", linewidth=1.2)
@@ -141,7 +224,9 @@ def outliers(axes: Axes, linears: Sequence[LinearAnalysis]) -> None:
 
 
 def places(axes: Axes, linears: Sequence[LinearAnalysis]) -> dict[str, int]:
-    """Where each linear stands on the horizontal axis: at its depth, or, where the part is one block, side by side under their kinds."""
+    """Where each linear stands on the horizontal axis: at its depth, or, where the part is one block, side by
+    side under their kinds.
+    """
     from matplotlib.ticker import MaxNLocator
 
     if len({linear.depth for linear in linears}) > 1:
@@ -154,26 +239,50 @@ def places(axes: Axes, linears: Sequence[LinearAnalysis]) -> dict[str, int]:
 
 
 def saliency(axes: Axes, linears: Sequence[LinearAnalysis]) -> None:
-    """J(p) / J(0): median over the linears, the quartiles of the paper's rule, every linear's minimum as a point, and the median's as a mark."""
+    """J(p) / J(0): median over the linears, the quartiles of the paper's rule, every linear's minimum as a
+    point, and the median's as a mark.
+    """
     percent = 100 * linears[0].salient_max
     shares = np.linspace(0.0, percent, len(linears[0].saliency[0].errors))
     for bands, colour in BAND_COLOURS.items():
         for levels in LEVELS:
-            curves = [curve for curve in (linear.curve(bands, levels) for linear in linears) if curve.errors[0] > 0]
+            curves = [
+                curve for curve in (linear.curve(bands, levels) for linear in linears) if curve.errors[0] > 0
+            ]
             if not curves:
                 continue
-            ratios = np.array([curve.errors for curve in curves]) / np.array([[curve.errors[0]] for curve in curves])
+            ratios = np.array([curve.errors for curve in curves]) / np.array(
+                [[curve.errors[0]] for curve in curves]
+            )
             low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75), axis=0)
             best, literal = int(middle.argmin()), levels == "paper"
             start = float(np.median([curve.errors[0] for curve in curves]))
             label = f"{bands} band{'s' if bands > 1 else ''}: J(0) = {start:.3f}" if literal else None
-            axes.plot(shares, middle, color=colour, linestyle="-" if literal else "--", linewidth=1.6, label=label)
+            axes.plot(
+                shares, middle, color=colour, linestyle="-" if literal else "--", linewidth=1.6, label=label
+            )
             if literal:
                 axes.fill_between(shares, low, high, color=colour, alpha=0.2, linewidth=0)
             lowest = ratios.min(1)
-            axes.plot(shares[ratios.argmin(1)], lowest, ".", color=colour, markersize=6, alpha=0.35, zorder=2, clip_on=False)
             axes.plot(
-                shares[best], middle[best], "o" if literal else "s", color=colour, markeredgecolor="black", markersize=7, zorder=5, clip_on=False
+                shares[ratios.argmin(1)],
+                lowest,
+                ".",
+                color=colour,
+                markersize=6,
+                alpha=0.35,
+                zorder=2,
+                clip_on=False,
+            )
+            axes.plot(
+                shares[best],
+                middle[best],
+                "o" if literal else "s",
+                color=colour,
+                markeredgecolor="black",
+                markersize=7,
+                zorder=5,
+                clip_on=False,
             )
     axes.plot([], [], color="0.3", label="the paper's levels")
     axes.plot([], [], color="0.3", linestyle="--", label="levels fitted to the tail")
@@ -188,4 +297,12 @@ def finish(axes: Axes, columns: int) -> None:
     """Grid, numbers and, below the panel where it hides nothing, the legend."""
     axes.grid(visible=True, which="major", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=8.5, frameon=False, columnspacing=1.0, handlelength=1.7)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.13),
+        ncols=columns,
+        fontsize=8.5,
+        frameon=False,
+        columnspacing=1.0,
+        handlelength=1.7,
+    )

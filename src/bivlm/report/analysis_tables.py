@@ -71,7 +71,10 @@ LINEAR_COLUMNS: Columns = {
 
 def analysis_table(found: Analysis) -> Table:
     """For the terminal: a row for each part."""
-    table = Table(title=f"{found.model}: the weights of its {len(found.linears)} linears against a Gaussian", title_justify="left")
+    table = Table(
+        title=f"{found.model}: the weights of its {len(found.linears)} linears against a Gaussian",
+        title_justify="left",
+    )
     for head in PART_COLUMNS:
         table.add_column(head.strip(), justify="right" if head.startswith(" ") else "left")
     for part in found.parts:
@@ -80,26 +83,54 @@ def analysis_table(found: Analysis) -> Table:
 
 
 def analysis_markdown(found: Analysis, *, picture: str) -> str:
-    """A page: the picture, the parts, what a salient tail gains, and the linears that are least like a Gaussian."""
-    gaussian = ", ".join(f"{share(value)} beyond {limit:g}" for value, limit in zip(gaussian_outliers(), OUTLIERS, strict=True))
-    saliency: list[tuple[PartSummary, SaliencySummary]] = [(part, curve) for part in found.parts for curve in part.saliency]
+    """A page: the picture, the parts, what a salient tail gains, and the linears that are least like a
+    Gaussian.
+    """
+    gaussian = ", ".join(
+        f"{share(value)} beyond {limit:g}" for value, limit in zip(gaussian_outliers(), OUTLIERS, strict=True)
+    )
+    saliency: list[tuple[PartSummary, SaliencySummary]] = [
+        (part, curve) for part in found.parts for curve in part.saliency
+    ]
     least: list[LinearAnalysis] = found.least_gaussian(LISTED)
     lines = [
-        f"# The weights of {found.model}", "", f"![histograms, divergence, outliers and saliency by part]({picture})", "",
-        "## By part", "", *_table(found.parts, PART_COLUMNS), "",
-        f"KL: divergence of a linear's histogram from the Gaussian of its mean and standard deviation, in nats (bins of {BIN_WIDTH:g} standard "
-        f"deviations to {RANGE:g} on either side, and one beyond); median and largest over the linears. Excess kurtosis: median over the linears, 0 "
-        "for a Gaussian. Beyond: share of all weights farther than so many of their linear's standard deviations from its mean; a Gaussian has "
-        f"{gaussian}. Largest: the farthest weight, in standard deviations.", "",
-        "## What a salient tail gains", "", *_table(saliency, SALIENCY_COLUMNS), "",
-        "J: squared error of Bi-VLM's bands and salient tail over the squared weights of a linear (Eq. 20), one set of scalars for a layer, as the "
-        "salient share goes from 0 to the paper's largest for the part. Medians over the linears; the best share is where J is lowest, the gain "
-        "1 - J / J(0) there. The tail has two bits, by the paper's rule or with four levels fitted to it.", "",
-        "## Least like a Gaussian", "", *_table(least, LINEAR_COLUMNS), "",
-        "By chance: the KL that as many draws from a Gaussian have on average.", "",
+        f"# The weights of {found.model}",
+        "",
+        f"![histograms, divergence, outliers and saliency by part]({picture})",
+        "",
+        "## By part",
+        "",
+        *_table(found.parts, PART_COLUMNS),
+        "",
+        (
+            "KL: divergence of a linear's histogram from the Gaussian of its mean and standard deviation, in"
+            f" nats (bins of {BIN_WIDTH:g} standard deviations to {RANGE:g} on either side, and one beyond);"
+            " median and largest over the linears. Excess kurtosis: median over the linears, 0 for a"
+            " Gaussian. Beyond: share of all weights farther than so many of their linear's standard"
+            f" deviations from its mean; a Gaussian has {gaussian}. Largest: the farthest weight, in standard"
+            " deviations."
+        ),
+        "",
+        "## What a salient tail gains",
+        "",
+        *_table(saliency, SALIENCY_COLUMNS),
+        "",
+        (
+            "J: squared error of Bi-VLM's bands and salient tail over the squared weights of a linear (Eq."
+            " 20), one set of scalars for a layer, as the salient share goes from 0 to the paper's largest"
+            " for the part. Medians over the linears; the best share is where J is lowest, the gain 1 - J /"
+            " J(0) there. The tail has two bits, by the paper's rule or with four levels fitted to it."
+        ),
+        "",
+        "## Least like a Gaussian",
+        "",
+        *_table(least, LINEAR_COLUMNS),
+        "",
+        "By chance: the KL that as many draws from a Gaussian have on average.",
+        "",
         f"Machine: {found.machine}; {found.seconds:.1f} s.",
         *(["", "Command:", "", f"    {found.command}"] if found.command else []),
-    ]  # fmt: skip
+    ]
     return "\n".join(lines) + "\n"
 
 

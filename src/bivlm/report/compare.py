@@ -1,10 +1,13 @@
-"""Methods side by side on one model: every preset packs it, the packed folder is loaded and asked, and its bits are those of its bytes.
+"""Methods side by side on one model: every preset packs it, the packed folder is loaded and asked, and its
+bits are those of its bytes.
 
-    reference answers, once ─► for each run:  quantize ─► inspect ─► load the packed folder ─► evaluate ─► OUT/runs/<run>.json
+    reference answers, once ─► for each run:  quantize ─► inspect ─► load the packed folder ─► evaluate
+        ─► OUT/runs/<run>.json
                             ─► OUT/comparison.md, .json, .png
 
-A run whose record is there and was made from the same (recipe, model files, data, settings) is not made again; one that was interrupted continues. A
-preset that this model cannot take is recorded with its reason, and the others go on.
+A run whose record is there and was made from the same (recipe, model files, data, settings) is not made
+again; one that was interrupted continues. A preset that this model cannot take is recorded with its reason,
+and the others go on.
 """
 
 from __future__ import annotations
@@ -76,11 +79,13 @@ def compare_presets(
     say: Say = lambda line: None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Comparison:
-    """Pack `model` with every preset, measure the packed models on `samples`, and write table, numbers and picture into the folder `out`.
+    """Pack `model` with every preset, measure the packed models on `samples`, and write table, numbers and
+    picture into the folder `out`.
 
-    `calibration` serves the presets that need data. `parts_study` packs every combination of parts with every preset, instead of `parts`, and draws
-    nothing. `command` is what the table says that it was made by; `say` gets a line per finished run. Raises InputError, before anything is written,
-    for what the user has to mend; a preset that fails later is a row with its reason.
+    `calibration` serves the presets that need data. `parts_study` packs every combination of parts with every
+    preset, instead of `parts`, and draws nothing. `command` is what the table says that it was made by; `say`
+    gets a line per finished run. Raises InputError, before anything is written, for what the user has to
+    mend; a preset that fails later is a row with its reason.
     """
     recipes = _checked_recipes(presets)
     combinations = COMBINATIONS if parts_study else (_checked_parts(parts),)
@@ -100,10 +105,23 @@ def compare_presets(
     }
     with folder:
         work = _Work(
-            source, folder, samples, calibration, joined(calibrated), common, batch_size, max_new_tokens, keep_models, say, on_progress
-        )  # fmt: skip
+            source,
+            folder,
+            samples,
+            calibration,
+            joined(calibrated),
+            common,
+            batch_size,
+            max_new_tokens,
+            keep_models,
+            say,
+            on_progress,
+        )
         full, reference, metric = _full_precision(work)
-        rows = [full, *(_row(work, recipe, chosen, reference) for recipe in recipes for chosen in combinations)]
+        rows = [
+            full,
+            *(_row(work, recipe, chosen, reference) for recipe in recipes for chosen in combinations),
+        ]
         found = Comparison(
             rows=tuple(rows if parts_study else sorted(rows, key=by_true_bits)),
             study=parts_study,
@@ -122,10 +140,14 @@ def compare_presets(
 def write_comparison(found: Comparison, folder: Path, name: str, *, picture: bool = True) -> None:
     """`name`.json, `name`.md and, where `picture` and unless it is a parts study, `name`.png."""
     picture = picture and not found.study
-    write_atomically(folder / f"{name}.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(
+        folder / f"{name}.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    )
     if picture:
         comparison_plot(found, folder / f"{name}.png")
-    write_atomically(folder / f"{name}.md", comparison_markdown(found, picture=f"{name}.png" if picture else None))
+    write_atomically(
+        folder / f"{name}.md", comparison_markdown(found, picture=f"{name}.png" if picture else None)
+    )
 
 
 def _checked_recipes(presets: Sequence[str | Path | Recipe]) -> list[Recipe]:
@@ -134,7 +156,10 @@ def _checked_recipes(presets: Sequence[str | Path | Recipe]) -> list[Recipe]:
     for preset in presets:
         recipe = preset if isinstance(preset, Recipe) else load_recipe(preset)
         if by_name.setdefault(run_name(recipe.name, PARTS), recipe) != recipe:
-            raise InputError(f"two recipes that differ are called {recipe.name!r}; give one of them another name in its file")
+            raise InputError(
+                f"two recipes that differ are called {recipe.name!r}; give one of them another name in its"
+                " file"
+            )
     if not by_name:
         raise InputError("no preset is given; give at least one to compare with full precision")
     return list(by_name.values())
@@ -143,18 +168,30 @@ def _checked_recipes(presets: Sequence[str | Path | Recipe]) -> list[Recipe]:
 def _checked_parts(parts: Collection[str]) -> tuple[PartName, ...]:
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
-        raise InputError(f"there is no part {', '.join(map(repr, unknown)) or '(none given)'}; parts are {', '.join(PARTS)}")
+        raise InputError(
+            f"there is no part {', '.join(map(repr, unknown)) or '(none given)'}; parts are"
+            f" {', '.join(PARTS)}"
+        )
     return tuple(part for part in PARTS if part in parts)
 
 
-def _check_samples(samples: Sequence[Sample], calibration: Sequence[Sample], recipes: Sequence[Recipe], batch_size: int) -> None:
+def _check_samples(
+    samples: Sequence[Sample], calibration: Sequence[Sample], recipes: Sequence[Recipe], batch_size: int
+) -> None:
     unanswered = next((sample for sample in samples if not sample.answers), None)
     if not samples or unanswered is not None:
-        what = "there are no questions" if unanswered is None else f"{unanswered.origin or 'a question'} has no answer to compare with"
+        what = (
+            "there are no questions"
+            if unanswered is None
+            else f"{unanswered.origin or 'a question'} has no answer to compare with"
+        )
         raise InputError(f"{what}; a comparison needs questions with answers")
     needing = next((recipe for recipe in recipes if recipe.needs_data), None)
     if needing is not None and not calibration:
-        raise InputError(f"preset {needing.name} calibrates on data and there are no calibration samples; give some, or leave the preset out")
+        raise InputError(
+            f"preset {needing.name} calibrates on data and there are no calibration samples; give some, or"
+            " leave the preset out"
+        )
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; give 1 or more")
 
@@ -168,18 +205,37 @@ def _full_precision(work: _Work) -> tuple[ComparisonRow, ReferenceAnswers, str]:
     shutil.rmtree(work.folder.reference, ignore_errors=True)
     loaded, processor = load(work.source.folder)
     reference = collect_reference(
-        loaded, processor, work.samples, work.folder.reference, batch_size=work.batch_size, max_new_tokens=work.max_new_tokens,
+        loaded,
+        processor,
+        work.samples,
+        work.folder.reference,
+        batch_size=work.batch_size,
+        max_new_tokens=work.max_new_tokens,
         on_progress=lambda done, total: work.on_progress(f"{FULL_PRECISION}: reference answers", done, total),
-    )  # fmt: skip
+    )
     result = _evaluated(work, FULL_PRECISION, loaded, processor, reference)
-    row = _measured(FULL_PRECISION, FULL_PRECISION, (), result, true_bits=8.0 * work.source.dtype.itemsize, folder_bytes=work.source.file_bytes)
-    record = {"fingerprint": work.common, "row": asdict(row), "evaluation": result.to_dict(with_records=True), "machine": machine()}
+    row = _measured(
+        FULL_PRECISION,
+        FULL_PRECISION,
+        (),
+        result,
+        true_bits=8.0 * work.source.dtype.itemsize,
+        folder_bytes=work.source.file_bytes,
+    )
+    record = {
+        "fingerprint": work.common,
+        "row": asdict(row),
+        "evaluation": result.to_dict(with_records=True),
+        "machine": machine(),
+    }
     work.folder.write_run("full-precision", record)
     work.say(row_line(row))
     return row, reference, result.metric
 
 
-def _row(work: _Work, recipe: Recipe, parts: tuple[PartName, ...], reference: ReferenceAnswers) -> ComparisonRow:
+def _row(
+    work: _Work, recipe: Recipe, parts: tuple[PartName, ...], reference: ReferenceAnswers
+) -> ComparisonRow:
     """One run: from its record where it stands, made otherwise."""
     name = run_name(recipe.name, parts)
     fingerprint = {**work.common, "recipe": recipe.to_dict(), "parts": list(parts)}
@@ -195,7 +251,9 @@ def _row(work: _Work, recipe: Recipe, parts: tuple[PartName, ...], reference: Re
     except InputError as error:
         shutil.rmtree(work.folder.model(name), ignore_errors=True)
         record = {"row": asdict(ComparisonRow(recipe.name, method_of(recipe), parts, failure=str(error)))}
-    work.folder.write_run(name, {"fingerprint": fingerprint, "recipe": recipe.to_dict(), **record, "machine": machine()})
+    work.folder.write_run(
+        name, {"fingerprint": fingerprint, "recipe": recipe.to_dict(), **record, "machine": machine()}
+    )
     work.folder.settle(name, keep_model=work.keep_models)
     row = ComparisonRow.from_dict(record["row"])
     work.say(row_line(row))
@@ -203,7 +261,12 @@ def _row(work: _Work, recipe: Recipe, parts: tuple[PartName, ...], reference: Re
 
 
 def _measure(
-    work: _Work, name: str, recipe: Recipe, parts: tuple[PartName, ...], fingerprint: dict[str, Any], reference: ReferenceAnswers
+    work: _Work,
+    name: str,
+    recipe: Recipe,
+    parts: tuple[PartName, ...],
+    fingerprint: dict[str, Any],
+    reference: ReferenceAnswers,
 ) -> dict[str, Any]:
     """Pack, count, load, ask: the content of the run's record."""
     prepared = prepare(work.source.folder, recipe=recipe, parts=parts)
@@ -213,10 +276,17 @@ def _measure(
     loaded, processor = load(target, expand=True)
     result = _evaluated(work, _label(recipe.name, parts), loaded, processor, reference)
     row = _measured(
-        recipe.name, method_of(recipe), parts, result, true_bits=inspection.total.bits_per_weight, paper_bits=inspection.total.paper_bits,
-        folder_bytes=inspection.folder_bytes_after, quantize_seconds=effort.seconds, peak_bytes=effort.peak_bytes,
+        recipe.name,
+        method_of(recipe),
+        parts,
+        result,
+        true_bits=inspection.total.bits_per_weight,
+        paper_bits=inspection.total.paper_bits,
+        folder_bytes=inspection.folder_bytes_after,
+        quantize_seconds=effort.seconds,
+        peak_bytes=effort.peak_bytes,
         note=_purpose_note(recipe, inspection.total.bits_per_weight),
-    )  # fmt: skip
+    )
     return {
         "row": asdict(row),
         "preflight": asdict(prepared.expected),
@@ -226,7 +296,9 @@ def _measure(
 
 
 def _pack(work: _Work, name: str, prepared: Prepared, fingerprint: dict[str, Any]) -> Effort:
-    """The packed model in its folder, and what it took: blocks that an interrupted run packed count with the time that they took then."""
+    """The packed model in its folder, and what it took: blocks that an interrupted run packed count with the
+    time that they took then.
+    """
     target, before = work.folder.model(name), work.folder.effort(name, fingerprint)
     if before.packed and (target / "config.json").exists():
         return before
@@ -237,13 +309,17 @@ def _pack(work: _Work, name: str, prepared: Prepared, fingerprint: dict[str, Any
         earlier = before if any(report.resumed for report in reports) else Effort()
         peak = peak_memory() if measurable else None
         return Effort(
-            earlier.seconds + time.perf_counter() - started, None if peak is None else max(peak, earlier.peak_bytes or 0), packed=packed
-        )  # fmt: skip
+            earlier.seconds + time.perf_counter() - started,
+            None if peak is None else max(peak, earlier.peak_bytes or 0),
+            packed=packed,
+        )
 
     def on_block(report: BlockReport) -> None:
         reports.append(report)
         work.folder.write_effort(name, fingerprint, spent(packed=False))
-        work.on_progress(f"{_label(prepared.recipe.name, prepared.parts)}: packing blocks", len(reports), total)
+        work.on_progress(
+            f"{_label(prepared.recipe.name, prepared.parts)}: packing blocks", len(reports), total
+        )
 
     run(prepared, target, work.calibration, overwrite=True, on_block=on_block)
     effort = spent(packed=True)
@@ -251,32 +327,64 @@ def _pack(work: _Work, name: str, prepared: Prepared, fingerprint: dict[str, Any
     return effort
 
 
-def _evaluated(work: _Work, label: str, loaded: Any, processor: Any, reference: ReferenceAnswers) -> EvalResult:
+def _evaluated(
+    work: _Work, label: str, loaded: Any, processor: Any, reference: ReferenceAnswers
+) -> EvalResult:
     return evaluate(
-        loaded, processor, work.samples, batch_size=work.batch_size, max_new_tokens=work.max_new_tokens, reference=reference,
+        loaded,
+        processor,
+        work.samples,
+        batch_size=work.batch_size,
+        max_new_tokens=work.max_new_tokens,
+        reference=reference,
         on_progress=lambda done, total: work.on_progress(f"{label}: questions", done, total),
-    )  # fmt: skip
+    )
 
 
-def _measured(preset: str, method: str, parts: tuple[PartName, ...], result: EvalResult, **rest: Any) -> ComparisonRow:
+def _measured(
+    preset: str, method: str, parts: tuple[PartName, ...], result: EvalResult, **rest: Any
+) -> ComparisonRow:
     return ComparisonRow(
-        preset, method, parts, result.n, result.accuracy, result.interval, result.kl, result.top1_agreement, eval_seconds=result.seconds, **rest
-    )  # fmt: skip
+        preset,
+        method,
+        parts,
+        result.n,
+        result.accuracy,
+        result.interval,
+        result.kl,
+        result.top1_agreement,
+        eval_seconds=result.seconds,
+        **rest,
+    )
 
 
 def method_of(recipe: Recipe) -> str:
-    """The quantizers of a recipe, in the order of its rules: what a method's colour in the picture stands for."""
+    """The quantizers of a recipe, in the order of its rules: what a method's colour in the picture stands
+    for.
+    """
     return "+".join(dict.fromkeys(rule.quantizer for rule in recipe.rules if rule.quantizer != KEEP))
 
 
 def _purpose_note(recipe: Recipe, true_bits: float) -> str:
     if recipe.true_bits is None or true_bits <= BITS_TOLERANCE * recipe.true_bits:
         return ""
-    return f"{recipe.name} is meant for about {recipe.true_bits:g} true bits and takes {true_bits:.2f} on this model's shapes"
+    return (
+        f"{recipe.name} is meant for about {recipe.true_bits:g} true bits and takes {true_bits:.2f} on this"
+        " model's shapes"
+    )
 
 
 def _notes(rows: Sequence[ComparisonRow], shared: int, calibrated: int) -> tuple[str, ...]:
-    overlap = (f"{shared} of the {calibrated} calibration questions are among those that were asked; give the set a train split",) if shared else ()
+    overlap = (
+        (
+            (
+                f"{shared} of the {calibrated} calibration questions are among those that were asked; give"
+                " the set a train split"
+            ),
+        )
+        if shared
+        else ()
+    )
     return (*dict.fromkeys(row.note for row in rows if row.note), *overlap)
 
 

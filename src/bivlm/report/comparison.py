@@ -12,15 +12,18 @@ from bivlm.types import PARTS, PartName
 FULL_PRECISION = "full precision"
 
 # the parts study: each part alone, each pair, all three
-COMBINATIONS: tuple[tuple[PartName, ...], ...] = tuple(chosen for count in (1, 2, 3) for chosen in combinations(PARTS, count))
+COMBINATIONS: tuple[tuple[PartName, ...], ...] = tuple(
+    chosen for count in (1, 2, 3) for chosen in combinations(PARTS, count)
+)
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
     """One packed model, or the full-precision one (`preset` is FULL_PRECISION, no parts).
 
-    Bits are those of the packed linears, `folder_bytes` those of the whole folder; `peak_bytes` is the peak resident memory of the quantizing
-    process, None where the system does not tell. A run that failed has its reason in `failure`, and no numbers.
+    Bits are those of the packed linears, `folder_bytes` those of the whole folder; `peak_bytes` is the peak
+    resident memory of the quantizing process, None where the system does not tell. A run that failed has its
+    reason in `failure`, and no numbers.
     """
 
     preset: str
@@ -45,7 +48,13 @@ class ComparisonRow:
         """The row that `asdict` and JSON made plain."""
         known = {field.name: content[field.name] for field in fields(cls)}
         interval = known["interval"]
-        return cls(**{**known, "parts": tuple(known["parts"]), "interval": None if interval is None else tuple(interval)})
+        return cls(
+            **{
+                **known,
+                "parts": tuple(known["parts"]),
+                "interval": None if interval is None else tuple(interval),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,9 @@ class Comparison:
 
     @property
     def packed(self) -> str:
-        """What was packed, in words; the rows of a comparison have the same parts, those of a study have not."""
+        """What was packed, in words; the rows of a comparison have the same parts, those of a study have
+        not.
+        """
         parts = next((row.parts for row in self.rows if row.parts), ())
         return "all parts" if parts in ((), PARTS) else f"{' and '.join(parts)} only"
 

@@ -1,6 +1,8 @@
-"""The folder of a comparison while and after it is made. Everything in it can be deleted; what is missing is made again.
+"""The folder of a comparison while and after it is made. Everything in it can be deleted; what is missing is
+made again.
 
-OUT/.bivlm-compare/          says whose folder this is; holds the lock and, for packed models that are not measured yet, what packing them took
+OUT/.bivlm-compare/          says whose folder this is; holds the lock and, for packed models that are not
+                             measured yet, what packing them took
 OUT/reference/               the answers and logits of the full-precision model, for every later run
 OUT/models/<run>/            the packed model, while it is measured or when it is to be kept
 OUT/runs/<run>.json          one finished run, with the fingerprint of everything that decides its numbers
@@ -42,7 +44,9 @@ class ComparisonFolder(RunFolder):
         return self.out / "models" / run
 
     def finished(self, run: str, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The record of a run that is done, when it was made from the same; None otherwise, and for one that failed."""
+        """The record of a run that is done, when it was made from the same; None otherwise, and for one that
+        failed.
+        """
         record = super().finished(run, fingerprint)
         return None if record is None or record["row"]["failure"] else record
 
@@ -53,7 +57,9 @@ class ComparisonFolder(RunFolder):
         return Effort(**record["effort"]) if record.get("fingerprint") == plain(fingerprint) else Effort()
 
     def write_effort(self, run: str, fingerprint: Mapping[str, Any], effort: Effort) -> None:
-        write_atomically(self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "effort": asdict(effort)}))
+        write_atomically(
+            self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "effort": asdict(effort)})
+        )
 
     def settle(self, run: str, *, keep_model: bool) -> None:
         """What a finished run no longer needs goes; a model of an earlier comparison that was kept stays."""

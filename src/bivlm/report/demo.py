@@ -1,4 +1,6 @@
-"""The demo: the embedded model in full precision, packed by the trellis, and by Bi-VLM with 1, 2 and 5 bands: the language model, and all parts."""
+"""The demo: the embedded model in full precision, packed by the trellis, and by Bi-VLM with 1, 2 and 5 bands:
+the language model, and all parts.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ RUNS: tuple[tuple[str, tuple[PartName, ...]], ...] = tuple(
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One model of the demo. Bits are those of the packed linears, bytes those of the whole folder, seconds those of packing and of evaluating."""
+    """One model of the demo. Bits are those of the packed linears, bytes those of the whole folder, seconds
+    those of packing and of evaluating.
+    """
 
     name: str
     parts: str
@@ -48,7 +52,9 @@ class DemoRow:
 
 
 def run_demo(out: Path | None, questions: int, say: Callable[[str], None]) -> list[DemoRow]:
-    """Pack, load, answer and measure; `out` keeps the packed folders. `say` gets a line per finished model."""
+    """Pack, load, answer and measure; `out` keeps the packed folders. `say` gets a line per finished
+    model.
+    """
     with tempfile.TemporaryDirectory(prefix="bivlm-demo-") as temporary:
         folder = out or Path(temporary)
         samples = read_samples("easy-vqa", split="test", limit=questions)
@@ -71,19 +77,46 @@ def run_demo(out: Path | None, questions: int, say: Callable[[str], None]) -> li
             model, processor = load(target, expand=True)
             result = evaluate(model, processor, samples, batch_size=50, max_new_tokens=4, reference=reference)
             bits, paper = inspection.total.bits_per_weight, inspection.total.paper_bits
-            rows.append(_row(preset, parts, result, bits, paper, inspection.folder_bytes_after, packed - started, result.seconds))
+            rows.append(
+                _row(
+                    preset,
+                    parts,
+                    result,
+                    bits,
+                    paper,
+                    inspection.folder_bytes_after,
+                    packed - started,
+                    result.seconds,
+                )
+            )
             say(_line(rows[-1]))
     return rows
 
 
 def _row(
-    name: str, parts: tuple[PartName, ...], result: EvalResult, bits: float, paper: float | None, folder_bytes: int, quantize_s: float, eval_s: float
+    name: str,
+    parts: tuple[PartName, ...],
+    result: EvalResult,
+    bits: float,
+    paper: float | None,
+    folder_bytes: int,
+    quantize_s: float,
+    eval_s: float,
 ) -> DemoRow:
     assert result.kl is not None and result.top1_agreement is not None  # noqa: PT018 - both come with the reference
     return DemoRow(
-        name, "all" if parts == PARTS else ", ".join(parts), result.accuracy, result.interval, result.kl, result.top1_agreement, bits, paper,
-        folder_bytes, quantize_s, eval_s,
-    )  # fmt: skip
+        name,
+        "all" if parts == PARTS else ", ".join(parts),
+        result.accuracy,
+        result.interval,
+        result.kl,
+        result.top1_agreement,
+        bits,
+        paper,
+        folder_bytes,
+        quantize_s,
+        eval_s,
+    )
 
 
 def _line(row: DemoRow) -> str:

@@ -1,4 +1,5 @@
-"""What this installation runs on: the kernel of each format and why it is that one, the machine, versions, and what is installed beside.
+"""What this installation runs on: the kernel of each format and why it is that one, the machine, versions,
+and what is installed beside.
 
 With a model folder, also what each of its packed linears runs on; config.json alone is read for that.
 """
@@ -28,7 +29,9 @@ EXTRAS = ("easy-vqa", "matplotlib", "datasets")
 
 @dataclass(frozen=True)
 class KernelRow:
-    """What a format runs on. `why` says what is left to the reference kernel, and for what reason; empty where nothing is."""
+    """What a format runs on. `why` says what is left to the reference kernel, and for what reason; empty
+    where nothing is.
+    """
 
     format: str
     kernel: str
@@ -47,7 +50,9 @@ class LinearsRow:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `bivlm doctor` tells. `library` is the native library's file, or why it is not in use; an extra without a version is not installed."""
+    """What `bivlm doctor` tells. `library` is the native library's file, or why it is not in use; an extra
+    without a version is not installed.
+    """
 
     library: str
     instruction_set: str | None
@@ -66,7 +71,9 @@ class Diagnosis:
 
 
 def diagnose(model: str | Path | None = None) -> Diagnosis:
-    """Look at this installation, and at a packed model. InputError for a folder that is none, and for environment variables that ask too much."""
+    """Look at this installation, and at a packed model. InputError for a folder that is none, and for
+    environment variables that ask too much.
+    """
     status, described = native.status(), machine()
     return Diagnosis(
         library=status.why,
@@ -87,7 +94,11 @@ def _kernel(name: str) -> KernelRow:
     if native.library() is None:
         return KernelRow(name, "reference", "the native library is not in use")
     missing = NOT_IN_THE_LIBRARY.get(name)
-    return KernelRow(name, "native", f"reference for weights with {', '.join(missing)}, which the library has not" if missing else "")
+    return KernelRow(
+        name,
+        "native",
+        f"reference for weights with {', '.join(missing)}, which the library has not" if missing else "",
+    )
 
 
 def _linears(model: str | Path) -> tuple[LinearsRow, ...]:
@@ -99,7 +110,10 @@ def _linears(model: str | Path) -> tuple[LinearsRow, ...]:
     if not modules:
         raise InputError(f"{folder} is not packed by bivlm; give the folder of a packed model, or none")
     found = Counter((spec["format"], why_reference(bivlm.hf.empty_packed(spec))) for spec in modules.values())
-    return tuple(LinearsRow(name, "reference" if why else "native", count, why) for (name, why), count in sorted(found.items()))
+    return tuple(
+        LinearsRow(name, "reference" if why else "native", count, why)
+        for (name, why), count in sorted(found.items())
+    )
 
 
 def _version(package: str) -> str | None:

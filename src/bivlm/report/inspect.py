@@ -1,4 +1,6 @@
-"""The account of a packed folder: true bits per weight by part and by layer from the bytes in its files, the paper's count beside it, and sizes."""
+"""The account of a packed folder: true bits per weight by part and by layer from the bytes in its files, the
+paper's count beside it, and sizes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from bivlm.plan import EMBEDDINGS
 
 @dataclass(frozen=True)
 class InspectRow:
-    """Some packed linears together: their weights, bytes before and after, true bits, and the paper's count where the method has one."""
+    """Some packed linears together: their weights, bytes before and after, true bits, and the paper's count
+    where the method has one.
+    """
 
     name: str
     linears: int
@@ -58,13 +62,18 @@ class _Linear:
 
 
 def inspect(model: str | Path) -> Inspection:
-    """Count the bytes of a packed model folder, after checking every checksum. InputError when it is not packed, or damaged."""
+    """Count the bytes of a packed model folder, after checking every checksum. InputError when it is not
+    packed, or damaged.
+    """
     folder = resolve_model(model)
     check_model_folder(folder)
     config = read_json(folder / "config.json")
     quantization = config.get("quantization_config") or {}
     if quantization.get("quant_method") != "bivlm":
-        raise InputError(f"{folder} is not quantized by bivlm; `bivlm quantize {folder} OUT` makes a packed folder to inspect")
+        raise InputError(
+            f"{folder} is not quantized by bivlm; `bivlm quantize {folder} OUT` makes a packed folder to"
+            " inspect"
+        )
     shards = shard_files(folder)
     verify_shards(shards)
     linears = _linears(folder, config["model_type"], quantization)
@@ -80,7 +89,9 @@ def inspect(model: str | Path) -> Inspection:
 
 
 def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> list[_Linear]:
-    """Every packed linear with the bytes that its tensors take in the files (not what config.json says of them)."""
+    """Every packed linear with the bytes that its tensors take in the files (not what config.json says of
+    them).
+    """
     entries = read_entries(shard_files(folder))
     by_base: dict[str, int] = defaultdict(int)
     for key, entry in entries.items():
@@ -89,18 +100,29 @@ def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> lis
     stacks = family_of(model_type).stacks
     linears = []
     for name, spec in quantization["modules"].items():
-        part = EMBEDDINGS if "kind" in spec else next(stack.part for stack in stacks if name == stack.path or name.startswith(stack.path + "."))
+        part = (
+            EMBEDDINGS
+            if "kind" in spec
+            else next(
+                stack.part for stack in stacks if name == stack.path or name.startswith(stack.path + ".")
+            )
+        )
         rows, columns = spec["shape"]
         before = quantization["source"]["linears"][name]
         base = spec["key"].removesuffix(".")
         if base not in by_base:
-            raise InputError(f"{folder}: the tensors {base}.* of config.json are not in the files; quantize the model again")
+            raise InputError(
+                f"{folder}: the tensors {base}.* of config.json are not in the files; quantize the model"
+                " again"
+            )
         linears.append(_Linear(name, part, rows * columns, before, by_base[base], report[name]["paper_bits"]))
     return linears
 
 
 def layer_of(name: str) -> str:
-    """The block that a linear belongs to: its name up to the first number ("model.language_model.layers.3")."""
+    """The block that a linear belongs to: its name up to the first number
+    ("model.language_model.layers.3").
+    """
     found = re.match(r".*?\.\d+(?=\.|$)", name)
     return found.group(0) if found else name.rpartition(".")[0] or name
 
@@ -116,5 +138,17 @@ def _row(name: str, linears: list[_Linear]) -> InspectRow:
     weights = sum(linear.weights for linear in linears)
     after = sum(linear.bytes_after for linear in linears)
     counted = [linear for linear in linears if linear.paper_bits is not None]
-    paper = sum((linear.paper_bits or 0.0) * linear.weights for linear in counted) / weights if len(counted) == len(linears) else None
-    return InspectRow(name, len(linears), weights, sum(linear.bytes_before for linear in linears), after, 8 * after / weights, paper)
+    paper = (
+        sum((linear.paper_bits or 0.0) * linear.weights for linear in counted) / weights
+        if len(counted) == len(linears)
+        else None
+    )
+    return InspectRow(
+        name,
+        len(linears),
+        weights,
+        sum(linear.bytes_before for linear in linears),
+        after,
+        8 * after / weights,
+        paper,
+    )

@@ -14,7 +14,8 @@ import transformers
 
 from bivlm import __version__
 
-RESET_PEAK = "5"  # what Linux's /proc/self/clear_refs takes to set the peak resident size (VmHWM) back to the present one
+# what Linux's /proc/self/clear_refs takes to set the peak resident size (VmHWM) back to the present one
+RESET_PEAK = "5"
 
 
 def machine() -> dict[str, Any]:
@@ -35,17 +36,25 @@ def machine() -> dict[str, Any]:
 def machine_line(described: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {described[name]}" for name in ("torch", "transformers", "bivlm"))
     memory = f"{described['memory_bytes'] / 1e9:.0f} GB"
-    return f"{described['processor']}, {described['threads']} threads, {memory}; Python {described['python']}, {versions}"
+    return (
+        f"{described['processor']}, {described['threads']} threads, {memory}; Python {described['python']},"
+        f" {versions}"
+    )
 
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
 
 
 def reset_peak_memory() -> bool:
-    """Begin a new peak of this process's resident memory; False where the system cannot (anything but Linux, some containers)."""
+    """Begin a new peak of this process's resident memory; False where the system cannot (anything but Linux,
+    some containers).
+    """
     gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="utf-8")

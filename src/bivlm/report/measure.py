@@ -1,4 +1,6 @@
-"""One model on one set of questions, with or without a reference: load, answer, judge. The models are in memory one after the other."""
+"""One model on one set of questions, with or without a reference: load, answer, judge. The models are in
+memory one after the other.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def measure(
     pruning: str | Pruning | None = FROM_CHECKPOINT,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
-    """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the reference's answers.
+    """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the
+    reference's answers.
 
     The reference drops no visual tokens; the model drops what `pruning` says, as in `bivlm.load`.
     """
@@ -31,7 +34,22 @@ def measure(
         answers: ReferenceAnswers | None = None
         if reference is not None:
             loaded, processor = load(reference, expand=True, pruning=None)
-            answers = collect_reference(loaded, processor, samples, folder=Path(folder), batch_size=batch_size, max_new_tokens=max_new_tokens)
+            answers = collect_reference(
+                loaded,
+                processor,
+                samples,
+                folder=Path(folder),
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+            )
             del loaded
         loaded, processor = load(model, expand=True, pruning=pruning)
-        return evaluate(loaded, processor, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, reference=answers, on_progress=on_progress)
+        return evaluate(
+            loaded,
+            processor,
+            samples,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            reference=answers,
+            on_progress=on_progress,
+        )

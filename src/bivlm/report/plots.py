@@ -1,7 +1,9 @@
-"""The picture of a comparison: accuracy and KL divergence against true bits, one colour and marker per method.
+"""The picture of a comparison: accuracy and KL divergence against true bits, one colour and marker per
+method.
 
-A filled mark stands at the bits of the packed linears as stored. A hollow one of the same colour, joined to it by a thin line, stands where the
-method's own paper counts it. matplotlib is imported when something is drawn.
+A filled mark stands at the bits of the packed linears as stored. A hollow one of the same colour, joined to
+it by a thin line, stands where the method's own paper counts it. matplotlib is imported when something is
+drawn.
 """
 
 from __future__ import annotations
@@ -22,9 +24,19 @@ if TYPE_CHECKING:
 
 # dark enough for white paper and told apart by most colour-blind readers; the markers say it a second time
 STYLES = (
-    ("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#a8379b", "D"), ("#b8860b", "v"), ("#56a4d6", "P"), ("#8b1a1a", "X"), ("#555555", "<"),
-    ("#6b4fbb", ">"), ("#5f8f00", "h"), ("#e0569b", "p"), ("#00868b", "*"),
-)  # fmt: skip
+    ("#0072b2", "o"),
+    ("#d55e00", "s"),
+    ("#009e73", "^"),
+    ("#a8379b", "D"),
+    ("#b8860b", "v"),
+    ("#56a4d6", "P"),
+    ("#8b1a1a", "X"),
+    ("#555555", "<"),
+    ("#6b4fbb", ">"),
+    ("#5f8f00", "h"),
+    ("#e0569b", "p"),
+    ("#00868b", "*"),
+)
 SIZE, DPI = (14.0, 7.0), 150
 
 
@@ -35,7 +47,9 @@ def require_matplotlib() -> None:
 
 
 def style_of(method: str, methods: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker of a method: by its place among all quantizers, so that it looks the same in every picture."""
+    """Colour and marker of a method: by its place among all quantizers, so that it looks the same in every
+    picture.
+    """
     order = [*sorted(QUANTIZERS), *sorted(set(methods) - set(QUANTIZERS))]
     return STYLES[order.index(method) % len(STYLES)]
 
@@ -69,16 +83,33 @@ def comparison_plot(found: Comparison, path: Path) -> None:
     figure.savefig(path)
 
 
-def _draw(axes: Axes, rows: Sequence[ComparisonRow], field: str, factor: float) -> list[tuple[str, float, float, str]]:
-    """The marks of one panel; returns text, place and colour of their labels. A divergence of 0, which a log scale has no place for, is left out."""
+def _draw(
+    axes: Axes, rows: Sequence[ComparisonRow], field: str, factor: float
+) -> list[tuple[str, float, float, str]]:
+    """The marks of one panel; returns text, place and colour of their labels. A divergence of 0, which a log
+    scale has no place for, is left out.
+    """
     methods, labels = [row.method for row in rows], []
     for row in rows:
-        y, (colour, marker), bits = factor * (getattr(row, field) or 0.0), style_of(row.method, methods), row.true_bits or 0.0
+        y, (colour, marker), bits = (
+            factor * (getattr(row, field) or 0.0),
+            style_of(row.method, methods),
+            row.true_bits or 0.0,
+        )
         if y <= 0 and axes.get_yscale() == "log":
             continue
         if row.paper_bits is not None:
             axes.plot([row.paper_bits, bits], [y, y], color=colour, linewidth=0.8, alpha=0.6, zorder=1)
-            axes.plot(row.paper_bits, y, marker, markerfacecolor="white", markeredgecolor=colour, markersize=6, markeredgewidth=1.1, zorder=2)
+            axes.plot(
+                row.paper_bits,
+                y,
+                marker,
+                markerfacecolor="white",
+                markeredgecolor=colour,
+                markersize=6,
+                markeredgewidth=1.1,
+                zorder=2,
+            )
         axes.plot(bits, y, marker, color=colour, markersize=7, zorder=4)
         labels.append((row.preset, bits, y, colour))
     return labels
@@ -89,7 +120,16 @@ def _draw_intervals(axes: Axes, rows: Sequence[ComparisonRow]) -> None:
     for row in rows:
         if row.interval is not None:
             ends = [100 * end for end in row.interval]
-            axes.plot([row.true_bits or 0.0] * 2, ends, "_-", color=style_of(row.method, methods)[0], linewidth=1, markersize=5, alpha=0.4, zorder=3)
+            axes.plot(
+                [row.true_bits or 0.0] * 2,
+                ends,
+                "_-",
+                color=style_of(row.method, methods)[0],
+                linewidth=1,
+                markersize=5,
+                alpha=0.4,
+                zorder=3,
+            )
 
 
 def _legend(rows: Sequence[ComparisonRow]) -> list[Line2D]:
@@ -101,6 +141,16 @@ def _legend(rows: Sequence[ComparisonRow]) -> list[Line2D]:
         colour, marker = style_of(method, methods)
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=method))
     if any(row.paper_bits is not None for row in rows):
-        handles.append(Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor="white", label="its paper's count"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="0.3",
+                marker="o",
+                linestyle="",
+                markerfacecolor="white",
+                label="its paper's count",
+            )
+        )
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=FULL_PRECISION))
     return handles

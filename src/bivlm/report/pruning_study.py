@@ -1,11 +1,14 @@
-"""How many visual tokens a model can do without: accuracy, fidelity, time and memory for each pruner, block and share that stays.
+"""How many visual tokens a model can do without: accuracy, fidelity, time and memory for each pruner, block
+and share that stays.
 
-    reference answers, once ─► the model with all tokens ─► for each pruning:  prune ─► evaluate, time, measure the cache ─► OUT/runs/<pruning>.json
-                            ─► OUT/pruning.md, .json, .png
+    reference answers, once ─► the model with all tokens ─► for each pruning:  prune
+        ─► evaluate, time, measure the cache ─► OUT/runs/<pruning>.json
+        ─► OUT/pruning.md, .json, .png
 
-The reference is the same model without pruning, or another model (full precision). With `ranking` another model's choice is tried too: how many of
-the tokens that the two models keep are the same, and what the model answers when it keeps those that the other one would. A cell whose record was
-made from the same files, data and settings is not made again.
+The reference is the same model without pruning, or another model (full precision). With `ranking` another
+model's choice is tried too: how many of the tokens that the two models keep are the same, and what the model
+answers when it keeps those that the other one would. A cell whose record was made from the same files, data
+and settings is not made again.
 """
 
 from __future__ import annotations
@@ -74,9 +77,13 @@ class _Work:
 
     def evaluated(self, label: str) -> EvalResult:
         return evaluate(
-            self.model, self.processor, self.samples, max_new_tokens=self.max_new_tokens, reference=self.reference,
+            self.model,
+            self.processor,
+            self.samples,
+            max_new_tokens=self.max_new_tokens,
+            reference=self.reference,
             on_progress=lambda done, total: self.on_progress(f"{label}: questions", done, total),
-        )  # fmt: skip
+        )
 
 
 def study_pruning(
@@ -95,8 +102,9 @@ def study_pruning(
 ) -> PruningStudy:
     """Measure `model` under every pruning on `samples`; table, numbers and heat map go into the folder `out`.
 
-    `reference` is the model that KL and agreement are measured against, the same one without pruning when None; `ranking` tries its choice of tokens
-    too. Raises InputError, before anything long, for what the user has to mend.
+    `reference` is the model that KL and agreement are measured against, the same one without pruning when
+    None; `ranking` tries its choice of tokens too. Raises InputError, before anything long, for what the user
+    has to mend.
     """
     _check(prunings, samples, reference, ranking)
     require_matplotlib()
@@ -108,29 +116,51 @@ def study_pruning(
     for pruning in prunings:
         TokenPruning(loaded, pruning)  # refuses what this model cannot do
     fingerprint = {
-        "models": [model_files(place) for place in places], "samples": joined(digests(samples)), "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens, "metrics": METRICS_VERSION, "ranking": ranking, "bivlm": __version__,
-    }  # fmt: skip
+        "models": [model_files(place) for place in places],
+        "samples": joined(digests(samples)),
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "metrics": METRICS_VERSION,
+        "ranking": ranking,
+        "bivlm": __version__,
+    }
     with folder:
-        answers = _reference(folder, fingerprint, loaded if other is None else other, processor, samples, batch_size, max_new_tokens, on_progress)
+        answers = _reference(
+            folder,
+            fingerprint,
+            loaded if other is None else other,
+            processor,
+            samples,
+            batch_size,
+            max_new_tokens,
+            on_progress,
+        )
         if not ranking:
             other = None
-        work = _Work(loaded, processor, other, samples, answers, folder, fingerprint, max_new_tokens, on_progress)
+        work = _Work(
+            loaded, processor, other, samples, answers, folder, fingerprint, max_new_tokens, on_progress
+        )
         whole = _whole(work)
         cells = []
         for pruning in prunings:
             cells.append(_cell(work, pruning))
             say(cell_line(cells[-1]))
         found = PruningStudy(
-            model=places[0].resolve().name, reference=places[-1].resolve().name if reference is not None else WHOLE, questions=len(samples),
-            cells=tuple(cells), machine=machine_line(machine()), command=command, **whole,
-        )  # fmt: skip
+            model=places[0].resolve().name,
+            reference=places[-1].resolve().name if reference is not None else WHOLE,
+            questions=len(samples),
+            cells=tuple(cells),
+            machine=machine_line(machine()),
+            command=command,
+            **whole,
+        )
         write_study(found, folder.out, "pruning")
     return found
 
 
 def default_layers(model: str | Path) -> list[int]:
-    """Six blocks over the depth of a model's language model, or all of fewer: the first ones, where most is to be won, and every quarter.
+    """Six blocks over the depth of a model's language model, or all of fewer: the first ones, where most is
+    to be won, and every quarter.
 
     Raises InputError for what is no folder of a supported model.
     """
@@ -143,12 +173,16 @@ def default_layers(model: str | Path) -> list[int]:
 
 def write_study(found: PruningStudy, folder: Path, name: str) -> None:
     """`name`.json, `name`.png and `name`.md."""
-    write_atomically(folder / f"{name}.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(
+        folder / f"{name}.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    )
     pruning_plot(found, folder / f"{name}.png")
     write_atomically(folder / f"{name}.md", pruning_markdown(found, picture=f"{name}.png"))
 
 
-def _check(prunings: Sequence[Pruning], samples: Sequence[Sample], reference: str | Path | None, ranking: bool) -> None:
+def _check(
+    prunings: Sequence[Pruning], samples: Sequence[Sample], reference: str | Path | None, ranking: bool
+) -> None:
     if not prunings:
         raise InputError("no pruning is given; name a pruner, a layer and a share that stays")
     if not samples or any(not sample.answers for sample in samples):
@@ -167,15 +201,22 @@ def _reference(
     max_new_tokens: int,
     on_progress: OnProgress,
 ) -> ReferenceAnswers:
-    """The reference's answers and logits, on the disk: those of an earlier call when they are whole and were made from the same."""
+    """The reference's answers and logits, on the disk: those of an earlier call when they are whole and were
+    made from the same.
+    """
     known, present = folder.finished("reference", fingerprint), folder.open_reference()
     if known is not None and present is not None:
         return present
     shutil.rmtree(folder.reference, ignore_errors=True)
     answers = collect_reference(
-        model, processor, samples, folder.reference, batch_size=batch_size, max_new_tokens=max_new_tokens,
+        model,
+        processor,
+        samples,
+        folder.reference,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
         on_progress=lambda done, total: on_progress("reference: questions", done, total),
-    )  # fmt: skip
+    )
     folder.write_run("reference", {"fingerprint": fingerprint})
     return answers
 
@@ -188,10 +229,14 @@ def _whole(work: _Work) -> dict[str, Any]:
         result = work.evaluated(WHOLE)
         inputs = _one_prompt(work)
         row = {
-            "metric": result.metric, "accuracy": result.accuracy, "interval": list(result.interval), "kl": result.kl,
-            "visual_tokens": _visual_tokens(work.model, inputs), "prefill_seconds": median(_prefill(work.model, inputs)[0] for _ in range(ROUNDS)),
+            "metric": result.metric,
+            "accuracy": result.accuracy,
+            "interval": list(result.interval),
+            "kl": result.kl,
+            "visual_tokens": _visual_tokens(work.model, inputs),
+            "prefill_seconds": median(_prefill(work.model, inputs)[0] for _ in range(ROUNDS)),
             "cache_bytes": _prefill(work.model, inputs)[1],
-        }  # fmt: skip
+        }
         known = {"fingerprint": work.fingerprint, "row": row}
         work.folder.write_run("whole", known)
     return {**known["row"], "interval": tuple(known["row"]["interval"])}
@@ -221,13 +266,26 @@ def _measured(work: _Work, pruning: Pruning) -> PruningCell:
         chosen = _choices_of_other(work, pruning)
         prune(work.model, pruning, pruner=_Replay([stay for stay, offered in chosen if len(stay) < offered]))
         by_other = work.evaluated(f"{label}, the other's ranking")
-        others = {"overlap": _overlap(heard.choices, chosen), "accuracy_by_other": by_other.accuracy, "kl_by_other": by_other.kl}
+        others = {
+            "overlap": _overlap(heard.choices, chosen),
+            "accuracy_by_other": by_other.accuracy,
+            "kl_by_other": by_other.kl,
+        }
     return PruningCell(
-        pruner=pruning.pruner + "".join(f",{key}={value}" for key, value in pruning.settings.items()), site=pruning.site, layer=pruning.layer,
-        keep=pruning.keep, tokens=pruning.tokens, accuracy=result.accuracy, interval=result.interval, kl=result.kl,
-        top1_agreement=result.top1_agreement, kept_tokens=fmean([len(stay) for stay, _ in heard.choices]) if heard.choices else None,
-        prefill=seconds, cache=cache, **others,
-    )  # fmt: skip
+        pruner=pruning.pruner + "".join(f",{key}={value}" for key, value in pruning.settings.items()),
+        site=pruning.site,
+        layer=pruning.layer,
+        keep=pruning.keep,
+        tokens=pruning.tokens,
+        accuracy=result.accuracy,
+        interval=result.interval,
+        kl=result.kl,
+        top1_agreement=result.top1_agreement,
+        kept_tokens=fmean([len(stay) for stay, _ in heard.choices]) if heard.choices else None,
+        prefill=seconds,
+        cache=cache,
+        **others,
+    )
 
 
 @dataclass
@@ -267,7 +325,11 @@ def _choices_of_other(work: _Work, pruning: Pruning) -> list[tuple[Tensor, int]]
     try:
         with inference(work.other):
             for batch in in_batches(work.samples, 1, work.reference):
-                work.other(**prepare(work.other, work.processor, family_of(work.other.config), batch), use_cache=False, logits_to_keep=1)
+                work.other(
+                    **prepare(work.other, work.processor, family_of(work.other.config), batch),
+                    use_cache=False,
+                    logits_to_keep=1,
+                )
     finally:
         prune(work.other, None)
     return heard.choices
@@ -275,7 +337,11 @@ def _choices_of_other(work: _Work, pruning: Pruning) -> list[tuple[Tensor, int]]
 
 def _overlap(one: Sequence[tuple[Tensor, int]], other: Sequence[tuple[Tensor, int]]) -> float | None:
     """Mean share of the kept tokens that both keep; None when nothing was dropped."""
-    shares = [torch.isin(mine, theirs).float().mean().item() for (mine, count), (theirs, _) in zip(one, other, strict=True) if len(mine) < count]
+    shares = [
+        torch.isin(mine, theirs).float().mean().item()
+        for (mine, count), (theirs, _) in zip(one, other, strict=True)
+        if len(mine) < count
+    ]
     return fmean(shares) if shares else None
 
 
@@ -284,7 +350,9 @@ def _one_prompt(work: _Work) -> dict[str, Tensor]:
 
 
 def _visual_tokens(model: Any, inputs: dict[str, Tensor]) -> int:
-    """How many visual tokens a prompt offers to a pruner: those in it, or those that cross-attention looks at."""
+    """How many visual tokens a prompt offers to a pruner: those in it, or those that cross-attention looks
+    at.
+    """
     heard = _Heard()
     prune(model, Pruning("grid", keep=0.5), on_decision=heard)
     _prefill(model, inputs)
@@ -293,7 +361,9 @@ def _visual_tokens(model: Any, inputs: dict[str, Tensor]) -> int:
 
 
 def _prefill(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:
-    """Seconds to the first token's logits, image encoding included, and the bytes of the cache that they leave."""
+    """Seconds to the first token's logits, image encoding included, and the bytes of the cache that they
+    leave.
+    """
     cache = DynamicCache(config=model.config.get_text_config())
     with inference(model):
         start = time.perf_counter()
@@ -302,7 +372,9 @@ def _prefill(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:
 
 
 def _ratios(model: Any, inputs: dict[str, Tensor], pruning: Pruning) -> tuple[float, float]:
-    """Time to first token and bytes of the cache, as ratios to no pruning, measured in turns: medians of at least ROUNDS."""
+    """Time to first token and bytes of the cache, as ratios to no pruning, measured in turns: medians of at
+    least ROUNDS.
+    """
     times: dict[bool, list[float]] = {False: [], True: []}
     sizes: dict[bool, int] = {}
     started = time.perf_counter()

@@ -1,4 +1,5 @@
-"""A folder in which a long study keeps every finished run at once: interrupted, the same command continues; a longer list runs only what is new.
+"""A folder in which a long study keeps every finished run at once: interrupted, the same command continues; a
+longer list runs only what is new.
 
 OUT/<mark>/                  says whose folder this is, and holds the lock
 OUT/reference/               the answers and logits of the model that others are compared with
@@ -23,7 +24,9 @@ from bivlm.types import Sample
 
 
 class RunFolder:
-    """OUT. Raises InputError when it is a file or holds what no such study wrote; makes nothing before it is entered. A context manager: it locks."""
+    """OUT. Raises InputError when it is a file or holds what no such study wrote; makes nothing before it is
+    entered. A context manager: it locks.
+    """
 
     kind: ClassVar[str] = "study"
     mark_name: ClassVar[str] = ".bivlm-study"
@@ -41,12 +44,17 @@ class RunFolder:
             for folder in (self.mark, *(self.out / name for name in self.folders)):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.out} cannot be made ({error.strerror}); give --out a folder that can be written") from error
+            raise InputError(
+                f"{self.out} cannot be made ({error.strerror}); give --out a folder that can be written"
+            ) from error
         self._lock = FileLock(self.mark / "lock", timeout=0)
         try:
             self._lock.acquire()
         except Timeout as error:
-            raise InputError(f"another {self.kind} is being written to {self.out} right now; wait for it or give another folder") from error
+            raise InputError(
+                f"another {self.kind} is being written to {self.out} right now; wait for it or give another"
+                " folder"
+            ) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,7 +67,9 @@ class RunFolder:
         return record if record.get("fingerprint") == plain(fingerprint) else None
 
     def write_run(self, run: str, record: Mapping[str, Any]) -> None:
-        write_atomically(self.out / "runs" / f"{run}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(
+            self.out / "runs" / f"{run}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        )
 
     @property
     def reference(self) -> Path:
@@ -81,7 +91,12 @@ def plain(content: Any) -> Any:
 def digests(samples: Sequence[Sample]) -> list[str]:
     """One text for each sample, alike for the same question, answers and image content."""
     known: dict[Path, str] = {}
-    return [hashlib.sha256(repr((sample.question, sample.answers, _image_digest(sample, known))).encode()).hexdigest() for sample in samples]
+    return [
+        hashlib.sha256(
+            repr((sample.question, sample.answers, _image_digest(sample, known))).encode()
+        ).hexdigest()
+        for sample in samples
+    ]
 
 
 def joined(texts: Sequence[str]) -> str:
@@ -91,7 +106,11 @@ def joined(texts: Sequence[str]) -> str:
 
 def model_files(folder: Path) -> list[list[Any]]:
     """Name, size and time of a model folder's files: what its part of a fingerprint is."""
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.iterdir()) if path.is_file()]
+    return [
+        [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    ]
 
 
 def _image_digest(sample: Sample, known: dict[Path, str]) -> str:
@@ -102,5 +121,7 @@ def _image_digest(sample: Sample, known: dict[Path, str]) -> str:
         try:
             known[sample.image] = hashlib.sha256(sample.image.read_bytes()).hexdigest()
         except OSError as error:
-            raise InputError(f"{sample.origin}: the image {sample.image} cannot be read ({error.strerror})") from error
+            raise InputError(
+                f"{sample.origin}: the image {sample.image} cannot be read ({error.strerror})"
+            ) from error
     return known[sample.image]

@@ -1,17 +1,21 @@
-"""The statistics of one weight: how near to a Gaussian, how far its outliers, and what a salient tail would gain.
+"""The statistics of one weight: how near to a Gaussian, how far its outliers, and what a salient tail would
+gain.
 
 With the n entries w of a weight, their mean m and standard deviation s (over all n) and z = (w - m) / s:
 
-    histogram        counts of z in BINS + 2 bins: what lies below -RANGE, then BINS bins of width BIN_WIDTH with their lower edges over
-                     [-RANGE, RANGE), then what lies at RANGE or above
-    kl               KL(P || Q) = sum of P_i ln(P_i / Q_i) in nats over these BINS + 2 bins, P_i = count_i / n, Q_i what the standard normal
-                     distribution has there; an empty bin adds 0. Of a Gaussian weight in bfloat16 its steps alone give about 1e-5
-    kl_by_chance     what n draws from a Gaussian have on average: the sum over the bins of E[k ln(k / n Q_i)] / n for Poisson counts k of mean
-                     n Q_i, less 3 / 2n because the counts add up to n and two moments are fitted
+    histogram        counts of z in BINS + 2 bins: what lies below -RANGE, then BINS bins of width BIN_WIDTH
+                     with their lower edges over [-RANGE, RANGE), then what lies at RANGE or above
+    kl               KL(P || Q) = sum of P_i ln(P_i / Q_i) in nats over these BINS + 2 bins, P_i = count_i /
+                     n, Q_i what the standard normal distribution has there; an empty bin adds 0. Of a
+                     Gaussian weight in bfloat16 its steps alone give about 1e-5
+    kl_by_chance     what n draws from a Gaussian have on average: the sum over the bins of E[k ln(k / n Q_i)]
+                     / n for Poisson counts k of mean n Q_i, less 3 / 2n because the counts add up to n and
+                     two moments are fitted
     kurtosis         mean of z⁴, less 3: 0 for a Gaussian, 3 for a Laplace distribution
     outliers         the shares of entries with |z| > 3, 4 and 6; `largest` is the greatest |z|
 
-and J(p), the error of bands and tail over ||W||² at a salient share p (Bi-VLM, arXiv 2509.18763, Eq. 20), as `saliency_search.py` computes it.
+and J(p), the error of bands and tail over ||W||² at a salient share p (Bi-VLM, arXiv 2509.18763, Eq. 20), as
+`saliency_search.py` computes it.
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ PIECE = 1 << 16  # entries that are looked at in float64 at a time: they stay in
 
 @dataclass(frozen=True)
 class WeightStatistics:
-    """The numbers of one weight. A weight that is one number everywhere has no z: all but `mean` and `std` are None then."""
+    """The numbers of one weight. A weight that is one number everywhere has no z: all but `mean` and `std`
+    are None then.
+    """
 
     mean: float
     std: float
@@ -55,7 +61,9 @@ class WeightStatistics:
 
 @dataclass(frozen=True)
 class SaliencyCurve:
-    """J at the shares p of `saliency_shares`, for a number of bands and a way to find the tail's levels; and the share where J is lowest of these."""
+    """J at the shares p of `saliency_shares`, for a number of bands and a way to find the tail's levels; and
+    the share where J is lowest of these.
+    """
 
     bands: int
     levels: SalientLevels
@@ -70,7 +78,9 @@ def bin_edges() -> np.ndarray:
 
 
 def gaussian_shares() -> np.ndarray:
-    """What the standard normal distribution has in the BINS + 2 bins; both halves alike, so that no tail is lost to rounding."""
+    """What the standard normal distribution has in the BINS + 2 bins; both halves alike, so that no tail is
+    lost to rounding.
+    """
     left = np.diff(ndtr(np.concatenate([[-np.inf], bin_edges()[: BINS // 2 + 1]])))
     return np.concatenate([left, left[::-1]])
 
@@ -93,14 +103,21 @@ def divergence_by_chance(count: int) -> float:
     few = expected < MANY
     draws = np.arange(1.0, 4 * MANY)
     log_ratio = np.log(draws[:, None] / expected[None, few])
-    chances = np.exp(xlogy(draws, draws)[:, None] - draws[:, None] * log_ratio - expected[None, few] - gammaln(draws + 1)[:, None])
+    chances = np.exp(
+        xlogy(draws, draws)[:, None]
+        - draws[:, None] * log_ratio
+        - expected[None, few]
+        - gammaln(draws + 1)[:, None]
+    )
     rare = np.sum(chances * draws[:, None] * log_ratio)
     often = np.sum(0.5 + 1 / (12 * expected[~few]))  # its expansion for many draws
     return max(float(rare + often) - 1.5, 0.0) / count
 
 
 def statistics(weight: Tensor) -> WeightStatistics:
-    """The statistics of a weight of any shape and float dtype; the sums are in float64, over a piece of it at a time."""
+    """The statistics of a weight of any shape and float dtype; the sums are in float64, over a piece of it at
+    a time.
+    """
     pieces = weight.reshape(-1).split(PIECE)
     mean = sum(float(piece.double().sum()) for piece in pieces) / weight.numel()
     low, high = weight.aminmax()
@@ -119,14 +136,35 @@ def statistics(weight: Tensor) -> WeightStatistics:
     counts = tuple(histogram.tolist())
     shares = tuple((beyond.double() / weight.numel()).tolist())
     by_chance = divergence_by_chance(weight.numel())
-    return WeightStatistics(mean, std, fourth / weight.numel() - 3.0, divergence_from_gaussian(counts), by_chance, shares, largest, counts)
+    return WeightStatistics(
+        mean,
+        std,
+        fourth / weight.numel() - 3.0,
+        divergence_from_gaussian(counts),
+        by_chance,
+        shares,
+        largest,
+        counts,
+    )
 
 
 def pooled_outliers(found: Sequence[WeightStatistics]) -> tuple[float, ...] | None:
-    """The outliers among all entries of some weights, each in units of its own weight; None where none has them."""
-    counts = [(one.outliers, sum(one.histogram)) for one in found if one.outliers is not None and one.histogram is not None]
+    """The outliers among all entries of some weights, each in units of its own weight; None where none has
+    them.
+    """
+    counts = [
+        (one.outliers, sum(one.histogram))
+        for one in found
+        if one.outliers is not None and one.histogram is not None
+    ]
     total = sum(count for _, count in counts)
-    return tuple(sum(shares[place] * count for shares, count in counts) / total for place in range(len(OUTLIERS))) if counts else None
+    return (
+        tuple(
+            sum(shares[place] * count for shares, count in counts) / total for place in range(len(OUTLIERS))
+        )
+        if counts
+        else None
+    )
 
 
 def saliency_shares(salient_max: float) -> tuple[float, ...]:
@@ -134,13 +172,18 @@ def saliency_shares(salient_max: float) -> tuple[float, ...]:
     return tuple(salient_max * step / STEPS for step in range(STEPS + 1))
 
 
-def saliency_curves(weight: Tensor, salient_max: float, *, rounds: int, alpha: float) -> tuple[SaliencyCurve, ...]:
+def saliency_curves(
+    weight: Tensor, salient_max: float, *, rounds: int, alpha: float
+) -> tuple[SaliencyCurve, ...]:
     """J(p) of a weight (out, in) float32 for every number of bands and both ways to find the tail's levels.
 
-    The tail beyond the last cut, and so its fit, is the same for any number of bands: it is fitted once, and the error of other bands is exchanged.
+    The tail beyond the last cut, and so its fit, is the same for any number of bands: it is fitted once, and
+    the error of other bands is exchanged.
     """
     largest = float(weight.abs().max())
-    unit = weight / math.ldexp(1.0, min(math.frexp(largest)[1], 127)) if largest else weight  # squares stay in range, as in the quantizer
+    unit = (
+        weight / math.ldexp(1.0, min(math.frexp(largest)[1], 127)) if largest else weight
+    )  # squares stay in range, as in the quantizer
     shares = saliency_shares(salient_max)
     curves = []
     for levels in LEVELS:
@@ -149,7 +192,9 @@ def saliency_curves(weight: Tensor, salient_max: float, *, rounds: int, alpha: f
         for bands in BANDS:
             errors = first + np.array([_exchanged(objective, bands, share) for share in shares])
             best = int(errors.argmin())
-            curves.append(SaliencyCurve(bands, levels, tuple(errors.tolist()), shares[best], float(errors[best])))
+            curves.append(
+                SaliencyCurve(bands, levels, tuple(errors.tolist()), shares[best], float(errors[best]))
+            )
     return tuple(curves)
 
 
