@@ -101,8 +101,8 @@ def fill(model: Any, kind: str | None, bits: int, head_bits: int | None = None) 
     """Give every parameter random values, the linears of the language blocks and perhaps the head packed
     ones; returns the bytes of these.
     """
-    from bivlm.kernels.embedding import replace_embedding
-    from bivlm.kernels.linear import PackedLinear
+    from bivlm.packed.embedding import replace_embedding
+    from bivlm.packed.linear import PackedLinear
     from random_weights import random_weight
 
     stored, made = 0, {}  # weights of the same shape are copies of one
@@ -160,7 +160,7 @@ def check(kind: str, bits: int, head_bits: int | None, activations: str) -> floa
     SystemExit when it is too large.
     """
     from bivlm.kernels import reference
-    from bivlm.kernels.module import packed_modules, set_activations
+    from bivlm.packed.module import packed_modules, set_activations
 
     model = build(2)
     fill(model, kind, bits, head_bits)
@@ -183,7 +183,7 @@ def check(kind: str, bits: int, head_bits: int | None, activations: str) -> floa
 def one(variant: str, activations: str, layers: int, prompt: int, tokens: int) -> dict[str, Any]:
     """One variant in this process."""
     transformers.logging.set_verbosity_error()
-    from bivlm.kernels.module import set_activations
+    from bivlm.packed.module import set_activations
 
     chosen = VARIANTS[variant]
     error = None if chosen is None else check(*chosen, activations)

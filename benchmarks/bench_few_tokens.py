@@ -15,9 +15,9 @@ import time
 import torch
 from torch import Tensor
 
-from bivlm.kernels import native
-from bivlm.kernels.module import KERNELS
 from bivlm.kernels.native_product import FewTokens, NativeProduct
+from bivlm.kernels.table import KERNELS
+from bivlm.native import library as native
 from machine import describe
 from random_weights import random_weight
 

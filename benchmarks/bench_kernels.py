@@ -27,7 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from bivlm.kernels import native
+from bivlm.native import library as native
 from contenders import Contender, bivlm_contenders, cache_bytes, llama_contenders, torch_contenders
 from ggml import Ggml, find_ggml
 from kernel_tables import markdown

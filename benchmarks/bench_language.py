@@ -57,8 +57,8 @@ from bench_layers import (
 from bivlm.checkpoint.shards import write_atomically
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.errors import InputError
-from bivlm.recipe import Recipe
-from bivlm.report.plots import require_matplotlib
+from bivlm.job.recipe import Recipe
+from bivlm.studies.compare.plot import require_matplotlib
 from language_model import FULL_PRECISION, KEPT_BITS, Bench, block_linears, read_model, rules_of
 from texts import read_text, token_windows
 

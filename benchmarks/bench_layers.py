@@ -47,13 +47,13 @@ from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
+from bivlm.job.plan import make_plan
+from bivlm.job.recipe import KEEP, Recipe, build_quantizer, load_recipe, preset_names, split_presets
+from bivlm.job.run import calibration_input
 from bivlm.loading import load
-from bivlm.pipeline import calibration_input
-from bivlm.plan import make_plan
 from bivlm.quantizers import BiVLM, Quantizer
-from bivlm.recipe import KEEP, Recipe, build_quantizer, load_recipe, preset_names, split_presets
-from bivlm.report.labels import place_labels
-from bivlm.report.plots import require_matplotlib, style_of
+from bivlm.studies.compare.plot import require_matplotlib, style_of
+from bivlm.studies.labels import place_labels
 from bivlm.types import LinearStats
 from machine import describe
 

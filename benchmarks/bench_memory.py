@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from bivlm.report.inspect import inspect
+from bivlm.eval.inspection import inspect
 from bivlm.zoo import embedded_model
 from machine import describe
 
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 # VmHWM, since ru_maxrss of a child starts at what its parent held when it was started
 MEASURE = """
 import sys
-from bivlm.pipeline import quantize
+from bivlm.job.run import quantize
 quantize(sys.argv[1], sys.argv[2], recipe=sys.argv[3])
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """

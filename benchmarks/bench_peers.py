@@ -21,9 +21,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bivlm.job.recipe import build_quantizer, load_recipe, preset_names
 from bivlm.quantizers import partition_reference, sign_planes
 from bivlm.quantizers.billm import BiLLM
-from bivlm.recipe import build_quantizer, load_recipe, preset_names
 from bivlm.types import LinearStats
 from machine import describe
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bivlm.formats.trellis_code import MOST_BITS, standard_tables
-from bivlm.kernels import native
+from bivlm.native import library as native
 from bivlm.quantizers.trellis import Trellis
 from bivlm.quantizers.viterbi import search_columns, search_reference
 from bivlm.types import LinearStats

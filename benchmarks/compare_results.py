@@ -22,8 +22,8 @@ import typer
 from bivlm.cli.shared import quiet_libraries
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
-from bivlm.recipe import load_recipe, preset_names, split_presets
-from bivlm.report.compare import compare_presets, write_comparison
+from bivlm.job.recipe import load_recipe, preset_names, split_presets
+from bivlm.studies.compare.run import compare_presets, write_comparison
 from bivlm.types import PARTS
 from bivlm.zoo import embedded_model
 from machine import describe

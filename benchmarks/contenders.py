@@ -19,10 +19,10 @@ from torch.nn.functional import linear
 
 from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
-from bivlm.kernels import native
-from bivlm.kernels.cpu import FactorsProduct
-from bivlm.kernels.module import KERNELS
+from bivlm.kernels.codes import FactorsProduct
+from bivlm.kernels.table import KERNELS
 from bivlm.kernels.trellis import TrellisProduct
+from bivlm.native import library as native
 from ggml import TYPES, Ggml, GgmlWeight
 from random_weights import WIDTHS, random_weight
 

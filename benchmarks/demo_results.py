@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 
 from bivlm.cli.shared import quiet_libraries
-from bivlm.report.demo import run_demo
-from bivlm.report.tables import DEMO_COLUMNS, demo_cells
+from bivlm.cli.tables import DEMO_COLUMNS, demo_cells
+from bivlm.studies.demo import run_demo
 from machine import describe
 
 ROOT = Path(__file__).parent.parent

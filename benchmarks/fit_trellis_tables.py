@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bivlm.formats.trellis import STRIP
 from bivlm.formats.trellis_code import LARGEST, MOST_BITS, SPREAD, UNIT, WINDOWS, standard_tables
-from bivlm.kernels import native
+from bivlm.native import library as native
 from bivlm.quantizers.viterbi import search_columns
 
 WINDOW = 8

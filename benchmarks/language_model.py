@@ -20,17 +20,17 @@ import transformers
 from torch import Tensor, nn
 
 from bench_layers import KEPT, pack, quantizer_for
-from bivlm.calibration.allocation import deal_out, linear_budget
 from bivlm.calibration.capture import capture
 from bivlm.calibration.propagation import propagated
-from bivlm.calibration.sensitivity import divergence_of, probe_block, with_bits
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.tuning import tune_block
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
-from bivlm.plan import BlockPlan, LinearPlan, Plan
+from bivlm.job.budget.allocation import deal_out, linear_budget
+from bivlm.job.budget.sensitivity import divergence_of, probe_block, with_bits
+from bivlm.job.plan import BlockPlan, LinearPlan, Plan
+from bivlm.job.recipe import Recipe, embedding_quantizer
 from bivlm.quantizers import Quantizer, Trellis
-from bivlm.recipe import Recipe, embedding_quantizer
 from machine import describe
 
 FULL_PRECISION = "full precision"

@@ -22,9 +22,9 @@ import typer
 from bivlm.cli.shared import quiet_libraries
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
-from bivlm.pipeline import quantize
+from bivlm.job.run import quantize
 from bivlm.pruning.settings import sweep
-from bivlm.report.pruning_study import study_pruning, write_study
+from bivlm.studies.prune.run import study_pruning, write_study
 from bivlm.zoo import embedded_model
 from machine import describe
 

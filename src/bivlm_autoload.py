@@ -51,7 +51,7 @@ def _teach(auto: Any) -> None:
 
     def supports_quant_method(quantization_config: Any) -> bool:
         if isinstance(quantization_config, dict) and quantization_config.get("quant_method") == "bivlm":
-            import bivlm.hf  # noqa: F401 - the import registers
+            import bivlm.packed.hf  # noqa: F401 - the import registers
         return known(quantization_config)
 
     auto.AutoHfQuantizer.supports_quant_method = staticmethod(supports_quant_method)

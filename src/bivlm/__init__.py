@@ -16,13 +16,13 @@ import bivlm_autoload
 if TYPE_CHECKING:
     from bivlm.errors import InputError as InputError
     from bivlm.eval.answer import answer as answer
+    from bivlm.eval.inspection import inspect as inspect
     from bivlm.eval.run import evaluate as evaluate
+    from bivlm.job.recipe import load_recipe as load_recipe
+    from bivlm.job.run import quantize as quantize
     from bivlm.loading import load as load
-    from bivlm.pipeline import quantize as quantize
     from bivlm.pruning.apply import prune as prune
-    from bivlm.recipe import load_recipe as load_recipe
-    from bivlm.report.compare import compare_presets as compare_presets
-    from bivlm.report.inspect import inspect as inspect
+    from bivlm.studies.compare.run import compare_presets as compare_presets
     from bivlm.types import Sample as Sample
 
 __version__ = "0.1.0"
@@ -31,13 +31,13 @@ _HOME = {
     "InputError": "bivlm.errors",
     "Sample": "bivlm.types",
     "answer": "bivlm.eval.answer",
-    "compare_presets": "bivlm.report.compare",
+    "compare_presets": "bivlm.studies.compare.run",
     "evaluate": "bivlm.eval.run",
-    "inspect": "bivlm.report.inspect",
+    "inspect": "bivlm.eval.inspection",
     "load": "bivlm.loading",
-    "load_recipe": "bivlm.recipe",
+    "load_recipe": "bivlm.job.recipe",
     "prune": "bivlm.pruning.apply",
-    "quantize": "bivlm.pipeline",
+    "quantize": "bivlm.job.run",
 }
 
 __all__ = [

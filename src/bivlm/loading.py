@@ -14,7 +14,7 @@ from bivlm.checkpoint.shards import read_json, shard_files
 from bivlm.errors import InputError
 from bivlm.families import family_of, load_processor
 from bivlm.kernels.base import Activations
-from bivlm.kernels.module import expand_weights, set_activations
+from bivlm.packed.module import expand_weights, set_activations
 from bivlm.pruning.apply import prune
 from bivlm.pruning.settings import Pruning, parse_pruning
 
@@ -42,7 +42,7 @@ def load(
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
     folder = resolve_model(model)
     check_model_folder(folder)
-    import bivlm.hf  # noqa: F401 - registers the checkpoint's method
+    import bivlm.packed.hf  # noqa: F401 - registers the checkpoint's method
 
     try:
         result: Any = transformers.AutoModelForImageTextToText.from_pretrained(

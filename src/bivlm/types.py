@@ -19,6 +19,7 @@ from torch import Tensor
 
 PartName = Literal["vision", "projector", "language"]
 PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
+EMBEDDINGS = "embeddings"  # what tables call the token embedding and the language head
 
 Modality = Literal["text", "visual"]
 ModalityWeight = (

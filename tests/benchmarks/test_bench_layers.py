@@ -27,8 +27,8 @@ from bench_layers import (
     text_only,
 )
 from bivlm.errors import InputError
+from bivlm.job.recipe import Recipe, Rule, load_recipe
 from bivlm.quantizers import BiVLM
-from bivlm.recipe import Recipe, Rule, load_recipe
 
 
 def layer(seed: int = 0, rows: int = 6, columns: int = 16) -> Layer:

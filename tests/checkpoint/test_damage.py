@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bivlm
-from bivlm.checkpoint import job as job_module
-from bivlm.checkpoint.job import JOB_FOLDER
+from bivlm.checkpoint import output as job_module
+from bivlm.checkpoint.output import JOB_FOLDER
 from bivlm.errors import InputError
-from bivlm.pipeline import quantize
+from bivlm.job.run import quantize
 from tiny import tiny_checkpoint, tiny_samples
 
 PAPER = {"recipe": "bivlm-paper"}

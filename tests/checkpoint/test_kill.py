@@ -17,7 +17,7 @@ from bivlm.zoo import embedded_model
 
 KILLS = 20
 JOB = (
-    "import sys; from bivlm.pipeline import quantize; quantize(sys.argv[1], sys.argv[2],"
+    "import sys; from bivlm.job.run import quantize; quantize(sys.argv[1], sys.argv[2],"
     " recipe='bivlm-paper', settings={'bands': 2})"
 )
 

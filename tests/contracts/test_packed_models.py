@@ -11,10 +11,10 @@ import transformers
 import bivlm
 from bivlm.data.images import open_image
 from bivlm.families import family_of
-from bivlm.kernels.embedding import replace_embedding
-from bivlm.kernels.linear import packed_linears, replace_linear
-from bivlm.kernels.module import packed_modules
-from bivlm.pipeline import prepare, quantize
+from bivlm.job.run import prepare, quantize
+from bivlm.packed.embedding import replace_embedding
+from bivlm.packed.linear import packed_linears, replace_linear
+from bivlm.packed.module import packed_modules
 from folders import assert_same_files
 from tiny import KINDS, TIED, tiny_checkpoint, tiny_samples
 

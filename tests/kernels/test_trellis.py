@@ -12,10 +12,12 @@ from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.rotation import rotate, signs_of
 from bivlm.formats.trellis import RUN, TrellisWeight, pack_symbols, strips
-from bivlm.kernels import cpu, native, native_product, trellis
-from bivlm.kernels.module import KERNELS
-from bivlm.kernels.native import LEVELS
+from bivlm.kernels import codes as cpu
+from bivlm.kernels import native_product, trellis
 from bivlm.kernels.reference import ReferenceProduct
+from bivlm.kernels.table import KERNELS
+from bivlm.native import library as native
+from bivlm.native.library import LEVELS
 from weights import Draw
 
 TOKENS = (1, 3, 9)

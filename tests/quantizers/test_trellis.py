@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bivlm.formats.trellis import TrellisWeight, column_bits, runs, trellis_nbytes
 from bivlm.formats.trellis_code import UNIT, standard_tables
-from bivlm.kernels import native
+from bivlm.native import library as native
 from bivlm.quantizers import trellis
 from bivlm.quantizers.trellis import (
     DISTORTION,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.formats.trellis_code import standard_tables
-from bivlm.kernels import native
+from bivlm.native import library as native
 from bivlm.quantizers.viterbi import FARTHEST, FINENESS, best_path, search_columns, search_reference
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="the native library is not in use")

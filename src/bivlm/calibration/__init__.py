@@ -1,3 +1,1 @@
-"""Running a model part by part: what reaches each block, what each linear receives, and the walk that
-quantizes along the way.
-"""
+"""What reaches each block and each linear, and what corrects them for it. Nothing here writes a file."""

@@ -24,7 +24,6 @@ from torch.utils._pytree import tree_map
 
 from bivlm.calibration.capture import BlockCall
 from bivlm.formats import FORMATS, PackedTensor
-from bivlm.kernels.module import put
 
 logger = logging.getLogger("bivlm.calibration")
 
@@ -139,7 +138,7 @@ def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor
         scaled.shift.requires_grad_(ROW_SCALE in tensor.tensors)
         if name == path:
             return scaled
-        put(work, _below(name, path), scaled)
+        work.set_submodule(_below(name, path), scaled)
     return work
 
 

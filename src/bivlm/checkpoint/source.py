@@ -24,7 +24,6 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors, shard_files
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of
-from bivlm.kernels.module import put
 
 
 class SourceModel:
@@ -151,7 +150,7 @@ class SourceModel:
             yield self.model.get_submodule(module)
         finally:
             for name, child in originals.items():
-                put(self.model, f"{module}.{name}" if name else module, child)
+                self.model.set_submodule(f"{module}.{name}" if name else module, child)
             self.release(names)
 
 

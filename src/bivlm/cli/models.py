@@ -25,7 +25,7 @@ from bivlm.cli.shared import (
     probe_progress,
     quiet_libraries,
 )
-from bivlm.recipes import DEFAULT_PRESET
+from bivlm.job.presets import DEFAULT_PRESET
 
 
 @app.command()
@@ -100,12 +100,12 @@ def quantize(
     continues where it was.
     """
     quiet_libraries()
+    from bivlm.cli.tables import inspection_table, preflight_table
     from bivlm.data.samples import read_samples
-    from bivlm.pipeline import prepare, run
-    from bivlm.preflight import purpose_warning
-    from bivlm.recipe import effort_settings
-    from bivlm.report.inspect import inspect as inspect_folder
-    from bivlm.report.tables import inspection_table, preflight_table
+    from bivlm.eval.inspection import inspect as inspect_folder
+    from bivlm.job.preflight import purpose_warning
+    from bivlm.job.recipe import effort_settings
+    from bivlm.job.run import prepare, run
     from bivlm.settings import parse_settings
 
     numbers = {
@@ -193,10 +193,10 @@ def evaluate_command(
     reference model.
     """
     quiet_libraries()
+    from bivlm.cli.tables import result_table
     from bivlm.data.samples import read_samples
     from bivlm.data.samples import shuffle_images as shuffled
-    from bivlm.report.measure import measure
-    from bivlm.report.tables import result_table
+    from bivlm.eval.measure import measure
 
     chosen = read_samples(data, split="test", limit=limit, seed=seed, answers_required=True)
     if shuffle_images:
@@ -226,8 +226,8 @@ def inspect_command(
     """Count the true bits of a packed model from the bytes in its files, by part and by layer; every checksum
     is checked.
     """
-    from bivlm.report.inspect import inspect as inspect_folder
-    from bivlm.report.tables import inspection_table
+    from bivlm.cli.tables import inspection_table
+    from bivlm.eval.inspection import inspect as inspect_folder
 
     inspection = inspect_folder(model)
     if json_:
@@ -239,8 +239,8 @@ def inspect_command(
 @app.command()
 def presets(json_: JsonOption = False) -> None:
     """List the presets and what they do."""
-    from bivlm.recipe import load_recipe, preset_names
-    from bivlm.report.tables import presets_table
+    from bivlm.cli.tables import presets_table
+    from bivlm.job.recipe import load_recipe, preset_names
 
     recipes = [load_recipe(name) for name in preset_names()]
     if json_:
@@ -270,8 +270,8 @@ def doctor(
     """Say which kernels this installation runs packed models on and why, and what else it found: instruction
     set, threads, versions, memory.
     """
-    from bivlm.report.doctor import diagnose
-    from bivlm.report.tables import doctor_tables
+    from bivlm.cli.tables import doctor_tables
+    from bivlm.doctor import diagnose
 
     found = diagnose(model)
     if json_:
@@ -298,8 +298,8 @@ def demo(
         " seconds"
     )
     quiet_libraries()
-    from bivlm.report.demo import run_demo
-    from bivlm.report.tables import demo_table
+    from bivlm.cli.tables import demo_table
+    from bivlm.studies.demo import run_demo
 
     rows = run_demo(out, questions, say=note.print)
     if json_:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from bivlm.pipeline import Prepared
+    from bivlm.job.run import Prepared
 
 app = typer.Typer(
     help=(

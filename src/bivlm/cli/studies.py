@@ -76,10 +76,10 @@ def compare(
     """
     quiet_libraries()
     from bivlm.data.samples import read_samples
-    from bivlm.recipe import load_recipe, split_presets
-    from bivlm.report.compare import compare_presets
-    from bivlm.report.comparison_tables import comparison_table, remarks
-    from bivlm.report.plots import require_matplotlib
+    from bivlm.job.recipe import load_recipe, split_presets
+    from bivlm.studies.compare.plot import require_matplotlib
+    from bivlm.studies.compare.run import compare_presets
+    from bivlm.studies.compare.table import comparison_table, remarks
 
     if not parts_study:
         require_matplotlib()
@@ -186,11 +186,11 @@ def prune(
     """
     quiet_libraries()
     from bivlm.data.samples import read_samples
+    from bivlm.job.recipe import split_presets
     from bivlm.pruning import PRUNERS
     from bivlm.pruning.settings import sweep
-    from bivlm.recipe import split_presets
-    from bivlm.report.pruning_study import default_layers, study_pruning
-    from bivlm.report.pruning_tables import redundancy_table
+    from bivlm.studies.prune.run import default_layers, study_pruning
+    from bivlm.studies.prune.table import redundancy_table
 
     depth = (
         numbers(layers, int, "--layers", "block numbers: 2,5,10")
@@ -236,8 +236,8 @@ def analyze(
     outliers by depth, what a tail gains.
     """
     quiet_libraries()
-    from bivlm.report.analysis import analyze as analyze_model
-    from bivlm.report.analysis_tables import analysis_table
+    from bivlm.studies.analyze.run import analyze as analyze_model
+    from bivlm.studies.analyze.table import analysis_table
 
     with stages() as on_progress:
         found = analyze_model(

@@ -1,3 +1,1 @@
-"""Packed linears at run time: the module that holds the packed tensors, and the kernels that multiply with
-them.
-"""
+"""Kernels: what multiplies with a packed weight, by format and device."""

@@ -18,10 +18,11 @@ from bivlm.formats import trellis
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.rotation import signs_of
 from bivlm.formats.trellis_code import standard_tables
-from bivlm.kernels import native, reference
+from bivlm.kernels import reference
 from bivlm.kernels.base import Product
-from bivlm.kernels.native import Library, TrellisStruct
 from bivlm.kernels.native_product import DTYPES, FewTokens, NativeProduct, succeed
+from bivlm.native import library as native
+from bivlm.native.library import Library, TrellisStruct
 
 FEW_TOKENS = {"avx512": FewTokens(full=1024, short=64, rounded=1024), "avx2": FewTokens(256, 24, 64)}
 FEW_ELSEWHERE = FewTokens(24, 24, 64)

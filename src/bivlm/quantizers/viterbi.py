@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from bivlm.formats.trellis import HELD, STRIP
-from bivlm.kernels import native
+from bivlm.native import library as native
+from bivlm.native.search import native_search
 
 LOOKAHEAD = 16  # rows of the next column that a path is judged by
 FINENESS = {1: 1, 2: 1, 3: 2, 4: 2}  # steps in a table's unit, by K
@@ -41,27 +42,7 @@ def search_columns(
     library = native.library()
     if library is None:
         return search_reference(w, u, window, k, table, state)
-    values, after = w.contiguous().clone(), state.clone()
-    factor, levels = u.contiguous(), table.contiguous()
-    symbols = torch.empty(len(w), -(-w.shape[1] // HELD) * HELD, dtype=torch.uint8)
-    code = library.trellis_search(
-        values.data_ptr(),
-        w.shape[1],
-        len(w),
-        factor.data_ptr(),
-        window,
-        k,
-        levels.data_ptr(),
-        after.data_ptr(),
-        symbols.data_ptr(),
-        torch.get_num_threads(),
-    )
-    if code:
-        raise ValueError(
-            f"the native search refused a block of {list(w.shape)} (error {code}); is the factor's diagonal"
-            " positive?"
-        )
-    return values, symbols, after
+    return native_search(library, w, u, window, k, table, state)
 
 
 def search_reference(

@@ -1,0 +1,125 @@
+"""What this installation runs on: the kernel of each format and why it is that one, the machine, versions,
+and what is installed beside.
+
+With a model folder, also what each of its packed linears runs on; config.json alone is read for that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.shards import read_json
+from bivlm.errors import InputError
+from bivlm.formats import FORMATS
+from bivlm.kernels.codes import why_reference
+from bivlm.loading import check_model_folder
+from bivlm.machine import machine
+from bivlm.native import library as native
+from bivlm.native.weights import NOT_IN_THE_LIBRARY
+
+EXTRAS = ("easy-vqa", "matplotlib", "datasets")
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """What a format runs on. `why` says what is left to the reference kernel, and for what reason; empty
+    where nothing is.
+    """
+
+    format: str
+    kernel: str
+    why: str
+
+
+@dataclass(frozen=True)
+class LinearsRow:
+    """How many of a model's packed linears are in a format and run on a kernel, for one reason."""
+
+    format: str
+    kernel: str
+    linears: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `bivlm doctor` tells. `library` is the native library's file, or why it is not in use; an extra
+    without a version is not installed.
+    """
+
+    library: str
+    instruction_set: str | None
+    kernels: tuple[KernelRow, ...]
+    processor: str
+    threads: int
+    memory_bytes: int
+    memory_available_bytes: int
+    versions: dict[str, str]
+    extras: dict[str, str | None]
+    model: str | None
+    linears: tuple[LinearsRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def diagnose(model: str | Path | None = None) -> Diagnosis:
+    """Look at this installation, and at a packed model. InputError for a folder that is none, and for
+    environment variables that ask too much.
+    """
+    status, described = native.status(), machine()
+    return Diagnosis(
+        library=status.why,
+        instruction_set=status.level,
+        kernels=tuple(_kernel(name) for name in FORMATS),
+        processor=described["processor"],
+        threads=described["threads"],
+        memory_bytes=described["memory_bytes"],
+        memory_available_bytes=psutil.virtual_memory().available,
+        versions={name: described[name] for name in ("bivlm", "python", "torch", "transformers")},
+        extras={name: _version(name) for name in EXTRAS},
+        model=None if model is None else str(model),
+        linears=() if model is None else _linears(model),
+    )
+
+
+def _kernel(name: str) -> KernelRow:
+    if native.library() is None:
+        return KernelRow(name, "reference", "the native library is not in use")
+    missing = NOT_IN_THE_LIBRARY.get(name)
+    return KernelRow(
+        name,
+        "native",
+        f"reference for weights with {', '.join(missing)}, which the library has not" if missing else "",
+    )
+
+
+def _linears(model: str | Path) -> tuple[LinearsRow, ...]:
+    import bivlm.packed.hf
+
+    folder = resolve_model(model)
+    check_model_folder(folder)
+    modules = read_json(folder / "config.json").get("quantization_config", {}).get("modules")
+    if not modules:
+        raise InputError(f"{folder} is not packed by bivlm; give the folder of a packed model, or none")
+    found = Counter(
+        (spec["format"], why_reference(bivlm.packed.hf.empty_packed(spec))) for spec in modules.values()
+    )
+    return tuple(
+        LinearsRow(name, "reference" if why else "native", count, why)
+        for (name, why), count in sorted(found.items())
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

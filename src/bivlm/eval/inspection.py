@@ -1,0 +1,154 @@
+"""The account of a packed folder: true bits per weight by part and by layer from the bytes in its files, the
+paper's count beside it, and sizes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.output import REPORT_NAME
+from bivlm.checkpoint.shards import read_entries, read_json, shard_files
+from bivlm.checkpoint.verify import verify_shards
+from bivlm.errors import InputError
+from bivlm.families import family_of
+from bivlm.loading import check_model_folder
+from bivlm.types import EMBEDDINGS
+
+
+@dataclass(frozen=True)
+class InspectRow:
+    """Some packed linears together: their weights, bytes before and after, true bits, and the paper's count
+    where the method has one.
+    """
+
+    name: str
+    linears: int
+    weights: int
+    bytes_before: int
+    bytes_after: int
+    bits_per_weight: float
+    paper_bits: float | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A packed folder: rows by part and by layer, the total, and the sizes of the whole folder."""
+
+    recipe: str
+    parts: tuple[InspectRow, ...]
+    layers: tuple[InspectRow, ...]
+    total: InspectRow
+    folder_bytes_before: int
+    folder_bytes_after: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Linear:
+    name: str
+    part: str
+    weights: int
+    bytes_before: int
+    bytes_after: int
+    paper_bits: float | None
+
+
+def inspect(model: str | Path) -> Inspection:
+    """Count the bytes of a packed model folder, after checking every checksum. InputError when it is not
+    packed, or damaged.
+    """
+    folder = resolve_model(model)
+    check_model_folder(folder)
+    config = read_json(folder / "config.json")
+    quantization = config.get("quantization_config") or {}
+    if quantization.get("quant_method") != "bivlm":
+        raise InputError(
+            f"{folder} is not quantized by bivlm; `bivlm quantize {folder} OUT` makes a packed folder to"
+            " inspect"
+        )
+    shards = shard_files(folder)
+    verify_shards(shards)
+    linears = _linears(folder, config["model_type"], quantization)
+    files = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return Inspection(
+        recipe=quantization["recipe"]["name"],
+        parts=_rows(linears, lambda linear: linear.part),
+        layers=_rows(linears, lambda linear: layer_of(linear.name)),
+        total=_row("total", linears),
+        folder_bytes_before=quantization["source"]["file_bytes"],
+        folder_bytes_after=files,
+    )
+
+
+def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> list[_Linear]:
+    """Every packed linear with the bytes that its tensors take in the files (not what config.json says of
+    them).
+    """
+    entries = read_entries(shard_files(folder))
+    by_base: dict[str, int] = defaultdict(int)
+    for key, entry in entries.items():
+        by_base[key.rpartition(".")[0]] += 0 if key.endswith(".bias") else entry.nbytes
+    report = read_json(folder / REPORT_NAME)
+    stacks = family_of(model_type).stacks
+    linears = []
+    for name, spec in quantization["modules"].items():
+        part = (
+            EMBEDDINGS
+            if "kind" in spec
+            else next(
+                stack.part for stack in stacks if name == stack.path or name.startswith(stack.path + ".")
+            )
+        )
+        rows, columns = spec["shape"]
+        before = quantization["source"]["linears"][name]
+        base = spec["key"].removesuffix(".")
+        if base not in by_base:
+            raise InputError(
+                f"{folder}: the tensors {base}.* of config.json are not in the files; quantize the model"
+                " again"
+            )
+        linears.append(_Linear(name, part, rows * columns, before, by_base[base], report[name]["paper_bits"]))
+    return linears
+
+
+def layer_of(name: str) -> str:
+    """The block that a linear belongs to: its name up to the first number
+    ("model.language_model.layers.3").
+    """
+    found = re.match(r".*?\.\d+(?=\.|$)", name)
+    return found.group(0) if found else name.rpartition(".")[0] or name
+
+
+def _rows(linears: list[_Linear], key: Callable[[_Linear], str]) -> tuple[InspectRow, ...]:
+    groups: dict[str, list[_Linear]] = defaultdict(list)
+    for linear in linears:
+        groups[key(linear)].append(linear)
+    return tuple(_row(name, group) for name, group in groups.items())
+
+
+def _row(name: str, linears: list[_Linear]) -> InspectRow:
+    weights = sum(linear.weights for linear in linears)
+    after = sum(linear.bytes_after for linear in linears)
+    counted = [linear for linear in linears if linear.paper_bits is not None]
+    paper = (
+        sum((linear.paper_bits or 0.0) * linear.weights for linear in counted) / weights
+        if len(counted) == len(linears)
+        else None
+    )
+    return InspectRow(
+        name,
+        len(linears),
+        weights,
+        sum(linear.bytes_before for linear in linears),
+        after,
+        8 * after / weights,
+        paper,
+    )

@@ -1,0 +1,1 @@
+"""A budget of true bits: how sensitive the answers are to each group of linears, and the bits that follow."""

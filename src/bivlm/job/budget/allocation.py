@@ -1,0 +1,196 @@
+"""Bits where they matter: a budget of true bits, dealt out among groups of linears by what they do to the
+answers (sensitivity.py).
+
+Divergences of groups add up, nearly (the errors are small and independent), so that a greedy choice is the
+best one up to the last few steps: the next steps of bits, one or several at once, go where they lower the sum
+most for the bytes that they take. No group gets less than LESS below the budget or more than MORE above (less
+only where the scales alone leave no choice): a measurement on a few prompts is not to be trusted to the end.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from bivlm.calibration.capture import CalibrationInput
+from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.job.budget.sensitivity import Sensitivity, measure, with_bits
+from bivlm.job.plan import LinearPlan, Plan
+from bivlm.quantizers import Quantizer
+
+LEAST, MOST, STEP = 0.5, 4.0, 0.125  # bits that a group can get
+LESS, MORE = 0.75, 1.5  # than the budget, at most
+
+
+def allocate(
+    source: SourceModel,
+    plan: Plan,
+    samples: Sequence[CalibrationInput],
+    budget: float,
+    path: Path,
+    on_probe: Callable[[int, int], None],
+) -> Plan:
+    """The plan with the bits of every linear chosen so that everything packed takes `budget` true bits per
+    weight together.
+
+    What is measured is kept in the file `path`. `on_probe` is told how many blocks are measured, of how many.
+    Needs the whole model in memory.
+    """
+    groups = measure(source, plan, samples, path, on_probe)
+    quantized = {linear.name: linear for block in plan.blocks for linear in block.quantized}
+    quantizers = {
+        name: linear.quantizer for name, linear in quantized.items() if linear.quantizer is not None
+    }
+    bits = deal_out(
+        groups,
+        quantizers,
+        {name: linear.shape for name, linear in quantized.items()},
+        linear_budget(plan, budget),
+    )
+
+    def dealt(linear: LinearPlan) -> LinearPlan:
+        return (
+            replace(linear, quantizer=with_bits(quantizers[linear.name], bits[linear.name]))
+            if linear.name in bits
+            else linear
+        )
+
+    return replace(
+        plan, blocks=tuple(replace(block, linears=tuple(map(dealt, block.linears))) for block in plan.blocks)
+    )
+
+
+def linear_budget(plan: Plan, budget: float) -> float:
+    """The true bits per weight that a budget for everything packed leaves to the linears of the blocks:
+    embedding and head have theirs already.
+
+    InputError when the budget cannot be reached, with what can.
+    """
+    quantizers = {
+        linear.name: linear.quantizer
+        for block in plan.blocks
+        for linear in block.quantized
+        if linear.quantizer is not None
+    }
+    shapes = {linear.name: linear.shape for block in plan.blocks for linear in block.quantized}
+    if not plan.embeddings:
+        check_budget(quantizers, shapes, budget)
+        return budget
+    fixed = sum(math.prod(linear.shape) for linear in plan.embeddings)
+    taken = sum(
+        linear.quantizer.bits_bound(linear.shape) * math.prod(linear.shape)
+        for linear in plan.embeddings
+        if linear.quantizer is not None
+    )
+    weights = sum(map(math.prod, shapes.values()))
+    fewest, most = ((bits * weights + taken) / (weights + fixed) for bits in reach(quantizers, shapes))
+    if not fewest <= budget <= most:
+        raise InputError(
+            f"a budget of {budget:g} bits is out of reach: with {taken / fixed:.2f} bits for embedding and"
+            f" head, which are {fixed / (weights + fixed):.0%} of the weights, everything packed takes"
+            f" {fewest:.2f} … {most:.2f} true bits per weight"
+        )
+    return (budget * (weights + fixed) - taken) / weights
+
+
+def check_budget(
+    quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, int]], budget: float
+) -> None:
+    """InputError when linears (by name) with these quantizers and shapes cannot take `budget` true bits per
+    weight together, with what they can.
+    """
+    fewest, most = reach(quantizers, shapes)
+    if not fewest <= budget <= most:
+        raise InputError(
+            f"a budget of {budget:g} bits is out of reach: these linears take {fewest:.2f} … {most:.2f} true"
+            " bits per weight"
+        )
+
+
+def reach(quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, int]]) -> tuple[float, float]:
+    """The fewest and the most true bits per weight that linears (by name) with these quantizers and shapes
+    can take together.
+    """
+    weights = sum(math.prod(shapes[name]) for name in quantizers)
+    fewest, most = (
+        sum(
+            with_bits(quantizer, bits).bits_bound(shapes[name]) * math.prod(shapes[name])
+            for name, quantizer in quantizers.items()
+        )
+        / weights
+        for bits in (LEAST, MOST)
+    )
+    return fewest, most
+
+
+def deal_out(
+    sensitivities: Sequence[Sensitivity],
+    quantizers: Mapping[str, Quantizer],
+    shapes: Mapping[str, tuple[int, int]],
+    budget: float,
+) -> dict[str, float]:
+    """Bits for every linear: together they take at most `budget` true bits per weight, scales and all, and
+    the divergences add up to the least.
+
+    `quantizers` and `shapes` are those of the linears, by name. InputError when the budget cannot be reached,
+    with what can.
+    """
+    stored = _stored_bits(sensitivities, quantizers, shapes)
+    groups = range(len(sensitivities))
+    weights = sum(math.prod(shapes[name]) for group in sensitivities for name in group.linears)
+    check_budget(
+        {name: quantizers[name] for group in sensitivities for name in group.linears}, shapes, budget
+    )
+    least = min(MOST, max(LEAST, math.ceil((budget - LESS) / STEP) * STEP))
+    highest = min(MOST, math.floor((budget + MORE) / STEP) * STEP)
+    while (
+        least > LEAST and sum(stored(index, least) for index in groups) > budget * weights
+    ):  # small linears, whose scales take more than LESS
+        least = max(LEAST, least - STEP)
+    given = [least] * len(sensitivities)
+    left = budget * weights - sum(stored(index, least) for index in groups)
+
+    def rise(index: int) -> tuple[float, int, float] | None:
+        """The next bits of a group, of those that still fit, where it gains most for what it takes; several
+        steps at once where they gain more.
+        """
+        group, here = sensitivities[index], given[index]
+        found = []
+        for bits in (here + STEP * count for count in range(1, 1 + int((highest - here) / STEP))):
+            size = stored(index, bits) - stored(index, here)
+            if size <= left:
+                found.append(((group.at(bits) - group.at(here)) / max(size, 1), index, bits))
+        return min(found, default=None)
+
+    rises = [found for index in groups if (found := rise(index)) is not None]
+    heapq.heapify(rises)
+    while rises:
+        _, index, bits = heapq.heappop(rises)
+        size = stored(index, bits) - stored(index, given[index])
+        if size <= left:
+            given[index] = bits
+            left -= size
+        if (found := rise(index)) is not None:
+            heapq.heappush(rises, found)
+    return {name: bits for group, bits in zip(sensitivities, given, strict=True) for name in group.linears}
+
+
+def _stored_bits(
+    sensitivities: Sequence[Sensitivity],
+    quantizers: Mapping[str, Quantizer],
+    shapes: Mapping[str, tuple[int, int]],
+) -> Callable[[int, float], int]:
+    """What a group, by its index, takes at most when its linears get so many bits each: true bits in all."""
+
+    @cache
+    def bound(quantizer: Quantizer, shape: tuple[int, int], bits: float) -> int:
+        return round(with_bits(quantizer, bits).bits_bound(shape) * math.prod(shape))
+
+    return lambda index, bits: sum(
+        bound(quantizers[name], shapes[name], bits) for name in sensitivities[index].linears
+    )

@@ -1,0 +1,215 @@
+"""Sensitivities: how far the model's answers move when one group of linears alone is quantized, at a few
+numbers of bits.
+
+Linears that share an input (q, k and v; gate and up) are a group. The rest of the model stays as it is, and
+the KL divergence of the text's next tokens from the full-precision model's is measured; the token that
+follows the prompt counts as much as all others together. Between the measured points the logarithm of the
+divergence is a straight line; beyond the last it falls by 2^(-2 bits), as the error of any good quantizer
+does.
+
+This needs the full-precision model in memory. Finished blocks are kept in a file, so that an interrupted
+measurement goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bivlm.calibration.capture import CalibrationInput
+from bivlm.calibration.stats import StatsCollector
+from bivlm.checkpoint.shards import read_json, write_atomically
+from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.job.plan import BlockPlan, Plan
+from bivlm.job.walk import collector_of
+from bivlm.kl import kl_divergence
+from bivlm.quantizers import Quantizer, Trellis
+
+PROBES = (1.0, 2.0, 3.0)  # bits at which a group is measured
+PROBE_SAMPLES = 16  # calibration samples that it is measured on
+SMALLEST = 1e-9  # nats: a smaller divergence is not told from none
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What a group of linears does to the answers: divergences (nats per token) at some bits, ascending."""
+
+    linears: tuple[str, ...]
+    bits: tuple[float, ...]
+    divergences: tuple[float, ...]
+
+    def at(self, bits: float) -> float:
+        """The divergence at any number of bits."""
+        falling = [max(self.divergences[i:]) for i in range(len(self.bits))]
+        logs = [math.log(max(value, SMALLEST)) for value in falling]
+        if bits >= self.bits[-1]:
+            return math.exp(logs[-1] - 2 * math.log(2) * (bits - self.bits[-1]))
+        upper = max(1, next(i for i, place in enumerate(self.bits) if bits < place))
+        left, right = self.bits[upper - 1], self.bits[upper]
+        return math.exp(logs[upper] + (logs[upper - 1] - logs[upper]) * (right - bits) / (right - left))
+
+
+def measure(
+    source: SourceModel,
+    plan: Plan,
+    samples: Sequence[CalibrationInput],
+    path: Path,
+    on_probe: Callable[[int, int], None],
+) -> list[Sensitivity]:
+    """The sensitivities of every group of linears of `plan`, kept block by block in the file `path`.
+
+    `on_probe` is told how many blocks are measured, of how many.
+    """
+    measured = Measured(path)
+    found, blocks = measured.read(), [block for block in plan.blocks if block.quantized]
+    quantizers = {
+        linear.name: linear.quantizer
+        for block in blocks
+        for linear in block.quantized
+        if linear.quantizer is not None
+    }
+    inputs = samples[:PROBE_SAMPLES]
+    if any(block.path not in found for block in blocks):
+        names = list(source.entries)
+        source.materialize(names)
+        source.model.tie_weights()
+        reference = _logits(source, inputs)
+        for number, block in enumerate(blocks):
+            on_probe(number, len(blocks))
+            if block.path not in found:
+                found[block.path] = _probe(source, block, quantizers, inputs, reference)
+                measured.write(found)
+        source.release(names)
+        source.model.tie_weights()  # what is tied is released with what it is tied to
+    on_probe(len(blocks), len(blocks))
+    return [group for block in blocks for group in found[block.path]]
+
+
+def _probe(
+    source: SourceModel,
+    block: BlockPlan,
+    quantizers: Mapping[str, Quantizer],
+    inputs: Sequence[CalibrationInput],
+    reference: Sequence[Tensor],
+) -> list[Sensitivity]:
+    """The sensitivities of one block's groups, the model standing there whole."""
+    collector = collector_of(source, block)
+    part_is_language = source.family.stacks[block.stack].part == "language"
+    for sample in inputs:
+        with collector.watching(sample.visual if part_is_language else None), torch.inference_mode():
+            source.model(**sample.tensors, use_cache=False)
+    return probe_block(
+        collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs))
+    )
+
+
+def _logits(source: SourceModel, inputs: Sequence[CalibrationInput]) -> list[Tensor]:
+    return text_logits(
+        source.model, [sample.tensors for sample in inputs], [sample.visual for sample in inputs]
+    )
+
+
+def probe_block(
+    linears: Mapping[str, nn.Linear],
+    quantizers: Mapping[str, Quantizer],
+    collector: StatsCollector,
+    divergence: Callable[[], float],
+) -> list[Sensitivity]:
+    """Measure every group of a block whose linears `collector` has watched. `divergence` says how far the
+    model is from full precision now.
+
+    InputError, naming the linear, where its weight cannot be quantized or the answers are no numbers.
+    """
+    found = []
+    for group in collector.groups():
+        measured = []
+        for bits in PROBES:
+            originals = {name: linears[name].weight for name in group}
+            try:
+                for name, original in originals.items():
+                    weight = _quantized(name, original.data, with_bits(quantizers[name], bits), collector)
+                    linears[name].weight = nn.Parameter(weight, requires_grad=False)
+                measured.append(divergence())
+            finally:
+                for name, original in originals.items():
+                    linears[name].weight = original
+        if not all(map(math.isfinite, measured)):
+            raise InputError(
+                f"{group[0]}: with it quantized the model's logits are NaN or infinite on the calibration"
+                " data; calibrate on other data"
+            )
+        found.append(Sensitivity(tuple(group), PROBES, tuple(measured)))
+    return found
+
+
+def _quantized(name: str, weight: Tensor, quantizer: Quantizer, collector: StatsCollector) -> Tensor:
+    """The weight (out, in) as the quantizer leaves it, in its dtype."""
+    try:
+        return quantizer.quantize(weight, collector.stats(name)).dequantize().to(weight.dtype)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def with_bits(quantizer: Quantizer, bits: float) -> Quantizer:
+    """The quantizer with another number of bits. InputError for one whose bits are not any number."""
+    if not isinstance(quantizer, Trellis):
+        raise InputError(
+            f"a budget is dealt out among linears of the quantizer trellis, not {quantizer.name}; choose one"
+            " of the trellis presets"
+        )
+    return replace(quantizer, bits=bits)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file of sensitivities, block by block: what is finished is not measured again."""
+
+    path: Path
+
+    def read(self) -> dict[str, list[Sensitivity]]:
+        if not self.path.exists():
+            return {}
+        blocks = read_json(self.path)
+        return {
+            block: [
+                Sensitivity(tuple(one["linears"]), tuple(one["bits"]), tuple(one["divergences"]))
+                for one in found
+            ]
+            for block, found in blocks.items()
+        }
+
+    def write(self, blocks: Mapping[str, Sequence[Sensitivity]]) -> None:
+        write_atomically(
+            self.path,
+            json.dumps({block: [asdict(one) for one in found] for block, found in blocks.items()}, indent=1)
+            + "\n",
+        )
+
+
+def divergence_of(reference: Sequence[Tensor], logits: Sequence[Tensor], last: float = 0.5) -> float:
+    """Mean KL divergence (nats) of the raw logits (t, vocabulary) of some prompts from the reference's;
+    `last` is the share of each last row.
+    """
+    total = 0.0
+    for expected, given in zip(reference, logits, strict=True):
+        rows = kl_divergence(expected, given)
+        total += float((1 - last) * rows.mean() + last * rows[-1])
+    return total / len(reference)
+
+
+@torch.inference_mode()
+def text_logits(
+    model: nn.Module, inputs: Sequence[Mapping[str, Tensor]], visual: Sequence[Tensor]
+) -> list[Tensor]:
+    """The logits (t, vocabulary) at the text tokens of each prompt, where `visual` (t,) is False."""
+    return [
+        model(**tensors, use_cache=False).logits[0, ~mask]
+        for tensors, mask in zip(inputs, visual, strict=True)
+    ]

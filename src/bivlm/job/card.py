@@ -1,0 +1,76 @@
+"""The model card of a packed folder: what it is, what it weighs, how to use it. Every number in it is the
+run's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bivlm.checkpoint.output import REPORT_NAME
+from bivlm.checkpoint.source import SourceModel
+from bivlm.job.recipe import Recipe
+from bivlm.pruning.settings import parse_pruning
+
+
+def model_card(
+    source: SourceModel,
+    recipe: Recipe,
+    report: Mapping[str, Mapping[str, Any]],
+    quantization: Mapping[str, Any],
+) -> str:
+    """The text of README.md. `report` holds a row for every packed linear, `quantization` is what config.json
+    gets.
+    """
+    weights = sum(row["weights"] for row in report.values())
+    stored = sum(row["stored_bytes"] for row in report.values())
+    before = sum(quantization["source"]["linears"].values())
+    name = quantization["source"]["name"]
+    error = sum(row["weight_error"] * row["weights"] for row in report.values()) / weights
+    paper = [row["paper_bits"] for row in report.values()]
+    claimed = (
+        ""
+        if None in paper
+        else (
+            " (the paper's own count:"
+            f" {sum(row['paper_bits'] * row['weights'] for row in report.values()) / weights:.3f})"
+        )
+    )
+    kinds = {module.get("kind", "linear") for module in quantization["modules"].values()}
+    kept = "norms, convolutions" if "embedding" in kinds else "embeddings, norms, language head"
+    pruning = quantization.get("pruning")
+    dropped = (
+        "" if pruning is None else f"| visual tokens dropped by default | `{parse_pruning(pruning)}` |\n"
+    )
+    return f"""---
+base_model: {name}
+base_model_relation: quantized
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags:
+- bivlm
+- quantized
+---
+# {name}, packed by bivlm
+
+{recipe.description}
+
+| | |
+|---|---|
+| recipe | `{recipe.name}` |
+| parts | {", ".join(quantization["parts"])} |
+| packed linears{" and embeddings" if "embedding" in kinds else ""} | {len(report)} with {weights:,} weights |
+| true bits per weight | {8 * stored / weights:.3f}{claimed} |
+| bytes of these | {before:,} before, {stored:,} now |
+| relative weight error | {error:.4f} |
+| calibration samples | {quantization["calibration_samples"]} |
+{dropped}
+Everything else ({kept}, what the recipe keeps) is stored as it was in `{name}`; `{REPORT_NAME}` has a \
+row for everything that is packed.
+
+```python
+import bivlm
+model, processor = bivlm.load("PATH/TO/THIS/FOLDER")
+print(bivlm.answer(model, processor, "photo.jpg", "What is in the picture?"))
+```
+"""

@@ -1,0 +1,194 @@
+"""What a job will do, before it does it: which linears with what, what stays and why, and the size, memory
+and time to expect.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+
+import torch
+
+from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.job.plan import LinearPlan, Plan
+from bivlm.job.recipe import Recipe
+from bivlm.quantizers import Quantizer
+from bivlm.types import LinearStats
+
+PROCESS_BYTES = 450 << 20  # resident size of python with torch and transformers imported
+PROBE_SHAPE = (512, 512)
+BITS_TOLERANCE = 1.12  # a preset that takes more than this times the bits that it is meant for says so
+
+
+@dataclass(frozen=True)
+class PreflightRow:
+    """Linears of one part that are treated alike. `bits` is the most that they can take, None where they are
+    kept.
+    """
+
+    part: str
+    treatment: str
+    linears: int
+    weights: int
+    bits: float | None
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The table, and what to expect: bytes of the model's files before and after, peak resident bytes,
+    seconds of quantizing without calibration.
+
+    `bits` is the most that the quantized linears take together, per weight; of their row widths
+    `dearest_columns` takes the most, `dearest_bits`.
+    """
+
+    rows: tuple[PreflightRow, ...]
+    bits: float
+    dearest_columns: int
+    dearest_bits: float
+    bytes_before: int
+    bytes_after: int
+    memory_bytes: int
+    seconds: float
+
+
+def treatment_of(linear: LinearPlan) -> str:
+    if linear.quantizer is None:
+        return f"kept: {linear.kept_because}"
+    settings = signature(type(linear.quantizer)).parameters
+    changed = [
+        f"{name}={getattr(linear.quantizer, name)}"
+        for name, field in settings.items()
+        if getattr(linear.quantizer, name) != field.default
+    ]
+    return " ".join([linear.quantizer.name, *changed])
+
+
+def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> Preflight:
+    """Predict the job of `plan`; a small matrix is quantized for each setting to learn the speed of this
+    machine.
+
+    With a `budget` that is what the linears of the blocks take together, per weight, whatever their settings
+    say; measuring for it needs the whole model.
+    """
+    groups: dict[tuple[str, str], list[LinearPlan]] = defaultdict(list)
+    for linear in plan.linears:
+        groups[linear.place, treatment_of(linear)].append(linear)
+    rows, saved, seconds = [], 0, 0.0
+    for (part, treatment), linears in groups.items():
+        weights = sum(linear.shape[0] * linear.shape[1] for linear in linears)
+        quantizer = linears[0].quantizer
+        bits = None
+        if quantizer is not None:
+            packed = sum(
+                _bits_bound(linear, budget) * linear.shape[0] * linear.shape[1] / 8 for linear in linears
+            )
+            saved += sum(_stored_bytes(source, linear) for linear in linears) - int(packed)
+            bits = 8 * packed / weights
+            seconds += weights * _seconds_per_weight(quantizer)
+        rows.append(PreflightRow(part, treatment, len(linears), weights, bits))
+    before = source.file_bytes
+    return Preflight(
+        tuple(rows),
+        *_bits(plan, budget),
+        before,
+        before - saved,
+        _memory(source, plan, whole=budget is not None),
+        seconds,
+    )
+
+
+def _bits_bound(linear: LinearPlan, budget: float | None) -> float:
+    """The most bits per weight that a quantized linear can take."""
+    assert linear.quantizer is not None
+    return linear.quantizer.bits_bound(linear.shape) if budget is None or linear.kind != "linear" else budget
+
+
+def _bits(plan: Plan, budget: float | None) -> tuple[float, int, float]:
+    """Bits per weight of all quantized linears together, and the row width whose linears take the most, with
+    its bits.
+    """
+    weights: dict[int, int] = defaultdict(int)
+    bits: dict[int, float] = defaultdict(float)
+    for linear in plan.linears:
+        if linear.quantizer is not None:
+            rows, columns = linear.shape
+            weights[columns] += rows * columns
+            bits[columns] += _bits_bound(linear, budget) * rows * columns
+    dearest = max(weights, key=lambda columns: bits[columns] / weights[columns])
+    return sum(bits.values()) / sum(weights.values()), dearest, bits[dearest] / weights[dearest]
+
+
+def purpose_warning(expected: Preflight, recipe: Recipe) -> str:
+    """One line when the recipe takes clearly more bits on this model than it is meant to; nothing
+    otherwise.
+    """
+    if recipe.true_bits is None or expected.bits <= BITS_TOLERANCE * recipe.true_bits:
+        return ""
+    return (
+        f"{recipe.name} is meant for about {recipe.true_bits:g} true bits; on this model's shapes it takes up"
+        f" to {expected.bits:.2f}: rows of {expected.dearest_columns} columns pay more for their scales (up"
+        f" to {expected.dearest_bits:.2f})"
+    )
+
+
+def _stored_bytes(source: SourceModel, linear: LinearPlan) -> int:
+    entry = source.entries.get(f"{linear.name}.weight")
+    return entry.nbytes if entry is not None else 0
+
+
+def _seconds_per_weight(quantizer: Quantizer) -> float:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(PROBE_SHAPE, generator=generator)
+    stats = LinearStats({"text": torch.eye(PROBE_SHAPE[1])}, {"text": 4 * PROBE_SHAPE[1]})
+    quantizer.quantize(weight[:64], stats)  # the first call loads libraries
+    started = time.perf_counter()
+    quantizer.quantize(weight, stats)
+    return (time.perf_counter() - started) / weight.numel()
+
+
+def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:
+    """The process, the largest block with its largest linear in work, the largest piece outside the blocks,
+    and with data its second moments.
+
+    `whole`: all blocks are there at once.
+    """
+    blocks = [
+        sum(source.entries[name].nbytes for name in source.parameter_names(block.path))
+        for block in plan.blocks
+    ]
+    largest = max(
+        (out * width for linear in plan.linears if linear.quantizer for out, width in [linear.shape]),
+        default=0,
+    )
+    inside = {name for block in plan.blocks for name in source.parameter_names(block.path)}
+    outside = sum(entry.nbytes for name, entry in source.entries.items() if name not in inside)
+    moments = 0
+    if plan.needs_data:
+        watched = [block.quantized for block in plan.blocks] + [plan.embeddings]
+        moments = max(
+            sum(8 * width * width for width in {linear.shape[1] for linear in linears}) for linears in watched
+        )
+    return (
+        PROCESS_BYTES
+        + (sum(blocks) if whole else max(blocks, default=0))
+        + 16 * largest
+        + moments
+        + min(2 * outside, outside + (1 << 30))
+    )
+
+
+def check_disk(out: Path, expected: Preflight) -> None:
+    """InputError when the disk cannot hold the result."""
+    folder = next(parent for parent in [out, *out.resolve().parents] if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < expected.bytes_after:
+        raise InputError(
+            f"{out} needs about {expected.bytes_after / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB"
+            " free; make room or choose another disk"
+        )

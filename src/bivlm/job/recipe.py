@@ -1,0 +1,289 @@
+"""A recipe says which quantizer, with which settings, serves which part and linear: rules in a TOML file, the
+first that matches wins.
+
+name = "bivlm-paper"
+description = "Bi-VLM as printed"
+true_bits = 3.5              # what it is meant to take, everything counted; left out: it promises nothing
+propagation = 0.5            # 0…1: how much of the error of earlier blocks is corrected; left out: 0
+tuning = 4                   # epochs of fitting each packed block to its full-precision output; left out: 0
+budget = 2.0                 # true bits of everything packed together, dealt out by measurement
+embeddings = 4               # bits of token embedding and language head; left out: they are kept
+
+[[rule]]
+part = "vision"              # vision | projector | language; left out: every part
+linears = "*.fc1"            # a glob on the linear's name; left out: every linear
+quantizer = "bivlm"          # a name in bivlm.quantizers.QUANTIZERS, or "keep"
+settings = { bands = 5 }     # the quantizer's own fields
+
+Where a preset is named, settings may follow: "bivlm:bands=5,granularity=group" changes these fields of every
+quantizer in it, and "trellis-2:tuning=4,propagation=0.5" what the recipe says about the walk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bivlm.errors import InputError
+from bivlm.quantizers import QUANTIZERS, RTN, Quantizer, Trellis
+from bivlm.settings import build, parse_settings
+from bivlm.types import PARTS, PartName
+
+PRESETS = resources.files("bivlm").joinpath("job", "presets")
+KEEP = "keep"
+WALK = ("propagation", "tuning", "budget", "embeddings")
+FEWEST_BITS, TRELLIS_BITS = (
+    0.5,
+    4.0,
+)  # what embedding and head take as a trellis; with more bits they take an even grid
+GRID_BITS = (5, 6, 7, 8)
+GRID_GROUP = 64
+EFFORTS: dict[str, dict[str, Any]] = {  # what --effort means: how long may it take?
+    "fast": {"propagation": 0.0, "tuning": 0},
+    "normal": {"propagation": 0.25, "tuning": 0},
+    "high": {"propagation": 0.25, "tuning": 4},
+}
+SETTING = re.compile(r"\s*\w+\s*=")  # how a setting begins; no preset's name holds "="
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a recipe. `part` None and `linears` "*" match everything; `quantizer` "keep" leaves the
+    linear in full precision.
+    """
+
+    quantizer: str
+    part: PartName | None = None
+    linears: str = "*"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def matches(self, part: PartName, linear: str) -> bool:
+        return self.part in (None, part) and fnmatchcase(linear, self.linears)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named list of rules. `true_bits` is what it is meant to take, None where it promises nothing.
+    `to_dict` is what config.json remembers.
+
+    `propagation`, `tuning` and `budget` are about the walk over the blocks, whatever the quantizers:
+    calibration/walk.py and allocation.py; `embeddings` is about what stands before and behind them:
+    calibration/embeddings.py.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    description: str = ""
+    true_bits: float | None = None
+    propagation: float = 0.0
+    tuning: int = 0
+    budget: float | None = None
+    embeddings: float | None = None
+
+    @property
+    def needs_data(self) -> bool:
+        return self.watches or any(
+            build_quantizer(rule).needs_data for rule in self.rules if rule.quantizer != KEEP
+        )
+
+    @property
+    def watches(self) -> bool:
+        """Whether the full-precision model runs beside the packed one."""
+        return bool(self.propagation or self.tuning or self.budget)
+
+    def rule_for(self, part: PartName, linear: str) -> Rule | None:
+        return next((rule for rule in self.rules if rule.matches(part, linear)), None)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
+        """Every rule's quantizer with some fields changed: what `--set bands=5` and "bivlm:bands=5" do. The
+        name shows them; `true_bits` is void.
+
+        Names of WALK change the recipe itself. Raises InputError when a quantizer has no such field or
+        refuses the value.
+        """
+        if not settings:
+            return self
+        fields = {name: value for name, value in settings.items() if name not in WALK}
+        rules = tuple(
+            rule if rule.quantizer == KEEP else replace(rule, settings={**rule.settings, **fields})
+            for rule in self.rules
+        )
+        for rule in rules:
+            if rule.quantizer != KEEP:
+                build_quantizer(rule)
+        changed = ",".join(
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in settings.items()
+        )
+        walk = check_walk({name: value for name, value in settings.items() if name in WALK}, self.name)
+        return replace(
+            self,
+            name=f"{self.name}{',' if ':' in self.name else ':'}{changed}",
+            rules=rules,
+            true_bits=None,
+            **walk,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_walk(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """`propagation`, `tuning`, `budget` and `embeddings`, each in its range; InputError otherwise."""
+    for name, value in settings.items():
+        number = type(value) in (int, float) and math.isfinite(value)
+        if name == "propagation" and not (number and 0 <= value <= 1):
+            raise InputError(f"recipe {origin}: propagation = {value!r}; needs a number from 0 (off) to 1")
+        if name == "tuning" and not (type(value) is int and value >= 0):
+            raise InputError(f"recipe {origin}: tuning = {value!r}; needs a number of epochs, 0 for none")
+        if name == "budget" and not (number and value > 0):
+            raise InputError(
+                f"recipe {origin}: budget = {value!r}; needs the true bits per weight of everything packed"
+                " together, above 0"
+            )
+        if name == "embeddings" and not (
+            number and (FEWEST_BITS <= value <= TRELLIS_BITS or value in GRID_BITS)
+        ):
+            grid = ", ".join(map(str, GRID_BITS))
+            raise InputError(
+                f"recipe {origin}: embeddings = {value!r}; needs bits per weight: {FEWEST_BITS:g} …"
+                f" {TRELLIS_BITS:g}, or {grid}"
+            )
+    return dict(settings)
+
+
+def effort_settings(effort: str | None) -> dict[str, Any]:
+    """What an effort says about the walk; nothing for None. InputError for a word that is none."""
+    if effort is None:
+        return {}
+    if effort not in EFFORTS:
+        raise InputError(f"there is no effort {effort!r}; there are {', '.join(EFFORTS)}")
+    return dict(EFFORTS[effort])
+
+
+def build_quantizer(rule: Rule) -> Quantizer:
+    """The quantizer of a rule; InputError that lists what there is when a name or a value is wrong."""
+    if rule.quantizer not in QUANTIZERS:
+        raise InputError(
+            f"there is no quantizer {rule.quantizer!r}; there are {', '.join(sorted(QUANTIZERS))} and"
+            f" {KEEP!r}"
+        )
+    return build(QUANTIZERS[rule.quantizer], rule.settings, f"quantizer {rule.quantizer}")
+
+
+def embedding_quantizer(bits: float, fed: bool) -> Quantizer:
+    """What packs an embedding or a language head in so many bits; `fed`: it is known what reaches it."""
+    if bits <= TRELLIS_BITS:
+        return Trellis(bits=bits, feedback=fed)
+    return RTN(bits=int(bits), group_size=GRID_GROUP, zero_point="code", scale_bits=8)
+
+
+def preset_names() -> list[str]:
+    return sorted(
+        file.name.removesuffix(".toml") for file in PRESETS.iterdir() if file.name.endswith(".toml")
+    )
+
+
+def split_presets(lists: Sequence[str]) -> list[str]:
+    """`["a,b", "c:x=1,y=2,d"]` as `["a", "b", "c:x=1,y=2", "d"]`: what begins with NAME= belongs to the
+    preset before it.
+
+    Raises InputError when there is no preset, or a setting stands before the first one.
+    """
+    presets: list[str] = []
+    for item in (item.strip() for text in lists for item in text.split(",")):
+        if not SETTING.match(item):
+            presets += [item] if item else []
+        elif presets:
+            presets[-1] += f"{',' if ':' in presets[-1] else ':'}{item}"
+        else:
+            raise InputError(f"the setting {item!r} stands before any preset; write PRESET:NAME=VALUE")
+    if not presets:
+        raise InputError(
+            f"no preset is given; there are {', '.join(preset_names())}, or give files that end in .toml"
+        )
+    return presets
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """A preset by its name, or a recipe from a TOML file, either with settings behind a colon
+    ("bivlm:bands=5").
+
+    Every rule is checked before anything starts; InputError says what is wrong.
+    """
+    name, colon, settings = str(name_or_path).partition(":")
+    if colon and not Path(name_or_path).exists():
+        return load_recipe(name).with_settings(parse_settings(settings.split(",")))
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.exists():
+            raise InputError(f"there is no recipe file {path}")
+        text = path.read_text(encoding="utf-8")
+    elif str(name_or_path) in preset_names():
+        text = PRESETS.joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+    else:
+        raise InputError(
+            f"there is no preset {str(name_or_path)!r}; there are {', '.join(preset_names())}, or give a file"
+            " that ends in .toml"
+        )
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {name_or_path} is no valid TOML: {error}") from error
+    return parse_recipe(content, str(name_or_path))
+
+
+def parse_recipe(content: Mapping[str, Any], origin: str) -> Recipe:
+    """A recipe from the content of its TOML file; `origin` is what errors call it."""
+    unknown = set(content) - {"name", "description", "true_bits", "rule", *WALK}
+    if unknown:
+        known = ", ".join(("name", "description", "true_bits", *WALK))
+        raise InputError(
+            f"recipe {origin}: unknown entry {sorted(unknown)[0]!r}; known are {known} and [[rule]]"
+        )
+    true_bits = content.get("true_bits")
+    if true_bits is not None and (type(true_bits) not in (int, float) or not 0 < true_bits < math.inf):
+        raise InputError(
+            f"recipe {origin}: true_bits = {true_bits!r} is no number above 0; write the bits per weight that"
+            " it is meant to take"
+        )
+    rules = content.get("rule")
+    if not isinstance(rules, Sequence) or not rules:
+        raise InputError(f"recipe {origin} has no [[rule]]")
+    parsed = tuple(_parse_rule(rule, origin) for rule in rules)
+    walk = check_walk({name: content[name] for name in WALK if name in content}, origin)
+    return Recipe(
+        content.get("name", Path(origin).stem), parsed, content.get("description", ""), true_bits, **walk
+    )
+
+
+def _parse_rule(content: Mapping[str, Any], origin: str) -> Rule:
+    unknown = set(content) - {"quantizer", "part", "linears", "settings"}
+    if unknown:
+        raise InputError(
+            f"recipe {origin}: unknown entry {sorted(unknown)[0]!r} in a rule; known are quantizer, part,"
+            " linears and settings"
+        )
+    if "quantizer" not in content:
+        raise InputError(
+            f"recipe {origin}: a rule names no quantizer; there are {', '.join(sorted(QUANTIZERS))} and"
+            f" {KEEP!r}"
+        )
+    if content.get("part") not in (None, *PARTS):
+        raise InputError(
+            f"recipe {origin}: there is no part {content['part']!r}; parts are {', '.join(PARTS)}"
+        )
+    rule = Rule(
+        content["quantizer"], content.get("part"), content.get("linears", "*"), content.get("settings", {})
+    )
+    if rule.quantizer != KEEP:
+        build_quantizer(rule)
+    return rule

@@ -1,0 +1,80 @@
+"""The CPU kernel of the formats with codes: the native library where it is there and knows the weight, the
+reference kernel elsewhere.
+
+factors:  y = diag(row_scale · 2^e) A (diag(middle_scale) B (column_scale ⊙ x)),  two products in turn
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bivlm.formats.base import PackedTensor
+from bivlm.kernels import reference
+from bivlm.kernels.base import Product
+from bivlm.kernels.native_product import DTYPES, FewTokens, NativeProduct
+from bivlm.native import library as native
+from bivlm.native.library import Library
+from bivlm.native.weights import NativeWeight, prepare, prepare_factors, why_not
+
+FEW_TOKENS = {"avx512": FewTokens(full=128, short=16, rounded=48)}
+FEW_ELSEWHERE = FewTokens(16, 16, 16)
+
+
+def product(packed: PackedTensor) -> Product:
+    """The fastest product that this machine has for a weight. ValueError for tensors that contradict
+    themselves.
+    """
+    library = native.library()
+    if library is None or why_reference(packed):
+        return reference.ReferenceProduct(packed, why_reference(packed))
+    if packed.format == "factors":
+        left, right = (CodesProduct(library, packed, weight) for weight in prepare_factors(packed))
+        return FactorsProduct(left, right, packed)
+    return CodesProduct(library, packed, prepare(packed))
+
+
+def why_reference(packed: PackedTensor) -> str:
+    """Why a weight is left to the reference kernel; empty when it is not. Only the settings are looked at:
+    tensors may be on the meta device.
+    """
+    return native.status().why if native.library() is None else why_not(packed)
+
+
+class CodesProduct(NativeProduct):
+    """The product with one weight that the library knows."""
+
+    def __init__(self, library: Library, packed: PackedTensor, weight: NativeWeight) -> None:
+        self.weight, self.added_bytes = weight, weight.added_bytes
+        few = FEW_TOKENS.get(library.level, FEW_ELSEWHERE)
+        super().__init__(
+            packed,
+            weight.shape,
+            few,
+            partial(library.linear, weight.address),
+            partial(library.unpack, weight.address),
+        )
+
+
+class FactorsProduct:
+    """Two products of signs. Between them stands float32, or, for many tokens in bfloat16, bfloat16: its
+    matrix product is several times faster.
+    """
+
+    kernel, why = "native", ""
+
+    def __init__(self, left: CodesProduct, right: CodesProduct, packed: PackedTensor) -> None:
+        self.left, self.right, self.packed = left, right, packed
+        self.column_scale = packed.tensors["column_scale"].float()
+        self.added_bytes = left.added_bytes + right.added_bytes + self.column_scale.nbytes
+
+    def __call__(self, x: Tensor, bias: Tensor | None, int8: bool = False) -> Tensor:
+        if x.dtype not in DTYPES:
+            return reference.linear(x, self.packed, bias)
+        scaled = x * self.column_scale
+        if x.dtype == torch.bfloat16 and x.numel() > self.right.few.short * self.right.columns:
+            scaled = scaled.to(x.dtype)
+        between = self.right(scaled, None, int8)
+        return self.left(between, bias, int8).to(x.dtype)

@@ -1,0 +1,20 @@
+"""Which kernel multiplies with a format on a device. Pairs that are not listed run on the reference."""
+
+from __future__ import annotations
+
+from bivlm.kernels import codes, trellis
+from bivlm.kernels.base import Kernel
+from bivlm.kernels.reference import ReferenceProduct
+
+KERNELS: dict[tuple[str, str], Kernel] = {
+    ("factors", "cpu"): codes.product,
+    ("levels", "cpu"): codes.product,
+    ("planes", "cpu"): codes.product,
+    ("trellis", "cpu"): trellis.product,
+    ("uniform", "cpu"): codes.product,
+}
+
+
+def kernel_for(format_: str, device: str) -> Kernel:
+    """The kernel of a format on a type of device ("cpu", "cuda", …); the reference where none is listed."""
+    return KERNELS.get((format_, device), ReferenceProduct)

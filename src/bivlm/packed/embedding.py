@@ -1,0 +1,74 @@
+"""`PackedEmbedding`: what stands where the token embedding stood, and `TiedHead`, the language head that has
+no weight but the embedding's.
+
+Tied weights are stored once, in the embedding; the head only knows the embedding, so that there is nothing to
+tie again after loading.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bivlm.formats.base import PackedTensor
+from bivlm.packed.module import PackedModule
+
+
+class PackedEmbedding(PackedModule):
+    """An embedding whose table (vocabulary, hidden size) is a `PackedTensor`: only the rows of the tokens at
+    hand are unpacked.
+    """
+
+    def __init__(self, packed: PackedTensor, padding_idx: int | None, compute_dtype: torch.dtype) -> None:
+        super().__init__(packed, compute_dtype)
+        self.num_embeddings, self.embedding_dim = packed.shape
+        self.padding_idx = padding_idx
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.look_up(ids)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, format={self.format}"
+
+
+class TiedHead(nn.Module):
+    """The language head by the weight of a packed embedding, and a bias where it has one."""
+
+    def __init__(self, embedding: PackedEmbedding, bias: Tensor | None) -> None:
+        super().__init__()
+        self._embedding = (
+            embedding,
+        )  # in a tuple, so that it stays the model's and does not become this module's too
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.in_features, self.out_features = embedding.embedding_dim, embedding.num_embeddings
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._embedding[0].project(x, self.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The embedding's stand-in."""
+        return self._embedding[0].weight
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None},"
+            " tied to the embedding"
+        )
+
+
+def replace_embedding(
+    root: nn.Module, name: str, packed: PackedTensor, head: str | None = None
+) -> PackedEmbedding:
+    """Put a `PackedEmbedding` where the embedding `name` of `root` stands, and a `TiedHead` where its `head`
+    stands; returns the embedding.
+    """
+    embedding = root.get_submodule(name)
+    assert isinstance(embedding, nn.Embedding), name
+    replacement = PackedEmbedding(packed, embedding.padding_idx, embedding.weight.dtype)
+    root.set_submodule(name, replacement)
+    if head is not None:
+        linear = root.get_submodule(head)
+        assert isinstance(linear, nn.Linear), head
+        root.set_submodule(head, TiedHead(replacement, linear.bias))
+    return replacement

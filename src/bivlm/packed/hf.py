@@ -1,0 +1,213 @@
+# pyright: reportAttributeAccessIssue=false
+# (transformers types quant_method as a closed enumeration, and a quantizer's config as its base class)
+"""The only file that touches transformers' quantizer registration: importing it teaches `from_pretrained` to
+read bivlm checkpoints.
+
+Before the weights are loaded every packed module of the checkpoint is put in its place with buffers of the
+stored shapes, so that loading is a plain copy; and the files are checked against the checksums of the index,
+so that a damaged one is an error instead of a model that talks nonsense.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from bivlm.checkpoint.output import FORMAT_VERSION
+from bivlm.checkpoint.verify import verify_shards
+from bivlm.errors import InputError
+from bivlm.formats import FORMATS, PackedTensor
+from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
+from bivlm.packed.linear import PackedLinear, replace_linear
+from bivlm.packed.module import packed_modules
+from bivlm.pruning.apply import prune
+
+logger = logging.getLogger(__name__)
+
+
+@register_quantization_config("bivlm")
+class BivlmConfig(QuantizationConfigMixin):
+    """The `quantization_config` of config.json. `modules` tells, for each packed module, its format, shape,
+    settings and stored tensors.
+
+    The token embedding says `"kind": "embedding"`, and `"head"` is the language head that shares its weight,
+    where one does; a language head with a packed weight of its own says `"kind": "head"`. All others are
+    linears of the blocks.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, Any] | None = None, format_version: int = FORMAT_VERSION, **details: Any
+    ) -> None:
+        details.pop("quant_method", None)
+        self.quant_method = "bivlm"
+        self.format_version = format_version
+        self.modules = dict(modules or {})
+        self.details = (
+            details  # recipe, source, calibration, pruning…: kept as they are when the model is saved again
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "quant_method": self.quant_method,
+            "format_version": self.format_version,
+            "modules": self.modules,
+            **self.details,
+        }
+
+
+@register_quantizer("bivlm")
+class BivlmHfQuantizer(HfQuantizer):
+    """Puts packed modules where config.json says, and nothing else: quantizing while loading is not
+    offered.
+    """
+
+    requires_calibration = (
+        True  # from_pretrained(full_precision_folder, quantization_config=…) is refused by transformers
+    )
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        version = self.quantization_config.format_version
+        if version > FORMAT_VERSION:
+            raise InputError(
+                f"this checkpoint has format version {version}, and this bivlm reads up to {FORMAT_VERSION}:"
+                " pip install -U bivlm"
+            )
+        unknown = {spec["format"] for spec in self.quantization_config.modules.values()} - set(FORMATS)
+        if unknown:
+            raise InputError(
+                f"this checkpoint uses the format {sorted(unknown)[0]!r}, which this bivlm does not know: pip"
+                " install -U bivlm"
+            )
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        if checkpoint_files:
+            verify_shards([Path(file) for file in checkpoint_files])
+        for name, spec in resolve_modules(model, self.quantization_config.modules):
+            if spec.get("kind") == "embedding":
+                put_embedding(model, name, spec)
+            else:
+                replace_linear(model, name, empty_packed(spec))
+        return model
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        for name, module in packed_modules(model).items():
+            absent = [part for part in module.tensor_names if getattr(module, part).is_meta]
+            if absent:
+                raise InputError(
+                    f"the checkpoint lacks {name}.{absent[0]}; it is incomplete: quantize the model again"
+                )
+        pruning = self.quantization_config.details.get("pruning")
+        if pruning is not None and model.base_model is not model:  # a bare base model has no prompt to prune
+            prune(model, pruning)
+        return model
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
+        if isinstance(dtype, str):  # what transformers leaves in the config of a model that was saved
+            dtype = getattr(torch, dtype)
+        heads = {name: module for name, module in model.named_modules() if isinstance(module, TiedHead)}
+        for name, module in packed_modules(model).items():
+            weight = nn.Parameter(module.dequantize().to(dtype or module.compute_dtype), requires_grad=False)
+            if isinstance(module, PackedLinear):
+                model.set_submodule(name, plain_linear(weight, module.bias))
+            elif isinstance(module, PackedEmbedding):
+                model.set_submodule(name, plain_embedding(weight, module.padding_idx))
+                for place, head in heads.items():
+                    model.set_submodule(place, plain_linear(weight, head.bias))
+                    tie_again(model)
+        return model
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def empty_packed(spec: Mapping[str, Any]) -> PackedTensor:
+    """A packed weight of the shapes that config.json gives, on the meta device."""
+    tensors = {
+        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+        for name, (dtype, shape) in spec["tensors"].items()
+    }
+    return PackedTensor(spec["format"], tuple(spec["shape"]), tensors, spec["settings"])
+
+
+def put_embedding(model: PreTrainedModel, name: str, spec: Mapping[str, Any]) -> None:
+    """Put a packed embedding in its place, and the head that shares its weight, where `model` has one: there
+    is nothing left to tie.
+    """
+    head = model.get_output_embeddings() if "head" in spec else None
+    heads = [place for place, module in model.named_modules() if head is not None and module is head]
+    replace_embedding(model, name, empty_packed(spec), *heads)
+    for place in heads:
+        weight = f"{place}.weight"
+        model._tied_weights_keys = {
+            key: source for key, source in (model._tied_weights_keys or {}).items() if key != weight
+        }
+        model.all_tied_weights_keys.pop(weight, None)
+
+
+def tie_again(model: PreTrainedModel) -> None:
+    """What the class of `model` says about tied weights holds again."""
+    del model._tied_weights_keys
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def plain_linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear.weight, linear.bias = weight, bias
+    return linear
+
+
+def plain_embedding(weight: nn.Parameter, padding_idx: int | None) -> nn.Embedding:
+    embedding = nn.Embedding(*weight.shape, padding_idx=padding_idx, device="meta")
+    embedding.weight = weight
+    return embedding
+
+
+def resolve_modules(model: PreTrainedModel, modules: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The packed modules' names in `model`, which may be the base model or sit inside a larger one: by the
+    longest unambiguous suffix.
+
+    A language head is left out where `model` has none. Raises InputError when a recorded module is not in the
+    model, or when several could be meant: a silent skip would leave random weights.
+    """
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    for recorded, spec in modules.items():
+        kind = spec.get("kind", "linear")
+        if kind == "head" and model.get_output_embeddings() is None:
+            continue
+        there = embeddings if kind == "embedding" else linears
+        if recorded in there:
+            yield recorded, spec
+            continue
+        words = recorded.split(".")
+        for start in range(1, len(words)):
+            tail = ".".join(words[start:])
+            found = [name for name in there if name == tail or name.endswith("." + tail)]
+            if len(found) == 1:
+                yield found[0], spec
+                break
+            if found:
+                raise InputError(
+                    f"the packed {kind} {recorded} could be any of {', '.join(sorted(found)[:3])} in"
+                    f" {type(model).__name__}"
+                )
+        else:
+            raise InputError(
+                f"the packed {kind} {recorded} is not in {type(model).__name__}: config.json and the weights"
+                " do not belong together"
+            )

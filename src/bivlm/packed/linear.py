@@ -1,0 +1,45 @@
+"""`PackedLinear`: what stands in a model where an `nn.Linear` stood. It has no parameters but the bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bivlm.formats.base import PackedTensor
+from bivlm.packed.module import PackedModule
+
+
+class PackedLinear(PackedModule):
+    """A linear whose weight is a `PackedTensor`."""
+
+    def __init__(self, packed: PackedTensor, bias: Tensor | None, compute_dtype: torch.dtype) -> None:
+        super().__init__(packed, compute_dtype)
+        self.out_features, self.in_features = packed.shape
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(x, self.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None},"
+            f" format={self.format}"
+        )
+
+
+def replace_linear(root: nn.Module, name: str, packed: PackedTensor) -> PackedLinear:
+    """Put a `PackedLinear` where the linear `name` of `root` stands, with its bias and dtype; returns the new
+    module.
+    """
+    linear = root.get_submodule(name)
+    assert isinstance(linear, nn.Linear), name
+    replacement = PackedLinear(packed, linear.bias, linear.weight.dtype)
+    root.set_submodule(name, replacement)
+    return replacement
+
+
+def packed_linears(model: nn.Module) -> Mapping[str, PackedLinear]:
+    """Every packed linear of `model` by its name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}

@@ -1,1 +1,0 @@
-"""What people read: tables, the model card, and the account of every bit."""

@@ -1,0 +1,1 @@
+"""Presets side by side: accuracy and fidelity against true bits."""

@@ -1,0 +1,75 @@
+"""The folder of a comparison while and after it is made. Everything in it can be deleted; what is missing is
+made again.
+
+OUT/.bivlm-compare/          says whose folder this is; holds the lock and, for packed models that are not
+                             measured yet, what packing them took
+OUT/reference/               the answers and logits of the full-precision model, for every later run
+OUT/models/<run>/            the packed model, while it is measured or when it is to be kept
+OUT/runs/<run>.json          one finished run, with the fingerprint of everything that decides its numbers
+OUT/comparison.*             the tables and the picture
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bivlm.checkpoint.shards import read_json, write_atomically
+from bivlm.studies.folder import RunFolder, plain
+from bivlm.types import PARTS, PartName
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What packing a model has taken so far, interrupted runs included, and whether it is whole."""
+
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+    packed: bool = False
+
+
+class ComparisonFolder(RunFolder):
+    """OUT of a comparison."""
+
+    kind = "comparison"
+    mark_name = ".bivlm-compare"
+    folders = ("runs", "models")
+
+    def model(self, run: str) -> Path:
+        return self.out / "models" / run
+
+    def finished(self, run: str, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The record of a run that is done, when it was made from the same; None otherwise, and for one that
+        failed.
+        """
+        record = super().finished(run, fingerprint)
+        return None if record is None or record["row"]["failure"] else record
+
+    def effort(self, run: str, fingerprint: Mapping[str, Any]) -> Effort:
+        """What an interrupted run spent on packing this very model."""
+        path = self.mark / f"{run}.json"
+        record = read_json(path) if path.exists() else {}
+        return Effort(**record["effort"]) if record.get("fingerprint") == plain(fingerprint) else Effort()
+
+    def write_effort(self, run: str, fingerprint: Mapping[str, Any], effort: Effort) -> None:
+        write_atomically(
+            self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "effort": asdict(effort)})
+        )
+
+    def settle(self, run: str, *, keep_model: bool) -> None:
+        """What a finished run no longer needs goes; a model of an earlier comparison that was kept stays."""
+        effort = self.mark / f"{run}.json"
+        if not keep_model and effort.exists():
+            shutil.rmtree(self.model(run), ignore_errors=True)
+        effort.unlink(missing_ok=True)
+
+
+def run_name(preset: str, parts: Sequence[PartName]) -> str:
+    """The file name of a run: the preset with its settings, and the parts unless they are all."""
+    name = re.sub(r"[^\w.,=+-]+", "_", preset)
+    return name if tuple(parts) == PARTS else f"{name}@{'+'.join(parts)}"

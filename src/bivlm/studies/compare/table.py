@@ -1,0 +1,179 @@
+"""A comparison as a table: the same cells on the terminal and in Markdown, for a list of presets or for the
+study of the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.table import Table
+
+from bivlm.cli.tables import size
+from bivlm.studies.compare.result import Comparison, ComparisonRow
+from bivlm.types import PARTS
+
+CHECK = "✓"
+Columns = dict[
+    str, Callable[[ComparisonRow], str]
+]  # a head that starts with a space stands over numbers: right
+
+ACCURACY: Columns = {
+    " accuracy": lambda row: _shown(row.accuracy, "{:.1%}"),
+    " 95 % interval": lambda row: (
+        "" if row.interval is None else f"{row.interval[0]:.1%} to {row.interval[1]:.1%}"
+    ),
+    " KL": lambda row: _shown(row.kl, "{:.4f}" if row.kl == 0 or (row.kl or 0) >= SMALL_KL else "{:.1e}"),
+}
+METHODS: Columns = {
+    "preset": lambda row: row.preset,
+    "parts": lambda row: "all" if row.parts == PARTS else ", ".join(row.parts),
+    **ACCURACY,
+    " top-1 agreement": lambda row: _shown(row.top1_agreement, "{:.1%}"),
+    " true bits": lambda row: _shown(row.true_bits, "{:.2f}"),
+    " paper bits": lambda row: _shown(row.paper_bits, "{:.2f}"),
+    " folder": lambda row: "" if row.folder_bytes is None else size(row.folder_bytes),
+    " pack s": lambda row: _shown(row.quantize_seconds, "{:.1f}"),
+    " peak memory": lambda row: "" if row.peak_bytes is None else size(row.peak_bytes),
+}
+STUDY: Columns = {
+    "preset": lambda row: row.preset,
+    "vision": lambda row: CHECK if "vision" in row.parts else "",
+    "projector": lambda row: CHECK if "projector" in row.parts else "",
+    "language": lambda row: CHECK if "language" in row.parts else "",
+    **ACCURACY,
+    " true bits": METHODS[" true bits"],
+    " folder": METHODS[" folder"],
+}
+
+
+SMALL_KL = 1e-3  # below it four decimals would hide the differences
+FOLDED = 24  # characters of a preset's name that must stand in one line
+EXPENDABLE = (
+    "parts",
+    " peak memory",
+    " pack s",
+    " paper bits",
+    " top-1 agreement",
+    " folder",
+    " 95 % interval",
+)  # in this order, on a terminal
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def columns_of(found: Comparison) -> Columns:
+    """Columns with nothing in any row (peak memory where the system does not tell it) are left out."""
+    columns = STUDY if found.study else METHODS
+    always = ("vision", "projector", "language")
+    return {
+        head: cell for head, cell in columns.items() if head in always or any(cell(row) for row in found.rows)
+    }
+
+
+def cells(row: ComparisonRow, columns: Columns) -> list[str]:
+    """The row's texts; a run that failed says so where its accuracy would stand."""
+    return ["failed" if row.failure and head == " accuracy" else cell(row) for head, cell in columns.items()]
+
+
+def remarks(found: Comparison) -> list[str]:
+    """What stands below the table: what was measured, what the columns mean, what failed and what to beware
+    of.
+    """
+    asked = (
+        f"{found.model}, {found.questions} questions ({found.metric}), {found.calibration_samples}"
+        " calibration samples"
+    )
+    meaning = (
+        "true bits: stored bits of the packed linears over their weights, everything counted; folder: all"
+        " files"
+    )
+    if any(row.paper_bits is not None for row in found.rows) and not found.study:
+        meaning += "; paper bits: the method's own count"
+    failures = [
+        f"failed: {row.preset}{' (' + ', '.join(row.parts) + ')' if found.study else ''}: {row.failure}"
+        for row in found.failed
+    ]
+    return [f"{asked}; {meaning}.", *failures, *(f"Note: {note}." for note in found.notes)]
+
+
+def comparison_table(found: Comparison, width: int) -> Table:
+    """For a terminal of `width` characters: what does not fit is left to the Markdown. What stands below the
+    table is `remarks`.
+    """
+    columns = columns_of(found)
+    for head in EXPENDABLE:
+        if _width(found, columns) > width:
+            columns.pop(head, None)
+    table = Table(title=title_of(found), title_justify="left")
+    for head in columns:
+        table.add_column(
+            head.strip(),
+            justify="right" if head.startswith(" ") else "left",
+            no_wrap=head != "preset",
+            overflow="fold",
+        )
+    for row, following in zip(found.rows, [*found.rows[1:], None], strict=True):
+        table.add_row(
+            *cells(row, columns),
+            end_section=found.study and (following is None or following.preset != row.preset),
+        )
+    return table
+
+
+def title_of(found: Comparison) -> str:
+    return "Which parts bear it" if found.study else f"Methods at their true bits, {found.packed}"
+
+
+def _width(found: Comparison, columns: Columns) -> int:
+    """Characters that the table takes on a terminal: a column has a space on both sides and a line behind it;
+    long names of presets are folded.
+    """
+    widths = {
+        head: max(len(head.strip()), *(len(cell(row)) for row in found.rows))
+        for head, cell in columns.items()
+    }
+    return 1 + sum(3 + width for width in {**widths, "preset": min(widths["preset"], FOLDED)}.values())
+
+
+def comparison_markdown(found: Comparison, *, picture: str | None) -> str:
+    """A page: the picture, the table, and how it was made."""
+    columns = columns_of(found)
+    shown = [f"![accuracy and KL divergence against true bits]({picture})", ""] if picture else []
+    made = [f"Machine: {found.machine}."]
+    command = ["", "Command:", "", f"    {found.command}"] if found.command else []
+    below = [line for remark in remarks(found) for line in (_escaped(remark), "")]
+    return (
+        "\n".join(
+            [
+                f"# {title_of(found)}",
+                "",
+                *shown,
+                *_markdown_table(found.rows, columns),
+                "",
+                *below,
+                *made,
+                *command,
+            ]
+        )
+        + "\n"
+    )
+
+
+def _markdown_table(rows: Sequence[ComparisonRow], columns: Columns) -> list[str]:
+    heads = "| " + " | ".join(head.strip() for head in columns) + " |"
+    rule = (
+        "|"
+        + "|".join("--:" if head.startswith(" ") else ":-:" if head in PARTS else "---" for head in columns)
+        + "|"
+    )
+    return [
+        heads,
+        rule,
+        *("| " + " | ".join(_escaped(cell) for cell in cells(row, columns)) + " |" for row in rows),
+    ]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

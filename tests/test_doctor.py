@@ -1,0 +1,68 @@
+"""`bivlm doctor` tells what is so: the library or why there is none, and for a model the kernel of every
+linear.
+"""
+
+import json
+import sys
+
+import pytest
+
+from bivlm import cli
+from bivlm.doctor import diagnose
+from bivlm.errors import InputError
+from bivlm.formats import FORMATS
+from bivlm.job.run import quantize
+from bivlm.native import library as native
+from bivlm.native.weights import why_not
+from bivlm.packed.hf import empty_packed
+from tiny import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    work = tmp_path_factory.mktemp("doctor")
+    tiny_checkpoint("llava", work / "source")
+    return work / "source", quantize(work / "source", work / "packed", recipe="bivlm-paper")
+
+
+def test_with_and_without_the_library(monkeypatch, tmp_path):
+    found = native.Library(tmp_path / "lib.so", "avx2", **dict.fromkeys(native.FUNCTIONS, lambda *_: 0))
+    monkeypatch.setattr(native, "_search", lambda: found)
+    there = diagnose()
+    assert (there.library, there.instruction_set) == (str(tmp_path / "lib.so"), "avx2")
+    assert {row.format: row.kernel for row in there.kernels} == dict.fromkeys(FORMATS, "native")
+    assert [row.format for row in there.kernels if row.why] == ["planes"]
+    monkeypatch.setattr(native, "_search", lambda: "it is gone")
+    absent = diagnose()
+    assert (absent.library, absent.instruction_set) == ("it is gone", None)
+    assert {row.format: row.kernel for row in absent.kernels} == dict.fromkeys(FORMATS, "reference")
+    assert {"python", "torch", "transformers", "bivlm"} == set(absent.versions)
+    assert absent.memory_bytes > absent.memory_available_bytes > 0
+
+
+def test_a_model(folders, monkeypatch):
+    monkeypatch.setattr(native, "_search", lambda: "it is gone")
+    source, packed = folders
+    modules = json.loads((packed / "config.json").read_text())["quantization_config"]["modules"]
+    (row,) = diagnose(packed).linears
+    assert (row.format, row.kernel, row.linears, row.why) == (
+        "levels",
+        "reference",
+        len(modules),
+        "it is gone",
+    )
+    assert not any(why_not(empty_packed(spec)) for spec in modules.values())
+    with pytest.raises(InputError, match="not packed by bivlm"):
+        diagnose(source)
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_the_command(words, folders, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bivlm", "doctor", str(folders[1]), *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    assert "levels" in text
+    if words:
+        assert json.loads(text)["versions"]["bivlm"] == json.loads(json.dumps(diagnose().versions))["bivlm"]
