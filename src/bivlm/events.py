@@ -16,13 +16,13 @@ class Events:
     """Hears what happens while something long runs, and does nothing about it."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` items of some work are finished; `what` names the work ("questions", "blocks measured").
+        """`done` of `total` items of some work are finished; `what` names it ("questions").
 
         The same `what` is told again as it goes on, up to done == total.
         """
 
     def unit(self, report: UnitReport, total: int) -> None:
-        """A unit of a job is written, or read back from an earlier run: a block or a table; `total` there are."""
+        """A unit of a job, a block or a table, is written or read back; `total` there are."""
 
     def say(self, line: str) -> None:
         """One line for people: a run that is finished, a result that is kept, something that was redone."""

@@ -17,6 +17,7 @@ from bivlm.checkpoint import output as job_module
 from bivlm.checkpoint.output import JOB_FOLDER
 from bivlm.errors import InputError
 from bivlm.job.run import quantize
+from hearing import Hearing
 from tiny import tiny_checkpoint, tiny_samples
 
 PAPER = {"recipe": "bivlm-paper"}
@@ -142,7 +143,7 @@ class TestSource:
         tensors[key].zero_()
         save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
         for recipe in ("bivlm-paper", "bivlm"):
-            bivlm.load(quantize(source, tmp_path / recipe, recipe=recipe, samples=tiny_samples(1)))
+            bivlm.load(quantize(source, tmp_path / recipe, recipe=recipe, data=tiny_samples(1)))
 
     def test_data_is_needed_and_there_is_none(self, source, tmp_path):
         with pytest.raises(InputError, match="add --data"):
@@ -171,7 +172,7 @@ class TestOut:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            quantize(source, tmp_path / "out", on_block=stop, **PAPER)
+            quantize(source, tmp_path / "out", events=Hearing(stop), **PAPER)
         with pytest.raises(InputError, match=r"another job \(its recipe differ"):
             quantize(source, tmp_path / "out", settings={"bands": 2}, **PAPER)
 
@@ -191,7 +192,7 @@ class TestOut:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            quantize(source, tmp_path / "out", on_block=start_again, **PAPER)
+            quantize(source, tmp_path / "out", events=Hearing(start_again), **PAPER)
         quantize(source, tmp_path / "out", **PAPER)
 
     def test_a_full_disk_keeps_what_is_whole(self, source, originals, tmp_path, monkeypatch):

@@ -11,11 +11,14 @@ import transformers
 import bivlm
 from bivlm.data.images import open_image
 from bivlm.families import family_of
+from bivlm.job.plan import TablePlan
+from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from bivlm.packed.embedding import replace_embedding
 from bivlm.packed.linear import packed_linears, replace_linear
 from bivlm.packed.module import packed_modules
 from folders import assert_same_files
+from hearing import Hearing
 from tiny import KINDS, TIED, tiny_checkpoint, tiny_samples
 
 PRESETS = ("bivlm-paper", "bivlm")
@@ -38,24 +41,25 @@ def logits(model, processor, samples):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loaded_model_computes_what_the_packed_tensors_say(kind, preset, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
-    out = quantize(source, tmp_path / "out", recipe=preset, samples=tiny_samples(3))
+    out = quantize(source, tmp_path / "out", recipe=preset, data=tiny_samples(3))
     loaded, processor = bivlm.load(out)
     packed = packed_modules(loaded)
     planned = {
         linear.name: linear
-        for linear in prepare(source, recipe=preset).plan.linears
+        for linear in prepare(source, make_request(preset)).plan.weights
         if linear.quantizer is not None
     }
     assert set(packed) == set(planned)
-    assert [linear.kind for linear in planned.values() if linear.kind != "linear"] == (
+    assert [linear.kind for linear in planned.values() if isinstance(linear, TablePlan)] == (
         [] if preset != EMBEDDED else ["embedding"] if kind in TIED else ["embedding", "head"]
     )
 
     expected = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16).eval()
     full = logits(expected, processor, tiny_samples(2))
     for name, module in packed.items():
-        if planned[name].kind == "embedding":
-            replace_embedding(expected, name, module.packed, planned[name].head)
+        table = planned[name]
+        if isinstance(table, TablePlan) and table.kind == "embedding":
+            replace_embedding(expected, name, module.packed, table.head)
         else:
             replace_linear(expected, name, module.packed)
     assert torch.equal(
@@ -80,8 +84,8 @@ class _Stop(Exception):
 @pytest.mark.parametrize("kind", ["llava", "mllama", "qwen2_5_vl"])
 def test_an_interrupted_job_ends_with_the_same_bytes(kind, preset, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
-    whole = quantize(source, tmp_path / "whole", recipe=preset, samples=tiny_samples(2))
-    out, shards = tmp_path / "out", len(prepare(source, recipe=preset).plan.shards)
+    whole = quantize(source, tmp_path / "whole", recipe=preset, data=tiny_samples(2))
+    out, shards = tmp_path / "out", len(prepare(source, make_request(preset)).plan.units)
     for stop_after in range(1, shards, 2):
         seen = []
 
@@ -91,12 +95,12 @@ def test_an_interrupted_job_ends_with_the_same_bytes(kind, preset, tmp_path):
                 raise _Stop
 
         with pytest.raises(_Stop):
-            quantize(source, out, recipe=preset, samples=tiny_samples(2), on_block=stop)
+            quantize(source, out, recipe=preset, data=tiny_samples(2), events=Hearing(stop))
         assert not (out / "config.json").exists()
         assert [report.resumed for report in seen] == [True] * max(stop_after - 2, 0) + [False] * min(
             stop_after, 2
         )
-    quantize(source, out, recipe=preset, samples=tiny_samples(2))
+    quantize(source, out, recipe=preset, data=tiny_samples(2))
     assert_same_files(whole, out)
 
 

@@ -70,7 +70,7 @@ def test_embedding_and_head_are_planned_once_each_or_as_one(source):
     model = source.model
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     plan, tied = embeddings_of(source, 3), "lm_head.weight" in model.all_tied_weights_keys
-    found = {linear.kind: linear for linear in plan.embeddings}
+    found = {linear.kind: linear for linear in plan.tables}
     assert list(found) == (["embedding"] if tied else ["embedding", "head"])
     assert model.get_submodule(found["embedding"].name) is embedding
     assert found["embedding"].shape == tuple(embedding.weight.shape)
@@ -78,16 +78,16 @@ def test_embedding_and_head_are_planned_once_each_or_as_one(source):
     assert plan.shared == ({"lm_head.weight"} if tied else frozenset())
     if not tied:
         assert (found["head"].name, found["head"].shape) == ("lm_head", tuple(head.weight.shape))
-    assert {linear.place for linear in plan.embeddings} == {EMBEDDINGS}
+    assert {linear.place for linear in plan.tables} == {EMBEDDINGS}
     assert "lm_head" not in {linear.name for linear in plan.outside}
-    assert plan.shards[-len(found) :] == tuple(linear.name for linear in plan.embeddings)
-    assert len({linear.name for linear in plan.linears}) == len(plan.linears)
+    assert plan.units[-len(found) :] == plan.tables
+    assert len({linear.name for linear in plan.weights}) == len(plan.weights)
 
 
 def test_what_reaches_the_head_is_looked_at_where_there_is_data(source):
     for rule, fed in ((PLAIN, False), (FED, True)):
         plan = embeddings_of(source, 3, rule)
-        *own, head = plan.embeddings
+        *own, head = plan.tables
         assert head.quantizer == Trellis(bits=3, feedback=fed)
         assert all(linear.quantizer == Trellis(bits=3, feedback=False) for linear in own)
         assert plan.head_needs_data is fed
@@ -96,7 +96,7 @@ def test_what_reaches_the_head_is_looked_at_where_there_is_data(source):
 
 def test_left_out_embeddings_stay(source):
     plan = plan_of(source, FED)
-    assert plan.embeddings == ()
+    assert plan.tables == ()
     assert plan.shared == frozenset()
     assert not plan.head_needs_data
 

@@ -15,6 +15,7 @@ from bivlm.eval.inspection import inspect
 from bivlm.job import preflight as module
 from bivlm.job.preflight import BITS_TOLERANCE, check_disk, purpose_warning
 from bivlm.job.recipe import Recipe, Rule
+from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from tiny import tiny_checkpoint
 
@@ -32,11 +33,11 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(source):
-    return prepare(source, recipe=RECIPE, parts=["language", "vision"])
+    return prepare(source, make_request(RECIPE, parts=["language", "vision"]))
 
 
 def test_bits_are_the_bounds_over_all_weights(prepared):
-    quantized = [linear for linear in prepared.plan.linears if linear.quantizer is not None]
+    quantized = [linear for linear in prepared.plan.weights if linear.quantizer is not None]
     counts = [linear.shape[0] * linear.shape[1] for linear in quantized]
     bits = [
         linear.quantizer.bits_bound(linear.shape) * count
@@ -44,28 +45,28 @@ def test_bits_are_the_bounds_over_all_weights(prepared):
     ]
     assert prepared.expected.bits == pytest.approx(sum(bits) / sum(counts))
     assert sum(row.weights for row in prepared.expected.rows if row.bits is not None) == sum(counts)
-    assert sum(row.linears for row in prepared.expected.rows) == len(prepared.plan.linears)
+    assert sum(row.linears for row in prepared.expected.rows) == len(prepared.plan.weights)
 
 
 @pytest.mark.parametrize("kind", ["llava", "llava_siglip"])  # the second has embedding and head tied
 def test_embeddings_are_counted(kind, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
     recipe = replace(RECIPE, embeddings=3)
-    prepared = prepare(source, recipe=recipe)
+    prepared = prepare(source, make_request(recipe))
     row = next(row for row in prepared.expected.rows if row.part == "embeddings")
-    assert row.linears == (2 if kind == "llava" else 1) == len(prepared.plan.embeddings)
+    assert row.linears == (2 if kind == "llava" else 1) == len(prepared.plan.tables)
     out = quantize(source, tmp_path / "out", recipe=recipe)
     assert inspect(out).total.bits_per_weight <= prepared.expected.bits
     assert (
         sum(path.stat().st_size for path in out.glob("*.safetensors"))
         <= prepared.expected.bytes_after + 40_000
     )
-    assert prepared.expected.bytes_after < prepare(source, recipe=RECIPE).expected.bytes_after
+    assert prepared.expected.bytes_after < prepare(source, make_request(RECIPE)).expected.bytes_after
 
 
 def test_the_dearest_width_takes_the_most(prepared):
     by_width: dict[int, list[float]] = {}
-    for linear in prepared.plan.linears:
+    for linear in prepared.plan.weights:
         if linear.quantizer is not None:
             count = linear.shape[0] * linear.shape[1]
             bits, weights = by_width.setdefault(linear.shape[1], [0.0, 0.0])
@@ -114,7 +115,7 @@ def test_a_full_disk_is_told_before_the_work(prepared, tmp_path, monkeypatch):
 
 def test_more_bands_take_more(source):
     one, five = (
-        prepare(source, recipe="bivlm-paper", settings={"bands": bands}).expected for bands in (1, 5)
+        prepare(source, make_request("bivlm-paper", settings={"bands": bands})).expected for bands in (1, 5)
     )
     assert one.bits < five.bits
     assert one.bytes_after < five.bytes_after < one.bytes_before

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from bivlm.errors import InputError
 from bivlm.job.recipe import (
-    EFFORTS,
     Recipe,
+    Rule,
     build_quantizer,
-    effort_settings,
-    embedding_quantizer,
     load_recipe,
     parse_recipe,
     preset_names,
+    recipe_of,
     split_presets,
 )
 from bivlm.quantizers import RTN, Trellis
@@ -178,7 +177,7 @@ def test_any_list_comes_apart_as_it_was_put_together(items):
     assert split_presets([",".join(presets)]) == presets == split_presets(presets)
 
 
-WALK = {"propagation": 0.5, "tuning": 4, "budget": 1.75}
+MODEL_SETTINGS = {"propagation": 0.5, "tuning": 4, "budget": 1.75}
 DATA_FREE = {"rule": [RULE]}
 
 
@@ -187,7 +186,7 @@ def test_a_file_says_how_the_blocks_are_walked(tmp_path):
     file.write_text('propagation = 0.5\ntuning = 4\nbudget = 1.75\n[[rule]]\nquantizer = "trellis"\n')
     recipe = load_recipe(file)
     assert (recipe.propagation, recipe.tuning, recipe.budget) == (0.5, 4, 1.75)
-    assert {name: recipe.to_dict()[name] for name in WALK} == WALK
+    assert {name: recipe.to_dict()[name] for name in MODEL_SETTINGS} == MODEL_SETTINGS
     assert json.loads(json.dumps(recipe.to_dict())) == {
         **recipe.to_dict(),
         "rules": [{**asdict(rule)} for rule in recipe.rules],
@@ -197,14 +196,14 @@ def test_a_file_says_how_the_blocks_are_walked(tmp_path):
 def test_left_out_the_walk_is_the_plain_one():
     recipe = parse_recipe(DATA_FREE, "x")
     assert (recipe.propagation, recipe.tuning, recipe.budget) == (0.0, 0, None)
-    assert {name: recipe.to_dict()[name] for name in WALK} == {
+    assert {name: recipe.to_dict()[name] for name in MODEL_SETTINGS} == {
         "propagation": 0.0,
         "tuning": 0,
         "budget": None,
     }
 
 
-@pytest.mark.parametrize(("name", "value"), WALK.items())
+@pytest.mark.parametrize(("name", "value"), MODEL_SETTINGS.items())
 def test_what_a_recipe_says_about_the_walk_needs_data(name, value):
     assert not parse_recipe(DATA_FREE, "x").needs_data
     assert parse_recipe({**DATA_FREE, name: value}, "x").needs_data
@@ -215,18 +214,6 @@ def test_packed_embeddings_need_no_data_of_their_own():
     assert not parse_recipe({**DATA_FREE, "embeddings": 4}, "x").needs_data
     assert parse_recipe(DATA_FREE, "x").embeddings is None
     assert load_recipe("trellis-2:embeddings=3").embeddings == 3
-
-
-@pytest.mark.parametrize(
-    ("bits", "fed", "expected"), [(4, True, Trellis(bits=4)), (2.5, False, Trellis(bits=2.5, feedback=False))]
-)
-def test_up_to_four_bits_embeddings_are_a_trellis(bits, fed, expected):
-    assert embedding_quantizer(bits, fed) == expected
-
-
-def test_beyond_four_bits_embeddings_are_an_even_grid():
-    for fed in (True, False):
-        assert embedding_quantizer(6.0, fed) == RTN(bits=6, group_size=64, zero_point="code", scale_bits=8)
 
 
 def test_a_walk_that_is_switched_off_needs_none():
@@ -287,16 +274,26 @@ def test_what_is_out_of_its_range_behind_a_name_is_refused(setting):
         load_recipe(f"trellis-2:{setting}")
 
 
-@pytest.mark.parametrize("effort", sorted(EFFORTS))
-def test_every_effort_is_a_walk_that_a_recipe_takes(effort):
-    said = effort_settings(effort)
-    recipe = load_recipe("trellis-2").with_settings(said)
-    assert {name: getattr(recipe, name) for name in said} == EFFORTS[effort]
-    said["tuning"] = 99  # a copy: the table stays
-    assert EFFORTS[effort]["tuning"] != 99
+# ---- quantizers as objects
 
 
-def test_no_effort_says_nothing_and_a_wrong_one_is_told():
-    assert effort_settings(None) == {}
-    with pytest.raises(InputError, match="there is no effort 'huge'; there are fast, normal, high"):
-        effort_settings("huge")
+def test_a_rule_takes_a_quantizer_as_it_is():
+    by_name = Rule("trellis", "language", "*.q_proj", {"bits": 1.5, "window": 12})
+    by_object = Rule(Trellis(bits=1.5, window=12), "language", "*.q_proj")
+    assert build_quantizer(by_object) is by_object.quantizer
+    assert build_quantizer(by_name) == build_quantizer(by_object)
+    changed = by_object.with_settings({"bits": 3})
+    assert changed.quantizer == Trellis(bits=3, window=12)
+    with pytest.raises(InputError, match="quantizer trellis: bits=9 is refused"):
+        by_object.with_settings({"bits": 9})
+
+
+def test_what_a_recipe_of_objects_remembers_makes_the_same_quantizers():
+    recipe = Recipe("mine", (Rule(RTN(bits=3), "vision"), Rule("keep", linears="*.o_proj"), Rule(Trellis())))
+    remembered = json.loads(json.dumps(recipe.to_dict()))
+    again = [Rule(**rule) for rule in remembered["rules"]]
+    assert [rule.part for rule in again] == ["vision", None, None]
+    kept = [rule for rule in zip(recipe.rules, again, strict=True) if rule[0].quantizer != "keep"]
+    assert all(build_quantizer(one) == build_quantizer(other) for one, other in kept)
+    assert recipe_of(Trellis()).needs_data
+    assert not recipe_of(RTN()).needs_data

@@ -51,7 +51,7 @@ def test_the_head_is_calibrated_on_the_text_tokens_behind_the_packed_blocks(kind
     seen = []
     monkeypatch.setattr(walk, "head_stats", lambda *args: seen.append(head_stats(*args)) or seen[-1])
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
-    out = quantize(source, tmp_path / "out", recipe=RECIPE, samples=SAMPLES)
+    out = quantize(source, tmp_path / "out", recipe=RECIPE, data=SAMPLES)
     model = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16).eval()
     loaded, processor = bivlm.load(out)
     for name, linear in packed_linears(loaded).items():
@@ -78,7 +78,7 @@ def test_errors_of_the_blocks_are_propagated_to_the_head(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(walk, "head_stats", lambda *args: seen.append(head_stats(*args)) or seen[-1])
     source = tiny_checkpoint("llava", tmp_path / "source", torch.bfloat16)
-    out = quantize(source, tmp_path / "out", recipe=f"{RECIPE},propagation=0.5", samples=SAMPLES)
+    out = quantize(source, tmp_path / "out", recipe=f"{RECIPE},propagation=0.5", data=SAMPLES)
     model = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16).eval()
     loaded, processor = bivlm.load(out)
     exact, weight = received_by_head(model, processor), model.lm_head.weight
@@ -125,7 +125,7 @@ def test_a_recipe_without_data_packs_the_head_without(tmp_path, monkeypatch):
 
 def test_all_blocks_run_for_the_head_even_where_one_part_is_packed(tmp_path):
     source = tiny_checkpoint("llava", tmp_path / "source", torch.bfloat16)
-    out = quantize(source, tmp_path / "out", recipe=RECIPE, parts=["vision"], samples=SAMPLES)
+    out = quantize(source, tmp_path / "out", recipe=RECIPE, parts=["vision"], data=SAMPLES)
     loaded, _ = bivlm.load(out)
     assert {name.split(".")[1] for name in packed_linears(loaded) if name != "lm_head"} == {"vision_tower"}
     assert loaded.lm_head.packed.bits_per_weight() < 3.5
@@ -133,7 +133,7 @@ def test_all_blocks_run_for_the_head_even_where_one_part_is_packed(tmp_path):
 
 def test_a_tied_weight_that_the_checkpoint_holds_twice_is_written_once(tmp_path):
     source = tiny_checkpoint("llava_siglip", tmp_path / "source")
-    once = quantize(source, tmp_path / "once", recipe=RECIPE, samples=SAMPLES)
+    once = quantize(source, tmp_path / "once", recipe=RECIPE, data=SAMPLES)
     tensors = load_file(source / "model.safetensors")
     embedding = next(key for key in tensors if key.endswith("embed_tokens.weight"))
     save_file(
@@ -141,7 +141,7 @@ def test_a_tied_weight_that_the_checkpoint_holds_twice_is_written_once(tmp_path)
         source / "model.safetensors",
         metadata={"format": "pt"},
     )
-    twice = quantize(source, tmp_path / "twice", recipe=RECIPE, samples=SAMPLES)
+    twice = quantize(source, tmp_path / "twice", recipe=RECIPE, data=SAMPLES)
     stored = [read_entries(shard_files(folder)) for folder in (once, twice)]
     assert stored[0].keys() == stored[1].keys()
     assert not any(key.endswith("embed_tokens.weight") or key.startswith("lm_head") for key in stored[1])

@@ -20,16 +20,6 @@ HIDDEN = "hidden_states"
 
 
 @dataclass(frozen=True)
-class CalibrationInput:
-    """One sample as the model takes it: its input tensors (batch of one) and the mask (t,) of the visual
-    tokens in its prompt.
-    """
-
-    tensors: Mapping[str, Tensor]
-    visual: Tensor
-
-
-@dataclass(frozen=True)
 class BlockCall:
     """How the model calls one block for one sample, without the hidden states themselves."""
 

@@ -7,7 +7,7 @@ between what both receive is accumulated as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -112,6 +112,18 @@ class StatsCollector:
 
         drifts = self._drifts.get(leader)
         return LinearStats(means(self._sums[leader]), dict(tokens), None if drifts is None else means(drifts))
+
+
+def collector_for(
+    model: nn.Module, names: Iterable[str], visual_linears: Collection[str] = ()
+) -> StatsCollector:
+    """What will watch the linears `names` of `model`. Those whose name ends in one of `visual_linears`
+    receive visual tokens alone.
+    """
+    linears = {name: model.get_submodule(name) for name in names}
+    visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
+    watched = {name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}
+    return StatsCollector(watched, frozenset(visual))
 
 
 def _accumulate(sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor) -> None:

@@ -1,15 +1,15 @@
-"""An output folder while it is being written: finished blocks lie in it as whole shards, and it becomes a
+"""An output folder while it is being written: finished units lie in it as whole shards, and it becomes a
 model only with its last file.
 
     OUT/.bivlm-job/job.json                 what this job is; another job may not continue it
     OUT/.bivlm-job/<shard>.json             written after its shard: the shard is whole, and this is what it
                                             holds
-    OUT/model-00003-of-00012.safetensors    one block (or a piece of what lies outside the blocks) each
+    OUT/model-00003-of-00012.safetensors    one unit (or a piece of what lies outside them) each
     OUT/…                                   at the end: the source's other files, the index, the report, and
                                             last of all config.json
 
 A process that dies leaves whole shards and no config.json; the next run with the same arguments continues
-behind the last whole shard. Nothing that is written depends on when or how often the job was interrupted.
+after the last whole shard. Nothing that is written depends on when or how often the job was interrupted.
 """
 
 from __future__ import annotations
@@ -41,11 +41,8 @@ from bivlm.formats import PackedTensor
 JOB_FOLDER = ".bivlm-job"
 REPORT_NAME = "bivlm_report.json"
 FORMAT_VERSION = 1
-REST_SHARD_BYTES = (
-    1 << 30
-    # what lies outside the blocks is cut into shards of about this size, so that writing one needs no more
-    # memory
-)
+# what lies outside the units is cut into shards of about this size, so that writing one needs no more memory
+REST_SHARD_BYTES = 1 << 30
 
 Report = Mapping[str, Mapping[str, Any]]
 
@@ -54,10 +51,10 @@ def to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-class Job:
-    """The work of quantizing one source into one folder, resumable block by block.
+class OutputFolder:
+    """The folder that one source is quantized into, resumable unit by unit.
 
-    `blocks` are the paths of the model's blocks (and of what else is packed by itself), in order.
+    `units` are the paths of what is written one by one, blocks and tables, in order.
     `fingerprint` says what decides the bytes of the result (recipe, source, data…): work that was begun under
     another fingerprint is refused with InputError. `shared` names parameters that a packed one stands for:
     they are left out. Use as a context manager: it locks the folder against a second process.
@@ -67,7 +64,7 @@ class Job:
         self,
         out: Path,
         source: SourceModel,
-        blocks: Sequence[str],
+        units: Sequence[str],
         fingerprint: Mapping[str, Any],
         *,
         shared: Collection[str] = (),
@@ -75,12 +72,12 @@ class Job:
     ) -> None:
         self.out, self.source, self.folder, self.shared = out, source, out / JOB_FOLDER, shared
         self.fingerprint = json.loads(json.dumps({"format_version": FORMAT_VERSION, **fingerprint}))
-        self.rest = self._split_rest(blocks)
-        self.names = [f"rest.{number}" for number in range(len(self.rest))] + list(blocks)
+        self.rest = self._split_rest(units)
+        self.names = [f"rest.{number}" for number in range(len(self.rest))] + list(units)
         self._prepare(overwrite)
         self._lock = FileLock(self.folder / "lock", timeout=0)
 
-    def __enter__(self) -> Job:
+    def __enter__(self) -> OutputFolder:
         try:
             self._lock.acquire()
         except Timeout as error:
@@ -127,12 +124,12 @@ class Job:
         )
         return f": it holds the unfinished work of another job (its {', '.join(keys)} differ)"
 
-    def _split_rest(self, blocks: Sequence[str]) -> list[list[str]]:
-        """The stored tensors outside the blocks, in shards of about REST_SHARD_BYTES."""
+    def _split_rest(self, units: Sequence[str]) -> list[list[str]]:
+        """The stored tensors outside the units, in shards of about REST_SHARD_BYTES."""
         shards: list[list[str]] = [[]]
         size = 0
         for name, entry in sorted({**self.source.entries, **self.source.extra}.items()):
-            if name in self.shared or any(name.startswith(f"{block}.") for block in blocks):
+            if name in self.shared or any(name.startswith(f"{unit}.") for unit in units):
                 continue
             if shards[-1] and size + entry.nbytes > REST_SHARD_BYTES:
                 shards.append([])
@@ -147,34 +144,33 @@ class Job:
     def _record_path(self, name: str) -> Path:
         return self.folder / f"{self.shard_path(name).stem}.json"
 
-    def is_done(self, name: str) -> bool:
-        """Whether the shard of a block (by its path) is whole on the disk."""
-        record = self._record_path(name)
+    def is_done(self, path: str) -> bool:
+        """Whether the shard of a unit (by its path) is whole on the disk."""
+        record = self._record_path(path)
         return (
             record.exists()
-            and self.shard_path(name).exists()
-            and read_json(record)["bytes"] == self.shard_path(name).stat().st_size
+            and self.shard_path(path).exists()
+            and read_json(record)["bytes"] == self.shard_path(path).stat().st_size
         )
 
     def write_rest(self) -> None:
-        """Copy what lies outside the blocks, as it is."""
+        """Copy what lies outside the units, as it is."""
         for number, names in enumerate(self.rest):
             if not self.is_done(f"rest.{number}"):
                 self._write(f"rest.{number}", self._stored(names), {}, {})
 
-    def write_block(
+    def write_unit(
         self,
-        block: str,
+        path: str,
         packed: Mapping[str, PackedTensor],
         report: Report,
-        vectors: Mapping[str, Tensor] | None = None,
+        vectors: Mapping[str, Tensor],
     ) -> None:
-        """Write one finished block: its packed linears, the parameters that have new values (`vectors`), and
+        """Write one finished unit: its packed weights, the parameters that have new values (`vectors`), and
         everything else in it as it was.
         """
-        vectors = vectors or {}
         replaced = {f"{linear}.weight" for linear in packed} | set(vectors)
-        tensors = self._stored([name for name in self.source.parameter_names(block) if name not in replaced])
+        tensors = self._stored([name for name in self.source.parameter_names(path) if name not in replaced])
         for name, vector in vectors.items():
             entry = self.source.entries[name]
             tensors[entry.key] = vector.to(entry.dtype).contiguous()
@@ -192,9 +188,7 @@ class Job:
                     for name, tensor in weight.tensors.items()
                 },
             }
-        self._write(
-            block, tensors, linears, report, {name: self.source.entries[name].key for name in vectors}
-        )
+        self._write(path, tensors, linears, report, {name: self.source.entries[name].key for name in vectors})
 
     def _stored(self, names: Sequence[str]) -> dict[str, Any]:
         places = {**self.source.entries, **self.source.extra}
@@ -222,12 +216,12 @@ class Job:
         }
         write_atomically(self._record_path(name), to_json(record))
 
-    def read_block(
-        self, block: str
+    def read_unit(
+        self, path: str
     ) -> tuple[dict[str, PackedTensor], dict[str, Tensor], dict[str, dict[str, Any]]]:
-        """The packed linears of a block that is done, its parameters that had new values, and its report."""
-        record = read_json(self._record_path(block))
-        stored = read_tensors(read_entries([self.shard_path(block)]).values())
+        """The packed weights of a unit that is done, its parameters that had new values, and its report."""
+        record = read_json(self._record_path(path))
+        stored = read_tensors(read_entries([self.shard_path(path)]).values())
         packed = {
             name: PackedTensor(
                 linear["format"],
@@ -309,5 +303,5 @@ def disk_full_explained(out: Path) -> Iterator[None]:
             raise
         raise InputError(
             f"the disk that holds {out} is full; make room and run the same command again: it continues"
-            " behind the last finished block"
+            " after the last finished unit"
         ) from error

@@ -32,14 +32,14 @@ class SourceModel:
     `model` has every parameter on the meta device and every computed buffer (rotary frequencies and the like)
     for real; `entries` maps each parameter's name in the model to its place in the shards; `extra` holds
     stored tensors that the model does not have (they are copied like the rest: nothing is lost). Raises
-    InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture, or
-    already quantized.
+    InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture
+    (unless its `family` is given), or already quantized.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family: Family | None = None) -> None:
         self.folder = folder
-        self.config = read_config(folder)
-        self.family: Family = family_of(self.config)
+        self.config = read_config(folder, family)
+        self.family: Family = family_of(self.config) if family is None else family
         self.shards = shard_files(folder)
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
@@ -154,7 +154,7 @@ class SourceModel:
             self.release(names)
 
 
-def read_config(folder: Path) -> Any:
+def read_config(folder: Path, family: Family | None = None) -> Any:
     """The configuration of a full-precision model folder; InputError when there is none or it is quantized
     already.
     """
@@ -179,5 +179,6 @@ def read_config(folder: Path) -> Any:
         )
     if "model_type" not in config:
         raise InputError(f"{path} names no model_type; is this a transformers model?")
-    family_of(config["model_type"])
+    if family is None:
+        family_of(config["model_type"])
     return transformers.AutoConfig.from_pretrained(folder)

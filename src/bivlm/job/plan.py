@@ -1,5 +1,9 @@
 """The plan of a job: every linear of a model with the quantizer that serves it, or the reason why it stays.
-Made before anything long starts.
+
+    Plan ─ units ─┬─ BlockPlan ─ linears       a transformer block, or a projector
+                  └─ TablePlan                 the token embedding, or the language head
+
+A unit is what is written at once. The plan is made before anything long starts.
 """
 
 from __future__ import annotations
@@ -14,17 +18,16 @@ from torch import nn
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.families import Family, Stack
-from bivlm.job.recipe import KEEP, Recipe, build_quantizer, embedding_quantizer
+from bivlm.job.recipe import KEEP, Recipe, build_quantizer
+from bivlm.job.tables import table_quantizer
 from bivlm.quantizers import Quantizer
 from bivlm.types import EMBEDDINGS, PartName
 
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """One linear: its name in the model, its part, its (out, in) shape, and its quantizer, or why it is kept.
-
-    The token embedding and the language head, where they are packed, are planned like linears, of a `kind` of
-    their own; `head` is the name of the language head that has no weight but the embedding's.
+    """One linear: its name in the model, its part (None outside the stacks), its (out, in) shape, and its
+    quantizer, or why it stays in full precision.
     """
 
     name: str
@@ -32,13 +35,44 @@ class LinearPlan:
     shape: tuple[int, int]
     quantizer: Quantizer | None
     kept_because: str = ""
-    kind: Literal["linear", "embedding", "head"] = "linear"
-    head: str | None = None
 
     @property
     def place(self) -> str:
-        """Where tables put it: its part, or what stands around the blocks."""
-        return self.part or ("outside" if self.kind == "linear" else EMBEDDINGS)
+        """Where tables put it: its part, or outside."""
+        return self.part or "outside"
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """The token embedding or the language head, where it is packed: a unit of its own.
+
+    `shape` is (vocabulary, hidden size). `head` is the name of the language head that has no weight but this
+    embedding's.
+    """
+
+    name: str
+    kind: Literal["embedding", "head"]
+    shape: tuple[int, int]
+    quantizer: Quantizer
+    head: str | None = None
+
+    kept_because = ""
+    place = EMBEDDINGS
+
+    @property
+    def path(self) -> str:
+        return self.name
+
+    @property
+    def quantized(self) -> tuple[TablePlan, ...]:
+        return (self,)
+
+    @property
+    def needs_data(self) -> bool:
+        return self.quantizer.needs_data
+
+
+WeightPlan = LinearPlan | TablePlan
 
 
 @dataclass(frozen=True)
@@ -61,37 +95,45 @@ class BlockPlan:
         return any(linear.quantizer.needs_data for linear in self.quantized if linear.quantizer is not None)
 
 
+UnitPlan = BlockPlan | TablePlan
+
+
 @dataclass(frozen=True)
 class Plan:
-    """All blocks in the order in which the model runs them, the linears outside of them, which stay, and what
-    the recipe says about the walk.
-
-    `embeddings` are the token embedding and the language head, where they are packed.
+    """All blocks in the order in which the model runs them, the linears outside of them, which stay, the
+    tables that are packed, and what the recipe says about the walk.
     """
 
     blocks: tuple[BlockPlan, ...]
     outside: tuple[LinearPlan, ...]
     propagation: float = 0.0
     tuning: int = 0
-    embeddings: tuple[LinearPlan, ...] = ()
+    tables: tuple[TablePlan, ...] = ()
+
+    @property
+    def units(self) -> tuple[UnitPlan, ...]:
+        """What is written one by one, in that order."""
+        return (*self.blocks, *self.tables)
 
     @property
     def linears(self) -> tuple[LinearPlan, ...]:
-        return (
-            tuple(linear for block in self.blocks for linear in block.linears)
-            + self.outside
-            + self.embeddings
-        )
+        """Every linear of the model but a language head that is packed."""
+        return (*(linear for block in self.blocks for linear in block.linears), *self.outside)
 
     @property
-    def shards(self) -> tuple[str, ...]:
-        """The paths of the modules that are written one by one."""
-        return tuple(block.path for block in self.blocks) + tuple(linear.name for linear in self.embeddings)
+    def weights(self) -> tuple[WeightPlan, ...]:
+        """Every linear and every table."""
+        return (*self.linears, *self.tables)
 
     @property
     def shared(self) -> frozenset[str]:
         """The parameters that a packed embedding stands for as well: nothing of theirs is written."""
-        return frozenset(f"{linear.head}.weight" for linear in self.embeddings if linear.head is not None)
+        return frozenset(f"{table.head}.weight" for table in self.tables if table.head is not None)
+
+    @property
+    def runs_beside(self) -> bool:
+        """Whether the full-precision model runs next to the packed one, block by block."""
+        return bool(self.propagation or self.tuning)
 
     @property
     def needs_data(self) -> bool:
@@ -100,13 +142,13 @@ class Plan:
     @property
     def head_needs_data(self) -> bool:
         """Whether the samples have to run through all blocks, for what reaches the language head."""
-        return any(linear.quantizer is not None and linear.quantizer.needs_data for linear in self.embeddings)
+        return any(table.needs_data for table in self.tables)
 
     def runs(self, block: BlockPlan) -> bool:
         """Whether the calibration samples have to run up to a block: its quantizers need data, or it is
         fitted to what the samples say there.
         """
-        return block.needs_data or bool(block.quantized and (self.propagation or self.tuning))
+        return block.needs_data or bool(block.quantized and self.runs_beside)
 
 
 def block_paths(model: nn.Module, stack: Stack) -> list[str]:
@@ -123,35 +165,38 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
     Raises InputError when a rule matches no linear of the chosen parts, when no linear is left to quantize,
     or when a linear belongs nowhere.
     """
-    model, family = source.model, source.family
-    used: set[int] = set()
+    match = _Match(source.family, recipe, parts)
     blocks: list[BlockPlan] = []
-    for index, stack in enumerate(family.stacks):
-        paths = block_paths(model, stack)
+    for index, stack in enumerate(source.family.stacks):
+        paths = block_paths(source.model, stack)
         outputs = set(stack.outputs(source.config, len(paths)))
         for position, path in enumerate(paths):
             linears = tuple(
-                _plan_linear(name, stack.part, linear, family, recipe, parts, used)
-                for name, linear in _linears_below(model, path)
+                match.plan(name, stack.part, linear) for name, linear in _linears_below(source.model, path)
             )
             blocks.append(BlockPlan(path, index, position in outputs, linears))
-    embeddings = (
-        () if recipe.embeddings is None else _plan_embeddings(source, recipe.embeddings, recipe.needs_data)
+    match.check()
+    tables = () if recipe.embeddings is None else _plan_tables(source, recipe.embeddings, recipe.needs_data)
+    return Plan(
+        tuple(blocks), _outside(source.model, blocks, tables), recipe.propagation, recipe.tuning, tables
     )
-    inside = {linear.name for block in blocks for linear in block.linears} | {
-        name for one in embeddings for name in (one.name, one.head)
-    }
-    outside = tuple(
+
+
+def _outside(
+    model: nn.Module, blocks: Collection[BlockPlan], tables: Collection[TablePlan]
+) -> tuple[LinearPlan, ...]:
+    """The linears that are in no block and no table."""
+    inside = {linear.name for block in blocks for linear in block.linears}
+    inside |= {name for table in tables for name in (table.name, table.head) if name is not None}
+    return tuple(
         LinearPlan(name, None, (linear.out_features, linear.in_features), None, "outside the blocks")
         for name, linear in model.named_modules()
         if isinstance(linear, nn.Linear) and name not in inside
     )
-    _check_rules(recipe, parts, used)
-    return Plan(tuple(blocks), outside, recipe.propagation, recipe.tuning, embeddings)
 
 
-def _plan_embeddings(source: SourceModel, bits: float, fed: bool) -> tuple[LinearPlan, ...]:
-    """The token embedding, and the language head unless it shares the embedding's weight. `fed`: calibration
+def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[TablePlan, ...]:
+    """The token embedding, and the language head unless it shares the embedding's weight. `calibrated`: data
     says what reaches the head.
 
     Raises InputError for a model whose embedding or head is of a kind that cannot be packed.
@@ -164,24 +209,14 @@ def _plan_embeddings(source: SourceModel, bits: float, fed: bool) -> tuple[Linea
             f" {type(embedding).__name__} and its head a {type(head).__name__}; only nn.Embedding and"
             " nn.Linear can be packed: leave embeddings out"
         )
-    name, head_name, shape = (
-        names[id(embedding)],
-        names[id(head)],
-        (embedding.num_embeddings, embedding.embedding_dim),
-    )
+    name, head_name = names[id(embedding)], names[id(head)]
+    shape = (embedding.num_embeddings, embedding.embedding_dim)
     if f"{head_name}.weight" in source.model.all_tied_weights_keys:
-        return (
-            LinearPlan(name, None, shape, embedding_quantizer(bits, fed), kind="embedding", head=head_name),
-        )
+        return (TablePlan(name, "embedding", shape, table_quantizer(bits, calibrated), head=head_name),)
+    head_shape = (head.out_features, head.in_features)
     return (
-        LinearPlan(name, None, shape, embedding_quantizer(bits, False), kind="embedding"),
-        LinearPlan(
-            head_name,
-            None,
-            (head.out_features, head.in_features),
-            embedding_quantizer(bits, fed),
-            kind="head",
-        ),
+        TablePlan(name, "embedding", shape, table_quantizer(bits, calibrated=False)),
+        TablePlan(head_name, "head", head_shape, table_quantizer(bits, calibrated)),
     )
 
 
@@ -194,46 +229,47 @@ def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:
     ]
 
 
-def _plan_linear(
-    name: str,
-    part: PartName,
-    linear: nn.Linear,
-    family: Family,
-    recipe: Recipe,
-    parts: Collection[PartName],
-    used: set[int],
-) -> LinearPlan:
-    shape = (linear.out_features, linear.in_features)
-    if any(fnmatchcase(name, pattern) for pattern in family.keep):
-        return LinearPlan(name, part, shape, None, "kept by its family")
-    if part not in parts:
-        return LinearPlan(name, part, shape, None, "part not chosen")
-    rule = recipe.rule_for(part, name)
-    if rule is None:
-        return LinearPlan(name, part, shape, None, "no rule matches")
-    used.add(recipe.rules.index(rule))
-    if rule.quantizer == KEEP:
-        return LinearPlan(name, part, shape, None, "kept by the recipe")
-    return LinearPlan(name, part, shape, build_quantizer(rule))
+class _Match:
+    """A recipe's rules, matched with one linear after the other; `check` refuses rules that reached none."""
 
+    def __init__(self, family: Family, recipe: Recipe, parts: Collection[PartName]) -> None:
+        self.family, self.recipe, self.parts = family, recipe, parts
+        self.used: set[int] = set()
 
-def _check_rules(recipe: Recipe, parts: Collection[PartName], used: set[int]) -> None:
-    if not used:
-        raise InputError(
-            f"recipe {recipe.name} matches no linear of the chosen parts ({', '.join(sorted(parts))}):"
-            " nothing would be quantized"
-        )
-    for number, rule in enumerate(recipe.rules):
-        if number not in used and (rule.part is None or rule.part in parts) and not _shadowed(recipe, number):
+    def plan(self, name: str, part: PartName, linear: nn.Linear) -> LinearPlan:
+        shape = (linear.out_features, linear.in_features)
+        if any(fnmatchcase(name, pattern) for pattern in self.family.keep):
+            return LinearPlan(name, part, shape, None, "kept by its family")
+        if part not in self.parts:
+            return LinearPlan(name, part, shape, None, "part not chosen")
+        rule = self.recipe.rule_for(part, name)
+        if rule is None:
+            return LinearPlan(name, part, shape, None, "no rule matches")
+        self.used.add(self.recipe.rules.index(rule))
+        if rule.quantizer == KEEP:
+            return LinearPlan(name, part, shape, None, "kept by the recipe")
+        return LinearPlan(name, part, shape, build_quantizer(rule))
+
+    def check(self) -> None:
+        """InputError for a recipe that quantizes nothing, or has a rule that matches nothing."""
+        recipe = self.recipe
+        if not self.used:
             raise InputError(
-                f"recipe {recipe.name}: rule {number + 1} (part {rule.part or 'any'}, linears"
-                f" {rule.linears!r}) matches no linear; mend or remove it"
+                f"recipe {recipe.name} matches no linear of the chosen parts"
+                f" ({', '.join(sorted(self.parts))}): nothing would be quantized"
             )
+        for number, rule in enumerate(recipe.rules):
+            wanted = rule.part is None or rule.part in self.parts
+            if number not in self.used and wanted and not _shadowed(recipe, number):
+                raise InputError(
+                    f"recipe {recipe.name}: rule {number + 1} (part {rule.part or 'any'}, linears"
+                    f" {rule.linears!r}) matches no linear; mend or remove it"
+                )
 
 
 def _shadowed(recipe: Recipe, number: int) -> bool:
-    """A general rule behind particular ones may be left with nothing when only their parts are chosen: that
-    is no mistake.
+    """A general rule after particular ones may be left with nothing when only their parts are chosen: that is
+    no mistake.
     """
     rule = recipe.rules[number]
     return rule.part is None and rule.linears == "*" and number > 0

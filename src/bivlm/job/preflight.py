@@ -15,7 +15,7 @@ import torch
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
-from bivlm.job.plan import LinearPlan, Plan
+from bivlm.job.plan import LinearPlan, Plan, WeightPlan
 from bivlm.job.recipe import Recipe
 from bivlm.quantizers import Quantizer
 from bivlm.types import LinearStats
@@ -57,7 +57,7 @@ class Preflight:
     seconds: float
 
 
-def treatment_of(linear: LinearPlan) -> str:
+def treatment_of(linear: WeightPlan) -> str:
     if linear.quantizer is None:
         return f"kept: {linear.kept_because}"
     settings = signature(type(linear.quantizer)).parameters
@@ -76,8 +76,8 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
     With a `budget` that is what the linears of the blocks take together, per weight, whatever their settings
     say; measuring for it needs the whole model.
     """
-    groups: dict[tuple[str, str], list[LinearPlan]] = defaultdict(list)
-    for linear in plan.linears:
+    groups: dict[tuple[str, str], list[WeightPlan]] = defaultdict(list)
+    for linear in plan.weights:
         groups[linear.place, treatment_of(linear)].append(linear)
     rows, saved, seconds = [], 0, 0.0
     for (part, treatment), linears in groups.items():
@@ -103,10 +103,12 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
     )
 
 
-def _bits_bound(linear: LinearPlan, budget: float | None) -> float:
-    """The most bits per weight that a quantized linear can take."""
+def _bits_bound(linear: WeightPlan, budget: float | None) -> float:
+    """The most bits per weight that a quantized weight can take."""
     assert linear.quantizer is not None
-    return linear.quantizer.bits_bound(linear.shape) if budget is None or linear.kind != "linear" else budget
+    if budget is not None and isinstance(linear, LinearPlan):
+        return budget
+    return linear.quantizer.bits_bound(linear.shape)
 
 
 def _bits(plan: Plan, budget: float | None) -> tuple[float, int, float]:
@@ -115,7 +117,7 @@ def _bits(plan: Plan, budget: float | None) -> tuple[float, int, float]:
     """
     weights: dict[int, int] = defaultdict(int)
     bits: dict[int, float] = defaultdict(float)
-    for linear in plan.linears:
+    for linear in plan.weights:
         if linear.quantizer is not None:
             rows, columns = linear.shape
             weights[columns] += rows * columns
@@ -137,7 +139,7 @@ def purpose_warning(expected: Preflight, recipe: Recipe) -> str:
     )
 
 
-def _stored_bytes(source: SourceModel, linear: LinearPlan) -> int:
+def _stored_bytes(source: SourceModel, linear: WeightPlan) -> int:
     entry = source.entries.get(f"{linear.name}.weight")
     return entry.nbytes if entry is not None else 0
 
@@ -163,17 +165,15 @@ def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:
         for block in plan.blocks
     ]
     largest = max(
-        (out * width for linear in plan.linears if linear.quantizer for out, width in [linear.shape]),
+        (out * width for linear in plan.weights if linear.quantizer for out, width in [linear.shape]),
         default=0,
     )
     inside = {name for block in plan.blocks for name in source.parameter_names(block.path)}
     outside = sum(entry.nbytes for name, entry in source.entries.items() if name not in inside)
     moments = 0
     if plan.needs_data:
-        watched = [block.quantized for block in plan.blocks] + [plan.embeddings]
-        moments = max(
-            sum(8 * width * width for width in {linear.shape[1] for linear in linears}) for linears in watched
-        )
+        widths = [{linear.shape[1] for linear in unit.quantized} for unit in plan.units]
+        moments = max(sum(8 * width * width for width in of_unit) for of_unit in widths)
     return (
         PROCESS_BYTES
         + (sum(blocks) if whole else max(blocks, default=0))

@@ -16,7 +16,7 @@ quantizer = "bivlm"          # a name in bivlm.quantizers.QUANTIZERS, or "keep"
 settings = { bands = 5 }     # the quantizer's own fields
 
 Where a preset is named, settings may follow: "bivlm:bands=5,granularity=group" changes these fields of every
-quantizer in it, and "trellis-2:tuning=4,propagation=0.5" what the recipe says about the walk.
+quantizer in it, and "trellis-2:tuning=4,propagation=0.5" what the recipe says about the whole model.
 """
 
 from __future__ import annotations
@@ -30,37 +30,29 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bivlm.errors import InputError
-from bivlm.quantizers import QUANTIZERS, RTN, Quantizer, Trellis
+from bivlm.job.tables import FEWEST_BITS, GRID_BITS, TRELLIS_BITS
+from bivlm.quantizers import QUANTIZERS, Quantizer
 from bivlm.settings import build, parse_settings
 from bivlm.types import PARTS, PartName
 
 PRESETS = resources.files("bivlm").joinpath("job", "presets")
 KEEP = "keep"
-WALK = ("propagation", "tuning", "budget", "embeddings")
-FEWEST_BITS, TRELLIS_BITS = (
-    0.5,
-    4.0,
-)  # what embedding and head take as a trellis; with more bits they take an even grid
-GRID_BITS = (5, 6, 7, 8)
-GRID_GROUP = 64
-EFFORTS: dict[str, dict[str, Any]] = {  # what --effort means: how long may it take?
-    "fast": {"propagation": 0.0, "tuning": 0},
-    "normal": {"propagation": 0.25, "tuning": 0},
-    "high": {"propagation": 0.25, "tuning": 4},
-}
+MODEL_SETTINGS = ("propagation", "tuning", "budget", "embeddings")
 SETTING = re.compile(r"\s*\w+\s*=")  # how a setting begins; no preset's name holds "="
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a recipe. `part` None and `linears` "*" match everything; `quantizer` "keep" leaves the
-    linear in full precision.
+    """One line of a recipe. `part` None and `linears` "*" match everything.
+
+    `quantizer` is a method's name with its `settings`; a `Quantizer`, which has its settings already; or
+    "keep", which leaves the linear in full precision.
     """
 
-    quantizer: str
+    quantizer: str | Quantizer
     part: PartName | None = None
     linears: str = "*"
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -68,15 +60,32 @@ class Rule:
     def matches(self, part: PartName, linear: str) -> bool:
         return self.part in (None, part) and fnmatchcase(linear, self.linears)
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Rule:
+        """The rule with some fields of its quantizer changed. Raises InputError as `build_quantizer` does."""
+        if self.quantizer == KEEP or not settings:
+            return self
+        if isinstance(self.quantizer, Quantizer):
+            given = {**asdict(cast(Any, self.quantizer)), **settings}
+            kind, name = type(self.quantizer), self.quantizer.name
+            return replace(self, quantizer=build(kind, given, f"quantizer {name}"))
+        changed = replace(self, settings={**self.settings, **settings})
+        build_quantizer(changed)
+        return changed
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a recipe file has it: the quantizer by its name, with its settings."""
+        own = {"part": self.part, "linears": self.linears}
+        if isinstance(self.quantizer, Quantizer):
+            return {"quantizer": self.quantizer.name, **own, "settings": asdict(cast(Any, self.quantizer))}
+        return {"quantizer": self.quantizer, **own, "settings": dict(self.settings)}
+
 
 @dataclass(frozen=True)
 class Recipe:
     """A named list of rules. `true_bits` is what it is meant to take, None where it promises nothing.
-    `to_dict` is what config.json remembers.
 
-    `propagation`, `tuning` and `budget` are about the walk over the blocks, whatever the quantizers:
-    calibration/walk.py and allocation.py; `embeddings` is about what stands before and behind them:
-    calibration/embeddings.py.
+    `propagation`, `tuning`, `budget` and `embeddings` are about the whole model, whatever the quantizers:
+    calibration/propagation.py, calibration/tuning.py, job/budget/ and `TablePlan` of job/plan.py.
     """
 
     name: str
@@ -96,7 +105,7 @@ class Recipe:
 
     @property
     def watches(self) -> bool:
-        """Whether the full-precision model runs beside the packed one."""
+        """Whether the full-precision model runs as well."""
         return bool(self.propagation or self.tuning or self.budget)
 
     def rule_for(self, part: PartName, linear: str) -> Rule | None:
@@ -106,37 +115,32 @@ class Recipe:
         """Every rule's quantizer with some fields changed: what `--set bands=5` and "bivlm:bands=5" do. The
         name shows them; `true_bits` is void.
 
-        Names of WALK change the recipe itself. Raises InputError when a quantizer has no such field or
-        refuses the value.
+        Names of MODEL_SETTINGS change the recipe itself. Raises InputError when a quantizer has no such field
+        or refuses the value.
         """
         if not settings:
             return self
-        fields = {name: value for name, value in settings.items() if name not in WALK}
-        rules = tuple(
-            rule if rule.quantizer == KEEP else replace(rule, settings={**rule.settings, **fields})
-            for rule in self.rules
-        )
-        for rule in rules:
-            if rule.quantizer != KEEP:
-                build_quantizer(rule)
+        own = {name: value for name, value in settings.items() if name in MODEL_SETTINGS}
+        fields = {name: value for name, value in settings.items() if name not in MODEL_SETTINGS}
+        rules = tuple(rule.with_settings(fields) for rule in self.rules)
         changed = ",".join(
             f"{key}={value if isinstance(value, str) else json.dumps(value)}"
             for key, value in settings.items()
         )
-        walk = check_walk({name: value for name, value in settings.items() if name in WALK}, self.name)
-        return replace(
-            self,
-            name=f"{self.name}{',' if ':' in self.name else ':'}{changed}",
-            rules=rules,
-            true_bits=None,
-            **walk,
-        )
+        name = f"{self.name}{',' if ':' in self.name else ':'}{changed}"
+        return replace(self, name=name, rules=rules, true_bits=None, **check_model_settings(own, self.name))
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What config.json remembers."""
+        return {**asdict(replace(self, rules=())), "rules": [rule.to_dict() for rule in self.rules]}
 
 
-def check_walk(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def recipe_of(quantizer: Quantizer) -> Recipe:
+    """A recipe with one rule: this quantizer everywhere."""
+    return Recipe(quantizer.name, (Rule(quantizer),))
+
+
+def check_model_settings(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """`propagation`, `tuning`, `budget` and `embeddings`, each in its range; InputError otherwise."""
     for name, value in settings.items():
         number = type(value) in (int, float) and math.isfinite(value)
@@ -160,30 +164,16 @@ def check_walk(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return dict(settings)
 
 
-def effort_settings(effort: str | None) -> dict[str, Any]:
-    """What an effort says about the walk; nothing for None. InputError for a word that is none."""
-    if effort is None:
-        return {}
-    if effort not in EFFORTS:
-        raise InputError(f"there is no effort {effort!r}; there are {', '.join(EFFORTS)}")
-    return dict(EFFORTS[effort])
-
-
 def build_quantizer(rule: Rule) -> Quantizer:
     """The quantizer of a rule; InputError that lists what there is when a name or a value is wrong."""
+    if isinstance(rule.quantizer, Quantizer):
+        return rule.quantizer
     if rule.quantizer not in QUANTIZERS:
         raise InputError(
             f"there is no quantizer {rule.quantizer!r}; there are {', '.join(sorted(QUANTIZERS))} and"
             f" {KEEP!r}"
         )
     return build(QUANTIZERS[rule.quantizer], rule.settings, f"quantizer {rule.quantizer}")
-
-
-def embedding_quantizer(bits: float, fed: bool) -> Quantizer:
-    """What packs an embedding or a language head in so many bits; `fed`: it is known what reaches it."""
-    if bits <= TRELLIS_BITS:
-        return Trellis(bits=bits, feedback=fed)
-    return RTN(bits=int(bits), group_size=GRID_GROUP, zero_point="code", scale_bits=8)
 
 
 def preset_names() -> list[str]:
@@ -213,15 +203,23 @@ def split_presets(lists: Sequence[str]) -> list[str]:
     return presets
 
 
+def split_settings(name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
+    """The name or path of a recipe, and the settings that follow it after a colon ("bivlm:bands=5")."""
+    name, colon, settings = str(name_or_path).partition(":")
+    if not colon or Path(name_or_path).exists():
+        return str(name_or_path), {}
+    return name, parse_settings(settings.split(","))
+
+
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """A preset by its name, or a recipe from a TOML file, either with settings behind a colon
+    """A preset by its name, or a recipe from a TOML file, either with settings after a colon
     ("bivlm:bands=5").
 
     Every rule is checked before anything starts; InputError says what is wrong.
     """
-    name, colon, settings = str(name_or_path).partition(":")
-    if colon and not Path(name_or_path).exists():
-        return load_recipe(name).with_settings(parse_settings(settings.split(",")))
+    name, settings = split_settings(name_or_path)
+    if settings:
+        return load_recipe(name).with_settings(settings)
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if not path.exists():
@@ -243,9 +241,9 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def parse_recipe(content: Mapping[str, Any], origin: str) -> Recipe:
     """A recipe from the content of its TOML file; `origin` is what errors call it."""
-    unknown = set(content) - {"name", "description", "true_bits", "rule", *WALK}
+    unknown = set(content) - {"name", "description", "true_bits", "rule", *MODEL_SETTINGS}
     if unknown:
-        known = ", ".join(("name", "description", "true_bits", *WALK))
+        known = ", ".join(("name", "description", "true_bits", *MODEL_SETTINGS))
         raise InputError(
             f"recipe {origin}: unknown entry {sorted(unknown)[0]!r}; known are {known} and [[rule]]"
         )
@@ -259,7 +257,7 @@ def parse_recipe(content: Mapping[str, Any], origin: str) -> Recipe:
     if not isinstance(rules, Sequence) or not rules:
         raise InputError(f"recipe {origin} has no [[rule]]")
     parsed = tuple(_parse_rule(rule, origin) for rule in rules)
-    walk = check_walk({name: content[name] for name in WALK if name in content}, origin)
+    walk = check_model_settings({name: content[name] for name in MODEL_SETTINGS if name in content}, origin)
     return Recipe(
         content.get("name", Path(origin).stem), parsed, content.get("description", ""), true_bits, **walk
     )

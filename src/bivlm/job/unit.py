@@ -1,143 +1,152 @@
-"""One linear on its way into the file: read, corrected for what was lost before it, quantized, packed, and
-measured.
+"""One unit of a job on its way into the file, or back out of it: a block with its linears, or a table.
+
+    read the weight ─► correct it for earlier losses ─► quantize ─► pack ─► tune ─► measure ─► write
+    or, where an earlier run wrote it: read it back
+
+A store holds what is finished: the output folder, or the memory of this process.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from bivlm.calibration.propagation import propagated
+from bivlm.calibration.tuning import Tuned
 from bivlm.checkpoint.source import SourceModel
-from bivlm.errors import InputError
-from bivlm.formats import FORMATS, PackedTensor
-from bivlm.job.plan import LinearPlan
+from bivlm.events import Events
+from bivlm.formats import PackedTensor
+from bivlm.job.plan import Plan, UnitPlan
+from bivlm.job.weight import WeightReport, packed_errors, quantize_weight, weight_of
 from bivlm.types import LinearStats
 
-ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
+Packed = Mapping[str, PackedTensor]
+Vectors = Mapping[str, Tensor]
+Rows = Mapping[str, Mapping[str, Any]]
+StatsOf = Callable[[str], LinearStats]
+Tune = Callable[[Packed], Tuned]
+
+
+class UnitStore(Protocol):
+    """Where finished units go, by their path. checkpoint/output.py is one; `MemoryStore` is another."""
+
+    def is_done(self, path: str) -> bool:
+        """Whether a unit is there, whole."""
+        ...
+
+    def write_unit(self, path: str, packed: Packed, report: Rows, vectors: Vectors) -> None:
+        """Keep a unit: its packed weights, its rows of the report, and its parameters that have new
+        values.
+        """
+        ...
+
+    def read_unit(self, path: str) -> tuple[Packed, Vectors, Rows]:
+        """A unit that is done, as it was given."""
+        ...
 
 
 @dataclass(frozen=True)
-class LinearReport:
-    """What became of one linear. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error`
-    tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data.
+class MemoryStore:
+    """Finished units in memory: a walk that writes no folder."""
 
-    `notes` is what the quantizer had to say: a damping that had to be raised, inputs that are all zero.
-    """
+    units: dict[str, tuple[Packed, Vectors, Rows]] = field(default_factory=dict)
 
-    weights: int
-    stored_bytes: int
-    bits_per_weight: float
-    paper_bits: float | None
-    weight_error: float
-    layer_error: float | None
-    notes: tuple[str, ...] = ()
+    def is_done(self, path: str) -> bool:
+        return path in self.units
+
+    def write_unit(self, path: str, packed: Packed, report: Rows, vectors: Vectors) -> None:
+        self.units[path] = packed, vectors, report
+
+    def read_unit(self, path: str) -> tuple[Packed, Vectors, Rows]:
+        return self.units[path]
 
 
 @dataclass(frozen=True)
-class BlockReport:
-    """One finished block, for the progress bar: `error` is the weight-averaged layer error (weight error
-    without data).
+class UnitReport:
+    """One finished unit, for the progress bar: what became of its weights, and the seconds that it took.
+
+    `resumed`: an earlier run had finished it.
     """
 
     path: str
-    linears: Mapping[str, LinearReport]
+    weights: Mapping[str, WeightReport]
     seconds: float
     resumed: bool
 
     @property
-    def weights(self) -> int:
-        return sum(report.weights for report in self.linears.values())
+    def weight_count(self) -> int:
+        return sum(report.weights for report in self.weights.values())
 
     @property
     def bits_per_weight(self) -> float:
-        return 8 * sum(report.stored_bytes for report in self.linears.values()) / max(self.weights, 1)
+        stored = sum(report.stored_bytes for report in self.weights.values())
+        return 8 * stored / max(self.weight_count, 1)
 
     @property
     def error(self) -> float:
-        def of(report: LinearReport) -> float:
+        """The weight-averaged layer error (weight error without data)."""
+
+        def of(report: WeightReport) -> float:
             return report.weight_error if report.layer_error is None else report.layer_error
 
-        return sum(of(report) * report.weights for report in self.linears.values()) / max(self.weights, 1)
+        lost = sum(of(report) * report.weights for report in self.weights.values())
+        return lost / max(self.weight_count, 1)
 
 
-def weight_of(source: SourceModel, linear: LinearPlan) -> Tensor:
-    """The weight (out, in) as the source has it."""
-    return next(iter(source.read([f"{linear.name}.weight"]).values()))
+@dataclass(frozen=True)
+class UnitMaker:
+    """Makes the units of a plan, or reads back those that the store has."""
 
+    source: SourceModel
+    plan: Plan
+    store: UnitStore
+    events: Events
 
-def quantize_linear(
-    source: SourceModel, plan: LinearPlan, stats: LinearStats | None, propagation: float = 0.0
-) -> tuple[PackedTensor, LinearReport]:
-    """Read one weight, correct it for what was lost before it, quantize it, pack it, and measure what the
-    packed weight lost.
-    """
-    assert plan.quantizer is not None
-    weight = weight_of(source, plan)
-    try:
-        with _noting() as notes:
-            aim = weight
-            if stats is not None and propagation:
-                aim = propagated(
-                    weight, stats, propagation, getattr(plan.quantizer, "modality_weight", "tokens")
-                )
-            quantized = plan.quantizer.quantize(aim, stats)
-    except ValueError as error:
-        raise InputError(f"{plan.name}: {error}") from error
-    packed = quantized.encode()
-    return packed, LinearReport(
-        weights=weight.numel(),
-        stored_bytes=packed.nbytes,
-        bits_per_weight=packed.bits_per_weight(),
-        paper_bits=plan.quantizer.paper_bits(quantized),
-        **packed_errors(weight, packed, stats),
-        notes=tuple(notes),
-    )
+    def finish(
+        self, unit: UnitPlan, stats: StatsOf | None = None, tune: Tune | None = None
+    ) -> tuple[Packed, Vectors]:
+        """The packed weights of a unit by name, and the vectors that tuning changed; the store has both then.
 
+        `stats` says what a linear received, where samples ran; `tune` fits the packed unit.
+        """
+        started, resumed = time.perf_counter(), self.store.is_done(unit.path)
+        if resumed:
+            packed, vectors, rows = self.store.read_unit(unit.path)
+            reports = {name: WeightReport(**row) for name, row in rows.items()}
+        else:
+            packed, vectors, reports = self._make(unit, stats, tune)
+            rows = {name: asdict(report) for name, report in reports.items()}
+            self.store.write_unit(unit.path, packed, rows, vectors)
+        report = UnitReport(unit.path, reports, time.perf_counter() - started, resumed)
+        self.events.unit(report, len(self.plan.units))
+        return packed, vectors
 
-def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | None) -> dict[str, Any]:
-    """`weight_error` and `layer_error` of a report: what the packed bytes lose of the weight (out, in)."""
-    difference = FORMATS[packed.format].decode(packed).dequantize().sub_(weight)
-    hessian = None if stats is None else stats.hessian
-    sums = torch.zeros(4)  # energy lost and there, of the weight and of the layer's output
-    for d, w in zip(difference.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), strict=True):
-        w = w.float()
-        sums[:2] += torch.stack([d.square().sum(), w.square().sum()])
-        if hessian is not None:
-            sums[2:] += torch.stack([output_energy(d, hessian), output_energy(w, hessian)])
-    return {
-        "weight_error": _ratio(sums[0], sums[1]),
-        "layer_error": None if hessian is None else _ratio(sums[2], sums[3]),
-    }
+    def _make(
+        self, unit: UnitPlan, stats: StatsOf | None, tune: Tune | None
+    ) -> tuple[Packed, Vectors, dict[str, WeightReport]]:
+        """Quantize, tune, measure."""
+        packed: dict[str, PackedTensor] = {}
+        reports: dict[str, WeightReport] = {}
+        known = {linear.name: self._stats(linear.quantizer, linear.name, stats) for linear in unit.quantized}
+        for linear in unit.quantized:
+            packed[linear.name], reports[linear.name] = quantize_weight(
+                self.source, linear, known[linear.name], self.plan.propagation
+            )
+        if tune is None or not packed:
+            return packed, {}, reports
+        tuned = tune(packed)
+        for linear in unit.quantized:
+            weight = weight_of(self.source, linear.name)
+            errors = packed_errors(weight, tuned.packed[linear.name], known[linear.name])
+            reports[linear.name] = replace(reports[linear.name], **errors)
+        # in the dtype in which they will be read back
+        vectors = {name: vector.to(self.source.entries[name].dtype) for name, vector in tuned.vectors.items()}
+        return tuned.packed, vectors, reports
 
-
-@contextmanager
-def _noting() -> Iterator[list[str]]:
-    """The warnings that quantizers log meanwhile; they are still logged."""
-    notes: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            notes.append(record.getMessage())
-
-    logger, collector = logging.getLogger("bivlm.quantizers"), Collector(logging.WARNING)
-    logger.addHandler(collector)
-    try:
-        yield notes
-    finally:
-        logger.removeHandler(collector)
-
-
-def output_energy(weight: Tensor, hessian: Tensor) -> Tensor:
-    """tr(W H Wᵀ), (): what a weight (out, in) puts out for inputs of the second moment H (in, in)."""
-    return ((weight @ hessian) * weight).sum()
-
-
-def _ratio(lost: Tensor, whole: Tensor) -> float:
-    return float(lost / whole) if whole > 0 else 0.0
+    def _stats(self, quantizer: Any, name: str, stats: StatsOf | None) -> LinearStats | None:
+        """What a linear received; None where neither its quantizer nor the plan looks at it."""
+        needed = quantizer.needs_data or self.plan.propagation
+        return stats(name) if stats is not None and needed else None

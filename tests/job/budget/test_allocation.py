@@ -11,15 +11,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bivlm
+from bivlm.calibration.inputs import calibration_inputs
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
-from bivlm.families import load_processor
+from bivlm.events import SILENT
 from bivlm.job.budget import allocation, sensitivity
 from bivlm.job.budget.allocation import LEAST, LESS, MORE, MOST, check_budget, deal_out, linear_budget
-from bivlm.job.budget.sensitivity import PROBES, Measured, Sensitivity, probe_block
-from bivlm.job.run import calibration_input, prepare, quantize, run
+from bivlm.job.budget.sensitivity import MEASURING, PROBES, Sensitivity, SensitivityFile, probe_block
+from bivlm.job.request import make_request
+from bivlm.job.run import prepare, quantize, run
 from bivlm.quantizers import Trellis
 from folders import assert_same_files
+from hearing import Hearing
 from tiny import tiny_checkpoint, tiny_samples
 
 DIVERGENCES = st.lists(st.floats(1e-6, 10.0), min_size=3, max_size=3)
@@ -200,12 +203,14 @@ def source(tmp_path_factory):
 
 def test_embedding_and_head_are_charged(source):
     for budget in (2.0, 2.5):
-        prepared = prepare(source, recipe=f"trellis-2:embeddings=3,budget={budget}", parts=["language"])
+        prepared = prepare(
+            source, make_request(f"trellis-2:embeddings=3,budget={budget}", parts=["language"])
+        )
         plan = prepared.plan
-        fixed = {linear.name: linear.shape for linear in plan.embeddings}
+        fixed = {linear.name: linear.shape for linear in plan.tables}
         shapes = {linear.name: linear.shape for block in plan.blocks for linear in block.quantized}
         taken = sum(
-            linear.quantizer.bits_bound(linear.shape) * math.prod(linear.shape) for linear in plan.embeddings
+            linear.quantizer.bits_bound(linear.shape) * math.prod(linear.shape) for linear in plan.tables
         )
         left = linear_budget(plan, budget)
         assert left * weights_of(shapes) + taken == pytest.approx(
@@ -223,7 +228,7 @@ def test_what_embeddings_leave_no_room_for_is_out_of_reach(source, budget):
             r" \d\.\d\d … \d\.\d\d"
         ),
     ):
-        prepare(source, recipe=f"trellis-2:embeddings=3,budget={budget}", parts=["language"])
+        prepare(source, make_request(f"trellis-2:embeddings=3,budget={budget}", parts=["language"]))
 
 
 def test_a_packed_model_keeps_the_budget_with_its_embeddings(source, tmp_path):
@@ -232,7 +237,7 @@ def test_a_packed_model_keeps_the_budget_with_its_embeddings(source, tmp_path):
         tmp_path / "out",
         recipe="trellis-2:embeddings=3,budget=2.25",
         parts=["language"],
-        samples=tiny_samples(3),
+        data=tiny_samples(3),
     )
     found = inspect(out)
     assert {row.name for row in found.parts} == {"language", "embeddings"}
@@ -245,9 +250,7 @@ def test_all_parts_of_other_families_share_a_budget(kind, tmp_path):
     stack.
     """
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
-    out = quantize(
-        source, tmp_path / "out", recipe="trellis-2:embeddings=3,budget=2.3", samples=tiny_samples(2)
-    )
+    out = quantize(source, tmp_path / "out", recipe="trellis-2:embeddings=3,budget=2.3", data=tiny_samples(2))
     found = inspect(out)
     assert {row.name for row in found.parts} == {"vision", "projector", "language", "embeddings"}
     assert 2.1 < found.total.bits_per_weight <= 2.3
@@ -278,14 +281,15 @@ def measured_blocks(monkeypatch):
     return counts
 
 
-def quantized(source, out, on_probe=lambda done, total: None, on_block=lambda report: None):
-    return run(prepare(source, **WHERE), out, tiny_samples(1), on_block=on_block, on_probe=on_probe)
+def quantized(source, out, events=SILENT, **more):
+    return run(prepare(source, make_request(**WHERE, **more)), out, tiny_samples(1), events=events)
 
 
 def test_a_budget_is_kept_and_measuring_goes_on_where_it_was_interrupted(source, tmp_path, measured_blocks):
     probes = []
-    whole = quantized(source, tmp_path / "whole", on_probe=lambda done, total: probes.append((done, total)))
-    assert probes == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    heard = Hearing(on_progress=lambda *step: probes.append(step))
+    whole = quantized(source, tmp_path / "whole", heard)
+    assert probes == [(MEASURING, done, 3) for done in range(4)]
     assert measured_blocks == [4, 4, 4]  # q, k and v; o; gate and up; down
     report = json.loads((whole / "bivlm_report.json").read_text())
     weights, taken = (sum(row[key] for row in report.values()) for key in ("weights", "stored_bytes"))
@@ -293,17 +297,17 @@ def test_a_budget_is_kept_and_measuring_goes_on_where_it_was_interrupted(source,
     assert len({row["bits_per_weight"] for row in report.values() if row["weights"] == 96 * 160}) > 1
 
     def stop_at(place):
-        def on_probe(done, total):
+        def on_progress(what, done, total):
             if done == place:
                 raise _Stop
 
-        return on_probe
+        return Hearing(on_progress=on_progress)
 
     out = tmp_path / "out"
     for place, once in ((1, [4]), (2, [4]), (3, [4]), (3, [])):
         measured_blocks.clear()
         with pytest.raises(_Stop):
-            quantized(source, out, on_probe=stop_at(place))
+            quantized(source, out, stop_at(place))
         assert measured_blocks == once
         assert not (out / "config.json").exists()
     measured_blocks.clear()
@@ -312,7 +316,7 @@ def test_a_budget_is_kept_and_measuring_goes_on_where_it_was_interrupted(source,
         raise _Stop
 
     with pytest.raises(_Stop):
-        quantized(source, out, on_block=stop)  # and behind the measuring
+        quantized(source, out, events=Hearing(stop))  # and behind the measuring
     quantized(source, out)
     assert measured_blocks == []
     assert_same_files(whole, out)
@@ -328,9 +332,9 @@ def test_a_budget_is_kept_and_measuring_goes_on_where_it_was_interrupted(source,
 )
 def test_a_budget_that_cannot_be_is_refused_before_anything_is_written(source, tmp_path, recipe, message):
     with pytest.raises(InputError, match=message):
-        prepare(source, recipe=recipe)
+        prepare(source, make_request(recipe))
     with pytest.raises(InputError, match="calibrates on data and none was given"):
-        run(prepare(source, **WHERE), tmp_path / "out", (), on_block=lambda report: None)
+        run(prepare(source, make_request(**WHERE)), tmp_path / "out", ())
     assert not (tmp_path / "out").exists()
 
 
@@ -338,18 +342,16 @@ def test_the_model_is_put_away_after_measuring(tmp_path, monkeypatch):
     """Tied weights as well: the walk that follows holds one block at a time."""
     monkeypatch.setattr(sensitivity, "PROBES", (1.0, 3.0))
     folder = tiny_checkpoint("llava_siglip", tmp_path / "source", torch.bfloat16)
-    prepared = prepare(folder, **WHERE)
-    inputs = [
-        calibration_input(prepared.source, (load_processor(folder), sample)) for sample in tiny_samples(1)
-    ]
-    path = tmp_path / "sensitivities.json"
-    plan = allocation.allocate(prepared.source, prepared.plan, inputs, 2.0, path, lambda done, total: None)
+    prepared = prepare(folder, make_request(**WHERE))
+    inputs = calibration_inputs(prepared.source, tiny_samples(1))
+    file = SensitivityFile(tmp_path / "sensitivities.json")
+    plan = allocation.allocate(prepared.source, prepared.plan, inputs, 2.0, file)
     assert all(parameter.is_meta for parameter in prepared.source.model.parameters())
     planned = {linear.name: linear for linear in plan.linears}
     quantizers = {
         linear.name: linear.quantizer for linear in prepared.plan.linears if linear.quantizer is not None
     }
-    groups = [group for block in Measured(path).read().values() for group in block]
+    groups = [group for block in file.read().values() for group in block]
     bits = deal_out(groups, quantizers, {name: planned[name].shape for name in quantizers}, 2.0)
     assert bits == {name: planned[name].quantizer.bits for name in quantizers}
     assert {name for name, linear in planned.items() if linear.quantizer is None} == {

@@ -18,12 +18,13 @@ from bivlm.job.budget.allocation import LEAST, MOST, check_budget
 from bivlm.job.budget.sensitivity import (
     PROBES,
     SMALLEST,
-    Measured,
     Sensitivity,
+    SensitivityFile,
     divergence_of,
     probe_block,
     with_bits,
 )
+from bivlm.job.plan import BlockPlan, LinearPlan
 from bivlm.quantizers import GPTQ, RTN, Trellis
 
 FALLING = Sensitivity(("a",), (1.0, 2.0, 3.0), (0.4, 0.05, 0.01))
@@ -157,7 +158,7 @@ def test_a_weight_that_cannot_be_quantized_is_named():
 
 
 def test_what_is_measured_comes_back_from_its_file(tmp_path):
-    measured = Measured(tmp_path / "sensitivities.json")
+    measured = SensitivityFile(tmp_path / "sensitivities.json")
     assert measured.read() == {}
     blocks = {
         "model.layers.0": [Sensitivity(("q", "k"), (1.0, 2.0, 3.0), (1 / 3, 1e-17, 0.1 + 0.2)), FALLING],
@@ -166,7 +167,36 @@ def test_what_is_measured_comes_back_from_its_file(tmp_path):
     measured.write(blocks)
     assert measured.read() == blocks
     measured.write({"other": [FALLING]})
-    assert Measured(measured.path).read() == {"other": [FALLING]}
+    assert SensitivityFile(measured.path).read() == {"other": [FALLING]}
+
+
+def test_a_file_that_the_user_keeps_serves_another_job(tmp_path):
+    """It is written with the job's own, read where the job has none, and must not change under a job."""
+    kept, blocks = tmp_path / "kept.json", {"model.layers.0": [FALLING]}
+    SensitivityFile(tmp_path / "first.json", kept).write(blocks)
+    second = SensitivityFile(tmp_path / "second.json", kept)
+    assert second.read() == blocks
+    second.write(blocks)
+    kept.write_text(kept.read_text().replace("0.05", "0.06"))
+    with pytest.raises(InputError, match="holds other sensitivities than this unfinished job began with"):
+        second.read()
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": [1]}', '{"a": [{"linears": ["b"]}]}', '{"a": 3}'])
+def test_a_file_that_holds_something_else_is_refused(tmp_path, text):
+    (tmp_path / "kept.json").write_text(text)
+    with pytest.raises(InputError, match=r"kept\.json"):
+        SensitivityFile(tmp_path / "job.json", tmp_path / "kept.json").read()
+
+
+def test_sensitivities_of_other_linears_are_refused(tmp_path):
+    linear = LinearPlan("model.layers.0.q", "language", (4, 4), Trellis())
+    block = BlockPlan("model.layers.0", 0, False, (linear,))
+    file = SensitivityFile(tmp_path / "job.json")
+    file.check({}, [block])
+    file.check({"model.layers.0": [Sensitivity(("model.layers.0.q",), PROBES, (1.0, 0.5, 0.1))]}, [block])
+    with pytest.raises(InputError, match="sensitivities of a, which this job does not quantize"):
+        file.check({"model.layers.0": [FALLING]}, [block])
 
 
 @pytest.mark.parametrize("last", [0.0, 0.5, 1.0])

@@ -14,12 +14,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
-from bivlm.calibration.capture import CalibrationInput
+from bivlm.calibration.inputs import CalibrationInput
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
-from bivlm.job.budget.sensitivity import Sensitivity, measure, with_bits
+from bivlm.events import SILENT, Events
+from bivlm.job.budget.sensitivity import Sensitivity, SensitivityFile, measure, with_bits
 from bivlm.job.plan import LinearPlan, Plan
 from bivlm.quantizers import Quantizer
 
@@ -32,37 +32,32 @@ def allocate(
     plan: Plan,
     samples: Sequence[CalibrationInput],
     budget: float,
-    path: Path,
-    on_probe: Callable[[int, int], None],
+    file: SensitivityFile,
+    events: Events = SILENT,
 ) -> Plan:
     """The plan with the bits of every linear chosen so that everything packed takes `budget` true bits per
     weight together.
 
-    What is measured is kept in the file `path`. `on_probe` is told how many blocks are measured, of how many.
-    Needs the whole model in memory.
+    Sensitivities that `file` lacks are measured, which needs the whole model in memory, and kept there.
     """
-    groups = measure(source, plan, samples, path, on_probe)
-    quantized = {linear.name: linear for block in plan.blocks for linear in block.quantized}
-    quantizers = {
-        name: linear.quantizer for name, linear in quantized.items() if linear.quantizer is not None
-    }
-    bits = deal_out(
-        groups,
-        quantizers,
-        {name: linear.shape for name, linear in quantized.items()},
-        linear_budget(plan, budget),
-    )
+    groups = measure(source, plan, samples, file, events)
+    quantizers, shapes = _quantized(plan)
+    bits = deal_out(groups, quantizers, shapes, linear_budget(plan, budget))
 
     def dealt(linear: LinearPlan) -> LinearPlan:
-        return (
-            replace(linear, quantizer=with_bits(quantizers[linear.name], bits[linear.name]))
-            if linear.name in bits
-            else linear
-        )
+        if linear.name not in bits:
+            return linear
+        return replace(linear, quantizer=with_bits(quantizers[linear.name], bits[linear.name]))
 
-    return replace(
-        plan, blocks=tuple(replace(block, linears=tuple(map(dealt, block.linears))) for block in plan.blocks)
-    )
+    blocks = [replace(block, linears=tuple(map(dealt, block.linears))) for block in plan.blocks]
+    return replace(plan, blocks=tuple(blocks))
+
+
+def _quantized(plan: Plan) -> tuple[dict[str, Quantizer], dict[str, tuple[int, int]]]:
+    """The quantizers and the shapes of the blocks' linears, by name."""
+    linears = [linear for block in plan.blocks for linear in block.quantized]
+    quantizers = {linear.name: linear.quantizer for linear in linears if linear.quantizer is not None}
+    return quantizers, {linear.name: linear.shape for linear in linears}
 
 
 def linear_budget(plan: Plan, budget: float) -> float:
@@ -71,22 +66,12 @@ def linear_budget(plan: Plan, budget: float) -> float:
 
     InputError when the budget cannot be reached, with what can.
     """
-    quantizers = {
-        linear.name: linear.quantizer
-        for block in plan.blocks
-        for linear in block.quantized
-        if linear.quantizer is not None
-    }
-    shapes = {linear.name: linear.shape for block in plan.blocks for linear in block.quantized}
-    if not plan.embeddings:
+    quantizers, shapes = _quantized(plan)
+    if not plan.tables:
         check_budget(quantizers, shapes, budget)
         return budget
-    fixed = sum(math.prod(linear.shape) for linear in plan.embeddings)
-    taken = sum(
-        linear.quantizer.bits_bound(linear.shape) * math.prod(linear.shape)
-        for linear in plan.embeddings
-        if linear.quantizer is not None
-    )
+    fixed = sum(math.prod(table.shape) for table in plan.tables)
+    taken = sum(table.quantizer.bits_bound(table.shape) * math.prod(table.shape) for table in plan.tables)
     weights = sum(map(math.prod, shapes.values()))
     fewest, most = ((bits * weights + taken) / (weights + fixed) for bits in reach(quantizers, shapes))
     if not fewest <= budget <= most:

@@ -22,18 +22,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bivlm.calibration.capture import CalibrationInput
-from bivlm.calibration.stats import StatsCollector
+from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.stats import StatsCollector, collector_for
 from bivlm.checkpoint.shards import read_json, write_atomically
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
+from bivlm.events import SILENT, Events
 from bivlm.job.plan import BlockPlan, Plan
-from bivlm.job.walk import collector_of
 from bivlm.kl import kl_divergence
 from bivlm.quantizers import Quantizer, Trellis
 
 PROBES = (1.0, 2.0, 3.0)  # bits at which a group is measured
 PROBE_SAMPLES = 16  # calibration samples that it is measured on
+MEASURING = "blocks measured"  # what the progress of a measurement is called
 SMALLEST = 1e-9  # nats: a smaller divergence is not told from none
 
 
@@ -60,21 +61,18 @@ def measure(
     source: SourceModel,
     plan: Plan,
     samples: Sequence[CalibrationInput],
-    path: Path,
-    on_probe: Callable[[int, int], None],
+    file: SensitivityFile,
+    events: Events = SILENT,
 ) -> list[Sensitivity]:
-    """The sensitivities of every group of linears of `plan`, kept block by block in the file `path`.
+    """The sensitivities of every group of linears of `plan`: those that `file` has, and the others measured
+    and added to it block by block.
 
-    `on_probe` is told how many blocks are measured, of how many.
+    Needs the whole model in memory where anything is left to measure. Raises InputError when the file is that
+    of another model, or when the answers are no numbers.
     """
-    measured = Measured(path)
-    found, blocks = measured.read(), [block for block in plan.blocks if block.quantized]
-    quantizers = {
-        linear.name: linear.quantizer
-        for block in blocks
-        for linear in block.quantized
-        if linear.quantizer is not None
-    }
+    blocks = [block for block in plan.blocks if block.quantized]
+    found = file.read()
+    file.check(found, blocks)
     inputs = samples[:PROBE_SAMPLES]
     if any(block.path not in found for block in blocks):
         names = list(source.entries)
@@ -82,28 +80,27 @@ def measure(
         source.model.tie_weights()
         reference = _logits(source, inputs)
         for number, block in enumerate(blocks):
-            on_probe(number, len(blocks))
+            events.progress(MEASURING, number, len(blocks))
             if block.path not in found:
-                found[block.path] = _probe(source, block, quantizers, inputs, reference)
-                measured.write(found)
+                found[block.path] = _probe(source, block, inputs, reference)
+                file.write(found)
         source.release(names)
         source.model.tie_weights()  # what is tied is released with what it is tied to
-    on_probe(len(blocks), len(blocks))
+    events.progress(MEASURING, len(blocks), len(blocks))
+    file.write(found)
     return [group for block in blocks for group in found[block.path]]
 
 
 def _probe(
-    source: SourceModel,
-    block: BlockPlan,
-    quantizers: Mapping[str, Quantizer],
-    inputs: Sequence[CalibrationInput],
-    reference: Sequence[Tensor],
+    source: SourceModel, block: BlockPlan, inputs: Sequence[CalibrationInput], reference: Sequence[Tensor]
 ) -> list[Sensitivity]:
     """The sensitivities of one block's groups, the model standing there whole."""
-    collector = collector_of(source, block)
-    part_is_language = source.family.stacks[block.stack].part == "language"
+    stack = source.family.stacks[block.stack]
+    quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
+    collector = collector_for(source.model, quantizers, stack.visual_linears)
     for sample in inputs:
-        with collector.watching(sample.visual if part_is_language else None), torch.inference_mode():
+        visual = sample.visual if stack.part == "language" else None
+        with collector.watching(visual), torch.inference_mode():
             source.model(**sample.tensors, use_cache=False)
     return probe_block(
         collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs))
@@ -168,29 +165,61 @@ def with_bits(quantizer: Quantizer, bits: float) -> Quantizer:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A file of sensitivities, block by block: what is finished is not measured again."""
+class SensitivityFile:
+    """Sensitivities on the disk, block by block: what is finished is not measured again.
+
+    `path` is the job's own file. `kept` is one that the user keeps, and gives again to another job on the
+    same model: it is read where the job has none yet, and written with the job's.
+    """
 
     path: Path
+    kept: Path | None = None
 
     def read(self) -> dict[str, list[Sensitivity]]:
-        if not self.path.exists():
-            return {}
-        blocks = read_json(self.path)
+        """What is measured, by the path of the block. InputError for a file that holds something else, and
+        for a kept one that is not what this job began with.
+        """
+        own = _read(self.path)
+        kept = {} if self.kept is None else _read(self.kept)
+        if any(own[block] != kept[block] for block in own.keys() & kept.keys()):
+            raise InputError(
+                f"{self.kept} holds other sensitivities than this unfinished job began with; give the file"
+                " that it began with, or another OUT"
+            )
+        return kept | own
+
+    def write(self, blocks: Mapping[str, Sequence[Sensitivity]]) -> None:
+        text = json.dumps({name: [asdict(one) for one in found] for name, found in blocks.items()}, indent=1)
+        for path in filter(None, (self.path, self.kept)):
+            write_atomically(path, text + "\n")
+
+    def check(self, found: Mapping[str, Sequence[Sensitivity]], blocks: Sequence[BlockPlan]) -> None:
+        """InputError where the file was measured on other linears than those of the plan."""
+        for block in blocks:
+            measured = {name for group in found.get(block.path, ()) for name in group.linears}
+            planned = {linear.name for linear in block.quantized}
+            if block.path in found and not measured <= planned:
+                raise InputError(
+                    f"{self.kept or self.path} holds sensitivities of {sorted(measured - planned)[0]}, which"
+                    " this job does not quantize; give the file of the same model and parts, or leave it out"
+                )
+
+
+def _read(path: Path) -> dict[str, list[Sensitivity]]:
+    if not path.exists():
+        return {}
+    try:
         return {
             block: [
                 Sensitivity(tuple(one["linears"]), tuple(one["bits"]), tuple(one["divergences"]))
                 for one in found
             ]
-            for block, found in blocks.items()
+            for block, found in read_json(path).items()
         }
-
-    def write(self, blocks: Mapping[str, Sequence[Sensitivity]]) -> None:
-        write_atomically(
-            self.path,
-            json.dumps({block: [asdict(one) for one in found] for block, found in blocks.items()}, indent=1)
-            + "\n",
-        )
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} holds no sensitivities; give a file that `--sensitivities` wrote"
+        ) from error
 
 
 def divergence_of(reference: Sequence[Tensor], logits: Sequence[Tensor], last: float = 0.5) -> float:

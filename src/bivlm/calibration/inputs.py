@@ -1,0 +1,42 @@
+"""Calibration samples as the model takes them: whole prompts, one by one, never cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bivlm.checkpoint.source import SourceModel
+from bivlm.data.images import open_image
+from bivlm.families import load_processor
+from bivlm.types import Sample
+
+
+@dataclass(frozen=True)
+class CalibrationInput:
+    """One sample as the model takes it: its input tensors (batch of one) and the mask (t,) of the visual
+    tokens in its prompt.
+    """
+
+    tensors: Mapping[str, Tensor]
+    visual: Tensor
+
+
+def calibration_inputs(source: SourceModel, samples: Sequence[Sample]) -> list[CalibrationInput]:
+    """The samples as inputs of `source`. InputError, naming the sample, for what cannot be read or asked."""
+    if not samples:
+        return []
+    processor = load_processor(source.folder)
+    return [calibration_input(source, processor, sample) for sample in samples]
+
+
+def calibration_input(source: SourceModel, processor: Any, sample: Sample) -> CalibrationInput:
+    """One sample, floating-point tensors in the model's dtype."""
+    tensors = source.family.inputs(processor, [sample], [open_image(sample)], source.config)
+    cast = {
+        name: tensor.to(source.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    return CalibrationInput(cast, source.family.visual_mask(source.config, tensors["input_ids"])[0])

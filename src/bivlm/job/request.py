@@ -1,0 +1,129 @@
+"""What is asked of a job, whoever asks: a recipe with everything that changes it, checked once.
+
+A preset's name may carry settings ("trellis-2:tuning=4"), `settings` carry more, and `bits`, `effort` and
+`embeddings` are words for some of them. Whatever is said twice is refused: nothing is dropped without a word.
+The command line and `bivlm.quantize` share this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bivlm.errors import InputError
+from bivlm.families import Family
+from bivlm.job.presets import DEFAULT_PRESET
+from bivlm.job.recipe import Recipe, load_recipe, recipe_of, split_settings
+from bivlm.pruning.settings import Pruning, parse_pruning
+from bivlm.quantizers import Quantizer
+from bivlm.types import PARTS, PartName
+
+EFFORTS: dict[str, dict[str, Any]] = {  # how long may it take?
+    "fast": {"propagation": 0.0, "tuning": 0},
+    "normal": {"propagation": 0.25, "tuning": 0},
+    "high": {"propagation": 0.25, "tuning": 4},
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request. `pruning` is what the packed model drops by default; `family` declares an
+    architecture that is not in the table; `sensitivities` is a file that keeps the measurements of a budget.
+    """
+
+    recipe: Recipe
+    parts: tuple[PartName, ...] = PARTS
+    pruning: Pruning | None = None
+    family: Family | None = None
+    sensitivities: Path | None = None
+
+
+def make_request(
+    recipe: str | Path | Recipe | Quantizer = DEFAULT_PRESET,
+    *,
+    bits: float | None = None,
+    effort: str | None = None,
+    embeddings: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    parts: Collection[str] = PARTS,
+    pruning: str | Mapping[str, Any] | Pruning | None = None,
+    family: Family | None = None,
+    sensitivities: str | Path | None = None,
+) -> Request:
+    """Check what is asked for and put it together.
+
+    `recipe` is a preset's name, a TOML file, a `Recipe`, or one `Quantizer` for everything; `bits` a budget
+    of true bits per weight of everything packed; `effort` "fast", "normal" or "high"; `embeddings` the bits
+    of token embedding and language head; `settings` change fields of the recipe's quantizers, or of the
+    recipe.
+
+    Raises InputError for whatever is wrong, unknown, or said twice.
+    """
+    chosen = _recipe(recipe, bits, effort, embeddings, dict(settings or {}))
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise InputError(
+            f"there is no part {', '.join(unknown) or '(none given)'}; parts are {', '.join(PARTS)}"
+        )
+    if sensitivities is not None and chosen.budget is None:
+        raise InputError(
+            f"sensitivities are kept in {sensitivities}, but nothing is measured without a budget; add bits,"
+            " or leave sensitivities out"
+        )
+    return Request(
+        chosen,
+        tuple(part for part in PARTS if part in parts),
+        None if pruning is None else parse_pruning(pruning),
+        family,
+        None if sensitivities is None else Path(sensitivities),
+    )
+
+
+def _recipe(
+    recipe: str | Path | Recipe | Quantizer,
+    bits: float | None,
+    effort: str | None,
+    embeddings: float | None,
+    settings: dict[str, Any],
+) -> Recipe:
+    """The recipe with all that changes it; InputError for what is said twice."""
+    own = split_settings(recipe)[1] if isinstance(recipe, str | Path) else {}
+    said = {
+        f"the recipe {recipe}": own,
+        f"effort={effort}": _effort(effort),
+        "settings": settings,
+        f"bits={bits}": {} if bits is None else {"budget": _plain(bits)},
+        f"embeddings={embeddings}": {} if embeddings is None else {"embeddings": _plain(embeddings)},
+    }
+    by: dict[str, str] = {}
+    for who, values in said.items():
+        for name in values:
+            if name in by:
+                raise InputError(f"{name} is given twice, by {by[name]} and by {who}; give it once")
+            by[name] = who
+    if bits is not None and "bits" in by:
+        raise InputError(
+            f"bits={bits} is a budget, which deals out the bits of every linear, and {by['bits']} set the"
+            " bits of all of them; give one"
+        )
+    changes = {
+        name: value for who, values in said.items() if values is not own for name, value in values.items()
+    }
+    if isinstance(recipe, Quantizer):
+        return recipe_of(recipe).with_settings(changes)
+    return (recipe if isinstance(recipe, Recipe) else load_recipe(recipe)).with_settings(changes)
+
+
+def _effort(effort: str | None) -> dict[str, Any]:
+    if effort is None:
+        return {}
+    if effort not in EFFORTS:
+        raise InputError(f"there is no effort {effort!r}; there are {', '.join(EFFORTS)}")
+    return EFFORTS[effort]
+
+
+def _plain(number: float) -> float | int:
+    """2.0 as 2: what names and records show."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number

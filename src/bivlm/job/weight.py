@@ -1,0 +1,144 @@
+"""One weight: read, corrected for what was lost before it, quantized, packed, and measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bivlm.calibration.propagation import propagated
+from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.formats import FORMATS, PackedTensor
+from bivlm.formats.base import QuantizedWeight
+from bivlm.job.plan import WeightPlan
+from bivlm.quantizers import Quantizer
+from bivlm.types import LinearStats, ModalityWeight
+
+ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
+BOUND_SLACK = 1.05  # lists of positions are as long as the weights make them: what a bound may be exceeded by
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What became of one weight. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error`
+    tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data.
+
+    `notes` is what the quantizer had to say: a damping that had to be raised, inputs that are all zero.
+    """
+
+    weights: int
+    stored_bytes: int
+    bits_per_weight: float
+    paper_bits: float | None
+    weight_error: float
+    layer_error: float | None
+    notes: tuple[str, ...] = ()
+
+
+def weight_of(source: SourceModel, name: str) -> Tensor:
+    """The weight (out, in) of a linear or a table as the source has it."""
+    return next(iter(source.read([f"{name}.weight"]).values()))
+
+
+def quantize_weight(
+    source: SourceModel, plan: WeightPlan, stats: LinearStats | None, propagation: float = 0.0
+) -> tuple[PackedTensor, WeightReport]:
+    """Read one weight, correct it for what was lost before it, quantize it, pack it, and measure what the
+    packed weight lost.
+
+    Raises InputError, naming the weight, where the quantizer refuses it or breaks its contract.
+    """
+    quantizer = plan.quantizer
+    assert quantizer is not None
+    weight = weight_of(source, plan.name)
+    try:
+        with _noting() as notes:
+            target = weight
+            if stats is not None and propagation:
+                modality_weight: ModalityWeight = getattr(quantizer, "modality_weight", "tokens")
+                target = propagated(weight, stats, propagation, modality_weight)
+            quantized = quantize_checked(quantizer, target, stats)
+    except ValueError as error:
+        raise InputError(f"{plan.name}: {error}") from error
+    packed = quantized.encode()
+    check_bound(quantizer, packed, plan.name)
+    return packed, WeightReport(
+        weights=weight.numel(),
+        stored_bytes=packed.nbytes,
+        bits_per_weight=packed.bits_per_weight(),
+        paper_bits=quantizer.paper_bits(quantized),
+        **packed_errors(weight, packed, stats),
+        notes=tuple(notes),
+    )
+
+
+def quantize_checked(quantizer: Quantizer, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
+    """What a quantizer makes of a weight (out, in). ValueError, naming it, where it breaks its contract."""
+    before = weight._version  # torch counts what is written into a tensor
+    quantized = quantizer.quantize(weight, stats)
+    who = f"the quantizer {quantizer.name} breaks its contract"
+    if weight._version != before:
+        raise ValueError(f"{who}: it wrote into the weight that it was given; work on a copy")
+    if not isinstance(quantized, QuantizedWeight):
+        raise ValueError(f"{who}: it returned a {type(quantized).__name__}, not a weight of a format")
+    if quantized.shape != tuple(weight.shape):
+        raise ValueError(f"{who}: of a weight {tuple(weight.shape)} it made one of {quantized.shape}")
+    return quantized
+
+
+def check_bound(quantizer: Quantizer, packed: PackedTensor, name: str) -> None:
+    """InputError where a quantizer promised clearly fewer bits than it stores: sizes and budgets rest on
+    it.
+    """
+    stored, promised = packed.bits_per_weight(), quantizer.bits_bound(packed.shape)
+    if stored > BOUND_SLACK * promised:
+        raise InputError(
+            f"{name}: the quantizer {quantizer.name} breaks its contract: it promised at most {promised:.3f}"
+            f" bits per weight and stores {stored:.3f}; correct its bits_bound"
+        )
+
+
+def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | None) -> dict[str, Any]:
+    """`weight_error` and `layer_error` of a report: what the packed bytes lose of the weight (out, in)."""
+    difference = FORMATS[packed.format].decode(packed).dequantize().sub_(weight)
+    hessian = None if stats is None else stats.hessian
+    sums = torch.zeros(4)  # energy lost and there, of the weight and of the layer's output
+    for d, w in zip(difference.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), strict=True):
+        w = w.float()
+        sums[:2] += torch.stack([d.square().sum(), w.square().sum()])
+        if hessian is not None:
+            sums[2:] += torch.stack([output_energy(d, hessian), output_energy(w, hessian)])
+    layer_error = None if hessian is None else _ratio(sums[2], sums[3])
+    return {"weight_error": _ratio(sums[0], sums[1]), "layer_error": layer_error}
+
+
+@contextmanager
+def _noting() -> Iterator[list[str]]:
+    """The warnings that quantizers log meanwhile; they are still logged."""
+    notes: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            notes.append(record.getMessage())
+
+    logger, collector = logging.getLogger("bivlm.quantizers"), Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(collector)
+
+
+def output_energy(weight: Tensor, hessian: Tensor) -> Tensor:
+    """tr(W H Wᵀ), (): what a weight (out, in) puts out for inputs of the second moment H (in, in)."""
+    return ((weight @ hessian) * weight).sum()
+
+
+def _ratio(lost: Tensor, whole: Tensor) -> float:
+    return float(lost / whole) if whole > 0 else 0.0
