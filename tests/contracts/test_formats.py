@@ -22,7 +22,7 @@ from bivlm.formats import (
     TrellisWeight,
     UniformWeight,
 )
-from bivlm.formats.numbers import Numbers
+from bivlm.formats.encoding.numbers import Numbers
 from bivlm.formats.trellis import column_bits, pack_symbols
 
 NOT_FORMATS = {

@@ -18,10 +18,18 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.checks import Layout, blaming, check_tensor, check_tensors, own_copy, require, same_bits
-from bivlm.formats.numbers import LARGEST_EXPONENT
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import (
+    Layout,
+    blaming,
+    check_tensor,
+    check_tensors,
+    own_copy,
+    require,
+    same_bits,
+)
+from bivlm.formats.encoding.numbers import LARGEST_EXPONENT
 
 SETTINGS = ["exponent", "rank"]
 

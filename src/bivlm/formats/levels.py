@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.positions import pack_positions, positions_nbytes, unpack_positions
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.positions import pack_positions, positions_nbytes, unpack_positions
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices stay in the cache
 

@@ -20,11 +20,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.checks import blaming, check_tensors, dtype_name, own_copy, require, same_bits
-from bivlm.formats.numbers import NumberBits, Numbers
-from bivlm.formats.plane_checks import (
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import blaming, check_tensors, dtype_name, own_copy, require, same_bits
+from bivlm.formats.encoding.numbers import NumberBits, Numbers
+from bivlm.formats.encoding.plane_checks import (
     check_weight,
     checked_settings,
     columns_of_scales,
@@ -32,7 +32,7 @@ from bivlm.formats.plane_checks import (
     layout,
     layout_nbytes,
 )
-from bivlm.formats.positions import pack_positions, positions_nbytes, unpack_positions
+from bivlm.formats.encoding.positions import pack_positions, positions_nbytes, unpack_positions
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay in the cache
 

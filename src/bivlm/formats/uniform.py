@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.checks import (
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import (
     Layout,
     blaming,
     check_tensor,
@@ -27,7 +27,7 @@ from bivlm.formats.checks import (
     require,
     same_bits,
 )
-from bivlm.formats.numbers import LARGEST_EXPONENT, NumberBits, Numbers, numbers_nbytes
+from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, NumberBits, Numbers, numbers_nbytes
 
 ALPHABETS = tuple(bits.RADIX)
 SETTINGS = ["alphabet", "column_scale", "exponent", "group_size", "scales", "zero_point"]

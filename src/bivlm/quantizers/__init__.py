@@ -1,4 +1,6 @@
-"""The methods: one file each, one table."""
+"""The methods: one file each, one table. `base.py` says what a method is; `steps/` has what methods are made
+of.
+"""
 
 from bivlm.quantizers.arb import ARB
 from bivlm.quantizers.awq import AWQ

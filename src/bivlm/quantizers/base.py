@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.numbers import exponent_for
+from bivlm.formats.encoding.numbers import exponent_for
 from bivlm.types import LinearStats, ModalityWeight
 
 logger = logging.getLogger(__name__)

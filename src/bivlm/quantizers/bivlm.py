@@ -3,15 +3,15 @@ a search decides.
 
 Wang, Abdalla, Huang, Zhang, Xian, Manocha, arXiv 2509.18763. Per linear, from the weight alone:
 
-    share of salient weights  = argmin J                             Eq. 20    saliency_search.py
-    cuts                      = Gaussian quantiles of the weights    Eq. 2-6   gaussian_bands.py
+    share of salient weights  = argmin J                             Eq. 20    steps/saliency_search.py
+    cuts                      = Gaussian quantiles of the weights    Eq. 2-6   steps/gaussian_bands.py
     band k                    = sign(w) * mean |w| of the band       Eq. 15-19
-    tail                      = row scale * one of four levels       Eq. 10-14 salient.py
+    tail                      = row scale * one of four levels       Eq. 10-14 steps/salient.py
 
 To the letter: granularity "layer", salient_levels "paper", compensate False. Beyond it: cuts and scalars per
 row or per group of columns, a fitted tail, and `compensate`: levels and tail are chosen by what errors cost
 (a column with massive inputs is kept well, however small its weights), columns are quantized one after the
-other to the nearest level with the error fed on (compensation.py), then the levels are refitted in closed
+other to the nearest level with the error fed on (steps/compensation.py), then the levels are refitted in closed
 form under the second moment of the inputs. In float16 a scalar per row and band costs 16 * bands / width
 bits; the count is true.
 
@@ -33,11 +33,11 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, moment_of
-from bivlm.quantizers.compensation import column_by_column, compensate, visiting_order
-from bivlm.quantizers.gaussian_bands import band_of, cuts
-from bivlm.quantizers.grid import grouped
-from bivlm.quantizers.saliency_search import SaliencyObjective, best_salient_share
-from bivlm.quantizers.salient import SalientLevels, Tail, fit_tail
+from bivlm.quantizers.steps.compensation import column_by_column, compensate, visiting_order
+from bivlm.quantizers.steps.gaussian_bands import band_of, cuts
+from bivlm.quantizers.steps.grid import grouped
+from bivlm.quantizers.steps.saliency_search import SaliencyObjective, best_salient_share
+from bivlm.quantizers.steps.salient import SalientLevels, Tail, fit_tail
 from bivlm.types import LinearStats
 
 # float16 ends at 65504: the tail may be this many times the largest band level before that level loses
