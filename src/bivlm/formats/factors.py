@@ -12,7 +12,7 @@ be had. docs/format.md has every byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,7 +27,6 @@ from bivlm.formats.encoding.checks import (
     check_tensors,
     own_copy,
     require,
-    same_bits,
 )
 from bivlm.formats.encoding.numbers import LARGEST_EXPONENT
 
@@ -58,15 +57,8 @@ class FactorsWeight(QuantizedWeight):
     column_scale: Tensor
     exponent: int
 
-    def __post_init__(self) -> None:
-        with blaming("factors"):
-            _check_weight(self)
-
-    def __eq__(self, other: object) -> bool:
-        """The same bits in every field (so -0.0 is not 0.0)."""
-        if not isinstance(other, FactorsWeight):
-            return NotImplemented
-        return all(same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+    def check(self) -> None:
+        _check_weight(self)
 
     @property
     def shape(self) -> tuple[int, int]:

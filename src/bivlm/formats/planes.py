@@ -14,7 +14,7 @@ and float16 scales lies in blocks, which in groups of 128 are ggml's Q1_0. docs/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import blaming, check_tensors, dtype_name, own_copy, require, same_bits
+from bivlm.formats.encoding.checks import blaming, check_tensors, dtype_name, own_copy, require
 from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.encoding.plane_checks import (
     check_weight,
@@ -83,15 +83,8 @@ class PlanesWeight(QuantizedWeight):
     group_size: int
     exponent: int
 
-    def __post_init__(self) -> None:
-        with blaming("planes"):
-            check_weight(self)
-
-    def __eq__(self, other: object) -> bool:
-        """The same bits in every field (so -0.0 is not 0.0)."""
-        if not isinstance(other, PlanesWeight):
-            return NotImplemented
-        return all(same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+    def check(self) -> None:
+        check_weight(self)
 
     @property
     def shape(self) -> tuple[int, int]:
