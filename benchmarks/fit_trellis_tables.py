@@ -2,8 +2,8 @@
 
     python benchmarks/fit_trellis_tables.py [--starts 600] [--kept 10] [--steps 150] [--json tables.json]
 
-What it prints is FITTED in formats/encoding/trellis_code.py and DISTORTION in quantizers/trellis.py; it takes three
-minutes on one core with AVX-512. The native library searches; without it the program stops.
+What it prints is FITTED in formats/encoding/trellis_code.py and DISTORTION in quantizers/trellis.py; it takes
+three minutes on one core with AVX-512. The native library searches; without it the program stops.
 
 A table is fitted as a vector quantizer is: weights of a normal source choose their windows by the search,
 each level moves to the mean of the weights that chose it, over and over (generalised Lloyd: Linde, Buzo,

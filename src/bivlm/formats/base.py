@@ -47,7 +47,7 @@ class PackedTensor:
 
 
 class QuantizedWeight(ABC):
-    """What a quantizer decided about one weight. Subclasses are frozen dataclasses (eq=False, since equality is
+    """What a quantizer decided about one weight. Subclasses are frozen dataclasses (eq=False: equality is
     here), checked when they are made: ValueError, naming format and field, for what the format cannot hold.
     """
 

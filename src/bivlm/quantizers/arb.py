@@ -1,7 +1,7 @@
 """ARB-LLM: BiLLM's parts, with their numbers and signs refined in turns.
 
-Li et al., arXiv 2410.03129. A block of columns is parted as in BiLLM (steps/partition.py); then, for the masked
-weights of each part,
+Li et al., arXiv 2410.03129. A block of columns is parted as in BiLLM (steps/partition.py); then, for the
+masked weights of each part,
 
     plain    w ≈ mean + Σ scale * sign: mean, scales and signs in turns, each the best for the others; Eq. 4-7
     x        the same, then means and scales under the second moment S of the block's inputs,

@@ -9,8 +9,8 @@ factor of its damped inverse,
 
 The grid is evenly spaced, w ≈ scale * (code - zero_point), or free levels per group (`grid="lloyd"`). Beyond
 the paper: grids weighted by what the columns receive, and at the end a closed-form refit of scales and zero
-points, or levels, under H (steps/refit.py), row by row where it helps. (What an error costs inside the walk is 1 /
-U_jj², not H_jj. Grids weighted with that have a smaller error on the calibration data and a larger one
+points, or levels, under H (steps/refit.py), row by row where it helps. (What an error costs inside the walk
+is 1 / U_jj², not H_jj. Grids weighted with that have a smaller error on the calibration data and a larger one
 elsewhere.)
 
 With activation order the grids are fitted before the walk ("static groups"), so that no index of groups has

@@ -12,11 +12,11 @@ second moment of the inputs,
                    unless asked for
 
 and with `compensate` columns are decided one after the other, each error fed on to those still to come
-(steps/compensation.py). In their own order salient weights and scales are chosen when a group's turn comes, on the
-weights as the feedback has left them, as in the public code. With `act_order` the strongest inputs come first
-and the choices are made before the walk: better where few inputs dominate. Beyond the paper: the eight-bit
-grid of a row holds zero, and `refit` finds scales and means anew under the second moment, in the rows where
-it helps.
+(steps/compensation.py). In their own order salient weights and scales are chosen when a group's turn comes,
+on the weights as the feedback has left them, as in the public code. With `act_order` the strongest inputs
+come first and the choices are made before the walk: better where few inputs dominate. Beyond the paper: the
+eight-bit grid of a row holds zero, and `refit` finds scales and means anew under the second moment, in the
+rows where it helps.
 
 The paper counts (1 - share) + 8 share bits per weight: 1.7 for a tenth. It leaves out where the salient
 weights are, 0.47 bit for a tenth, and the scales, 16 bits per row and group.

@@ -3,8 +3,8 @@
     w ≈ scale * (code - zero_point)
 
 The scale is the group's range over the number of steps, as everywhere; `clip` searches a smaller range, with
-least squares for scale and zero point (steps/grid.py), the best that can be done without data. What tables call "2
-bits" leaves out scales and zero points.
+least squares for scale and zero point (steps/grid.py), the best that can be done without data. What tables
+call "2 bits" leaves out scales and zero points.
 """
 
 from __future__ import annotations

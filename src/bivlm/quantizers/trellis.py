@@ -22,6 +22,7 @@ The method's papers count K bits per weight, and leave out the row scales.
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -129,6 +130,9 @@ class Trellis(Quantizer):
         if self.refit:
             scale = refitted_scale(w, values, hessian, scale)
         return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
+
+    def with_bits(self, bits: float) -> Trellis:
+        return replace(self, bits=bits)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         fullest = fullest_bits if self.allocation else even_bits
