@@ -211,7 +211,7 @@ def _no_tail(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: int) -> Tensor:
-    """Move the tail's codes out of `codes` (freshly unpacked, changed in place: zeros stay behind)."""
+    """Move the tail's codes out of `codes` (freshly unpacked, changed in place: zeros are left there)."""
     flat = codes.view(-1)
     tail_codes = flat[positions]
     outside = tail_code_bits_outside(alphabet)

@@ -377,8 +377,8 @@ def _read_columns(
 
 
 def _read_tail(tensors: Mapping[str, Tensor], signs: Tensor, count: int, rice: int) -> dict[str, Tensor]:
-    """The tail, its low bits taken out of `signs` (freshly unpacked, changed in place: False stays
-    behind).
+    """The tail, its low bits taken out of `signs` (freshly unpacked, changed in place: False is left
+    there).
     """
     positions = unpack_positions(tensors["tail_low"], tensors["tail_high"], count, rice, signs.numel())
     with blaming("'tail_bits'"):

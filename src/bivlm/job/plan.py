@@ -204,7 +204,7 @@ def _plan_linear(
     used: set[int],
 ) -> LinearPlan:
     shape = (linear.out_features, linear.in_features)
-    if any(fnmatchcase(name, pattern) for pattern in family.keep):
+    if any(fnmatchcase(name, pattern) for pattern in family.full_precision):
         return LinearPlan(name, part, shape, None, "kept by its family")
     if part not in parts:
         return LinearPlan(name, part, shape, None, "part not chosen")

@@ -95,7 +95,7 @@ def _walk_with_data(
     packed.
     """
     inside = {name for block in plan.blocks for name in source.parameter_names(block.path)}
-    head = source.family.keep_out_of_calibration(source.model)
+    head = source.family.untied_head(source.model)
     around = [name for name in source.entries if name not in inside and name not in head]
     source.materialize(around)
     finished: list[tuple[Sequence[nn.Module], list[dict[int, Tensor]], list[dict[int, Tensor]]]] = []

@@ -33,7 +33,7 @@ SETTINGS = [
     "tail_rice",
 ]
 
-# What makes a plane plain, beside a group size of whole bytes that divides the width
+# What makes a plane plain, together with a group size of whole bytes that divides the width
 _PLAIN = {
     "column_scales": False,
     "exponent": 0,
@@ -191,8 +191,8 @@ def _check_planes(weight: PlanesWeight) -> None:
     if weight.parts == 1 or weight.salient_parts == 1:
         unparted = _of_kinds(weight.partition, weight.salient, weight.parts == 1, weight.salient_parts < 2)
         require(not bool(unparted.any()), "'partition' must be false in columns that have one part")
-    beside = weight.second_signs[:, ~weight.salient] if weight.salient_parts else weight.second_signs
-    require(not bool(beside.any()), "'second_signs' must be false outside the salient columns")
+    elsewhere = weight.second_signs[:, ~weight.salient] if weight.salient_parts else weight.second_signs
+    require(not bool(elsewhere.any()), "'second_signs' must be false outside the salient columns")
 
 
 def _of_kinds(plane: Tensor, salient: Tensor, ordinary: bool, strong: bool) -> Tensor:

@@ -37,7 +37,7 @@ def cache_argument(model: nn.Module, cache: Cache) -> dict[str, Cache]:
 
 class PrunedLayer(DynamicLayer):
     """The keys and values of the tokens that `kept` lets through; its length is that of the whole prompt and
-    of what was generated behind it.
+    of what was generated after it.
     """
 
     def __init__(self, kept: Kept) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 class Kept:
     """The tokens that go on, of sequences of `length` tokens.
 
-    index  (batch, m) int64, ascending: their places; tokens behind `length` (generated later) always go on
+    index  (batch, m) int64, ascending: their places; tokens after `length` (generated later) always go on
     real   (batch, m) bool: False for filler; None when there is none
     """
 
@@ -38,17 +38,17 @@ class Kept:
         return cls(index, real, keep.shape[1])
 
     def grown(self, length: int) -> Kept:
-        """The same for longer sequences: the tokens behind go on."""
+        """The same for longer sequences: the tokens after it go on."""
         added = length - self.length
         if not added:
             return self
-        behind = torch.arange(self.length, length, device=self.index.device).expand(len(self.index), added)
+        after = torch.arange(self.length, length, device=self.index.device).expand(len(self.index), added)
         real = (
             None
             if self.real is None
             else torch.cat([self.real, self.real.new_ones(len(self.index), added)], dim=1)
         )
-        return Kept(torch.cat([self.index, behind], dim=1), real, length)
+        return Kept(torch.cat([self.index, after], dim=1), real, length)
 
     def take(self, tensor: Tensor, dim: int) -> Tensor:
         """The entries of the tokens that go on; `tensor` is (batch or 1, …) with one entry per token along
@@ -67,7 +67,7 @@ class Kept:
     def attention_mask(self, mask: Tensor | None, queries: int, past: int) -> Tensor | None:
         """A block's mask for the tokens that go on: as keys and, in a whole sequence, as queries.
 
-        `queries` tokens come behind the `past` ones in the cache, counted before the cut; a whole sequence
+        `queries` tokens come after the `past` ones in the cache, counted before the cut; a whole sequence
         has no past. `mask` is None (each token sees itself and all before it), (batch, n) as for flash
         attention, or (batch or 1, heads or 1, queries, n), boolean or added; n = past + queries.
         """
@@ -87,7 +87,7 @@ class Kept:
         """A language block's keyword arguments for the tokens that go on; `queries` and `past` as above."""
         cut = {**kwargs, "attention_mask": self.attention_mask(kwargs.get("attention_mask"), queries, past)}
         if past:
-            return cut  # tokens behind the prompt: they all go on
+            return cut  # tokens after the prompt: they all go on
         whole = self.grown(queries)
         if kwargs.get("position_embeddings") is not None:
             cut["position_embeddings"] = tuple(

@@ -1,7 +1,7 @@
 """Dropping tokens inside the language model: from one block on the sequence is shorter, and so are cache,
 positions and masks.
 
-The first block that is concerned decides, by what enters it, and cuts the hidden states; it and all behind it
+The first block that is concerned decides, by what enters it, and cuts the hidden states; it and all after it
 get their positions and masks cut, and their part of the cache replaced by one that remembers what it holds
 (cache.py).
 """
@@ -137,5 +137,5 @@ def last_real(real: Tensor) -> Tensor:
 
 
 def line(count: int) -> Tensor:
-    """Places of tokens that stand one behind the other: (count, 3)."""
+    """Places of tokens that stand one after the other: (count, 3)."""
     return torch.stack([torch.zeros(count), torch.zeros(count), torch.arange(count).float()], dim=1)

@@ -28,7 +28,7 @@ class Decision:
     prompt: tuple[Tensor, Tensor]
 
     def goes_on(self, ids: Tensor, pixels: Tensor) -> bool:
-        """Whether a call repeats the prompt of this decision, image included, with tokens behind it."""
+        """Whether a call repeats the prompt of this decision, image included, with tokens after it."""
         known, seen = self.prompt
         count = known.shape[1]
         same = len(ids) == len(known) and ids.shape[1] > count and torch.equal(ids[:, :count], known)
@@ -56,7 +56,7 @@ class Call:
     """One forward pass: its inputs, how many tokens the cache holds already, and, for a prompt that is read
     whole, where its visual tokens are.
 
-    `visual` (batch, t) is None behind a past; `places` and `seeds` have an entry for each prompt; `prompt` is
+    `visual` (batch, t) is None after a past; `places` and `seeds` have an entry for each prompt; `prompt` is
     what a decision is remembered by.
     """
 

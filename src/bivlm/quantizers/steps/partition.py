@@ -86,8 +86,8 @@ def _column_errors(target: Tensor, rank: Tensor, candidates: int) -> Tensor:
     for taken in range(candidates):
         place = column_place[:, taken : taken + 1]
         value = values.gather(1, place)
-        behind = (grid > place).to(values.dtype)
-        for prefix, moved in ((count, behind), (total, behind * value), (square, value.square())):
+        beyond = (grid > place).to(values.dtype)
+        for prefix, moved in ((count, beyond), (total, beyond * value), (square, value.square())):
             prefix[:rows] -= moved
             prefix[rows:] += moved
         errors[taken] = _order_two_error(both, _Prefix(count, total), square).sum(dtype=torch.float64)

@@ -272,7 +272,7 @@ def _measured(work: _Work, pruning: Pruning) -> PruningCell:
             "kl_by_other": by_other.kl,
         }
     return PruningCell(
-        pruner=pruning.pruner + "".join(f",{key}={value}" for key, value in pruning.settings.items()),
+        pruner=pruning.name + "".join(f",{key}={value}" for key, value in pruning.own_settings.items()),
         site=pruning.site,
         layer=pruning.layer,
         keep=pruning.keep,
