@@ -21,9 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import partition_by_definition
 from bivlm.job.recipe import build_quantizer, load_recipe, preset_names
-from bivlm.quantizers import partition_reference, sign_planes
 from bivlm.quantizers.billm import BiLLM
+from bivlm.quantizers.steps import sign_planes
 from bivlm.types import LinearStats
 from machine import describe
 
@@ -59,7 +60,7 @@ def main(
     """Measure every preset, and BiLLM with and without its fast searches."""
     weight, stats = layer(rows, columns)
     slow_searches = {
-        name: getattr(partition_reference, name) for name in ("salient_columns", "magnitude_threshold")
+        name: getattr(partition_by_definition, name) for name in ("salient_columns", "magnitude_threshold")
     }
     with patch.multiple(sign_planes, **slow_searches):
         expected = TO_THE_LETTER.quantize(weight, stats)

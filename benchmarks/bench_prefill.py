@@ -26,9 +26,9 @@ from rich.progress import track
 from rich.table import Table
 from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneration
 
-from bivlm.pruning import budget
+from bivlm.pruning import tokens_kept
 from bivlm.pruning.apply import prune
-from bivlm.pruning.cache import cache_argument, cache_bytes
+from bivlm.pruning.dropping.cache import cache_argument, cache_bytes
 from machine import describe
 
 TEXT = 32
@@ -102,7 +102,7 @@ def check(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor],
     assert torch.equal(prefill(model, inputs)[3], expected), "keep = 1 must change nothing"
     prune(model, "attention:layer=2,keep=0.25")
     lengths = [layer.keys.shape[-2] for layer in prefill(model, inputs)[2].layers]
-    stays = TEXT + budget(tokens, 0.25)
+    stays = TEXT + tokens_kept(tokens, 0.25)
     assert lengths == [TEXT + tokens] * 2 + [stays] * (len(lengths) - 2), lengths
     prune(model, None)
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bivlm.formats.trellis_code import MOST_BITS, standard_tables
+from bivlm.formats.encoding.trellis_code import MOST_BITS, standard_tables
 from bivlm.native import library as native
+from bivlm.quantizers.steps.viterbi import search_columns, search_reference
 from bivlm.quantizers.trellis import Trellis
-from bivlm.quantizers.viterbi import search_columns, search_reference
 from bivlm.types import LinearStats
 from machine import describe
 

@@ -2,8 +2,8 @@
 
     python benchmarks/fit_trellis_tables.py [--starts 600] [--kept 10] [--steps 150] [--json tables.json]
 
-What it prints is FITTED in formats/trellis_code.py and DISTORTION in quantizers/trellis.py; it takes three
-minutes on one core with AVX-512. The native library searches; without it the program stops.
+What it prints is FITTED in formats/encoding/trellis_code.py and DISTORTION in quantizers/trellis.py; it takes
+three minutes on one core with AVX-512. The native library searches; without it the program stops.
 
 A table is fitted as a vector quantizer is: weights of a normal source choose their windows by the search,
 each level moves to the mean of the weights that chose it, over and over (generalised Lloyd: Linde, Buzo,
@@ -25,10 +25,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from bivlm.formats.encoding.trellis_code import LARGEST, MOST_BITS, SPREAD, UNIT, WINDOWS, standard_tables
 from bivlm.formats.trellis import STRIP
-from bivlm.formats.trellis_code import LARGEST, MOST_BITS, SPREAD, UNIT, WINDOWS, standard_tables
 from bivlm.native import library as native
-from bivlm.quantizers.viterbi import search_columns
+from bivlm.quantizers.steps.viterbi import search_columns
 
 WINDOW = 8
 COLUMNS = 64  # of a source: their strips go on from one to the next, and paths look ahead

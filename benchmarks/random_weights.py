@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bivlm.formats import FactorsWeight, LevelsWeight, PlanesWeight, TrellisWeight, UniformWeight
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.numbers import Numbers
+from bivlm.formats.encoding.numbers import Numbers
 from bivlm.formats.trellis import RUN, pack_symbols, strips
 
 GROUP = 128

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(
-    0, str(Path(__file__).parent)
-)  # `from tiny import …` from every folder, whatever pytest's import mode
+# `from tiny import …` and the benchmarks' modules from every folder, whatever pytest's import mode
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 if extra := os.environ.get("BIVLM_TEST_TORCHVISION"):
     sys.path.append(extra)  # a torchvision that only the tests see (Makefile)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

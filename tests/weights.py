@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bivlm.formats import FactorsWeight, LevelsWeight, PlanesWeight, UniformWeight
-from bivlm.formats.numbers import Numbers
+from bivlm.formats.encoding.numbers import Numbers
 
 NOTHING = torch.zeros(0, dtype=torch.float16)
 

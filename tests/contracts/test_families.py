@@ -102,18 +102,23 @@ def test_every_linear_is_in_a_stack_or_kept(kind: str):
             owners = [
                 stack.path for stack in subject.family.stacks if f"{name}.".startswith(f"{stack.path}.")
             ]
-            kept = any(fnmatchcase(name, pattern) for pattern in subject.family.keep)
+            kept = any(fnmatchcase(name, pattern) for pattern in subject.family.full_precision)
             assert len(owners) == 1 or (not owners and kept), f"{name} belongs to {owners}, kept: {kept}"
 
 
 @pytest.mark.parametrize(
-    ("name", "pattern"), [(name, pattern) for name, family in FAMILIES.items() for pattern in family.keep]
+    ("name", "pattern"),
+    [(name, pattern) for name, family in FAMILIES.items() for pattern in family.full_precision],
 )
 def test_every_keep_pattern_matches_something(name: str, pattern: str):
     """In a tiny member of the family, or in one of a family with the same list: a pooling head that one tower
     lacks, another has.
     """
-    models = [member(kind).model for kind in KINDS if member(kind).family.keep == FAMILIES[name].keep]
+    models = [
+        member(kind).model
+        for kind in KINDS
+        if member(kind).family.full_precision == FAMILIES[name].full_precision
+    ]
     assert any(fnmatchcase(module, pattern) for model in models for module, _ in model.named_modules())
 
 
@@ -226,7 +231,7 @@ def test_what_calibration_leaves_out_is_the_untied_head(kind: str):
     subject = member(kind)
     tied = subject.model.get_output_embeddings().weight is subject.model.get_input_embeddings().weight
     assert tied == (kind in TIED)
-    assert subject.family.keep_out_of_calibration(subject.model) == (
+    assert subject.family.untied_head(subject.model) == (
         frozenset() if tied else frozenset({"lm_head.weight"})
     )
 

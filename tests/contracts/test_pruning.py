@@ -16,9 +16,9 @@ import bivlm.pruning
 from bivlm.errors import InputError
 from bivlm.eval.answer import generate, inference
 from bivlm.families import family_of
-from bivlm.pruning import PRUNERS, budget
+from bivlm.pruning import PRUNERS, tokens_kept
 from bivlm.pruning.apply import active_pruning, describe, prune
-from bivlm.pruning.cache import cache_bytes
+from bivlm.pruning.dropping.cache import cache_bytes
 from pruning_oracle import hidden_tokens
 from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
 
@@ -123,7 +123,7 @@ def test_the_budget_is_kept(member, pruner, keep):
     member.logits(inputs)
     decision = member.decision()
     for stay, offered in zip(decision.chosen, decision.offered, strict=True):
-        assert len(stay) == budget(offered, keep)
+        assert len(stay) == tokens_kept(offered, keep)
         assert bool((stay.diff() > 0).all())
         assert int(stay[0]) >= 0
         assert int(stay[-1]) < offered
@@ -294,7 +294,7 @@ def test_text_tokens_as_a_probe(member):
     found = member.logits(inputs)
     text = int((inputs["attention_mask"].bool() & ~member.visual(inputs)).sum()) - 1
     assert member.decision().offered == (text,)
-    assert found.shape[1] == inputs["input_ids"].shape[1] - (text - budget(text, 0.5))
+    assert found.shape[1] == inputs["input_ids"].shape[1] - (text - tokens_kept(text, 0.5))
 
 
 @pytest.mark.parametrize("kind", ["llava"])

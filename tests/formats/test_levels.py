@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bivlm.formats import bits, levels
+from bivlm.formats import levels
 from bivlm.formats.base import PackedTensor
+from bivlm.formats.encoding import bits
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
 
 quick = settings(deadline=None, max_examples=80)

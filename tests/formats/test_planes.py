@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bivlm.formats import planes
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.numbers import Numbers
+from bivlm.formats.encoding.numbers import Numbers
 from bivlm.formats.planes import PlanesWeight, planes_nbytes
 
 quick = settings(deadline=None, max_examples=80)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bivlm.formats import PlanesWeight
-from bivlm.formats.numbers import Numbers
+from bivlm.formats.encoding.numbers import Numbers
 from worked_examples import Golden, check_document, check_read, check_written, half
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bivlm.formats import TrellisWeight
-from bivlm.formats.rotation import signs_of
+from bivlm.formats.encoding.rotation import signs_of
+from bivlm.formats.encoding.trellis_code import FITTED, SPREAD, standard_tables
 from bivlm.formats.trellis import pack_symbols
-from bivlm.formats.trellis_code import FITTED, SPREAD, standard_tables
 from worked_examples import DOCUMENT, Golden, check_document, check_read, check_written, half, octets
 
 # Sixteen fields of each column

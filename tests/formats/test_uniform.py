@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.formats import PackedTensor, UniformWeight
-from bivlm.formats.numbers import Numbers
+from bivlm.formats.encoding.numbers import Numbers
 from bivlm.formats.uniform import ALPHABETS, uniform_nbytes
 
 KINDS = ["middle", "code", "free"]

@@ -57,7 +57,7 @@ def test_a_linear_is_quantized_or_kept_for_a_reason(source):
 def test_what_the_family_keeps_is_kept_whatever_the_recipe_says(source):
     plan = plan_of(source, PLAIN)
     for linear in plan.linears:
-        if any(fnmatchcase(linear.name, pattern) for pattern in source.family.keep):
+        if any(fnmatchcase(linear.name, pattern) for pattern in source.family.full_precision):
             assert linear.quantizer is None, linear.name
     assert next(linear for linear in plan.outside if linear.name == "lm_head").quantizer is None
 

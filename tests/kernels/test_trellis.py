@@ -10,7 +10,7 @@ import torch
 
 from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.rotation import rotate, signs_of
+from bivlm.formats.encoding.rotation import rotate, signs_of
 from bivlm.formats.trellis import RUN, TrellisWeight, pack_symbols, strips
 from bivlm.kernels import codes as cpu
 from bivlm.kernels import native_product, trellis

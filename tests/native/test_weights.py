@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bivlm.formats import PackedTensor, bits
+from bivlm.formats import PackedTensor
+from bivlm.formats.encoding import bits
 from bivlm.native.weights import prepare, prepare_factors, why_not
 from weights import NATIVE, OTHER, factors, levels, planes, uniform
 

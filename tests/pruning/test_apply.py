@@ -14,9 +14,9 @@ from transformers import DynamicCache
 from bivlm.families import family_of
 from bivlm.pruning import Pruner
 from bivlm.pruning.apply import active_pruning, describe, prune
-from bivlm.pruning.cache import PrunedLayer, cache_argument
-from bivlm.pruning.kept import Kept
-from bivlm.pruning.state import Call, Decision, decision_from
+from bivlm.pruning.dropping.cache import PrunedLayer, cache_argument
+from bivlm.pruning.dropping.kept import Kept
+from bivlm.pruning.dropping.state import Call, Decision, decision_from
 from tiny import tiny_model, tiny_processor, tiny_samples
 
 _models: dict[str, Any] = {}

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bivlm.pruning import Pruner, budget
+from bivlm.pruning import Pruner, tokens_kept
 from bivlm.pruning.base import highest
-from bivlm.pruning.choose import choose
 from bivlm.pruning.diversity import max_min
-from bivlm.pruning.geometry import runs, shape_of, token_places
-from bivlm.pruning.language import last_real, line
+from bivlm.pruning.dropping.choose import choose
+from bivlm.pruning.dropping.geometry import runs, shape_of, token_places
+from bivlm.pruning.dropping.language import last_real, line
 
 
 @given(st.integers(1, 3000), st.integers(1, 64))
@@ -23,7 +23,7 @@ from bivlm.pruning.language import last_real, line
 def test_a_budget_is_rounded_half_up_and_never_nothing(count, parts):
     """Shares of 1/64 are exact in binary: there is no other rounding to blame."""
     exact = int((Decimal(count) * parts / 64).quantize(Decimal(1), ROUND_HALF_UP))
-    assert budget(count, parts / 64) == max(1, exact)
+    assert tokens_kept(count, parts / 64) == max(1, exact)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.data())

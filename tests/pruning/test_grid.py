@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.pruning import Candidates
-from bivlm.pruning.geometry import token_places
+from bivlm.pruning.dropping.geometry import token_places
 from bivlm.pruning.grid import GridPruner, evenly_spaced, shared_out
 from bivlm.pruning.random import RandomPruner
 

@@ -8,16 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bivlm.pruning import PRUNERS, Candidates, budget
+from bivlm.pruning import PRUNERS, Candidates, tokens_kept
 from bivlm.pruning.attention import AttentionPruner
 from bivlm.pruning.base import highest
-from bivlm.pruning.choose import choose
 from bivlm.pruning.diversity import DiversityPruner, cosine_distances, max_min
-from bivlm.pruning.geometry import runs, shape_of, token_places
+from bivlm.pruning.dropping.choose import choose
+from bivlm.pruning.dropping.geometry import runs, shape_of, token_places
+from bivlm.pruning.dropping.tower import token_means
 from bivlm.pruning.grid import GridPruner, evenly_spaced, shared_out
 from bivlm.pruning.joined import JoinedPruner
 from bivlm.pruning.random import RandomPruner
-from bivlm.pruning.tower import token_means
 
 
 def candidates(count, seed=0, shapes=None):
@@ -33,7 +33,7 @@ def candidates(count, seed=0, shapes=None):
     [(64, 0.5, 32), (64, 0.01, 1), (64, 0.14, 9), (3, 0.5, 2), (1, 0.2, 1), (0, 0.5, 0), (5, 1.0, 5)],
 )
 def test_budget(count, keep, expected):
-    assert budget(count, keep) == expected
+    assert tokens_kept(count, keep) == expected
 
 
 @given(st.sampled_from(sorted(PRUNERS)), st.integers(2, 40), st.integers(0, 1000), st.data())

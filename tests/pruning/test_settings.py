@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.errors import InputError
+from bivlm.pruning.attention import AttentionPruner
 from bivlm.pruning.settings import Pruning, parse_pruning, sweep
 
 
@@ -26,6 +29,19 @@ def test_there_and_back(text):
     assert str(pruning) == text
     assert parse_pruning(pruning.to_dict()) == pruning
     assert parse_pruning(pruning) is pruning
+
+
+def test_a_pruner_can_be_given_as_an_object():
+    pruning = Pruning(AttentionPruner(attending="last"), 0.25, layer=2)
+    assert pruning.build() is pruning.pruner
+    assert str(pruning) == "attention:layer=2,keep=0.25,attending=last"
+    again = parse_pruning(json.loads(json.dumps(pruning.to_dict())))
+    assert again.build() == pruning.build()
+    assert str(again) == str(pruning)
+    with pytest.raises(InputError, match="no last token"):
+        Pruning(AttentionPruner(attending="last"), 0.25, site="input")
+    with pytest.raises(InputError, match="attention is given as an object, which has its settings"):
+        Pruning(AttentionPruner(), 0.25, settings={"attending": "last"})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from bivlm.quantizers.arb import ARB, alternate, alternate_rc, nearest_signs
 from bivlm.quantizers.billm import BiLLM
-from bivlm.quantizers.residual import binarize
+from bivlm.quantizers.steps.residual import binarize
 from bivlm.types import LinearStats
 
 STORED = load_file(Path(__file__).parents[1] / "golden" / "billm_reference.safetensors")

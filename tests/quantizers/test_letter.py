@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 from bivlm.formats.levels import LevelsWeight
 from bivlm.quantizers import BiVLM
-from bivlm.quantizers.saliency_search import SaliencyObjective, best_salient_share
+from bivlm.quantizers.steps.saliency_search import SaliencyObjective, best_salient_share
 
 ROUNDS, ALPHA = 10, 1.4
 

@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bivlm.formats.encoding.trellis_code import UNIT, standard_tables
 from bivlm.formats.trellis import TrellisWeight, column_bits, runs, trellis_nbytes
-from bivlm.formats.trellis_code import UNIT, standard_tables
 from bivlm.native import library as native
 from bivlm.quantizers import trellis
+from bivlm.quantizers.steps.viterbi import search_columns, search_reference
 from bivlm.quantizers.trellis import (
     DISTORTION,
     Trellis,
@@ -24,7 +25,6 @@ from bivlm.quantizers.trellis import (
     even_bits,
     refitted_scale,
 )
-from bivlm.quantizers.viterbi import search_columns, search_reference
 from bivlm.types import LinearStats
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="the native library is not in use")

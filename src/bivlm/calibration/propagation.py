@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bivlm.quantizers.compensation import damped_moment
+from bivlm.quantizers.steps.compensation import damped_moment
 from bivlm.types import LinearStats, ModalityWeight
 
 DAMPING = 0.01

@@ -39,7 +39,7 @@ class SourceModel:
     def __init__(self, folder: Path, family: Family | None = None) -> None:
         self.folder = folder
         self.config = read_config(folder, family)
-        self.family: Family = family_of(self.config) if family is None else family
+        self.family: Family = family_of(self.config, family)
         self.shards = shard_files(folder)
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
@@ -179,6 +179,5 @@ def read_config(folder: Path, family: Family | None = None) -> Any:
         )
     if "model_type" not in config:
         raise InputError(f"{path} names no model_type; is this a transformers model?")
-    if family is None:
-        family_of(config["model_type"])
+    family_of(config["model_type"], family)
     return transformers.AutoConfig.from_pretrained(folder)

@@ -1,5 +1,5 @@
-"""The model families: one file each, a declaration; this table is all that the rest of the package knows them
-by. docs/adding.md adds one.
+"""The model families: one file each, a declaration. This table, what other packages offer (bivlm.plugins) and
+what `use` declares is all that the rest of the package knows them by. docs/adding.md adds one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from bivlm.families.processors import load_processor
 from bivlm.families.qwen2_5_vl import QWEN2_5_VL
 from bivlm.families.qwen2_vl import QWEN2_VL
 from bivlm.families.smolvlm import SMOLVLM
+from bivlm.plugins import Table
 
-__all__ = ["FAMILIES", "Family", "Stack", "family_of", "last_block", "load_processor"]
+__all__ = ["FAMILIES", "Family", "Stack", "family_names", "family_of", "last_block", "load_processor", "use"]
 
 FAMILIES: dict[str, Family] = {
     "llava": LLAVA,
@@ -32,27 +33,56 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(config: PretrainedConfig | str) -> Family:
-    """The family of a model, by its config or its `model_type` alone.
+def _refusal(name: str, loaded: object) -> str:
+    if not isinstance(loaded, Family):
+        return "is no bivlm.families.Family"
+    return (
+        "" if loaded.model_type == name else f"is for {loaded.model_type!r}, not for its entry point's name"
+    )
 
-    Raises InputError for an architecture that is not supported, and, when the config is given, for a vision
-    tower that its family does not know.
+
+_TABLE: Table[Family] = Table("bivlm.families", "family", FAMILIES, _refusal)
+_USED: dict[str, Family] = {}
+
+
+def use(family: Family) -> None:
+    """Declare a family for this process: models of its `model_type` are read by it from now on, also where
+    bivlm has another declaration.
+    """
+    if not isinstance(family, Family):
+        raise InputError(f"{family!r} is no bivlm.families.Family; docs/adding.md shows one")
+    _USED[family.model_type] = family
+
+
+def family_names() -> list[str]:
+    """The architectures that can be used, sorted: built in, from other packages, and declared by `use`."""
+    return sorted({*_TABLE.names(), *_USED})
+
+
+def family_of(config: PretrainedConfig | str, family: Family | None = None) -> Family:
+    """The family of a model, by its config or its `model_type` alone; `family` itself where one is given and
+    is the model's.
+
+    Raises InputError for an architecture that is not supported, for a family of another architecture, and,
+    when the config is given, for a vision tower that the family does not know.
     """
     model_type = config if isinstance(config, str) else config.model_type
-    family = FAMILIES.get(model_type)
-    if family is None:
+    if family is not None and family.model_type != model_type:
         raise InputError(
-            f"the architecture {model_type!r} is not supported; supported are {', '.join(FAMILIES)}; to add"
-            " one: docs/adding.md"
+            f"the model is a {model_type!r} and the family is for {family.model_type!r}; give the family of"
+            " the model"
         )
-    if (
-        not isinstance(config, str)
-        and family.vision_types
-        and config.vision_config.model_type not in family.vision_types
-    ):
-        tower, known = config.vision_config.model_type, ", ".join(family.vision_types)
+    found = family or _USED.get(model_type) or _TABLE.named(model_type)
+    if found is None:
         raise InputError(
-            f"{model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to add"
-            " one: docs/adding.md"
+            f"the architecture {model_type!r} is not supported; supported are {', '.join(family_names())}; to"
+            " add one: docs/adding.md"
         )
-    return family
+    if not isinstance(config, str) and found.vision_types:
+        tower, known = config.vision_config.model_type, ", ".join(found.vision_types)
+        if tower not in found.vision_types:
+            raise InputError(
+                f"{model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to"
+                " add one: docs/adding.md"
+            )
+    return found

@@ -44,12 +44,13 @@ class Stack:
 class Family:
     """One architecture of transformers, by its `model_type`.
 
-    `stacks` stand in the order in which the model runs them. `keep` are glob patterns of modules outside the
-    stacks, or of linears inside them, that stay in full precision. `image_token_id(config)` is the id that
-    marks a visual token in `input_ids`; None for a model whose image reaches the language model through
+    `stacks` stand in the order in which the model runs them. `full_precision` are glob patterns of modules
+    outside the stacks, or of linears inside them, that are not quantized. `image_token_id(config)` is the id
+    that marks a visual token in `input_ids`; None for a model whose image reaches the language model through
     cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}` and serves processors
     that bring no chat template. `vision_types` are the `model_type`s of the vision towers that the paths hold
-    for; empty where the architecture has but one.
+    for; empty where the architecture has but one. `answer_token_type` is what marks an answer's tokens in
+    `token_type_ids`, where the model reads them (most mark the image there, and 0 is text).
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None where patches and
@@ -59,10 +60,11 @@ class Family:
 
     model_type: str
     stacks: tuple[Stack, ...]
-    keep: tuple[str, ...]
+    full_precision: tuple[str, ...]
     image_token_id: Callable[[PretrainedConfig], int | None]
     prompt: str
     vision_types: tuple[str, ...] = ()
+    answer_token_type: int = 0
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
 
@@ -84,14 +86,14 @@ class Family:
         return model_inputs.build(processor, self.model_type, self.prompt, samples, images, limit)
 
     def extend(self, inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The inputs of prompt and answer, for teacher forcing: `answers` (n, a) are token ids behind the
+        """The inputs of prompt and answer, for teacher forcing: `answers` (n, a) are token ids after the
         prompts, `mask` (n, a) is 0 at padding.
 
         The logits that judge answer token j are those at position t - 1 + j, with t the length of the padded
         prompts. Answers are text: a model that counts its image tokens refuses them there, so suppress
         `image_token_id` when generating what is to be judged.
         """
-        return model_inputs.extend(inputs, answers, mask)
+        return model_inputs.extend(inputs, answers, mask, self.answer_token_type)
 
     def visual_mask(self, config: PretrainedConfig, input_ids: Tensor) -> Tensor:
         """True where a token of the prompt is visual, the shape of `input_ids`; nowhere, when the image comes
@@ -106,9 +108,9 @@ class Family:
         """
         return getattr(config.get_text_config(), "max_position_embeddings", None)
 
-    def keep_out_of_calibration(self, model: Any) -> frozenset[str]:
-        """Names of the parameters that nothing before the end of the last block needs: the language head,
-        unless it is the embedding's own weight.
+    def untied_head(self, model: Any) -> frozenset[str]:
+        """Names of the language head's parameters, which nothing up to the end of the last block needs; none
+        where its weight is the embedding's.
         """
         head = model.get_output_embeddings()
         names = {f"{name}.weight" for name, module in model.named_modules() if module is head}

@@ -37,7 +37,7 @@ IDEFICS3 = Family(
         Stack("projector", "model.connector"),
         Stack("language", "model.text_model.layers"),
     ),
-    keep=("lm_head", "model.text_model.embed_tokens", "model.vision_model.embeddings.*"),
+    full_precision=("lm_head", "model.text_model.embed_tokens", "model.vision_model.embeddings.*"),
     image_token_id=lambda config: config.image_token_id,
     prompt="{bos}User:{image}{question}<end_of_utterance>\nAssistant:",
     patch_tokens=patch_tokens,

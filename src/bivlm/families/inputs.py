@@ -23,7 +23,8 @@ from bivlm.errors import InputError
 from bivlm.families.processors import check_processor, first_line
 from bivlm.types import Sample
 
-TEXT_ONLY = ("mm_token_type_ids", "token_type_ids")  # (n, t): 0 is text
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # (n, t)
+TARGETS = "labels"  # what a model is trained on: with them `forward` computes a loss
 SEEN_FROM_TOKENS = "cross_attention_mask"  # (n, t, images, tiles): which tiles of the image a token sees
 
 
@@ -67,7 +68,7 @@ def build(
             f"{_names(samples)}: the processor refuses the image or the question ({first_line(error)})"
         ) from error
     accepted = forward_arguments(model_type)
-    inputs = {name: tensor for name, tensor in batch.items() if name in accepted}
+    inputs = {name: tensor for name, tensor in batch.items() if name in accepted and name != TARGETS}
     _check_length(inputs["attention_mask"], samples, limit)
     return inputs
 
@@ -126,20 +127,22 @@ def _names(samples: Sequence[Sample]) -> str:
     return _name(samples[0]) if len(samples) == 1 else f"{_name(samples[0])} … {_name(samples[-1])}"
 
 
-def extend(inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def extend(inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor, token_type: int) -> dict[str, Tensor]:
     """What `Family.extend` returns: every tensor that has an entry per token grows by the answers' length,
-    the others stay as they are.
+    the others stay as they are. `token_type` marks the answers.
     """
     if answers.shape != mask.shape or len(answers) != len(inputs["input_ids"]):
         shapes = f"answers {tuple(answers.shape)} and mask {tuple(mask.shape)}"
         raise ValueError(f"{shapes} must be alike, a row for each of {len(inputs['input_ids'])} prompts")
 
-    def behind(name: str, added: Tensor) -> Tensor:
+    def after(name: str, added: Tensor) -> Tensor:
         return torch.cat([inputs[name], added.to(inputs[name])], dim=1)
 
-    grown = {"input_ids": behind("input_ids", answers), "attention_mask": behind("attention_mask", mask)}
-    grown |= {name: behind(name, torch.zeros_like(answers)) for name in TEXT_ONLY if name in inputs}
+    grown = {"input_ids": after("input_ids", answers), "attention_mask": after("attention_mask", mask)}
+    grown |= {
+        name: after(name, torch.full_like(answers, token_type)) for name in TOKEN_TYPES if name in inputs
+    }
     if SEEN_FROM_TOKENS in inputs:
         last = inputs[SEEN_FROM_TOKENS][:, -1:]
-        grown[SEEN_FROM_TOKENS] = behind(SEEN_FROM_TOKENS, last.expand(-1, answers.shape[1], -1, -1))
+        grown[SEEN_FROM_TOKENS] = after(SEEN_FROM_TOKENS, last.expand(-1, answers.shape[1], -1, -1))
     return {**inputs, **grown}

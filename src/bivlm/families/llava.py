@@ -25,7 +25,7 @@ from bivlm.families.base import Family, Stack
 
 
 def selected_features(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """The blocks behind the hidden states that `vision_feature_layer` names; the tower's own input is no
+    """The blocks that give the hidden states that `vision_feature_layer` names; the tower's own input is no
     block's output.
     """
     layers = config.vision_feature_layer
@@ -35,7 +35,7 @@ def selected_features(config: PretrainedConfig, count: int) -> Sequence[int]:
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
-    """A token per patch; the "default" strategy leaves the tower's first one (CLIP's class token) behind."""
+    """A token per patch; the "default" strategy leaves out the tower's first one (CLIP's class token)."""
     left_out = 1 if config.vision_feature_select_strategy == "default" else 0
     return torch.arange(-left_out, patches - left_out).expand(rows, patches)
 
@@ -47,7 +47,7 @@ LLAVA = Family(
         Stack("projector", "model.multi_modal_projector"),
         Stack("language", "model.language_model.layers"),
     ),
-    keep=(
+    full_precision=(
         "lm_head",
         "model.language_model.embed_tokens",
         "model.vision_tower.embeddings.*",

@@ -15,7 +15,7 @@ from bivlm.families.llava import LLAVA
 LLAVA_NEXT = Family(
     model_type="llava_next",
     stacks=LLAVA.stacks,
-    keep=LLAVA.keep,
+    full_precision=LLAVA.full_precision,
     image_token_id=lambda config: config.image_token_id,
     prompt="[INST] {image}\n{question} [/INST]",
     vision_types=LLAVA.vision_types,

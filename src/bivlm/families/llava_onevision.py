@@ -15,7 +15,7 @@ from bivlm.families.llava import LLAVA
 LLAVA_ONEVISION = Family(
     model_type="llava_onevision",
     stacks=LLAVA.stacks,
-    keep=LLAVA.keep,
+    full_precision=LLAVA.full_precision,
     image_token_id=lambda config: config.image_token_id,
     prompt="<|im_start|>user {image}\n{question}<|im_end|><|im_start|>assistant\n",
     vision_types=LLAVA.vision_types,

@@ -23,7 +23,7 @@ from bivlm.families.base import Family, Stack
 
 
 def intermediate_and_last(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """The blocks whose outputs are concatenated behind the global transformer, and the last one, which feeds
+    """The blocks whose outputs are concatenated after the global transformer, and the last one, which feeds
     it. Index i is what leaves block i.
     """
     return tuple(
@@ -43,7 +43,7 @@ MLLAMA = Family(
             visual_linears=("cross_attn.k_proj", "cross_attn.v_proj"),
         ),
     ),
-    keep=(
+    full_precision=(
         "lm_head",
         "model.language_model.embed_tokens",
         "model.vision_model.patch_embedding",

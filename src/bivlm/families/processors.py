@@ -2,7 +2,7 @@
 the user's words.
 
 Processors that also take videos (Qwen2-VL, LLaVA-OneVision, SmolVLM) need torchvision; the others do without.
-SmolVLM needs num2words besides.
+SmolVLM also needs num2words.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Most vision blocks attend within windows, those in `fullatt_block_indexes` over the whole image: the same
 blocks are called with other `cu_seqlens`. The patches are sorted by window before the first block and sorted
-back behind the merger, so the merger is the last thing that runs on them.
+back after the merger, so the merger is the last thing that runs on them.
 
 Kept in full precision: as in Qwen2-VL.
 """
@@ -21,7 +21,7 @@ from bivlm.families.qwen2_vl import QWEN2_VL
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
-    """The patches of a token stand one behind the other, and the tokens in the order of their windows."""
+    """The patches of a token stand one after the other, and the tokens in the order of their windows."""
     vision = config.vision_config
     order, _ = get_vision_window_index(
         inputs["image_grid_thw"], vision.spatial_merge_size, vision.window_size, vision.patch_size
@@ -32,7 +32,7 @@ def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: i
 QWEN2_5_VL = Family(
     model_type="qwen2_5_vl",
     stacks=QWEN2_VL.stacks,
-    keep=QWEN2_VL.keep,
+    full_precision=QWEN2_VL.full_precision,
     image_token_id=lambda config: config.image_token_id,
     prompt=QWEN2_VL.prompt,
     patch_tokens=patch_tokens,

@@ -23,7 +23,7 @@ from bivlm.families.base import Family, Stack
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
-    """The patches of a token stand one behind the other."""
+    """The patches of a token stand one after the other."""
     return (torch.arange(patches) // config.vision_config.spatial_merge_size**2)[None]
 
 
@@ -43,7 +43,7 @@ QWEN2_VL = Family(
         Stack("projector", "model.visual.merger"),
         Stack("language", "model.language_model.layers"),
     ),
-    keep=("lm_head", "model.language_model.embed_tokens", "model.visual.patch_embed.*"),
+    full_precision=("lm_head", "model.language_model.embed_tokens", "model.visual.patch_embed.*"),
     image_token_id=lambda config: config.image_token_id,
     prompt=(
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

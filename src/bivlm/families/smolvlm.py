@@ -16,7 +16,7 @@ from bivlm.families.idefics3 import IDEFICS3
 SMOLVLM = Family(
     model_type="smolvlm",
     stacks=IDEFICS3.stacks,
-    keep=IDEFICS3.keep,
+    full_precision=IDEFICS3.full_precision,
     image_token_id=lambda config: config.image_token_id,
     prompt=IDEFICS3.prompt,
     patch_tokens=IDEFICS3.patch_tokens,

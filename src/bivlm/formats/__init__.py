@@ -1,4 +1,6 @@
-"""How weights are stored: one file per format, one table. The byte-exact specification is docs/format.md."""
+"""How weights are stored: one file per format, one table. `base.py` says what a format is; `encoding/` has
+what their fields are stored with. The byte-exact specification is docs/format.md.
+"""
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.factors import FactorsWeight

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
+
+from bivlm.formats.encoding.checks import blaming, same_bits
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,26 @@ class PackedTensor:
 
 
 class QuantizedWeight(ABC):
-    """What a quantizer decided about one weight. Subclasses are frozen dataclasses with exact equality."""
+    """What a quantizer decided about one weight. Subclasses are frozen dataclasses (eq=False: equality is
+    here), checked when they are made: ValueError, naming format and field, for what the format cannot hold.
+    """
 
     format: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        with blaming(self.format):
+            self.check()
+
+    def __eq__(self, other: object) -> bool:
+        """The same bits in every field (so -0.0 is not 0.0)."""
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        names = [field.name for field in fields(cast(Any, self))]
+        return all(same_bits(getattr(self, name), getattr(other, name)) for name in names)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises ValueError, naming the field, where the fields contradict each other or the format."""
 
     @property
     @abstractmethod

@@ -12,16 +12,23 @@ be had. docs/format.md has every byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.checks import Layout, blaming, check_tensor, check_tensors, own_copy, require, same_bits
-from bivlm.formats.numbers import LARGEST_EXPONENT
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import (
+    Layout,
+    blaming,
+    check_tensor,
+    check_tensors,
+    own_copy,
+    require,
+)
+from bivlm.formats.encoding.numbers import LARGEST_EXPONENT
 
 SETTINGS = ["exponent", "rank"]
 
@@ -50,15 +57,8 @@ class FactorsWeight(QuantizedWeight):
     column_scale: Tensor
     exponent: int
 
-    def __post_init__(self) -> None:
-        with blaming("factors"):
-            _check_weight(self)
-
-    def __eq__(self, other: object) -> bool:
-        """The same bits in every field (so -0.0 is not 0.0)."""
-        if not isinstance(other, FactorsWeight):
-            return NotImplemented
-        return all(same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+    def check(self) -> None:
+        _check_weight(self)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -11,17 +11,16 @@ wasted: docs/format.md has every byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.positions import pack_positions, positions_nbytes, unpack_positions
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import Layout, blaming, check_tensor, check_tensors, own_copy, require
+from bivlm.formats.encoding.positions import pack_positions, positions_nbytes, unpack_positions
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices stay in the cache
 
@@ -60,17 +59,9 @@ class LevelsWeight(QuantizedWeight):
     tail_levels: Tensor
     tail_scale: Tensor
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _check_dense(self)
         _check_tail(self)
-
-    def __eq__(self, other: object) -> bool:
-        """The same bits in every field (so -0.0 is not 0.0)."""
-        if not isinstance(other, LevelsWeight):
-            return NotImplemented
-        return all(
-            _same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
-        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,7 +89,7 @@ class LevelsWeight(QuantizedWeight):
 
     def encode(self) -> PackedTensor:
         tail = self.tail_codes.numel()
-        tensors, rice = {"levels": _stored(self.levels), "scale": _stored(self.scale).view(1)}, 0
+        tensors, rice = {"levels": own_copy(self.levels), "scale": own_copy(self.scale).view(1)}, 0
         codes = self.codes
         if tail:
             shared = tail_code_bits_outside(self.alphabet)
@@ -106,8 +97,8 @@ class LevelsWeight(QuantizedWeight):
             codes.view(-1)[self.tail_positions] = self.tail_codes >> shared
             tensors["tail_low"], tensors["tail_high"], rice = pack_positions(self.tail_positions)
             tensors["tail_levels"], tensors["tail_scale"] = (
-                _stored(self.tail_levels),
-                _stored(self.tail_scale),
+                own_copy(self.tail_levels),
+                own_copy(self.tail_scale),
             )
             if shared:
                 tensors["tail_bits"] = bits.pack_fields((self.tail_codes & 1)[None], 1)[0]
@@ -128,16 +119,15 @@ class LevelsWeight(QuantizedWeight):
         rows, columns = packed.shape
         alphabet, tail, rice = settings["alphabet"], settings["tail"], settings["tail_rice"]
         tensors = packed.tensors
-        with _blaming("codes"):
-            codes = bits.unpack_symbols(tensors["codes"], alphabet, columns)
-        positions, tail_codes, tail_levels, tail_scale = _no_tail(codes.device)
-        if tail:
-            with _blaming():
-                positions = unpack_positions(
-                    tensors["tail_low"], tensors["tail_high"], tail, rice, rows * columns
-                )
-            tail_codes = _take_tail_codes(codes, positions, tensors, alphabet)
-            tail_levels, tail_scale = tensors["tail_levels"], tensors["tail_scale"]
+        with blaming("levels"):
+            with blaming("'codes'"):
+                codes = bits.unpack_symbols(tensors["codes"], alphabet, columns)
+            positions, tail_codes, tail_levels, tail_scale = _no_tail(codes.device)
+            if tail:
+                low, high = tensors["tail_low"], tensors["tail_high"]
+                positions = unpack_positions(low, high, tail, rice, rows * columns)
+                tail_codes = _take_tail_codes(codes, positions, tensors, alphabet)
+                tail_levels, tail_scale = tensors["tail_levels"], tensors["tail_scale"]
         return cls(
             codes=codes,
             levels=tensors["levels"],
@@ -156,15 +146,16 @@ def checked(packed: PackedTensor) -> dict[str, Any]:
     """The settings, once they, the dtype and shape of every tensor and the tables fit together: ValueError
     otherwise. The streams are not read.
     """
-    settings = _checked_settings(packed)
-    (rows, columns), alphabet = packed.shape, settings["alphabet"]
-    _check_tensors(packed, alphabet, settings["tail"], settings["tail_rice"])
-    _check_table(
-        packed.tensors["levels"],
-        rows,
-        -(-columns // settings["group_size"]),
-        alphabet // 2 if settings["symmetric"] else alphabet,
-    )
+    with blaming("levels"):
+        settings = _checked_settings(packed)
+        (rows, columns), alphabet = packed.shape, settings["alphabet"]
+        check_tensors(packed.tensors, _layout(packed.shape, settings))
+        _check_table(
+            packed.tensors["levels"],
+            rows,
+            -(-columns // settings["group_size"]),
+            alphabet // 2 if settings["symmetric"] else alphabet,
+        )
     return settings
 
 
@@ -209,11 +200,6 @@ def _table_starts(tables: Tensor, columns: int, group_size: int) -> Tensor:
     return (row[:, None] * groups + column_group) * alphabet
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    """A copy of its own memory: safetensors refuses tensors that share theirs."""
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
 def _no_tail(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """positions, codes, levels and row scales of a weight without a tail."""
     return (
@@ -225,17 +211,17 @@ def _no_tail(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: int) -> Tensor:
-    """Move the tail's codes out of `codes` (freshly unpacked, changed in place: zeros stay behind)."""
+    """Move the tail's codes out of `codes` (freshly unpacked, changed in place: zeros are left there)."""
     flat = codes.view(-1)
     tail_codes = flat[positions]
     outside = tail_code_bits_outside(alphabet)
     largest = 3 >> outside
-    _require(
+    require(
         int(tail_codes.max()) <= largest,
         f"'codes' is {int(tail_codes.max())} under a tail entry; at most {largest}",
     )
     if outside:
-        with _blaming("tail_bits"):
+        with blaming("'tail_bits'"):
             tail_codes = (
                 tail_codes << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
             )
@@ -245,13 +231,13 @@ def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: i
 
 def _check_dense(weight: LevelsWeight) -> None:
     _check_numbers(weight.alphabet, weight.symmetric)
-    _require(
+    require(
         weight.codes.dim() == 2 and weight.codes.numel() > 0,
         f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1",
     )
     rows, columns = weight.codes.shape
-    _check_tensor("codes", weight.codes, torch.uint8, (rows, columns))
-    _require(
+    check_tensor("codes", weight.codes, torch.uint8, (rows, columns))
+    require(
         int(weight.codes.max()) < weight.alphabet,
         f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}",
     )
@@ -262,75 +248,75 @@ def _check_dense(weight: LevelsWeight) -> None:
         -(-columns // weight.group_size),
         weight.alphabet // 2 if weight.symmetric else weight.alphabet,
     )
-    _require(
+    require(
         not weight.symmetric or bool((weight.levels >= 0).all()),
         "'levels' of a symmetric weight are magnitudes; one is below 0",
     )
-    _check_tensor("scale", weight.scale, torch.float32, ())
-    _require(
+    check_tensor("scale", weight.scale, torch.float32, ())
+    require(
         bool(weight.scale > 0) and bool(weight.scale.isfinite()),
         f"'scale' is {float(weight.scale)}; needs a finite number above 0",
     )
-    _require(
+    require(
         bool((weight.levels.float().abs().max() * weight.scale).isfinite()),
         "'scale' times the largest of 'levels' overflows float32",
     )
 
 
 def _check_table(levels: Tensor, rows: int, groups: int, length: int) -> None:
-    _check_tensor(
+    check_tensor(
         "levels", levels, torch.float16, (rows if levels.shape[:1] == (rows,) else 1, groups, length)
     )
-    _require(bool(levels.isfinite().all()), "'levels' holds NaN or infinity")
-    _require(bool((levels.diff(dim=-1) >= 0).all()), "'levels' must be ascending along the last dimension")
+    require(bool(levels.isfinite().all()), "'levels' holds NaN or infinity")
+    require(bool((levels.diff(dim=-1) >= 0).all()), "'levels' must be ascending along the last dimension")
 
 
 def _check_tail(weight: LevelsWeight) -> None:
     rows, columns = weight.shape
     count = weight.tail_positions.numel()
-    _check_tensor("tail_positions", weight.tail_positions, torch.int64, (count,))
-    _check_tensor("tail_codes", weight.tail_codes, torch.uint8, (count,))
-    _check_tensor("tail_levels", weight.tail_levels, torch.float16, (4,))
-    _check_tensor("tail_scale", weight.tail_scale, torch.float16, (rows,) if count else (0,))
+    check_tensor("tail_positions", weight.tail_positions, torch.int64, (count,))
+    check_tensor("tail_codes", weight.tail_codes, torch.uint8, (count,))
+    check_tensor("tail_levels", weight.tail_levels, torch.float16, (4,))
+    check_tensor("tail_scale", weight.tail_scale, torch.float16, (rows,) if count else (0,))
     if not count:
-        _require(
+        require(
             not weight.tail_levels.view(torch.int16).any(),
             "'tail_levels' must be zeros when there is no tail",
         )
         return
     positions, levels, row_scale = weight.tail_positions, weight.tail_levels, weight.tail_scale
-    _require(
+    require(
         int(positions[0]) >= 0 and int(positions[-1]) < rows * columns,
         f"'tail_positions' must lie in 0 … {rows * columns - 1}",
     )
-    _require(bool((positions.diff() > 0).all()), "'tail_positions' must be ascending and unique")
-    _require(
+    require(bool((positions.diff() > 0).all()), "'tail_positions' must be ascending and unique")
+    require(
         int(weight.tail_codes.max()) <= 3, f"'tail_codes' holds {int(weight.tail_codes.max())}; at most 3"
     )
-    _require(not bool(weight.codes.reshape(-1)[positions].any()), "'codes' must be 0 under the tail")
-    _require(
+    require(not bool(weight.codes.reshape(-1)[positions].any()), "'codes' must be 0 under the tail")
+    require(
         bool(levels.isfinite().all()) and bool((levels.diff() >= 0).all()),
         "'tail_levels' must be finite and ascending",
     )
-    _require(
+    require(
         bool(row_scale.isfinite().all()) and bool((row_scale >= 0).all()),
         "'tail_scale' must be finite and not below 0",
     )
     largest = row_scale.float().max() * weight.scale * levels.float().abs().max()
-    _require(
+    require(
         bool(largest.isfinite()),
         "'scale' times the largest of 'tail_scale' and 'tail_levels' overflows float32",
     )
 
 
 def _check_numbers(alphabet: Any, symmetric: Any) -> None:
-    _require(type(alphabet) is int and 2 <= alphabet <= 16, f"'alphabet' is {alphabet!r}; needs 2 … 16")
-    _require(type(symmetric) is bool, f"'symmetric' is {symmetric!r}; needs true or false")
-    _require(not symmetric or alphabet % 2 == 0, f"a symmetric weight has an even alphabet, not {alphabet}")
+    require(type(alphabet) is int and 2 <= alphabet <= 16, f"'alphabet' is {alphabet!r}; needs 2 … 16")
+    require(type(symmetric) is bool, f"'symmetric' is {symmetric!r}; needs true or false")
+    require(not symmetric or alphabet % 2 == 0, f"a symmetric weight has an even alphabet, not {alphabet}")
 
 
 def _check_group_size(group_size: Any, columns: int) -> None:
-    _require(
+    require(
         type(group_size) is int and 1 <= group_size <= columns,
         f"'group_size' is {group_size!r}; needs 1 … {columns}",
     )
@@ -338,14 +324,14 @@ def _check_group_size(group_size: Any, columns: int) -> None:
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, each of its type and range, and a shape that is one."""
-    _require(packed.format == LevelsWeight.format, f"the format is {packed.format!r}")
-    _require(
+    require(packed.format == LevelsWeight.format, f"the format is {packed.format!r}")
+    require(
         len(packed.shape) == 2 and min(packed.shape) >= 1,
         f"the shape is {packed.shape}; needs (out, in), each at least 1",
     )
     settings = dict(packed.settings)
     needed = ["alphabet", "group_size", "symmetric", "tail", "tail_rice"]
-    _require(sorted(settings) == needed, f"the settings are {sorted(settings)}; needs {needed}")
+    require(sorted(settings) == needed, f"the settings are {sorted(settings)}; needs {needed}")
     _check_numbers(settings["alphabet"], settings["symmetric"])
     _check_group_size(settings["group_size"], packed.shape[1])
     for name, most in (
@@ -353,69 +339,23 @@ def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
         ("tail_rice", bits.RICE_MAX if settings["tail"] else 0),
     ):
         value = settings[name]
-        _require(type(value) is int and 0 <= value <= most, f"'{name}' is {value!r}; needs 0 … {most}")
+        require(type(value) is int and 0 <= value <= most, f"'{name}' is {value!r}; needs 0 … {most}")
     return settings
 
 
-def _check_tensors(packed: PackedTensor, alphabet: int, tail: int, rice: int) -> None:
-    """Exactly the tensors that the settings call for, with the dtype and shape that they imply."""
-    rows, columns = packed.shape
-    expected: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
+def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
+    """Dtype and shape of every tensor that the settings call for."""
+    (rows, columns), alphabet = shape, settings["alphabet"]
+    tensors: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
         "codes": (torch.uint8, (rows, bits.symbols_bytes(columns, alphabet))),
-        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: the constructor checks it
+        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: `_check_table` checks it
         "scale": (torch.float32, (1,)),
     }
-    if tail:
-        expected["tail_low"] = (torch.uint8, (bits.stream_bytes(tail, rice),))
-        expected["tail_high"] = (torch.uint8, (None,))
-        expected["tail_levels"] = (torch.float16, (4,))
-        expected["tail_scale"] = (torch.float16, (rows,))
-    if tail and tail_code_bits_outside(alphabet):
-        expected["tail_bits"] = (torch.uint8, (bits.stream_bytes(tail, 1),))
-    for name in expected:
-        _require(name in packed.tensors, f"'{name}' is missing")
-    for name, tensor in packed.tensors.items():
-        _require(name in expected, f"'{name}' does not belong to this weight")
-        _check_tensor(name, tensor, *expected[name])
-
-
-def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
-    """`None` in a shape stands for any size."""
-    fits = tensor.dim() == len(shape) and all(
-        need in (None, size) for need, size in zip(shape, tensor.shape, strict=True)
-    )
-    needed = ", ".join("any" if size is None else str(size) for size in shape)
-    _require(
-        fits and tensor.dtype == dtype,
-        f"'{name}' is {_dtype_name(tensor.dtype)} {list(tensor.shape)}; needs {_dtype_name(dtype)}"
-        f" [{needed}]",
-    )
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(f"levels: {message}")
-
-
-@contextmanager
-def _blaming(name: str = "") -> Iterator[None]:
-    """Put the format's and the tensor's name before what a bit stream complains about; the positions' streams
-    name themselves.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"levels: '{name}': {error}" if name else f"levels: {error}") from error
-
-
-def _same_bits(one: Any, other: Any) -> bool:
-    if not isinstance(one, Tensor):
-        return one == other
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    views = {torch.float16: torch.int16, torch.float32: torch.int32}
-    return torch.equal(one.view(views.get(one.dtype, one.dtype)), other.view(views.get(one.dtype, one.dtype)))
+    if tail := settings["tail"]:
+        tensors["tail_low"] = (torch.uint8, (bits.stream_bytes(tail, settings["tail_rice"]),))
+        tensors["tail_high"] = (torch.uint8, (None,))
+        tensors["tail_levels"] = (torch.float16, (4,))
+        tensors["tail_scale"] = (torch.float16, (rows,))
+        if tail_code_bits_outside(alphabet):
+            tensors["tail_bits"] = (torch.uint8, (bits.stream_bytes(tail, 1),))
+    return tensors

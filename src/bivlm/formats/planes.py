@@ -14,17 +14,17 @@ and float16 scales lies in blocks, which in groups of 128 are ggml's Q1_0. docs/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.checks import blaming, check_tensors, dtype_name, own_copy, require, same_bits
-from bivlm.formats.numbers import NumberBits, Numbers
-from bivlm.formats.plane_checks import (
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import blaming, check_tensors, dtype_name, own_copy, require
+from bivlm.formats.encoding.numbers import NumberBits, Numbers
+from bivlm.formats.encoding.plane_checks import (
     check_weight,
     checked_settings,
     columns_of_scales,
@@ -32,7 +32,7 @@ from bivlm.formats.plane_checks import (
     layout,
     layout_nbytes,
 )
-from bivlm.formats.positions import pack_positions, positions_nbytes, unpack_positions
+from bivlm.formats.encoding.positions import pack_positions, positions_nbytes, unpack_positions
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay in the cache
 
@@ -83,15 +83,8 @@ class PlanesWeight(QuantizedWeight):
     group_size: int
     exponent: int
 
-    def __post_init__(self) -> None:
-        with blaming("planes"):
-            check_weight(self)
-
-    def __eq__(self, other: object) -> bool:
-        """The same bits in every field (so -0.0 is not 0.0)."""
-        if not isinstance(other, PlanesWeight):
-            return NotImplemented
-        return all(same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+    def check(self) -> None:
+        check_weight(self)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -384,8 +377,8 @@ def _read_columns(
 
 
 def _read_tail(tensors: Mapping[str, Tensor], signs: Tensor, count: int, rice: int) -> dict[str, Tensor]:
-    """The tail, its low bits taken out of `signs` (freshly unpacked, changed in place: False stays
-    behind).
+    """The tail, its low bits taken out of `signs` (freshly unpacked, changed in place: False is left
+    there).
     """
     positions = unpack_positions(tensors["tail_low"], tensors["tail_high"], count, rice, signs.numel())
     with blaming("'tail_bits'"):

@@ -5,8 +5,8 @@ from weight to weight.
 
 The windows of neighbouring weights overlap, so that K bits per weight choose among 2^L levels (trellis-coded
 quantization: Marcellin and Fischer, IEEE Trans. Commun. 38, 82 (1990); the bit-shift trellis for weights:
-QTIP, arXiv 2406.11235). R is the rotation of the inputs (rotation.py), which makes the weights of a row near
-to Gaussian, whatever they were.
+QTIP, arXiv 2406.11235). R is the rotation of the inputs (encoding/rotation.py), which makes the weights of a
+row near to Gaussian, whatever they were.
 
 Rows are cut into strips of 64. The stream of a strip goes down its columns, one after the other; the columns
 come in runs of 16, and every run has its own K, 0 … 4, so that the mean can be any number and bits can go to
@@ -15,18 +15,25 @@ the columns that need them. docs/format.md has every byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.checks import Layout, blaming, check_tensor, check_tensors, own_copy, require, same_bits
-from bivlm.formats.numbers import LARGEST_EXPONENT
-from bivlm.formats.rotation import LARGEST_SEED, rotate_back, signs_of
-from bivlm.formats.trellis_code import MOST_BITS, UNIT, WINDOWS, standard_tables
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import (
+    Layout,
+    blaming,
+    check_tensor,
+    check_tensors,
+    own_copy,
+    require,
+)
+from bivlm.formats.encoding.numbers import LARGEST_EXPONENT
+from bivlm.formats.encoding.rotation import LARGEST_SEED, rotate_back, signs_of
+from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, WINDOWS, standard_tables
 
 STRIP = 64  # rows of a strip; those of the last are rounded up to a multiple of HELD
 HELD = 16
@@ -67,15 +74,8 @@ class TrellisWeight(QuantizedWeight):
     seed: int
     exponent: int
 
-    def __post_init__(self) -> None:
-        with blaming("trellis"):
-            _check_weight(self)
-
-    def __eq__(self, other: object) -> bool:
-        """The same bits in every field (so -0.0 is not 0.0)."""
-        if not isinstance(other, TrellisWeight):
-            return NotImplemented
-        return all(same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+    def check(self) -> None:
+        _check_weight(self)
 
     @property
     def shape(self) -> tuple[int, int]:

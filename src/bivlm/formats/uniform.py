@@ -9,15 +9,15 @@ number; column scales are what AWQ folds away elsewhere. docs/format.md has ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.checks import (
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import (
     Layout,
     blaming,
     check_tensor,
@@ -25,9 +25,8 @@ from bivlm.formats.checks import (
     dtype_name,
     own_copy,
     require,
-    same_bits,
 )
-from bivlm.formats.numbers import LARGEST_EXPONENT, NumberBits, Numbers, numbers_nbytes
+from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, NumberBits, Numbers, numbers_nbytes
 
 ALPHABETS = tuple(bits.RADIX)
 SETTINGS = ["alphabet", "column_scale", "exponent", "group_size", "scales", "zero_point"]
@@ -63,15 +62,8 @@ class UniformWeight(QuantizedWeight):
     group_size: int
     exponent: int
 
-    def __post_init__(self) -> None:
-        with blaming("uniform"):
-            _check_weight(self)
-
-    def __eq__(self, other: object) -> bool:
-        """The same bits in every field (so -0.0 is not 0.0)."""
-        if not isinstance(other, UniformWeight):
-            return NotImplemented
-        return all(same_bits(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+    def check(self) -> None:
+        _check_weight(self)
 
     @property
     def shape(self) -> tuple[int, int]:

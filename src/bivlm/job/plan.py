@@ -238,7 +238,7 @@ class _Match:
 
     def plan(self, name: str, part: PartName, linear: nn.Linear) -> LinearPlan:
         shape = (linear.out_features, linear.in_features)
-        if any(fnmatchcase(name, pattern) for pattern in self.family.keep):
+        if any(fnmatchcase(name, pattern) for pattern in self.family.full_precision):
             return LinearPlan(name, part, shape, None, "kept by its family")
         if part not in self.parts:
             return LinearPlan(name, part, shape, None, "part not chosen")

@@ -12,7 +12,7 @@ embeddings = 4               # bits of token embedding and language head; left o
 [[rule]]
 part = "vision"              # vision | projector | language; left out: every part
 linears = "*.fc1"            # a glob on the linear's name; left out: every linear
-quantizer = "bivlm"          # a name in bivlm.quantizers.QUANTIZERS, or "keep"
+quantizer = "bivlm"          # a method, built in or from another package, or "keep"
 settings = { bands = 5 }     # the quantizer's own fields
 
 Where a preset is named, settings may follow: "bivlm:bands=5,granularity=group" changes these fields of every
@@ -34,7 +34,7 @@ from typing import Any, cast
 
 from bivlm.errors import InputError
 from bivlm.job.tables import FEWEST_BITS, GRID_BITS, TRELLIS_BITS
-from bivlm.quantizers import QUANTIZERS, Quantizer
+from bivlm.quantizers import Quantizer, quantizer_named, quantizer_names
 from bivlm.settings import build, parse_settings
 from bivlm.types import PARTS, PartName
 
@@ -168,12 +168,7 @@ def build_quantizer(rule: Rule) -> Quantizer:
     """The quantizer of a rule; InputError that lists what there is when a name or a value is wrong."""
     if isinstance(rule.quantizer, Quantizer):
         return rule.quantizer
-    if rule.quantizer not in QUANTIZERS:
-        raise InputError(
-            f"there is no quantizer {rule.quantizer!r}; there are {', '.join(sorted(QUANTIZERS))} and"
-            f" {KEEP!r}"
-        )
-    return build(QUANTIZERS[rule.quantizer], rule.settings, f"quantizer {rule.quantizer}")
+    return build(quantizer_named(rule.quantizer), rule.settings, f"quantizer {rule.quantizer}")
 
 
 def preset_names() -> list[str]:
@@ -272,7 +267,7 @@ def _parse_rule(content: Mapping[str, Any], origin: str) -> Rule:
         )
     if "quantizer" not in content:
         raise InputError(
-            f"recipe {origin}: a rule names no quantizer; there are {', '.join(sorted(QUANTIZERS))} and"
+            f"recipe {origin}: a rule names no quantizer; there are {', '.join(quantizer_names())} and"
             f" {KEEP!r}"
         )
     if content.get("part") not in (None, *PARTS):

@@ -87,7 +87,7 @@ class Walk:
         """What lies around the blocks has its weights meanwhile, but for a head that nothing reads yet."""
         source = self.source
         inside = {name for block in self.plan.blocks for name in source.parameter_names(block.path)}
-        head = source.family.keep_out_of_calibration(source.model)
+        head = source.family.untied_head(source.model)
         around = [name for name in source.entries if name not in inside and name not in head]
         source.materialize(around)
         try:

@@ -18,7 +18,7 @@ from bivlm.formats import FORMATS, PackedTensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.job.plan import WeightPlan
 from bivlm.quantizers import Quantizer
-from bivlm.types import LinearStats, ModalityWeight
+from bivlm.types import LinearStats
 
 ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
 BOUND_SLACK = 1.05  # lists of positions are as long as the weights make them: what a bound may be exceeded by
@@ -61,8 +61,7 @@ def quantize_weight(
         with _noting() as notes:
             target = weight
             if stats is not None and propagation:
-                modality_weight: ModalityWeight = getattr(quantizer, "modality_weight", "tokens")
-                target = propagated(weight, stats, propagation, modality_weight)
+                target = propagated(weight, stats, propagation, quantizer.modality_weight)
             quantized = quantize_checked(quantizer, target, stats)
     except ValueError as error:
         raise InputError(f"{plan.name}: {error}") from error

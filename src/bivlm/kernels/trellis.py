@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bivlm.formats import trellis
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.rotation import signs_of
-from bivlm.formats.trellis_code import standard_tables
+from bivlm.formats.encoding.rotation import signs_of
+from bivlm.formats.encoding.trellis_code import standard_tables
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product
 from bivlm.kernels.native_product import DTYPES, FewTokens, NativeProduct, succeed

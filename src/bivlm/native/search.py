@@ -1,4 +1,4 @@
-"""The search of the trellis by the library (csrc/trellis/search); quantizers/viterbi.py defines it."""
+"""The search of the trellis by the library (csrc/trellis/search); quantizers/steps/viterbi.py defines it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bivlm.native.library import Library
 def native_search(
     library: Library, w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `search_columns` of quantizers/viterbi.py returns, with the same arguments; they are not changed.
+    """What `search_columns` of quantizers/steps/viterbi.py returns, with the same arguments; they are not changed.
 
     Raises ValueError for a block that the library refuses.
     """

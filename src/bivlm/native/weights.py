@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bivlm.formats import bits, factors, levels, planes, uniform
+from bivlm.formats import factors, levels, planes, uniform
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.checks import require
-from bivlm.formats.plane_checks import is_plain
-from bivlm.formats.positions import unpack_positions
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import require
+from bivlm.formats.encoding.plane_checks import is_plain
+from bivlm.formats.encoding.positions import unpack_positions
 from bivlm.native.library import NumbersStruct, WeightStruct
 
 LEVELS, UNIFORM, PLANE = 0, 1, 2  # `kind`

@@ -1,19 +1,22 @@
-"""Visual tokens that need not be kept: which to keep (one file per pruner), and the one place that drops the
-others (apply.py).
+"""Visual tokens that need not be kept: one file per pruner says which stay, one table. `base.py` says what a
+pruner is, `settings.py` how a pruning is written, `apply.py` puts it on a model; `dropping/` has its hooks.
 
-This table is all that the rest of the package knows the pruners by. docs/adding.md adds one.
+The table, and what other packages offer (bivlm.plugins), is all that the rest of the package knows the
+pruners by. docs/adding.md adds one.
 """
 
 from __future__ import annotations
 
+from bivlm.errors import InputError
+from bivlm.plugins import Table, subclass_refusal
 from bivlm.pruning.attention import AttentionPruner
-from bivlm.pruning.base import Candidates, Pruner, budget
+from bivlm.pruning.base import Candidates, Pruner, tokens_kept
 from bivlm.pruning.diversity import DiversityPruner
 from bivlm.pruning.grid import GridPruner
 from bivlm.pruning.joined import JoinedPruner
 from bivlm.pruning.random import RandomPruner
 
-__all__ = ["PRUNERS", "Candidates", "Pruner", "budget"]
+__all__ = ["PRUNERS", "Candidates", "Pruner", "pruner_named", "pruner_names", "tokens_kept"]
 
 PRUNERS: dict[str, type[Pruner]] = {
     "attention": AttentionPruner,
@@ -22,3 +25,21 @@ PRUNERS: dict[str, type[Pruner]] = {
     "joined": JoinedPruner,
     "random": RandomPruner,
 }
+
+_TABLE: Table[type[Pruner]] = Table("bivlm.pruners", "pruner", PRUNERS, subclass_refusal(Pruner))
+
+
+def pruner_named(name: str) -> type[Pruner]:
+    """The pruner of this name, built in or from another package.
+
+    Raises InputError that lists what there is, or says why what another package offers cannot be used.
+    """
+    found = _TABLE.named(name)
+    if found is None:
+        raise InputError(f"there is no pruner {name!r}; there are {', '.join(pruner_names())}")
+    return found
+
+
+def pruner_names() -> list[str]:
+    """The names of all pruners that can be used, sorted."""
+    return _TABLE.names()

@@ -4,11 +4,11 @@
     vision tower ─ tower.py ─ site "vision": patches leave here    │   Call: one forward pass
     language blocks ─ language.py (or cross.py) ─ decide once,     │   Decision: what stays, for good
         at prefill; from there on hidden states, positions, masks ─┘
-        and cache hold the tokens that stay
+        and cache hold the tokens that stay                           (all of them in dropping/)
 
-A decision is made when a prompt is read first, and holds for everything behind it: with a cache it is kept
-beside the keys and values that it cut; without one it is found again when a call repeats the prompt, image
-included, with more tokens behind. Kept tokens keep their positions, so what is generated is what the whole
+A decision is made when a prompt is read first, and holds for everything after it: with a cache it is kept
+next to the keys and values that it cut; without one it is found again when a call repeats the prompt, image
+included, with more tokens after it. Kept tokens keep their positions, so what is generated is what the whole
 model would generate with the dropped tokens masked from that block on.
 """
 
@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of
 from bivlm.pruning.base import Pruner
-from bivlm.pruning.cache import cache_in
-from bivlm.pruning.cross import CrossAttentionDrop
-from bivlm.pruning.geometry import runs, shape_of, token_places
-from bivlm.pruning.language import LanguageDrop
+from bivlm.pruning.dropping.cache import cache_in
+from bivlm.pruning.dropping.cross import CrossAttentionDrop
+from bivlm.pruning.dropping.geometry import runs, shape_of, token_places
+from bivlm.pruning.dropping.language import LanguageDrop
+from bivlm.pruning.dropping.state import Call, Decision, Encoding
+from bivlm.pruning.dropping.tower import TowerDrop, TowerWatch
 from bivlm.pruning.settings import Pruning, parse_pruning
-from bivlm.pruning.state import Call, Decision, Encoding
-from bivlm.pruning.tower import TowerDrop, TowerWatch
 
 logger = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ class Pruner(ABC):
         """
 
 
-def budget(count: int, keep: float) -> int:
+def tokens_kept(count: int, keep: float) -> int:
     """How many of `count` tokens a share of `keep` is: rounded half up, at least one of them; 0 of none."""
     return min(count, max(1, int(keep * count + 0.5))) if count else 0
 

@@ -5,11 +5,11 @@ pruner's own settings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast, get_args
 
 from bivlm.errors import InputError
-from bivlm.pruning import PRUNERS, Pruner
+from bivlm.pruning import Pruner, pruner_named
 from bivlm.settings import build, parse_settings
 
 Site = Literal["language", "input", "vision"]
@@ -22,7 +22,8 @@ OWN = ("keep", "layer", "site", "tokens")  # settings that every pruning has
 class Pruning:
     """Which tokens of a prompt stay.
 
-    pruner    a name in PRUNERS, and `settings` its fields
+    pruner    the name of a pruner, and `settings` its fields; or, from Python, a Pruner (config.json then
+              remembers its name and fields, so that whoever loads the model needs its package)
     keep      share of the tokens that stays, above 0 and at most 1; 1 changes nothing
     site      "language": dropped inside the language model, from block `layer` on, by what enters that block;
               "input": dropped before the language model, by the vision tower's output;
@@ -33,7 +34,7 @@ class Pruning:
     Raises InputError for what does not fit together.
     """
 
-    pruner: str
+    pruner: str | Pruner
     keep: float
     layer: int = 0
     site: Site = "language"
@@ -41,6 +42,10 @@ class Pruning:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.pruner, Pruner) and self.settings:
+            raise InputError(
+                f"{self.name} is given as an object, which has its settings; leave `settings` out"
+            )
         if isinstance(self.keep, bool) or not isinstance(self.keep, int | float) or not 0 < self.keep <= 1:
             raise InputError(
                 f"keep is {self.keep!r}; it is the share of tokens that stays: above 0 and at most 1"
@@ -75,13 +80,31 @@ class Pruning:
         """The pruner with its settings; InputError that lists what there is when a name or a value is
         wrong.
         """
-        if self.pruner not in PRUNERS:
-            raise InputError(f"there is no pruner {self.pruner!r}; there are {', '.join(sorted(PRUNERS))}")
-        return build(PRUNERS[self.pruner], self.settings, f"pruner {self.pruner}", beside=OWN)
+        if isinstance(self.pruner, Pruner):
+            return self.pruner
+        return build(pruner_named(self.pruner), self.settings, f"pruner {self.pruner}", beside=OWN)
+
+    @property
+    def name(self) -> str:
+        """What the pruner is called."""
+        return self.pruner.name if isinstance(self.pruner, Pruner) else self.pruner
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """The pruner's settings in words: what was given, or the fields of an object that are not the
+        default.
+        """
+        if not isinstance(self.pruner, Pruner):
+            return dict(self.settings)
+        given = {
+            one.name: (getattr(self.pruner, one.name), one.default) for one in fields(cast(Any, self.pruner))
+        }
+        return {name: value for name, (value, default) in given.items() if value != default}
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json remembers; `Pruning(**…)` is the inverse."""
-        return asdict(self)
+        """What config.json remembers; `Pruning(**…)` is the inverse, with the pruner by its name."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**own, "pruner": self.name, "settings": self.own_settings}
 
     def __str__(self) -> str:
         own = {"tokens": self.tokens} if self.tokens != "image" else {}
@@ -90,8 +113,8 @@ class Pruning:
             if self.site == "language"
             else {"site": self.site, **({"layer": self.layer} if self.site == "vision" else {})}
         )
-        words = {**where, "keep": self.keep, **own, **self.settings}
-        return f"{self.pruner}:{','.join(f'{name}={value}' for name, value in words.items())}"
+        words = {**where, "keep": self.keep, **own, **self.own_settings}
+        return f"{self.name}:{','.join(f'{name}={value}' for name, value in words.items())}"
 
 
 def sweep(

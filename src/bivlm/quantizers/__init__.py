@@ -1,5 +1,9 @@
-"""The methods: one file each, one table."""
+"""The methods: one file each, one table. `base.py` says what a method is; `steps/` has what methods are made
+of. Other packages may offer more (bivlm.plugins).
+"""
 
+from bivlm.errors import InputError
+from bivlm.plugins import Table, subclass_refusal
 from bivlm.quantizers.arb import ARB
 from bivlm.quantizers.awq import AWQ
 from bivlm.quantizers.base import Quantizer
@@ -16,6 +20,10 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     quantizer.name: quantizer for quantizer in (Sign, RTN, AWQ, GPTQ, PBLLM, BiLLM, ARB, DBF, BiVLM, Trellis)
 }
 
+_TABLE: Table[type[Quantizer]] = Table(
+    "bivlm.quantizers", "quantizer", QUANTIZERS, subclass_refusal(Quantizer)
+)
+
 __all__ = [
     "ARB",
     "AWQ",
@@ -29,4 +37,22 @@ __all__ = [
     "Quantizer",
     "Sign",
     "Trellis",
+    "quantizer_named",
+    "quantizer_names",
 ]
+
+
+def quantizer_named(name: str) -> type[Quantizer]:
+    """The method of this name, built in or from another package.
+
+    Raises InputError that lists what there is, or says why what another package offers cannot be used.
+    """
+    found = _TABLE.named(name)
+    if found is None:
+        raise InputError(f"there is no quantizer {name!r}; there are {', '.join(quantizer_names())}")
+    return found
+
+
+def quantizer_names() -> list[str]:
+    """The names of all methods that can be used, sorted."""
+    return _TABLE.names()

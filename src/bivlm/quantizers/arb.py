@@ -1,7 +1,7 @@
 """ARB-LLM: BiLLM's parts, with their numbers and signs refined in turns.
 
-Li et al., arXiv 2410.03129. A block of columns is parted as in BiLLM (partition.py); then, for the masked
-weights of each part,
+Li et al., arXiv 2410.03129. A block of columns is parted as in BiLLM (steps/partition.py); then, for the
+masked weights of each part,
 
     plain    w ≈ mean + Σ scale * sign: mean, scales and signs in turns, each the best for the others; Eq. 4-7
     x        the same, then means and scales under the second moment S of the block's inputs,
@@ -29,14 +29,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.numbers import NumberBits
+from bivlm.formats.encoding.numbers import NumberBits
 from bivlm.formats.planes import PlanesWeight
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.billm import Salience
-from bivlm.quantizers.compensation import ErrorRule
-from bivlm.quantizers.partition import magnitude_threshold
-from bivlm.quantizers.residual import Binarized, binarize
-from bivlm.quantizers.sign_planes import (
+from bivlm.quantizers.steps.compensation import ErrorRule
+from bivlm.quantizers.steps.partition import magnitude_threshold
+from bivlm.quantizers.steps.residual import Binarized, binarize
+from bivlm.quantizers.steps.sign_planes import (
     BlockPlanes,
     block_planes,
     parted,

@@ -24,11 +24,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.numbers import NumberBits
+from bivlm.formats.encoding.numbers import NumberBits
 from bivlm.formats.uniform import UniformWeight, uniform_nbytes
 from bivlm.quantizers.base import GroupSize, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.grid import ZeroPoint, fit_grid
 from bivlm.quantizers.rtn import rounded
+from bivlm.quantizers.steps.grid import ZeroPoint, fit_grid
 from bivlm.types import LinearStats
 
 # α is chosen by the error of at most so many rows, evenly spread: rows differ little in it, and the search

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 from torch import Tensor
 
+from bivlm.errors import InputError
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.numbers import exponent_for
+from bivlm.formats.encoding.numbers import exponent_for
 from bivlm.types import LinearStats, ModalityWeight
 
 logger = logging.getLogger(__name__)
@@ -28,9 +29,13 @@ Weighting = Annotated[ModalityWeight, Field(union_mode="left_to_right")]
 class Quantizer(ABC):
     """A method with its settings. Subclasses are pydantic dataclasses (frozen, unknown fields forbidden): a
     wrong value fails at construction.
+
+    name             what recipes and tables call the method
+    modality_weight  how text and visual tokens share what it looks at; a field where it is a setting
     """
 
     name: ClassVar[str]
+    modality_weight: ModalityWeight = "tokens"
 
     @property
     @abstractmethod
@@ -53,9 +58,19 @@ class Quantizer(ABC):
 
     @abstractmethod
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:
-        """Bits per weight as the method's own paper counts them, shown beside the true bits; None if the
+        """Bits per weight as the method's own paper counts them, shown next to the true bits; None if the
         paper counts as we do.
         """
+
+    def with_bits(self, bits: float) -> Self:
+        """The same method with another number of bits per weight: what a budget deals out.
+
+        Raises InputError for a method whose bits cannot be any number.
+        """
+        raise InputError(
+            f"a budget is dealt out among linears of the quantizer trellis, not {self.name}; choose one of"
+            " the trellis presets"
+        )
 
 
 def in_range(weight: Tensor) -> tuple[Tensor, int]:

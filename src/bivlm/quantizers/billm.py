@@ -2,15 +2,15 @@
 magnitude in two, one sign plane each.
 
 Huang et al., arXiv 2402.04291. Per block of 128 columns, with error feedback from block to block
-(compensation.py):
+(steps/compensation.py):
 
     salience of a weight     w², over the squared diagonal of the inverse factor ("hessian"), or |w|
                              ("magnitude")
     salient columns          the 1…49 with the largest column sums, as many as minimise the error of
-                             binarizing the salience (partition.py)
+                             binarizing the salience (steps/partition.py)
     other weights            parted where the salience of a weight passes the best of 81 quantiles
     binarization             mean + scale * sign per row and part, order 2 for the salient columns
-                             (residual.py)
+                             (steps/residual.py)
 
 The searches run on the salience, not on the weights, as in the public code. To the letter of that code:
 scale_bits 32, error_rule "diagonal", refit False. Its error rule divides a block's error by the diagonal of
@@ -32,12 +32,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.numbers import NumberBits
+from bivlm.formats.encoding.numbers import NumberBits
 from bivlm.formats.planes import PlanesWeight
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.compensation import ErrorRule
-from bivlm.quantizers.residual import binarize
-from bivlm.quantizers.sign_planes import (
+from bivlm.quantizers.steps.compensation import ErrorRule
+from bivlm.quantizers.steps.residual import binarize
+from bivlm.quantizers.steps.sign_planes import (
     BlockPlanes,
     block_planes,
     parted,

@@ -35,7 +35,7 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.factors import LARGEST_EXPONENT, FactorsWeight, as_signs, factors_nbytes
 from bivlm.quantizers.base import Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.compensation import damped_moment
+from bivlm.quantizers.steps.compensation import damped_moment
 from bivlm.types import LinearStats
 
 DAMPING = 0.01  # share of the mean diagonal added to the diagonal: no column counts for nothing

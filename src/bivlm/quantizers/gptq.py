@@ -5,12 +5,12 @@ Frantar, Ashkboos, Hoefler, Alistarh, arXiv 2210.17323. With H the second moment
 factor of its damped inverse,
 
     q_j = nearest grid point of w_j
-    w_k ← w_k - (w_j - q_j) / U_jj * U_jk   for k > j   (compensation.py)
+    w_k ← w_k - (w_j - q_j) / U_jj * U_jk   for k > j   (steps/compensation.py)
 
 The grid is evenly spaced, w ≈ scale * (code - zero_point), or free levels per group (`grid="lloyd"`). Beyond
 the paper: grids weighted by what the columns receive, and at the end a closed-form refit of scales and zero
-points, or levels, under H (refit.py), row by row where it helps. (What an error costs inside the walk is 1 /
-U_jj², not H_jj. Grids weighted with that have a smaller error on the calibration data and a larger one
+points, or levels, under H (steps/refit.py), row by row where it helps. (What an error costs inside the walk
+is 1 / U_jj², not H_jj. Grids weighted with that have a smaller error on the calibration data and a larger one
 elsewhere.)
 
 With activation order the grids are fitted before the walk ("static groups"), so that no index of groups has
@@ -30,13 +30,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
+from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
-from bivlm.formats.numbers import NumberBits, Numbers
 from bivlm.formats.uniform import UniformWeight, uniform_nbytes
 from bivlm.quantizers.base import Damping, GroupSize, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.compensation import column_by_column, compensate, visiting_order
-from bivlm.quantizers.grid import Grid, ZeroPoint, fit_grid, fit_levels, nearest_codes
-from bivlm.quantizers.refit import better_rows, expand, refitted
+from bivlm.quantizers.steps.compensation import column_by_column, compensate, visiting_order
+from bivlm.quantizers.steps.grid import Grid, ZeroPoint, fit_grid, fit_levels, nearest_codes
+from bivlm.quantizers.steps.refit import better_rows, expand, refitted
 from bivlm.types import LinearStats
 
 

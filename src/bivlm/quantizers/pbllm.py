@@ -12,11 +12,11 @@ second moment of the inputs,
                    unless asked for
 
 and with `compensate` columns are decided one after the other, each error fed on to those still to come
-(compensation.py). In their own order salient weights and scales are chosen when a group's turn comes, on the
-weights as the feedback has left them, as in the public code. With `act_order` the strongest inputs come first
-and the choices are made before the walk: better where few inputs dominate. Beyond the paper: the eight-bit
-grid of a row holds zero, and `refit` finds scales and means anew under the second moment, in the rows where
-it helps.
+(steps/compensation.py). In their own order salient weights and scales are chosen when a group's turn comes,
+on the weights as the feedback has left them, as in the public code. With `act_order` the strongest inputs
+come first and the choices are made before the walk: better where few inputs dominate. Beyond the paper: the
+eight-bit grid of a row holds zero, and `refit` finds scales and means anew under the second moment, in the
+rows where it helps.
 
 The paper counts (1 - share) + 8 share bits per weight: 1.7 for a tenth. It leaves out where the salient
 weights are, 0.47 bit for a tenth, and the scales, 16 bits per row and group.
@@ -34,13 +34,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.numbers import NumberBits, Numbers
+from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.planes import PlanesWeight, planes_nbytes
 from bivlm.quantizers.base import Damping, GroupSize, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.compensation import column_by_column, compensate, inverse_factor, visiting_order
-from bivlm.quantizers.grid import grouped
-from bivlm.quantizers.refit import better_rows, refitted
-from bivlm.quantizers.sign_planes import plain_planes
+from bivlm.quantizers.steps.compensation import column_by_column, compensate, inverse_factor, visiting_order
+from bivlm.quantizers.steps.grid import grouped
+from bivlm.quantizers.steps.refit import better_rows, refitted
+from bivlm.quantizers.steps.sign_planes import plain_planes
 from bivlm.types import LinearStats
 
 # of the eight-bit grid's range: half a step at either end makes up for the rounding of step and zero to

@@ -3,8 +3,8 @@
     w ≈ scale * (code - zero_point)
 
 The scale is the group's range over the number of steps, as everywhere; `clip` searches a smaller range, with
-least squares for scale and zero point (grid.py), the best that can be done without data. What tables call "2
-bits" leaves out scales and zero points.
+least squares for scale and zero point (steps/grid.py), the best that can be done without data. What tables
+call "2 bits" leaves out scales and zero points.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.numbers import NumberBits
+from bivlm.formats.encoding.numbers import NumberBits
 from bivlm.formats.uniform import UniformWeight, uniform_nbytes
 from bivlm.quantizers.base import GroupSize, Quantizer, in_range
-from bivlm.quantizers.grid import Grid, ZeroPoint, fit_grid, nearest_codes
+from bivlm.quantizers.steps.grid import Grid, ZeroPoint, fit_grid, nearest_codes
 from bivlm.types import LinearStats
 
 

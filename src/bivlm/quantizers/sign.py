@@ -5,7 +5,7 @@ Rastegari et al., XNOR-Net, arXiv 1603.05279: the best scale for the signs of a 
 
     w ≈ mean + scale * sign(w - mean),    scale = mean |w - mean|,    mean 0 unless asked for
 
-With `compensate` the columns are decided one after the other with error feedback (compensation.py), and
+With `compensate` the columns are decided one after the other with error feedback (steps/compensation.py), and
 `refit` finds the scales and means anew under the second moment of the inputs. What papers call "1 bit" leaves
 out the scales: 16 bits per group, 0.125 bit per weight for groups of 128.
 """
@@ -21,12 +21,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.numbers import NumberBits, Numbers
+from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.planes import PlanesWeight, planes_nbytes
 from bivlm.quantizers.base import Damping, GroupSize, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.compensation import column_by_column, compensate, visiting_order
-from bivlm.quantizers.grid import grouped
-from bivlm.quantizers.sign_planes import plain_planes, refit_planes
+from bivlm.quantizers.steps.compensation import column_by_column, compensate, visiting_order
+from bivlm.quantizers.steps.grid import grouped
+from bivlm.quantizers.steps.sign_planes import plain_planes, refit_planes
 from bivlm.types import LinearStats
 
 

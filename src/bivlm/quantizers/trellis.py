@@ -4,11 +4,11 @@ methods here (docs/trellis.md).
 Three things together, after QTIP (Tseng, Sun, Hou, De Sa, arXiv 2406.11235) and QuIP# (arXiv 2402.04396):
 
     rotation     W Rᵀ instead of W: the weights of a row become near to normal, and no input stands out
-                 (formats/rotation.py)
+                 (formats/encoding/rotation.py)
     feedback     columns are decided one after the other, and each error is fed on to the columns that are
-                 still to come (compensation.py)
+                 still to come (steps/compensation.py)
     trellis      the column of a strip of rows is decided at once, as the best path through the windows of a
-                 bit stream (viterbi.py)
+                 bit stream (steps/viterbi.py)
 
 Beyond them: the trellis runs down the rows, so that the feedback reaches every single column (in QTIP blocks
 of 16 columns wait for each other); it looks ahead into the next column; a Hartley transform mixes widths that
@@ -22,6 +22,7 @@ The method's papers count K bits per weight, and leave out the row scales.
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -30,7 +31,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.rotation import LARGEST_SEED, rotate, signs_of
+from bivlm.formats.encoding.rotation import LARGEST_SEED, rotate, signs_of
+from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, standard_tables
 from bivlm.formats.trellis import (
     RUN,
     STRIP,
@@ -41,10 +43,9 @@ from bivlm.formats.trellis import (
     strips,
     trellis_nbytes,
 )
-from bivlm.formats.trellis_code import MOST_BITS, UNIT, standard_tables
 from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.compensation import feed_back, inverse_factor
-from bivlm.quantizers.viterbi import search_columns
+from bivlm.quantizers.steps.compensation import feed_back, inverse_factor
+from bivlm.quantizers.steps.viterbi import search_columns
 from bivlm.types import LinearStats
 
 # Mean squared error of a normal weight of variance 1 at K = 0 … 4 bits, by window: measured by
@@ -129,6 +130,9 @@ class Trellis(Quantizer):
         if self.refit:
             scale = refitted_scale(w, values, hessian, scale)
         return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
+
+    def with_bits(self, bits: float) -> Trellis:
+        return replace(self, bits=bits)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         fullest = fullest_bits if self.allocation else even_bits

@@ -22,7 +22,6 @@ from bivlm.job.budget.sensitivity import (
     SensitivityFile,
     divergence_of,
     probe_block,
-    with_bits,
 )
 from bivlm.job.plan import BlockPlan, LinearPlan
 from bivlm.quantizers import GPTQ, RTN, Trellis
@@ -71,13 +70,13 @@ def test_it_never_rises(divergences):
 @pytest.mark.parametrize("quantizer", [RTN(), GPTQ()])
 def test_other_quantizers_have_no_bits_to_deal_out(quantizer):
     with pytest.raises(InputError, match=f"trellis, not {quantizer.name}; choose one of the trellis presets"):
-        with_bits(quantizer, 2.0)
+        quantizer.with_bits(2.0)
     with pytest.raises(InputError, match="choose one of the trellis presets"):
         check_budget({"a": Trellis(), "b": quantizer}, {"a": (64, 64), "b": (64, 64)}, 2.0)
 
 
 def test_with_bits_changes_the_bits_alone():
-    assert with_bits(Trellis(bits=1.0, window=12, seed=4), 2.625) == Trellis(bits=2.625, window=12, seed=4)
+    assert Trellis(bits=1.0, window=12, seed=4).with_bits(2.625) == Trellis(bits=2.625, window=12, seed=4)
 
 
 # ---- measuring

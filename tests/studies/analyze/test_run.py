@@ -18,7 +18,7 @@ from scipy.special import ndtr
 
 from bivlm.errors import InputError
 from bivlm.job.run import quantize
-from bivlm.quantizers.saliency_search import SaliencyObjective, best_salient_share
+from bivlm.quantizers.steps.saliency_search import SaliencyObjective, best_salient_share
 from bivlm.studies.analyze import plot as analysis_plots
 from bivlm.studies.analyze import run as analysis
 from bivlm.studies.analyze import weight as weight_statistics

@@ -19,7 +19,7 @@ from bivlm.calibration.inputs import CalibrationInput
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
-from bivlm.job.budget.sensitivity import Sensitivity, SensitivityFile, measure, with_bits
+from bivlm.job.budget.sensitivity import Sensitivity, SensitivityFile, measure
 from bivlm.job.plan import LinearPlan, Plan
 from bivlm.quantizers import Quantizer
 
@@ -47,7 +47,7 @@ def allocate(
     def dealt(linear: LinearPlan) -> LinearPlan:
         if linear.name not in bits:
             return linear
-        return replace(linear, quantizer=with_bits(quantizers[linear.name], bits[linear.name]))
+        return replace(linear, quantizer=quantizers[linear.name].with_bits(bits[linear.name]))
 
     blocks = [replace(block, linears=tuple(map(dealt, block.linears))) for block in plan.blocks]
     return replace(plan, blocks=tuple(blocks))
@@ -104,7 +104,7 @@ def reach(quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, i
     weights = sum(math.prod(shapes[name]) for name in quantizers)
     fewest, most = (
         sum(
-            with_bits(quantizer, bits).bits_bound(shapes[name]) * math.prod(shapes[name])
+            quantizer.with_bits(bits).bits_bound(shapes[name]) * math.prod(shapes[name])
             for name, quantizer in quantizers.items()
         )
         / weights
@@ -174,7 +174,7 @@ def _stored_bits(
 
     @cache
     def bound(quantizer: Quantizer, shape: tuple[int, int], bits: float) -> int:
-        return round(with_bits(quantizer, bits).bits_bound(shape) * math.prod(shape))
+        return round(quantizer.with_bits(bits).bits_bound(shape) * math.prod(shape))
 
     return lambda index, bits: sum(
         bound(quantizers[name], shapes[name], bits) for name in sensitivities[index].linears

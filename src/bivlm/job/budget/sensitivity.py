@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.plan import BlockPlan, Plan
 from bivlm.kl import kl_divergence
-from bivlm.quantizers import Quantizer, Trellis
+from bivlm.quantizers import Quantizer
 
 PROBES = (1.0, 2.0, 3.0)  # bits at which a group is measured
 PROBE_SAMPLES = 16  # calibration samples that it is measured on
@@ -131,7 +131,7 @@ def probe_block(
             originals = {name: linears[name].weight for name in group}
             try:
                 for name, original in originals.items():
-                    weight = _quantized(name, original.data, with_bits(quantizers[name], bits), collector)
+                    weight = _quantized(name, original.data, quantizers[name].with_bits(bits), collector)
                     linears[name].weight = nn.Parameter(weight, requires_grad=False)
                 measured.append(divergence())
             finally:
@@ -152,16 +152,6 @@ def _quantized(name: str, weight: Tensor, quantizer: Quantizer, collector: Stats
         return quantizer.quantize(weight, collector.stats(name)).dequantize().to(weight.dtype)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
-
-
-def with_bits(quantizer: Quantizer, bits: float) -> Quantizer:
-    """The quantizer with another number of bits. InputError for one whose bits are not any number."""
-    if not isinstance(quantizer, Trellis):
-        raise InputError(
-            f"a budget is dealt out among linears of the quantizer trellis, not {quantizer.name}; choose one"
-            " of the trellis presets"
-        )
-    return replace(quantizer, bits=bits)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from bivlm.job.plan import BlockPlan, LinearPlan, Plan, make_plan
 from bivlm.job.recipe import load_recipe
 from bivlm.machine import machine, machine_line
 from bivlm.quantizers.bivlm import BiVLM
-from bivlm.quantizers.salient import SalientLevels
+from bivlm.quantizers.steps.salient import SalientLevels
 from bivlm.studies.analyze import weight as one_weight
 from bivlm.studies.analyze.plot import analysis_plot
 from bivlm.studies.analyze.table import analysis_markdown

@@ -29,9 +29,9 @@ import torch
 from scipy.special import gammaln, ndtr, xlogy
 from torch import Tensor
 
-from bivlm.quantizers.gaussian_bands import cuts
-from bivlm.quantizers.saliency_search import SaliencyObjective
-from bivlm.quantizers.salient import SalientLevels
+from bivlm.quantizers.steps.gaussian_bands import cuts
+from bivlm.quantizers.steps.saliency_search import SaliencyObjective
+from bivlm.quantizers.steps.salient import SalientLevels
 
 RANGE, BIN_WIDTH = 8.0, 0.25
 BINS = round(2 * RANGE / BIN_WIDTH)

@@ -40,9 +40,9 @@ from bivlm.loading import check_model_folder, load
 from bivlm.machine import machine, machine_line
 from bivlm.pruning.apply import TokenPruning, prune
 from bivlm.pruning.base import Candidates, Pruner, Queries
-from bivlm.pruning.cache import cache_argument, cache_bytes
+from bivlm.pruning.dropping.cache import cache_argument, cache_bytes
+from bivlm.pruning.dropping.state import Decision
 from bivlm.pruning.settings import Pruning
-from bivlm.pruning.state import Decision
 from bivlm.studies.compare.plot import require_matplotlib
 from bivlm.studies.folder import RunFolder, digests, joined, model_files
 from bivlm.studies.prune.plot import pruning_plot
@@ -272,7 +272,7 @@ def _measured(work: _Work, pruning: Pruning) -> PruningCell:
             "kl_by_other": by_other.kl,
         }
     return PruningCell(
-        pruner=pruning.pruner + "".join(f",{key}={value}" for key, value in pruning.settings.items()),
+        pruner=pruning.name + "".join(f",{key}={value}" for key, value in pruning.own_settings.items()),
         site=pruning.site,
         layer=pruning.layer,
         keep=pruning.keep,

@@ -1,0 +1,109 @@
+"""Scales and means as they lie in a file: float32, float16, or eight bits times a float16 unit for each row.
+
+    value[i, g, k] = stored[i, g, k]                     float32, float16
+    value[i, g, k] = stored[i, g, k] * unit[i, k]        uint8 (never negative), int8
+
+They are relative to 2^exponent of the weight that they belong to, which keeps float16 in range whatever the
+size of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from bivlm.formats.encoding.checks import same_bits
+
+NumberBits = Literal[8, 16, 32]
+
+DTYPES = (torch.float32, torch.float16, torch.uint8, torch.int8)
+LARGEST_EXPONENT = 126
+NEEDS_NO_EXPONENT = (
+    2.0**-9,
+    2.0**12,
+)  # a largest value between these leaves float16 enough range below and above it
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """`stored` (out, G, K) float32, float16, uint8 or int8; `unit` (out, K) float16, not negative, for the
+    eight-bit types, else empty (0,).
+    """
+
+    stored: Tensor
+    unit: Tensor
+
+    def __post_init__(self) -> None:
+        if self.stored.dim() != 3 or self.stored.dtype not in DTYPES:
+            raise ValueError(
+                f"numbers are (out, G, K) float32, float16, uint8 or int8, not {self.stored.dtype}"
+                f" {list(self.stored.shape)}"
+            )
+        needed = (self.stored.shape[0], self.stored.shape[2]) if self.in_eight_bits else (0,)
+        if self.unit.dtype != torch.float16 or tuple(self.unit.shape) != needed:
+            raise ValueError(
+                f"the unit of {self.stored.dtype} numbers is float16 {list(needed)}, not {self.unit.dtype}"
+                f" {list(self.unit.shape)}"
+            )
+        if not bool(self.unit.isfinite().all()) or bool((self.unit < 0).any()):
+            raise ValueError("a unit is negative or not finite")
+        if self.stored.is_floating_point() and not bool(self.stored.isfinite().all()):
+            raise ValueError("a number is not finite")
+
+    @classmethod
+    def of(cls, values: Tensor, bits: NumberBits = 16, *, signed: bool = False) -> Self:
+        """The nearest numbers of `bits` bits to `values` (out, G, K); without `signed` none may be
+        negative.
+        """
+        if bits == 32:
+            return cls(values.float(), torch.zeros(0, dtype=torch.float16))
+        if bits == 16:
+            return cls(values.half(), torch.zeros(0, dtype=torch.float16))
+        steps = 127 if signed else 255
+        unit = (values.abs().amax(1) / steps).half()
+        unit = torch.where(
+            values.abs().amax(1) > unit.float() * (steps + 0.5),
+            unit.nextafter(torch.tensor(torch.inf).half()),
+            unit,
+        )
+        codes = torch.where(unit[:, None] > 0, values / unit[:, None].float(), 0.0).round()
+        return cls(
+            codes.clamp(-steps if signed else 0, steps).to(torch.int8 if signed else torch.uint8), unit
+        )
+
+    @property
+    def in_eight_bits(self) -> bool:
+        return self.stored.dtype in (torch.uint8, torch.int8)
+
+    @property
+    def nbytes(self) -> int:
+        return self.stored.numel() * self.stored.element_size() + self.unit.numel() * self.unit.element_size()
+
+    def expand(self) -> Tensor:
+        """The values (out, G, K) in float32."""
+        return self.stored.float() * self.unit.float()[:, None] if self.in_eight_bits else self.stored.float()
+
+    def __eq__(self, other: object) -> bool:
+        """The same bits (so -0.0 is not 0.0)."""
+        if not isinstance(other, Numbers):
+            return NotImplemented
+        return same_bits(self.stored, other.stored) and same_bits(self.unit, other.unit)
+
+
+def numbers_nbytes(rows: int, groups: int, kinds: int, bits: NumberBits) -> int:
+    """Bytes that (rows, groups, kinds) numbers of `bits` bits take, their units included."""
+    return rows * groups * kinds * bits // 8 + (2 * rows * kinds if bits == 8 else 0)
+
+
+def exponent_for(values: Tensor) -> int:
+    """The e for which `values` / 2^e suit float16; 0 where they do as they are, so that what is stored are
+    the numbers themselves.
+    """
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    if largest == 0 or NEEDS_NO_EXPONENT[0] <= largest <= NEEDS_NO_EXPONENT[1]:
+        return 0
+    return max(-LARGEST_EXPONENT, min(LARGEST_EXPONENT, math.frexp(largest)[1]))

@@ -1,0 +1,47 @@
+"""Where the entries of a sparse tail lie: the gaps between their row-major positions, as Rice codes in two
+streams.
+
+g_0 = p_0,  g_i = p_i - p_(i-1) - 1    'tail_low' and 'tail_high' as docs/format.md says under "Rice codes"
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bivlm.formats.encoding import bits
+from bivlm.formats.encoding.checks import blaming, require
+
+
+def pack_positions(positions: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Positions (n,) int64, ascending, not negative, to the low and the high stream and the parameter with
+    which they take the fewest bytes.
+    """
+    gaps = positions.diff(prepend=positions.new_full((1,), -1)) - 1
+    rice = bits.rice_parameter(gaps)
+    return *bits.pack_rice(gaps, rice), rice
+
+
+def unpack_positions(low: Tensor, high: Tensor, count: int, rice: int, weights: int) -> Tensor:
+    """The inverse of `pack_positions`: (count,) int64, all below `weights`. `low` has the bytes that `count`
+    and `rice` call for.
+
+    Raises ValueError, naming 'tail_high' or 'tail_low'; the sum of the gaps is checked before any of them can
+    overflow.
+    """
+    with blaming("'tail_high'"):
+        quotients = bits.unpack_unary(high, count)
+    with blaming("'tail_low'"):
+        remainders = (
+            bits.unpack_fields(low[None], rice, count)[0].long() if rice else torch.zeros_like(quotients)
+        )
+    last = (int(quotients.sum()) << rice) + int(remainders.sum()) + count - 1
+    require(last < weights, f"'tail_high' and 'tail_low' lead to position {last} in a weight of {weights}")
+    return ((quotients << rice) + remainders + 1).cumsum(0) - 1
+
+
+def positions_nbytes(count: int, weights: int) -> int:
+    """The most bytes that the two streams of `count` positions below `weights` take, wherever they lie; never
+    falls as `count` grows.
+    """
+    return bits.rice_bytes_bound(count, weights - count)

@@ -1,0 +1,160 @@
+"""The attention that tokens receive in one block, without running the block: only the rows and columns of the
+score that are asked for are computed.
+
+SDPA and flash attention return no scores. The block is called once with an attention function of ours in its
+place, so that queries, keys, rotary embedding and mask are the model's own, whatever the architecture; what
+follows the attention is not run.
+
+    block(hidden, …) ─ norm, projections, rotary ─► query, key, mask ─ here ─► received (rows, n)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from bivlm.pruning.dropping.cache import without_cache
+
+NAME = "bivlm_received"
+SCORES = 1 << 24  # entries of the score that are computed at a time: 64 MiB of float32
+
+
+class _Enough(Exception):
+    """The block has said what was asked; not an error."""
+
+
+@dataclass
+class _Probe:
+    """What the attention function of a probed block does with its query and key; `parts` of a sequence that
+    the block cuts are joined.
+    """
+
+    tokens: int
+    rows: Tensor | None
+    real: Tensor | None
+    parts: list[Tensor] = field(default_factory=list)
+
+    def hear(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, causal: bool
+    ) -> None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        self.parts.append(received(query, key, mask, scale, causal=causal, rows=self.rows, real=self.real))
+        if sum(part.shape[1] for part in self.parts) >= self.tokens:
+            raise _Enough
+
+
+_listening: list[_Probe] = []
+
+
+def attention_received(
+    block: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    tokens: int,
+    rows: Tensor | None = None,
+    real: Tensor | None = None,
+) -> Tensor:
+    """What each of the block's keys receives when the block is called so: (batch, keys) float32. The block's
+    cache is left alone.
+
+    `rows` and `real` say which queries attend, as in `received`. `tokens` is the number of keys; a block that
+    cuts its sequence into windows (one batch row) reaches it window by window.
+    """
+    probe = _Probe(tokens, rows, real)
+    _listening.append(probe)
+    try:
+        with _attention_replaced(block), suppress(_Enough):
+            block.forward(*args, **without_cache(kwargs))
+    finally:
+        _listening.pop()
+    return torch.cat(probe.parts, dim=1)
+
+
+def received(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    *,
+    causal: bool,
+    rows: Tensor | None = None,
+    real: Tensor | None = None,
+) -> Tensor:
+    """Mean over heads and over the attending queries of softmax(q kᵀ · scaling): (batch, keys) float32.
+
+    `query` (batch, heads, t, d), `key` (batch, key heads, n, d) with heads a multiple of the key heads.
+    `mask` (batch or 1, heads or 1, t, n) is boolean, True where a query may look, or added to the scores; one
+    of (batch, n), as for flash attention, says which keys are no padding. Without one, and with the latter,
+    all may look everywhere, or, `causal`, at themselves and what is before. `rows` (batch, r) are the queries
+    that count, all when None; `real` (batch, t) is False for queries that never count (padding). A key's mean
+    is over the queries that may look at it; one that nobody may look at receives 0.
+    """
+    batch, heads, count, _ = query.shape
+    keys = key.repeat_interleave(heads // key.shape[1], dim=1).transpose(-1, -2)
+    rows = torch.arange(count, device=query.device).expand(batch, count) if rows is None else rows
+    total = query.new_zeros(batch, keys.shape[-1], dtype=torch.float32)
+    attending = total.clone()
+    for some in rows.split(max(1, SCORES // (batch * heads * keys.shape[-1])), dim=1):
+        scores = (query.take_along_dim(some[:, None, :, None], 2) @ keys).float() * scaling
+        allowed = torch.ones_like(scores, dtype=torch.bool)
+        if mask is not None and mask.dim() == 4:
+            cut = mask.expand(batch, -1, -1, -1).take_along_dim(some[:, None, :, None], 2)
+            allowed = (cut if cut.dtype == torch.bool else cut > torch.finfo(cut.dtype).min / 2).expand_as(
+                scores
+            )
+            scores = scores if cut.dtype == torch.bool else scores + cut
+        elif causal and keys.shape[-1] == count:
+            allowed = (torch.arange(count, device=query.device) <= some[:, None, :, None]).expand_as(scores)
+        if mask is not None and mask.dim() == 2:
+            allowed = allowed & mask.bool()[:, None, None, :]
+        if real is not None:
+            allowed = allowed & real.take_along_dim(some, 1)[:, None, :, None]
+        weights = scores.masked_fill(~allowed, torch.finfo(torch.float32).min).softmax(dim=-1) * allowed
+        total += weights.mean(1).sum(1)
+        attending += allowed[:, 0].sum(1)
+    return total / attending.clamp_min(1.0)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    _listening[-1].hear(
+        query,
+        key,
+        attention_mask,
+        scaling,
+        bool(kwargs.get("is_causal", getattr(module, "is_causal", False))),
+    )
+    return torch.zeros_like(query).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+
+
+@contextmanager
+def _attention_replaced(block: nn.Module) -> Iterator[None]:
+    """The configs that the block's attention reads name our function for a while."""
+    configs: dict[int, Any] = {
+        id(module.config): module.config for module in block.modules() if hasattr(module, "config")
+    }
+    names = {identity: config._attn_implementation_internal for identity, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
+        for identity, config in configs.items():
+            config._attn_implementation_internal = names[identity]

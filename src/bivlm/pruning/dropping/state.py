@@ -1,0 +1,82 @@
+"""What the hooks of one pruning share: the call that is running, and the decision that it made or found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bivlm.pruning.dropping.kept import Kept
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What stays of a batch of prompts.
+
+    kept     the tokens of the sequence that is cut (the prompt, or the tokens that cross-attention looks at)
+    chosen   for each prompt, which of its candidates stay: 0 … its candidates, ascending
+    offered  for each prompt, how many candidates it had
+    prompt   ids and pixels that it was made for
+    """
+
+    kept: Kept
+    chosen: tuple[Tensor, ...]
+    offered: tuple[int, ...]
+    prompt: tuple[Tensor, Tensor]
+
+    def goes_on(self, ids: Tensor, pixels: Tensor) -> bool:
+        """Whether a call repeats the prompt of this decision, image included, with tokens after it."""
+        known, seen = self.prompt
+        count = known.shape[1]
+        same = len(ids) == len(known) and ids.shape[1] > count and torch.equal(ids[:, :count], known)
+        return same and pixels.shape == seen.shape and torch.equal(pixels, seen)
+
+
+@dataclass
+class Encoding:
+    """One run of the vision tower: what went in, what came out, and what the hooks inside (tower.py) noted
+    about its visual tokens, image by image.
+
+    `generate` encodes the images before it calls the model, `forward` does it itself; either way it is one
+    call of `get_image_features`.
+    """
+
+    inputs: Mapping[str, Any]
+    output: Any = None
+    received: Tensor | None = None  # (visual tokens of the batch,) attention at the end of the tower
+    stays: Tensor | None = None  # (visual tokens of the batch,) boolean, where the tower dropped patches
+    patches: Any = None  # what stays in the tower (tower.py)
+
+
+@dataclass
+class Call:
+    """One forward pass: its inputs, how many tokens the cache holds already, and, for a prompt that is read
+    whole, where its visual tokens are.
+
+    `visual` (batch, t) is None after a past; `places` and `seeds` have an entry for each prompt; `prompt` is
+    what a decision is remembered by.
+    """
+
+    inputs: Mapping[str, Any]
+    past: int
+    visual: Tensor | None = None
+    seeds: tuple[int, ...] = ()
+    places: tuple[Tensor, ...] = ()
+    prompt: tuple[Tensor, Tensor] | None = None
+    decision: Decision | None = None
+
+    def real(self) -> Tensor:
+        """(batch, t) boolean: False at padding."""
+        assert self.visual is not None
+        mask = self.inputs.get("attention_mask")
+        return torch.ones_like(self.visual) if mask is None or mask.dim() != 2 else mask.bool()
+
+
+def decision_from(call: Call, kept: Kept, candidates: Tensor, chosen: Tensor) -> Decision:
+    """The decision of a call, from the masks (batch, n) of what could stay and what does."""
+    assert call.prompt is not None
+    ordinals = tuple((row[mask]).nonzero()[:, 0] for row, mask in zip(chosen, candidates, strict=True))
+    return Decision(kept, ordinals, tuple(candidates.sum(1).tolist()), call.prompt)

@@ -1,0 +1,234 @@
+"""The vision tower's part: patches that leave it early, or the attention that they receive at its end.
+
+    patches ─ block 0 … j-1 ─ decide, cut ─ block j … ─ fewer patches ─ put back among zeros ─ projector
+        ─► visual tokens ─ language.py drops the zeros
+
+A projector may fold several patches into one token; patches of a token stay or go together, and
+`Family.patch_tokens` says which they are. The budget is each image's (or tile's) own.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bivlm.errors import InputError
+from bivlm.pruning.dropping.choose import choose
+from bivlm.pruning.dropping.geometry import shape_of, token_places
+from bivlm.pruning.dropping.kept import Kept
+from bivlm.pruning.dropping.received import attention_received
+from bivlm.pruning.dropping.state import Encoding
+
+if TYPE_CHECKING:
+    from bivlm.pruning.apply import TokenPruning
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What stays in the tower: `kept` (rows, patches), and where a row of the projector's input (rows,
+    inputs) comes from a patch that stays.
+    """
+
+    kept: Kept
+    inputs: Tensor
+
+
+class Tower:
+    """The blocks of a model's vision tower, and how patches become tokens."""
+
+    def __init__(self, owner: TokenPruning) -> None:
+        self.owner, model = owner, owner.model
+        if owner.family.patch_tokens is None:
+            what = (
+                "the attention in the vision tower"
+                if owner.pruning.site == "input"
+                else "dropping inside the vision tower"
+            )
+            raise InputError(
+                f"{what} is not offered for {owner.family.model_type}; use the site language, or input with a"
+                " pruner that asks for no attention"
+            )
+        stack = [stack for stack in owner.family.stacks if stack.part == "vision"][-1]
+        self.blocks: list[nn.Module] = list(model.get_submodule(stack.path))
+        self.read = sorted(stack.outputs(model.config, len(self.blocks)))
+        self.projector = model.get_submodule(
+            next(stack.path for stack in owner.family.stacks if stack.part == "projector")
+        )
+
+    def tokens_of(self, noted: Encoding, hidden: Tensor) -> Tensor:
+        """Which token each patch becomes: (rows, patches), -1 for none; tokens are numbered in each row."""
+        assert self.owner.family.patch_tokens is not None
+        rows, patches = (1, len(hidden)) if hidden.dim() == 2 else hidden.shape[:2]
+        return self.owner.family.patch_tokens(self.owner.model.config, noted.inputs, rows, patches).to(
+            hidden.device
+        )
+
+    def images(self, noted: Encoding, tokens: Tensor) -> Tensor:
+        """Which image each token (rows, tokens) is of: its row, or, where all images share one sequence, by
+        their grids.
+        """
+        grids = self._grids(noted)
+        count = int(tokens.max()) + 1
+        if len(tokens) > 1 or grids is None:
+            return torch.arange(len(tokens), device=tokens.device)[:, None].expand(-1, count)
+        sizes = torch.tensor([rows * columns for rows, columns in grids], device=tokens.device)
+        return torch.arange(len(sizes), device=tokens.device).repeat_interleave(sizes)[None]
+
+    def shapes(self, noted: Encoding, images: Tensor) -> list[tuple[int, int]]:
+        grids = self._grids(noted)
+        counts = torch.bincount(images.flatten()).tolist()
+        return (
+            grids
+            if grids is not None and len(grids) == len(counts)
+            else [shape_of(count) for count in counts]
+        )
+
+    def _grids(self, noted: Encoding) -> list[tuple[int, int]] | None:
+        family = self.owner.family
+        return (
+            None if family.token_grids is None else family.token_grids(self.owner.model.config, noted.inputs)
+        )
+
+
+class TowerWatch(Tower):
+    """Notes the attention that patches receive in the last block whose output the model reads, as a mean over
+    the patches of each token.
+    """
+
+    def attach(self) -> Iterator[Any]:
+        yield self.blocks[self.read[-1]].register_forward_pre_hook(self._before, with_kwargs=True)
+
+    def _before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        noted = self.owner.encoding
+        if noted is not None:
+            tokens = self.tokens_of(noted, args[0])
+            scores = attention_received(block, args, kwargs, tokens=tokens.shape[1])
+            noted.received = token_means(scores[..., None], tokens)[..., 0].flatten()
+
+
+class TowerDrop(Tower):
+    """Drops patches from block `layer` of the tower on."""
+
+    def __init__(self, owner: TokenPruning) -> None:
+        super().__init__(owner)
+        self.first = owner.pruning.layer
+        if self.first >= len(self.blocks):
+            raise InputError(
+                f"layer is {self.first}, and the vision tower has the blocks 0 to {len(self.blocks) - 1}"
+            )
+        if self.read[0] < self.first:
+            raise InputError(
+                f"layer is {self.first}, and the model reads the output of block {self.read[0]} of its vision"
+                " tower; give at most that"
+            )
+
+    def attach(self) -> Iterator[Any]:
+        for index, block in enumerate(self.blocks):
+            if index >= self.first:
+                yield block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
+        yield self.projector.register_forward_pre_hook(self._put_back)
+
+    def _before(
+        self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        noted, hidden = self.owner.encoding, args[0]
+        if noted is None:
+            return None
+        if index == self.first:
+            self._decide(noted, block, args, kwargs)
+        if noted.patches is None:
+            return None
+        kept: Kept = noted.patches.kept
+        if index == self.first:
+            hidden = kept.take(hidden[None], 1)[0] if hidden.dim() == 2 else kept.take(hidden, 1)
+        return (hidden, *args[1:]), _cut_arguments(kept, kwargs)
+
+    def _decide(
+        self, noted: Encoding, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        owner, hidden = self.owner, args[0]
+        tokens = self.tokens_of(noted, hidden)
+        patches = hidden[None] if hidden.dim() == 2 else hidden
+        scores = None
+        if owner.pruner.queries is not None:
+            scores = token_means(
+                attention_received(block, args, kwargs, tokens=tokens.shape[1])[..., None], tokens
+            )[..., 0]
+        images = self.images(noted, tokens)
+        chosen = self._choose(noted, images, token_means(patches, tokens), scores)
+        noted.stays = chosen.flatten()
+        if bool(chosen.all()):
+            return
+        stays = (tokens < 0) | chosen.gather(1, tokens.clamp_min(0))
+        inputs = stays[tokens >= 0].view(len(tokens), -1)
+        noted.patches = Patches(Kept.of(stays), inputs)
+
+    def _choose(self, noted: Encoding, images: Tensor, features: Tensor, scores: Tensor | None) -> Tensor:
+        """Which tokens (rows, tokens) stay, image by image."""
+        owner, chosen = self.owner, torch.zeros_like(images, dtype=torch.bool)
+        pixels = noted.inputs["pixel_values"].float().sum(dtype=torch.float64)
+        seed = zlib.crc32(str(float(pixels)).encode())  # the questions are not known here
+        for image, shape in enumerate(self.shapes(noted, images)):
+            candidates = (images == image).flatten()[None]
+            flat = None if scores is None else scores.flatten()[None]
+            places = (token_places([shape]),)
+            chosen |= choose(
+                owner.pruner,
+                owner.pruning.keep,
+                candidates,
+                features.flatten(0, 1)[None],
+                flat,
+                places,
+                (seed + image,),
+            ).view_as(images)
+        return chosen
+
+    def _put_back(self, projector: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """The projector gets zeros where patches left."""
+        noted = self.owner.encoding
+        if noted is None or noted.patches is None:
+            return None
+        hidden = args[0]
+        rows = hidden[None] if hidden.dim() == 2 else hidden
+        whole = rows.new_zeros(*noted.patches.inputs.shape, rows.shape[-1])
+        whole[noted.patches.inputs] = rows.flatten(0, 1)
+        return (whole[0] if hidden.dim() == 2 else whole, *args[1:])
+
+
+def token_means(values: Tensor, tokens: Tensor) -> Tensor:
+    """Means of (rows, patches, d) over the patches of each token: (rows, tokens, d) float32."""
+    count = int(tokens.max()) + 1
+    place = torch.where(tokens < 0, count, tokens)
+    sums = values.new_zeros(len(tokens), count + 1, values.shape[-1], dtype=torch.float32)
+    sums.scatter_add_(1, place[..., None].expand_as(values), values.float())
+    sizes = torch.zeros(len(tokens), count + 1, device=values.device).scatter_add_(
+        1, place, torch.ones_like(place, dtype=torch.float32)
+    )
+    return (sums / sizes.clamp_min(1.0)[..., None])[:, :count]
+
+
+def _cut_arguments(kept: Kept, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A vision block's keyword arguments for the patches that stay."""
+    cut = dict(kwargs)
+    if kwargs.get("attention_mask") is not None:
+        cut["attention_mask"] = kept.attention_mask(kwargs["attention_mask"], kept.length, 0)
+    if kwargs.get("position_embeddings") is not None:  # of one sequence: (patches, d) each
+        cut["position_embeddings"] = tuple(table[kept.index[0]] for table in kwargs["position_embeddings"])
+    if kwargs.get("cu_seqlens") is not None:
+        cut["cu_seqlens"] = _lengths_left(kept, kwargs["cu_seqlens"])
+        if kwargs.get("max_seqlen") is not None:
+            cut["max_seqlen"] = int(cut["cu_seqlens"].diff().max())
+    return cut
+
+
+def _lengths_left(kept: Kept, edges: Tensor) -> Tensor:
+    """Cumulative lengths of the windows of one sequence, counting what stays; windows that lose everything
+    vanish.
+    """
+    return torch.searchsorted(kept.index[0], edges.to(kept.index.dtype)).to(edges.dtype).unique_consecutive()
