@@ -16,8 +16,8 @@ import typer
 
 from bivlm.cli.progress import Shown
 from bivlm.cli.shared import quiet_libraries
-from bivlm.studies.demo.run import run_demo
-from bivlm.studies.demo.table import demo_markdown
+from bivlm.studies.demo import run_demo
+from bivlm.studies.demo_table import demo_markdown
 from machine import describe
 
 ROOT = Path(__file__).parent.parent

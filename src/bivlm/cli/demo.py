@@ -27,8 +27,8 @@ def demo(
     )
     quiet_libraries()
     from bivlm.cli.progress import Shown
-    from bivlm.studies.demo.run import run_demo
-    from bivlm.studies.demo.table import demo_table
+    from bivlm.studies.demo import run_demo
+    from bivlm.studies.demo_table import demo_table
 
     with Shown() as events:
         rows = run_demo(out, questions, events)

@@ -119,7 +119,7 @@ def title_of(found: Comparison) -> str:
 
 
 def _width(found: Comparison, columns: Columns) -> int:
-    """Characters that the table takes on a terminal: a column has a space on both sides and a line behind it;
+    """Characters that the table takes on a terminal: a column has a space on both sides and a line after it;
     long names of presets are folded.
     """
     widths = {

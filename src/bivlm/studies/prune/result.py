@@ -15,7 +15,7 @@ class PruningCell:
 
     kept_tokens        mean number of candidate tokens that stay of a prompt; None when nothing was dropped
     prefill, cache     time to first token (one prompt, image encoding included), bytes of keys and values
-                       behind it
+                       after it
     overlap            share of the kept tokens that the reference model keeps too; with accuracy and KL when
                        the reference's choice is kept; or None
     """

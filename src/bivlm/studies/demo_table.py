@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from bivlm.studies.cells import Columns, interval, markdown_table, number, rich_table, size
-from bivlm.studies.demo.result import DemoRow
+from bivlm.studies.demo import DemoRow
 
 COLUMNS: Columns = {
     "model": lambda row: row.name,
@@ -40,9 +40,3 @@ def demo_markdown(rows: Sequence[DemoRow]) -> str:
     return "\n".join(
         markdown_table(list(COLUMNS), ([cell(row) for cell in COLUMNS.values()] for row in rows))
     )
-
-
-def row_line(row: DemoRow) -> str:
-    """A finished model in one line."""
-    where = f" ({row.parts})" if row.parts else ""
-    return f"{row.name}{where}: {row.bits_per_weight:.2f} bits, accuracy {row.accuracy:.1%}, KL {row.kl:.4f}"

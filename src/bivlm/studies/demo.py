@@ -17,8 +17,6 @@ from bivlm.eval.run import EvalResult, evaluate
 from bivlm.events import SILENT, Events
 from bivlm.job.run import quantize
 from bivlm.loading import load
-from bivlm.studies.demo.result import DemoRow
-from bivlm.studies.demo.table import row_line
 from bivlm.studies.study import Labelled
 from bivlm.types import PARTS, PartName, Sample
 from bivlm.zoo import embedded_model
@@ -35,6 +33,25 @@ RUNS: tuple[tuple[str, tuple[PartName, ...]], ...] = tuple(
     for parts in (LANGUAGE, PARTS)
     for preset in presets
 )
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One model of the demo. Bits are those of the packed linears, bytes those of the whole folder, seconds
+    those of packing and of evaluating.
+    """
+
+    name: str
+    parts: str
+    accuracy: float
+    interval: tuple[float, float]
+    kl: float
+    top1_agreement: float
+    bits_per_weight: float
+    paper_bits: float | None
+    folder_bytes: int
+    quantize_seconds: float
+    eval_seconds: float
 
 
 def run_demo(out: Path | None, questions: int, events: Events = SILENT) -> list[DemoRow]:
@@ -130,3 +147,9 @@ def _fidelity(result: EvalResult) -> tuple[float, float]:
     assert result.kl is not None
     assert result.top1_agreement is not None
     return result.kl, result.top1_agreement
+
+
+def row_line(row: DemoRow) -> str:
+    """A finished model in one line."""
+    where = f" ({row.parts})" if row.parts else ""
+    return f"{row.name}{where}: {row.bits_per_weight:.2f} bits, accuracy {row.accuracy:.1%}, KL {row.kl:.4f}"
