@@ -58,7 +58,7 @@ from bivlm.checkpoint.shards import write_atomically
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.errors import InputError
 from bivlm.job.recipe import Recipe
-from bivlm.studies.compare.plot import require_matplotlib
+from bivlm.studies.picture import require_matplotlib
 from language_model import FULL_PRECISION, KEPT_BITS, Bench, block_linears, read_model, rules_of
 from texts import read_text, token_windows
 

@@ -52,8 +52,9 @@ from bivlm.job.recipe import KEEP, Recipe, build_quantizer, load_recipe, preset_
 from bivlm.job.run import calibration_input
 from bivlm.loading import load
 from bivlm.quantizers import BiVLM, Quantizer
-from bivlm.studies.compare.plot import require_matplotlib, style_of
+from bivlm.studies.compare.plot import style_of
 from bivlm.studies.labels import place_labels
+from bivlm.studies.picture import require_matplotlib
 from bivlm.types import LinearStats
 from machine import describe
 

@@ -19,11 +19,15 @@ from typing import Annotated, Any
 
 import typer
 
+from bivlm.cli.progress import Shown
 from bivlm.cli.shared import quiet_libraries
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.job.recipe import load_recipe, preset_names, split_presets
-from bivlm.studies.compare.run import compare_presets, write_comparison
+from bivlm.studies.compare.page import write_page
+from bivlm.studies.compare.run import compare_presets
+from bivlm.studies.picture import require_matplotlib
+from bivlm.studies.study import RunSettings
 from bivlm.types import PARTS
 from bivlm.zoo import embedded_model
 from machine import describe
@@ -85,6 +89,7 @@ def main(
 ) -> None:
     """Compare, and write the results where people read them."""
     quiet_libraries()
+    require_matplotlib()
     chosen = only or list(COMPARISONS)
     if unknown := [name for name in chosen if name not in COMPARISONS]:
         raise InputError(f"there is no result {unknown[0]!r}; there are {', '.join(COMPARISONS)}")
@@ -112,18 +117,17 @@ def write_results(
     name: str, presets: Sequence[str], result: Result, questions: int, work: Path, out: Path, command: str
 ) -> None:
     """One comparison on the embedded model, into `out`."""
-    found = compare_presets(
-        embedded_model(),
-        [load_recipe(preset) for preset in presets],
-        work,
-        samples=read_samples("easy-vqa", split="test", limit=questions),
-        calibration=read_samples("easy-vqa", split="train", limit=CALIBRATION_SAMPLES),
-        batch_size=50,
-        max_new_tokens=4,
-        say=print,
-        **result.settings,
-    )
-    write_comparison(replace(found, machine=describe(), command=command), out, name, picture=result.picture)
+    with Shown() as events:
+        found = compare_presets(
+            embedded_model(),
+            [load_recipe(preset) for preset in presets],
+            work,
+            samples=read_samples("easy-vqa", split="test", limit=questions),
+            calibration=read_samples("easy-vqa", split="train", limit=CALIBRATION_SAMPLES),
+            settings=RunSettings(batch_size=50, max_new_tokens=4, command=command, events=events),
+            **result.settings,
+        )
+    write_page(replace(found, machine=describe()), out, name, picture=result.picture)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from typing import Annotated
 
 import typer
 
+from bivlm.cli.progress import Shown
 from bivlm.cli.shared import quiet_libraries
-from bivlm.cli.tables import DEMO_COLUMNS, demo_cells
 from bivlm.studies.demo import run_demo
+from bivlm.studies.demo_table import demo_markdown
 from machine import describe
 
 ROOT = Path(__file__).parent.parent
@@ -26,12 +27,8 @@ BEGIN, END = "<!-- demo table: make results -->", "<!-- end of demo table -->"
 def main(questions: Annotated[int, typer.Option(help="test questions for each model")] = 2000) -> None:
     """Measure, write, and replace the table in the README."""
     quiet_libraries()
-    rows = run_demo(None, questions, say=print)
-    lines = [
-        "| " + " | ".join(column.strip() for column in DEMO_COLUMNS) + " |",
-        "|" + "|".join("--:" if c.startswith(" ") else "---" for c in DEMO_COLUMNS) + "|",
-    ]
-    lines += ["| " + " | ".join(demo_cells(row)) + " |" for row in rows]
+    with Shown() as events:
+        rows = run_demo(None, questions, events)
     caption = f"easy-VQA, {questions} test questions drawn with seed 0; {describe()}; made by `make results`."
     results = ROOT / "docs" / "results"
     results.mkdir(parents=True, exist_ok=True)
@@ -41,7 +38,7 @@ def main(questions: Annotated[int, typer.Option(help="test questions for each mo
         )
         + "\n"
     )
-    table = "\n".join(lines)
+    table = demo_markdown(rows)
     (results / "demo.md").write_text(f"# The demo's table\n\n{table}\n\n{caption}\n")
     readme = ROOT / "README.md"
     text = readme.read_text()

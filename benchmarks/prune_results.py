@@ -19,12 +19,16 @@ from typing import Annotated
 
 import typer
 
+from bivlm.cli.progress import Shown
 from bivlm.cli.shared import quiet_libraries
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.job.run import quantize
 from bivlm.pruning.settings import sweep
-from bivlm.studies.prune.run import study_pruning, write_study
+from bivlm.studies.picture import require_matplotlib
+from bivlm.studies.prune.page import write_page
+from bivlm.studies.prune.run import study_pruning
+from bivlm.studies.study import RunSettings
 from bivlm.zoo import embedded_model
 from machine import describe
 
@@ -70,6 +74,7 @@ def main(
 ) -> None:
     """Sweep, and write the results where people read them."""
     quiet_libraries()
+    require_matplotlib()
     chosen = only or list(STUDIES)
     if unknown := [name for name in chosen if name not in STUDIES]:
         raise InputError(f"there is no result {unknown[0]!r}; there are {', '.join(STUDIES)}")
@@ -91,20 +96,19 @@ def write_results(name: str, study: Study, questions: int, work: Path, out: Path
                 full,
                 model,
                 recipe=study.preset,
-                samples=read_samples("easy-vqa", split="train", limit=CALIBRATION_SAMPLES),
+                data=read_samples("easy-vqa", split="train", limit=CALIBRATION_SAMPLES),
             )
-    found = study_pruning(
-        model,
-        sweep(study.pruners, study.sites, study.layers, study.keeps, study.tokens),
-        work / name,
-        samples=read_samples("easy-vqa", split="test", limit=questions),
-        reference=None if study.preset is None else full,
-        ranking=study.preset is not None,
-        batch_size=50,
-        max_new_tokens=4,
-        say=print,
-    )
-    write_study(replace(found, machine=describe(), command=command), out, name)
+    with Shown() as events:
+        found = study_pruning(
+            model,
+            sweep(study.pruners, study.sites, study.layers, study.keeps, study.tokens),
+            work / name,
+            samples=read_samples("easy-vqa", split="test", limit=questions),
+            reference=None if study.preset is None else full,
+            ranking=study.preset is not None,
+            settings=RunSettings(batch_size=50, max_new_tokens=4, command=command, events=events),
+        )
+    write_page(replace(found, machine=describe()), out, name)
 
 
 if __name__ == "__main__":

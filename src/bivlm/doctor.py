@@ -1,5 +1,5 @@
 """What this installation runs on: the kernel of each format and why it is that one, the machine, versions,
-and what is installed beside.
+and what else is installed.
 
 With a model folder, also what each of its packed linears runs on; config.json alone is read for that.
 """

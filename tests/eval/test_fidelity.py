@@ -22,6 +22,7 @@ from bivlm.eval.divergence import Fidelity
 from bivlm.eval.fidelity import INDEX, ReferenceAnswers, collect_reference, judge
 from bivlm.families import family_of
 from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
+from told import Told
 
 TOKENS = 4
 
@@ -149,18 +150,14 @@ def test_logits_are_kept_in_the_model_s_own_type(tmp_path: Path):
 
 
 def test_progress_is_told():
-    told = []
-    collect(on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    told = Told()
+    collect(events=told)
+    assert told.steps == [("reference answers", done, 5) for done in (2, 4, 5)]
 
 
 def test_an_interrupted_collection_leaves_nothing_that_looks_whole(tmp_path: Path):
-    def interrupt(done: int, _total: int) -> None:
-        if done == 4:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        collect(folder=tmp_path, on_progress=interrupt)
+        collect(folder=tmp_path, events=Told(stop=lambda what, done: done == 4))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "batch-00000.safetensors",
         "batch-00001.safetensors",

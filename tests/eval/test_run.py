@@ -21,6 +21,7 @@ from bivlm.eval.run import EvalResult, Record, evaluate
 from bivlm.families import family_of
 from bivlm.types import Sample
 from tiny import tiny_model, tiny_processor, tiny_samples
+from told import Told
 
 TOKENS = 4
 
@@ -99,9 +100,9 @@ def test_the_result_is_ready_for_json():
 
 
 def test_progress_is_told():
-    told = []
-    run(samples(0), on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(4, 6), (6, 6)]
+    told = Told()
+    run(samples(0), events=told)
+    assert told.steps == [("questions", 4, 6), ("questions", 6, 6)]
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -185,11 +186,10 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]):
 def test_what_cannot_be_evaluated_is_refused_at_once(
     chosen: list[Sample], options: dict[str, Any], message: str
 ):
-    def never(*_: Any) -> None:
-        raise AssertionError("it started")
-
+    told = Told()
     with pytest.raises(InputError) as caught:
-        run(chosen, on_progress=never, **options)
+        run(chosen, events=told, **options)
+    assert not told.steps, "it started"
     assert message in str(caught.value)
 
 

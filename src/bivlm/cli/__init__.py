@@ -1,13 +1,29 @@
-"""The command line: parse, call, print. Heavy imports wait until a command runs, so that help and errors come
-at once.
+"""The command line: parse, call, print; a file for each command.
+
+Heavy imports wait until a command runs, so that help and errors come at once.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
-from bivlm.cli import models as models
-from bivlm.cli import studies as studies
+import typer
+
+# the help lists the commands in this order
+# isort: off
+import bivlm.cli.quantize
+import bivlm.cli.ask
+import bivlm.cli.eval
+import bivlm.cli.inspect
+import bivlm.cli.compare
+import bivlm.cli.prune
+import bivlm.cli.analyze
+import bivlm.cli.presets
+import bivlm.cli.doctor
+import bivlm.cli.demo
+
+# isort: on
 from bivlm.cli.shared import app
 from bivlm.errors import InputError
 
@@ -28,3 +44,18 @@ def main() -> None:
                 file=sys.stderr,
             )
         raise
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"bivlm {bivlm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """What comes before the command."""

@@ -1,19 +1,29 @@
-"""What the commands share: the application, the consoles, options that several take, JSON, progress bars."""
+"""What the commands share: the application, how a command is declared, the consoles, options that several
+take, lists that people write, JSON.
+"""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import re
+import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-if TYPE_CHECKING:
-    from bivlm.job.run import Prepared
+from bivlm.errors import InputError
+
+Number = TypeVar("Number", int, float)
+MAIN, MORE = "Main", "More"  # panels of the help: of commands, and of the options of those that have many
 
 app = typer.Typer(
     help=(
@@ -27,33 +37,86 @@ app = typer.Typer(
 PAGE = 160  # characters of a table that goes to a file or a pipe
 out_console, note = Console(width=None if sys.stdout.isatty() else PAGE), Console(stderr=True)
 
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="model folder, or OWNER/NAME on the Hugging Face hub", show_default=False
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+def command(name: str, panel: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command. Its help is the docstring, a line for each paragraph, and then examples of
+    what people type.
+    """
+
+    def declare(function: Callable[..., None]) -> Callable[..., None]:
+        paragraphs = re.split(r"\n\s*\n", inspect.getdoc(function) or "")
+        help_ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        epilog = "\n\n".join(["[bold]For example:[/bold]", *(escape(example) for example in examples)])
+        return app.command(name, help=help_, epilog=epilog, rich_help_panel=panel)(function)
+
+    return declare
+
+
+def pruner_names() -> list[str]:
+    """The names in the table PRUNERS, read from its file: to import it would be to import torch."""
+    spec = find_spec("bivlm.pruning")
+    assert spec is not None
+    assert spec.origin is not None
+    for statement in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "PRUNERS":
+            assert isinstance(statement.value, ast.Dict)
+            return sorted(ast.literal_eval(key) for key in statement.value.keys if key is not None)
+    raise LookupError(f"{spec.origin} has no table PRUNERS")
+
+
 DATA_HELP = (
     "questions: a JSONL file (image, question, answer or answers), a folder with metadata.jsonl, a saved"
     " Hugging Face dataset, or easy-vqa"
 )
 PRESETS_HELP = (
     "presets or recipe files, separated by commas; may be repeated. Settings follow a colon:"
-    " bivlm-paper,bivlm:bands=5,granularity=group (what looks like NAME=VALUE belongs to the preset"
-    " before it)"
+    " gptq-2,bivlm:bands=5,alpha=1.2 (what looks like NAME=VALUE belongs to the preset before it)"
 )
 PRUNE_HELP = (
     "which visual tokens to drop: PRUNER:NAME=VALUE,…, for example attention:layer=2,keep=0.25; "
-    "pruners are attention, diversity, grid, joined, random"
+    f"pruners are {', '.join(pruner_names())}"
 )
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="model folder, or OWNER/NAME on the Hugging Face hub", show_default=False
+    ),
+]
+DataOption = Annotated[str, typer.Option(help=DATA_HELP, show_default=False)]
+PartsOption = Annotated[str, typer.Option(help="which parts to pack: any of vision,projector,language")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="draw this many test questions instead of all")]
+SeedOption = Annotated[int, typer.Option(help="seed of that draw", rich_help_panel=MORE)]
+BatchOption = Annotated[int, typer.Option(min=1, help="questions answered at a time", rich_help_panel=MORE)]
+TokensOption = Annotated[int, typer.Option(min=1, help="longest answer, in tokens", rich_help_panel=MORE)]
 PruneOption = Annotated[
     str | None,
     typer.Option(
         "--prune", help=f"{PRUNE_HELP}; none for none; left out: what the checkpoint says", show_default=False
     ),
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="questions answered at a time")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="print JSON instead of a table", rich_help_panel=MORE)
+]
+ALL_PARTS = "vision,projector,language"
+
+
+def words(text: str) -> list[str]:
+    """ "vision, language" as its words; "" as one empty word, which nothing is called."""
+    return [word.strip() for word in text.split(",")]
+
+
+def numbers(text: str, kind: type[Number], option: str, like: str) -> list[Number]:
+    """ "2,5" as [2, 5]. Raises InputError that says how it is written."""
+    try:
+        return [kind(word) for word in words(text)]
+    except ValueError as error:
+        raise InputError(f"{option} is {text!r}; give {like}") from error
+
+
+def command_line() -> str:
+    """The command as it was typed, for the pages that it makes."""
+    return shlex.join(["bivlm", *sys.argv[1:]])
 
 
 def quiet_libraries() -> None:
@@ -84,81 +147,3 @@ def print_json(content: Any) -> None:
         raise TypeError(f"{type(value).__name__} is no JSON")
 
     print(json.dumps(content, default=plain, indent=2, ensure_ascii=False))
-
-
-@contextmanager
-def block_progress(prepared: Prepared) -> Iterator[Any]:
-    """A bar over the blocks on the terminal: seconds left, error and bits of the last block, resident memory;
-    plain lines when it is no terminal.
-    """
-    import psutil
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    process = psutil.Process()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[last]}"),
-    )
-    with Progress(*columns, console=note, disable=not note.is_terminal) as progress:
-        total = len(prepared.plan.shards)
-        task = progress.add_task("blocks", total=total, last="")
-        done = 0
-
-        def on_block(report: Any) -> None:
-            nonlocal done
-            done += 1
-            what = f"{report.bits_per_weight:.2f} bpw  error {report.error:.4f}" if report.linears else "kept"
-            last = (
-                f"{report.path}  {what}  {process.memory_info().rss / 1e9:.2f}"
-                f" GB{'  (from the earlier run)' if report.resumed else ''}"
-            )
-            progress.update(task, advance=1, last=last)
-            if not note.is_terminal:
-                print(f"block {done}/{total}  {last}  {report.seconds:.1f} s", file=sys.stderr)
-
-        yield on_block
-
-
-@contextmanager
-def probe_progress(prepared: Prepared) -> Iterator[Any]:
-    """A bar over the blocks that are measured before a budget is dealt out; nothing where there is none."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=note, disable=not note.is_terminal or prepared.recipe.budget is None, transient=True
-    ) as progress:
-        task = progress.add_task("", total=len(prepared.plan.blocks))
-
-        def on_probe(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-            if not note.is_terminal:
-                print(f"measured {done}/{total} blocks", file=sys.stderr)
-            if done == total:
-                progress.stop()
-
-        yield on_probe
-
-
-@contextmanager
-def counter(what: str, total: int) -> Iterator[Any]:
-    """A bar that is told how many are done."""
-    from rich.progress import Progress
-
-    with Progress(console=note, disable=not note.is_terminal, transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done, of: progress.update(task, completed=done, total=of)
-
-
-@contextmanager
-def stages() -> Iterator[Any]:
-    """One bar that is told what is going on, how much of it is done, and of how much."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=note, disable=not note.is_terminal, transient=True) as progress:
-        task = progress.add_task("reading the model", total=None)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)

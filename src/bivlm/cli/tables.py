@@ -13,31 +13,9 @@ from bivlm.eval.inspection import Inspection
 from bivlm.eval.run import EvalResult
 from bivlm.job.preflight import Preflight
 from bivlm.job.recipe import Recipe
-from bivlm.studies.demo import DemoRow
+from bivlm.studies.cells import interval, number, rich_table, size
 
-
-def _table(title: str, columns: Sequence[str], caption: str = "") -> Table:
-    """Text left, numbers (columns whose head starts with a space) right; what is too narrow for a cell is
-    folded, never cut.
-    """
-    table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
-    for column in columns:
-        table.add_column(
-            column.strip(), justify="right" if column.startswith(" ") else "left", overflow="fold"
-        )
-    return table
-
-
-def size(count: float) -> str:
-    """Bytes as people write them."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(count) >= scale:
-            return f"{count / scale:.2f} {unit}"
-    return f"{count:.0f} B"
-
-
-def _bits(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+BITS = ".3f"  # of bits per weight
 
 
 def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
@@ -46,11 +24,11 @@ def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
         f" {size(expected.memory_bytes)} of memory, about {max(expected.seconds, 1):.0f} s of quantizing,"
         " calibration not counted"
     )
-    table = _table(
+    table = rich_table(
         f"recipe {recipe.name}", ("part", "what happens", " linears", " weights", " bits ≤"), caption
     )
     for row in expected.rows:
-        table.add_row(row.part, row.treatment, str(row.linears), f"{row.weights:,}", _bits(row.bits))
+        table.add_row(row.part, row.treatment, str(row.linears), f"{row.weights:,}", number(row.bits, BITS))
     return table
 
 
@@ -58,7 +36,7 @@ def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
     before, after = inspection.folder_bytes_before, inspection.folder_bytes_after
     caption = f"whole folder: {size(before)} before, {size(after)} now ({after / before:.1%})"
     columns = ("", " linears", " weights", " before", " now", " true bits", " paper bits")
-    table = _table(f"recipe {inspection.recipe}", columns, caption)
+    table = rich_table(f"recipe {inspection.recipe}", columns, caption)
     groups = [inspection.layers] if layers else []
     for group in [*groups, inspection.parts, (inspection.total,)]:
         for row in group:
@@ -68,15 +46,15 @@ def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
                 str(row.linears),
                 f"{row.weights:,}",
                 *before_now,
-                _bits(row.bits_per_weight),
-                _bits(row.paper_bits),
+                number(row.bits_per_weight, BITS),
+                number(row.paper_bits, BITS),
             )
         table.add_section()
     return table
 
 
 def result_table(results: Mapping[str, EvalResult]) -> Table:
-    table = _table(
+    table = rich_table(
         "",
         (
             "model",
@@ -90,13 +68,12 @@ def result_table(results: Mapping[str, EvalResult]) -> Table:
         ),
     )
     for name, result in results.items():
-        low, high = result.interval
         fidelity = ("", "") if result.kl is None else (f"{result.kl:.4f}", f"{result.top1_agreement:.1%}")
         table.add_row(
             name,
             str(result.n),
             f"{result.accuracy:.2%}",
-            f"{low:.1%} to {high:.1%}",
+            interval(result.interval),
             result.metric,
             *fidelity,
             f"{result.seconds:.1f}",
@@ -106,52 +83,11 @@ def result_table(results: Mapping[str, EvalResult]) -> Table:
     return table
 
 
-DEMO_COLUMNS = (
-    "model",
-    "packed",
-    " accuracy",
-    " 95 % interval",
-    " KL",
-    " true bits",
-    " paper bits",
-    " folder",
-    " pack s",
-    " eval s",
-)
-
-
-def demo_cells(row: DemoRow) -> tuple[str, ...]:
-    low, high = row.interval
-    return (
-        row.name,
-        row.parts,
-        f"{row.accuracy:.1%}",
-        f"{low:.1%} to {high:.1%}",
-        f"{row.kl:.4f}",
-        f"{row.bits_per_weight:.2f}",
-        _bits(row.paper_bits),
-        size(row.folder_bytes),
-        f"{row.quantize_seconds:.1f}",
-        f"{row.eval_seconds:.1f}",
-    )
-
-
-def demo_table(rows: Sequence[DemoRow], questions: int) -> Table:
-    table = _table(
-        f"easy-VQA, {questions} test questions",
-        DEMO_COLUMNS,
-        "true bits: of the packed linears, everything counted; folder: all files",
-    )
-    for row in rows:
-        table.add_row(*demo_cells(row))
-    return table
-
-
 def presets_table(recipes: Sequence[Recipe]) -> Table:
     """By rising bits; true bits are what a preset is meant for on linears of a thousand columns and more,
     narrower ones pay more for their scales.
     """
-    table = _table("", ("preset", " true bits", "needs data", "what it is"))
+    table = rich_table("", ("preset", " true bits", "needs data", "what it is"))
     for recipe in sorted(recipes, key=lambda recipe: (recipe.true_bits or 0.0, recipe.name)):
         bits = "" if recipe.true_bits is None else f"{recipe.true_bits:g}"
         table.add_row(recipe.name, bits, "yes" if recipe.needs_data else "no", recipe.description)
@@ -162,7 +98,7 @@ def doctor_tables(found: Diagnosis) -> tuple[Table, ...]:
     """Which kernels are in use, and the rest of what was found; a third one about the model, where one was
     given.
     """
-    machine = _table("", ("found", ""))
+    machine = rich_table("", ("found", ""))
     rows = {
         "native library": found.library,
         "instruction set": found.instruction_set or "none in use",
@@ -174,12 +110,12 @@ def doctor_tables(found: Diagnosis) -> tuple[Table, ...]:
     }
     for name, value in rows.items():
         machine.add_row(name, value)
-    kernels = _table("kernels on the CPU", ("format", "kernel", "why"))
+    kernels = rich_table("kernels on the CPU", ("format", "kernel", "why"))
     for row in found.kernels:
         kernels.add_row(row.format, row.kernel, row.why)
     if found.model is None:
         return machine, kernels
-    linears = _table(f"linears of {found.model}", ("format", "kernel", " linears", "why"))
+    linears = rich_table(f"linears of {found.model}", ("format", "kernel", " linears", "why"))
     for row in found.linears:
         linears.add_row(row.format, row.kernel, str(row.linears), row.why)
     return machine, kernels, linears

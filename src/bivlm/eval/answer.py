@@ -85,7 +85,7 @@ def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample
 def generate(
     model: Any, processor: Any, family: Family, inputs: dict[str, Tensor], max_new_tokens: int
 ) -> Answers:
-    """Greedy decoding behind the prompts: at each step the likeliest token, until end-of-sequence or
+    """Greedy decoding after the prompts: at each step the likeliest token, until end-of-sequence or
     `max_new_tokens`.
     """
     if max_new_tokens < 1:

@@ -28,6 +28,7 @@ from torch import Tensor
 from bivlm.errors import InputError
 from bivlm.eval.answer import Answers, generate, inference, prepare
 from bivlm.eval.divergence import Fidelity, compare
+from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of
 from bivlm.types import Sample
 
@@ -91,13 +92,13 @@ def collect_reference(
     *,
     batch_size: int = 16,
     max_new_tokens: int = 16,
-    on_progress: Callable[[int, int], None] | None = None,
+    events: Events = SILENT,
 ) -> ReferenceAnswers:
     """Let the reference model answer all samples, and keep its logits: in `folder`, which must be empty or
     new, or in memory without one.
 
     The batches are those in which models will be judged. They take about 2 bytes (4 for a float32 model) for
-    each answer token and vocabulary entry. `on_progress` gets the samples done and their number. Raises
+    each answer token and vocabulary entry. `events` hears of the "reference answers" that are there. Raises
     InputError for samples that cannot be asked, and for a folder that cannot be written.
     """
     if batch_size < 1:
@@ -117,8 +118,7 @@ def collect_reference(
                 kept.append(batch)
             else:
                 _write(folder / _file_name(index), lambda part, batch=batch: save_file(_tensors(batch), part))
-            if on_progress is not None:
-                on_progress(start + len(chosen), len(samples))
+            events.progress("reference answers", start + len(chosen), len(samples))
     sizes = tuple(len(samples[start : start + batch_size]) for start in starts)
     if folder is None:
         return ReferenceAnswers(sizes, tuple(kept))

@@ -1,5 +1,5 @@
 """The account of a packed folder: true bits per weight by part and by layer from the bytes in its files, the
-paper's count beside it, and sizes.
+paper's own count, and sizes.
 """
 
 from __future__ import annotations

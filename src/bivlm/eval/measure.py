@@ -5,11 +5,12 @@ memory one after the other.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
 from bivlm.eval.run import EvalResult, evaluate
+from bivlm.events import SILENT, Events
 from bivlm.loading import FROM_CHECKPOINT, load
 from bivlm.pruning.settings import Pruning
 from bivlm.types import Sample
@@ -23,12 +24,13 @@ def measure(
     batch_size: int = 32,
     max_new_tokens: int = 16,
     pruning: str | Pruning | None = FROM_CHECKPOINT,
-    on_progress: Callable[[int, int], None] | None = None,
+    events: Events = SILENT,
 ) -> EvalResult:
     """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the
     reference's answers.
 
-    The reference drops no visual tokens; the model drops what `pruning` says, as in `bivlm.load`.
+    The reference drops no visual tokens; the model drops what `pruning` says, as in `bivlm.load`. `events`
+    hears of the "reference answers" and then of the "questions" that are done.
     """
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
         answers: ReferenceAnswers | None = None
@@ -41,6 +43,7 @@ def measure(
                 folder=Path(folder),
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
+                events=events,
             )
             del loaded
         loaded, processor = load(model, expand=True, pruning=pruning)
@@ -51,5 +54,5 @@ def measure(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             reference=answers,
-            on_progress=on_progress,
+            events=events,
         )

@@ -31,7 +31,7 @@ POINT = re.compile(
 )  # the original asks for "no digit before it" as well, but in a form that is always true
 
 # each stands for itself with exactly one apostrophe left out: "aint"; "couldnt've" and "couldn'tve". Words
-# that the original does not mend ("im", because it looks for "Im" in lower-case text) are not mended here.
+# that the original leaves alone ("im", because it looks for "Im" in lower-case text) are left alone here.
 CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
     he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've
@@ -42,13 +42,13 @@ CONTRACTIONS = """
     who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all
     y'all'd've y'all'll you'd you'd've you'll you're you've
 """.split()  # noqa: SIM905
-MENDED = {
+APOSTROPHES = {
     form[:place] + form[place + 1 :]: form
     for form in CONTRACTIONS
     for place, letter in enumerate(form)
     if letter == "'"
 }
-MENDED["somebody'd"] = "somebodyd"  # as it stands in the original
+APOSTROPHES["somebody'd"] = "somebodyd"  # as it stands in the original
 
 FEWEST_VOTES = (
     4  # with fewer references no answer can reach a VQA accuracy of 1: one is left out, and three must agree
@@ -61,17 +61,17 @@ def normalise(answer: str) -> str:
     """The answer as the VQA challenge compares it."""
     words = _without_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()).lower().split()
     counted = (NUMBERS.get(word, word) for word in words)
-    return " ".join(MENDED.get(word, word) for word in counted if word not in ARTICLES)
+    return " ".join(APOSTROPHES.get(word, word) for word in counted if word not in ARTICLES)
 
 
 def _without_punctuation(text: str) -> str:
-    """A mark goes when it stands beside a space anywhere, or when the text has a number like 1,000; otherwise
+    """A mark goes when it is next to a space anywhere, or when the text has a number like 1,000; otherwise
     it becomes a space.
     """
     result = text
     for mark in PUNCTUATION:
-        beside_space = f"{mark} " in text or f" {mark}" in text
-        result = result.replace(mark, "" if beside_space or NUMBER_COMMA.search(text) else " ")
+        next_to_space = f"{mark} " in text or f" {mark}" in text
+        result = result.replace(mark, "" if next_to_space or NUMBER_COMMA.search(text) else " ")
     return POINT.sub("", result)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,6 +16,7 @@ from bivlm.eval.answer import generate, inference, prepare, texts
 from bivlm.eval.divergence import Fidelity
 from bivlm.eval.fidelity import ReferenceAnswers, judge
 from bivlm.eval.metrics import METRICS_VERSION, mean_interval, metric_of, score
+from bivlm.events import SILENT, Events
 from bivlm.families import family_of
 from bivlm.pruning.apply import describe
 from bivlm.types import Sample
@@ -74,13 +75,13 @@ def evaluate(
     batch_size: int = 16,
     max_new_tokens: int = 16,
     reference: ReferenceAnswers | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    events: Events = SILENT,
 ) -> EvalResult:
     """Ask the model all samples and score its answers; with `reference` (from `collect_reference` on the same
     samples), measure the distance too.
 
-    The batches are the reference's where there is one, else of `batch_size`. `on_progress` gets the samples
-    done and their number. The model is left as it was. Raises InputError for no samples, samples without
+    The batches are the reference's where there is one, else of `batch_size`. `events` hears of the
+    "questions" that are done. The model is left as it was. Raises InputError for no samples, samples without
     answers, or a reference of others, before anything long, and for images and questions that cannot be read.
     """
     batches = list(in_batches(samples, batch_size, reference))
@@ -97,8 +98,7 @@ def evaluate(
             non_finite += answers.non_finite
             if reference is not None:
                 fidelity += judge(model, family, inputs, reference.batch(index))
-            if on_progress is not None:
-                on_progress(len(records), len(samples))
+            events.progress("questions", len(records), len(samples))
     scores = [record.score for record in records]
     result = EvalResult(
         n=len(records),

@@ -60,6 +60,11 @@ class Rule:
     def matches(self, part: PartName, linear: str) -> bool:
         return self.part in (None, part) and fnmatchcase(linear, self.linears)
 
+    @property
+    def method(self) -> str:
+        """The name of the quantizer, or "keep"."""
+        return self.quantizer.name if isinstance(self.quantizer, Quantizer) else self.quantizer
+
     def with_settings(self, settings: Mapping[str, Any]) -> Rule:
         """The rule with some fields of its quantizer changed. Raises InputError as `build_quantizer` does."""
         if self.quantizer == KEEP or not settings:
@@ -74,10 +79,9 @@ class Rule:
 
     def to_dict(self) -> dict[str, Any]:
         """As a recipe file has it: the quantizer by its name, with its settings."""
-        own = {"part": self.part, "linears": self.linears}
-        if isinstance(self.quantizer, Quantizer):
-            return {"quantizer": self.quantizer.name, **own, "settings": asdict(cast(Any, self.quantizer))}
-        return {"quantizer": self.quantizer, **own, "settings": dict(self.settings)}
+        by_name = not isinstance(self.quantizer, Quantizer)
+        settings = dict(self.settings) if by_name else asdict(cast(Any, self.quantizer))
+        return {"quantizer": self.method, "part": self.part, "linears": self.linears, "settings": settings}
 
 
 @dataclass(frozen=True)

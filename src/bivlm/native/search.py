@@ -12,7 +12,8 @@ from bivlm.native.library import Library
 def native_search(
     library: Library, w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `search_columns` of quantizers/steps/viterbi.py returns, with the same arguments; they are not changed.
+    """What `search_columns` of quantizers/steps/viterbi.py returns, with the same arguments; they are not
+    changed.
 
     Raises ValueError for a block that the library refuses.
     """

@@ -1,4 +1,4 @@
-"""Labels beside the marks of a picture, each where it covers the least: other labels, lines and marks, and
+"""Labels next to the marks of a picture, each where it covers the least: other labels, lines and marks, and
 the edge.
 
 Greedy: for one mark after the other the places around it are tried, and the one with the least covered area

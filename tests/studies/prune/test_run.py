@@ -21,13 +21,19 @@ from bivlm.job.run import quantize
 from bivlm.loading import load
 from bivlm.pruning.apply import active_pruning, describe, prune
 from bivlm.pruning.settings import parse_pruning, sweep
-from bivlm.studies.prune import run as module
+from bivlm.studies import study
+from bivlm.studies.prune import run, timing
+from bivlm.studies.prune.page import write_page
+from bivlm.studies.prune.result import PruningCell
 from bivlm.studies.prune.run import default_layers, study_pruning
-from bivlm.studies.prune.table import PruningCell, pruning_markdown
+from bivlm.studies.prune.table import pruning_markdown
+from bivlm.studies.study import RunSettings
 from tiny import tiny_checkpoint, tiny_samples
+from told import Told
 
 PRUNINGS = sweep(["grid", "attention:attending=last"], ["language"], [0, 1], [0.5, 0.1])
 ASK = {"batch_size": 2, "max_new_tokens": 3}
+SETTINGS = RunSettings(**ASK)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +60,16 @@ def samples():
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
 def made(source, samples, tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "out"
-    return study_pruning(source, PRUNINGS, out, samples=samples, command="bivlm prune MODEL", **ASK), out
+    settings = replace(SETTINGS, command="bivlm prune MODEL")
+    found = study_pruning(source, PRUNINGS, out, samples=samples, settings=settings)
+    write_page(found, out)
+    return found, out
 
 
 def test_a_cell_is_what_an_evaluation_of_the_pruned_model_gives(made, source, samples):
@@ -93,16 +102,35 @@ def test_everything_is_written_and_can_be_read_again(made):
 def test_what_is_finished_is_not_made_again_and_new_cells_are(made, source, samples, monkeypatch):
     _, out = made
     done = []
-    original = module._measured
-    monkeypatch.setattr(
-        module, "_measured", lambda work, pruning: done.append(str(pruning)) or original(work, pruning)
-    )
+    original = run.prefill_ratios
+
+    def counted(model, inputs, pruning):
+        done.append(str(pruning))
+        return original(model, inputs, pruning)
+
+    monkeypatch.setattr(run, "prefill_ratios", counted)
     more = [*PRUNINGS, parse_pruning("random:layer=1,keep=0.5")]
-    found = study_pruning(source, more, out, samples=samples, **ASK)
+    found = study_pruning(source, more, out, samples=samples, settings=SETTINGS)
     assert done == ["random:layer=1,keep=0.5"]
     assert len(found.cells) == 9
-    study_pruning(source, PRUNINGS[:1], out, samples=samples[:3], **ASK)
+    study_pruning(source, PRUNINGS[:1], out, samples=samples[:3], settings=SETTINGS)
     assert done[1:] == [str(PRUNINGS[0])], "other questions, other numbers"
+
+
+def test_an_interrupted_study_continues(source, samples, tmp_path):
+    """Stopped in the middle of the second cell: the first one is kept, and its line is told again."""
+    out, first, second = tmp_path / "out", str(PRUNINGS[0]), str(PRUNINGS[1])
+    stopped = Told(stop=lambda what, done: what == f"{second}: questions")
+    with pytest.raises(KeyboardInterrupt):
+        study_pruning(source, PRUNINGS[:2], out, samples=samples, settings=replace(SETTINGS, events=stopped))
+    assert len(stopped.lines) == 1
+    told = Told()
+    found = study_pruning(source, PRUNINGS[:2], out, samples=samples, settings=replace(SETTINGS, events=told))
+    assert {what for what, _, _ in told.steps} == {f"{second}: questions"}
+    assert told.lines[0] == stopped.lines[0]
+    assert len(told.lines) == len(found.cells) == 2
+    assert f"{first}: questions" in {what for what, _, _ in stopped.steps}
+    assert not (out / "pruning.md").exists(), "a study writes its runs only"
 
 
 def test_redundancy_is_the_share_before_the_first_loss(made):
@@ -120,20 +148,26 @@ def test_redundancy_is_the_share_before_the_first_loss(made):
 def test_another_models_choice_can_be_kept(source, packed, samples, tmp_path):
     prunings = sweep(["attention"], ["language"], [1], [0.25])
     found = study_pruning(
-        packed, prunings, tmp_path / "out", samples=samples, reference=source, ranking=True, **ASK
+        packed, prunings, tmp_path / "out", samples=samples, reference=source, ranking=True, settings=SETTINGS
     )
     (cell,) = found.cells
     assert cell.overlap is not None
     assert 0 <= cell.overlap <= 1
     assert cell.accuracy_by_other is not None
     itself = study_pruning(
-        source, prunings, tmp_path / "itself", samples=samples, reference=source, ranking=True, **ASK
+        source,
+        prunings,
+        tmp_path / "itself",
+        samples=samples,
+        reference=source,
+        ranking=True,
+        settings=SETTINGS,
     )
     (same,) = itself.cells
     assert same.overlap == 1
     assert same.kl_by_other == pytest.approx(same.kl)
     with pytest.raises(InputError, match="needs the other model"):
-        study_pruning(packed, prunings, tmp_path / "other", samples=samples, ranking=True, **ASK)
+        study_pruning(packed, prunings, tmp_path / "other", samples=samples, ranking=True, settings=SETTINGS)
 
 
 def test_bad_input_is_refused_before_anything_is_written(source, samples, tmp_path):
@@ -189,16 +223,20 @@ def test_default_layers(source, packed, tmp_path):
 
 def test_the_reference_is_asked_once_and_lies_on_the_disk(source, samples, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    study_pruning(source, PRUNINGS[:1], out, samples=samples, **ASK)
-    monkeypatch.setattr(module, "collect_reference", lambda *_, **__: pytest.fail("it was asked before"))
-    study_pruning(source, PRUNINGS[:1], out, samples=samples, **ASK)
+    study_pruning(source, PRUNINGS[:1], out, samples=samples, settings=SETTINGS)
+    monkeypatch.setattr(study, "collect_reference", lambda *_, **__: pytest.fail("it was asked before"))
+    study_pruning(source, PRUNINGS[:1], out, samples=samples, settings=SETTINGS)
     assert (out / "reference" / "reference.json").exists()
 
 
 def test_cross_attention_counts_the_tokens_that_it_looks_at(samples, tmp_path):
     model = tiny_checkpoint("mllama", tmp_path / "source", torch.float32)
     found = study_pruning(
-        model, sweep(["grid"], ["language"], [1], [0.25]), tmp_path / "out", samples=samples[:1], **ASK
+        model,
+        sweep(["grid"], ["language"], [1], [0.25]),
+        tmp_path / "out",
+        samples=samples[:1],
+        settings=SETTINGS,
     )
     assert found.visual_tokens % (16 + 1) == 0
     assert found.visual_tokens > 0

@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bivlm.studies.analyze.result import Analysis, LinearAnalysis
 from bivlm.studies.analyze.weight import (
     BANDS,
     BIN_WIDTH,
-    LEVELS,
     OUTLIERS,
     RANGE,
+    TAIL_RULES,
     bin_edges,
     gaussian_outliers,
     pooled_outliers,
 )
-from bivlm.studies.compare.plot import STYLES
+from bivlm.studies.picture import STYLES, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bivlm.studies.analyze.run import Analysis, LinearAnalysis
 
 WIDTH, HEIGHT, DPI = 5.4, 19.0, 150  # inches for a column and for the page
 GAUSSIAN = {"color": "black", "linestyle": "--", "linewidth": 1.2}
@@ -68,12 +67,7 @@ def analysis_plot(found: Analysis, path: Path) -> None:
     figure.suptitle(
         f"{found.model}: its weights against a Gaussian, and what a salient tail gains", fontsize=14
     )
-    temporary = path.with_name(path.name + ".writing")
-    try:
-        figure.savefig(temporary, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_picture(figure, path)
 
 
 def kind_styles(columns: Sequence[Sequence[LinearAnalysis]]) -> dict[str, tuple[str, str]]:
@@ -245,7 +239,7 @@ def saliency(axes: Axes, linears: Sequence[LinearAnalysis]) -> None:
     percent = 100 * linears[0].salient_max
     shares = np.linspace(0.0, percent, len(linears[0].saliency[0].errors))
     for bands, colour in BAND_COLOURS.items():
-        for levels in LEVELS:
+        for levels in TAIL_RULES:
             curves = [
                 curve for curve in (linear.curve(bands, levels) for linear in linears) if curve.errors[0] > 0
             ]

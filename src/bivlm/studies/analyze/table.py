@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from rich.table import Table
 
+from bivlm.studies.analyze.result import Analysis
 from bivlm.studies.analyze.weight import BIN_WIDTH, OUTLIERS, RANGE, gaussian_outliers
+from bivlm.studies.cells import Columns, made_by, markdown_table, number, rich_table
 
-if TYPE_CHECKING:
-    from bivlm.studies.analyze.run import Analysis, LinearAnalysis, PartSummary, SaliencySummary
-
-Columns = dict[str, Callable[[Any], str]]  # a head that starts with a space stands over numbers: right
 LISTED = 10  # linears on the page
 LEVEL_WORDS = {"paper": "the paper's", "lloyd": "fitted"}
 
@@ -22,10 +20,6 @@ def share(value: float | None) -> str:
     if value is None:
         return ""
     return "0 %" if value == 0 else f"{100 * value:.1e} %" if value < 1e-5 else f"{100 * value:.2g} %"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _beyond(place: int) -> Callable[[Any], str]:
@@ -43,11 +37,11 @@ PART_COLUMNS: Columns = {
     "part": lambda row: row.part,
     " linears": lambda row: str(row.linears),
     " weights": lambda row: f"{row.weights:,}",
-    " KL, median": lambda row: _number(row.kl, ".2g"),
-    " KL, largest": lambda row: _number(row.largest_kl, ".2g"),
-    " excess kurtosis": lambda row: _number(row.kurtosis, ".2f"),
+    " KL, median": lambda row: number(row.kl, ".2g"),
+    " KL, largest": lambda row: number(row.largest_kl, ".2g"),
+    " excess kurtosis": lambda row: number(row.kurtosis, ".2f"),
     **BEYOND,
-    " largest": lambda row: _number(row.largest, ".1f"),
+    " largest": lambda row: number(row.largest, ".1f"),
 }
 SALIENCY_COLUMNS: Columns = {
     "part": lambda row: row[0].part,
@@ -61,24 +55,20 @@ SALIENCY_COLUMNS: Columns = {
 LINEAR_COLUMNS: Columns = {
     "linear": lambda row: f"`{row.name}`",
     "part": lambda row: row.part,
-    " KL": lambda row: _number(row.statistics.kl, ".2g"),
-    " by chance": lambda row: _number(row.statistics.kl_by_chance, ".2g"),
-    " excess kurtosis": lambda row: _number(row.statistics.kurtosis, ".2f"),
+    " KL": lambda row: number(row.statistics.kl, ".2g"),
+    " by chance": lambda row: number(row.statistics.kl_by_chance, ".2g"),
+    " excess kurtosis": lambda row: number(row.statistics.kurtosis, ".2f"),
     **BEYOND,
-    " largest": lambda row: _number(row.statistics.largest, ".1f"),
+    " largest": lambda row: number(row.statistics.largest, ".1f"),
 }
 
 
 def analysis_table(found: Analysis) -> Table:
     """For the terminal: a row for each part."""
-    table = Table(
-        title=f"{found.model}: the weights of its {len(found.linears)} linears against a Gaussian",
-        title_justify="left",
-    )
-    for head in PART_COLUMNS:
-        table.add_column(head.strip(), justify="right" if head.startswith(" ") else "left")
+    title = f"{found.model}: the weights of its {len(found.linears)} linears against a Gaussian"
+    table = rich_table(title, PART_COLUMNS)
     for part in found.parts:
-        table.add_row(*(cell(part) for cell in PART_COLUMNS.values()))
+        table.add_row(*_cells(part, PART_COLUMNS))
     return table
 
 
@@ -86,13 +76,7 @@ def analysis_markdown(found: Analysis, *, picture: str) -> str:
     """A page: the picture, the parts, what a salient tail gains, and the linears that are least like a
     Gaussian.
     """
-    gaussian = ", ".join(
-        f"{share(value)} beyond {limit:g}" for value, limit in zip(gaussian_outliers(), OUTLIERS, strict=True)
-    )
-    saliency: list[tuple[PartSummary, SaliencySummary]] = [
-        (part, curve) for part in found.parts for curve in part.saliency
-    ]
-    least: list[LinearAnalysis] = found.least_gaussian(LISTED)
+    saliency = [(part, curve) for part in found.parts for curve in part.saliency]
     lines = [
         f"# The weights of {found.model}",
         "",
@@ -100,41 +84,51 @@ def analysis_markdown(found: Analysis, *, picture: str) -> str:
         "",
         "## By part",
         "",
-        *_table(found.parts, PART_COLUMNS),
+        *_markdown(PART_COLUMNS, found.parts),
         "",
-        (
-            "KL: divergence of a linear's histogram from the Gaussian of its mean and standard deviation, in"
-            f" nats (bins of {BIN_WIDTH:g} standard deviations to {RANGE:g} on either side, and one beyond);"
-            " median and largest over the linears. Excess kurtosis: median over the linears, 0 for a"
-            " Gaussian. Beyond: share of all weights farther than so many of their linear's standard"
-            f" deviations from its mean; a Gaussian has {gaussian}. Largest: the farthest weight, in standard"
-            " deviations."
-        ),
+        _meaning_of_parts(),
         "",
         "## What a salient tail gains",
         "",
-        *_table(saliency, SALIENCY_COLUMNS),
+        *_markdown(SALIENCY_COLUMNS, saliency),
         "",
-        (
-            "J: squared error of Bi-VLM's bands and salient tail over the squared weights of a linear (Eq."
-            " 20), one set of scalars for a layer, as the salient share goes from 0 to the paper's largest"
-            " for the part. Medians over the linears; the best share is where J is lowest, the gain 1 - J /"
-            " J(0) there. The tail has two bits, by the paper's rule or with four levels fitted to it."
-        ),
+        MEANING_OF_J,
         "",
         "## Least like a Gaussian",
         "",
-        *_table(least, LINEAR_COLUMNS),
+        *_markdown(LINEAR_COLUMNS, found.least_gaussian(LISTED)),
         "",
         "By chance: the KL that as many draws from a Gaussian have on average.",
         "",
-        f"Machine: {found.machine}; {found.seconds:.1f} s.",
-        *(["", "Command:", "", f"    {found.command}"] if found.command else []),
+        *made_by(f"{found.machine}; {found.seconds:.1f} s", found.command),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Sequence[Any], columns: Columns) -> list[str]:
-    heads = "| " + " | ".join(head.strip() for head in columns) + " |"
-    rule = "|" + "|".join("--:" if head.startswith(" ") else "---" for head in columns) + "|"
-    return [heads, rule, *("| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in rows)]
+MEANING_OF_J = (
+    "J: squared error of Bi-VLM's bands and salient tail over the squared weights of a linear (Eq. 20), one"
+    " set of scalars for a layer, as the salient share goes from 0 to the paper's largest for the part."
+    " Medians over the linears; the best share is where J is lowest, the gain 1 - J / J(0) there. The tail"
+    " has two bits, by the paper's rule or with four levels fitted to it."
+)
+
+
+def _meaning_of_parts() -> str:
+    gaussian = ", ".join(
+        f"{share(value)} beyond {limit:g}" for value, limit in zip(gaussian_outliers(), OUTLIERS, strict=True)
+    )
+    return (
+        "KL: divergence of a linear's histogram from the Gaussian of its mean and standard deviation, in"
+        f" nats (bins of {BIN_WIDTH:g} standard deviations to {RANGE:g} on either side, and one beyond);"
+        " median and largest over the linears. Excess kurtosis: median over the linears, 0 for a Gaussian."
+        " Beyond: share of all weights farther than so many of their linear's standard deviations from its"
+        f" mean; a Gaussian has {gaussian}. Largest: the farthest weight, in standard deviations."
+    )
+
+
+def _markdown(columns: Columns, rows: Iterable[Any]) -> list[str]:
+    return markdown_table(list(columns), (_cells(row, columns) for row in rows))
+
+
+def _cells(row: Any, columns: Columns) -> list[str]:
+    return [cell(row) for cell in columns.values()]

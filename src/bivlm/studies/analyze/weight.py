@@ -37,7 +37,7 @@ RANGE, BIN_WIDTH = 8.0, 0.25
 BINS = round(2 * RANGE / BIN_WIDTH)
 OUTLIERS = (3.0, 4.0, 6.0)  # in standard deviations
 BANDS = (1, 2, 5)
-LEVELS: tuple[SalientLevels, ...] = ("paper", "lloyd")
+TAIL_RULES: tuple[SalientLevels, ...] = ("paper", "lloyd")  # how the levels of the salient tail are found
 STEPS = 20  # of p between 0 and its largest value
 MANY = 50.0  # draws in a bin beyond which its part of `kl_by_chance` is an expansion
 PIECE = 1 << 16  # entries that are looked at in float64 at a time: they stay in the processor's cache
@@ -186,7 +186,7 @@ def saliency_curves(
     )  # squares stay in range, as in the quantizer
     shares = saliency_shares(salient_max)
     curves = []
-    for levels in LEVELS:
+    for levels in TAIL_RULES:
         objective = SaliencyObjective(unit, BANDS[0], salient_max, levels, rounds=rounds, alpha=alpha)
         first = np.array([objective(share) for share in shares])
         for bands in BANDS:

@@ -6,7 +6,7 @@ OUT/.bivlm-compare/          says whose folder this is; holds the lock and, for 
 OUT/reference/               the answers and logits of the full-precision model, for every later run
 OUT/models/<run>/            the packed model, while it is measured or when it is to be kept
 OUT/runs/<run>.json          one finished run, with the fingerprint of everything that decides its numbers
-OUT/comparison.*             the tables and the picture
+OUT/comparison.*             page, numbers and picture, written after the last run (page.py)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bivlm.types import PARTS, PartName
 
 
 @dataclass(frozen=True)
-class Effort:
+class PackingCost:
     """What packing a model has taken so far, interrupted runs included, and whether it is whole."""
 
     seconds: float = 0.0
@@ -50,23 +50,28 @@ class ComparisonFolder(RunFolder):
         record = super().finished(run, fingerprint)
         return None if record is None or record["row"]["failure"] else record
 
-    def effort(self, run: str, fingerprint: Mapping[str, Any]) -> Effort:
+    def cost(self, run: str, fingerprint: Mapping[str, Any]) -> PackingCost:
         """What an interrupted run spent on packing this very model."""
         path = self.mark / f"{run}.json"
         record = read_json(path) if path.exists() else {}
-        return Effort(**record["effort"]) if record.get("fingerprint") == plain(fingerprint) else Effort()
+        return (
+            PackingCost(**record["cost"])
+            if record.get("fingerprint") == plain(fingerprint)
+            else PackingCost()
+        )
 
-    def write_effort(self, run: str, fingerprint: Mapping[str, Any], effort: Effort) -> None:
+    def write_cost(self, run: str, fingerprint: Mapping[str, Any], cost: PackingCost) -> None:
+        """Note it; when the run is interrupted, the next one adds to it."""
         write_atomically(
-            self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "effort": asdict(effort)})
+            self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "cost": asdict(cost)})
         )
 
     def settle(self, run: str, *, keep_model: bool) -> None:
         """What a finished run no longer needs goes; a model of an earlier comparison that was kept stays."""
-        effort = self.mark / f"{run}.json"
-        if not keep_model and effort.exists():
+        cost = self.mark / f"{run}.json"
+        if not keep_model and cost.exists():
             shutil.rmtree(self.model(run), ignore_errors=True)
-        effort.unlink(missing_ok=True)
+        cost.unlink(missing_ok=True)
 
 
 def run_name(preset: str, parts: Sequence[PartName]) -> str:

@@ -9,41 +9,19 @@ drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bivlm.errors import InputError
 from bivlm.quantizers import QUANTIZERS
 from bivlm.studies.compare.result import FULL_PRECISION, Comparison, ComparisonRow
 from bivlm.studies.labels import place_labels
+from bivlm.studies.picture import STYLES, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-# dark enough for white paper and told apart by most colour-blind readers; the markers say it a second time
-STYLES = (
-    ("#0072b2", "o"),
-    ("#d55e00", "s"),
-    ("#009e73", "^"),
-    ("#a8379b", "D"),
-    ("#b8860b", "v"),
-    ("#56a4d6", "P"),
-    ("#8b1a1a", "X"),
-    ("#555555", "<"),
-    ("#6b4fbb", ">"),
-    ("#5f8f00", "h"),
-    ("#e0569b", "p"),
-    ("#00868b", "*"),
-)
 SIZE, DPI = (14.0, 7.0), 150
-
-
-def require_matplotlib() -> None:
-    """InputError, before anything long, when the picture could not be drawn."""
-    if find_spec("matplotlib") is None:
-        raise InputError("the picture needs the package matplotlib: pip install 'bivlm[plots]'")
 
 
 def style_of(method: str, methods: Sequence[str]) -> tuple[str, str]:
@@ -80,7 +58,7 @@ def comparison_plot(found: Comparison, path: Path) -> None:
     figure.set_layout_engine("none")  # the axes stay as they are now; labels are placed in them
     for axes, marks in zip((accuracy, divergence), labels, strict=True):
         place_labels(canvas, axes, marks)
-    figure.savefig(path)
+    save_picture(figure, path)
 
 
 def _draw(

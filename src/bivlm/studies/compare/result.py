@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from typing import Any
@@ -42,6 +42,11 @@ class ComparisonRow:
     eval_seconds: float | None = None
     note: str = ""
     failure: str = ""
+
+    @property
+    def label(self) -> str:
+        """The preset, and its parts unless they are all."""
+        return label_of(self.preset, self.parts)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ComparisonRow:
@@ -88,6 +93,11 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def label_of(preset: str, parts: Sequence[PartName]) -> str:
+    """What people read of a run: the preset, and its parts unless they are all."""
+    return f"{preset} ({', '.join(parts)})" if parts and tuple(parts) != PARTS else preset
 
 
 def by_true_bits(row: ComparisonRow) -> tuple[bool, bool, float, str]:

@@ -4,35 +4,40 @@ study of the parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.table import Table
 
-from bivlm.cli.tables import size
+from bivlm.studies.cells import (
+    Columns,
+    escaped,
+    interval,
+    made_by,
+    markdown_table,
+    number,
+    rich_table,
+    size,
+)
 from bivlm.studies.compare.result import Comparison, ComparisonRow
 from bivlm.types import PARTS
 
 CHECK = "✓"
-Columns = dict[
-    str, Callable[[ComparisonRow], str]
-]  # a head that starts with a space stands over numbers: right
+SMALL_KL = 1e-3  # below it four decimals would hide the differences
 
 ACCURACY: Columns = {
-    " accuracy": lambda row: _shown(row.accuracy, "{:.1%}"),
-    " 95 % interval": lambda row: (
-        "" if row.interval is None else f"{row.interval[0]:.1%} to {row.interval[1]:.1%}"
-    ),
-    " KL": lambda row: _shown(row.kl, "{:.4f}" if row.kl == 0 or (row.kl or 0) >= SMALL_KL else "{:.1e}"),
+    " accuracy": lambda row: number(row.accuracy, ".1%"),
+    " 95 % interval": lambda row: "" if row.interval is None else interval(row.interval),
+    " KL": lambda row: number(row.kl, ".4f" if row.kl == 0 or (row.kl or 0) >= SMALL_KL else ".1e"),
 }
 METHODS: Columns = {
     "preset": lambda row: row.preset,
     "parts": lambda row: "all" if row.parts == PARTS else ", ".join(row.parts),
     **ACCURACY,
-    " top-1 agreement": lambda row: _shown(row.top1_agreement, "{:.1%}"),
-    " true bits": lambda row: _shown(row.true_bits, "{:.2f}"),
-    " paper bits": lambda row: _shown(row.paper_bits, "{:.2f}"),
+    " top-1 agreement": lambda row: number(row.top1_agreement, ".1%"),
+    " true bits": lambda row: number(row.true_bits, ".2f"),
+    " paper bits": lambda row: number(row.paper_bits, ".2f"),
     " folder": lambda row: "" if row.folder_bytes is None else size(row.folder_bytes),
-    " pack s": lambda row: _shown(row.quantize_seconds, "{:.1f}"),
+    " pack s": lambda row: number(row.quantize_seconds, ".1f"),
     " peak memory": lambda row: "" if row.peak_bytes is None else size(row.peak_bytes),
 }
 STUDY: Columns = {
@@ -45,8 +50,6 @@ STUDY: Columns = {
     " folder": METHODS[" folder"],
 }
 
-
-SMALL_KL = 1e-3  # below it four decimals would hide the differences
 FOLDED = 24  # characters of a preset's name that must stand in one line
 EXPENDABLE = (
     "parts",
@@ -59,11 +62,7 @@ EXPENDABLE = (
 )  # in this order, on a terminal
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
-
-
-def columns_of(found: Comparison) -> Columns:
+def columns_of(found: Comparison) -> dict[str, Callable[[ComparisonRow], str]]:
     """Columns with nothing in any row (peak memory where the system does not tell it) are left out."""
     columns = STUDY if found.study else METHODS
     always = ("vision", "projector", "language")
@@ -106,14 +105,7 @@ def comparison_table(found: Comparison, width: int) -> Table:
     for head in EXPENDABLE:
         if _width(found, columns) > width:
             columns.pop(head, None)
-    table = Table(title=title_of(found), title_justify="left")
-    for head in columns:
-        table.add_column(
-            head.strip(),
-            justify="right" if head.startswith(" ") else "left",
-            no_wrap=head != "preset",
-            overflow="fold",
-        )
+    table = rich_table(title_of(found), columns, whole=columns.keys() - {"preset"})
     for row, following in zip(found.rows, [*found.rows[1:], None], strict=True):
         table.add_row(
             *cells(row, columns),
@@ -127,7 +119,7 @@ def title_of(found: Comparison) -> str:
 
 
 def _width(found: Comparison, columns: Columns) -> int:
-    """Characters that the table takes on a terminal: a column has a space on both sides and a line behind it;
+    """Characters that the table takes on a terminal: a column has a space on both sides and a line after it;
     long names of presets are folded.
     """
     widths = {
@@ -141,39 +133,22 @@ def comparison_markdown(found: Comparison, *, picture: str | None) -> str:
     """A page: the picture, the table, and how it was made."""
     columns = columns_of(found)
     shown = [f"![accuracy and KL divergence against true bits]({picture})", ""] if picture else []
-    made = [f"Machine: {found.machine}."]
-    command = ["", "Command:", "", f"    {found.command}"] if found.command else []
-    below = [line for remark in remarks(found) for line in (_escaped(remark), "")]
-    return (
-        "\n".join(
-            [
-                f"# {title_of(found)}",
-                "",
-                *shown,
-                *_markdown_table(found.rows, columns),
-                "",
-                *below,
-                *made,
-                *command,
-            ]
-        )
-        + "\n"
-    )
-
-
-def _markdown_table(rows: Sequence[ComparisonRow], columns: Columns) -> list[str]:
-    heads = "| " + " | ".join(head.strip() for head in columns) + " |"
-    rule = (
-        "|"
-        + "|".join("--:" if head.startswith(" ") else ":-:" if head in PARTS else "---" for head in columns)
-        + "|"
-    )
-    return [
-        heads,
-        rule,
-        *("| " + " | ".join(_escaped(cell) for cell in cells(row, columns)) + " |" for row in rows),
+    below = [line for remark in remarks(found) for line in (escaped(remark), "")]
+    lines = [
+        f"# {title_of(found)}",
+        "",
+        *shown,
+        *markdown_table(list(columns), (cells(row, columns) for row in found.rows), centred=PARTS),
+        "",
+        *below,
+        *made_by(found.machine, found.command),
     ]
+    return "\n".join(lines) + "\n"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+def row_line(row: ComparisonRow) -> str:
+    """A finished run in one line."""
+    if row.failure or row.accuracy is None or row.kl is None or row.true_bits is None:
+        return f"{row.label}: failed: {row.failure}"
+    packed = "" if row.quantize_seconds is None else f", packed in {row.quantize_seconds:.1f} s"
+    return f"{row.label}: {row.true_bits:.2f} bits, accuracy {row.accuracy:.1%}, KL {row.kl:.4f}{packed}"

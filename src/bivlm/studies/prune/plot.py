@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bivlm.studies.prune.table import PruningCell, PruningStudy
+from bivlm.studies.picture import save_picture
+from bivlm.studies.prune.result import PruningCell, PruningStudy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +65,7 @@ def pruning_plot(found: PruningStudy, path: Path) -> None:
         f" {found.accuracy:.1%} with all of them",
         fontsize=11,
     )
-    figure.savefig(path, format="png")
+    save_picture(figure, path)
 
 
 def _panel(

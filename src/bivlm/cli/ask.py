@@ -1,0 +1,47 @@
+"""bivlm ask: one question about one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bivlm.cli.shared import (
+    MAIN,
+    JsonOption,
+    ModelArgument,
+    PruneOption,
+    TokensOption,
+    chosen_pruning,
+    command,
+    print_json,
+    quiet_libraries,
+)
+
+
+@command(
+    "ask",
+    MAIN,
+    'bivlm ask out --image photo.jpg "What is on the table?"',
+    'bivlm ask out --image photo.jpg "How many?" --prune attention:layer=2,keep=0.25',
+)
+def ask(
+    model: ModelArgument,
+    question: Annotated[str, typer.Argument(help="what to ask", show_default=False)],
+    image: Annotated[Path, typer.Option(help="the image to ask about", show_default=False)],
+    max_new_tokens: TokensOption = 64,
+    prune: PruneOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Ask a model, packed or not, a question about an image."""
+    quiet_libraries()
+    from bivlm.eval.answer import answer
+    from bivlm.loading import load
+
+    loaded, processor = load(model, pruning=chosen_pruning(prune))
+    text = answer(loaded, processor, image, question, max_new_tokens=max_new_tokens)
+    if json_:
+        print_json({"question": question, "image": str(image), "answer": text})
+    else:
+        print(text)

@@ -1,0 +1,140 @@
+"""bivlm compare: presets side by side on one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bivlm.cli.shared import (
+    ALL_PARTS,
+    DATA_HELP,
+    MORE,
+    PRESETS_HELP,
+    BatchOption,
+    JsonOption,
+    LimitOption,
+    ModelArgument,
+    PartsOption,
+    TokensOption,
+    command,
+    command_line,
+    out_console,
+    print_json,
+    quiet_libraries,
+    words,
+)
+from bivlm.errors import InputError
+
+if TYPE_CHECKING:
+    from bivlm.studies.compare.result import Comparison
+
+QuestionsOption = Annotated[
+    str,
+    typer.Option(
+        help=f"{DATA_HELP}; its split test is asked, its split train calibrates", show_default=False
+    ),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        help="folder for runs, table and picture; the same command continues in it", show_default=False
+    ),
+]
+PresetsOption = Annotated[
+    list[str] | None, typer.Option(metavar="A,B,…", help=PRESETS_HELP, show_default=False)
+]
+PartsStudyOption = Annotated[
+    bool,
+    typer.Option("--parts-study", help="pack every combination of parts instead, and make one table of them"),
+]
+CalibrationOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="how many calibration questions to draw, for presets that need data",
+        rich_help_panel=MORE,
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="seed of both draws", rich_help_panel=MORE)]
+KeepModelsOption = Annotated[
+    bool,
+    typer.Option("--keep-models", help="keep the packed models in OUT/models", rich_help_panel=MORE),
+]
+
+
+@command(
+    "compare",
+    MORE,
+    "bivlm compare path/to/model --data vqa.jsonl --presets gptq-2,bivlm,gptq-3 --out comparison",
+    "bivlm compare path/to/model --data vqa.jsonl --presets rtn-3 --parts-study --out study",
+)
+def compare(
+    model: ModelArgument,
+    data: QuestionsOption,
+    out: OutOption,
+    presets: PresetsOption = None,
+    parts: PartsOption = ALL_PARTS,
+    parts_study: PartsStudyOption = False,
+    calibration: CalibrationOption = 32,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 32,
+    max_new_tokens: TokensOption = 16,
+    keep_models: KeepModelsOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Pack a model with several presets, ask every packed model the same questions: accuracy by true bits.
+
+    Writes a table, a picture and the numbers. Every finished run is in OUT/runs at once: interrupted, the
+    same command continues, and a longer list of presets runs only the new ones.
+    """
+    quiet_libraries()
+    from bivlm.cli.progress import Shown
+    from bivlm.data.samples import read_samples
+    from bivlm.job.recipe import load_recipe, split_presets
+    from bivlm.studies.compare.page import write_page
+    from bivlm.studies.compare.run import compare_presets
+    from bivlm.studies.picture import require_matplotlib
+    from bivlm.studies.study import RunSettings
+
+    if not parts_study:
+        require_matplotlib()
+    recipes = [load_recipe(preset) for preset in split_presets(presets or [])]
+    samples = read_samples(data, split="test", limit=limit, seed=seed, answers_required=True)
+    calibrates = any(recipe.needs_data for recipe in recipes)
+    drawn = read_samples(data, split="train", limit=calibration, seed=seed) if calibrates else []
+    with Shown() as events:
+        found = compare_presets(
+            model,
+            recipes,
+            out,
+            samples=samples,
+            calibration=drawn,
+            parts=words(parts),
+            parts_study=parts_study,
+            keep_models=keep_models,
+            settings=RunSettings(batch_size, max_new_tokens, command_line(), events),
+        )
+        write_page(found, out)
+    _show(found, out, json_)
+
+
+def _show(found: Comparison, out: Path, json_: bool) -> None:
+    """Print what was found. InputError when a run failed."""
+    from bivlm.studies.compare.table import comparison_table, remarks
+
+    if json_:
+        print_json(found)
+    else:
+        out_console.print(comparison_table(found, out_console.width))
+        for remark in remarks(found):
+            out_console.print(remark, highlight=False, soft_wrap=True)
+        picture = "" if found.study else ", comparison.png"
+        out_console.print(f"Results in [bold]{out}[/bold]: comparison.md, comparison.json{picture}")
+    if found.failed:
+        raise InputError(
+            f"{len(found.failed)} of {len(found.rows) - 1} runs failed; the table names the reasons, and the"
+            " others are measured"
+        )

@@ -1,0 +1,84 @@
+"""bivlm eval: accuracy on a question set, and fidelity to a reference model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bivlm.cli.shared import (
+    MAIN,
+    MORE,
+    BatchOption,
+    DataOption,
+    JsonOption,
+    LimitOption,
+    ModelArgument,
+    PruneOption,
+    SeedOption,
+    TokensOption,
+    chosen_pruning,
+    command,
+    out_console,
+    print_json,
+    quiet_libraries,
+)
+
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="full-precision model: adds KL divergence and top-1 agreement of the answer tokens",
+    ),
+]
+ShuffleOption = Annotated[
+    bool,
+    typer.Option(
+        "--shuffle-images", help="control: ask every question about another image", rich_help_panel=MORE
+    ),
+]
+
+
+@command(
+    "eval",
+    MAIN,
+    "bivlm eval out --data vqa.jsonl --reference path/to/model",
+    "bivlm eval out --data easy-vqa --limit 500 --prune none",
+)
+def evaluate(
+    model: ModelArgument,
+    data: DataOption,
+    reference: ReferenceOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 32,
+    max_new_tokens: TokensOption = 16,
+    prune: PruneOption = None,
+    shuffle_images: ShuffleOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Measure a model on visual questions: accuracy with its 95 % interval, and fidelity to a reference."""
+    quiet_libraries()
+    from bivlm.cli.progress import Shown
+    from bivlm.cli.tables import result_table
+    from bivlm.data.samples import read_samples
+    from bivlm.data.samples import shuffle_images as shuffled
+    from bivlm.eval.measure import measure
+
+    chosen = read_samples(data, split="test", limit=limit, seed=seed, answers_required=True)
+    if shuffle_images:
+        chosen = shuffled(chosen, seed)
+    with Shown() as events:
+        result = measure(
+            model,
+            chosen,
+            reference=reference,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            pruning=chosen_pruning(prune),
+            events=events,
+        )
+    if json_:
+        print_json(result)
+    else:
+        out_console.print(result_table({model: result}))

@@ -1,0 +1,87 @@
+"""Events on the terminal: bars where there is one, plain lines where the output goes to a file or a pipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import psutil
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bivlm.cli.shared import note
+from bivlm.events import Events
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from bivlm.job.unit import UnitReport
+
+BEGINNING = "reading the model"  # what the bar says before it is told
+
+
+class Shown(Events):
+    """Events as people see them, on the standard error. A context manager: inside it the bars are there.
+
+    On a terminal one bar tells what is going on, and goes at the end; a bar over a job's units (bits and
+    error of the last one, resident memory) stays. Elsewhere every unit is a line, and with `lines` so is
+    every step of the rest.
+    """
+
+    def __init__(self, console: Console = note, *, lines: bool = False) -> None:
+        self.console, self.lines = console, lines
+        self.process = psutil.Process()
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[last]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.what, self.done = BEGINNING, 0
+        self.step: TaskID = self.bars.add_task(BEGINNING, total=None, last="")
+        self.units: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.remove_task(self.step)
+        self.bars.live.transient = self.units is None
+        self.bars.stop()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if what != self.what:
+            self.what = what
+            self.bars.reset(self.step, description=what, visible=True)
+        self.bars.update(self.step, completed=done, total=total)
+        if self.lines:
+            self._line(f"{what} {done}/{total}")
+
+    def unit(self, report: UnitReport, total: int) -> None:
+        self.done += 1
+        if self.units is None:
+            self.units = self.bars.add_task("blocks", total=total, last="")
+            self.bars.update(self.step, visible=False)
+        what = f"{report.bits_per_weight:.2f} bpw  error {report.error:.4f}" if report.weights else "kept"
+        memory = f"{self.process.memory_info().rss / 1e9:.2f} GB"
+        last = f"{report.path}  {what}  {memory}{'  (from the earlier run)' if report.resumed else ''}"
+        self.bars.update(self.units, advance=1, last=last)
+        self._line(f"block {self.done}/{total}  {last}  {report.seconds:.1f} s")
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _line(self, line: str) -> None:
+        if not self.console.is_terminal:
+            self.say(line)

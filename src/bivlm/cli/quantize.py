@@ -1,0 +1,202 @@
+"""bivlm quantize: a full-precision model folder in, a packed one out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bivlm.cli.shared import (
+    ALL_PARTS,
+    DATA_HELP,
+    MAIN,
+    MORE,
+    PRUNE_HELP,
+    JsonOption,
+    ModelArgument,
+    PartsOption,
+    SeedOption,
+    command,
+    note,
+    out_console,
+    print_json,
+    quiet_libraries,
+    words,
+)
+from bivlm.job.presets import DEFAULT_PRESET
+
+if TYPE_CHECKING:
+    from bivlm.job.run import Prepared
+    from bivlm.types import Sample
+
+OutArgument = Annotated[
+    Path, typer.Argument(metavar="OUT", help="folder for the packed model", show_default=False)
+]
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        help=(
+            "a preset's name (`bivlm presets` lists them), or a recipe file that ends in .toml; settings may"
+            " follow: bivlm:bands=5"
+        )
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="change a setting of the preset's quantizers; may be repeated",
+        rich_help_panel=MORE,
+    ),
+]
+BitsOption = Annotated[
+    float | None,
+    typer.Option(
+        help=(
+            "true bits per weight of everything packed together, dealt out by what it does to the answers;"
+            " for the trellis presets"
+        )
+    ),
+]
+EmbeddingsOption = Annotated[
+    float | None,
+    typer.Option(
+        help=(
+            "pack the token embedding and the language head too, in so many bits: 0.5 … 4, or 5, 6, 7, 8;"
+            " else as the preset says"
+        ),
+        rich_help_panel=MORE,
+    ),
+]
+EffortOption = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "fast, normal (corrects for errors of the blocks before) or high (tunes each block as well); left"
+            " out: as the preset says"
+        ),
+        rich_help_panel=MORE,
+    ),
+]
+CalibrationOption = Annotated[str | None, typer.Option(help=f"calibration {DATA_HELP}")]
+SamplesOption = Annotated[
+    int,
+    typer.Option(min=1, help="how many calibration questions to draw from --data", rich_help_panel=MORE),
+]
+DefaultPruningOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prune",
+        help=f"what the packed model drops by default: {PRUNE_HELP}",
+        show_default=False,
+        rich_help_panel=MORE,
+    ),
+]
+SensitivitiesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help=(
+            "keep what a budget measures in this file, and take it from there where it has been measured; for"
+            " another budget on the same model"
+        ),
+        show_default=False,
+        rich_help_panel=MORE,
+    ),
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace OUT if bivlm wrote it")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
+
+
+@command(
+    "quantize",
+    MAIN,
+    "bivlm quantize path/to/model out --preset bivlm-paper",
+    "bivlm quantize path/to/model out --bits 2 --data vqa.jsonl",
+)
+def quantize(
+    model: ModelArgument,
+    out: OutArgument,
+    preset: PresetOption = DEFAULT_PRESET,
+    parts: PartsOption = ALL_PARTS,
+    set_: SetOption = None,
+    bits: BitsOption = None,
+    embeddings: EmbeddingsOption = None,
+    effort: EffortOption = None,
+    data: CalibrationOption = None,
+    samples: SamplesOption = 32,
+    seed: SeedOption = 0,
+    prune: DefaultPruningOption = None,
+    sensitivities: SensitivitiesOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Pack a full-precision model into a folder of two bits or less per weight.
+
+    The plan is printed first. Every finished block is on the disk at once: interrupted, the same command
+    continues where it was.
+    """
+    quiet_libraries()
+    from bivlm.job.request import make_request
+    from bivlm.job.run import calibration_samples, prepare
+    from bivlm.settings import parse_settings
+
+    request = make_request(
+        preset,
+        bits=bits,
+        effort=effort,
+        embeddings=embeddings,
+        settings=parse_settings(set_ or []),
+        parts=words(parts),
+        pruning=prune,
+        sensitivities=sensitivities,
+    )
+    prepared = prepare(model, request)
+    warning = _show_plan(prepared, json_)
+    if dry_run:
+        if json_:
+            print_json({**asdict(prepared.expected), "warning": warning})
+        return
+    _pack(prepared, out, calibration_samples(prepared, data or (), samples, seed), overwrite)
+    _show_packed(out, json_)
+
+
+def _show_plan(prepared: Prepared, json_: bool) -> str:
+    """Print the plan; returns the warning about the preset's purpose, empty where there is none."""
+    from bivlm.cli.tables import preflight_table
+    from bivlm.job.preflight import purpose_warning
+
+    if not json_:
+        out_console.print(preflight_table(prepared.expected, prepared.recipe))
+    warning = purpose_warning(prepared.expected, prepared.recipe)
+    if warning:
+        note.print(f"note: {warning}", highlight=False, soft_wrap=True)
+    return warning
+
+
+def _pack(prepared: Prepared, out: Path, samples: Sequence[Sample], overwrite: bool) -> None:
+    """Carry the job out, and show how far it is."""
+    from bivlm.cli.progress import Shown
+    from bivlm.job.run import run
+
+    with Shown(lines=True) as events:
+        run(prepared, out, samples, overwrite=overwrite, events=events)
+
+
+def _show_packed(out: Path, json_: bool) -> None:
+    from bivlm.cli.tables import inspection_table
+    from bivlm.eval.inspection import inspect
+
+    inspection = inspect(out)
+    if json_:
+        print_json(inspection)
+        return
+    out_console.print(inspection_table(inspection, layers=False))
+    out_console.print(
+        f"Packed model in [bold]{out}[/bold]; ask it with: bivlm ask {out} --image IMAGE QUESTION"
+    )

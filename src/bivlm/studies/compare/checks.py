@@ -1,0 +1,57 @@
+"""What is asked of a comparison, checked before anything long: recipes, parts, questions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from bivlm.errors import InputError
+from bivlm.job.recipe import Recipe, load_recipe
+from bivlm.studies.compare.folder import run_name
+from bivlm.types import PARTS, PartName, Sample
+
+
+def checked_recipes(presets: Sequence[str | Path | Recipe]) -> list[Recipe]:
+    """The recipes, each once. InputError when there is none, or when two that differ would have one name."""
+    by_name: dict[str, Recipe] = {}
+    for preset in presets:
+        recipe = preset if isinstance(preset, Recipe) else load_recipe(preset)
+        if by_name.setdefault(run_name(recipe.name, PARTS), recipe) != recipe:
+            raise InputError(
+                f"two recipes that differ are called {recipe.name!r}; give one of them another name in its"
+                " file"
+            )
+    if not by_name:
+        raise InputError("no preset is given; give at least one to compare with full precision")
+    return list(by_name.values())
+
+
+def checked_parts(parts: Collection[str]) -> tuple[PartName, ...]:
+    """The parts in the model's order. InputError when there is none, or one that is no part."""
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise InputError(
+            f"there is no part {', '.join(map(repr, unknown)) or '(none given)'}; parts are"
+            f" {', '.join(PARTS)}"
+        )
+    return tuple(part for part in PARTS if part in parts)
+
+
+def check_samples(
+    samples: Sequence[Sample], calibration: Sequence[Sample], recipes: Sequence[Recipe]
+) -> None:
+    """InputError without questions, for one without an answer, and where a recipe lacks calibration data."""
+    unanswered = next((sample for sample in samples if not sample.answers), None)
+    if not samples or unanswered is not None:
+        what = (
+            "there are no questions"
+            if unanswered is None
+            else f"{unanswered.origin or 'a question'} has no answer to compare with"
+        )
+        raise InputError(f"{what}; a comparison needs questions with answers")
+    needing = next((recipe for recipe in recipes if recipe.needs_data), None)
+    if needing is not None and not calibration:
+        raise InputError(
+            f"preset {needing.name} calibrates on data and there are no calibration samples; give some, or"
+            " leave the preset out"
+        )

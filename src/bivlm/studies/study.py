@@ -1,0 +1,110 @@
+"""What the runs of a study have in common: how models are asked, the folder of the runs, and who hears of
+them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bivlm import __version__
+from bivlm.errors import InputError
+from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
+from bivlm.eval.metrics import METRICS_VERSION
+from bivlm.eval.run import EvalResult, evaluate
+from bivlm.events import SILENT, Events
+from bivlm.studies.folder import RunFolder
+from bivlm.types import Sample
+
+if TYPE_CHECKING:
+    from bivlm.job.unit import UnitReport
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a study asks its models, and whom it tells. InputError for a batch of no questions.
+
+    batch_size      questions answered at a time
+    max_new_tokens  longest answer, in tokens
+    command         what the result says that it was made by
+    events          hears of progress, and of every finished run in a line
+    """
+
+    batch_size: int = 32
+    max_new_tokens: int = 16
+    command: str = ""
+    events: Events = SILENT
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"the batch size is {self.batch_size}; give 1 or more")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the numbers of a run, whatever it measures."""
+        return {
+            "batch_size": self.batch_size,
+            "max_new_tokens": self.max_new_tokens,
+            "metrics": METRICS_VERSION,
+            "bivlm": __version__,
+        }
+
+
+DEFAULT_SETTINGS = RunSettings()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study at work; a study of its own kind adds what it measures.
+
+    `fingerprint` is the part of the runs' fingerprints that all of them share.
+    """
+
+    folder: RunFolder
+    samples: Sequence[Sample]
+    fingerprint: Mapping[str, Any]
+    settings: RunSettings
+
+    def say(self, line: str) -> None:
+        self.settings.events.say(line)
+
+    def collect_reference(self, label: str, model: Any, processor: Any) -> ReferenceAnswers:
+        """The model's answers and logits, put into the study's folder in place of earlier ones."""
+        shutil.rmtree(self.folder.reference, ignore_errors=True)
+        return collect_reference(
+            model,
+            processor,
+            self.samples,
+            self.folder.reference,
+            batch_size=self.settings.batch_size,
+            max_new_tokens=self.settings.max_new_tokens,
+            events=Labelled(self.settings.events, label),
+        )
+
+    def evaluate(self, label: str, model: Any, processor: Any, reference: ReferenceAnswers) -> EvalResult:
+        """Ask the model all samples, in the reference's batches; `label` says in the progress which it is."""
+        return evaluate(
+            model,
+            processor,
+            self.samples,
+            max_new_tokens=self.settings.max_new_tokens,
+            reference=reference,
+            events=Labelled(self.settings.events, label),
+        )
+
+
+class Labelled(Events):
+    """Hands events on; what is in progress gets a label in front: "trellis-2: questions"."""
+
+    def __init__(self, events: Events, label: str) -> None:
+        self.events, self.label = events, label
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.events.progress(f"{self.label}: {what}", done, total)
+
+    def unit(self, report: UnitReport, total: int) -> None:
+        self.events.unit(report, total)
+
+    def say(self, line: str) -> None:
+        self.events.say(line)

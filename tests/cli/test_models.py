@@ -1,0 +1,127 @@
+"""Commands about one model: what is packed answers, is measured and counted; a dry run writes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_quantize_ask_eval_inspect(run, source, tmp_path, questions):
+    out = tmp_path / "out"
+    code, text, _ = run("quantize", source, out, "--preset", "bivlm-paper", "--set", "bands=2", "--json")
+    assert code == 0
+    packed = json.loads(text)
+    assert packed["total"]["bits_per_weight"] > packed["total"]["paper_bits"] > 1
+    code, text, _ = run(
+        "ask", out, "What color?", "--image", questions["IMAGE"], "--max-new-tokens", 3, "--json"
+    )
+    assert code == 0
+    assert set(json.loads(text)) == {"question", "image", "answer"}
+    code, text, _ = run(
+        "eval", out, "--data", questions["DATA"], "--reference", source, "--max-new-tokens", 3, "--json"
+    )
+    assert code == 0
+    result = json.loads(text)
+    assert result["n"] == 1
+    assert result["kl"] >= 0
+    code, text, _ = run("inspect", out, "--json")
+    assert code == 0
+    assert json.loads(text)["total"] == packed["total"]
+
+
+def test_bits_are_a_budget_and_effort_is_a_recipe(run, source, tmp_path, questions):
+    data = questions["DATA"]
+    data.write_text(4 * data.read_text())
+    words = (
+        "--preset",
+        "trellis-1",
+        "--bits",
+        "1.9",
+        "--effort",
+        "high",
+        "--data",
+        data,
+        "--parts",
+        "language",
+    )
+    assert json.loads(run("quantize", source, tmp_path / "out", *words, "--dry-run", "--json")[1])[
+        "bits"
+    ] == pytest.approx(1.9)
+    code, _, error = run("quantize", source, tmp_path / "out", *words)
+    assert (code, "measured" in error) == (0, True)
+    found = json.loads(run("inspect", tmp_path / "out", "--json")[1])
+    recipe = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["recipe"]
+    assert found["total"]["bits_per_weight"] <= 1.9
+    assert (recipe["budget"], recipe["propagation"], recipe["tuning"]) == (1.9, 0.25, 4)
+
+
+def test_embeddings_are_packed_when_asked_for(run, source, tmp_path):
+    words = ("quantize", source, tmp_path / "out", "--preset", "bivlm-paper", "--embeddings", "3")
+    rows = json.loads(run(*words, "--dry-run", "--json")[1])["rows"]
+    assert (
+        next(row for row in rows if row["part"] == "embeddings")["treatment"]
+        == "trellis bits=3.0 feedback=False"
+    )
+    assert run(*words)[0] == 0
+    found = json.loads(run("inspect", tmp_path / "out", "--json")[1])
+    assert found["recipe"] == "bivlm-paper:embeddings=3"
+    assert "embeddings" in {row["name"] for row in found["parts"]}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "packed linears and embeddings" in card
+    assert "Everything else (norms, convolutions, what the recipe keeps)" in card
+    code, _, error = run(*words[:-1], "4.5")
+    assert code == 2
+    assert "embeddings = 4.5; needs bits per weight: 0.5 … 4, or 5, 6, 7, 8" in error
+
+
+def test_dry_run_writes_nothing(run, source, tmp_path):
+    code, text, _ = run(
+        "quantize", source, tmp_path / "out", "--preset", "bivlm-paper", "--dry-run", "--json"
+    )
+    assert code == 0
+    assert {row["part"] for row in json.loads(text)["rows"]} == {"vision", "projector", "language", "outside"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_that_is_dear_on_this_model_says_so(run, source, tmp_path):
+    recipe = tmp_path / "one.toml"
+    recipe.write_text(
+        'name = "one"\ntrue_bits = 1.0\n[[rule]]\nquantizer = "bivlm"\nsettings = { bands = 2, compensate ='
+        " false }\n"
+    )
+    code, text, error = run("quantize", source, tmp_path / "out", "--preset", recipe, "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(text)["warning"].startswith("one is meant for about 1 true bits")
+    assert json.loads(text)["warning"] in error
+    code, text, error = run(
+        "quantize", source, tmp_path / "out", "--preset", f"{recipe}:bands=2", "--dry-run", "--json"
+    )
+    assert json.loads(text)["warning"] == ""
+
+
+def test_a_packed_model_prunes_by_default_and_on_demand(run, source, tmp_path, questions):
+    out, data = tmp_path / "out", questions["DATA"]
+    assert (
+        run(
+            "quantize",
+            source,
+            out,
+            "--preset",
+            "bivlm-paper",
+            "--set",
+            "salient_max=0",
+            "--prune",
+            "grid:layer=1,keep=0.25",
+            "--json",
+        )[0]
+        == 0
+    )
+    for option, expected in (
+        ((), "grid:layer=1,keep=0.25"),
+        (("--prune", "none"), None),
+        (("--prune", "grid:layer=0,keep=0.5"), "grid:layer=0,keep=0.5"),
+    ):
+        code, text, _ = run("eval", out, "--data", data, "--max-new-tokens", 2, "--json", *option)
+        assert code == 0
+        assert json.loads(text)["pruning"] == expected
