@@ -19,11 +19,10 @@ Queries = Literal["all", "last"]
 class Candidates:
     """The n tokens of one prompt that may be dropped.
 
-    features  (n, d) what enters the layer that decides: hidden states, or the vision tower's projected output
-    received  (n,) float32, the attention that each token receives there (`Pruner.queries` says from whom);
-              None when the pruner asks for none
-    places    (n, 3) float32: number of the image (or tile), row and column in it, in units of tokens
-    seed      a number that is the same whenever the same prompt is asked
+    `features` (n, d) are what enters the layer that decides: hidden states, or the vision tower's projected
+    output. `received` (n,) float32 is the attention that each token receives there (`Pruner.queries` says
+    from whom); None when the pruner asks for none. `places` (n, 3) float32 are the number of the image (or
+    tile), row and column in it, in units of tokens. `seed` is the same whenever the same prompt is asked.
     """
 
     features: Tensor
