@@ -12,7 +12,7 @@ import transformers
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.shards import read_json, shard_files
 from bivlm.errors import InputError
-from bivlm.families import family_of, load_processor
+from bivlm.families import Family, family_of, load_processor, use
 from bivlm.kernels.base import Activations
 from bivlm.packed.module import expand_weights, set_activations
 from bivlm.pruning.apply import prune
@@ -29,23 +29,27 @@ def load(
     expand: bool = False,
     activations: Activations = "float",
     pruning: str | Mapping[str, Any] | Pruning | None = FROM_CHECKPOINT,
+    family: Family | None = None,
 ) -> tuple[transformers.PreTrainedModel, Any]:
-    """The model and the processor of a folder or hub id, packed or in full precision.
+    """The model and the processor of a folder or hub id, packed or in full precision. The processor of a
+    language model alone is its tokenizer.
 
     `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them:
     more memory, the same answers, sooner. `activations` "int8" rounds the packed linears' inputs to eight
     bits where that is sooner (few tokens at a time, mostly): a little less exact. `pruning` says which visual
     tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is what the folder's config.json
-    says, None keeps all. Raises InputError when the folder is missing, incomplete, damaged, or of an
-    architecture that is not supported.
+    says, None keeps all. `family` declares an architecture that bivlm does not know, for this process. Raises
+    InputError when the folder is missing, incomplete, damaged, or of an architecture that is not supported.
     """
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
     folder = resolve_model(model)
-    check_model_folder(folder)
+    if family is not None:
+        use(family)
+    family = check_model_folder(folder)
     import bivlm.packed.hf  # noqa: F401 - registers the checkpoint's method
 
     try:
-        result: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+        result: Any = family.auto_model.from_pretrained(
             folder,
             dtype=dtype or "auto",
             output_loading_info=True,
@@ -66,12 +70,12 @@ def load(
         expand_weights(loaded)
     if pruning != FROM_CHECKPOINT:
         prune(loaded, wanted)
-    return loaded, load_processor(folder)
+    return loaded, load_processor(folder, family.reads_images)
 
 
-def check_model_folder(folder: Path) -> None:
-    """InputError when a folder is no whole model folder of a supported architecture: unfinished jobs and
-    missing shards included.
+def check_model_folder(folder: Path) -> Family:
+    """The family of a whole model folder. InputError for a folder that is none, or of an architecture that is
+    not supported: unfinished jobs and missing shards included.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds config.json and the weights")
@@ -87,5 +91,6 @@ def check_model_folder(folder: Path) -> None:
     config = read_json(folder / "config.json")
     if "model_type" not in config:
         raise InputError(f"{folder / 'config.json'} names no model_type; is this a transformers model?")
-    family_of(config["model_type"])
+    family = family_of(config["model_type"])
     shard_files(folder)
+    return family

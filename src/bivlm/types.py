@@ -32,11 +32,12 @@ class Sample:
     """One visual question: an image, what is asked of it, and what people answered.
 
     `image` is a path (opened when it is needed, so that a large set costs no memory) or an image already in
-    memory; `answers` holds every accepted answer: one for exact match, several (usually ten) for VQA
-    accuracy; `origin` says where the sample came from ("vqa.jsonl:12") and is what error messages name.
+    memory; None for a language model without vision parts; `answers` holds every accepted answer: one for
+    exact match, several (usually ten) for VQA accuracy; `origin` says where the sample came from
+    ("vqa.jsonl:12") and is what error messages name.
     """
 
-    image: Path | Image.Image
+    image: Path | Image.Image | None
     question: str
     answers: tuple[str, ...] = ()
     origin: str = ""

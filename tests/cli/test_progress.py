@@ -11,7 +11,7 @@ from rich.console import Console
 from bivlm.cli.progress import Shown
 
 REPORT = SimpleNamespace(
-    path="layers.0", linears={"q": None}, bits_per_weight=2.0, error=0.5, resumed=False, seconds=1.0
+    path="layers.0", weights={"q": None}, bits_per_weight=2.0, error=0.5, resumed=False, seconds=1.0
 )
 
 
@@ -24,7 +24,7 @@ def test_units_are_lines_where_there_is_no_terminal():
     events, file = shown(False)
     with events:
         events.unit(REPORT, 2)
-        events.unit(SimpleNamespace(**{**vars(REPORT), "path": "norm", "linears": {}, "resumed": True}), 2)
+        events.unit(SimpleNamespace(**{**vars(REPORT), "path": "norm", "weights": {}, "resumed": True}), 2)
     first, second = file.getvalue().splitlines()
     assert first.startswith("block 1/2  layers.0  2.00 bpw  error 0.5000  ")
     assert first.endswith(" GB  1.0 s")

@@ -30,15 +30,15 @@ class _Stop(Exception):
 
 
 def stop_after(count):
-    """An `on_block` that interrupts the run behind so many blocks."""
+    """Events that interrupt the run after so many units."""
     seen = []
 
-    def on_block(report):
+    def on_unit(report):
         seen.append(report)
         if len(seen) == count:
             raise _Stop
 
-    return on_block
+    return Hearing(on_unit)
 
 
 def packed_language(source, out, recipe, **more):
@@ -116,7 +116,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(source, whole, recipe, tmp_
         6,
     ):  # three blocks of the vision tower, the projector, and of the language model one, then two
         with pytest.raises(_Stop):
-            packed_language(source, out, recipe, events=Hearing(stop_after(count)))
+            packed_language(source, out, recipe, events=stop_after(count))
         assert not (out / "config.json").exists()
     packed_language(source, out, recipe)
     assert_same_files(whole[recipe], out)
@@ -253,6 +253,6 @@ def test_norms_that_are_stored_in_another_dtype_than_the_model_computes_in(sourc
     one = packed_language(folder, tmp_path / "one", TUNED)
     assert stored_tensors(one)[f"{LAYERS}.0.input_layernorm.weight"].dtype == torch.bfloat16
     with pytest.raises(_Stop):
-        packed_language(folder, tmp_path / "other", TUNED, events=Hearing(stop_after(5)))
+        packed_language(folder, tmp_path / "other", TUNED, events=stop_after(5))
     packed_language(folder, tmp_path / "other", TUNED)
     assert_same_files(one, tmp_path / "other")

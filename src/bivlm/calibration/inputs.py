@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bivlm.checkpoint.source import SourceModel
-from bivlm.data.images import open_image
+from bivlm.data.images import open_images
 from bivlm.families import load_processor
 from bivlm.types import Sample
 
@@ -24,17 +24,27 @@ class CalibrationInput:
     visual: Tensor
 
 
-def calibration_inputs(source: SourceModel, samples: Sequence[Sample]) -> list[CalibrationInput]:
-    """The samples as inputs of `source`. InputError, naming the sample, for what cannot be read or asked."""
-    if not samples:
-        return []
-    processor = load_processor(source.folder)
-    return [calibration_input(source, processor, sample) for sample in samples]
+def calibration_inputs(
+    source: SourceModel, samples: Sequence[Sample | CalibrationInput]
+) -> list[CalibrationInput]:
+    """The samples as inputs of `source`; those that are inputs already stay as they are.
+
+    Raises InputError, naming the sample, for what cannot be read or asked.
+    """
+    if all(isinstance(sample, CalibrationInput) for sample in samples):
+        return [sample for sample in samples if isinstance(sample, CalibrationInput)]
+    processor = load_processor(source.folder, source.family.reads_images)
+    return [
+        sample if isinstance(sample, CalibrationInput) else calibration_input(source, processor, sample)
+        for sample in samples
+    ]
 
 
 def calibration_input(source: SourceModel, processor: Any, sample: Sample) -> CalibrationInput:
     """One sample, floating-point tensors in the model's dtype."""
-    tensors = source.family.inputs(processor, [sample], [open_image(sample)], source.config)
+    tensors = source.family.inputs(
+        processor, [sample], open_images([sample], source.family.reads_images), source.config
+    )
     cast = {
         name: tensor.to(source.dtype) if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()

@@ -36,15 +36,15 @@ class SourceModel:
     (unless its `family` is given), or already quantized.
     """
 
-    def __init__(self, folder: Path, family: Family | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = read_config(folder, family)
-        self.family: Family = family_of(self.config, family)
+        self.config = read_config(folder)
+        self.family: Family = family_of(self.config)
         self.shards = shard_files(folder)
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
         with init_empty_weights(include_buffers=False):
-            self.model: transformers.PreTrainedModel = transformers.AutoModelForImageTextToText.from_config(
+            self.model: transformers.PreTrainedModel = self.family.auto_model.from_config(
                 self.config, dtype=self.dtype
             )
         self.model.eval()
@@ -154,7 +154,7 @@ class SourceModel:
             self.release(names)
 
 
-def read_config(folder: Path, family: Family | None = None) -> Any:
+def read_config(folder: Path) -> Any:
     """The configuration of a full-precision model folder; InputError when there is none or it is quantized
     already.
     """
@@ -179,5 +179,5 @@ def read_config(folder: Path, family: Family | None = None) -> Any:
         )
     if "model_type" not in config:
         raise InputError(f"{path} names no model_type; is this a transformers model?")
-    family_of(config["model_type"], family)
+    family_of(config["model_type"])
     return transformers.AutoConfig.from_pretrained(folder)

@@ -29,7 +29,10 @@ from bivlm.cli.shared import (
 def ask(
     model: ModelArgument,
     question: Annotated[str, typer.Argument(help="what to ask", show_default=False)],
-    image: Annotated[Path, typer.Option(help="the image to ask about", show_default=False)],
+    image: Annotated[
+        Path | None,
+        typer.Option(help="the image to ask about; a language model takes none", show_default=False),
+    ] = None,
     max_new_tokens: TokensOption = 64,
     prune: PruneOption = None,
     json_: JsonOption = False,
@@ -42,6 +45,6 @@ def ask(
     loaded, processor = load(model, pruning=chosen_pruning(prune))
     text = answer(loaded, processor, image, question, max_new_tokens=max_new_tokens)
     if json_:
-        print_json({"question": question, "image": str(image), "answer": text})
+        print_json({"question": question, "image": None if image is None else str(image), "answer": text})
     else:
         print(text)

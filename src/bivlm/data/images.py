@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -46,9 +46,16 @@ def open_image(sample: Sample) -> Image.Image:
     (floating point).
     """
     origin = f"{sample.origin}: " if sample.origin else ""
+    if sample.image is None:
+        raise InputError(f"{origin}there is no image, and the model reads one; give an image")
     path = f" {sample.image}" if isinstance(sample.image, Path) else ""
     with _errors_named(f"{origin}the image{path}"), _undecoded(sample.image) as image:
         return to_rgb(image)
+
+
+def open_images(samples: Sequence[Sample], wanted: bool = True) -> list[Image.Image]:
+    """The images of some samples; none where the model reads no images. Raises InputError as `open_image`."""
+    return [open_image(sample) for sample in samples] if wanted else []
 
 
 def open_undecoded(file: IO[bytes], origin: str) -> Image.Image:

@@ -21,7 +21,7 @@ from bivlm.types import Sample
 
 
 def to_sample(
-    record: Mapping[str, Any], image: Path | Image.Image, origin: str, *, answers_required: bool
+    record: Mapping[str, Any], image: Path | Image.Image | None, origin: str, *, answers_required: bool
 ) -> Sample:
     """The sample that a record stands for. Raises InputError, naming `origin`, for a missing field, a wrong
     type or an empty text.

@@ -39,29 +39,35 @@ def read_samples(
     limit: int | None = None,
     seed: int = 0,
     answers_required: bool = False,
+    images: bool = True,
 ) -> list[Sample]:
     """The samples of a data set, in its order; with `limit`, a random subset of that many, the same for the
     same `seed`.
 
     `split` picks a part of a set that has parts ("test" is the default of easy-vqa) and says nothing to one
-    that has none. `answers_required` refuses samples without an answer. Raises InputError, naming the file
-    and the line, for whatever is missing, empty, damaged or of a wrong type.
+    that has none. `answers_required` refuses samples without an answer; `images` False reads questions alone,
+    for a language model. Raises InputError, naming the file and the line, for whatever is missing, empty,
+    damaged or of a wrong type.
     """
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} samples leaves nothing to do; give 1 or more")
     path = Path(source)
     if source == EASY_VQA:
-        return _subset(_easy_vqa("test" if split is None else split), limit, seed)
+        chosen = _subset(_easy_vqa("test" if split is None else split), limit, seed)
+        return chosen if images else _without_images(chosen)
     if not path.exists():
         raise InputError(
             f"there is no data set {source}; give {EASY_VQA}, a JSONL file, a folder with {METADATA}, or a"
             " data set saved on disk"
         )
     if path.is_dir() and is_saved_dataset(path):
-        return read_saved(
+        chosen = read_saved(
             path, split, lambda count: _chosen(count, limit, seed), answers_required=answers_required
         )
-    samples = list(_read_lines(_metadata_file(path, split), path, answers_required=answers_required))
+        return chosen if images else _without_images(chosen)
+    samples = list(
+        _read_lines(_metadata_file(path, split), path, answers_required=answers_required, images=images)
+    )
     if not samples:
         raise InputError(f"{path} holds no samples; write one JSON object a line: image, question, answer")
     _check_image_files(samples)
@@ -93,6 +99,10 @@ def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
         replace(sample, image=first[following[digest]])
         for sample, digest in zip(samples, digests, strict=True)
     ]
+
+
+def _without_images(samples: Sequence[Sample]) -> list[Sample]:
+    return [replace(sample, image=None) for sample in samples]
 
 
 def _easy_vqa(split: str) -> list[Sample]:
@@ -133,7 +143,7 @@ def _metadata_file(path: Path, split: str | None) -> Path:
     )
 
 
-def _read_lines(file: Path, source: Path, *, answers_required: bool) -> Iterator[Sample]:
+def _read_lines(file: Path, source: Path, *, answers_required: bool, images: bool) -> Iterator[Sample]:
     shown = file.name if file == source else (Path(source.name) / file.relative_to(source)).as_posix()
     try:
         lines = file.open("rb")
@@ -143,11 +153,15 @@ def _read_lines(file: Path, source: Path, *, answers_required: bool) -> Iterator
         for number, line in enumerate(lines, 1):
             if line.strip():
                 record = _record(line, f"{shown}:{number}")
-                named_by = (
-                    "image" if record.get("image") is not None or "file_name" not in record else "file_name"
-                )
-                image = file.parent / text_field(record, named_by, f"{shown}:{number}")
-                yield to_sample(record, image, f"{shown}:{number}", answers_required=answers_required)
+                origin = f"{shown}:{number}"
+                image = _image_path(file.parent, record, origin) if images else None
+                yield to_sample(record, image, origin, answers_required=answers_required)
+
+
+def _image_path(folder: Path, record: dict[str, Any], origin: str) -> Path:
+    """The path of a record's image, relative to the folder of its file."""
+    named_by = "image" if record.get("image") is not None or "file_name" not in record else "file_name"
+    return folder / text_field(record, named_by, origin)
 
 
 def _record(line: bytes, origin: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Questions in, answers out: greedy decoding of a batch, the same whatever the checkpoint's generation
 settings say.
 
-    samples ─ open_image, Family.inputs ─► inputs ─ generate ─► tokens (n, a), mask (n, a) ─► texts
+    samples ─ open_images, Family.inputs ─► inputs ─ generate ─► tokens (n, a), mask (n, a) ─► texts
 
 Prompts are padded on the left, so a row of a batch computes what it would compute alone, up to floating
 point. The id that marks an image's place is never generated: it is no answer, and the models refuse to read
@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from bivlm.data.images import open_image
+from bivlm.data.images import open_images
 from bivlm.errors import InputError
-from bivlm.families import Family, family_of
+from bivlm.families import Family, family_of, tokenizer_of
 from bivlm.types import Sample
 
 
@@ -41,10 +41,15 @@ class Answers:
 
 
 def answer(
-    model: Any, processor: Any, image: Path | str | Image.Image, question: str, *, max_new_tokens: int = 64
+    model: Any,
+    processor: Any,
+    image: Path | str | Image.Image | None,
+    question: str,
+    *,
+    max_new_tokens: int = 64,
 ) -> str:
-    """The model's answer to one question about one image. Raises InputError for an image or a question that
-    cannot be read.
+    """The model's answer to one question about one image; None where a language model is asked. Raises
+    InputError for an image or a question that cannot be read.
     """
     sample = Sample(Path(image) if isinstance(image, str) else image, question)
     return answer_batch(model, processor, family_of(model.config), [sample], max_new_tokens=max_new_tokens)[0]
@@ -78,7 +83,7 @@ def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample
     """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, for
     what cannot be read or asked.
     """
-    inputs = family.inputs(processor, samples, [open_image(sample) for sample in samples], model.config)
+    inputs = family.inputs(processor, samples, open_images(samples, family.reads_images), model.config)
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
@@ -91,7 +96,7 @@ def generate(
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; an answer takes 1 token or more")
     ends = end_tokens(model, processor)
-    padding = processor.tokenizer.pad_token_id
+    padding = tokenizer_of(processor).pad_token_id
     plain = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -114,7 +119,7 @@ def texts(model: Any, processor: Any, answers: Answers) -> list[str]:
     words = [
         [token for token in row if token not in ends] for row in rows
     ]  # an end that the tokenizer does not count as special goes too
-    return [processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in words]
+    return [tokenizer_of(processor).decode(row, skip_special_tokens=True).strip() for row in words]
 
 
 def end_tokens(model: Any, processor: Any) -> list[int]:
@@ -124,7 +129,7 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
     named = (
         model.generation_config.eos_token_id,
         model.config.get_text_config().eos_token_id,
-        processor.tokenizer.eos_token_id,
+        tokenizer_of(processor).eos_token_id,
     )
     found = next((ids for ids in named if ids is not None), [])
     return [found] if isinstance(found, int) else list(found)

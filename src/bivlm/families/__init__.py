@@ -8,18 +8,29 @@ from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
 from bivlm.families.base import Family, Stack, last_block
+from bivlm.families.causal_lm import CAUSAL_LMS
 from bivlm.families.idefics3 import IDEFICS3
 from bivlm.families.llava import LLAVA
 from bivlm.families.llava_next import LLAVA_NEXT
 from bivlm.families.llava_onevision import LLAVA_ONEVISION
 from bivlm.families.mllama import MLLAMA
-from bivlm.families.processors import load_processor
+from bivlm.families.processors import load_processor, tokenizer_of
 from bivlm.families.qwen2_5_vl import QWEN2_5_VL
 from bivlm.families.qwen2_vl import QWEN2_VL
 from bivlm.families.smolvlm import SMOLVLM
 from bivlm.plugins import Table
 
-__all__ = ["FAMILIES", "Family", "Stack", "family_names", "family_of", "last_block", "load_processor", "use"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Stack",
+    "family_names",
+    "family_of",
+    "last_block",
+    "load_processor",
+    "tokenizer_of",
+    "use",
+]
 
 FAMILIES: dict[str, Family] = {
     "llava": LLAVA,
@@ -41,7 +52,7 @@ def _refusal(name: str, loaded: object) -> str:
     )
 
 
-_TABLE: Table[Family] = Table("bivlm.families", "family", FAMILIES, _refusal)
+_TABLE: Table[Family] = Table("bivlm.families", "family", {**FAMILIES, **CAUSAL_LMS}, _refusal)
 _USED: dict[str, Family] = {}
 
 

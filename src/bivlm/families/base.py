@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families import inputs as model_inputs
+from bivlm.families import text_inputs
 from bivlm.types import PartName, Sample
 
 
@@ -50,7 +52,8 @@ class Family:
     cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}` and serves processors
     that bring no chat template. `vision_types` are the `model_type`s of the vision towers that the paths hold
     for; empty where the architecture has but one. `answer_token_type` is what marks an answer's tokens in
-    `token_type_ids`, where the model reads them (most mark the image there, and 0 is text).
+    `token_type_ids`, where the model reads them (most mark the image there, and 0 is text). `auto_class` is
+    the class of transformers that builds the model.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None where patches and
@@ -65,8 +68,19 @@ class Family:
     prompt: str
     vision_types: tuple[str, ...] = ()
     answer_token_type: int = 0
+    auto_class: str = "AutoModelForImageTextToText"
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
+
+    @property
+    def auto_model(self) -> Any:
+        """The class of transformers that builds the model, from a config or a folder."""
+        return getattr(transformers, self.auto_class)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the model has a vision part; a language model alone has none."""
+        return any(stack.part == "vision" for stack in self.stacks)
 
     def inputs(
         self,
@@ -83,6 +97,8 @@ class Family:
         model's `config`, when a prompt is longer than it reads.
         """
         limit = None if config is None else self.token_limit(config)
+        if not self.reads_images:
+            return text_inputs.build(processor, self.prompt, samples, limit)
         return model_inputs.build(processor, self.model_type, self.prompt, samples, images, limit)
 
     def extend(self, inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:

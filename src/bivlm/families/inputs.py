@@ -69,7 +69,7 @@ def build(
         ) from error
     accepted = forward_arguments(model_type)
     inputs = {name: tensor for name, tensor in batch.items() if name in accepted and name != TARGETS}
-    _check_length(inputs["attention_mask"], samples, limit)
+    check_length(inputs["attention_mask"], samples, limit)
     return inputs
 
 
@@ -80,8 +80,8 @@ def prompt_text(processor: Any, prompt: str, sample: Sample) -> str:
     for token in (getattr(processor, "image_token", None), getattr(processor, "video_token", None)):
         if token and token in sample.question:
             raise InputError(
-                f"{_name(sample)}: the question holds {token}, the place of an image; take it out, the image"
-                " is added by itself"
+                f"{name_of(sample)}: the question holds {token}, the place of an image; take it out, the"
+                " image is added by itself"
             )
     if processor.chat_template is None:
         return prompt.format(
@@ -110,21 +110,21 @@ def forward_arguments(model_type: str) -> frozenset[str]:
     return frozenset(signature(model_class.forward).parameters)
 
 
-def _check_length(attention_mask: Tensor, samples: Sequence[Sample], limit: int | None) -> None:
+def check_length(attention_mask: Tensor, samples: Sequence[Sample], limit: int | None) -> None:
     for sample, count in zip(samples, attention_mask.sum(1).tolist(), strict=True):
         if limit is not None and count > limit:
             raise InputError(
-                f"{_name(sample)}: the prompt takes {count} tokens and the model reads at most {limit};"
+                f"{name_of(sample)}: the prompt takes {count} tokens and the model reads at most {limit};"
                 " shorten the question"
             )
 
 
-def _name(sample: Sample) -> str:
+def name_of(sample: Sample) -> str:
     return sample.origin or f"question {sample.question[:40]!r}"
 
 
 def _names(samples: Sequence[Sample]) -> str:
-    return _name(samples[0]) if len(samples) == 1 else f"{_name(samples[0])} … {_name(samples[-1])}"
+    return name_of(samples[0]) if len(samples) == 1 else f"{name_of(samples[0])} … {name_of(samples[-1])}"
 
 
 def extend(inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor, token_type: int) -> dict[str, Tensor]:

@@ -20,17 +20,19 @@ from bivlm.errors import InputError
 COUNTING = ("patch_size", "num_image_tokens", "vision_feature_select_strategy")
 
 
-def load_processor(folder: Path) -> Any:
-    """The processor of a model folder. No code from the folder is run.
+def load_processor(folder: Path, reads_images: bool = True) -> Any:
+    """The processor of a model folder, or the tokenizer of a language model that reads no images. No code
+    from the folder is run.
 
     Raises InputError when its files are missing or damaged, when a package that it needs is missing, or when
     it cannot count visual tokens.
     """
     try:
-        from transformers import (
-            AutoProcessor,
-        )  # fails here, not above, where an unfit torchvision is installed
+        # fails here, not above, where an unfit torchvision is installed
+        from transformers import AutoProcessor, AutoTokenizer
 
+        if not reads_images:
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         raise InputError(f"{folder}: {_missing_package(error)}") from error
@@ -82,3 +84,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def first_line(error: Exception) -> str:
     """What an error says, in one line."""
     return str(error).strip().partition("\n")[0]
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer of a processor; a language model's processor is its tokenizer."""
+    return getattr(processor, "tokenizer", processor)

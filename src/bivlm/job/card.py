@@ -36,6 +36,11 @@ def model_card(
             f" {sum(row['paper_bits'] * row['weights'] for row in report.values()) / weights:.3f})"
         )
     )
+    asked = (
+        '"photo.jpg", "What is in the picture?"'
+        if source.family.reads_images
+        else 'None, "What is a trellis?"'
+    )
     kinds = {module.get("kind", "linear") for module in quantization["modules"].values()}
     kept = "norms, convolutions" if "embedding" in kinds else "embeddings, norms, language head"
     pruning = quantization.get("pruning")
@@ -46,7 +51,7 @@ def model_card(
 base_model: {name}
 base_model_relation: quantized
 library_name: transformers
-pipeline_tag: image-text-to-text
+pipeline_tag: {"image-text-to-text" if source.family.reads_images else "text-generation"}
 tags:
 - bivlm
 - quantized
@@ -71,6 +76,6 @@ row for everything that is packed.
 ```python
 import bivlm
 model, processor = bivlm.load("PATH/TO/THIS/FOLDER")
-print(bivlm.answer(model, processor, "photo.jpg", "What is in the picture?"))
+print(bivlm.answer(model, processor, {asked}))
 ```
 """

@@ -32,7 +32,7 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
-from bivlm.families import Family
+from bivlm.families import Family, use
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
@@ -121,7 +121,9 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     """Read the model's headers, match the recipe, predict size, memory and time. InputError for whatever the
     user has to correct.
     """
-    source = SourceModel(resolve_model(model), request.family)
+    if request.family is not None:
+        use(request.family)
+    source = SourceModel(resolve_model(model))
     plan = make_plan(source, request.recipe, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
     if request.pruning is not None:
@@ -138,19 +140,20 @@ def calibration_samples(
     if not prepared.recipe.needs_data:
         return ()
     if isinstance(data, str | Path):
-        return read_samples(str(data), split="train", limit=samples, seed=seed)
+        images = prepared.source.family.reads_images
+        return read_samples(str(data), split="train", limit=samples, seed=seed, images=images)
     return data
 
 
 def run(
     prepared: Prepared,
     out: Path,
-    samples: Sequence[Sample] = (),
+    samples: Sequence[Sample | CalibrationInput] = (),
     *,
     overwrite: bool = False,
     events: Events = SILENT,
 ) -> Path:
-    """Carry out a prepared job on calibration samples."""
+    """Carry out a prepared job on calibration samples: questions, or inputs that are tokenized already."""
     source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
     _check_samples(recipe, samples)
     check_disk(out, prepared.expected)
@@ -173,7 +176,7 @@ def run(
     return out
 
 
-def _check_samples(recipe: Recipe, samples: Sequence[Sample]) -> None:
+def _check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
     """InputError where a recipe needs more calibration samples than there are."""
     if recipe.needs_data and not samples:
         raise InputError(

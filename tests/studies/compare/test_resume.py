@@ -21,6 +21,7 @@ from bivlm.studies.compare.folder import run_name
 from bivlm.studies.compare.run import compare_presets
 from bivlm.types import PARTS
 from comparing import ASK, LANGUAGE, PRESETS, copy_of, records
+from hearing import Hearing
 from tiny import tiny_samples
 from told import Told
 
@@ -103,13 +104,12 @@ def test_an_interrupted_comparison_continues(source, samples, count, monkeypatch
     cost = json.loads((out / ".bivlm-compare" / f"{run_name(PRESETS[1], PARTS)}.json").read_text())["cost"]
     assert not cost["packed"]
     original = pack.run
-    monkeypatch.setattr(
-        pack,
-        "run",
-        lambda *args, on_block, **rest: original(
-            *args, on_block=lambda report: (blocks.append(report), on_block(report)), **rest
-        ),
-    )
+
+    def run(*args, events, **rest):
+        heard = Hearing(lambda report: (blocks.append(report), events.unit(report, 1)))
+        return original(*args, events=heard, **rest)
+
+    monkeypatch.setattr(pack, "run", run)
     found = compare_presets(source, PRESETS, out, samples=samples, settings=ASK)
     assert count == {"run": 3, "collect_reference": 1}
     assert [report.resumed for report in blocks[:3]] == [True, True, False]

@@ -1,0 +1,50 @@
+"""From questions to what a language model without vision parts takes: the tokenizer is its processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from bivlm.errors import InputError
+from bivlm.families.inputs import check_length, name_of
+from bivlm.types import Sample
+
+
+def build(tokenizer: Any, prompt: str, samples: Sequence[Sample], limit: int | None) -> dict[str, Tensor]:
+    """What `Family.inputs` returns: prompts padded on the left. `limit` is the most tokens a prompt may have.
+
+    Raises InputError, naming the sample, for one with an image or one that is too long.
+    """
+    seen = next((sample for sample in samples if sample.image is not None), None)
+    if seen is not None:
+        raise InputError(
+            f"{name_of(seen)}: the model is a language model and reads no image; leave the image out"
+        )
+    if len(samples) > 1 and tokenizer.pad_token is None:
+        raise InputError(
+            "the tokenizer has no pad_token, so questions of different lengths cannot share a batch; use a"
+            " batch size of 1"
+        )
+    texts = [prompt_text(tokenizer, prompt, sample) for sample in samples]
+    bos = tokenizer.bos_token
+    batch = tokenizer(
+        texts,
+        padding=len(samples) > 1,
+        padding_side="left",
+        truncation=False,
+        add_special_tokens=bos is None or not all(text.startswith(bos) for text in texts),
+        return_tensors="pt",
+    )
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    check_length(inputs["attention_mask"], samples, limit)
+    return inputs
+
+
+def prompt_text(tokenizer: Any, prompt: str, sample: Sample) -> str:
+    """The question by the tokenizer's chat template, or by the family's `prompt` where there is none."""
+    if tokenizer.chat_template is None:
+        return prompt.format(question=sample.question, bos=tokenizer.bos_token or "")
+    message = {"role": "user", "content": sample.question}
+    return tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)

@@ -1,0 +1,125 @@
+"""Language models alone: packed, saved, loaded by this package and by plain transformers, asked without an
+image.
+"""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+import bivlm
+from bivlm.calibration.capture import capture
+from bivlm.calibration.inputs import calibration_inputs
+from bivlm.checkpoint.source import SourceModel
+from bivlm.data.samples import read_samples
+from bivlm.errors import InputError
+from bivlm.eval.inspection import inspect
+from bivlm.families import family_of, load_processor
+from bivlm.families.causal_lm import MODEL_TYPES
+from bivlm.job.request import make_request
+from bivlm.job.run import prepare, quantize
+from bivlm.packed.linear import packed_linears, replace_linear
+from bivlm.types import Sample
+from tiny import tiny_tokenizer
+
+QUESTIONS = [
+    Sample(None, question) for question in ("what is red", "is it a cat", "how many", "a dog on a mat")
+]
+
+
+def tiny_language_model(model_type, folder, dtype=torch.float32):
+    """A seeded member of a family with its tokenizer, saved in `folder`."""
+    tokenizer = tiny_tokenizer("llava")
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": model_type == "qwen3",
+    }
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **sizes)
+    transformers.AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def logits(model, folder):
+    family, tokenizer = family_of(model.config), load_processor(folder, reads_images=False)
+    with torch.inference_mode():
+        return model(**family.inputs(tokenizer, QUESTIONS, [], model.config)).logits
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_blocks_follow_each_other_and_replay_what_the_model_computes(model_type, tmp_path):
+    source = SourceModel(tiny_language_model(model_type, tmp_path / "source"))
+    source.materialize(list(source.entries))
+    source.model.tie_weights()
+    [sample, *_] = calibration_inputs(source, QUESTIONS)
+    blocks = list(source.model.model.layers)
+    with torch.inference_mode():
+        expected = source.model.model(**sample.tensors, use_cache=False).last_hidden_state
+        captured = capture(source.model, sample.tensors, blocks)
+        hidden = captured.hidden
+        for call, block in zip(captured.calls, blocks, strict=True):
+            hidden = call.run(block, hidden)
+        assert torch.equal(source.model.model.norm(hidden), expected)
+
+
+@pytest.mark.parametrize("recipe", ["rtn-3", "trellis-2:embeddings=3,propagation=0.25,tuning=1"])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_it_is_packed_and_loads_as_what_was_packed(model_type, recipe, tmp_path):
+    source = tiny_language_model(model_type, tmp_path / "source")
+    out = quantize(source, tmp_path / "out", recipe=recipe, data=QUESTIONS)
+    loaded, tokenizer = bivlm.load(out)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert torch.equal(logits(loaded, out), logits(plain, out))
+    assert isinstance(bivlm.answer(loaded, tokenizer, None, "is it a cat", max_new_tokens=3), str)
+    assert {row.name for row in inspect(out).parts} == {"language"} | (
+        {"embeddings"} if "embeddings" in recipe else set()
+    )
+    if recipe == "rtn-3":
+        expected = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
+        full = logits(expected, out)
+        for name, linear in packed_linears(loaded).items():
+            replace_linear(expected, name, linear.packed)
+        assert torch.equal(logits(loaded, out), logits(expected, out))
+        assert not torch.equal(logits(loaded, out), full)
+    assert "pipeline_tag: text-generation" in (out / "README.md").read_text()
+
+
+def test_a_budget_is_dealt_out(tmp_path):
+    source = tiny_language_model("llama", tmp_path / "source", torch.bfloat16)
+    out = quantize(source, tmp_path / "out", bits=2.4, embeddings=3, data=QUESTIONS)
+    assert 2.0 < inspect(out).total.bits_per_weight <= 2.4
+
+
+def test_its_data_has_questions_and_no_images(tmp_path):
+    rows = [{"question": "what is red", "answer": "a"}, {"image": "none.png", "question": "is it a cat"}]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    samples = read_samples(tmp_path / "questions.jsonl", images=False)
+    assert [(sample.image, sample.question) for sample in samples] == [
+        (None, "what is red"),
+        (None, "is it a cat"),
+    ]
+    assert all(sample.image is None for sample in read_samples("easy-vqa", limit=3, images=False))
+    source = tiny_language_model("llama", tmp_path / "source")
+    out = quantize(source, tmp_path / "out", data=tmp_path / "questions.jsonl")
+    assert json.loads((out / "config.json").read_text())["quantization_config"]["calibration_samples"] == 2
+
+
+def test_an_image_is_refused_and_a_missing_one_told(tmp_path):
+    source = tiny_language_model("llama", tmp_path / "source")
+    model, tokenizer = bivlm.load(source)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(InputError, match="is a language model and reads no image"):
+        bivlm.answer(model, tokenizer, tmp_path / "a.png", "is it a cat")
+    with pytest.raises(InputError, match="nothing would be quantized"):
+        prepare(source, make_request("rtn-3", parts=["vision"]))
