@@ -10,10 +10,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from bivlm.cli.shared import note
 from bivlm.events import Events
@@ -41,8 +44,7 @@ class Shown(Events):
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            _Time(),
             TextColumn("{task.fields[last]}"),
             console=console,
             disable=not console.is_terminal,
@@ -63,7 +65,7 @@ class Shown(Events):
     def progress(self, what: str, done: int, total: int) -> None:
         if what != self.what:
             self.what = what
-            self.bars.reset(self.step, description=what, visible=True)
+            self.bars.reset(self.step, description=what, completed=done, total=total, visible=True)
         self.bars.update(self.step, completed=done, total=total)
         if self.lines:
             self._line(f"{what} {done}/{total}")
@@ -85,3 +87,15 @@ class Shown(Events):
     def _line(self, line: str) -> None:
         if not self.console.is_terminal:
             self.say(line)
+
+
+class _Time(ProgressColumn):
+    """Time gone and time left; only time left where the last unit's account needs the room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone, self.left = TimeElapsedColumn(), TimeRemainingColumn()
+
+    def render(self, task: Task) -> Text:
+        left = self.left.render(task)
+        return left if task.fields["last"] else Text.assemble(self.gone.render(task), " ", left)
