@@ -15,7 +15,6 @@ from bivlm.families.inputs import forward_arguments
 from bivlm.types import Sample
 from tiny import KINDS, MEMBERS, TEXT_LIMIT, tiny_config, tiny_processor, tiny_samples
 
-
 PROMPTS = {member.name: member.prompt for member in MEMBERS}
 
 
