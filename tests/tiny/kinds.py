@@ -290,6 +290,37 @@ SMOLVLM = Kind(
 )
 
 
+# ---- paligemma
+
+
+def paligemma_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig:
+    return T.PaliGemmaConfig(
+        vision_config={**siglip(), "projection_dim": 96},
+        text_config=text("gemma", tokenizer, head_dim=24),
+        projection_dim=96,
+        hidden_size=96,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+
+
+def paligemma_processor(tokenizer: Any, template: str | None) -> Any:
+    images = T.SiglipImageProcessor(size=SQUARE, do_convert_rgb=True)
+    images.image_seq_length = (TILE // PATCH) ** 2
+    return T.PaliGemmaProcessor(images, tokenizer)
+
+
+PALIGEMMA = Kind(
+    model_type="paligemma",
+    special=("<image>",),
+    template=None,
+    config=paligemma_config,
+    processor=paligemma_processor,
+    prompt="<image>×16<s>Is it red?\n",
+    tied=True,
+    scaled_embedding=True,
+)
+
+
 ALL: dict[str, Kind] = {
     "llava": LLAVA,
     "llava_siglip": LLAVA_SIGLIP,
@@ -300,4 +331,5 @@ ALL: dict[str, Kind] = {
     "mllama": MLLAMA,
     "idefics3": IDEFICS3,
     "smolvlm": SMOLVLM,
+    "paligemma": PALIGEMMA,
 }

@@ -13,6 +13,7 @@ from bivlm.families.llava import LLAVA
 from bivlm.families.llava_next import LLAVA_NEXT
 from bivlm.families.llava_onevision import LLAVA_ONEVISION
 from bivlm.families.mllama import MLLAMA
+from bivlm.families.paligemma import PALIGEMMA
 from bivlm.families.processors import load_processor
 from bivlm.families.qwen2_5_vl import QWEN2_5_VL
 from bivlm.families.qwen2_vl import QWEN2_VL
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Family] = {
     "mllama": MLLAMA,
     "idefics3": IDEFICS3,
     "smolvlm": SMOLVLM,
+    "paligemma": PALIGEMMA,
 }
 
 
