@@ -55,6 +55,7 @@ $(VENV)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 # torchvision's wheels are built for one torch each; the tests need its pure torch code only, and only they see this copy
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet -e ".[dev]"
+	$(BIN)/pip install --quiet --no-deps -e examples/outside_method
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	touch $@
 

@@ -161,7 +161,7 @@ def test_a_family_of_another_package_is_found(install, caplog):
 
 
 def test_a_family_can_be_declared_for_a_process(monkeypatch):
-    monkeypatch.setattr(families, "_USED", {})
+    monkeypatch.setattr(families, "USED", {})
     own = Family("own", FAMILIES["llava"].stacks, (), lambda config: None, "{image}{question}")
     with pytest.raises(InputError, match="'own' is not supported"):
         family_of("own")

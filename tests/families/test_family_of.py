@@ -16,8 +16,8 @@ def test_found_by_config_and_by_name():
 
 
 def test_unknown_architecture_is_named_with_the_known_ones_and_the_way_to_add_it():
-    with pytest.raises(InputError, match="'paligemma' is not supported") as caught:
-        family_of(transformers.PaliGemmaConfig())
+    with pytest.raises(InputError, match="'aya_vision' is not supported") as caught:
+        family_of(transformers.AyaVisionConfig())
     assert all(name in str(caught.value) for name in FAMILIES)
     assert "docs/adding.md" in str(caught.value)
     assert "\n" not in str(caught.value)

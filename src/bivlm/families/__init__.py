@@ -14,6 +14,7 @@ from bivlm.families.llava import LLAVA
 from bivlm.families.llava_next import LLAVA_NEXT
 from bivlm.families.llava_onevision import LLAVA_ONEVISION
 from bivlm.families.mllama import MLLAMA
+from bivlm.families.paligemma import PALIGEMMA
 from bivlm.families.processors import load_processor, tokenizer_of
 from bivlm.families.qwen2_5_vl import QWEN2_5_VL
 from bivlm.families.qwen2_vl import QWEN2_VL
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Family] = {
     "mllama": MLLAMA,
     "idefics3": IDEFICS3,
     "smolvlm": SMOLVLM,
+    "paligemma": PALIGEMMA,
 }
 
 
@@ -53,7 +55,7 @@ def _refusal(name: str, loaded: object) -> str:
 
 
 _TABLE: Table[Family] = Table("bivlm.families", "family", {**FAMILIES, **CAUSAL_LMS}, _refusal)
-_USED: dict[str, Family] = {}
+USED: dict[str, Family] = {}  # what `use` declares
 
 
 def use(family: Family) -> None:
@@ -62,12 +64,12 @@ def use(family: Family) -> None:
     """
     if not isinstance(family, Family):
         raise InputError(f"{family!r} is no bivlm.families.Family; docs/adding.md shows one")
-    _USED[family.model_type] = family
+    USED[family.model_type] = family
 
 
 def family_names() -> list[str]:
     """The architectures that can be used, sorted: built in, from other packages, and declared by `use`."""
-    return sorted({*_TABLE.names(), *_USED})
+    return sorted({*_TABLE.names(), *USED})
 
 
 def family_of(config: PretrainedConfig | str, family: Family | None = None) -> Family:
@@ -83,7 +85,7 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
             f"the model is a {model_type!r} and the family is for {family.model_type!r}; give the family of"
             " the model"
         )
-    found = family or _USED.get(model_type) or _TABLE.named(model_type)
+    found = family or USED.get(model_type) or _TABLE.named(model_type)
     if found is None:
         raise InputError(
             f"the architecture {model_type!r} is not supported; supported are {', '.join(family_names())}; to"
