@@ -131,7 +131,7 @@ def test_shapes_without_numbers():
 def test_one_openmp_runtime():
     """The library joins the runtime that torch brought: two would fight for the cores."""
     script = (
-        "import torch; from bivlm.kernels import native; native.library(); torch.ones(99, 99) @"
+        "import torch; from bivlm.native.library import library; library(); torch.ones(99, 99) @"
         " torch.ones(99, 99)\nimport pathlib; maps ="
         " pathlib.Path('/proc/self/maps')\nprint(len({line.split()[-1] for line in"
         " maps.read_text().splitlines() if 'gomp' in line or 'libomp' in line}) if maps.exists() else 1)"
