@@ -7,13 +7,28 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test test-slow lint docs bench results clean
+# $(call native_tests,FOLDER,OPTIONS): configure, build and run the tests of csrc
+define native_tests
+	$(BIN)/cmake -S csrc -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja $(2) --log-level=WARNING
+	$(BIN)/cmake --build $(1)
+	$(BIN)/ctest --test-dir $(1) --output-on-failure
+endef
+
+.PHONY: demo test test-native test-slow sanitize lint docs bench results clean
 
 demo: $(VENV)/installed
 	$(BIN)/bivlm demo
 
-test: $(VENV)/installed-dev
+test: test-native
 	BIVLM_TEST_TORCHVISION=$(VENV)/torchvision OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# the C++ tests of csrc; quick, since only what changed is built again
+test-native: $(VENV)/installed-dev
+	$(call native_tests,build/native,)
+
+# the same with the address and undefined-behaviour sanitizers
+sanitize: $(VENV)/installed-dev
+	$(call native_tests,build/sanitize,-DBIVLM_SANITIZE=ON)
 
 test-slow: $(VENV)/installed-dev
 	BIVLM_TEST_TORCHVISION=$(VENV)/torchvision $(BIN)/python -m pytest -q -m slow
@@ -23,6 +38,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp,$(NATIVE))
 
 # the site, into site/: offline, and a warning is an error
 docs: $(VENV)/installed-dev

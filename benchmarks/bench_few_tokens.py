@@ -50,7 +50,7 @@ def seconds(product: NativeProduct, way: str, x: Tensor, int8: bool) -> tuple[fl
 def main() -> None:
     if native.library() is None:
         raise SystemExit(f"there is no native library: {native.status().why}")
-    print(f"{describe()}; {native.status().level}")
+    print(f"{describe()}; {native.status().instruction_set}")
     for kind, bits in KINDS:
         for shape in SHAPES:
             packed = random_weight(kind, bits, shape)

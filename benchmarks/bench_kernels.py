@@ -141,7 +141,7 @@ def run(
     status = native.status()
     return {
         "machine": describe(),
-        "instruction_set": status.level or status.why,
+        "instruction_set": status.instruction_set or status.why,
         "llama_cpp": ggml.name if ggml else None,
         "bytes_per_second": max(rates),
         "cache_bytes": cache_bytes(),

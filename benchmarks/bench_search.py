@@ -93,7 +93,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     layers = {f"{rows} x {columns}": layer_seconds((rows, columns)) for rows, columns in LAYERS}
     status = native.status()
-    print(f"{describe()}; {status.level or status.why}\n")
+    print(f"{describe()}; {status.instruction_set or status.why}\n")
     for name, rate in search.items():
         print(f"{name:16} {rate / 1e6:8.2f} million weights / s on one core")
     for name, seconds in layers.items():
@@ -101,7 +101,7 @@ def main() -> None:
     if options.json:
         found = {
             "machine": describe(),
-            "instruction_set": status.level,
+            "instruction_set": status.instruction_set,
             "weights_per_second": search,
             "layer_seconds": layers,
         }

@@ -1,5 +1,5 @@
-// What the functions of the interface do before a kernel runs: check a dtype, allocate the scratch
-// of the call, share the work among threads.
+// What the functions of the interface do before a kernel runs: check the inputs, allocate the
+// scratch of the call, share the work among threads.
 #pragma once
 
 #include <cstdlib>
@@ -8,7 +8,7 @@
 #include <omp.h>
 #endif
 
-#include "weight.h"
+#include "numbers.h"
 
 namespace bivlm {
 namespace {
@@ -18,6 +18,11 @@ constexpr int64_t kThreadWork =
     1 << 17;  // weights, times tokens, below which another thread costs more than it gives
 
 inline bool known_dtype(int dtype) { return dtype >= BIVLM_FLOAT32 && dtype <= BIVLM_FLOAT16; }
+
+inline bool known_inputs(int64_t columns, const void* x, int64_t x_stride, int64_t batch,
+                         const void* out) {
+  return columns >= 1 && batch >= 0 && !(batch > 1 && x_stride < 0) && !(batch && (!x || !out));
+}
 
 // One aligned piece of memory, freed at the end of the call.
 class Scratch {

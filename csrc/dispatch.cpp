@@ -1,68 +1,48 @@
-// Which instruction set is used: the best that both the processor and this build have, unless
-// another one is asked for.
-#include <atomic>
+// Which instruction set is used: the first of the list that both the processor and this build have,
+// unless another one is asked for.
+#include "dispatch.h"
 
-#include "kernel_set.h"
+#include <atomic>
+#include <cstring>
+#include <iterator>
 
 namespace bivlm {
 namespace {
 
-bool has(int level) {
-#if defined(BIVLM_HAVE_X86)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-  if (level == BIVLM_LEVEL_AVX2) return avx2;
-  if (level == BIVLM_LEVEL_AVX512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+#define BIVLM_ENTRY(name) &isa::name,
+const Kernels* const kInstructionSets[] = {BIVLM_INSTRUCTION_SETS(BIVLM_ENTRY)};
+#undef BIVLM_ENTRY
+
+// The first that the processor has and, where `name` is not null, that is called so; else null
+const Kernels* first(const char* name) {
+  static const Features has = processor_features();
+  for (const Kernels* set : kInstructionSets) {
+    if ((set->needs & ~has) == 0 && (!name || !std::strcmp(set->name, name))) return set;
   }
-#elif defined(BIVLM_HAVE_NEON)
-  if (level == BIVLM_LEVEL_NEON) return true;  // every 64-bit ARM processor has it
-#endif
-  return level == BIVLM_LEVEL_PORTABLE;
+  return nullptr;
 }
 
-int best() {
-  static const int level = has(BIVLM_LEVEL_AVX512) ? BIVLM_LEVEL_AVX512
-                           : has(BIVLM_LEVEL_AVX2) ? BIVLM_LEVEL_AVX2
-                           : has(BIVLM_LEVEL_NEON) ? BIVLM_LEVEL_NEON
-                                                   : BIVLM_LEVEL_PORTABLE;
-  return level;
-}
-
-std::atomic<int>& current() {
-  static std::atomic<int> level{best()};
-  return level;
+std::atomic<const Kernels*>& current() {
+  static std::atomic<const Kernels*> set{first(nullptr)};
+  return set;
 }
 
 }  // namespace
 
-const KernelSet& kernels() {
-  switch (current().load(std::memory_order_relaxed)) {
-#if defined(BIVLM_HAVE_X86)
-    case BIVLM_LEVEL_AVX2:
-      return avx2_kernels();
-    case BIVLM_LEVEL_AVX512:
-      return avx512_kernels();
-#endif
-#if defined(BIVLM_HAVE_NEON)
-    case BIVLM_LEVEL_NEON:
-      return neon_kernels();
-#endif
-    default:
-      return portable_kernels();
-  }
-}
+const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
 
 }  // namespace bivlm
 
-int bivlm_abi_version(void) { return BIVLM_ABI_VERSION; }
+const char* bivlm_instruction_set_name(int index) {
+  using namespace bivlm;
+  return index >= 0 && index < int(std::size(kInstructionSets)) ? kInstructionSets[index]->name
+                                                                : nullptr;
+}
 
-int bivlm_level(void) { return bivlm::current().load(); }
+const char* bivlm_instruction_set(void) { return bivlm::kernels().name; }
 
-int bivlm_force_level(int level) {
-  bivlm::current().store(bivlm::has(level) ? level : bivlm::best());
-  return bivlm_level();
+const char* bivlm_use_instruction_set(const char* name) {
+  const bivlm::Kernels* asked = name ? bivlm::first(name) : nullptr;
+  bivlm::current().store(asked ? asked : bivlm::first(nullptr));
+  return bivlm_instruction_set();
 }

@@ -1,6 +1,8 @@
 // All tests of the library; the exit status says whether every check held.
-#include "cases.h"
+#include <cstdio>
+
 #include "check.h"
+#include "tests.h"
 
 int main() {
   test::test_interface();

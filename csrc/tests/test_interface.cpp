@@ -1,23 +1,40 @@
-// Versions, levels, errors, and inputs that are not finite.
+// Instruction sets, what the library says of its structs, errors, and inputs that are not finite.
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <limits>
 
-#include "cases.h"
 #include "check.h"
+#include "codes/weights.h"
+#include "tests.h"
 
 namespace test {
 namespace {
 
-void test_levels() {
-  CHECK(bivlm_abi_version() == BIVLM_ABI_VERSION, "version");
-  CHECK(bivlm_force_level(BIVLM_LEVEL_PORTABLE) == BIVLM_LEVEL_PORTABLE &&
-            bivlm_level() == BIVLM_LEVEL_PORTABLE,
+bool named(const char* found, const char* name) { return !std::strcmp(found, name); }
+
+void test_instruction_sets() {
+  CHECK(named(bivlm_use_instruction_set("portable"), "portable") &&
+            named(bivlm_instruction_set(), "portable"),
         "portable");
-  const int best = bivlm_force_level(-1);
-  CHECK(bivlm_force_level(99) == best && bivlm_level() == best, "unknown levels give the best one");
+  const char* best = bivlm_use_instruction_set(nullptr);
+  CHECK(named(bivlm_use_instruction_set("none of them"), best) &&
+            named(bivlm_instruction_set(), best),
+        "an unknown name gives the best one");
+  CHECK(named(instruction_sets().front(), best) && named(instruction_sets().back(), "portable"),
+        "the best first, portable last");
+  CHECK(!bivlm_instruction_set_name(-1) && !bivlm_instruction_set_name(99), "no more names");
 #if defined(__x86_64__)
-  CHECK(bivlm_force_level(BIVLM_LEVEL_NEON) == best, "no NEON here");
+  CHECK(named(bivlm_use_instruction_set("neon"), best), "no NEON here");
 #endif
+}
+
+void test_layout() {
+  CHECK(bivlm_abi_version() == BIVLM_ABI_VERSION, "version");
+  CHECK(bivlm_layout("bivlm_weight") == sizeof(bivlm_weight), "size");
+  CHECK(bivlm_layout("bivlm_trellis.signs") == offsetof(bivlm_trellis, signs), "offset");
+  CHECK(bivlm_layout("BIVLM_KIND_PLANE") == BIVLM_KIND_PLANE, "constant");
+  CHECK(bivlm_layout("bivlm_weight.nothing") == -1 && bivlm_layout("") == -1, "unknown");
 }
 
 int linear(const bivlm_weight& w, int64_t batch = 1, int dtype = 0, bool x = true, bool y = true) {
@@ -65,8 +82,8 @@ void test_errors() {
 
 // What is no number in the input is none in every result; zeros and tiny numbers do no harm
 void test_special_inputs() {
-  for (const int level : levels()) {
-    bivlm_force_level(level);
+  for (const char* set : instruction_sets()) {
+    bivlm_use_instruction_set(set);
     for (int bits = 1; bits <= 4; ++bits) {
       Options o;
       o.bits = bits, o.alphabet = 1 << bits, o.columns = 300, o.group_size = 300;
@@ -90,7 +107,8 @@ void test_special_inputs() {
 }  // namespace
 
 void test_interface() {
-  test_levels();
+  test_instruction_sets();
+  test_layout();
   test_errors();
   test_special_inputs();
 }

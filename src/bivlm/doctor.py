@@ -77,7 +77,7 @@ def diagnose(model: str | Path | None = None) -> Diagnosis:
     status, described = native.status(), machine()
     return Diagnosis(
         library=status.why,
-        instruction_set=status.level,
+        instruction_set=status.instruction_set,
         kernels=tuple(_kernel(name) for name in FORMATS),
         processor=described["processor"],
         threads=described["threads"],

@@ -2,7 +2,6 @@
 instruction set and number of threads.
 """
 
-import ctypes
 import dataclasses
 
 import pytest
@@ -10,53 +9,16 @@ import torch
 
 from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
-from bivlm.kernels import codes as cpu
-from bivlm.kernels import native_product
+from bivlm.kernels import codes, native_product
 from bivlm.kernels.reference import ReferenceProduct
-from bivlm.native import library as native
-from bivlm.native.library import LEVELS
+from bivlm.native.library import library, status
 from weights import NATIVE, OTHER, Draw, factors, levels, planes, uniform
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status().why)
+pytestmark = pytest.mark.skipif(library() is None, reason=status().why)
 TOKENS = (1, 3, 16, 40, 150)  # called and unpacked, in every dtype
 FLOAT, INT8 = 1e-5, 2e-2  # largest errors, relative to the largest output
 
 every = pytest.mark.parametrize("weight", NATIVE.values(), ids=NATIVE)
-
-
-def use_level(level):
-    """Has the library use an instruction set; returns the one that it uses from now on and the one from
-    before.
-    """
-    library = ctypes.CDLL(str(native.library().path))
-    before = library.bivlm_level()
-    return LEVELS[library.bivlm_force_level(LEVELS.index(level))], LEVELS[before]
-
-
-def levels_here():
-    """The instruction sets that the processor and the build have."""
-    if native.library() is None:
-        return []
-    best = native.library().level
-    found = [level for level in LEVELS if use_level(level)[0] == level]
-    use_level(best)
-    return found
-
-
-@pytest.fixture(params=levels_here())
-def level(request):
-    """Each instruction set in turn, and the one from before afterwards."""
-    now, before = use_level(request.param)
-    yield now
-    use_level(before)
-
-
-@pytest.fixture
-def threads():
-    """Sets torch's number of threads, and sets it back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def inputs(weight, tokens, dtype=torch.float32):
@@ -75,8 +37,8 @@ def error(y, x, weight, bias=None):
 
 
 @every
-def test_float_activations(weight, level):
-    product = cpu.product(weight.encode())
+def test_float_activations(weight, instruction_set):
+    product = codes.product(weight.encode())
     assert product.kernel == "native"
     for tokens in TOKENS:
         x, bias = inputs(weight, tokens)
@@ -91,11 +53,11 @@ def product_limit(product, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every
-def test_half_precision_activations(weight, dtype, level):
+def test_half_precision_activations(weight, dtype, instruction_set):
     """Few tokens: the sums are exact to float32, the result is rounded once. Many: the weight is rounded as
     well, as in the reference kernel.
     """
-    product = cpu.product(weight.encode())
+    product = codes.product(weight.encode())
     for tokens in TOKENS:
         x, bias = inputs(weight, tokens, dtype)
         y = product(x, bias)
@@ -106,8 +68,8 @@ def test_half_precision_activations(weight, dtype, level):
 
 
 @every
-def test_int8_activations(weight, level):
-    product = cpu.product(weight.encode())
+def test_int8_activations(weight, instruction_set):
+    product = codes.product(weight.encode())
     for tokens in TOKENS:
         x, bias = inputs(weight, tokens)
         assert error(product(x, bias, True), x, weight, bias) < INT8
@@ -115,7 +77,7 @@ def test_int8_activations(weight, level):
 
 @every
 def test_any_number_of_threads_gives_the_same(weight, threads):
-    product, found = cpu.product(weight.encode()), []
+    product, found = codes.product(weight.encode()), []
     x, bias = inputs(weight, 5)
     for count in (1, 2, 3, 4):
         threads(count)
@@ -133,12 +95,12 @@ def shifted(tensor):
 
 
 @every
-def test_unaligned_memory(weight, level):
+def test_unaligned_memory(weight, instruction_set):
     packed = weight.encode()
     packed = dataclasses.replace(
         packed, tensors={name: shifted(tensor) for name, tensor in packed.tensors.items()}
     )
-    product = cpu.product(packed)
+    product = codes.product(packed)
     for tokens in (1, 4, 40):
         x, bias = map(shifted, inputs(weight, tokens))
         assert error(product(x, bias), x, weight, bias) < FLOAT
@@ -154,7 +116,7 @@ def strided(tensor):
 )
 def test_inputs_of_any_strides_and_shapes(name):
     weight = NATIVE[name]
-    product, columns = cpu.product(weight.encode()), weight.shape[1]
+    product, columns = codes.product(weight.encode()), weight.shape[1]
     for shape in ((2, 3, columns), (2, 30, columns)):
         x = Draw(*shape).normal(*shape)
         exact = x.double() @ weight.dequantize().double().T
@@ -176,7 +138,7 @@ def test_inputs_of_any_strides_and_shapes(name):
 @every
 def test_no_tokens(weight):
     rows, columns = weight.shape
-    product = cpu.product(weight.encode())
+    product = codes.product(weight.encode())
     for shape in ((0,), (2, 0), (0, 3)):
         assert product(torch.empty(*shape, columns, dtype=torch.bfloat16), torch.zeros(rows)).shape == (
             *shape,
@@ -187,14 +149,14 @@ def test_no_tokens(weight):
 def test_a_bias_of_another_dtype():
     weight = NATIVE["uniform 2 bits, groups of 128"]
     x, bias = inputs(weight, 2, torch.bfloat16)
-    assert error(cpu.product(weight.encode())(x, bias.float()), x, weight, bias) < FLOAT
+    assert error(codes.product(weight.encode())(x, bias.float()), x, weight, bias) < FLOAT
 
 
 @pytest.mark.parametrize("name", ["levels 2 bits", "factors"])
 def test_float64_goes_to_the_reference(name):
     weight = NATIVE[name]
     x, bias = inputs(weight, 3, torch.float64)
-    y = cpu.product(weight.encode())(x, bias)
+    y = codes.product(weight.encode())(x, bias)
     assert y.dtype == torch.float64
     assert torch.equal(y, ReferenceProduct(weight.encode())(x, bias))
 
@@ -204,12 +166,12 @@ def test_float64_goes_to_the_reference(name):
 def test_an_input_of_the_wrong_width_is_refused(name, tokens):
     weight = NATIVE[name]
     with pytest.raises((ValueError, RuntimeError), match=r"\d"):
-        cpu.product(weight.encode())(torch.zeros(tokens, weight.shape[1] - 1), None)
+        codes.product(weight.encode())(torch.zeros(tokens, weight.shape[1] - 1), None)
 
 
 @pytest.mark.parametrize("weight", OTHER.values(), ids=OTHER)
 def test_what_the_library_lacks_runs_on_the_reference(weight):
-    product = cpu.product(weight.encode())
+    product = codes.product(weight.encode())
     assert product.kernel == "reference"
     assert product.why.startswith("the library has no ")
     x, bias = inputs(weight, 3)
@@ -223,13 +185,13 @@ def test_many_tokens_go_tile_by_tile(weight, monkeypatch):
     """A scratch of a tenth of the weight, and a last tile that is shorter."""
     monkeypatch.setattr(native_product, "SCRATCH_BYTES", 70 * 4 * weight.shape[1])
     x, bias = inputs(weight, 140)
-    assert error(cpu.product(weight.encode())(x, bias), x, weight, bias) < FLOAT
+    assert error(codes.product(weight.encode())(x, bias), x, weight, bias) < FLOAT
 
 
 def test_the_library_refuses_aloud():
     """A code that the library returns becomes an error, not an output of unwritten memory."""
     weight = NATIVE["levels 2 bits"]
-    product = cpu.product(weight.encode())
+    product = codes.product(weight.encode())
     product.weight.struct.kind = 99
     with pytest.raises(RuntimeError, match="native kernel refused"):
         product(inputs(weight, 1)[0], None)
@@ -253,7 +215,7 @@ def test_packed_tensors_are_left_alone(weight):
         {name: tensor.clone() for name, tensor in packed.tensors.items()},
         packed.settings,
     )
-    product = cpu.product(packed)
+    product = codes.product(packed)
     for tokens in TOKENS:
         product(inputs(weight, tokens)[0], None, True)
     assert all(torch.equal(tensor, copy.tensors[name]) for name, tensor in packed.tensors.items())

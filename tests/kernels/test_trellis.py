@@ -2,7 +2,6 @@
 dtype, instruction set, number of threads.
 """
 
-import ctypes
 import dataclasses
 
 import pytest
@@ -12,12 +11,10 @@ from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding.rotation import rotate, signs_of
 from bivlm.formats.trellis import RUN, TrellisWeight, pack_symbols, strips
-from bivlm.kernels import codes as cpu
-from bivlm.kernels import native_product, trellis
+from bivlm.kernels import codes, native_product, trellis
 from bivlm.kernels.reference import ReferenceProduct
 from bivlm.kernels.table import KERNELS
-from bivlm.native import library as native
-from bivlm.native.library import LEVELS
+from bivlm.native.library import library, status
 from weights import Draw
 
 TOKENS = (1, 3, 9)
@@ -52,34 +49,6 @@ WEIGHTS = {
 every = pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 
 
-def use_level(level):
-    """Has the library use an instruction set; returns the one that it uses from now on and the one from
-    before.
-    """
-    library = ctypes.CDLL(str(native.library().path))
-    before = library.bivlm_level()
-    return LEVELS[library.bivlm_force_level(LEVELS.index(level))], LEVELS[before]
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    """Each instruction set in turn, and the one from before afterwards."""
-    now, before = use_level(request.param)
-    if now == request.param:
-        yield now
-    use_level(before)
-    if now != request.param:
-        pytest.skip(f"no {request.param} here")
-
-
-@pytest.fixture
-def threads():
-    """Sets torch's number of threads, and sets it back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=[1 << 20, 0], ids=["few tokens", "many tokens"])
 def few(request, monkeypatch):
     """Both ways to multiply, whatever the number of tokens."""
@@ -102,11 +71,11 @@ def error(y, x, weight, bias=None):
     return float((y.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-30)) - rounding
 
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason=native.status().why)
+pytestmark = pytest.mark.skipif(library() is None, reason=status().why)
 
 
 @every
-def test_float_activations(weight, level, few):
+def test_float_activations(weight, instruction_set, few):
     product = trellis.product(weight.encode())
     assert (product.kernel, product.why) == ("native", "")
     for tokens in TOKENS:
@@ -128,7 +97,7 @@ def test_half_precision_activations(weight, dtype, few):
 
 
 @every
-def test_int8_activations(weight, level, few):
+def test_int8_activations(weight, instruction_set, few):
     product = trellis.product(weight.encode())
     for tokens in TOKENS:
         x, bias = inputs(weight, tokens)
@@ -216,8 +185,8 @@ def test_how_many_tokens_are_few():
     for few in (
         *trellis.FEW_TOKENS.values(),
         trellis.FEW_ELSEWHERE,
-        *cpu.FEW_TOKENS.values(),
-        cpu.FEW_ELSEWHERE,
+        *codes.FEW_TOKENS.values(),
+        codes.FEW_ELSEWHERE,
     ):
         assert (
             16
@@ -245,19 +214,16 @@ def test_packed_tensors_are_left_alone_and_memory_is_counted(weight, few):
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 48, 97, 256, 576, 1152])
-def test_the_library_rotates_as_the_format_says(columns, level):
+def test_the_library_rotates_as_the_format_says(columns, instruction_set):
     x, signs = Draw(3, columns).normal(3, columns), signs_of(9, columns)
     out = torch.empty(3, columns)
-    assert (
-        native.library().rotate(x.data_ptr(), columns, 3, 0, columns, signs.data_ptr(), out.data_ptr(), 2)
-        == 0
-    )
+    assert library().rotate(x.data_ptr(), columns, 3, 0, columns, signs.data_ptr(), out.data_ptr(), 2) == 0
     exact = rotate(x.double(), signs)
     assert float((out - exact).norm()) <= 1e-6 * float(exact.norm())
 
 
 def test_without_the_library_the_reference_multiplies(monkeypatch):
-    monkeypatch.setattr(native, "_search", lambda: "it is gone")
+    monkeypatch.setattr("bivlm.native.library._search", lambda: "it is gone")
     product = trellis.product(WEIGHTS["2 bits"].encode())
     assert (product.kernel, product.why, product.added_bytes) == ("reference", "it is gone", 0)
 

@@ -18,7 +18,7 @@ class Product(Protocol):
 
     kernel       which kernel multiplies: "native", "reference"
     why          why it is not a faster one; empty when there is none
-    added_bytes  memory that it holds beside the packed tensors
+    added_bytes  memory that it holds in addition to the packed tensors
     """
 
     kernel: str

@@ -14,9 +14,9 @@ from torch import Tensor
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product
-from bivlm.kernels.native_product import DTYPES, FewTokens, NativeProduct
-from bivlm.native import library as native
-from bivlm.native.library import Library
+from bivlm.kernels.native_product import FewTokens, NativeProduct
+from bivlm.native.library import Library, library, status
+from bivlm.native.structs import DTYPES
 from bivlm.native.weights import NativeWeight, prepare, prepare_factors, why_not
 
 FEW_TOKENS = {"avx512": FewTokens(full=128, short=16, rounded=48)}
@@ -27,34 +27,34 @@ def product(packed: PackedTensor) -> Product:
     """The fastest product that this machine has for a weight. ValueError for tensors that contradict
     themselves.
     """
-    library = native.library()
-    if library is None or why_reference(packed):
+    native = library()
+    if native is None or why_reference(packed):
         return reference.ReferenceProduct(packed, why_reference(packed))
     if packed.format == "factors":
-        left, right = (CodesProduct(library, packed, weight) for weight in prepare_factors(packed))
+        left, right = (CodesProduct(native, packed, weight) for weight in prepare_factors(packed))
         return FactorsProduct(left, right, packed)
-    return CodesProduct(library, packed, prepare(packed))
+    return CodesProduct(native, packed, prepare(packed))
 
 
 def why_reference(packed: PackedTensor) -> str:
     """Why a weight is left to the reference kernel; empty when it is not. Only the settings are looked at:
     tensors may be on the meta device.
     """
-    return native.status().why if native.library() is None else why_not(packed)
+    return status().why if library() is None else why_not(packed)
 
 
 class CodesProduct(NativeProduct):
     """The product with one weight that the library knows."""
 
-    def __init__(self, library: Library, packed: PackedTensor, weight: NativeWeight) -> None:
+    def __init__(self, native: Library, packed: PackedTensor, weight: NativeWeight) -> None:
         self.weight, self.added_bytes = weight, weight.added_bytes
-        few = FEW_TOKENS.get(library.level, FEW_ELSEWHERE)
+        few = FEW_TOKENS.get(native.instruction_set, FEW_ELSEWHERE)
         super().__init__(
             packed,
             weight.shape,
             few,
-            partial(library.linear, weight.address),
-            partial(library.unpack, weight.address),
+            partial(native.linear, weight.address),
+            partial(native.unpack, weight.address),
         )
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
+from bivlm.native.structs import DTYPES
 
 SCRATCH_BYTES = 1 << 22
 CPU = torch.device("cpu")
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class FewTokens(NamedTuple):
@@ -42,7 +42,7 @@ class NativeProduct:
     the reference kernel.
 
     `few` says up to how many tokens the library multiplies. `linear` and `unpack` are the library's functions
-    with the weight bound as their first argument (csrc/bivlm_kernels.h, csrc/bivlm_trellis.h).
+    with the weight bound as their first argument (csrc/include/bivlm.h).
     """
 
     kernel, why = "native", ""

@@ -20,9 +20,9 @@ from bivlm.formats.encoding.rotation import signs_of
 from bivlm.formats.encoding.trellis_code import standard_tables
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product
-from bivlm.kernels.native_product import DTYPES, FewTokens, NativeProduct, succeed
-from bivlm.native import library as native
-from bivlm.native.library import Library, TrellisStruct
+from bivlm.kernels.native_product import FewTokens, NativeProduct, succeed
+from bivlm.native.library import Library, library, status
+from bivlm.native.structs import DTYPES, TrellisStruct
 
 FEW_TOKENS = {"avx512": FewTokens(full=1024, short=64, rounded=1024), "avx2": FewTokens(256, 24, 64)}
 FEW_ELSEWHERE = FewTokens(24, 24, 64)
@@ -32,11 +32,9 @@ def product(packed: PackedTensor) -> Product:
     """The fastest product that this machine has for a weight in `trellis`. ValueError for tensors that
     contradict themselves.
     """
-    library = native.library()
+    native = library()
     return (
-        reference.ReferenceProduct(packed, native.status().why)
-        if library is None
-        else TrellisProduct(library, packed)
+        reference.ReferenceProduct(packed, status().why) if native is None else TrellisProduct(native, packed)
     )
 
 
@@ -47,7 +45,7 @@ class TrellisProduct(NativeProduct):
 
     tile_rows = trellis.STRIP
 
-    def __init__(self, library: Library, packed: PackedTensor) -> None:
+    def __init__(self, native: Library, packed: PackedTensor) -> None:
         settings, tensors = trellis.checked(packed), packed.tensors
         rows, columns = packed.shape
         table = tensors["table"] if settings["fitted"] else standard_tables(settings["window"])
@@ -69,13 +67,13 @@ class TrellisProduct(NativeProduct):
             signs=None if self.signs is None else self.signs.data_ptr(),
         )
         address = ctypes.addressof(self.struct)
-        self._rotate, few = library.rotate, FEW_TOKENS.get(library.level, FEW_ELSEWHERE)
+        self._rotate, few = native.rotate, FEW_TOKENS.get(native.instruction_set, FEW_ELSEWHERE)
         super().__init__(
             packed,
             packed.shape,
             few,
-            partial(library.trellis_linear, address),
-            partial(library.trellis_unpack, address),
+            partial(native.trellis_linear, address),
+            partial(native.trellis_unpack, address),
         )
 
     def unpacked_inputs(self, x: Tensor) -> Tensor:

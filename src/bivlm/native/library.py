@@ -1,9 +1,9 @@
-"""The native library: the C interface of csrc/bivlm_kernels.h and bivlm_trellis.h by ctypes. It is looked
-for, loaded and checked once, when first needed.
+"""The native library: the functions of csrc/include/bivlm.h by ctypes. It is looked for, loaded and checked
+once, when first needed.
 
     BIVLM_KERNEL      auto (the library where there is one), native (an error where there is none), reference
                       (never the library)
-    BIVLM_CPU_LEVEL   portable, avx2, avx512 or neon: the instruction set to use, instead of the best that the
+    BIVLM_CPU_LEVEL   avx512, avx2, neon or portable: the instruction set to use, instead of the best that the
                       processor has
     BIVLM_LIBRARY     the file of another build, for those who work on the library
 
@@ -14,6 +14,7 @@ share one OpenMP runtime.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -25,67 +26,11 @@ import torch  # noqa: F401 - before the library, see above
 
 import bivlm.native
 from bivlm.errors import InputError
+from bivlm.native.structs import difference
 
-ABI = 2
+ABI = 3
 CHOICES = ("auto", "native", "reference")
-LEVELS = ("portable", "avx2", "avx512", "neon")  # by the number that the library knows them by
-FILE_NAME = {"darwin": "libbivlm_kernels.dylib", "win32": "bivlm_kernels.dll"}.get(
-    sys.platform, "libbivlm_kernels.so"
-)
-
-
-class NumbersStruct(ctypes.Structure):
-    """`bivlm_numbers`."""
-
-    _fields_ = (("values", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("unit", ctypes.c_void_p))
-
-
-class WeightStruct(ctypes.Structure):
-    """`bivlm_weight`."""
-
-    _fields_ = (
-        ("kind", ctypes.c_int32),
-        ("bits", ctypes.c_int32),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("group_size", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("codes", ctypes.c_void_p),
-        ("row_bytes", ctypes.c_int64),
-        ("group_bytes", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-        ("levels", ctypes.c_void_p),
-        ("table_rows", ctypes.c_int64),
-        ("alphabet", ctypes.c_int32),
-        ("symmetric", ctypes.c_int32),
-        ("scales", NumbersStruct),
-        ("zero_kind", ctypes.c_int32),
-        ("zeros", ctypes.c_void_p),
-        ("column_scale", ctypes.c_void_p),
-        ("tail_start", ctypes.c_void_p),
-        ("tail_entries", ctypes.c_void_p),
-        ("tail_wide", ctypes.c_int32),
-        ("tail_levels", ctypes.c_void_p),
-        ("tail_scale", ctypes.c_void_p),
-    )
-
-
-class TrellisStruct(ctypes.Structure):
-    """`bivlm_trellis`."""
-
-    _fields_ = (
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("window", ctypes.c_int32),
-        ("codes", ctypes.c_void_p),
-        ("code_bytes", ctypes.c_int64),
-        ("bits", ctypes.c_void_p),
-        ("table", ctypes.c_void_p),
-        ("table_stride", ctypes.c_int64),
-        ("row_scale", ctypes.c_void_p),
-        ("signs", ctypes.c_void_p),
-    )
-
+FILE_NAME = "libbivlm_kernels.dylib" if sys.platform == "darwin" else "libbivlm_kernels.so"
 
 _POINTER, _INT, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _LINEAR = (_POINTER, _POINTER, _INT64, _INT64, _INT, _POINTER, _POINTER, _INT, _INT)
@@ -120,7 +65,7 @@ class Library:
     """
 
     path: Path
-    level: str
+    instruction_set: str
     linear: Callable[..., int]
     unpack: Callable[..., int]
     trellis_linear: Callable[..., int]
@@ -136,7 +81,7 @@ class Status:
     """
 
     loaded: bool
-    level: str | None
+    instruction_set: str | None
     why: str
 
 
@@ -152,7 +97,7 @@ def status() -> Status:
     """
     found = _search()
     return (
-        Status(True, found.level, str(found.path))
+        Status(True, found.instruction_set, str(found.path))
         if isinstance(found, Library)
         else Status(False, None, found)
     )
@@ -186,10 +131,22 @@ def _opened() -> Library | str:
         return f"{path} cannot be loaded: {error}"
     if (version := opened.bivlm_abi_version()) != ABI:
         return f"{path} has interface version {version}, and this bivlm needs {ABI}: install bivlm again"
+    _declare(opened)
+    if differs := difference(lambda name: opened.bivlm_layout(name.encode())):
+        return f"{path} does not fit this bivlm: {differs}; install bivlm again"
     functions = {name: getattr(opened, f"bivlm_{name}") for name in FUNCTIONS}
-    for name, function in functions.items():
-        function.argtypes = FUNCTIONS[name]
-    return Library(path, _set_level(opened), **functions)
+    return Library(path, _use_instruction_set(opened), **functions)
+
+
+def _declare(opened: ctypes.CDLL) -> None:
+    """Give the library's functions their types."""
+    for name, arguments in FUNCTIONS.items():
+        getattr(opened, f"bivlm_{name}").argtypes = arguments
+    opened.bivlm_layout.argtypes, opened.bivlm_layout.restype = (ctypes.c_char_p,), ctypes.c_int64
+    opened.bivlm_instruction_set_name.argtypes = (ctypes.c_int,)
+    opened.bivlm_use_instruction_set.argtypes = (ctypes.c_char_p,)
+    for name in ("instruction_set_name", "instruction_set", "use_instruction_set"):
+        getattr(opened, f"bivlm_{name}").restype = ctypes.c_char_p
 
 
 def _path() -> Path | None:
@@ -207,17 +164,24 @@ def _path() -> Path | None:
     )
 
 
-def _set_level(opened: ctypes.CDLL) -> str:
-    asked = _asked("BIVLM_CPU_LEVEL", LEVELS)
+def _use_instruction_set(opened: ctypes.CDLL) -> str:
+    """The instruction set in use; InputError where another one is asked for and is not there."""
+    asked = _asked("BIVLM_CPU_LEVEL", _instruction_sets(opened))
     if asked is None:
-        return LEVELS[opened.bivlm_level()]
-    level = LEVELS[opened.bivlm_force_level(LEVELS.index(asked))]
-    if level != asked:
+        return opened.bivlm_instruction_set().decode()
+    found = opened.bivlm_use_instruction_set(asked.encode()).decode()
+    if found != asked:
         raise InputError(
-            f"BIVLM_CPU_LEVEL is {asked}, which this processor or this build of the library lacks ({level} is"
+            f"BIVLM_CPU_LEVEL is {asked}, which this processor or this build of the library lacks ({found} is"
             " there); unset it"
         )
-    return level
+    return found
+
+
+def _instruction_sets(opened: ctypes.CDLL) -> tuple[str, ...]:
+    """Those that the library is written for, best first, whether the processor has them or not."""
+    names = map(opened.bivlm_instruction_set_name, itertools.count())
+    return tuple(name.decode() for name in itertools.takewhile(bool, names))
 
 
 def _asked(variable: str, choices: tuple[str, ...]) -> str | None:

@@ -1,6 +1,6 @@
 """From packed tensors to the pointers that the native library takes.
 
-The library reads the packed tensors where they lie. What it cannot read in place is made once, beside them:
+The library reads the packed tensors where they lie. What it cannot read in place is made once, in addition:
 codes of an alphabet whose radix words hold several symbols become fields of whole bits, the tail's positions
 become lists by row, zero points that are stored as codes become bytes. `added_bytes` counts all of it. Packed
 tensors are never changed, and live as long as the pointers to them.
@@ -22,11 +22,16 @@ from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import require
 from bivlm.formats.encoding.plane_checks import is_plain
 from bivlm.formats.encoding.positions import unpack_positions
-from bivlm.native.library import NumbersStruct, WeightStruct
+from bivlm.native.structs import (
+    KIND_LEVELS,
+    KIND_PLANE,
+    KIND_UNIFORM,
+    NUMBERS,
+    ZEROS,
+    NumbersStruct,
+    WeightStruct,
+)
 
-LEVELS, UNIFORM, PLANE = 0, 1, 2  # `kind`
-NUMBERS = {torch.float32: 1, torch.float16: 2, torch.uint8: 3, torch.int8: 4}
-ZEROS = {"middle": 0, "code": 1, "free": 2}
 NARROW_COLUMNS = 1 << 14  # a column and a tail code fit 16 bits
 _BLOCK = 1 << 20  # symbols that are stored anew at a time
 
@@ -81,9 +86,9 @@ def prepare_factors(packed: PackedTensor) -> tuple[NativeWeight, NativeWeight]:
     """
     settings = factors.checked(packed)
     (rows, columns), rank, tensors = packed.shape, settings["rank"], packed.tensors
-    left = _Build(PLANE, 1, (rows, rank), rank, tensors["left_signs"], 2.0 ** settings["exponent"])
+    left = _Build(KIND_PLANE, 1, (rows, rank), rank, tensors["left_signs"], 2.0 ** settings["exponent"])
     left.numbers(tensors["row_scale"])
-    right = _Build(PLANE, 1, (rank, columns), columns, tensors["right_signs"])
+    right = _Build(KIND_PLANE, 1, (rank, columns), columns, tensors["right_signs"])
     right.numbers(tensors["middle_scale"])
     return left.done(packed), right.done(packed)
 
@@ -92,7 +97,7 @@ def _levels(packed: PackedTensor) -> NativeWeight:
     settings, tensors = levels.checked(packed), packed.tensors
     alphabet, width = settings["alphabet"], (settings["alphabet"] - 1).bit_length()
     codes = _fields(tensors["codes"], alphabet, packed.shape[1])
-    build = _Build(LEVELS, width, packed.shape, settings["group_size"], codes, float(tensors["scale"]))
+    build = _Build(KIND_LEVELS, width, packed.shape, settings["group_size"], codes, float(tensors["scale"]))
     build.points(levels=tensors["levels"])
     build.struct.table_rows, build.struct.alphabet, build.struct.symmetric = (
         len(tensors["levels"]),
@@ -116,7 +121,7 @@ def _uniform(packed: PackedTensor) -> NativeWeight:
     alphabet, columns = settings["alphabet"], packed.shape[1]
     codes = _fields(tensors["codes"], alphabet, columns)
     build = _Build(
-        UNIFORM,
+        KIND_UNIFORM,
         (alphabet - 1).bit_length(),
         packed.shape,
         settings["group_size"],
@@ -141,10 +146,10 @@ def _plane(packed: PackedTensor) -> NativeWeight:
     group_size = settings["group_size"]
     if is_plain(settings, packed.shape[1]):
         blocks = tensors["blocks"]
-        build = _Build(PLANE, 1, packed.shape, group_size, blocks.flatten(1))
+        build = _Build(KIND_PLANE, 1, packed.shape, group_size, blocks.flatten(1))
         build.struct.group_bytes = blocks.shape[2]
         return build.done(packed)
-    build = _Build(PLANE, 1, packed.shape, group_size, tensors["signs"], 2.0 ** settings["exponent"])
+    build = _Build(KIND_PLANE, 1, packed.shape, group_size, tensors["signs"], 2.0 ** settings["exponent"])
     build.numbers(tensors["scales"], tensors.get("scale_unit"))
     return build.done(packed)
 

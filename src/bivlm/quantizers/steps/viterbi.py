@@ -8,8 +8,8 @@ on to the columns of the block that follow.
 
 Costs are integers: targets are rounded to a table's unit, to half of it where K > 2, a difference counts as
 at most FARTHEST, and a path that is worse than the best one by more than LARGEST_COST counts as worse by that
-much. The native search (csrc) keeps them in 16 bits; it and the one below take the same paths, so that a
-weight has the same bytes wherever it was quantized.
+much. The native search (csrc/trellis/search/viterbi.h) keeps them in 16 bits; it and the one below take the
+same paths, so that a weight has the same bytes wherever it was quantized.
 """
 
 from __future__ import annotations

@@ -1,0 +1,37 @@
+// Random weights with their values by the definition in docs/format.md, computed apart from the
+// library.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bivlm.h"
+#include "buffers.h"
+
+namespace test {
+
+struct Options {
+  int kind = BIVLM_KIND_LEVELS, bits = 2;
+  int64_t rows = 5, columns = 64, group_size = 64;
+  int alphabet = 4;
+  bool symmetric = false, table_per_row = true, blocks = false, column_scale = false;
+  int numbers = 2;  // dtype of the scales
+  int zero_kind = 0;
+  double tail = 0;  // share of the weights
+  bool tail_wide = false;
+  int offset = 0;  // bytes by which every pointer misses its alignment
+};
+
+struct Weight {
+  bivlm_weight w{};
+  std::vector<float> values;  // (rows, columns), with tail and column scales
+  std::vector<float> dense;   // what the codes say where the tail lies; elsewhere the same
+  std::string words;
+  std::vector<std::vector<Buffer>> buffers;
+  std::vector<int64_t> starts;
+
+  Weight(const Options& options, uint32_t seed);
+  Weight(const Weight&) = delete;
+};
+
+}  // namespace test
