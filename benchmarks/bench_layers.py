@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 import statistics
 import sys
 import time
@@ -32,31 +31,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from bivlm.calibration.stats import StatsCollector
-from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.source import SourceModel
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
-from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
-from bivlm.job.plan import make_plan
-from bivlm.job.recipe import KEEP, Recipe, build_quantizer, load_recipe, preset_names, split_presets
-from bivlm.job.run import calibration_input
-from bivlm.loading import load
+from bivlm.job.recipe import KEEP, Recipe, build_quantizer
 from bivlm.quantizers import BiVLM, Quantizer
-from bivlm.studies.compare.plot import style_of
-from bivlm.studies.labels import place_labels
 from bivlm.studies.picture import require_matplotlib
 from bivlm.types import LinearStats
+from layers import Layer, layers_of_file, layers_of_model, synthetic_layers
 from machine import describe
+from preset_tables import (
+    Point,
+    by_bits,
+    command_of,
+    markdown_table,
+    number,
+    plot,
+    positive,
+    print_table,
+    recipes_of,
+)
 
 ON_SCREEN = 8  # layers with a column of their own in the terminal
 KEPT = "kept in full precision by the recipe"
@@ -82,14 +78,6 @@ GRID_NOTES = ("All settings but the named ones are the defaults: a salient share
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One linear to try methods on: its weight (out, in) and what it receives."""
-
-    weight: Tensor
-    stats: LinearStats
-
-
-@dataclass(frozen=True)
 class Packed:
     """A quantized weight after its way through the bytes: (out, in) float32, all stored bits, the paper's
     count per weight, seconds of quantizing.
@@ -99,24 +87,6 @@ class Packed:
     stored_bits: int
     paper_bits: float | None
     seconds: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """One mark of a plot; `method` decides its colour."""
-
-    method: str
-    label: str
-    bits: float
-    value: float
-
-
-def recipes_of(names: Sequence[str] | None) -> dict[str, Recipe]:
-    """The recipes that `--presets` names, by how they were named; every preset without it. InputError for a
-    name that there is none of.
-    """
-    chosen = preset_names() if names is None else split_presets(names)
-    return {Path(name).name: load_recipe(name) for name in chosen}
 
 
 def quantizer_for(recipe: Recipe, linear: str) -> Quantizer | None:
@@ -206,11 +176,6 @@ def preset_row(name: str, recipe: Recipe, layers: Mapping[str, Layer]) -> dict[s
     }
 
 
-def by_bits(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows by true bits; those that have none come last."""
-    return sorted(rows, key=lambda row: math.inf if row["bits"] is None else row["bits"])
-
-
 def grid_rows(layers: Mapping[str, Layer]) -> list[dict[str, Any]]:
     """Bi-VLM's settings, in their order, on every layer."""
     rows = []
@@ -226,93 +191,6 @@ def grid_rows(layers: Mapping[str, Layer]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def text_only(hessian: Tensor) -> LinearStats:
-    return LinearStats(second_moments={"text": hessian}, tokens={"text": 1})
-
-
-def layers_of_file(path: Path) -> dict[str, Layer]:
-    """The layers of a safetensors file, by name. InputError when it is none, or a second moment is missing or
-    of a wrong shape.
-    """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
-    names = sorted(name.removesuffix(".weight") for name in tensors if name.endswith(".weight"))
-    missing = [name for name in names if f"{name}.second_moment" not in tensors]
-    if missing or not names:
-        raise InputError(
-            f"{path} needs NAME.weight and NAME.second_moment for every linear; missing for:"
-            f" {', '.join(missing) or 'all'}"
-        )
-    for name in names:
-        weight, moment = tensors[f"{name}.weight"], tensors[f"{name}.second_moment"]
-        if weight.dim() != 2 or moment.shape != (weight.shape[1], weight.shape[1]):
-            raise InputError(
-                f"{path}: {name} is {tuple(weight.shape)} with a moment {tuple(moment.shape)}; needed are"
-                " (out, in) and (in, in)"
-            )
-    return {
-        name: Layer(tensors[f"{name}.weight"], text_only(tensors[f"{name}.second_moment"].float()))
-        for name in names
-    }
-
-
-def synthetic_layers() -> dict[str, Layer]:
-    """Gaussian rows of unequal scale; inputs that share a few directions; in the second layer two channels
-    that are thirty times as large.
-    """
-    layers = {}
-    for seed, (name, rows, columns, outlier) in enumerate(
-        [("even inputs", 384, 512, 1.0), ("massive channels", 384, 512, 30.0), ("wide", 256, 1024, 1.0)]
-    ):
-        random = torch.Generator().manual_seed(seed)
-        weight = torch.randn(rows, columns, generator=random) * torch.empty(rows, 1).log_normal_(
-            0, 0.3, generator=random
-        )
-        shared = (
-            torch.randn(4 * columns, columns // 16, generator=random)
-            @ torch.randn(columns // 16, columns, generator=random)
-            / (columns // 16) ** 0.5
-        )
-        x = shared + torch.randn(4 * columns, columns, generator=random)
-        x[:, :2] *= outlier
-        layers[name] = Layer(0.02 * weight, text_only(x.T @ x / len(x)))
-    return layers
-
-
-@torch.no_grad()
-def layers_of_model(folder: str, data: str, count: int, every: int) -> dict[str, Layer]:
-    """Every k-th linear of the language part, with the second moments that `count` questions of `data` give
-    in the full-precision model.
-    """
-    source = SourceModel(resolve_model(folder))
-    plan = make_plan(source, load_recipe("bivlm"), ("language",))
-    names = [linear.name for linear in plan.linears if linear.quantizer is not None][::every]
-    samples = read_samples(data, split="train", limit=count)
-    model, processor = load(folder)
-    endings = tuple(
-        f".{ending}"
-        for stack in source.family.stacks
-        if stack.part == "language"
-        for ending in stack.visual_linears
-    )
-    linears = {name: module for name in names if isinstance(module := model.get_submodule(name), nn.Linear)}
-    collector = StatsCollector(
-        linears, frozenset(name for name in names if endings and name.endswith(endings))
-    )
-    for sample in samples:
-        inputs = calibration_input(source, (processor, sample))
-        with collector.watching(inputs.visual):
-            model(**inputs.tensors, use_cache=False)
-    weights = source.read([f"{name}.weight" for name in names])
-    return {name: Layer(weights[f"{name}.weight"], collector.stats(name)) for name in names}
-
-
-def number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def error_cell(layer: Mapping[str, Any]) -> str:
@@ -374,72 +252,6 @@ def failures(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             for reason, names in reasons.items()
         ]
     return lines
-
-
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> None:
-    table = Table(title=title, caption=caption)
-    for column in columns:
-        table.add_column(column.strip(), justify="right" if column.startswith(" ") else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console(width=10_000).print(table)  # a table takes the width that it needs: cut cells say nothing
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    rule = "|" + "|".join("---:" if column.startswith(" ") else "---" for column in columns) + "|"
-    return [
-        "| " + " | ".join(column.strip() for column in columns) + " |",
-        rule,
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-
-
-def command_of(script: str, argv: Sequence[str]) -> str:
-    """The command as anyone could type it: files and folders elsewhere by their names."""
-    return shlex.join(
-        [
-            "python",
-            f"benchmarks/{script}",
-            *(Path(part).name if Path(part).is_absolute() else part for part in argv),
-        ]
-    )
-
-
-def plot(
-    path: Path, points: Sequence[Point], title: str, ylabel: str, reference: float | None = None
-) -> None:
-    """Values on a log scale against true bits: a colour per method, a label per point, a dashed line at
-    `reference`.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    methods = sorted({point.method for point in points})
-    styles = {method: style_of(method, methods) for method in methods}
-    figure = Figure(figsize=(11, 7), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for method, (colour, marker) in styles.items():
-        mine = [point for point in points if point.method == method]
-        axes.plot(
-            [point.bits for point in mine],
-            [point.value for point in mine],
-            linestyle="",
-            marker=marker,
-            color=colour,
-            label=method,
-            zorder=3,
-        )
-    if reference is not None:
-        axes.axhline(reference, color="black", linestyle="--", linewidth=1, label="full precision")
-    axes.set(yscale="log", xlabel="true bits per weight of the packed linears", ylabel=ylabel, title=title)
-    axes.grid(visible=True, color="0.9", linewidth=0.6)
-    axes.margins(x=0.1, y=0.1)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    place_labels(
-        canvas, axes, [(point.label, point.bits, point.value, styles[point.method][0]) for point in points]
-    )
-    canvas.print_figure(path)
 
 
 def markdown(
@@ -558,12 +370,6 @@ def chosen_layers(options: argparse.Namespace) -> tuple[str, dict[str, Layer]]:
     if options.layers:
         return options.layers.name, layers_of_file(options.layers)
     return "synthetic layers", synthetic_layers()
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return int(text)
 
 
 def main() -> None:

@@ -16,11 +16,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 import bench_language
 import language_model
 from bench_language import kept_rows, run
-from bench_layers import quantizer_for, recipes_of
 from bivlm.errors import InputError
-from bivlm.quantizers import Trellis
-from bivlm.types import LinearStats
-from language_model import Bench, block_linears, collect, gguf_option, perplexity
+from bivlm.eval.inspection import inspect
+from bivlm.events import SILENT
+from bivlm.job.recipe import Recipe, Rule, load_recipe
+from bivlm.loading import load
+from bivlm.quantizers import RTN
+from language_model import Bench, gguf_option, perplexity
+from preset_tables import recipes_of
 from texts import read_text, strip_html, token_windows
 
 WORDS = "the cat sat on a mat and looked at some other cat near my old door for one long day"
@@ -48,10 +51,12 @@ def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    model = tiny_model()
-    windows = torch.randint(0, 40, (5, 12), generator=torch.Generator().manual_seed(1))
-    return Bench(model, block_linears(model), windows[:2], windows[2:])
+def bench(tmp_path) -> Bench:
+    folder = tmp_path / "model"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    windows = torch.randint(0, 40, (6, 12), generator=torch.Generator().manual_seed(1))
+    return Bench(folder, windows[:4], windows[4:], tmp_path / "work")
 
 
 def test_html_is_stripped_of_tags_scripts_and_listings():
@@ -97,116 +102,63 @@ def test_windows_are_cut_from_the_beginning_and_a_short_text_is_refused():
 
 
 def test_perplexity_is_that_of_transformers_own_loss(bench):
-    loss = bench.model(
-        input_ids=bench.test, labels=bench.test
-    ).loss  # the windows are of one length, so its mean is ours
-    assert perplexity(bench.model, bench.test) == pytest.approx(math.exp(loss), rel=1e-5)
+    model, _ = load(bench.folder)
+    loss = model(input_ids=bench.test, labels=bench.test).loss  # the windows are of one length
+    assert perplexity(model, bench.test) == pytest.approx(math.exp(loss), rel=1e-5)
 
 
-def test_second_moments_are_those_of_the_inputs_and_shared(bench):
-    inputs = []
-    with bench.linears["model.layers.1.mlp.down_proj"].register_forward_pre_hook(
-        lambda _module, args: inputs.append(args[0])
-    ):
-        stats = collect(bench.model, bench.linears, bench.calibration)
-    x = torch.cat(inputs).reshape(-1, 24)
-    found = stats.stats("model.layers.1.mlp.down_proj")
-    assert found.tokens == {"text": 24}
-    torch.testing.assert_close(found.hessian, x.T @ x / 24)
-    assert len(stats._sums) == 2 * 4  # q, k, v | o | gate, up | down
-
-
-def test_the_blocks_linears_are_all_but_the_head(bench):
-    expected = [
-        name
-        for name, module in bench.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name != "lm_head"
-    ]
-    assert list(bench.linears) == expected
-    with pytest.raises(InputError, match=r"has no blocks with nn\.Linear"):
-        block_linears(torch.nn.Linear(2, 2))
-
-
-def test_a_run_goes_on_where_it_ended_and_leaves_the_model_as_it_was(bench, tmp_path, monkeypatch):
-    path, before = tmp_path / "rows.json", {name: linear.weight for name, linear in bench.linears.items()}
-    first = run(bench, recipes_of(["bivlm-paper"]), {"windows": 3}, path, again=False)
-    assert all(linear.weight is before[name] for name, linear in bench.linears.items())
+def test_a_run_goes_on_where_it_ended(bench, tmp_path, monkeypatch):
+    path = tmp_path / "rows.json"
+    first = run(bench, recipes_of(["rtn-3"]), {"windows": 3}, path, again=False)
     measured = []
     original = Bench.measure
     monkeypatch.setattr(
-        Bench, "measure", lambda self, name, recipe: measured.append(name) or original(self, name, recipe)
+        Bench,
+        "measure",
+        lambda self, name, *rest: measured.append(name) or original(self, name, *rest),
     )
-    second = run(bench, recipes_of(["bivlm-paper", "bivlm:group_size=8"]), {"windows": 3}, path, again=False)
-    assert measured == ["bivlm:group_size=8"]
-    assert (
-        next(row for row in second if row["preset"] == "bivlm-paper")
-        == first[1]
-        == json.loads(path.read_text())["rows"][1]
-    )
+    second = run(bench, recipes_of(["rtn-3", "gptq-2:group_size=8"]), {"windows": 3}, path, again=False)
+    assert measured == ["gptq-2:group_size=8"]
+    kept = json.loads(path.read_text())["rows"][1]
+    assert next(row for row in second if row["preset"] == "rtn-3") == first[1] == kept
     assert second[0]["preset"] == "full precision"
     assert [row["bits"] for row in second[1:]] == sorted(row["bits"] for row in second[1:])
-    run(bench, recipes_of(["bivlm-paper"]), {"windows": 3}, path, again=True)
-    assert measured == ["bivlm:group_size=8", "bivlm-paper"]
+    run(bench, recipes_of(["rtn-3"]), {"windows": 3}, path, again=True)
+    assert measured == ["gptq-2:group_size=8", "rtn-3"]
 
 
-def test_the_walk_quantizes_block_by_block_and_gives_every_parameter_back(bench):
-    """Tuned norms are put into the model while it is measured."""
-    before = {name: (parameter, parameter.clone()) for name, parameter in bench.model.named_parameters()}
-    recipes = recipes_of(["trellis-2:tuning=1", "trellis-2:propagation=0.5,budget=2.9"])
-    rows = [bench.measure(name, recipe) for name, recipe in recipes.items()]
-    assert all("failed" not in row and math.isfinite(row["perplexity"]) for row in rows)
-    assert rows[1]["bits"] <= 2.9
-    assert all(
-        parameter is before[name][0] and torch.equal(parameter, before[name][1])
-        for name, parameter in bench.model.named_parameters()
-    )
+@pytest.mark.parametrize("preset", ["rtn-3", "trellis-2", "trellis-2:embeddings=3"])
+def test_bits_and_perplexity_are_those_of_the_folder(bench, preset):
+    """Counted by `bivlm inspect`, and computed by the reference kernel on the decoded weights."""
+    row = bench.measure(preset, load_recipe(preset), SILENT)
+    out = next(path for path in bench.work.iterdir() if path.is_dir())
+    assert row["bits"] == pytest.approx(inspect(out).total.bits_per_weight)
+    plain, _ = load(out, expand=True)
+    assert row["perplexity"] == pytest.approx(perplexity(plain, bench.test), rel=1e-5)
+    full = tiny_model()
+    total = sum(parameter.numel() for parameter in full.parameters())
+    packed = inspect(out).total.weights
+    assert row["whole"] == pytest.approx((row["bits"] * packed + 16 * (total - packed)) / total)
 
 
-def test_bits_are_stored_bits_over_weights_and_the_packed_weights_are_measured(bench):
-    recipe = recipes_of(["bivlm-paper"])["bivlm-paper"]
-    row = bench.measure("bivlm-paper", recipe)
-    stored = weights = 0
-    for name, linear in bench.linears.items():
-        method = quantizer_for(recipe, name)
-        quantized = method.quantize(linear.weight.data, None)
-        stored, weights = stored + 8 * quantized.encode().nbytes, weights + linear.weight.numel()
-        linear.weight.data = quantized.dequantize()
-    assert row["bits"] == stored / weights
-    assert row["perplexity"] == pytest.approx(perplexity(bench.model, bench.test), rel=1e-6)
+def test_a_budget_tuning_and_a_failure_have_their_rows(bench):
+    names = ["trellis-2:budget=3.2", "trellis-2:tuning=1,propagation=0.25"]
+    budget, tuned = (bench.measure(name, load_recipe(name), SILENT) for name in names)
+    assert budget["bits"] <= 3.2
+    assert (bench.work / "sensitivities-4.json").exists()
+    assert math.isfinite(tuned["perplexity"])
+    rule = Rule("rtn", part="vision")
+    assert "matches no linear" in bench.measure("none", Recipe("none", (rule,)), SILENT)["failed"]
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_embedding_and_head_are_packed_last_and_counted(bench, tied):
-    model = bench.model
-    if tied:
-        model.lm_head.weight = model.model.embed_tokens.weight
-    before = model.lm_head.weight, model.model.embed_tokens.weight
-    recipes = recipes_of(
-        [
-            "trellis-2",
-            "trellis-2:embeddings=3",
-            "trellis-2:budget=3.5,embeddings=3",
-            "trellis-2:propagation=0.5,embeddings=3",
-        ]
-    )
-    plain, embedded, budgeted, propagated = (bench.measure(name, recipe) for name, recipe in recipes.items())
-    assert embedded["whole"] < plain["whole"]
-    assert budgeted["bits"] <= 3.5
-    assert math.isfinite(propagated["perplexity"])
-    weights = sum(linear.weight.numel() for linear in bench.linears.values())
-    tables = (1 if tied else 2) * 40 * 16
-    packed = [
-        Trellis(bits=3)
-        .quantize(model.lm_head.weight.data, LinearStats({"text": torch.eye(16)}, {"text": 9}))
-        .encode()
-        .nbytes
-    ]
-    assert embedded["bits"] == pytest.approx(
-        (plain["bits"] * weights + 8 * len(packed) * packed[0] * tables / 640) / (weights + tables)
-    )
-    assert embedded["perplexity"] != plain["perplexity"]
-    assert model.lm_head.weight is before[0]
-    assert model.model.embed_tokens.weight is before[1]
+def test_a_linear_that_is_kept_counts_sixteen_bits(bench):
+    recipe = Recipe("some", (Rule("keep", linears="*.down_proj"), Rule(RTN(bits=3, group_size=16))))
+    row = bench.measure("some", recipe, SILENT)
+    out = bench.work / "some"
+    packed = inspect(out).total
+    kept = 2 * 16 * 24
+    expected = (packed.bits_per_weight * packed.weights + 16 * kept) / (packed.weights + kept)
+    assert (row["kept"], row["bits"]) == (2, pytest.approx(expected))
 
 
 def test_results_of_another_protocol_are_refused(tmp_path):
@@ -243,7 +195,7 @@ def test_the_whole_run_on_folders(tmp_path, monkeypatch, capsys):
         "--text",
         str(tmp_path / "text"),
         "--presets",
-        "bivlm-paper",
+        "rtn-3",
         "--windows",
         "3",
         "--window",
@@ -261,10 +213,10 @@ def test_the_whole_run_on_folders(tmp_path, monkeypatch, capsys):
     ]
     monkeypatch.setattr(sys, "argv", ["bench_language.py", *options, "--plot", str(tmp_path / "rows.png")])
     bench_language.main()
-    assert "| bivlm-paper | bivlm |" in (tmp_path / "rows.md").read_text()
+    assert "| rtn-3 | rtn |" in (tmp_path / "rows.md").read_text()
     assert str(tmp_path) not in (tmp_path / "rows.md").read_text()
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
-    assert "1/1 bivlm-paper" in capsys.readouterr().err
+    assert "1/1 rtn-3" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["bench_language.py", *options, "--windows", "4000"])
     with pytest.raises(SystemExit, match="2"):
         bench_language.main()

@@ -13,22 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 import bench_layers
-from bench_layers import (
-    KEPT,
-    Layer,
-    by_bits,
-    command_of,
-    failures,
-    layers_of_file,
-    markdown_table,
-    measure,
-    preset_cells,
-    preset_row,
-    text_only,
-)
+from bench_layers import KEPT, failures, measure, preset_cells, preset_row
 from bivlm.errors import InputError
 from bivlm.job.recipe import Recipe, Rule, load_recipe
 from bivlm.quantizers import BiVLM
+from layers import Layer, layers_of_file, text_only
+from preset_tables import by_bits, command_of, markdown_table
 
 
 def layer(seed: int = 0, rows: int = 6, columns: int = 16) -> Layer:
