@@ -49,7 +49,8 @@ def readable_folder(folder: Path, work: Path) -> Path:
         except (OSError, ValueError, KeyError) as error:
             first = str(error).strip().splitlines()[0]
             raise InputError(f"{folder} cannot be read as a causal language model: {first}") from error
-        ordinary = type(loaded)(loaded.config)  # what was read from GGUF counts as quantized
+        del loaded.config.quantization_config  # what was read from GGUF counts as quantized
+        ordinary = type(loaded)(loaded.config)
         ordinary.load_state_dict(loaded.state_dict())
         tokenizer.save_pretrained(target)
         ordinary.save_pretrained(target)
