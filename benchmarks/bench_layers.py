@@ -22,24 +22,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
 from bivlm.errors import InputError
-from bivlm.formats import FORMATS
 from bivlm.job.recipe import KEEP, Recipe, build_quantizer
 from bivlm.quantizers import BiVLM, Quantizer
 from bivlm.studies.picture import require_matplotlib
-from bivlm.types import LinearStats
+from layer_errors import KEPT, error_cell, measure, overall_error, weighted
 from layers import Layer, layers_of_file, layers_of_model, synthetic_layers
 from machine import describe
 from preset_tables import (
@@ -55,7 +48,6 @@ from preset_tables import (
 )
 
 ON_SCREEN = 8  # layers with a column of their own in the terminal
-KEPT = "kept in full precision by the recipe"
 BANDS = (1, 2, 3, 5)
 KINDS: dict[str, dict[str, Any]] = {
     "letter": {"salient_levels": "paper"},
@@ -77,81 +69,10 @@ PRESET_NOTES = (
 GRID_NOTES = ("All settings but the named ones are the defaults: a salient share of at most 1 %.",)
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A quantized weight after its way through the bytes: (out, in) float32, all stored bits, the paper's
-    count per weight, seconds of quantizing.
-    """
-
-    weight: Tensor
-    stored_bits: int
-    paper_bits: float | None
-    seconds: float
-
-
 def quantizer_for(recipe: Recipe, linear: str) -> Quantizer | None:
     """What serves a linear of the language part; None where the recipe keeps it."""
     rule = recipe.rule_for("language", linear)
     return None if rule is None or rule.quantizer == KEEP else build_quantizer(rule)
-
-
-def pack(quantizer: Quantizer, weight: Tensor, stats: LinearStats | None) -> Packed:
-    """Quantize, encode, decode and compare. Raises ValueError as the quantizer does; ends the run when
-    decoding gives another weight.
-    """
-    start = time.perf_counter()
-    quantized = quantizer.quantize(weight, stats if quantizer.needs_data else None)
-    seconds = time.perf_counter() - start
-    packed = quantized.encode()
-    decoded = FORMATS[packed.format].decode(packed)
-    if decoded != quantized:
-        raise SystemExit(f"{quantizer}: what was decoded is not what was encoded")
-    return Packed(decoded.dequantize(), 8 * packed.nbytes, quantizer.paper_bits(quantized), seconds)
-
-
-def energy(difference: Tensor, hessian: Tensor) -> float:
-    difference, hessian = difference.double(), hessian.double()
-    return float(((difference @ hessian) * difference).sum())
-
-
-def measure(quantizer: Quantizer, layer: Layer) -> dict[str, Any]:
-    """Error, bits, the paper's count and seconds of one quantizer on one layer; `failed` with the reason
-    where it refuses the layer.
-    """
-    try:
-        packed = pack(quantizer, layer.weight, layer.stats)
-    except ValueError as error:
-        return {"failed": str(error)}
-    w, hessian = layer.weight.float(), layer.stats.hessian
-    error = energy(w - packed.weight, hessian) / energy(w, hessian)
-    if not math.isfinite(error):
-        return {"failed": "the packed weight holds NaN or infinity"}
-    speed = packed.seconds / (w.numel() / 1e6)
-    return {
-        "error": error,
-        "bits": packed.stored_bits / w.numel(),
-        "paper_bits": packed.paper_bits,
-        "seconds_per_million": speed,
-    }
-
-
-def weighted(found: Mapping[str, dict[str, Any]], layers: Mapping[str, Layer], what: str) -> float | None:
-    """Mean over all weights; None where a layer has no number."""
-    values = [(layer.get(what), layers[name].weight.numel()) for name, layer in found.items()]
-    known = [(value, count) for value, count in values if value is not None]
-    return (
-        sum(value * count for value, count in known) / sum(count for _, count in known)
-        if len(known) == len(values)
-        else None
-    )
-
-
-def overall_error(found: Mapping[str, dict[str, Any]]) -> float | None:
-    """Geometric mean of the layers' errors; None where a layer has none."""
-    errors = [layer["error"] for layer in found.values() if "error" in layer]
-    if len(errors) < len(found):
-        return None
-    return statistics.geometric_mean(errors) if min(errors) > 0 else 0.0
 
 
 def preset_row(name: str, recipe: Recipe, layers: Mapping[str, Layer]) -> dict[str, Any]:
@@ -191,12 +112,6 @@ def grid_rows(layers: Mapping[str, Layer]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def error_cell(layer: Mapping[str, Any]) -> str:
-    if "error" not in layer:
-        return "kept" if layer["failed"] == KEPT else "failed"
-    return f"{layer['error']:.4f}" if layer["error"] < 10 else f"{layer['error']:.1f}"
 
 
 def preset_columns(layers: Iterable[str]) -> list[str]:

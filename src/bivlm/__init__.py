@@ -18,17 +18,31 @@ if TYPE_CHECKING:
     from bivlm.eval.answer import answer as answer
     from bivlm.eval.inspection import inspect as inspect
     from bivlm.eval.run import evaluate as evaluate
+    from bivlm.events import Events as Events
+    from bivlm.families.base import Family as Family
+    from bivlm.job.recipe import Recipe as Recipe
+    from bivlm.job.recipe import Rule as Rule
     from bivlm.job.recipe import load_recipe as load_recipe
     from bivlm.job.run import quantize as quantize
     from bivlm.loading import load as load
     from bivlm.pruning.apply import prune as prune
+    from bivlm.pruning.base import Pruner as Pruner
+    from bivlm.quantizers.base import Quantizer as Quantizer
     from bivlm.studies.compare.run import compare_presets as compare_presets
+    from bivlm.studies.study import RunSettings as RunSettings
     from bivlm.types import Sample as Sample
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Events": "bivlm.events",
+    "Family": "bivlm.families.base",
     "InputError": "bivlm.errors",
+    "Pruner": "bivlm.pruning.base",
+    "Quantizer": "bivlm.quantizers.base",
+    "Recipe": "bivlm.job.recipe",
+    "Rule": "bivlm.job.recipe",
+    "RunSettings": "bivlm.studies.study",
     "Sample": "bivlm.types",
     "answer": "bivlm.eval.answer",
     "compare_presets": "bivlm.studies.compare.run",
@@ -41,7 +55,14 @@ _HOME = {
 }
 
 __all__ = [
+    "Events",
+    "Family",
     "InputError",
+    "Pruner",
+    "Quantizer",
+    "Recipe",
+    "Rule",
+    "RunSettings",
     "Sample",
     "__version__",
     "answer",

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 import bench_layers
-from bench_layers import KEPT, failures, measure, preset_cells, preset_row
+from bench_layers import failures, preset_cells, preset_row
 from bivlm.errors import InputError
 from bivlm.job.recipe import Recipe, Rule, load_recipe
 from bivlm.quantizers import BiVLM
+from layer_errors import KEPT, measure
 from layers import Layer, layers_of_file, text_only
 from preset_tables import by_bits, command_of, markdown_table
 
