@@ -6,7 +6,7 @@ bf16, through the ordinary `generate()`.
 
 The model has the shape of a Qwen2.5-VL of 1.5 billion parameters: the language model of Qwen2.5-1.5B (28
 blocks of 1536, feed-forward 8960, 12 heads, 2 for keys and values, 151 936 tokens, embedding and head tied)
-behind two blocks of Qwen2.5-VL's vision tower, which a text prompt leaves alone. Its weights are random: how
+after two blocks of Qwen2.5-VL's vision tower, which a text prompt leaves alone. Its weights are random: how
 long a product takes does not depend on what the codes say. The linears of the language model's blocks are
 packed with random codes, in the variants with a head the tied embedding and head as well; what is not packed
 stays in bf16.

@@ -36,18 +36,18 @@ def parse_settings(pairs: Sequence[str], like: str = "bands=5") -> dict[str, Any
     return settings
 
 
-def build(kind: type[T], settings: Mapping[str, Any], what: str, beside: Sequence[str] = ()) -> T:
+def build(kind: type[T], settings: Mapping[str, Any], what: str, others: Sequence[str] = ()) -> T:
     """A pydantic dataclass from its fields.
 
     Raises InputError, with `what` in front, that names the first value that it refuses and the settings that
-    there are: `beside` and its fields.
+    there are: `others` and its fields.
     """
     try:
         return kind(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or what
-        known = ", ".join((*beside, *signature(kind).parameters)) or "none"
+        known = ", ".join((*others, *signature(kind).parameters)) or "none"
         raise InputError(
             f"{what}: {place}={first['input']!r} is refused: {first['msg']}; its settings are {known}"
         ) from error

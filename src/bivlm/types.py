@@ -49,13 +49,13 @@ class LinearStats:
 
     `second_moments[modality]` is the mean of x xᵀ over the tokens of that modality, (in, in) float32,
     undamped; `tokens[modality]` counts them. A modality that never reached the linear is absent from both.
-    `drifts[modality]`, where the full-precision model ran beside the packed one, is the mean of (x̂ - x) xᵀ,
+    `residuals[modality]`, where the full-precision model ran as well, is the mean of (x̂ - x) xᵀ,
     (in, in) float32: x̂ is what the linear would have received had nothing before it been quantized.
     """
 
     second_moments: Mapping[Modality, Tensor]
     tokens: Mapping[Modality, int]
-    drifts: Mapping[Modality, Tensor] | None = None
+    residuals: Mapping[Modality, Tensor] | None = None
 
     @property
     def hessian(self) -> Tensor:
@@ -71,11 +71,11 @@ class LinearStats:
         """
         return self._joined(self.second_moments, weight)
 
-    def drift(self, weight: ModalityWeight) -> Tensor | None:
-        """The modalities' drifts joined in the same way, (in, in) float32; None where no full-precision model
-        ran beside.
+    def residual(self, weight: ModalityWeight) -> Tensor | None:
+        """The modalities' residuals joined in the same way, (in, in) float32; None where no full-precision
+        model ran as well.
         """
-        return None if self.drifts is None else self._joined(self.drifts, weight)
+        return None if self.residuals is None else self._joined(self.residuals, weight)
 
     def _joined(self, moments: Mapping[Modality, Tensor], weight: ModalityWeight) -> Tensor:
         present = list(moments)

@@ -1,4 +1,4 @@
-"""Error propagation against least squares on the samples themselves; the drift that it reads against the
+"""Error propagation against least squares on the samples themselves; the residual that it reads against the
 plain mean.
 """
 
@@ -112,7 +112,7 @@ def test_an_input_that_is_always_zero_gets_no_correction_and_moves_nothing():
 def test_arguments_are_left_alone_and_half_precision_weights_are_taken():
     stats = stats_of(*sampled())
     before = [
-        tensor.clone() for moments in (stats.second_moments, stats.drifts) for tensor in moments.values()
+        tensor.clone() for moments in (stats.second_moments, stats.residuals) for tensor in moments.values()
     ]
     half = WEIGHT.half()
     found = propagated(half, stats, 1.0)
@@ -121,7 +121,7 @@ def test_arguments_are_left_alone_and_half_precision_weights_are_taken():
     assert torch.equal(half, WEIGHT.half())
     assert all(
         torch.equal(old, new)
-        for old, new in zip(before, [*stats.second_moments.values(), *stats.drifts.values()], strict=True)
+        for old, new in zip(before, [*stats.second_moments.values(), *stats.residuals.values()], strict=True)
     )
 
 
@@ -148,7 +148,7 @@ def collected(visual_only=frozenset(), drifting=True):
         x = torch.randn(1, tokens, 12, generator=random)
         exact = x + 0.1 * torch.randn(x.shape, generator=random)
         mask = torch.arange(tokens) < tokens // 3
-        with collector.received() as received:
+        with collector.inputs() as received:
             block(exact)
         with collector.watching(mask, received if drifting else None):
             block(x)
@@ -159,13 +159,13 @@ def collected(visual_only=frozenset(), drifting=True):
 
 def test_the_drift_is_the_mean_over_the_tokens_of_each_modality():
     collector, rows = collected()
-    drifts = collector.stats("q").drifts
+    residuals = collector.stats("q").residuals
     for modality, pairs in rows.items():
         x, exact = (torch.cat(side) for side in zip(*pairs, strict=True))
         mean = sum(torch.outer(right - left, left) for left, right in zip(x, exact, strict=True)) / len(x)
-        torch.testing.assert_close(drifts[modality], mean)
-    assert torch.equal(collector.stats("k").drift("tokens"), collector.stats("q").drift("tokens"))
-    assert not torch.equal(collector.stats("o").drift("tokens"), collector.stats("q").drift("tokens"))
+        torch.testing.assert_close(residuals[modality], mean)
+    assert torch.equal(collector.stats("k").residual("tokens"), collector.stats("q").residual("tokens"))
+    assert not torch.equal(collector.stats("o").residual("tokens"), collector.stats("q").residual("tokens"))
 
 
 def test_the_drifts_are_joined_as_the_second_moments_are():
@@ -173,20 +173,20 @@ def test_the_drifts_are_joined_as_the_second_moments_are():
     assert stats.tokens == {"visual": 5, "text": 10}
     for weight, share in (("tokens", 1 / 3), ("balanced", 0.5), (0.9, 0.9)):
         torch.testing.assert_close(
-            stats.drift(weight), share * stats.drifts["visual"] + (1 - share) * stats.drifts["text"]
+            stats.residual(weight), share * stats.residuals["visual"] + (1 - share) * stats.residuals["text"]
         )
 
 
 def test_linears_named_visual_only_drift_by_visual_tokens_alone():
     collector, _ = collected(frozenset({"o"}))
-    assert list(collector.stats("o").drifts) == ["visual"]
-    assert sorted(collector.stats("q").drifts) == ["text", "visual"]
+    assert list(collector.stats("o").residuals) == ["visual"]
+    assert sorted(collector.stats("q").residuals) == ["text", "visual"]
 
 
 def test_without_a_full_precision_model_beside_there_is_no_drift():
     stats = collected(drifting=False)[0].stats("q")
-    assert stats.drifts is None
-    assert stats.drift("tokens") is None
+    assert stats.residuals is None
+    assert stats.residual("tokens") is None
 
 
 def test_what_is_received_is_noted_only_meanwhile():
@@ -194,7 +194,7 @@ def test_what_is_received_is_noted_only_meanwhile():
     block = Block().requires_grad_(False)
     collector = StatsCollector({"q": block.q, "o": block.o})
     x = torch.ones(1, 3, 12)
-    with collector.received() as received:
+    with collector.inputs() as received:
         block(x)
     assert torch.equal(received["q"], 2 * x)
     block(5 * x)

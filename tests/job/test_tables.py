@@ -74,7 +74,7 @@ def test_the_head_is_calibrated_on_the_text_tokens_behind_the_packed_blocks(kind
 
 
 def test_errors_of_the_blocks_are_propagated_to_the_head(tmp_path, monkeypatch):
-    """The drift is that between the head's inputs in the full-precision model and in the packed one."""
+    """The residual is that between the head's inputs in the full-precision model and in the packed one."""
     seen = []
     monkeypatch.setattr(walk, "head_stats", lambda *args: seen.append(head_stats(*args)) or seen[-1])
     source = tiny_checkpoint("llava", tmp_path / "source", torch.bfloat16)
@@ -89,7 +89,7 @@ def test_errors_of_the_blocks_are_propagated_to_the_head(tmp_path, monkeypatch):
     [stats] = seen
     expected = (exact - rows).T @ rows / len(rows)
     torch.testing.assert_close(
-        stats.drift("tokens"), expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max())
+        stats.residual("tokens"), expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max())
     )
     corrected = Trellis(bits=3).quantize(propagated(weight, stats, 0.5), stats).encode()
     assert all(

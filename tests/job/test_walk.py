@@ -161,7 +161,7 @@ def test_tuning_moves_scales_and_norms_and_nothing_else(whole):
 
 
 def test_propagation_leaves_the_first_block_and_changes_the_next(whole):
-    """Nothing is lost before the first packed block: its inputs have no drift."""
+    """Nothing is lost before the first packed block: its inputs have no residual."""
     plain, propagated = stored_tensors(whole[PLAIN]), stored_tensors(whole[PROPAGATED])
     changed = {name.split(".")[3] for name in plain if not torch.equal(plain[name], propagated[name])}
     assert changed == {"1", "2"}

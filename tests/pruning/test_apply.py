@@ -94,7 +94,7 @@ def test_received_is_what_the_models_own_eager_attention_says(model, layer, quer
         expected = [
             np.mean([weights[row, r, token] for r in attending if r >= token]) for token in tokens.tolist()
         ]
-        np.testing.assert_allclose(candidates.received.numpy(), expected, rtol=2e-4, atol=1e-7)
+        np.testing.assert_allclose(candidates.scores.numpy(), expected, rtol=2e-4, atol=1e-7)
         torch.testing.assert_close(candidates.features, outputs.hidden_states[layer][row, tokens])
 
 
@@ -109,7 +109,7 @@ def test_a_pruner_that_asks_for_no_attention_gets_none_and_places_are_the_grids(
     )
     assert model.kind == "llava" or any(rows != columns for rows, columns in shapes)
     for candidates, (rows, columns) in zip(seen, shapes, strict=True):
-        assert candidates.received is None
+        assert candidates.scores is None
         assert candidates.places.tolist() == [
             [0, row, column] for row in range(rows) for column in range(columns)
         ]

@@ -48,7 +48,7 @@ class Captured:
 
 
 class _StackReached(Exception):
-    """Ends the forward pass behind the last block of the stack that is captured."""
+    """Ends the forward pass after the last block of the stack that is captured."""
 
 
 @contextmanager

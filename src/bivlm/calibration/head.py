@@ -27,7 +27,7 @@ def head_stats(entrance: Entrance, finished: Sequence[FinishedStack], propagated
     """
     head = entrance.model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
-    moment, drift, tokens = *torch.zeros(2, head.in_features, head.in_features), 0
+    moment, residual, tokens = *torch.zeros(2, head.in_features, head.in_features), 0
 
     def text_of(number: int, exact: bool) -> Tensor:
         """What reaches the head at a sample's text tokens, (t, d) float32."""
@@ -39,7 +39,7 @@ def head_stats(entrance: Entrance, finished: Sequence[FinishedStack], propagated
         moment.addmm_(text.T, text)
         tokens += len(text)
         if propagated:
-            drift.addmm_((text_of(number, exact=True) - text).T, text)
+            residual.addmm_((text_of(number, exact=True) - text).T, text)
     return LinearStats(
-        {"text": moment / tokens}, {"text": tokens}, {"text": drift / tokens} if propagated else None
+        {"text": moment / tokens}, {"text": tokens}, {"text": residual / tokens} if propagated else None
     )

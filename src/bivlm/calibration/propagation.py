@@ -24,13 +24,15 @@ DAMPING = 0.01
 def propagated(
     weight: Tensor, stats: LinearStats, strength: float, modality_weight: ModalityWeight = "tokens"
 ) -> Tensor:
-    """`weight` (out, in) corrected for the drift of its inputs, float32; as it is where `stats` has no drift
-    or every input is zero.
+    """`weight` (out, in) corrected for the residual of its inputs, float32; as it is where `stats` has no
+    residual or every input is zero.
     """
-    drift = stats.drift(modality_weight)
+    residual = stats.residual(modality_weight)
     hessian = stats.second_moment(modality_weight)
-    if drift is None or not strength or not bool((hessian.diagonal() != 0).any()):
+    if residual is None or not strength or not bool((hessian.diagonal() != 0).any()):
         return weight
     damped, _ = damped_moment(hessian, DAMPING)
-    correction = torch.linalg.solve(damped, drift.double().T).T  # drift · damped⁻¹, as damped is symmetric
+    correction = torch.linalg.solve(
+        damped, residual.double().T
+    ).T  # residual · damped⁻¹, as damped is symmetric
     return weight.float() + strength * (weight.double() @ correction).float()

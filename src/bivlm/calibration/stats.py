@@ -1,7 +1,7 @@
 """What each linear of a block receives: second moments of the inputs, by modality.
 
 Linears that receive the very same tensor (q, k and v; gate and up) share one second moment, found by the
-tensor's identity while the block runs. Where the full-precision model runs beside the packed one, the drift
+tensor's identity while the block runs. Where the full-precision model runs as well, the residual
 between what both receive is accumulated as well.
 """
 
@@ -29,10 +29,10 @@ class StatsCollector:
         self._leader: dict[str, str] = {}
         self._sums: dict[str, dict[Modality, Tensor]] = {}
         self._tokens: dict[str, dict[Modality, int]] = {}
-        self._drifts: dict[str, dict[Modality, Tensor]] = {}
+        self._residuals: dict[str, dict[Modality, Tensor]] = {}
 
     @contextmanager
-    def received(self) -> Iterator[dict[str, Tensor]]:
+    def inputs(self) -> Iterator[dict[str, Tensor]]:
         """While one sample runs: what each linear receives, by its name."""
         inputs: dict[str, Tensor] = {}
 
@@ -51,7 +51,8 @@ class StatsCollector:
         """While one sample runs: `visual` (t,) marks its visual tokens; None means that all are visual
         (vision tower, projector).
 
-        `exact` is what the linears `received` when the same sample ran through the full-precision model.
+        `exact` is what the linears received (`inputs`) when the same sample ran through the full-precision
+        model.
         """
         seen: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept alive, so that no id is used twice
 
@@ -88,7 +89,7 @@ class StatsCollector:
                 continue
             _accumulate(self._sums.setdefault(name, {}), modality, part, part)
             if away is not None:
-                _accumulate(self._drifts.setdefault(name, {}), modality, away[which], part)
+                _accumulate(self._residuals.setdefault(name, {}), modality, away[which], part)
             tokens[modality] = tokens.get(modality, 0) + len(part)
 
     def groups(self) -> list[list[str]]:
@@ -110,8 +111,10 @@ class StatsCollector:
         def means(sums: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
             return {modality: total / tokens[modality] for modality, total in sums.items()}
 
-        drifts = self._drifts.get(leader)
-        return LinearStats(means(self._sums[leader]), dict(tokens), None if drifts is None else means(drifts))
+        residuals = self._residuals.get(leader)
+        return LinearStats(
+            means(self._sums[leader]), dict(tokens), None if residuals is None else means(residuals)
+        )
 
 
 def collector_for(

@@ -84,8 +84,8 @@ class PrunerContract:
     def test_tokens_that_are_alike_are_no_trouble(self, example: Pruner) -> None:
         """Equal features, zeros, one place and no attention: k of them stay all the same."""
         for features in (torch.zeros(9, 6), torch.ones(9, 6)):
-            received = None if example.queries is None else torch.zeros(9)
-            kept = example.select(Candidates(features, received, torch.zeros(9, 3), 0), 4)
+            scores = None if example.queries is None else torch.zeros(9)
+            kept = example.select(Candidates(features, scores, torch.zeros(9, 3), 0), 4)
             assert (len(kept), len(set(kept.tolist()))) == (4, 4)
 
     def test_keeping_everything_changes_nothing(self, member: Member, example: Pruner) -> None:
@@ -162,8 +162,8 @@ def _id_of(one: Member | Pruner) -> str:
 def candidates(count: int, seed: int) -> Candidates:
     """Random tokens of one image."""
     generator = torch.Generator().manual_seed(seed)
-    features, received = torch.randn(count, 6, generator=generator), torch.rand(count, generator=generator)
-    return Candidates(features, received, token_places([shape_of(count)]), seed)
+    features, scores = torch.randn(count, 6, generator=generator), torch.rand(count, generator=generator)
+    return Candidates(features, scores, token_places([shape_of(count)]), seed)
 
 
 def decision_of(member: Member) -> Any:

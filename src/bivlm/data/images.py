@@ -116,7 +116,7 @@ def _errors_named(where: str) -> Iterator[None]:
             " smaller"
         ) from error
     except FileNotFoundError as error:
-        raise InputError(f"{where} does not exist; mend the path or leave the sample out") from error
+        raise InputError(f"{where} does not exist; correct the path or leave the sample out") from error
     except DAMAGED as error:
         raise InputError(
             f"{where} cannot be read as an image ({_first_line(error)}); replace it or leave the sample out"

@@ -27,20 +27,9 @@ def model_card(
     before = sum(quantization["source"]["linears"].values())
     name = quantization["source"]["name"]
     error = sum(row["weight_error"] * row["weights"] for row in report.values()) / weights
-    paper = [row["paper_bits"] for row in report.values()]
-    claimed = (
-        ""
-        if None in paper
-        else (
-            " (the paper's own count:"
-            f" {sum(row['paper_bits'] * row['weights'] for row in report.values()) / weights:.3f})"
-        )
-    )
-    asked = (
-        '"photo.jpg", "What is in the picture?"'
-        if source.family.reads_images
-        else 'None, "What is a trellis?"'
-    )
+    asked, task = 'None, "What is a trellis?"', "text-generation"
+    if source.family.reads_images:
+        asked, task = '"photo.jpg", "What is in the picture?"', "image-text-to-text"
     kinds = {module.get("kind", "linear") for module in quantization["modules"].values()}
     kept = "norms, convolutions" if "embedding" in kinds else "embeddings, norms, language head"
     pruning = quantization.get("pruning")
@@ -51,7 +40,7 @@ def model_card(
 base_model: {name}
 base_model_relation: quantized
 library_name: transformers
-pipeline_tag: {"image-text-to-text" if source.family.reads_images else "text-generation"}
+pipeline_tag: {task}
 tags:
 - bivlm
 - quantized
@@ -65,7 +54,7 @@ tags:
 | recipe | `{recipe.name}` |
 | parts | {", ".join(quantization["parts"])} |
 | packed linears{" and embeddings" if "embedding" in kinds else ""} | {len(report)} with {weights:,} weights |
-| true bits per weight | {8 * stored / weights:.3f}{claimed} |
+| true bits per weight | {8 * stored / weights:.3f}{_paper_count(report, weights)} |
 | bytes of these | {before:,} before, {stored:,} now |
 | relative weight error | {error:.4f} |
 | calibration samples | {quantization["calibration_samples"]} |
@@ -79,3 +68,11 @@ model, processor = bivlm.load("PATH/TO/THIS/FOLDER")
 print(bivlm.answer(model, processor, {asked}))
 ```
 """
+
+
+def _paper_count(report: Mapping[str, Mapping[str, Any]], weights: int) -> str:
+    """The method's own count of bits per weight, where it has one for every weight."""
+    if any(row["paper_bits"] is None for row in report.values()):
+        return ""
+    bits = sum(row["paper_bits"] * row["weights"] for row in report.values())
+    return f" (the paper's own count: {bits / weights:.3f})"

@@ -263,7 +263,7 @@ class _Match:
             if number not in self.used and wanted and not _shadowed(recipe, number):
                 raise InputError(
                     f"recipe {recipe.name}: rule {number + 1} (part {rule.part or 'any'}, linears"
-                    f" {rule.linears!r}) matches no linear; mend or remove it"
+                    f" {rule.linears!r}) matches no linear; correct or remove it"
                 )
 
 

@@ -152,7 +152,7 @@ class Walk:
         for number, sample in enumerate(self.samples):
             received = None
             if exact is not None:
-                with collector.received() as received:
+                with collector.inputs() as received:
                     exact.calls(index)[number].run(module, exact.hidden[number])
             visual = sample.visual if stack.part == "language" else None
             with collector.watching(visual, received):

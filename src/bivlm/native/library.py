@@ -150,7 +150,7 @@ def _declare(opened: ctypes.CDLL) -> None:
 
 
 def _path() -> Path | None:
-    """Beside this package's files; an editable installation has its sources in one folder and the library in
+    """Next to this package's files; an editable installation has its sources in one folder and the library in
     another, both on the package's path.
     """
     if named := os.environ.get("BIVLM_LIBRARY"):

@@ -153,8 +153,8 @@ def packed_modules(model: nn.Module) -> Mapping[str, PackedModule]:
 
 
 def prepared_bytes(model: nn.Module) -> int:
-    """Memory that the kernels hold beside the packed tensors of `model`: what they prepared so far, which is
-    all of it once every weight was used.
+    """Memory that the kernels hold in addition to the packed tensors of `model`: what they prepared so far,
+    which is all of it once every weight was used.
     """
     return sum(
         module._product.added_bytes
@@ -174,7 +174,7 @@ def set_activations(model: nn.Module, activations: Activations) -> None:
 
 
 def expand_weights(model: nn.Module) -> None:
-    """Decode every packed weight once and keep it beside the packed tensors: the same numbers, more memory,
+    """Decode every packed weight once and keep it next to the packed tensors: the same numbers, more memory,
     no decoding at each call.
 
     Worth it when a model answers many questions with the reference kernel; the packed tensors stay what they

@@ -36,5 +36,5 @@ class AttentionPruner(Pruner):
         return self.attending
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
-        assert candidates.received is not None
-        return highest(candidates.received, k)
+        assert candidates.scores is not None
+        return highest(candidates.scores, k)

@@ -20,13 +20,13 @@ class Candidates:
     """The n tokens of one prompt that may be dropped.
 
     `features` (n, d) are what enters the layer that decides: hidden states, or the vision tower's projected
-    output. `received` (n,) float32 is the attention that each token receives there (`Pruner.queries` says
+    output. `scores` (n,) float32 is the attention that each token receives there (`Pruner.queries` says
     from whom); None when the pruner asks for none. `places` (n, 3) float32 are the number of the image (or
     tile), row and column in it, in units of tokens. `seed` is the same whenever the same prompt is asked.
     """
 
     features: Tensor
-    received: Tensor | None
+    scores: Tensor | None
     places: Tensor
     seed: int
 
@@ -40,7 +40,7 @@ class Pruner(ABC):
 
     @property
     def queries(self) -> Queries | None:
-        """Whose attention `Candidates.received` averages: that of all tokens which may look there, of the
+        """Whose attention `Candidates.scores` averages: that of all tokens which may look there, of the
         last one alone; None to ask for none.
         """
         return None

@@ -30,6 +30,6 @@ class JoinedPruner(AttentionPruner):
     share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
-        assert candidates.received is not None
-        looked_at = highest(candidates.received, int(self.share * k + 0.5))
+        assert candidates.scores is not None
+        looked_at = highest(candidates.scores, int(self.share * k + 0.5))
         return max_min(cosine_distances(candidates.features), k, chosen=looked_at)

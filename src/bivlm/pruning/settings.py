@@ -82,7 +82,7 @@ class Pruning:
         """
         if isinstance(self.pruner, Pruner):
             return self.pruner
-        return build(pruner_named(self.pruner), self.settings, f"pruner {self.pruner}", beside=OWN)
+        return build(pruner_named(self.pruner), self.settings, f"pruner {self.pruner}", others=OWN)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ the tower alone learns to name shape and colour (a linear head that is thrown aw
 answer. Only the answer tokens carry loss.
 
 What makes it fit: several questions of an image share one sequence. The image stands once at the front, each
-question sees the image and itself alone (a block mask, and positions that restart behind the image), so that
+question sees the image and itself alone (a block mask, and positions that restart after the image), so that
 four questions cost little more than one.
 """
 

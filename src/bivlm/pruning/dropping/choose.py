@@ -15,14 +15,14 @@ def choose(
     keep: float,
     candidates: Tensor,
     features: Tensor,
-    received: Tensor | None,
+    scores: Tensor | None,
     places: Sequence[Tensor],
     seeds: Sequence[int],
 ) -> Tensor:
     """Which of the `candidates` (batch, n), True where a token may be dropped, stay: (batch, n) boolean, True
     for these alone.
 
-    `features` (batch, n, d) and `received` (batch, n) have an entry for every token; `places` has for each
+    `features` (batch, n, d) and `scores` (batch, n) have an entry for every token; `places` has for each
     prompt those of its candidates, in order.
     """
     chosen = candidates.clone()
@@ -33,7 +33,7 @@ def choose(
             continue
         seen = Candidates(
             features[row, tokens],
-            None if received is None else received[row, tokens],
+            None if scores is None else scores[row, tokens],
             where.to(features.device),
             seed,
         )

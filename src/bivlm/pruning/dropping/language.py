@@ -87,7 +87,7 @@ class LanguageDrop:
     def _noted(self, call: Call) -> Encoding:
         """What the vision tower noted about this call's images."""
         noted, visual = self.owner.encoding, call.visual
-        values = None if noted is None else noted.stays if noted.stays is not None else noted.received
+        values = None if noted is None else noted.stays if noted.stays is not None else noted.scores
         if noted is None or values is None or visual is None or len(values) != int(visual.sum()):
             what = "the images were encoded elsewhere, or copied for several beams or answers"
             raise InputError(
@@ -108,8 +108,8 @@ class LanguageDrop:
         owner, hidden, scores = self.owner, args[0], None
         if owner.pruner.queries is not None and owner.pruning.site == "input":
             noted = self._noted(call)
-            assert noted.received is not None
-            scores = _laid_out(candidates, noted.received)
+            assert noted.scores is not None
+            scores = _laid_out(candidates, noted.scores)
         elif owner.pruner.queries is not None:
             rows = last_real(real)[:, None] if owner.pruner.queries == "last" else None
             scores = attention_received(block, args, kwargs, tokens=hidden.shape[1], rows=rows, real=real)

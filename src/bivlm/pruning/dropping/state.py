@@ -46,7 +46,7 @@ class Encoding:
 
     inputs: Mapping[str, Any]
     output: Any = None
-    received: Tensor | None = None  # (visual tokens of the batch,) attention at the end of the tower
+    scores: Tensor | None = None  # (visual tokens of the batch,) attention at the end of the tower
     stays: Tensor | None = None  # (visual tokens of the batch,) boolean, where the tower dropped patches
     patches: Any = None  # what stays in the tower (tower.py)
 

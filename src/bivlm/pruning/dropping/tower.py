@@ -109,7 +109,7 @@ class TowerWatch(Tower):
         if noted is not None:
             tokens = self.tokens_of(noted, args[0])
             scores = attention_received(block, args, kwargs, tokens=tokens.shape[1])
-            noted.received = token_means(scores[..., None], tokens)[..., 0].flatten()
+            noted.scores = token_means(scores[..., None], tokens)[..., 0].flatten()
 
 
 class TowerDrop(Tower):
