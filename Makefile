@@ -11,7 +11,7 @@ NATIVE := $(shell find csrc -type f)
 define native_tests
 	$(BIN)/cmake -S csrc -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja $(2) --log-level=WARNING
 	$(BIN)/cmake --build $(1)
-	$(BIN)/ctest --test-dir $(1) --output-on-failure
+	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel 2
 endef
 
 .PHONY: demo test test-native test-slow sanitize lint docs bench results clean

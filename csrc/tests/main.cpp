@@ -1,17 +1,42 @@
-// All tests of the library; the exit status says whether every check held.
+// The tests of the library: all of them, or those that are named. The exit status says whether
+// every check held.
 #include <cstdio>
+#include <cstring>
 
 #include "check.h"
 #include "tests.h"
 
-int main() {
-  test::test_interface();
-  test::test_unpack();
-  test::test_linear();
-  test::test_large();
-  test::test_rotate();
-  test::test_trellis_linear();
-  test::test_trellis_search();
-  std::printf("%ld checks, %ld failures\n", test::counts().checks, test::counts().failures);
-  return test::counts().failures != 0;
+namespace {
+
+struct Test {
+  const char* name;
+  void (*run)();
+};
+
+constexpr Test kTests[] = {
+    {"interface", test::test_interface},
+    {"unpack", test::test_unpack},
+    {"linear", test::test_linear},
+    {"large", test::test_large},
+    {"rotate", test::test_rotate},
+    {"trellis_linear", test::test_trellis_linear},
+    {"trellis_search", test::test_trellis_search},
+};
+
+bool named(const char* name, int count, char** names) {
+  for (int i = 0; i < count; ++i) {
+    if (!std::strcmp(names[i], name)) return true;
+  }
+  return count == 0;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  for (const Test& test : kTests) {
+    if (named(test.name, count - 1, words + 1)) test.run();
+  }
+  const test::Counts& found = test::counts();
+  std::printf("%ld checks, %ld failures\n", found.checks, found.failures);
+  return found.checks == 0 || found.failures != 0;
 }

@@ -29,8 +29,8 @@ struct InputPlaces {
   }
 };
 
-// A strip to read from: a full one with kSpare bytes after it, and after the columns that its
-// last run lacks
+// A strip to read from: a full one with kSpare bytes after it, and after the columns that its last
+// run lacks
 inline int64_t readable_bytes(const Task& task) {
   if (!task.run_count) return kLead;
   const Run& last = task.runs[task.run_count - 1];
