@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import bivlm
+from bivlm.studies.compare.page import write_page
 
 
 def read_questions(path: Path) -> list[bivlm.Sample]:
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = bivlm.compare_presets(
         options.model, options.presets, options.out, samples=samples[::2], calibration=samples[1::2]
     )
+    write_page(found, options.out)
     for row in found.rows:
         if row.failure:
             print(f"{row.preset}: {row.failure}")

@@ -21,7 +21,7 @@ from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from bivlm.packed.linear import packed_linears, replace_linear
 from bivlm.types import Sample
-from tiny import tiny_tokenizer
+from tiny.kinds import ALL
 
 QUESTIONS = [
     Sample(None, question) for question in ("what is red", "is it a cat", "how many", "a dog on a mat")
@@ -30,7 +30,7 @@ QUESTIONS = [
 
 def tiny_language_model(model_type, folder, dtype=torch.float32):
     """A seeded member of a family with its tokenizer, saved in `folder`."""
-    tokenizer = tiny_tokenizer("llava")
+    tokenizer = ALL["llava"].tokenizer()
     sizes = {
         "vocab_size": len(tokenizer),
         "hidden_size": 64,

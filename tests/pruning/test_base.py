@@ -58,7 +58,7 @@ def test_a_pruner_is_shown_the_candidates_alone():
     assert mask[0].int().tolist() == [0, 1, 1, 0, 1, 1], "the caller's mask stays as it was"
     (seen,) = pruner.seen
     assert torch.equal(seen.features, features[0, [1, 2, 4, 5]])
-    assert seen.received.tolist() == [1, 2, 4, 5]
+    assert seen.scores.tolist() == [1, 2, 4, 5]
     assert torch.equal(seen.places, places[0])
     assert seen.seed == 7
 
@@ -66,7 +66,7 @@ def test_a_pruner_is_shown_the_candidates_alone():
 def test_without_scores_there_are_none_and_prompts_must_match():
     pruner, mask = Noted(), torch.ones(1, 4, dtype=torch.bool)
     choose(pruner, 0.5, mask, torch.zeros(1, 4, 2), None, [token_places([(2, 2)])], [0])
-    assert pruner.seen[0].received is None
+    assert pruner.seen[0].scores is None
     with pytest.raises(ValueError, match="zip"):
         choose(pruner, 0.5, mask, torch.zeros(1, 4, 2), None, [token_places([(2, 2)])], [0, 1])
 

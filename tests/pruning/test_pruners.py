@@ -51,7 +51,7 @@ def test_attention_keeps_the_most_looked_at_and_the_earlier_of_equals():
     assert highest(torch.tensor([0.2, 0.5, 0.2, 0.9]), 3).tolist() == [0, 1, 3]
     seen = candidates(20)
     kept = AttentionPruner().select(seen, 7)
-    assert sorted(kept.tolist()) == sorted(np.argsort(-seen.received.numpy())[:7].tolist())
+    assert sorted(kept.tolist()) == sorted(np.argsort(-seen.scores.numpy())[:7].tolist())
 
 
 def farthest_first(features, k, chosen=()):
@@ -72,7 +72,7 @@ def test_diversity_and_joined_against_loops(k):
     seen = candidates(12, seed=k)
     features = seen.features.double().numpy()
     assert DiversityPruner().select(seen, k).tolist() == farthest_first(features, k)
-    looked_at = np.argsort(-seen.received.numpy())[: int(0.5 * k + 0.5)].tolist()
+    looked_at = np.argsort(-seen.scores.numpy())[: int(0.5 * k + 0.5)].tolist()
     assert JoinedPruner().select(seen, k).tolist() == farthest_first(features, k, looked_at)
     assert torch.equal(JoinedPruner(share=1.0).select(seen, k), AttentionPruner().select(seen, k))
     assert torch.equal(JoinedPruner(share=0.0).select(seen, k), DiversityPruner().select(seen, k))
