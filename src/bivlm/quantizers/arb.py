@@ -31,9 +31,9 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import NumberBits
 from bivlm.formats.planes import PlanesWeight
-from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.billm import Salience
+from bivlm.quantizers.base import Damping, Quantizer, Weighting
 from bivlm.quantizers.steps.compensation import ErrorRule
+from bivlm.quantizers.steps.parted_blocks import Salience, quantize_blocks
 from bivlm.quantizers.steps.partition import magnitude_threshold
 from bivlm.quantizers.steps.residual import Binarized, binarize
 from bivlm.quantizers.steps.sign_planes import (
@@ -41,9 +41,7 @@ from bivlm.quantizers.steps.sign_planes import (
     block_planes,
     parted,
     parted_nbytes,
-    planes_of,
     refit_planes,
-    walk_blocks,
 )
 from bivlm.types import LinearStats
 
@@ -90,38 +88,14 @@ class ARB(Quantizer):
         return self.compensate or self.salience == "hessian" or self.refit or self.variant == "x"
 
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> PlanesWeight:
-        w, exponent = in_range(weight)
-        hessian = moment_of(stats, self.modality_weight) if self.needs_data else None
-        salient_parts = 2 if self.column_groups else 1
-        kept: NumberBits = (
-            32 if self.scale_bits == 32 else 16
-        )  # eight-bit numbers are rounded when the whole row is known
-        blocks: list[BlockPlanes] = []
-
-        def quantize_columns(block: Tensor, u: Tensor, start: int) -> Tensor:
-            target = block.square() / u.diagonal().square() if self.salience == "hessian" else block
-            blocks.append(self._block(block, target))
-            decided = planes_of(blocks[-1:], 2, salient_parts, self.block_size, kept)
-            if self.variant == "x" and hessian is not None:
-                inside = slice(start, start + block.shape[1])
-                decided = refit_planes(block, decided, hessian[inside, inside], kept)
-                means = None if decided.means is None else decided.means.expand()[:, 0]
-                blocks[-1] = replace(blocks[-1], scales=decided.scales.expand()[:, 0], means=means)
-            return decided.dequantize()
-
-        walk_blocks(
-            w,
-            hessian,
-            quantize_columns,
-            feed_on=self.compensate,
-            block_size=self.block_size,
-            damping=self.damping,
-            error_rule=self.error_rule,
+        return quantize_blocks(
+            self,
+            weight,
+            stats,
+            self._block,
+            salient_parts=2 if self.column_groups else 1,
+            refine=refit_planes if self.variant == "x" else None,
         )
-        decided = planes_of(blocks, 2, salient_parts, self.block_size, self.scale_bits)
-        if hessian is not None and self.refit:
-            decided = refit_planes(w, decided, hessian, self.scale_bits)
-        return replace(decided, exponent=exponent)
 
     def _block(self, block: Tensor, target: Tensor) -> BlockPlanes:
         salient, small, large = parted(target, self.most_salient)

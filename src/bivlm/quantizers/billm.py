@@ -24,8 +24,7 @@ float16): 2.9 in truth.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -34,21 +33,17 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import NumberBits
 from bivlm.formats.planes import PlanesWeight
-from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.base import Damping, Quantizer, Weighting
 from bivlm.quantizers.steps.compensation import ErrorRule
+from bivlm.quantizers.steps.parted_blocks import Salience, quantize_blocks
 from bivlm.quantizers.steps.residual import binarize
 from bivlm.quantizers.steps.sign_planes import (
     BlockPlanes,
     block_planes,
     parted,
     parted_nbytes,
-    planes_of,
-    refit_planes,
-    walk_blocks,
 )
 from bivlm.types import LinearStats
-
-Salience = Literal["hessian", "magnitude"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -85,37 +80,16 @@ class BiLLM(Quantizer):
         return self.compensate or self.salience == "hessian" or self.refit
 
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> PlanesWeight:
-        w, exponent = in_range(weight)
-        hessian = moment_of(stats, self.modality_weight) if self.needs_data else None
-        kept: NumberBits = (
-            32 if self.scale_bits == 32 else 16
-        )  # eight-bit numbers are rounded when the whole row is known
-        blocks: list[BlockPlanes] = []
+        return quantize_blocks(self, weight, stats, self._block)
 
-        def quantize_columns(block: Tensor, u: Tensor, start: int) -> Tensor:
-            target = block.square() / u.diagonal().square() if self.salience == "hessian" else block
-            salient, small, large = parted(target, self.most_salient)
-            pieces = [
-                binarize(block, small, 1),
-                binarize(block, large, 1),
-                binarize(block, salient.expand_as(small), 2),
-            ]
-            blocks.append(block_planes(salient, large, pieces))
-            return planes_of(blocks[-1:], 2, 1, self.block_size, kept).dequantize()
-
-        walk_blocks(
-            w,
-            hessian,
-            quantize_columns,
-            feed_on=self.compensate,
-            block_size=self.block_size,
-            damping=self.damping,
-            error_rule=self.error_rule,
-        )
-        decided = planes_of(blocks, 2, 1, self.block_size, self.scale_bits)
-        if hessian is not None and self.refit:
-            decided = refit_planes(w, decided, hessian, self.scale_bits)
-        return replace(decided, exponent=exponent)
+    def _block(self, block: Tensor, target: Tensor) -> BlockPlanes:
+        salient, small, large = parted(target, self.most_salient)
+        pieces = [
+            binarize(block, small, 1),
+            binarize(block, large, 1),
+            binarize(block, salient.expand_as(small), 2),
+        ]
+        return block_planes(salient, large, pieces)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         stored = parted_nbytes(

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.planes import PlanesWeight, planes_nbytes
-from bivlm.quantizers.steps.compensation import ErrorRule, QuantizeColumns, compensate, inverse_factor
 from bivlm.quantizers.steps.partition import magnitude_threshold, salient_columns
 from bivlm.quantizers.steps.refit import better_rows, refitted
 from bivlm.quantizers.steps.residual import Binarized
@@ -164,30 +163,6 @@ def block_planes(salient: Tensor, partition: Tensor, pieces: list[Binarized]) ->
         means=torch.stack([piece.mean for piece in pieces], 1),
         column_scales=None,
     )
-
-
-def walk_blocks(
-    w: Tensor,
-    hessian: Tensor | None,
-    quantize_columns: QuantizeColumns,
-    *,
-    feed_on: bool,
-    block_size: int,
-    damping: float,
-    error_rule: ErrorRule,
-) -> None:
-    """Call `quantize_columns` on every block of `w`, left to right, with error feedback or, without
-    `feed_on`, on the weights as they are.
-    """
-    if hessian is not None and feed_on:
-        compensate(
-            w, hessian, quantize_columns, block_size=block_size, damping=damping, error_rule=error_rule
-        )
-        return
-    u = torch.eye(w.shape[1]) if hessian is None else inverse_factor(hessian, damping)
-    for start in range(0, w.shape[1], block_size):
-        block = slice(start, start + block_size)
-        quantize_columns(w[:, block], u[block, block], start)
 
 
 def parted_nbytes(
