@@ -49,7 +49,8 @@ inline int64_t useful_threads(int threads, int64_t items, int64_t work) {
 
 // body(thread, begin, end) for each thread's share of the items, in multiples of `step`.
 template <class Body>
-void share(int64_t items, int64_t threads, int64_t step, const Body& body) {
+void share(int64_t items, [[maybe_unused]] int64_t threads, [[maybe_unused]] int64_t step,
+           const Body& body) {
 #if defined(_OPENMP)
   if (threads > 1) {
 #pragma omp parallel num_threads(int(threads))
