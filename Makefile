@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-NATIVE := $(shell find csrc -type f)
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
+NATIVE := csrc/CMakeLists.txt $(filter-out csrc/tests/%,$(CPP))
 
 # $(call native_tests,FOLDER,OPTIONS): configure, build and run the tests of csrc
 define native_tests
@@ -38,7 +39,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp,$(NATIVE))
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
 # the site, into site/: offline, and a warning is an error
 docs: $(VENV)/installed-dev
