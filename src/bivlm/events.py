@@ -21,8 +21,8 @@ class Events:
         The same `what` is told again as it goes on, up to done == total.
         """
 
-    def unit(self, report: UnitReport, total: int) -> None:
-        """A unit of a job, a block or a table, is written or read back; `total` there are."""
+    def unit(self, report: UnitReport, done: int, total: int) -> None:
+        """A unit of a job, a block or a table, is written or read back: `done` of `total` are now."""
 
     def say(self, line: str) -> None:
         """One line for people: a run that is finished, a result that is kept, something that was redone."""

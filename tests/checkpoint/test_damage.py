@@ -17,8 +17,8 @@ from bivlm.checkpoint import output as job_module
 from bivlm.checkpoint.output import JOB_FOLDER
 from bivlm.errors import InputError
 from bivlm.job.run import quantize
-from hearing import Hearing
 from tiny import tiny_checkpoint, tiny_samples
+from told import Told
 
 PAPER = {"recipe": "bivlm-paper"}
 
@@ -172,7 +172,7 @@ class TestOut:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            quantize(source, tmp_path / "out", events=Hearing(stop), **PAPER)
+            quantize(source, tmp_path / "out", events=Told(stop), **PAPER)
         with pytest.raises(InputError, match=r"another job \(its recipe differ"):
             quantize(source, tmp_path / "out", settings={"bands": 2}, **PAPER)
 
@@ -192,7 +192,7 @@ class TestOut:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            quantize(source, tmp_path / "out", events=Hearing(start_again), **PAPER)
+            quantize(source, tmp_path / "out", events=Told(start_again), **PAPER)
         quantize(source, tmp_path / "out", **PAPER)
 
     def test_a_full_disk_keeps_what_is_whole(self, source, originals, tmp_path, monkeypatch):

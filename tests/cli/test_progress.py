@@ -23,8 +23,8 @@ def shown(terminal, lines=False):
 def test_units_are_lines_where_there_is_no_terminal():
     events, file = shown(False)
     with events:
-        events.unit(REPORT, 2)
-        events.unit(SimpleNamespace(**{**vars(REPORT), "path": "norm", "weights": {}, "resumed": True}), 2)
+        events.unit(REPORT, 1, 2)
+        events.unit(SimpleNamespace(**{**vars(REPORT), "path": "norm", "weights": {}, "resumed": True}), 2, 2)
     first, second = file.getvalue().splitlines()
     assert first.startswith("block 1/2  layers.0  2.00 bpw  error 0.5000  ")
     assert first.endswith(" GB  1.0 s")
@@ -49,7 +49,7 @@ def test_a_terminal_shows_what_goes_on_and_keeps_the_units():
         assert (step.description, step.completed, step.total) == ("questions", 1, 3)
         events.progress("blocks measured", 2, 2)
         assert (step.description, step.completed, step.total) == ("blocks measured", 2, 2)
-        events.unit(REPORT, 2)
+        events.unit(REPORT, 1, 2)
         assert not step.visible
         events.say("one line")
     (units,) = events.bars.tasks

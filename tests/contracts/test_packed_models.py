@@ -20,8 +20,8 @@ from bivlm.packed.embedding import replace_embedding
 from bivlm.packed.linear import packed_linears, replace_linear
 from bivlm.packed.module import packed_modules
 from folders import assert_same_files
-from hearing import Hearing
 from tiny import KINDS, SCALED_EMBEDDING, TIED, tiny_checkpoint, tiny_samples
+from told import Told
 
 PRESETS = ("bivlm-paper", "bivlm")
 EMBEDDED = "trellis-2:embeddings=3"  # embedding and head packed as well
@@ -104,7 +104,7 @@ def test_an_interrupted_job_ends_with_the_same_bytes(kind, preset, tmp_path):
                 raise _Stop
 
         with pytest.raises(_Stop):
-            quantize(source, out, recipe=preset, data=tiny_samples(2), events=Hearing(stop))
+            quantize(source, out, recipe=preset, data=tiny_samples(2), events=Told(stop))
         assert not (out / "config.json").exists()
         assert [report.resumed for report in seen] == [True] * max(stop_after - 2, 0) + [False] * min(
             stop_after, 2

@@ -17,8 +17,8 @@ from bivlm.job import walk
 from bivlm.job.run import quantize
 from bivlm.packed.linear import packed_linears, replace_linear
 from folders import assert_same_files
-from hearing import Hearing
 from tiny import tiny_checkpoint, tiny_samples
+from told import Told
 
 TUNED, PROPAGATED, PLAIN = "trellis-2:tuning=2", "trellis-2:propagation=0.5", "trellis-2"
 SAMPLES = tiny_samples(4)
@@ -38,7 +38,7 @@ def stop_after(count):
         if len(seen) == count:
             raise _Stop
 
-    return Hearing(on_unit)
+    return Told(on_unit)
 
 
 def packed_language(source, out, recipe, **more):
@@ -217,7 +217,7 @@ def test_a_block_that_is_a_lone_linear_is_tuned_and_corrected(tmp_path):
         tmp_path / "out",
         recipe="trellis-2:tuning=1,propagation=0.5",
         data=SAMPLES,
-        events=Hearing(reports.append),
+        events=Told(reports.append),
     )
     assert "model.multi_modal_projector" in [report.path for report in reports]
     loaded, processor = bivlm.load(out)

@@ -26,9 +26,9 @@ def test_a_label_stands_before_what_is_in_progress():
     events = Labelled(told, "trellis-2")
     events.progress("questions", 1, 2)
     events.say("done")
-    events.unit("a report", 3)
+    events.unit("a report", 1, 3)
     assert (told.steps, told.lines, told.units) == (
         [("trellis-2: questions", 1, 2)],
         ["done"],
-        [("a report", 3)],
+        [("a report", 1, 3)],
     )

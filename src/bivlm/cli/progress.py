@@ -49,7 +49,7 @@ class Shown(Events):
             console=console,
             disable=not console.is_terminal,
         )
-        self.what, self.done = BEGINNING, 0
+        self.what = BEGINNING
         self.step: TaskID = self.bars.add_task(BEGINNING, total=None, last="")
         self.units: TaskID | None = None
 
@@ -70,16 +70,15 @@ class Shown(Events):
         if self.lines:
             self._line(f"{what} {done}/{total}")
 
-    def unit(self, report: UnitReport, total: int) -> None:
-        self.done += 1
+    def unit(self, report: UnitReport, done: int, total: int) -> None:
         if self.units is None:
             self.units = self.bars.add_task("blocks", total=total, last="")
             self.bars.update(self.step, visible=False)
         what = f"{report.bits_per_weight:.2f} bpw  error {report.error:.4f}" if report.weights else "kept"
         memory = f"{self.process.memory_info().rss / 1e9:.2f} GB"
         last = f"{report.path}  {what}  {memory}{'  (from the earlier run)' if report.resumed else ''}"
-        self.bars.update(self.units, advance=1, last=last)
-        self._line(f"block {self.done}/{total}  {last}  {report.seconds:.1f} s")
+        self.bars.update(self.units, completed=done, total=total, last=last)
+        self._line(f"block {done}/{total}  {last}  {report.seconds:.1f} s")
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -121,7 +121,8 @@ class UnitMaker:
             rows = {name: asdict(report) for name, report in reports.items()}
             self.store.write_unit(unit.path, packed, rows, vectors)
         report = UnitReport(unit.path, reports, time.perf_counter() - started, resumed)
-        self.events.unit(report, len(self.plan.units))
+        paths = [planned.path for planned in self.plan.units]
+        self.events.unit(report, 1 + paths.index(unit.path), len(paths))
         return packed, vectors
 
     def _make(

@@ -103,8 +103,8 @@ class Labelled(Events):
     def progress(self, what: str, done: int, total: int) -> None:
         self.events.progress(f"{self.label}: {what}", done, total)
 
-    def unit(self, report: UnitReport, total: int) -> None:
-        self.events.unit(report, total)
+    def unit(self, report: UnitReport, done: int, total: int) -> None:
+        self.events.unit(report, done, total)
 
     def say(self, line: str) -> None:
         self.events.say(line)

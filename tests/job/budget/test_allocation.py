@@ -22,8 +22,8 @@ from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize, run
 from bivlm.quantizers import Trellis
 from folders import assert_same_files
-from hearing import Hearing
 from tiny import tiny_checkpoint, tiny_samples
+from told import Told
 
 DIVERGENCES = st.lists(st.floats(1e-6, 10.0), min_size=3, max_size=3)
 
@@ -286,28 +286,23 @@ def quantized(source, out, events=SILENT, **more):
 
 
 def test_a_budget_is_kept_and_measuring_goes_on_where_it_was_interrupted(source, tmp_path, measured_blocks):
-    probes = []
-    heard = Hearing(on_progress=lambda *step: probes.append(step))
-    whole = quantized(source, tmp_path / "whole", heard)
-    assert probes == [(MEASURING, done, 3) for done in range(4)]
+    told = Told()
+    whole = quantized(source, tmp_path / "whole", told)
+    assert told.steps == [(MEASURING, done, 3) for done in range(4)]
+    assert [(done, total) for _, done, total in told.units] == [
+        (done, len(told.units)) for done in range(1, 1 + len(told.units))
+    ]
     assert measured_blocks == [4, 4, 4]  # q, k and v; o; gate and up; down
     report = json.loads((whole / "bivlm_report.json").read_text())
     weights, taken = (sum(row[key] for row in report.values()) for key in ("weights", "stored_bytes"))
     assert 1.9 < 8 * taken / weights <= 2.0
     assert len({row["bits_per_weight"] for row in report.values() if row["weights"] == 96 * 160}) > 1
 
-    def stop_at(place):
-        def on_progress(what, done, total):
-            if done == place:
-                raise _Stop
-
-        return Hearing(on_progress=on_progress)
-
     out = tmp_path / "out"
     for place, once in ((1, [4]), (2, [4]), (3, [4]), (3, [])):
         measured_blocks.clear()
-        with pytest.raises(_Stop):
-            quantized(source, out, stop_at(place))
+        with pytest.raises(KeyboardInterrupt):
+            quantized(source, out, Told(stop=lambda what, done, place=place: done == place))
         assert measured_blocks == once
         assert not (out / "config.json").exists()
     measured_blocks.clear()
@@ -316,7 +311,7 @@ def test_a_budget_is_kept_and_measuring_goes_on_where_it_was_interrupted(source,
         raise _Stop
 
     with pytest.raises(_Stop):
-        quantized(source, out, events=Hearing(stop))  # and behind the measuring
+        quantized(source, out, events=Told(stop))  # and behind the measuring
     quantized(source, out)
     assert measured_blocks == []
     assert_same_files(whole, out)

@@ -21,7 +21,6 @@ from bivlm.studies.compare.folder import run_name
 from bivlm.studies.compare.run import compare_presets
 from bivlm.types import PARTS
 from comparing import ASK, LANGUAGE, PRESETS, copy_of, records
-from hearing import Hearing
 from tiny import tiny_samples
 from told import Told
 
@@ -106,7 +105,7 @@ def test_an_interrupted_comparison_continues(source, samples, count, monkeypatch
     original = pack.run
 
     def run(*args, events, **rest):
-        heard = Hearing(lambda report: (blocks.append(report), events.unit(report, 1)))
+        heard = Told(lambda report: (blocks.append(report), events.unit(report, 1, 1)))
         return original(*args, events=heard, **rest)
 
     monkeypatch.setattr(pack, "run", run)

@@ -49,14 +49,13 @@ class _Packing(Events):
     ) -> None:
         self.folder, self.name, self.fingerprint = folder, name, fingerprint
         self.before, self.events = before, events
-        self.done, self.resumed = 0, False
+        self.resumed = False
         self.measurable, self.started = reset_peak_memory(), time.perf_counter()
 
-    def unit(self, report: UnitReport, total: int) -> None:
-        self.done += 1
+    def unit(self, report: UnitReport, done: int, total: int) -> None:
         self.resumed |= report.resumed
         self.note(packed=False)
-        self.events.progress("packing blocks", self.done, total)
+        self.events.progress("packing blocks", done, total)
 
     def progress(self, what: str, done: int, total: int) -> None:
         self.events.progress(what, done, total)
