@@ -27,6 +27,7 @@ from ggml import TYPES, Ggml, GgmlWeight
 from random_weights import WIDTHS, random_weight
 
 BEYOND_CACHE = 1.5
+LARGEST_CACHE = 128 << 20  # a virtual machine reports its host's, and the copies would take all memory
 INT4_GROUPS = (128, 64, 32)
 KINDS = ("float32", "bfloat16", "int8")  # what x is; int8: bfloat16 that the kernel rounds
 CHECKED_ROWS = 512
@@ -52,11 +53,14 @@ class Contender:
 
 
 def cache_bytes() -> int:
-    """Size of the last-level cache as the system tells it; 32 MiB where it does not."""
+    """Size of the last-level cache as the system tells it; 32 MiB where it does not, and at most
+    LARGEST_CACHE.
+    """
     sizes = [
         path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     ]
-    return max((int(size[:-1]) << {"K": 10, "M": 20}[size[-1]] for size in sizes), default=32 << 20)
+    found = max((int(size[:-1]) << {"K": 10, "M": 20}[size[-1]] for size in sizes), default=32 << 20)
+    return min(found, LARGEST_CACHE)
 
 
 def copies_of(nbytes: int) -> int:
