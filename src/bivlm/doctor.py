@@ -21,7 +21,7 @@ from bivlm.formats import FORMATS
 from bivlm.kernels.codes import why_reference
 from bivlm.loading import check_model_folder
 from bivlm.machine import machine
-from bivlm.native import library as native
+from bivlm.native.library import library, status
 from bivlm.native.weights import NOT_IN_THE_LIBRARY
 
 EXTRAS = ("easy-vqa", "matplotlib", "datasets")
@@ -74,10 +74,10 @@ def diagnose(model: str | Path | None = None) -> Diagnosis:
     """Look at this installation, and at a packed model. InputError for a folder that is none, and for
     environment variables that ask too much.
     """
-    status, described = native.status(), machine()
+    found, described = status(), machine()
     return Diagnosis(
-        library=status.why,
-        instruction_set=status.instruction_set,
+        library=found.why,
+        instruction_set=found.instruction_set,
         kernels=tuple(_kernel(name) for name in FORMATS),
         processor=described["processor"],
         threads=described["threads"],
@@ -91,7 +91,7 @@ def diagnose(model: str | Path | None = None) -> Diagnosis:
 
 
 def _kernel(name: str) -> KernelRow:
-    if native.library() is None:
+    if library() is None:
         return KernelRow(name, "reference", "the native library is not in use")
     missing = NOT_IN_THE_LIBRARY.get(name)
     return KernelRow(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bivlm.formats.trellis import HELD, STRIP
-from bivlm.native import library as native
+from bivlm.native.library import library
 from bivlm.native.search import native_search
 
 LOOKAHEAD = 16  # rows of the next column that a path is judged by
@@ -39,10 +39,10 @@ def search_columns(
     factor of H⁻¹ = UᵀU that feeds errors on; `table` (2^window,) int8; `state` (strips,) int32 the last
     `window` bits of every strip's stream. Arguments are not changed.
     """
-    library = native.library()
-    if library is None:
+    loaded = library()
+    if loaded is None:
         return search_reference(w, u, window, k, table, state)
-    return native_search(library, w, u, window, k, table, state)
+    return native_search(loaded, w, u, window, k, table, state)
 
 
 def search_reference(
