@@ -51,7 +51,7 @@ class Quantizer(ABC):
 
     @abstractmethod
     def bits_bound(self, shape: tuple[int, int]) -> float:
-        """An upper bound of the true bits per weight of a linear of this shape; the preflight table shows it."""
+        """An upper bound of the true bits per weight of a linear of this shape, for the preflight table."""
 
     @abstractmethod
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:

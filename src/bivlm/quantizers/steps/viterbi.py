@@ -120,7 +120,7 @@ def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tenso
 
 
 def _in_16_bits(cost: Tensor) -> Tensor:
-    """The costs (n, windows) after the first, exact steps: relative to the least cost if that is far from 0."""
+    """The costs (n, windows) after the first, exact steps: relative to the least if that is far from 0."""
     least = cost.amin(1, keepdim=True)
     held = torch.where(
         least > LARGEST_COST + 1, (cost - least).clamp(max=LARGEST_COST), cost.clamp(max=NOT_REACHED - 1)
