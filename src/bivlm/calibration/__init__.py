@@ -1,1 +1,3 @@
-"""What reaches each block and each linear, and what corrects them for it. Nothing here writes a file."""
+"""The inputs of each block and each linear on calibration data, and the corrections that follow from them.
+Nothing here writes a file.
+"""

@@ -1,9 +1,9 @@
-"""What reaches the blocks of a stack, found by running the model around them: hooks only, no tracing.
+"""The inputs of the blocks of a stack, found by running the model around them: hooks only, no tracing.
 
-While a stack is captured, each of its blocks only notes its arguments and hands its input on, so the blocks
-need no weights: masks, rotary embeddings and window lengths depend on the inputs, not on what the blocks
-compute. A stack that is finished plays back its recorded outputs, so that the model around it (poolers,
-mergers, the next stack) runs on what the packed blocks produced.
+While a stack is captured, each of its blocks only records its arguments and returns its input unchanged. The
+blocks need no weights for this: masks, rotary embeddings and window lengths depend on the model's inputs, not
+on the blocks' results. A finished stack replays its recorded outputs, so the model around it (poolers,
+mergers, the next stack) runs on the outputs of the packed blocks.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ class BlockCall:
 
 @dataclass(frozen=True)
 class Captured:
-    """One sample at the entry of a stack: the hidden states that reach its first block, and the call of every
-    block.
-    """
+    """One sample at the entry of a stack: the input of its first block, and the call of every block."""
 
     hidden: Tensor
     calls: tuple[BlockCall, ...]
@@ -53,7 +51,7 @@ class _StackReached(Exception):
 
 @contextmanager
 def _patched(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Replace what a block computes for a while; its attributes and hooks stay."""
+    """Replace a block's `forward` for a while; its attributes and hooks stay."""
     block.forward = forward
     try:
         yield
@@ -75,11 +73,11 @@ def capture(
     blocks: Sequence[nn.Module],
     finished: Sequence[tuple[Sequence[nn.Module], Mapping[int, Tensor]]] = (),
 ) -> Captured:
-    """Run `model` on one sample up to the last of `blocks` and note what reaches them.
+    """Run `model` on one sample up to the last of `blocks` and record their inputs.
 
-    `finished` holds the stacks before: their blocks, and the recorded outputs by block index of those whose
-    output the model reads. Raises RuntimeError when the model never reaches the blocks, or changes the hidden
-    states between two of them.
+    `finished` holds the earlier stacks: their blocks, and, by block index, the recorded outputs that the
+    model reads. Raises RuntimeError if the model never reaches the blocks, or changes the hidden states
+    between two of them.
     """
     calls: list[BlockCall] = []
     first: list[Tensor] = []

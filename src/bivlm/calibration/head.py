@@ -1,12 +1,13 @@
-"""What reaches the language head, all stacks having run: the second moment that its weight is quantized with.
+"""The second moment of the language head's inputs, after all stacks have run. The head's weight is quantized
+with it.
 
-    the packed blocks' last output ─► final norm ─► what reaches the head ─► its second moment
+    the packed blocks' last output ─► final norm ─► the head's input ─► its second moment
 
-The head decides every answer, and what reaches it is far from even: with the second moment of the text tokens
-it loses much less of what counts. Visual tokens do not count, since nothing reads what the model would say
-after them. A head that shares the embedding's weight is packed with it, for the head: an embedding's rows are
-read one by one, and their errors hardly show. Where a recipe propagates errors, the head corrects what it can
-of what all blocks together have lost.
+The head decides every answer, and its inputs are very uneven, so the second moment of the text tokens lowers
+the error of the answers much. Visual tokens do not count, since nothing reads the model's prediction after
+them. A head that shares the embedding's weight is packed together with it, with the settings for a head: an
+embedding's rows are read one by one, and their errors matter little. If a recipe propagates errors, the head
+corrects part of the accumulated error of all blocks.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from bivlm.types import LinearStats
 
 
 def head_stats(entrance: Entrance, finished: Sequence[FinishedStack], propagated: bool) -> LinearStats:
-    """What reaches the language head from the text tokens of the samples, after all stacks.
+    """Statistics of the language head's inputs at the text tokens of the samples, after all stacks.
 
-    `propagated`: the full-precision model ran as well, and how far the two are apart is wanted too.
+    `propagated`: the full-precision model ran as well, and the residual between both is accumulated too.
     """
     head = entrance.model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
     moment, residual, tokens = *torch.zeros(2, head.in_features, head.in_features), 0
 
     def text_of(number: int, exact: bool) -> Tensor:
-        """What reaches the head at a sample's text tokens, (t, d) float32."""
+        """The head's input at a sample's text tokens, (t, d) float32."""
         hidden = entrance.capture(number, [head], finished, exact=exact).hidden
         return hidden[0, ~entrance.samples[number].visual].float()
 

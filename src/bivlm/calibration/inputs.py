@@ -1,4 +1,4 @@
-"""Calibration samples as the model takes them: whole prompts, one by one, never cut."""
+"""Calibration samples as inputs of the model: whole prompts, one by one, never truncated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bivlm.types import Sample
 
 @dataclass(frozen=True)
 class CalibrationInput:
-    """One sample as the model takes it: its input tensors (batch of one) and the mask (t,) of the visual
+    """One sample as input of the model: its input tensors (batch of one) and the mask (t,) of the visual
     tokens in its prompt.
     """
 
@@ -27,9 +27,9 @@ class CalibrationInput:
 def calibration_inputs(
     source: SourceModel, samples: Sequence[Sample | CalibrationInput]
 ) -> list[CalibrationInput]:
-    """The samples as inputs of `source`; those that are inputs already stay as they are.
+    """The samples as inputs of `source`; samples that are inputs already are not changed.
 
-    Raises InputError, naming the sample, for what cannot be read or asked.
+    Raises InputError, naming the sample, if it cannot be read or asked.
     """
     if all(isinstance(sample, CalibrationInput) for sample in samples):
         return [sample for sample in samples if isinstance(sample, CalibrationInput)]

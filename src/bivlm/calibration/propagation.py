@@ -1,8 +1,7 @@
-"""Error propagation: a weight that makes good for what was lost before it.
+"""Error propagation: a weight that corrects the errors of the layers before it.
 
-In the packed model a linear receives x, in the full-precision one it would have received x̂. Quantizing W as
-it is aims at W x; what is wanted is W x̂. The weight that comes nearest to it, E ‖W x̂ - W* x‖² at its least,
-is
+In the packed model a linear receives x; in the full-precision model it would receive x̂. Quantizing the
+unchanged W aims at W x, but the target is W x̂. The weight with the smallest E ‖W x̂ - W* x‖² is
 
     W* = W + W E[(x̂ - x) xᵀ] (E[x xᵀ] + λI)⁻¹
 
@@ -24,7 +23,7 @@ DAMPING = 0.01
 def propagated(
     weight: Tensor, stats: LinearStats, strength: float, modality_weight: ModalityWeight = "tokens"
 ) -> Tensor:
-    """`weight` (out, in) corrected for the residual of its inputs, float32; as it is where `stats` has no
+    """`weight` (out, in) corrected for the residual of its inputs, float32; unchanged if `stats` has no
     residual or every input is zero.
     """
     residual = stats.residual(modality_weight)

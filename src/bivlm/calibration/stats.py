@@ -1,8 +1,8 @@
-"""What each linear of a block receives: second moments of the inputs, by modality.
+"""Second moments of the inputs of each linear of a block, by modality.
 
-Linears that receive the very same tensor (q, k and v; gate and up) share one second moment, found by the
-tensor's identity while the block runs. Where the full-precision model runs as well, the residual
-between what both receive is accumulated as well.
+Linears that receive the very same tensor (q, k and v; gate and up) share one second moment. They are found by
+the tensor's identity while the block runs. If the full-precision model runs as well, the residual between the
+inputs of both models is accumulated too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bivlm.types import LinearStats, Modality
 class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
-    `visual_only` names the linears whose input is visual tokens alone, whatever the mask says. Memory: (in,
-    in) float32 per shared input and modality.
+    `visual_only` names the linears whose input is visual tokens alone; for them the mask is ignored. Memory:
+    (in, in) float32 per shared input and modality.
     """
 
     def __init__(self, linears: Mapping[str, nn.Linear], visual_only: frozenset[str] = frozenset()) -> None:
@@ -33,7 +33,7 @@ class StatsCollector:
 
     @contextmanager
     def inputs(self) -> Iterator[dict[str, Tensor]]:
-        """While one sample runs: what each linear receives, by its name."""
+        """While one sample runs: the input of each linear, by its name."""
         inputs: dict[str, Tensor] = {}
 
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -51,8 +51,7 @@ class StatsCollector:
         """While one sample runs: `visual` (t,) marks its visual tokens; None means that all are visual
         (vision tower, projector).
 
-        `exact` is what the linears received (`inputs`) when the same sample ran through the full-precision
-        model.
+        `exact` has the linears' inputs (`inputs`) for the same sample in the full-precision model.
         """
         seen: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept alive, so that no id is used twice
 
@@ -93,8 +92,8 @@ class StatsCollector:
             tokens[modality] = tokens.get(modality, 0) + len(part)
 
     def groups(self) -> list[list[str]]:
-        """The linears that something reached, those that receive the same tensor together, in the order in
-        which they were reached.
+        """The linears that received an input, grouped by the tensor that they receive, in the order in which
+        they ran.
         """
         groups: dict[str, list[str]] = {}
         for name, leader in self._leader.items():
@@ -102,7 +101,7 @@ class StatsCollector:
         return list(groups.values())
 
     def stats(self, name: str) -> LinearStats:
-        """What the linear `name` received so far. Raises ValueError when nothing reached it."""
+        """Statistics of the inputs of the linear `name` so far. Raises ValueError if it received none."""
         leader = self._leader.get(name)
         if leader is None:
             raise ValueError(f"no calibration sample reached {name}")
@@ -120,7 +119,7 @@ class StatsCollector:
 def collector_for(
     model: nn.Module, names: Iterable[str], visual_linears: Collection[str] = ()
 ) -> StatsCollector:
-    """What will watch the linears `names` of `model`. Those whose name ends in one of `visual_linears`
+    """A collector for the linears `names` of `model`. Those whose name ends in one of `visual_linears`
     receive visual tokens alone.
     """
     linears = {name: model.get_submodule(name) for name in names}

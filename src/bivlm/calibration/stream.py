@@ -1,6 +1,6 @@
-"""Hidden states on their way through the blocks of a stack, sample by sample, and what they leave.
+"""Hidden states on their way through the blocks of a stack, sample by sample, and the recorded outputs.
 
-enter ─► Stream ─ advance, block by block ─► FinishedStack ─► played back for the next stack
+enter ─► Stream ─ advance, block by block ─► FinishedStack ─► replayed for the next stack
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bivlm.calibration.inputs import CalibrationInput
 
 
 class Stream:
-    """The calls of every block of a stack, and the hidden states (…, t, d) that reach the next block."""
+    """The calls of every block of a stack, and the hidden states (…, t, d) that enter the next block."""
 
     def __init__(self, entries: Sequence[Captured]) -> None:
         self._entries = entries
@@ -38,8 +38,8 @@ class FinishedStack:
     """A stack whose blocks have run: for every sample, the outputs that the model reads later, by block
     index.
 
-    `packed` are those of the packed blocks, `exact` those of the full-precision ones; the same where only one
-    ran.
+    `packed` are those of the packed blocks, `exact` those of the full-precision blocks; both are the same if
+    only one ran.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], samples: int) -> None:
@@ -48,7 +48,7 @@ class FinishedStack:
         self.exact: list[dict[int, Tensor]] = [{} for _ in range(samples)]
 
     def record(self, index: int, packed: Stream, exact: Stream | None) -> None:
-        """Keep what leaves block `index`."""
+        """Keep the outputs of block `index`."""
         full = packed if exact is None else exact
         for number, (mine, whole) in enumerate(zip(packed.hidden, full.hidden, strict=True)):
             self.packed[number][index] = mine
@@ -70,14 +70,14 @@ class Entrance:
         *,
         exact: bool = False,
     ) -> Captured:
-        """What reaches `blocks` for one sample, the finished stacks playing back their outputs."""
+        """The inputs of `blocks` for one sample, while the finished stacks replay their outputs."""
         played = [(stack.blocks, (stack.exact if exact else stack.packed)[number]) for stack in finished]
         return capture(self.model, self.samples[number].tensors, blocks, played)
 
     def enter(
         self, blocks: Sequence[nn.Module], finished: Sequence[FinishedStack], *, exact: bool = False
     ) -> Stream:
-        """The stream at the entrance of a stack. `exact`: as it is in the full-precision model."""
+        """The stream at the entrance of a stack. `exact`: the stream of the full-precision model."""
         return Stream(
             [self.capture(number, blocks, finished, exact=exact) for number in range(len(self.samples))]
         )

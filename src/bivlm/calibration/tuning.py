@@ -1,9 +1,9 @@
-"""Block tuning: the continuous numbers of a packed block, fitted to what the full-precision block says.
+"""Block tuning: the continuous numbers of a packed block, fitted to the output of the full-precision block.
 
-The codes stay as they are. What moves are the row scales of the packed linears and the block's vectors
-(norms, biases), by Adam on the difference between the packed block's output, on the inputs that the packed
-model gives it, and the full-precision block's output on those of the full-precision model. A part of the
-samples is held out; the tuned numbers, rounded to what is stored, are kept only if they are better there. No
+The codes do not change. Adam moves the row scales of the packed linears and the block's vectors (norms,
+biases). The loss is the difference between two outputs: that of the packed block on the inputs of the packed
+model, and that of the full-precision block on the inputs of the full-precision model. A part of the samples
+is held out; the tuned numbers, rounded to their stored precision, are kept only if they are better there. No
 bit is added.
 
 (Block-wise tuning after each block: QuIP#, arXiv 2402.04396, and OmniQuant, arXiv 2308.13137, which fit more
@@ -27,10 +27,10 @@ from bivlm.formats import FORMATS, PackedTensor
 
 logger = logging.getLogger("bivlm.calibration")
 
-RATE = 2e-3  # of Adam, relative to the size of what it moves
+RATE = 2e-3  # of Adam, relative to the size of the parameter
 HELD_OUT = 4  # every fourth sample judges
-ROW_SCALE = "row_scale"  # the tensor of a packed linear that is fitted, where its format has one
-SHIFT = "shift"  # what its parameter is called meanwhile
+ROW_SCALE = "row_scale"  # the tensor of a packed linear that is fitted, if its format has one
+SHIFT = "shift"  # the name of its parameter during tuning
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def tune_block(
     """Fit the block at `path`, here with its full-precision weights, whose linears are to be `packed`; sample
     i calls it with calls[i] on inputs[i].
 
-    `inputs` and `targets` are the hidden states (…, t, d) that the packed model gives the block, and those
-    that the full-precision one gets from it. The same arguments give the same result. Fewer than HELD_OUT
-    samples tune nothing; neither does a block that has nothing to move.
+    `inputs` are the hidden states (…, t, d) that the block receives in the packed model; `targets` are its
+    outputs in the full-precision model. The same arguments give the same result. With fewer than HELD_OUT
+    samples, or a block without tunable numbers, nothing is tuned.
     """
     work = _working_copy(block, path, packed)
     train, judge = (
@@ -119,15 +119,15 @@ def tune_block(
 
 
 def token_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over the tokens of ‖output - target‖² / ‖target‖²: a token with massive activations counts like
-    any other.
+    """Mean over the tokens of ‖output - target‖² / ‖target‖²: a token with massive activations counts as much
+    as any other.
     """
     lost, whole = (output - target).square().sum(-1), target.square().sum(-1)
     return (lost / (whole + 1e-6 * whole.mean() + 1e-30)).mean()
 
 
 def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor]) -> nn.Module:
-    """The block in float32 with its packed linears decoded, its vectors free to move and nothing else."""
+    """The block in float32 with its packed linears decoded; only its vectors require gradients."""
     work = copy.deepcopy(block).float()
     for parameter in work.parameters():
         parameter.requires_grad_(parameter.dim() == 1)
@@ -143,7 +143,7 @@ def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor
 
 
 def _below(name: str, path: str) -> str:
-    """A name in the model as a name in the block; "" where the block is that linear alone."""
+    """A name in the model as a name in the block; "" if the block is that linear alone."""
     return "" if name == path else name.removeprefix(f"{path}.")
 
 
@@ -163,8 +163,8 @@ def _as_float(call: BlockCall) -> BlockCall:
 
 
 def _size(parameter: Tensor, name: str) -> float:
-    """What a step is relative to: 1 for shifts, else the vector's root mean square (a hundredth for a vector
-    of zeros).
+    """The unit of a step: 1 for shifts, else the vector's root mean square (a hundredth for a vector of
+    zeros).
     """
     return 1.0 if _is_shift(name) else max(float(parameter.detach().square().mean().sqrt()), 1e-2)
 
@@ -186,7 +186,7 @@ def _load(movable: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> 
 def _rounded(
     name: str, value: Tensor, packed: Mapping[str, PackedTensor], path: str, stored: Mapping[str, torch.dtype]
 ) -> Tensor:
-    """A vector, or the shift of a row scale, as it will be once it is stored."""
+    """A vector, or the shift of a row scale, rounded to its stored precision."""
     if not _is_shift(name):
         return value.to(stored[name]).float()
     scale = packed[_joined(path, name.rpartition(".")[0])].tensors[ROW_SCALE]

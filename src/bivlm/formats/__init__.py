@@ -1,5 +1,5 @@
 """How weights are stored: one file per format, one table. `base.py` says what a format is; `encoding/` has
-what their fields are stored with. The byte-exact specification is docs/format.md.
+the encodings of their fields. The byte-exact specification is docs/format.md.
 """
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight

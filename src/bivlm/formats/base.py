@@ -1,5 +1,5 @@
-"""What every storage format offers: a decision about a weight (`QuantizedWeight`) and the tensors that stand
-for it in a file (`PackedTensor`).
+"""What every storage format offers: a quantized weight (`QuantizedWeight`) and the tensors that store it in a
+file (`PackedTensor`).
 
     quantizer ─► QuantizedWeight ─ encode() ─► PackedTensor ─► file
                        ▲                           │
@@ -23,7 +23,7 @@ from bivlm.formats.encoding.checks import blaming, same_bits
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """A weight as it lies in a file: named tensors, the shape that they stand for, and the format's own
+    """A weight as it is stored in a file: named tensors, the shape of the weight, and the format's own
     settings.
 
     `tensors` have the names that follow the linear's own name in the checkpoint ("….q_proj.codes");
@@ -47,8 +47,9 @@ class PackedTensor:
 
 
 class QuantizedWeight(ABC):
-    """What a quantizer decided about one weight. Subclasses are frozen dataclasses (eq=False: equality is
-    here), checked when they are made: ValueError, naming format and field, for what the format cannot hold.
+    """The result of a quantizer for one weight. Subclasses are frozen dataclasses (eq=False: equality is
+    defined here). They are checked when they are made: ValueError, naming format and field, for a weight
+    that the format cannot hold.
     """
 
     format: ClassVar[str]
@@ -66,12 +67,12 @@ class QuantizedWeight(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raises ValueError, naming the field, where the fields contradict each other or the format."""
+        """Raises ValueError, naming the field, if the fields contradict each other or the format."""
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the weight that this stands for."""
+        """(out, in) of the weight."""
 
     @abstractmethod
     def dequantize(self) -> Tensor:
@@ -90,9 +91,9 @@ class QuantizedWeight(ABC):
 
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
-        """Some rows of `decode(packed).dequantize()`: `index` (n,) int64, the result (n, in) float32, the
-        same but for the rounding of sums.
+        """Some rows of `decode(packed).dequantize()`: `index` (n,) int64, the result (n, in) float32, equal
+        up to the rounding of sums.
 
-        Formats whose rows can be read alone do better than this, which unpacks all of them.
+        This unpacks all rows. Formats whose rows can be read alone override it.
         """
         return cls.decode(packed).dequantize()[index]

@@ -6,8 +6,8 @@ and each column.
 
     w[i, j] = ((row_scale[i] * 2^exponent) * Σ_k A[i, k] * middle_scale[k] * B[k, j]) * column_scale[j]
 
-in float32. Bits per weight follow from the rank, about r (out + in) / (out · in), so any number of them can
-be had. docs/format.md has every byte.
+in float32. Bits per weight follow from the rank, about r (out + in) / (out · in), so any number of bits is
+possible. docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class FactorsWeight(QuantizedWeight):
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise.
-    What the tensors hold is not read.
+    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
+    tensors are not read.
     """
     settings = _checked_settings(packed)
     check_tensors(packed.tensors, _layout(packed.shape, settings["rank"]))
@@ -113,7 +113,7 @@ def checked(packed: PackedTensor) -> dict[str, Any]:
 
 
 def as_signs(positive: Tensor) -> Tensor:
-    """Booleans as float32: +1 where True, -1 where False. A tensor of its own."""
+    """Booleans as float32: +1 where True, -1 where False. A new tensor."""
     return positive.float().mul_(2.0).sub_(1.0)
 
 
@@ -138,7 +138,7 @@ def _layout(shape: tuple[int, int], rank: int) -> Layout:
 
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, each of its type and range, and a shape that is one."""
+    """The settings, after a check of their types and ranges and of the shape."""
     require(packed.format == "factors", f"the format is {packed.format!r}")
     require(
         len(packed.shape) == 2 and min(packed.shape) >= 1,

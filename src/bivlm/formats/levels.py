@@ -5,8 +5,8 @@ tail of large weights.
     w[i, j] = scale * tail_scale[i] * tail_levels[tail_codes[n]]    where (i, j) is tail_positions[n]
 
 Products are taken in float32, from left to right. In the file the codes are radix words, the tail's positions
-are Rice codes of the gaps between them, and the tail's codes lie where the dense codes below them would be
-wasted: docs/format.md has every byte.
+are Rice codes of the gaps between them, and the tail's codes take the place of the dense codes that a tail
+entry does not need. docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LevelsWeight(QuantizedWeight):
                     G = 1 or ceil(in / group_size). symmetric: L = alphabet / 2 magnitudes, ascending; code c
                     means -levels[L-1-c] for c < L and +levels[c-L] otherwise. not symmetric: L = alphabet
                     levels, code c means levels[c].
-    scale           () float32, above 0: keeps float16 tables in range whatever the size of the weights
+    scale           () float32, above 0: keeps float16 tables in range for weights of any size
     group_size      columns per table; `in` when the whole row shares one (the last group may be shorter)
     tail_positions  (n,) int64, ascending and unique, row-major positions i * in + j
     tail_codes      (n,) uint8, 0…3
@@ -143,8 +143,8 @@ class LevelsWeight(QuantizedWeight):
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they, the dtype and shape of every tensor and the tables fit together: ValueError
-    otherwise. The streams are not read.
+    """The settings; ValueError unless they match the dtype and shape of every tensor and the tables are
+    valid. The streams are not read.
     """
     with blaming("levels"):
         settings = _checked_settings(packed)
@@ -162,11 +162,11 @@ def checked(packed: PackedTensor) -> dict[str, Any]:
 def levels_nbytes(
     shape: tuple[int, int], alphabet: int, symmetric: bool, group_size: int, rows_of_tables: int, tail: int
 ) -> int:
-    """The most bytes that `encode` writes for a weight of this kind with at most `tail` entries, wherever
-    they lie.
+    """An upper bound of the bytes that `encode` writes for a weight of this kind with at most `tail` entries
+    at any positions.
 
-    Exact but for the positions, for which it is the bound that `bits.rice_bytes_bound` proves; without a tail
-    it is exact.
+    Only the bytes of the positions are a bound (`bits.rice_bytes_bound`). The rest is exact, and so is the
+    result without a tail.
     """
     rows, columns = shape
     table = alphabet // 2 if symmetric else alphabet
@@ -182,7 +182,7 @@ def levels_nbytes(
 
 
 def tail_code_bits_outside(alphabet: int) -> int:
-    """How many of a tail code's two bits the dense code below it cannot hold: they go to `tail_bits`."""
+    """How many of a tail code's two bits do not fit the dense code at its place: they go to `tail_bits`."""
     return 0 if alphabet >= 4 else 1
 
 
@@ -193,7 +193,7 @@ def _signed_tables(levels: Tensor, symmetric: bool) -> Tensor:
 
 
 def _table_starts(tables: Tensor, columns: int, group_size: int) -> Tensor:
-    """Where in the flattened `tables` (R, G, alphabet) the table of a weight begins: (R, columns) int32."""
+    """Where each weight's table begins in the flattened `tables` (R, G, alphabet): (R, columns) int32."""
     count, groups, alphabet = tables.shape
     column_group = torch.arange(columns, dtype=torch.int32, device=tables.device) // group_size
     row = torch.arange(count, dtype=torch.int32, device=tables.device)
@@ -323,7 +323,7 @@ def _check_group_size(group_size: Any, columns: int) -> None:
 
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, each of its type and range, and a shape that is one."""
+    """The settings, after a check of their types and ranges and of the shape."""
     require(packed.format == LevelsWeight.format, f"the format is {packed.format!r}")
     require(
         len(packed.shape) == 2 and min(packed.shape) >= 1,
@@ -344,7 +344,7 @@ def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
 
 
 def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
-    """Dtype and shape of every tensor that the settings call for."""
+    """Dtype and shape of every tensor that the settings require."""
     (rows, columns), alphabet = shape, settings["alphabet"]
     tensors: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
         "codes": (torch.uint8, (rows, bits.symbols_bytes(columns, alphabet))),

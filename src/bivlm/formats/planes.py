@@ -1,14 +1,15 @@
-"""`planes`: one sign bit per weight and a scale for each group, with what binary methods add: parts, means,
-salient columns, column scales, a tail.
+"""`planes`: one sign bit per weight and a scale for each group, with the additions of binary methods: parts,
+means, salient columns, column scales, a tail.
 
     ordinary column    w[i, j] = [mean +] (scale * 2^e [* column_scale[j]]) * sign
     salient column     w[i, j] = [mean +] (scale_1 * 2^e [* column_scale_1[j]]) * sign_1 + (scale_2 * 2^e [*
                        column_scale_2[j]]) * sign_2
     tail entry         w[i, j] = tail_scale[i] * 2^e * (code - tail_zero[i])
 
-The numbers are those of the weight's row, column group and part; a mean is times 2^e as well. All in float32,
-from left to right. In the file every plane holds only the columns that have it, and a weight of bare signs
-and float16 scales lies in blocks, which in groups of 128 are ggml's Q1_0. docs/format.md has every byte.
+The numbers are those of the weight's row, column group and part; a mean is multiplied by 2^e as well. All in
+float32, from left to right. In the file every plane holds only the columns that use it. A weight with only
+signs and float16 scales is stored in blocks; in groups of 128 these are ggml's Q1_0. docs/format.md has every
+byte.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay 
 
 @dataclass(frozen=True, eq=False)
 class PlanesWeight(QuantizedWeight):
-    """A weight of (out, in) in `planes`. A column is ordinary or salient; within its kind a weight belongs to
-    part `partition`.
+    """A weight of (out, in) in `planes`. A column is ordinary or salient; `partition` says to which part of
+    its kind of column a weight belongs.
 
     signs           (out, in) bool, the first plane: True is +1; False under the tail (the format stores a bit
                     of the tail's code there)
     parts           1 or 2: the parts of ordinary columns
-    salient_parts   0, 1 or 2: those of salient columns; 0 exactly when there are none
+    salient_parts   0, 1 or 2: the parts of salient columns; 0 exactly when there are no salient columns
     partition       (out, in) bool: the part; False in columns whose kind has one
     salient         (in,) bool
     second_signs    (out, in) bool, the second plane of salient columns; False elsewhere
@@ -216,8 +217,8 @@ class PlanesWeight(QuantizedWeight):
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise.
-    What the tensors hold is not read.
+    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
+    tensors are not read.
     """
     settings = checked_settings(packed)
     check_tensors(packed.tensors, layout(packed.shape, settings))
@@ -236,10 +237,11 @@ def planes_nbytes(
     scale_bits: NumberBits,
     tail: int,
 ) -> int:
-    """The most bytes that `encode` writes for a weight of this kind, its means in as many bits as its scales.
+    """An upper bound of the bytes that `encode` writes for a weight of this kind, with means in as many bits
+    as scales.
 
-    Exact but for the positions of the tail, for which it is the bound that `bits.rice_bytes_bound` proves;
-    without a tail it is exact.
+    Only the bytes of the tail's positions are a bound (`bits.rice_bytes_bound`); without a tail the result is
+    exact.
     """
     stored = {8: "uint8", 16: "float16", 32: "float32"}[scale_bits]
     settings: dict[str, Any] = {
@@ -259,7 +261,7 @@ def planes_nbytes(
 
 
 def _chosen(part: Tensor | None, of_part: Callable[[int], Tensor]) -> Tensor:
-    """Of the two parts' values each weight's own; the first's where there is one part."""
+    """For each weight the value of its own part; with one part, the value of that part."""
     return of_part(0) if part is None else torch.where(part, of_part(1), of_part(0))
 
 
@@ -289,7 +291,7 @@ def _packed_numbers(name: str, numbers: Numbers | None) -> dict[str, Tensor]:
 
 
 def _absent(shape: tuple[int, int], device: torch.device) -> dict[str, Any]:
-    """The fields of a weight that has nothing but signs and scales; what is not there takes no memory."""
+    """The fields of a weight that has only signs and scales; absent fields take no memory."""
     none, flag = (
         torch.zeros(0, dtype=torch.float16, device=device),
         torch.zeros((), dtype=torch.bool, device=device),
@@ -369,7 +371,7 @@ def _read_salient(tensors: Mapping[str, Tensor], shape: tuple[int, int], count: 
 def _read_columns(
     name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int], columns: Tensor
 ) -> Tensor:
-    """A plane that lies in the file for some columns only: (out, in) bool, False in the others."""
+    """A plane that the file stores for some columns only: (out, in) bool, False in the others."""
     plane = torch.zeros(shape, dtype=torch.bool, device=columns.device)
     with blaming(f"'{name}'"):
         plane[:, columns] = _unpack_plane(tensors[name], int(columns.sum()))

@@ -1,16 +1,16 @@
-"""`trellis`: one of 2^L levels for every weight, picked by a window on a bit stream that moves on by K bits
-from weight to weight.
+"""`trellis`: one of 2^L levels for every weight, chosen by a window on a bit stream. The window moves by K
+bits from weight to weight.
 
     W = diag(row_scale) T R,     T[i, j] = table_K[window]
 
 The windows of neighbouring weights overlap, so that K bits per weight choose among 2^L levels (trellis-coded
 quantization: Marcellin and Fischer, IEEE Trans. Commun. 38, 82 (1990); the bit-shift trellis for weights:
-QTIP, arXiv 2406.11235). R is the rotation of the inputs (encoding/rotation.py), which makes the weights of a
-row near to Gaussian, whatever they were.
+QTIP, arXiv 2406.11235). R is the rotation of the inputs (encoding/rotation.py), which makes the weights of
+every row nearly Gaussian.
 
-Rows are cut into strips of 64. The stream of a strip goes down its columns, one after the other; the columns
-come in runs of 16, and every run has its own K, 0 … 4, so that the mean can be any number and bits can go to
-the columns that need them. docs/format.md has every byte.
+Rows are cut into strips of 64. The stream of a strip goes down its columns, one after the other. The columns
+are grouped in runs of 16, and every run has its own K, 0 … 4. So the mean of K can be any number, and the
+columns that need more bits can have them. docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, WINDOWS, standa
 STRIP = 64  # rows of a strip; those of the last are rounded up to a multiple of HELD
 HELD = 16
 RUN = 16  # columns that share their K
-LEAD = 2  # zero bytes before the stream of a strip: what the first windows reach back to
+LEAD = 2  # zero bytes before the stream of a strip: the first windows reach back into them
 
-_BLOCK = 1 << 20  # weights at a time, where rows are read alone or turned back
+_BLOCK = 1 << 20  # weights at a time, when rows are read alone or rotated back
 
 SETTINGS = ["exponent", "fitted", "rotated", "seed", "window"]
 
@@ -52,10 +52,10 @@ class TrellisWeight(QuantizedWeight):
     codes      (bytes,) uint8: the streams of the strips, one after the other, as `pack_symbols` makes them
     columns    in
     bits       (ceil(in / 16),) uint8: K of every run of 16 columns, 0 … 4; with 0 the weights are 0
-    row_scale  (out,) float16: what a level times 2^exponent / 32 is multiplied by
+    row_scale  (out,) float16: factor of level · 2^exponent / 32
     table      (4, 2^window) int8: the levels for K = 1 … 4; empty (0, 0): those of `standard_tables`
     window     L: 8, 12 or 16
-    rotated    whether R stands for the rotation that belongs to `seed`, or for nothing
+    rotated    whether R is the rotation of `seed`, or the identity
     seed       0 … 2^63 - 1
     exponent   -126 … 126
 
@@ -97,15 +97,15 @@ class TrellisWeight(QuantizedWeight):
         return torch.cat(pieces, 1)[:, : self.shape[0]].T.contiguous()
 
     def rotated_weight(self) -> Tensor:
-        """diag(row_scale) T: the weight as the rotated inputs meet it, (out, in) float32."""
+        """diag(row_scale) T: the weight for rotated inputs, (out, in) float32."""
         return self.values().float().mul_(row_factors(self.row_scale, self.exponent)[:, None])
 
     def dequantize(self) -> Tensor:
         return self._turned_back(self.rotated_weight())
 
     def some_rows(self, index: Tensor) -> Tensor:
-        """The rows of `dequantize()` that `index` (n,) int64 names, (n, in) float32: every window is cut out
-        where it lies in its stream.
+        """The rows of `dequantize()` that `index` (n,) int64 names, (n, in) float32: every window is
+        extracted from its place in the stream.
         """
         widths, tables = column_bits(self.bits, self.columns), self.tables
         before, size = (widths.cumsum(0) - widths)[:, None], strip_bytes(STRIP, widths)
@@ -190,8 +190,8 @@ def _pack_strips(symbols: Tensor, run_bits: Tensor) -> Tensor:
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they, the dtype and shape of every tensor and the length of the streams fit
-    together: ValueError otherwise.
+    """The settings; ValueError unless they match the dtype and shape of every tensor and the length of the
+    streams.
     """
     with blaming("trellis"):
         settings = _checked_settings(packed)
@@ -236,13 +236,13 @@ def strip_bytes(held: int, widths: Tensor) -> int:
 
 
 def stream_bytes(rows: int, widths: Tensor) -> int:
-    """Bytes of all streams of a weight with so many rows, whose columns have these K."""
+    """Bytes of all streams of a weight with `rows` rows, whose columns have these K."""
     held = strips(rows)
     return LEAD * len(held) + int(widths.sum()) * sum(held) // 8
 
 
 def row_factors(row_scale: Tensor, exponent: int) -> Tensor:
-    """What the int8 values of each row are multiplied by: (out,) float32."""
+    """The factor of each row's int8 values: (out,) float32."""
     return row_scale.float() * (2.0**exponent / UNIT)
 
 
@@ -284,7 +284,7 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
 
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, each of its type and range, and a shape that is one."""
+    """The settings, after a check of their types and ranges and of the shape."""
     require(packed.format == "trellis", f"the format is {packed.format!r}")
     require(
         len(packed.shape) == 2 and min(packed.shape) >= 1,
@@ -309,7 +309,7 @@ def _check_numbers(window: Any, rotated: Any, seed: Any, exponent: Any) -> None:
 
 
 def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int]) -> None:
-    """Bits in their range, streams of the length that they ask for, zeros before each of them."""
+    """Checks that K is in range, and that each stream has the right length and begins with zeros."""
     require(int(run_bits.max()) <= MOST_BITS, f"'bits' holds {int(run_bits.max())}; at most {MOST_BITS}")
     widths, held = column_bits(run_bits, shape[1]), strips(shape[0])
     needed = stream_bytes(shape[0], widths)

@@ -3,8 +3,8 @@
     w[i, j] = (codes[i, j] - zero_point[i, g]) * (scale[i, g] * 2^exponent) [* column_scale[j]]
     g = j // group_size
 
-in float32, from left to right. The zero point is the grid's middle for all groups, a code of its own, or any
-number; column scales are what AWQ folds away elsewhere. docs/format.md has every byte.
+in float32, from left to right. The zero point is the grid's middle for all groups, or per group a code or any
+number. Column scales serve AWQ, which elsewhere folds them into other layers. docs/format.md has every byte.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class UniformWeight(QuantizedWeight):
 
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
-        """Rows are stored one by one: what belongs to them is a packed weight of its own."""
+        """Rows are stored separately: the parts of these rows are a packed weight of their own."""
         if not len(index):
             return torch.empty(0, packed.shape[1], device=index.device)
         tensors = {
@@ -160,8 +160,8 @@ class UniformWeight(QuantizedWeight):
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, once they and the dtype and shape of every tensor fit together: ValueError otherwise.
-    What the tensors hold is not read.
+    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
+    tensors are not read.
     """
     settings = _checked_settings(packed)
     check_tensors(packed.tensors, _layout(packed.shape, settings))
@@ -191,7 +191,7 @@ def uniform_nbytes(
 
 
 def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
-    """Dtype and shape of every tensor that the settings call for."""
+    """Dtype and shape of every tensor that the settings require."""
     rows, columns = shape
     alphabet, groups = settings["alphabet"], -(-columns // settings["group_size"])
     tensors: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
@@ -210,7 +210,7 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
 
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, each of its type and range, and a shape that is one."""
+    """The settings, after a check of their types and ranges and of the shape."""
     require(packed.format == "uniform", f"the format is {packed.format!r}")
     require(
         len(packed.shape) == 2 and min(packed.shape) >= 1,
@@ -305,7 +305,7 @@ def _check_column_scale(weight: UniformWeight, columns: int) -> None:
 
 
 def _check_size(weight: UniformWeight) -> None:
-    """The largest distance from a zero point, times its scale and the largest column scale, stays in
+    """The largest distance from a zero point, times its scale and the largest column scale, must not overflow
     float32.
     """
     zero = (

@@ -1,1 +1,1 @@
-"""The main job: what is asked for, what will be done, and doing it."""
+"""The main job: the request, the plan, and the run."""

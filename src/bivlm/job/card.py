@@ -1,5 +1,5 @@
-"""The model card of a packed folder: what it is, what it weighs, how to use it. Every number in it is the
-run's own.
+"""The model card of a packed folder: what it is, how large it is, how to use it. All its numbers come from
+the run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def model_card(
     report: Mapping[str, Mapping[str, Any]],
     quantization: Mapping[str, Any],
 ) -> str:
-    """The text of README.md. `report` holds a row for every packed linear, `quantization` is what config.json
-    gets.
+    """The text of README.md. `report` has a row for every packed linear; `quantization` is the
+    `quantization_config` of config.json.
     """
     weights = sum(row["weights"] for row in report.values())
     stored = sum(row["stored_bytes"] for row in report.values())
@@ -71,7 +71,7 @@ print(bivlm.answer(model, processor, {asked}))
 
 
 def _paper_count(report: Mapping[str, Mapping[str, Any]], weights: int) -> str:
-    """The method's own count of bits per weight, where it has one for every weight."""
+    """The method's own count of bits per weight, if it has one for every weight."""
     if any(row["paper_bits"] is None for row in report.values()):
         return ""
     bits = sum(row["paper_bits"] * row["weights"] for row in report.values())

@@ -1,9 +1,10 @@
-"""The plan of a job: every linear of a model with the quantizer that serves it, or the reason why it stays.
+"""The plan of a job: every linear of a model with its quantizer, or the reason why it stays in full
+precision.
 
     Plan ─ units ─┬─ BlockPlan ─ linears       a transformer block, or a projector
                   └─ TablePlan                 the token embedding, or the language head
 
-A unit is what is written at once. The plan is made before anything long starts.
+A unit is the smallest piece that is written. The plan is made before any long work starts.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ class LinearPlan:
 
     @property
     def place(self) -> str:
-        """Where tables put it: its part, or outside."""
+        """Its row in tables: its part, or outside."""
         return self.part or "outside"
 
 
 @dataclass(frozen=True)
 class TablePlan:
-    """The token embedding or the language head, where it is packed: a unit of its own.
+    """The token embedding or the language head, if it is packed: a unit of its own.
 
-    `shape` is (vocabulary, hidden size). `head` is the name of the language head that has no weight but this
-    embedding's.
+    `shape` is (vocabulary, hidden size). `head` is the name of the language head that shares this embedding's
+    weight.
     """
 
     name: str
@@ -100,8 +101,8 @@ UnitPlan = BlockPlan | TablePlan
 
 @dataclass(frozen=True)
 class Plan:
-    """All blocks in the order in which the model runs them, the linears outside of them, which stay, the
-    tables that are packed, and what the recipe says about the walk.
+    """All blocks in the order in which the model runs them, the linears outside of them (which stay in full
+    precision), the tables that are packed, and the recipe's settings for the walk.
     """
 
     blocks: tuple[BlockPlan, ...]
@@ -112,12 +113,12 @@ class Plan:
 
     @property
     def units(self) -> tuple[UnitPlan, ...]:
-        """What is written one by one, in that order."""
+        """The units, in the order in which they are written."""
         return (*self.blocks, *self.tables)
 
     @property
     def linears(self) -> tuple[LinearPlan, ...]:
-        """Every linear of the model but a language head that is packed."""
+        """Every linear of the model except a language head that is packed."""
         return (*(linear for block in self.blocks for linear in block.linears), *self.outside)
 
     @property
@@ -127,7 +128,7 @@ class Plan:
 
     @property
     def shared(self) -> frozenset[str]:
-        """The parameters that a packed embedding stands for as well: nothing of theirs is written."""
+        """The parameters that share the weight of a packed embedding: they are not written."""
         return frozenset(f"{table.head}.weight" for table in self.tables if table.head is not None)
 
     @property
@@ -141,12 +142,12 @@ class Plan:
 
     @property
     def head_needs_data(self) -> bool:
-        """Whether the samples have to run through all blocks, for what reaches the language head."""
+        """Whether the samples have to run through all blocks, to get the language head's inputs."""
         return any(table.needs_data for table in self.tables)
 
     def runs(self, block: BlockPlan) -> bool:
         """Whether the calibration samples have to run up to a block: its quantizers need data, or it is
-        fitted to what the samples say there.
+        fitted to the block's outputs on the samples.
         """
         return block.needs_data or bool(block.quantized and self.runs_beside)
 
@@ -162,8 +163,8 @@ def block_paths(model: nn.Module, stack: Stack) -> list[str]:
 def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) -> Plan:
     """Match every linear of the model with the recipe.
 
-    Raises InputError when a rule matches no linear of the chosen parts, when no linear is left to quantize,
-    or when a linear belongs nowhere.
+    Raises InputError if a rule matches no linear of the chosen parts, if no linear is left to quantize, or if
+    the family declares no place for a linear.
     """
     match = _Match(source.family, recipe, parts)
     blocks: list[BlockPlan] = []
@@ -196,8 +197,8 @@ def _outside(
 
 
 def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[TablePlan, ...]:
-    """The token embedding, and the language head unless it shares the embedding's weight. `calibrated`: data
-    says what reaches the head.
+    """The token embedding, and the language head unless it shares the embedding's weight. `calibrated`: the
+    head's inputs are known from data.
 
     Raises InputError for a model whose embedding or head is of a kind that cannot be packed.
     """
@@ -230,7 +231,7 @@ def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:
 
 
 class _Match:
-    """A recipe's rules, matched with one linear after the other; `check` refuses rules that reached none."""
+    """A recipe's rules, matched with one linear after the other; `check` refuses rules that matched none."""
 
     def __init__(self, family: Family, recipe: Recipe, parts: Collection[PartName]) -> None:
         self.family, self.recipe, self.parts = family, recipe, parts
@@ -268,8 +269,8 @@ class _Match:
 
 
 def _shadowed(recipe: Recipe, number: int) -> bool:
-    """A general rule after particular ones may be left with nothing when only their parts are chosen: that is
-    no mistake.
+    """Whether a rule matches nothing only because earlier, more specific rules match all chosen parts: this
+    is no mistake.
     """
     rule = recipe.rules[number]
     return rule.part is None and rule.linears == "*" and number > 0

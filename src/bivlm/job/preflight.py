@@ -1,5 +1,5 @@
-"""What a job will do, before it does it: which linears with what, what stays and why, and the size, memory
-and time to expect.
+"""A preview of a job: the quantizer of each linear, the linears that stay and why, and the expected size,
+memory and time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from bivlm.types import LinearStats
 
 PROCESS_BYTES = 450 << 20  # resident size of python with torch and transformers imported
 PROBE_SHAPE = (512, 512)
-BITS_TOLERANCE = 1.12  # a preset that takes more than this times the bits that it is meant for says so
+BITS_TOLERANCE = 1.12  # above this ratio of a preset's bits to its target a warning is given
 
 
 @dataclass(frozen=True)
 class PreflightRow:
-    """Linears of one part that are treated alike. `bits` is the most that they can take, None where they are
-    kept.
-    """
+    """Linears of one part with the same treatment. `bits` is an upper bound, None if they are kept."""
 
     part: str
     treatment: str
@@ -40,11 +38,11 @@ class PreflightRow:
 
 @dataclass(frozen=True)
 class Preflight:
-    """The table, and what to expect: bytes of the model's files before and after, peak resident bytes,
+    """The table and the predictions: bytes of the model's files before and after, peak resident bytes,
     seconds of quantizing without calibration.
 
-    `bits` is the most that the quantized linears take together, per weight; of their row widths
-    `dearest_columns` takes the most, `dearest_bits`.
+    `bits` is an upper bound per weight for all quantized linears together. The row width with the most bits
+    per weight is `dearest_columns`, and these bits are `dearest_bits`.
     """
 
     rows: tuple[PreflightRow, ...]
@@ -73,8 +71,8 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
     """Predict the job of `plan`; a small matrix is quantized for each setting to learn the speed of this
     machine.
 
-    With a `budget` that is what the linears of the blocks take together, per weight, whatever their settings
-    say; measuring for it needs the whole model.
+    With a `budget` the linears of the blocks take this many bits per weight together, regardless of their
+    settings; measuring for it needs the whole model.
     """
     groups: dict[tuple[str, str], list[WeightPlan]] = defaultdict(list)
     for linear in plan.weights:
@@ -155,10 +153,10 @@ def _seconds_per_weight(quantizer: Quantizer) -> float:
 
 
 def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:
-    """The process, the largest block with its largest linear in work, the largest piece outside the blocks,
-    and with data its second moments.
+    """Bytes of the process, the largest block with the working memory of its largest linear, the largest
+    piece outside the blocks, and, with data, the second moments.
 
-    `whole`: all blocks are there at once.
+    `whole`: all blocks are in memory at once.
     """
     blocks = [
         sum(source.entries[name].nbytes for name in source.parameter_names(block.path))

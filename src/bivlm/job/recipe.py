@@ -1,12 +1,12 @@
-"""A recipe says which quantizer, with which settings, serves which part and linear: rules in a TOML file, the
-first that matches wins.
+"""A recipe assigns a quantizer with its settings to every linear: rules in a TOML file; the first rule that
+matches wins.
 
 name = "bivlm-paper"
 description = "Bi-VLM as printed"
-true_bits = 3.5              # what it is meant to take, everything counted; left out: it promises nothing
+true_bits = 3.5              # target, everything counted; left out: no target
 propagation = 0.5            # 0…1: how much of the error of earlier blocks is corrected; left out: 0
 tuning = 4                   # epochs of fitting each packed block to its full-precision output; left out: 0
-budget = 2.0                 # true bits of everything packed together, dealt out by measurement
+budget = 2.0                 # true bits of all packed weights together, allocated by measurement
 embeddings = 4               # bits of token embedding and language head; left out: they are kept
 
 [[rule]]
@@ -15,8 +15,8 @@ linears = "*.fc1"            # a glob on the linear's name; left out: every line
 quantizer = "bivlm"          # a method, built in or from another package, or "keep"
 settings = { bands = 5 }     # the quantizer's own fields
 
-Where a preset is named, settings may follow: "bivlm:bands=5,granularity=group" changes these fields of every
-quantizer in it, and "trellis-2:tuning=4,propagation=0.5" what the recipe says about the whole model.
+A preset's name may be followed by settings: "bivlm:bands=5,granularity=group" changes these fields of every
+quantizer in the preset, and "trellis-2:tuning=4,propagation=0.5" changes the settings of the recipe itself.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from bivlm.types import PARTS, PartName
 PRESETS = resources.files("bivlm").joinpath("job", "presets")
 KEEP = "keep"
 MODEL_SETTINGS = ("propagation", "tuning", "budget", "embeddings")
-SETTING = re.compile(r"\s*\w+\s*=")  # how a setting begins; no preset's name holds "="
+SETTING = re.compile(r"\s*\w+\s*=")  # the beginning of a setting; no preset's name contains "="
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named list of rules. `true_bits` is what it is meant to take, None where it promises nothing.
+    """A named list of rules. `true_bits` is its target, None if it has no target.
 
-    `propagation`, `tuning`, `budget` and `embeddings` are about the whole model, whatever the quantizers:
+    `propagation`, `tuning`, `budget` and `embeddings` concern the whole model, with any quantizers:
     calibration/propagation.py, calibration/tuning.py, job/budget/ and `TablePlan` of job/plan.py.
     """
 
@@ -116,10 +116,10 @@ class Recipe:
         return next((rule for rule in self.rules if rule.matches(part, linear)), None)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
-        """Every rule's quantizer with some fields changed: what `--set bands=5` and "bivlm:bands=5" do. The
-        name shows them; `true_bits` is void.
+        """Every rule's quantizer with some fields changed, as by `--set bands=5` and "bivlm:bands=5". The
+        recipe's name shows the settings; `true_bits` becomes None.
 
-        Names of MODEL_SETTINGS change the recipe itself. Raises InputError when a quantizer has no such field
+        Names of MODEL_SETTINGS change the recipe itself. Raises InputError if a quantizer has no such field
         or refuses the value.
         """
         if not settings:
@@ -135,7 +135,7 @@ class Recipe:
         return replace(self, name=name, rules=rules, true_bits=None, **check_model_settings(own, self.name))
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json remembers."""
+        """The recipe as config.json records it."""
         return {**asdict(replace(self, rules=())), "rules": [rule.to_dict() for rule in self.rules]}
 
 
@@ -169,7 +169,7 @@ def check_model_settings(settings: Mapping[str, Any], origin: str) -> dict[str, 
 
 
 def build_quantizer(rule: Rule) -> Quantizer:
-    """The quantizer of a rule; InputError that lists what there is when a name or a value is wrong."""
+    """The quantizer of a rule; if a name or a value is wrong, InputError that lists the possible ones."""
     if isinstance(rule.quantizer, Quantizer):
         return rule.quantizer
     return build(quantizer_named(rule.quantizer), rule.settings, f"quantizer {rule.quantizer}")
@@ -182,10 +182,10 @@ def preset_names() -> list[str]:
 
 
 def split_presets(lists: Sequence[str]) -> list[str]:
-    """`["a,b", "c:x=1,y=2,d"]` as `["a", "b", "c:x=1,y=2", "d"]`: what begins with NAME= belongs to the
-    preset before it.
+    """`["a,b", "c:x=1,y=2,d"]` as `["a", "b", "c:x=1,y=2", "d"]`: an entry that begins with NAME= belongs to
+    the preset before it.
 
-    Raises InputError when there is no preset, or a setting stands before the first one.
+    Raises InputError if there is no preset, or if a setting comes before the first one.
     """
     presets: list[str] = []
     for item in (item.strip() for text in lists for item in text.split(",")):

@@ -1,8 +1,8 @@
-"""What is asked of a job, whoever asks: a recipe with everything that changes it, checked once.
+"""The request of a job: a recipe with everything that changes it, checked once.
 
-A preset's name may carry settings ("trellis-2:tuning=4"), `settings` carry more, and `bits`, `effort` and
-`embeddings` are words for some of them. Whatever is said twice is refused: nothing is dropped without a word.
-The command line and `bivlm.quantize` share this file.
+A preset's name may contain settings ("trellis-2:tuning=4"), `settings` has more of them, and `bits`, `effort`
+and `embeddings` are short forms of some. A setting that is given twice is refused, so nothing is ignored
+silently. The command line and `bivlm.quantize` share this file.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ EFFORTS: dict[str, dict[str, Any]] = {  # how long may it take?
 
 @dataclass(frozen=True)
 class Request:
-    """A checked request. `pruning` is what the packed model drops by default; `family` declares an
-    architecture that is not in the table; `sensitivities` is a file that keeps the measurements of a budget.
+    """A checked request. `pruning` is the packed model's default pruning; `family` declares an architecture
+    that is not in the table; `sensitivities` is a file that keeps the measurements of a budget.
     """
 
     recipe: Recipe
@@ -52,14 +52,14 @@ def make_request(
     family: Family | None = None,
     sensitivities: str | Path | None = None,
 ) -> Request:
-    """Check what is asked for and put it together.
+    """Check the arguments and combine them into a request.
 
-    `recipe` is a preset's name, a TOML file, a `Recipe`, or one `Quantizer` for everything; `bits` a budget
-    of true bits per weight of everything packed; `effort` "fast", "normal" or "high"; `embeddings` the bits
-    of token embedding and language head; `settings` change fields of the recipe's quantizers, or of the
-    recipe.
+    `recipe` is a preset's name, a TOML file, a `Recipe`, or one `Quantizer` for everything. `bits` is a
+    budget of true bits per weight for all packed weights; `effort` is "fast", "normal" or "high";
+    `embeddings` is the bits of token embedding and language head. `settings` change fields of the recipe's
+    quantizers, or of the recipe.
 
-    Raises InputError for whatever is wrong, unknown, or said twice.
+    Raises InputError for an argument that is wrong, unknown, or given twice.
     """
     chosen = _recipe(recipe, bits, effort, embeddings, dict(settings or {}))
     unknown = [part for part in parts if part not in PARTS]
@@ -88,7 +88,7 @@ def _recipe(
     embeddings: float | None,
     settings: dict[str, Any],
 ) -> Recipe:
-    """The recipe with all that changes it; InputError for what is said twice."""
+    """The recipe with all changes applied; InputError for a setting that is given twice."""
     own = split_settings(recipe)[1] if isinstance(recipe, str | Path) else {}
     said = {
         f"the recipe {recipe}": own,
@@ -125,5 +125,5 @@ def _effort(effort: str | None) -> dict[str, Any]:
 
 
 def _plain(number: float) -> float | int:
-    """2.0 as 2: what names and records show."""
+    """2.0 as 2, for names and records."""
     return int(number) if isinstance(number, float) and number.is_integer() else number

@@ -1,4 +1,4 @@
-"""The main job on one screen: a full-precision model folder in, a packed model folder out.
+"""The main job in short: a full-precision model folder in, a packed model folder out.
 
 request ─► source ─► plan ─► preflight            prepare: nothing is written yet
 ─► budget ─► walk, unit by unit, written at once  run
@@ -86,20 +86,20 @@ def quantize(
     """Quantize `model` (a folder or hub id) into the folder `out`, and return it.
 
     recipe         a preset's name, a TOML file, a `Recipe`, or one `Quantizer` for everything
-    bits           true bits per weight of everything packed, dealt out by what it does to the answers
+    bits           true bits per weight of all packed weights, allocated by their effect on the answers
     effort         "fast", "normal" (corrects for earlier errors) or "high" (tunes each block as well)
-    embeddings     bits of the token embedding and the language head; left out they stay as they are
+    embeddings     bits of the token embedding and the language head; left out: they stay in full precision
     settings       change fields of the recipe's quantizers
     parts          which parts to pack: any of "vision", "projector", "language"
-    data           what calibrates: a file or data set as on the command line, of which `samples` questions
+    data           calibration data: a file or data set as on the command line, from which `samples` questions
                    are drawn with `seed`; or a list of `Sample`, all of which are used
-    pruning        what the packed model drops by default ("attention:layer=2,keep=0.25")
+    pruning        the packed model's default pruning ("attention:layer=2,keep=0.25")
     family         the declaration of an architecture that bivlm does not know
-    sensitivities  a file that keeps what a budget measures, and from which it is read again
-    events         is told what is done
+    sensitivities  a file that keeps the measurements of a budget, for reuse
+    events         receives the progress
 
-    A call that is interrupted continues when it is made again with the same arguments, and ends with the same
-    bytes. Raises InputError for whatever the user has to correct.
+    After an interruption the same call continues the job and ends with the same bytes. Raises InputError for
+    every mistake that the user has to correct.
     """
     request = make_request(
         recipe,
@@ -118,8 +118,8 @@ def quantize(
 
 
 def prepare(model: str | Path, request: Request) -> Prepared:
-    """Read the model's headers, match the recipe, predict size, memory and time. InputError for whatever the
-    user has to correct.
+    """Read the model's headers, match the recipe, predict size, memory and time. InputError for every mistake
+    that the user has to correct.
     """
     if request.family is not None:
         use(request.family)
@@ -127,15 +127,15 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     plan = make_plan(source, request.recipe, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
     if request.pruning is not None:
-        TokenPruning(source.model, request.pruning)  # refuses what this model cannot do
+        TokenPruning(source.model, request.pruning)  # refuses a pruning that this model cannot do
     return Prepared(request, source, plan, preflight(source, plan, budget))
 
 
 def calibration_samples(
     prepared: Prepared, data: str | Path | Sequence[Sample], samples: int = SAMPLES, seed: int = 0
 ) -> Sequence[Sample]:
-    """The samples that a job calibrates on: none where its recipe needs no data. Raises InputError for data
-    that cannot be read.
+    """The calibration samples of a job: none if its recipe needs no data. Raises InputError for data that
+    cannot be read.
     """
     if not prepared.recipe.needs_data:
         return ()
@@ -177,7 +177,7 @@ def run(
 
 
 def _check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
-    """InputError where a recipe needs more calibration samples than there are."""
+    """InputError if a recipe needs more calibration samples than there are."""
     if recipe.needs_data and not samples:
         raise InputError(
             f"recipe {recipe.name} calibrates on data and none was given; add --data, or choose a preset that"
@@ -191,7 +191,7 @@ def _check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
 
 
 def fingerprint(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
-    """What decides the bytes of the result; unfinished work is continued only under the same."""
+    """Everything that decides the bytes of the result; unfinished work is continued only if it is equal."""
     source, request = prepared.source, prepared.request
     described: dict[str, Any] = {
         "recipe": request.recipe.to_dict(),

@@ -1,4 +1,4 @@
-"""What packs a table, the token embedding or the language head, in so many bits."""
+"""The quantizer of a table, the token embedding or the language head, for a given number of bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GRID_GROUP = 64
 
 
 def table_quantizer(bits: float, calibrated: bool) -> Quantizer:
-    """The quantizer of a table; `calibrated`: the second moment of what it receives is known."""
+    """The quantizer of a table; `calibrated`: the second moment of its inputs is known."""
     if bits <= TRELLIS_BITS:
         return Trellis(bits=bits, feedback=calibrated)
     return RTN(bits=int(bits), group_size=GRID_GROUP, zero_point="code", scale_bits=8)

@@ -1,9 +1,9 @@
-"""One unit of a job on its way into the file, or back out of it: a block with its linears, or a table.
+"""One unit of a job, a block with its linears or a table: made and written, or read back.
 
-    read the weight ─► correct it for earlier losses ─► quantize ─► pack ─► tune ─► measure ─► write
-    or, where an earlier run wrote it: read it back
+    read the weight ─► correct it for earlier errors ─► quantize ─► pack ─► tune ─► measure ─► write
+    or, if an earlier run wrote it: read it back
 
-A store holds what is finished: the output folder, or the memory of this process.
+A store holds the finished units: the output folder, or the memory of this process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UnitStore(Protocol):
     """Where finished units go, by their path. checkpoint/output.py is one; `MemoryStore` is another."""
 
     def is_done(self, path: str) -> bool:
-        """Whether a unit is there, whole."""
+        """Whether a unit is stored completely."""
         ...
 
     def write_unit(self, path: str, packed: Packed, report: Rows, vectors: Vectors) -> None:
@@ -44,13 +44,13 @@ class UnitStore(Protocol):
         ...
 
     def read_unit(self, path: str) -> tuple[Packed, Vectors, Rows]:
-        """A unit that is done, as it was given."""
+        """A finished unit, exactly as it was given to `write_unit`."""
         ...
 
 
 @dataclass(frozen=True)
 class MemoryStore:
-    """Finished units in memory: a walk that writes no folder."""
+    """Finished units in memory, for a walk that writes no folder."""
 
     units: dict[str, tuple[Packed, Vectors, Rows]] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ class MemoryStore:
 
 @dataclass(frozen=True)
 class UnitReport:
-    """One finished unit, for the progress bar: what became of its weights, and the seconds that it took.
+    """One finished unit, for the progress bar: the reports of its weights, and the seconds that it took.
 
     `resumed`: an earlier run had finished it.
     """
@@ -108,9 +108,9 @@ class UnitMaker:
     def finish(
         self, unit: UnitPlan, stats: StatsOf | None = None, tune: Tune | None = None
     ) -> tuple[Packed, Vectors]:
-        """The packed weights of a unit by name, and the vectors that tuning changed; the store has both then.
+        """The packed weights of a unit by name, and the vectors that tuning changed; the store then has both.
 
-        `stats` says what a linear received, where samples ran; `tune` fits the packed unit.
+        If samples ran, `stats` gives the statistics of a linear's inputs; `tune` fits the packed unit.
         """
         started, resumed = time.perf_counter(), self.store.is_done(unit.path)
         if resumed:
@@ -148,6 +148,6 @@ class UnitMaker:
         return tuned.packed, vectors, reports
 
     def _stats(self, quantizer: Any, name: str, stats: StatsOf | None) -> LinearStats | None:
-        """What a linear received; None where neither its quantizer nor the plan looks at it."""
+        """Statistics of a linear's inputs; None if neither its quantizer nor the plan uses them."""
         needed = quantizer.needs_data or self.plan.propagation
         return stats(name) if stats is not None and needed else None

@@ -1,14 +1,15 @@
-"""The walk: stack by stack, block by block, each block quantized on what the packed blocks before it produce.
+"""The walk: stack by stack, block by block; each block is quantized on the outputs of the packed blocks
+before it.
 
-    for each stack:   enter it          (finished stacks play back their outputs)
+    for each stack:   enter it          (finished stacks replay their outputs)
       for each block: weights from the source ─► observe ─► finish the unit ─► packed in place ─► next block
-    the tables last, where the recipe packs them: the head on what reaches it
+    the tables last, if the recipe packs them: the head with statistics of its inputs
 
-Where the recipe asks for error propagation or tuning, the full-precision model runs next to the packed one,
-block by block: its inputs say what was lost before a linear (calibration/propagation.py), its outputs what a
-packed block should say (calibration/tuning.py). Where no linear needs data nothing is run at all. Blocks that
-an earlier run finished are read back from the store instead of quantized again; they compute the same
-numbers, so a walk that was interrupted ends with the same bytes.
+If the recipe asks for error propagation or tuning, the full-precision model runs next to the packed one,
+block by block. Its inputs give the error before each linear (calibration/propagation.py), and its outputs are
+the targets of the packed blocks (calibration/tuning.py). If no linear needs data, nothing is run at all.
+Blocks that an earlier run finished are read back from the store and not quantized again. They compute the
+same numbers, so a walk that was interrupted ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from bivlm.types import LinearStats
 
 
 class Walk:
-    """Quantizes every unit of a plan into a store, one method a step.
+    """Quantizes every unit of a plan into a store; each method is one step.
 
-    `samples` are looked at only where a quantizer needs data, or the full-precision model runs as well.
+    `samples` are used only if a quantizer needs data or the full-precision model runs as well.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Walk:
         self.finished: list[FinishedStack] = []
 
     def run(self) -> None:
-        """All units, in their order. Raises InputError when samples are needed and there are none."""
+        """All units, in their order. Raises InputError if samples are needed and there are none."""
         if self.plan.needs_data and not self.samples:
             raise InputError(
                 "the recipe's quantizer needs calibration samples and there are none; give --data, or choose"
@@ -68,7 +69,7 @@ class Walk:
             self._finish_table(table, head)
 
     def _blocks_with_data(self) -> int:
-        """How many blocks the samples run through: up to the last one where something looks at them."""
+        """How many blocks the samples run through: up to the last block that uses them."""
         if self.plan.head_needs_data:
             return len(self.plan.blocks)
         return 1 + max(
@@ -76,7 +77,7 @@ class Walk:
         )
 
     def _run_blocks(self, blocks: Sequence[BlockPlan]) -> LinearStats | None:
-        """Finish some blocks on the samples, and say what reaches the language head where that is wanted."""
+        """Finish some blocks on the samples; returns statistics of the language head's inputs if needed."""
         with self._surroundings():
             for _, stack in groupby(blocks, key=lambda block: block.stack):
                 self._run_stack(tuple(stack))
@@ -84,7 +85,9 @@ class Walk:
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:
-        """What lies around the blocks has its weights meanwhile, but for a head that nothing reads yet."""
+        """Within this context the modules outside the blocks have their weights, except a head that is not
+        used yet.
+        """
         source = self.source
         inside = {name for block in self.plan.blocks for name in source.parameter_names(block.path)}
         head = source.family.untied_head(source.model)
@@ -139,8 +142,8 @@ class Walk:
     def _observe(
         self, block: BlockPlan, module: nn.Module, index: int, packed: Stream, exact: Stream | None
     ) -> StatsCollector | None:
-        """What the block's linears receive, and how far that is from what they would in the full-precision
-        model; None where nobody asks.
+        """Statistics of the inputs of the block's linears, with the residual to the full-precision model;
+        None if nothing uses them.
         """
         wanted = block.needs_data or bool(block.quantized and self.plan.propagation)
         if not wanted or self.store.is_done(block.path):
@@ -160,12 +163,14 @@ class Walk:
         return collector
 
     def _observe_head(self) -> LinearStats | None:
-        """What reaches the language head from the packed blocks, where its weight is still to be packed."""
+        """Statistics of the language head's inputs from the packed blocks, if its weight is still to be
+        packed.
+        """
         wanted = any(table.needs_data and not self.store.is_done(table.path) for table in self.plan.tables)
         return head_stats(self.entrance, self.finished, bool(self.plan.propagation)) if wanted else None
 
     def _finish_table(self, table: TablePlan, head: LinearStats | None) -> None:
-        """Pack the embedding or the head; `head` is what reaches the head."""
+        """Pack the embedding or the head; `head` has the statistics of the head's inputs."""
 
         def stats(name: str) -> LinearStats:
             assert head is not None, name
@@ -175,7 +180,7 @@ class Walk:
 
 
 def set_vectors(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:
-    """Give some parameters (by name) other values, in the dtype that they have."""
+    """Give some parameters (by name) new values, in their present dtype."""
     with torch.no_grad():
         for name, value in vectors.items():
             model.get_parameter(name).copy_(value)

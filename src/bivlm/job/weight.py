@@ -1,4 +1,4 @@
-"""One weight: read, corrected for what was lost before it, quantized, packed, and measured."""
+"""One weight: read, corrected for earlier errors, quantized, packed, and measured."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from bivlm.quantizers import Quantizer
 from bivlm.types import LinearStats
 
 ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
-BOUND_SLACK = 1.05  # lists of positions are as long as the weights make them: what a bound may be exceeded by
+BOUND_SLACK = 1.05  # the length of position lists depends on the weights: a bound may be exceeded by this
 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What became of one weight. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error`
+    """The result for one weight. Errors are relative: `weight_error` ‖W-Q‖²/‖W‖², `layer_error`
     tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), None without data.
 
-    `notes` is what the quantizer had to say: a damping that had to be raised, inputs that are all zero.
+    `notes` are the warnings of the quantizer: a damping that had to be raised, inputs that are all zero.
     """
 
     weights: int
@@ -42,17 +42,17 @@ class WeightReport:
 
 
 def weight_of(source: SourceModel, name: str) -> Tensor:
-    """The weight (out, in) of a linear or a table as the source has it."""
+    """The weight (out, in) of a linear or a table as stored in the source."""
     return next(iter(source.read([f"{name}.weight"]).values()))
 
 
 def quantize_weight(
     source: SourceModel, plan: WeightPlan, stats: LinearStats | None, propagation: float = 0.0
 ) -> tuple[PackedTensor, WeightReport]:
-    """Read one weight, correct it for what was lost before it, quantize it, pack it, and measure what the
-    packed weight lost.
+    """Read one weight, correct it for earlier errors, quantize it, pack it, and measure the error of the
+    packed weight.
 
-    Raises InputError, naming the weight, where the quantizer refuses it or breaks its contract.
+    Raises InputError, naming the weight, if the quantizer refuses it or breaks its contract.
     """
     quantizer = plan.quantizer
     assert quantizer is not None
@@ -78,7 +78,9 @@ def quantize_weight(
 
 
 def quantize_checked(quantizer: Quantizer, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
-    """What a quantizer makes of a weight (out, in). ValueError, naming it, where it breaks its contract."""
+    """The quantized weight of a weight (out, in). ValueError, naming the quantizer, if it breaks its
+    contract.
+    """
     before = weight._version  # torch counts what is written into a tensor
     quantized = quantizer.quantize(weight, stats)
     who = f"the quantizer {quantizer.name} breaks its contract"
@@ -92,8 +94,8 @@ def quantize_checked(quantizer: Quantizer, weight: Tensor, stats: LinearStats | 
 
 
 def check_bound(quantizer: Quantizer, packed: PackedTensor, name: str) -> None:
-    """InputError where a quantizer promised clearly fewer bits than it stores: sizes and budgets rest on
-    it.
+    """InputError if a quantizer's bound is clearly lower than the bits that it stores: sizes and budgets rely
+    on the bound.
     """
     stored, promised = packed.bits_per_weight(), quantizer.bits_bound(packed.shape)
     if stored > BOUND_SLACK * promised:
@@ -104,10 +106,12 @@ def check_bound(quantizer: Quantizer, packed: PackedTensor, name: str) -> None:
 
 
 def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | None) -> dict[str, Any]:
-    """`weight_error` and `layer_error` of a report: what the packed bytes lose of the weight (out, in)."""
+    """`weight_error` and `layer_error` of a report: the error of the packed bytes against the weight (out,
+    in).
+    """
     difference = FORMATS[packed.format].decode(packed).dequantize().sub_(weight)
     hessian = None if stats is None else stats.hessian
-    sums = torch.zeros(4)  # energy lost and there, of the weight and of the layer's output
+    sums = torch.zeros(4)  # energy of the error and of the original: weight, layer output
     for d, w in zip(difference.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), strict=True):
         w = w.float()
         sums[:2] += torch.stack([d.square().sum(), w.square().sum()])
@@ -119,7 +123,7 @@ def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | Non
 
 @contextmanager
 def _noting() -> Iterator[list[str]]:
-    """The warnings that quantizers log meanwhile; they are still logged."""
+    """Collects the warnings that quantizers log within this context; they are still logged."""
     notes: list[str] = []
 
     class Collector(logging.Handler):
@@ -135,7 +139,7 @@ def _noting() -> Iterator[list[str]]:
 
 
 def output_energy(weight: Tensor, hessian: Tensor) -> Tensor:
-    """tr(W H Wᵀ), (): what a weight (out, in) puts out for inputs of the second moment H (in, in)."""
+    """tr(W H Wᵀ), (): the output energy of a weight (out, in) for inputs with second moment H (in, in)."""
     return ((weight @ hessian) * weight).sum()
 
 

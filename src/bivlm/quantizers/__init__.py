@@ -1,5 +1,5 @@
-"""The methods: one file each, one table. `base.py` says what a method is; `steps/` has what methods are made
-of. Other packages may offer more (bivlm.plugins).
+"""The methods: one file each, one table. `base.py` says what a method is; `steps/` has the building blocks of
+methods. Other packages may offer more methods (bivlm.plugins).
 """
 
 from bivlm.errors import InputError
@@ -45,7 +45,7 @@ __all__ = [
 def quantizer_named(name: str) -> type[Quantizer]:
     """The method of this name, built in or from another package.
 
-    Raises InputError that lists what there is, or says why what another package offers cannot be used.
+    Raises InputError that lists the known methods, or says why the method of another package cannot be used.
     """
     found = _TABLE.named(name)
     if found is None:

@@ -1,7 +1,7 @@
-"""ARB-LLM: BiLLM's parts, with their numbers and signs refined in turns.
+"""ARB-LLM: the parts of BiLLM, with scales, means and signs refined in alternation.
 
-Li et al., arXiv 2410.03129. A block of columns is parted as in BiLLM (steps/partition.py); then, for the
-masked weights of each part,
+Li et al., arXiv 2410.03129. A block of columns is split into parts as in BiLLM (steps/partition.py); then,
+for the masked weights of each part,
 
     plain    w ≈ mean + Σ scale * sign: mean, scales and signs in turns, each the best for the others; Eq. 4-7
     x        the same, then means and scales under the second moment S of the block's inputs,
@@ -9,13 +9,13 @@ masked weights of each part,
     rc       w ≈ Σ row scale * column scale * sign, no means: row scales, column scales and signs in turns;
              Eq. 11-13
 
-No turn raises its objective. The paper alternates mean and scale for "x"; their common minimum is a small
-linear system, solved here at once. With `column_groups` (the column-group bitmap, section 3.4) the salient
-columns are parted by magnitude as well. The public code runs the refinement inside its searches for the
-parts; here the parts are found as BiLLM finds them, and refined once.
+No step raises its objective. The paper alternates mean and scale for "x"; their common minimum is a small
+linear system, which is solved directly here. With `column_groups` (the column-group bitmap, section 3.4) the
+salient columns are split by magnitude as well. The public code runs the refinement inside its searches for
+the parts; here the parts are found as in BiLLM and then refined once.
 
-The paper counts as BiLLM does, 1.06 to 1.11 bits, and leaves out the same: the bit that tells the parts apart
-and the numbers of every row and block; 2.5 to 3 in truth.
+The paper counts as BiLLM does, 1.06 to 1.11 bits. It leaves out the same: the bit that names the part, and
+the numbers of every row and block. The true count is 2.5 to 3.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class ARB(Quantizer):
     """Settings of ARB-LLM.
 
     variant          "plain", "x" or "rc"
-    column_groups    part the salient columns by magnitude too
-    rounds           of the refinement in turns
-    salience         what salient columns and the magnitude parts are searched on
+    column_groups    split the salient columns by magnitude too
+    rounds           rounds of the alternating refinement
+    salience         the values that the searches for salient columns and magnitude parts use
     most_salient     largest number of salient columns in a block
-    compensate       feed the error of each block on; without it, with magnitude salience and but for "x", no
-                     data are needed
+    compensate       feed the error of each block on; without it, and with magnitude salience and a variant
+                     other than "x", no data are needed
     error_rule       "exact", or "diagonal" as in the public code
     refit            least squares for scales and means of the whole weight at the end
     scale_bits       16, 32, or 8 with a 16-bit unit per row
@@ -134,8 +134,8 @@ class ARB(Quantizer):
 
 
 def alternate(w: Tensor, mask: Tensor, start: Binarized, rounds: int) -> Binarized:
-    """Refine mean, scales (one or two) and signs of the weights `w` (out, b) under `mask` in turns: ‖W - Q‖²
-    never rises.
+    """Refine mean, scales (one or two) and signs of the weights `w` (out, b) under `mask` in alternation:
+    ‖W - Q‖² never rises.
     """
     count = mask.sum(1).clamp_min(1)
     target = torch.where(mask, w, 0.0)
@@ -171,7 +171,7 @@ def nearest_signs(target: Tensor, scales: list[Tensor]) -> Tensor:
 
 def alternate_rc(w: Tensor, mask: Tensor, order: int, rounds: int) -> tuple[Tensor, Tensor, Tensor]:
     """Row scales (out, K), column scales (K, b) and signs (K, out, b) of the weights of `w` (out, b) under
-    `mask`, refined in turns.
+    `mask`, refined in alternation.
 
     Column scales have mean 1 over the columns that have a masked weight; the others are 1.
     """

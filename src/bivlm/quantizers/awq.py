@@ -1,4 +1,4 @@
-"""AWQ: columns that carry strong inputs are scaled up before rounding to nearest, and their inputs down.
+"""AWQ: columns with strong inputs are scaled up before rounding to nearest, and their inputs scaled down.
 
 Lin et al., arXiv 2306.00978. With x̄_j the strength of input j, s_j = x̄_j^α and Q round-to-nearest with a
 clipping search,
@@ -6,10 +6,10 @@ clipping search,
     W x = (W diag(s)) (diag(s)⁻¹ x) ≈ Q(W diag(s)) diag(s)⁻¹ x
     α = argmin over a grid of 20 in [0, 1] of the layer's error
 
-The layer's error is tr((W-Q) H (W-Q)ᵀ) with the second moment H of the inputs, and x̄_j = sqrt(H_jj), where
-the paper takes mean |x_j|. AWQ folds diag(s)⁻¹ into the layer before; here a linear stands by itself and s is
-stored, 16 bits per column (0.004 bit per weight at 4096 rows), and counted. The paper counts the codes' bits
-only.
+The layer's error is tr((W-Q) H (W-Q)ᵀ) with the second moment H of the inputs. x̄_j is sqrt(H_jj); the paper
+takes mean |x_j|. AWQ folds diag(s)⁻¹ into the previous layer. Here every linear is quantized separately, so s
+is stored, 16 bits per column (0.004 bit per weight at 4096 rows), and counted. The paper counts only the bits
+of the codes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from bivlm.quantizers.rtn import rounded
 from bivlm.quantizers.steps.grid import ZeroPoint, fit_grid
 from bivlm.types import LinearStats
 
-# α is chosen by the error of at most so many rows, evenly spread: rows differ little in it, and the search
-# costs them all
+# α is chosen by the error of at most this many rows, evenly spread: the best α differs little between rows,
+# and the cost of the search is proportional to their number
 JUDGED_ROWS = 256
 STRONGEST = 2.0**10  # column scales lie within this factor of their geometric mean, above and below
 
@@ -92,8 +92,8 @@ class AWQ(Quantizer):
         return [step / max(self.steps - 1, 1) for step in range(self.steps)]
 
     def _scaled(self, w: Tensor, strength: Tensor, alpha: float) -> UniformWeight:
-        """Rounded with the column scales strength^alpha, whose inverse goes into the file; a column without
-        input is not scaled.
+        """The rounded weight with column scales strength^alpha; the file holds their inverse. A column
+        without input is not scaled.
         """
         log = torch.where(strength > 0, strength.clamp_min(1e-30).log(), 0.0) * alpha
         centre = log[strength > 0].mean() if bool((strength > 0).any()) else log.mean()

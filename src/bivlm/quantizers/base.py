@@ -1,8 +1,8 @@
-"""What every quantizer is: a frozen dataclass whose fields are the method's hyper-parameters and whose one
-method is the algorithm.
+"""The base class of quantizers: a frozen dataclass whose fields are the method's hyper-parameters. `quantize`
+is the algorithm.
 
-A quantizer sees tensors only: a weight (out, in) and, when `needs_data`, what the linear received. It never
-changes its arguments.
+A quantizer sees tensors only: a weight (out, in) and, if it `needs_data`, statistics of the linear's inputs.
+It never changes its arguments.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Quantizer(ABC):
     wrong value fails at construction.
 
     name             what recipes and tables call the method
-    modality_weight  how text and visual tokens share what it looks at; a field where it is a setting
+    modality_weight  how text and visual tokens share the statistics; a field if the method has the setting
     """
 
     name: ClassVar[str]
@@ -44,17 +44,14 @@ class Quantizer(ABC):
 
     @abstractmethod
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
-        """Decide how `weight` (out, in), finite, any float dtype, is stored; the same input gives the same
-        bytes.
+        """Quantize `weight` (out, in), finite, any float dtype; the same input gives the same bytes.
 
         Raises ValueError when `needs_data` and `stats` is None.
         """
 
     @abstractmethod
     def bits_bound(self, shape: tuple[int, int]) -> float:
-        """The most true bits per weight that a linear of this shape can take: what the preflight table
-        shows.
-        """
+        """An upper bound of the true bits per weight of a linear of this shape, for the preflight table."""
 
     @abstractmethod
     def paper_bits(self, quantized: QuantizedWeight) -> float | None:
@@ -63,9 +60,9 @@ class Quantizer(ABC):
         """
 
     def with_bits(self, bits: float) -> Self:
-        """The same method with another number of bits per weight: what a budget deals out.
+        """The same method with another number of bits per weight, as a budget allocates them.
 
-        Raises InputError for a method whose bits cannot be any number.
+        Raises InputError for a method that does not work at any number of bits.
         """
         raise InputError(
             f"a budget is dealt out among linears of the quantizer trellis, not {self.name}; choose one of"
@@ -74,8 +71,8 @@ class Quantizer(ABC):
 
 
 def in_range(weight: Tensor) -> tuple[Tensor, int]:
-    """The weight as float32 (out, in) over 2^e, and e: 0 for weights of ordinary size. Raises ValueError for
-    NaN and infinity.
+    """The weight / 2^e as float32 (out, in), and e; e is 0 for weights of ordinary size. Raises ValueError
+    for NaN and infinity.
     """
     w = weight.detach().float()
     if not bool(w.isfinite().all()):
@@ -85,8 +82,7 @@ def in_range(weight: Tensor) -> tuple[Tensor, int]:
 
 
 def moment_of(stats: LinearStats | None, modality_weight: ModalityWeight) -> Tensor | None:
-    """The second moment (in, in) that a method calibrates with; None, and a warning, where every input is
-    zero.
+    """The second moment (in, in) that a method calibrates with; None, with a warning, if every input is zero.
 
     Raises ValueError when there are no statistics.
     """

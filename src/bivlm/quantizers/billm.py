@@ -1,5 +1,5 @@
-"""BiLLM: block by block, a few salient columns get two sign planes, and the other weights are parted by
-magnitude in two, one sign plane each.
+"""BiLLM: in every block a few salient columns get two sign planes. The other weights are split by magnitude
+into two parts with one sign plane each.
 
 Huang et al., arXiv 2402.04291. Per block of 128 columns, with error feedback from block to block
 (steps/compensation.py):
@@ -8,18 +8,18 @@ Huang et al., arXiv 2402.04291. Per block of 128 columns, with error feedback fr
                              ("magnitude")
     salient columns          the 1…49 with the largest column sums, as many as minimise the error of
                              binarizing the salience (steps/partition.py)
-    other weights            parted where the salience of a weight passes the best of 81 quantiles
+    other weights            split where the salience of a weight passes the best of 81 quantiles
     binarization             mean + scale * sign per row and part, order 2 for the salient columns
                              (steps/residual.py)
 
-The searches run on the salience, not on the weights, as in the public code. To the letter of that code:
-scale_bits 32, error_rule "diagonal", refit False. Its error rule divides a block's error by the diagonal of
-the factor alone, though the block was decided at once; "exact" solves the triangular system. `refit` finds
-scales and means anew under the second moment.
+The searches run on the salience, not on the weights, as in the public code. The settings that reproduce this
+code are scale_bits 32, error_rule "diagonal", refit False. Its error rule divides a block's error only by the
+diagonal of the factor, although the whole block was quantized at once; "exact" solves the triangular system.
+`refit` fits scales and means again under the second moment.
 
 The paper counts 1.06 to 1.11 bits: one bit, plus one for the salient columns. It leaves out the bit that
-tells the two parts from each other (0.9 and more per weight) and the seven numbers per row and block (0.88 in
-float16): 2.9 in truth.
+names the part of each weight (0.9 and more per weight) and the seven numbers per row and block (0.88 in
+float16). The true count is 2.9.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from bivlm.types import LinearStats
 class BiLLM(Quantizer):
     """Settings of BiLLM.
 
-    salience         what salient columns and the magnitude parts are searched on
+    salience         the values that the searches for salient columns and magnitude parts use
     most_salient     largest number of salient columns in a block
     compensate       feed the error of each block on; without it, and with magnitude salience, no data are
                      needed

@@ -1,5 +1,5 @@
-"""Bi-VLM: Gaussian-quantile bands with one bit and one scalar each, and a salient tail in two bits whose size
-a search decides.
+"""Bi-VLM: Gaussian-quantile bands with one bit and one scalar each, and a salient tail in two bits. A search
+chooses the size of the tail.
 
 Wang, Abdalla, Huang, Zhang, Xian, Manocha, arXiv 2509.18763. Per linear, from the weight alone:
 
@@ -8,15 +8,15 @@ Wang, Abdalla, Huang, Zhang, Xian, Manocha, arXiv 2509.18763. Per linear, from t
     band k                    = sign(w) * mean |w| of the band       Eq. 15-19
     tail                      = row scale * one of four levels       Eq. 10-14 steps/salient.py
 
-To the letter: granularity "layer", salient_levels "paper", compensate False. Beyond it: cuts and scalars per
-row or per group of columns, a fitted tail, and `compensate`: levels and tail are chosen by what errors cost
-(a column with massive inputs is kept well, however small its weights), columns are quantized one after the
-other to the nearest level with the error fed on, then the levels are refitted in closed form under the second
-moment of the inputs (steps/banded_with_data.py). In float16 a scalar per row and band costs
-16 * bands / width bits; the count is true.
+Exactly as in the paper: granularity "layer", salient_levels "paper", compensate False. Additions: cuts and
+scalars per row or per group of columns, a fitted tail, and `compensate`. With `compensate` levels and tail
+are chosen by the cost of errors, so a column with massive inputs is accurate even if its weights are small.
+Columns are quantized one after the other to the nearest level with error feedback; then the levels are
+refitted in closed form under the second moment of the inputs (steps/banded_with_data.py). In float16 a scalar
+per row and band costs 16 * bands / width bits, which the true bits include.
 
-The paper counts 1 + p + (16 N + 16 out) / (out in) bits (Eq. 24-26): it leaves out which band a weight is in,
-and where the salient weights are.
+The paper counts 1 + p + (16 N + 16 out) / (out in) bits (Eq. 24-26). It leaves out the band index of each
+weight and the positions of the salient weights.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ class BiVLM(Quantizer):
         ).to_levels(1.0)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
-        """Bound for weights that are Gaussian: one with heavier tails has more weights beyond the cut than
-        its nominal share, and all are kept.
+        """Bound for Gaussian weights. A weight with heavier tails has more entries beyond the cut than the
+        nominal share, and all of them are kept.
         """
         rows, columns = shape
         group_size = min(self.group_size, columns) if self.granularity == "group" else columns
@@ -189,8 +189,8 @@ def _ungrouped(grouped: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _moments(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over the last axis, float64: the Gaussian of a whole layer, to the
-    letter.
+    """Mean and standard deviation over the last axis, float64: the Gaussian of a whole layer, as in the
+    paper.
     """
     return w.mean(-1).double(), w.std(-1, correction=0).double()
 
@@ -198,8 +198,8 @@ def _moments(w: Tensor) -> tuple[Tensor, Tensor]:
 def _symmetric_moments(scope: Tensor) -> tuple[Tensor, Tensor]:
     """Mean 0 and root mean square over the last axis, NaN left out, float64.
 
-    The mean of a few weights is chance, and below 0 it lowers every cut of |w|: a row of one weight, or of
-    equal ones, would be tail for its sign.
+    The mean of a few weights is noise, and a mean below 0 lowers every cut of |w|. A row of one weight, or of
+    equal weights, would then fall into the tail merely because of its sign.
     """
     spread = scope.square().nanmean(-1).sqrt().double()
     return torch.zeros_like(spread), spread

@@ -5,18 +5,18 @@ Boža, Macko, arXiv 2505.11076:
 
     W ≈ diag(a) A diag(m) B diag(b),     A ∈ {±1}^(out x r),  B ∈ {±1}^(r x in)
 
-so that bits follow from the rank r, and any number of them can be asked for. Columns are scaled by the root
-mean square of their inputs, which is divided out again at the end. Two factors L = diag(a) A diag(l) and R =
-diag(k) B diag(b), m = l k, are fitted in turns, each by ADMM with the other fixed. For R, with the columns of
-L brought to norm 1, ρ the penalty and λ the ridge:
+The bits follow from the rank r, so any number of bits is possible. Columns are scaled by the root mean square
+of their inputs, which is divided out again at the end. Two factors L = diag(a) A diag(l) and R =
+diag(k) B diag(b), m = l k, are fitted in alternation, each by ADMM with the other fixed. For R, with the
+columns of L normalized to norm 1, ρ the penalty and λ the ridge:
 
     X = (LᵀL + (λ + ρ) I)⁻¹ (LᵀW + ρ (Z - U))
     Z = sign(X + U) * the nearest non-negative rank-1 matrix to |X + U|,  by power iteration
     U ← U + X - Z                                                          then R = Z
 
 ρ grows evenly and is constant in the last rounds: the signs are free to move at first and settle later.
-Beyond the paper: at the end the scales a, m and b are fitted to the signs by least squares under the whole
-second moment, of which the factors see the diagonal alone.
+In addition to the paper, the scales a, m and b are fitted at the end to the signs by least squares under the
+whole second moment. The fit of the factors uses only its diagonal.
 
 The paper counts r (out + in) / (out in) bits per weight: it leaves out the three vectors of scales, 16 (out +
 r + in) bits, and padding. `bits` here counts everything.
@@ -38,12 +38,12 @@ from bivlm.quantizers.base import Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import damped_moment
 from bivlm.types import LinearStats
 
-DAMPING = 0.01  # share of the mean diagonal added to the diagonal: no column counts for nothing
+DAMPING = 0.01  # share of the mean diagonal added to the diagonal: every column has some weight
 SETTLING = 0.2  # share of the rounds, the last ones, with the full penalty
-POWER_ITERATIONS = 2  # a step; they go on from where the step before ended
-REFITS = 3  # turns through the three vectors of scales
-REFIT_RIDGE = 1e-4  # of a system's own diagonal
-LARGEST_SCALE = 10  # stored scales lie below 2^10: float16 then holds what is 2^24 times smaller
+POWER_ITERATIONS = 2  # per step; each step starts from the result of the step before
+REFITS = 3  # passes over the three vectors of scales
+REFIT_RIDGE = 1e-4  # share of a system's own diagonal
+LARGEST_SCALE = 10  # stored scales lie below 2^10: float16 then also holds scales that are 2^24 times smaller
 TINY = 1e-30
 
 
@@ -51,16 +51,16 @@ TINY = 1e-30
 class DBF(Quantizer):
     """Settings of DBF.
 
-    bits             true bits per weight, scales and padding included; the rank is the largest that they pay
-                     for, and at least 1
-    weighting        "diagonal": by what the columns receive; "none": all weights alike, and no data
+    bits             true bits per weight, scales and padding included; the rank is the largest that fits, and
+                     at least 1
+    weighting        "diagonal": columns weighted by their inputs; "none": all weights equal, no data needed
     rounds           how often both factors are fitted
     inner            ADMM steps for a factor in one round
     penalty          ρ at the end, relative to columns of norm 1
-    ridge            λ, likewise; less would leave float32 without a Cholesky factor
+    ridge            λ, likewise; with less the Cholesky factorization would fail in float32
     modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
                      tokens' share
-    seed             of the random factor that the fit begins with
+    seed             seed of the random factor that the fit starts from
     """
 
     name: ClassVar[str] = "dbf"
@@ -106,8 +106,8 @@ class DBF(Quantizer):
         return left.values.T, _unit_rows(right.values)
 
     def _fit(self, other: Tensor, target: Tensor, factor: _Factor | None, penalty: float) -> _Factor:
-        """ADMM steps for X (r, c) with otherᵀ X near `target` (k, c), the rows of `other` (r, k) brought to
-        norm 1.
+        """ADMM steps for X (r, c) with otherᵀ X near `target` (k, c), after the rows of `other` (r, k) are
+        normalized to norm 1.
         """
         fixed = _unit_rows(other)
         gram = fixed @ fixed.T
@@ -125,7 +125,7 @@ class DBF(Quantizer):
         """The largest rank whose file takes no more than `bits` per weight; 1 when none does."""
         rows, columns = shape
         budget = self.bits * rows * columns / 8
-        most = int(budget / (columns / 8)) + 1  # the rows of B alone are longer than the budget
+        most = int(budget / (columns / 8)) + 1  # at this rank the rows of B alone exceed the budget
         return max(
             1,
             bisect_right(range(1, most + 1), budget, key=lambda rank: factors_nbytes((rows, columns), rank)),
@@ -141,11 +141,11 @@ class DBF(Quantizer):
 
 
 def _damped(hessian: Tensor) -> Tensor:
-    """The second moment (in, in) over its mean diagonal, damped until it is positive definite. ValueError
-    when that takes too much.
+    """The second moment (in, in) divided by its mean diagonal, damped until it is positive definite.
+    ValueError if that needs too much damping.
 
-    Columns that no token excites count as little as the damping says: nothing is fed back here, so they need
-    no diagonal of their own.
+    Columns that no token excites have only the weight of the damping. There is no feedback here, so they need
+    no other diagonal.
     """
     relative = hessian / hessian.diagonal().mean().abs()
     damped, _ = damped_moment(relative, DAMPING)
@@ -185,7 +185,7 @@ def _magnitudes(factor: Tensor) -> tuple[Tensor, Tensor]:
 
 def refit_scales(w: Tensor, decided: FactorsWeight, hessian: Tensor) -> FactorsWeight:
     """The same signs with better scales under `hessian` (in, in): least squares for one vector after the
-    other. `decided` if that does not help.
+    other. `decided` itself if that is no better.
     """
     left, right = as_signs(decided.left_signs), as_signs(decided.right_signs)
     row, middle, column = scales_of(decided)
@@ -208,8 +208,8 @@ def refit_scales(w: Tensor, decided: FactorsWeight, hessian: Tensor) -> FactorsW
 
 
 def _descended(present: Tensor, gram: Tensor, rhs: Tensor) -> Tensor:
-    """The solution of gram x = rhs, held a little to `present`: a scale that hardly any input excites stays
-    where it is.
+    """The solution of gram x = rhs, with a small ridge towards `present`: a scale that hardly any input
+    excites keeps its value.
     """
     damped = gram.clone()
     damped.diagonal().add_(REFIT_RIDGE * gram.diagonal().mean() + TINY)
@@ -229,8 +229,8 @@ def scales_of(q: FactorsWeight) -> tuple[Tensor, Tensor, Tensor]:
 def _stored(
     left: Tensor, right: Tensor, row: Tensor, middle: Tensor, column: Tensor, exponent: int
 ) -> FactorsWeight:
-    """The weight with float16 scales, each vector over the power of two that suits it; 2^exponent times what
-    the scales say.
+    """The weight with float16 scales, each vector divided by a suitable power of two; the weight is
+    2^exponent times the product of the stored scales.
     """
     vectors, total = [], exponent
     for vector in (row, middle, column):

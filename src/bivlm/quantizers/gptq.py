@@ -1,5 +1,4 @@
-"""GPTQ: columns are rounded one after the other, and each error is fed on to the columns that are still to
-come.
+"""GPTQ: columns are rounded one after the other, and each error is fed back into the later columns.
 
 Frantar, Ashkboos, Hoefler, Alistarh, arXiv 2210.17323. With H the second moment of the inputs and U the upper
 factor of its damped inverse,
@@ -7,15 +6,15 @@ factor of its damped inverse,
     q_j = nearest grid point of w_j
     w_k ← w_k - (w_j - q_j) / U_jj * U_jk   for k > j   (steps/compensation.py)
 
-The grid is evenly spaced, w ≈ scale * (code - zero_point), or free levels per group (`grid="lloyd"`). Beyond
-the paper: grids weighted by what the columns receive, and at the end a closed-form refit of scales and zero
-points, or levels, under H (steps/refit.py), row by row where it helps. (What an error costs inside the walk
-is 1 / U_jj², not H_jj. Grids weighted with that have a smaller error on the calibration data and a larger one
-elsewhere.)
+The grid is evenly spaced, w ≈ scale * (code - zero_point), or free levels per group (`grid="lloyd"`).
+Additions to the paper: grids weighted by the inputs of the columns, and at the end a closed-form refit of
+scales and zero points, or levels, under H (steps/refit.py), in the rows where it helps. (Inside the loop the
+cost of an error is 1 / U_jj², not H_jj. Grids weighted with this cost have a smaller error on the calibration
+data, but a larger one on other data.)
 
-With activation order the grids are fitted before the walk ("static groups"), so that no index of groups has
-to be stored; without it each group's grid is fitted when its turn comes, on the weights as the feedback has
-left them. The paper counts `bits` per weight: it leaves out scales and zero points, 16 + 16 bits per group.
+With activation order the grids are fitted before the loop ("static groups"), so no index of groups has to be
+stored. Without it each group's grid is fitted when the loop reaches the group, on its weights after feedback.
+The paper counts `bits` per weight: it leaves out scales and zero points, 16 + 16 bits per group.
 """
 
 from __future__ import annotations

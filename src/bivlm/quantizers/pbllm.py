@@ -1,5 +1,5 @@
-"""PB-LLM: partial binarization. A share of the weights, the salient ones, is kept in eight bits wherever they
-lie; the others are signs and a scale.
+"""PB-LLM: partial binarization. A share of the weights, the salient ones at any position, is kept in eight
+bits; the others are signs and a scale.
 
 Shang, Yuan, Wu, Dong, arXiv 2310.00034 (post-training part). With U the upper factor of the damped inverse
 second moment of the inputs,
@@ -11,15 +11,15 @@ second moment of the inputs,
     others         w ≈ mean + scale * sign(w - mean), scale = mean |w - mean|, per row and group, mean 0
                    unless asked for
 
-and with `compensate` columns are decided one after the other, each error fed on to those still to come
-(steps/compensation.py). In their own order salient weights and scales are chosen when a group's turn comes,
-on the weights as the feedback has left them, as in the public code. With `act_order` the strongest inputs
-come first and the choices are made before the walk: better where few inputs dominate. Beyond the paper: the
-eight-bit grid of a row holds zero, and `refit` finds scales and means anew under the second moment, in the
-rows where it helps.
+With `compensate` columns are quantized one after the other, and each error is fed back into the later columns
+(steps/compensation.py). In the original order of the columns, salient weights and scales are chosen when the
+loop reaches a group, on its weights after feedback, as in the public code. With `act_order` the strongest
+inputs come first and the choices are made before the loop, which is better if few inputs dominate. Additions
+to the paper: the eight-bit grid of a row contains zero, and `refit` fits scales and means again under the
+second moment, in the rows where it helps.
 
-The paper counts (1 - share) + 8 share bits per weight: 1.7 for a tenth. It leaves out where the salient
-weights are, 0.47 bit for a tenth, and the scales, 16 bits per row and group.
+The paper counts (1 - share) + 8 share bits per weight: 1.7 for a tenth. It leaves out the positions of the
+salient weights, 0.47 bit for a tenth, and the scales, 16 bits per row and group.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PBLLM(Quantizer):
     """Settings of PB-LLM.
 
     salient          share of the weights that are kept in eight bits
-    saliency         by which they are chosen: "magnitude", or "hessian", which needs calibration data
+    saliency         the criterion: "magnitude", or "hessian", which needs calibration data
     group_size       columns that share a scale and a choice of salient weights; more than a row has means the
                      whole row
     mean             subtract the mean of the other weights before taking signs, and store it
@@ -62,7 +62,7 @@ class PBLLM(Quantizer):
     act_order        strongest inputs first, for `compensate`
     refit            least squares for scales and means at the end, for `compensate`
     damping          share of the mean diagonal added to the second moment
-    block_size       columns between two error pushes with `act_order`; without it that is the group
+    block_size       columns between two error pushes with `act_order`; without it the group size is used
     modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
                      tokens' share
     """
@@ -98,8 +98,8 @@ class PBLLM(Quantizer):
         return replace(decided, exponent=exponent)
 
     def _strength(self, hessian: Tensor | None, order: Tensor) -> Tensor:
-        """(in,): the root of a weight's saliency over its magnitude, 1 / U_jj for columns that are decided in
-        this order.
+        """(in,): the root of a weight's saliency, divided by its magnitude: 1 / U_jj for columns that are
+        quantized in this order.
         """
         strength = torch.ones(len(order))
         if hessian is not None and self.saliency == "hessian":
@@ -122,7 +122,7 @@ class PBLLM(Quantizer):
         return _Choice(salient, *numbers, *_grid(w, salient))
 
     def _salient(self, saliency: Tensor) -> Tensor:
-        """Which weights of a group (out, b) are salient; of equals the first."""
+        """Which weights of a group (out, b) are salient; among equal weights the first."""
         count = _salient_count(saliency.shape[0], saliency.shape[1], self.salient)
         chosen = torch.zeros(saliency.numel(), dtype=torch.bool)
         chosen[saliency.reshape(-1).argsort(descending=True, stable=True)[:count]] = True
@@ -130,7 +130,7 @@ class PBLLM(Quantizer):
 
     def _with_feedback(self, w: Tensor, hessian: Tensor, group_size: int) -> PlanesWeight:
         order = visiting_order(hessian, self.act_order)
-        in_turn = not self.act_order and group_size < w.shape[1]  # a single group's turn is the beginning
+        in_turn = not self.act_order and group_size < w.shape[1]  # a single group is reached at the start
         strength = torch.ones(w.shape[1]) if in_turn else self._strength(hessian, order)
         walk = _Walk(self._choice(w, strength, group_size), order, group_size)
         callback = column_by_column(walk.quantize_column)
@@ -181,8 +181,8 @@ class PBLLM(Quantizer):
 
 
 class _Choice(NamedTuple):
-    """What is fixed before weights are rounded: `salient` (out, in) bool; scales and means (out, G, 1) of the
-    others; per row the eight-bit grid.
+    """The choices before rounding: `salient` (out, in) bool; scales and means (out, G, 1) of the
+    others; the eight-bit grid of each row.
     """
 
     salient: Tensor
@@ -193,8 +193,8 @@ class _Choice(NamedTuple):
 
 
 class _Walk:
-    """The state of the feedback's walk over the columns, all of it (in, out) or (G, out), so that a column
-    lies together.
+    """The state of the feedback loop over the columns. All tensors are (in, out) or (G, out), so that a
+    column is contiguous.
     """
 
     def __init__(self, choice: _Choice, order: Tensor, group_size: int) -> None:
@@ -238,7 +238,7 @@ class _Walk:
             self.mean[group] = means.expand()[:, 0, 0]
 
     def decided(self) -> PlanesWeight:
-        """The weight; the rounding of numbers that are rounded already changes nothing."""
+        """The weight. Its numbers are rounded already, so rounding them again changes nothing."""
         scales = _rounded_like(self.scale.T[..., None], self.choice.scales)
         means = (
             None if self.choice.means is None else _rounded_like(self.mean.T[..., None], self.choice.means)
@@ -259,8 +259,8 @@ def _numbers(
     scales_of: Callable[[Tensor], Numbers],
     means_of: Callable[[Tensor], Numbers] | None,
 ) -> tuple[Numbers, Numbers | None]:
-    """Scales and means (out, G, 1) of the weights that are not salient, as they are stored; the scales belong
-    to the means as they are stored.
+    """Scales and means (out, G, 1) of the weights that are not salient, in their stored precision; the scales
+    are computed with the stored means.
     """
     count = grouped((~salient).float(), group_size).sum(-1, keepdim=True).clamp_min(1.0)
 
@@ -272,7 +272,7 @@ def _numbers(
 
 
 def _spread(means: Numbers | None, w: Tensor, group_size: int) -> Tensor:
-    """The mean of every weight of `w` (out, in); a zero when there are none."""
+    """The mean of every weight of `w` (out, in); a zero if there are no means."""
     if means is None:
         return torch.zeros(())
     return means.expand()[:, torch.arange(w.shape[1]) // group_size, 0]
@@ -310,7 +310,9 @@ def _nearest(w: Tensor, choice: _Choice, group_size: int) -> tuple[Tensor, Tenso
 
 
 def _decided(choice: _Choice, signs: Tensor, codes: Tensor, group_size: int) -> PlanesWeight:
-    """The weight (exponent 0) of signs and codes (out, in), each where it is meant."""
+    """The weight (exponent 0) of signs and codes (out, in): codes for salient weights, signs for the
+    others.
+    """
     positions = choice.salient.reshape(-1).nonzero()[:, 0]
     tail = {
         "tail_positions": positions,
@@ -322,8 +324,8 @@ def _decided(choice: _Choice, signs: Tensor, codes: Tensor, group_size: int) -> 
 
 
 def _refitted(w: Tensor, decided: PlanesWeight, hessian: Tensor, bits: NumberBits) -> PlanesWeight:
-    """Scales and means by least squares under `hessian` with the salient weights as they are, in the rows
-    where it helps after rounding.
+    """Scales and means by least squares under `hessian` with the salient weights unchanged, in the rows where
+    it helps after rounding.
     """
     old, salient = decided.dequantize(), torch.zeros(w.shape, dtype=torch.bool)
     salient.view(-1)[decided.tail_positions] = True

@@ -2,9 +2,9 @@
 
     w ≈ scale * (code - zero_point)
 
-The scale is the group's range over the number of steps, as everywhere; `clip` searches a smaller range, with
-least squares for scale and zero point (steps/grid.py), the best that can be done without data. What tables
-call "2 bits" leaves out scales and zero points.
+The scale is the group's range divided by the number of steps, as usual. `clip` searches a smaller range, with
+least squares for scale and zero point (steps/grid.py), which is the best that can be done without data. The
+"2 bits" of published tables leave out scales and zero points.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class RTN(Quantizer):
 
 
 def rounded(w: Tensor, grid: Grid, group_size: int, exponent: int, column_scale: Tensor) -> UniformWeight:
-    """Every weight of `w` (out, in) at its group's nearest grid point; `column_scale` (in,) float16 goes with
-    it into the file, or is empty.
+    """Every weight of `w` (out, in) rounded to its group's nearest grid point; `column_scale` (in,) float16
+    is stored with it, or is empty.
     """
     columns = torch.arange(w.shape[1]) // group_size
     codes = nearest_codes(w, grid.scale()[:, columns], grid.zero()[:, columns], grid.alphabet)

@@ -5,9 +5,9 @@ Rastegari et al., XNOR-Net, arXiv 1603.05279: the best scale for the signs of a 
 
     w ≈ mean + scale * sign(w - mean),    scale = mean |w - mean|,    mean 0 unless asked for
 
-With `compensate` the columns are decided one after the other with error feedback (steps/compensation.py), and
-`refit` finds the scales and means anew under the second moment of the inputs. What papers call "1 bit" leaves
-out the scales: 16 bits per group, 0.125 bit per weight for groups of 128.
+With `compensate` the columns are quantized one after the other with error feedback (steps/compensation.py),
+and `refit` fits the scales and means again under the second moment of the inputs. The "1 bit" of papers
+leaves out the scales: 16 bits per group, 0.125 bit per weight for groups of 128.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Sign(Quantizer):
         return replace(decided, exponent=exponent)
 
     def _numbers(self, w: Tensor, group_size: int) -> tuple[Numbers, Numbers | None]:
-        """Scales and means (out, G, 1), as the file holds them."""
+        """Scales and means (out, G, 1), in their stored precision."""
         used = grouped(torch.ones(1, w.shape[1]), group_size)[0]
         count = used.sum(-1)
         values = grouped(w, group_size)

@@ -1,20 +1,20 @@
-"""Trellis-coded quantization of rotated weights with error feedback: the fewest errors for its bits of all
+"""Trellis-coded quantization of rotated weights with error feedback: the smallest error for its bits of all
 methods here (docs/trellis.md).
 
-Three things together, after QTIP (Tseng, Sun, Hou, De Sa, arXiv 2406.11235) and QuIP# (arXiv 2402.04396):
+It combines three parts, after QTIP (Tseng, Sun, Hou, De Sa, arXiv 2406.11235) and QuIP# (arXiv 2402.04396):
 
-    rotation     W Rᵀ instead of W: the weights of a row become near to normal, and no input stands out
+    rotation     W Rᵀ instead of W: the weights of a row become nearly normal, and no input dominates
                  (formats/encoding/rotation.py)
-    feedback     columns are decided one after the other, and each error is fed on to the columns that are
-                 still to come (steps/compensation.py)
-    trellis      the column of a strip of rows is decided at once, as the best path through the windows of a
+    feedback     columns are quantized one after the other, and each error is fed back into the later columns
+                 (steps/compensation.py)
+    trellis      the column of a strip of rows is quantized at once, as the best path through the windows of a
                  bit stream (steps/viterbi.py)
 
-Beyond them: the trellis runs down the rows, so that the feedback reaches every single column (in QTIP blocks
-of 16 columns wait for each other); it looks ahead into the next column; a Hartley transform mixes widths that
-are no power of two; every run of 16 columns gets its own number of bits, more where an error that no later
-column can make good costs more (reverse water-filling over the pivots of the second moment), so that the mean
-may be any number; and row scales are refitted in closed form under the second moment.
+Additions: The trellis runs down the rows, so the feedback reaches every single column (in QTIP there is none
+within a block of 16 columns). It looks ahead into the next column. A Hartley transform mixes widths that
+are no power of two. Every run of 16 columns has its own number of bits, so the mean may be any number;
+columns get more bits if an error that no later column can correct costs more (reverse water-filling over the
+pivots of the second moment). Row scales are refitted in closed form under the second moment.
 
 The method's papers count K bits per weight, and leave out the row scales.
 """
@@ -58,7 +58,7 @@ DISTORTION = {
 LARGEST_SCALE = 60000.0
 AT_ONCE = (
     1 << 24
-)  # weights that are decided at a time: the table of a vocabulary would take twenty bytes a weight else
+)  # weights that are quantized at a time: the table of a whole vocabulary would take twenty bytes a weight
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -69,15 +69,15 @@ class Trellis(Quantizer):
     window           L: 8 (fast to decode), 12 or 16 (fewer errors; the search takes 2^(L-8) times as long)
     rotation         rotate the inputs
     feedback         feed errors on through the second moment of the inputs; needs calibration data
-    allocation       give columns bits by what their errors cost; without it all have the same, or two
-                     neighbouring numbers
+    allocation       give columns bits by the cost of their errors; without it all columns have the same
+                     number, or two neighbouring numbers
     refit            least squares for the row scales at the end
     spread           the row scale before the refit, in standard deviations of the row
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes
     modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
                      tokens' share
-    seed             of the rotation's signs
+    seed             seed of the rotation's signs
     """
 
     name: ClassVar[str] = "trellis"
@@ -122,8 +122,8 @@ class Trellis(Quantizer):
     def _quantize_rows(
         self, w: Tensor, hessian: Tensor, u: Tensor, run_bits: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Streams (bytes,) and scales (rows,) float16 of some whole strips of the rotated weight, (rows, in):
-        no strip looks at another.
+        """Streams (bytes,) and scales (rows,) float16 of some whole strips of the rotated weight, (rows, in).
+        Strips are independent of each other.
         """
         scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
         values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], u, run_bits)
@@ -143,7 +143,7 @@ class Trellis(Quantizer):
         return float(column_bits(quantized.bits, quantized.columns).double().mean())
 
     def _run_bits(self, cost: Tensor) -> Tensor:
-        """K of every run (ceil(in / 16),) uint8, for what a unit of error costs in each column (in,)."""
+        """K of every run (ceil(in / 16),) uint8, from the cost of a unit of error in each column (in,)."""
         if not self.allocation:
             return even_bits(self.bits, len(cost))
         return allocated_bits(cost, self.bits, DISTORTION[self.window])
@@ -181,10 +181,10 @@ def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> 
     column.
 
     The expected error of a column is its cost (in,) times `distortion` at its K. One bit at a time goes to
-    the run where it helps most: optimal, as `distortion` is convex. Where there is a bit for every column,
-    every column gets one: what calibration hardly excites may matter elsewhere (left out altogether, such
-    columns quadruple the KL divergence of the embedded model at one bit, though the error on the calibration
-    data is smaller).
+    the run where it helps most: optimal, as `distortion` is convex. If there is a bit for every column, every
+    column gets one, because a column that calibration hardly excites may matter on other inputs. (Without
+    bits for such columns the KL divergence of the embedded model at one bit is four times as large, although
+    the error on the calibration data is smaller.)
     """
     columns = runs(len(cost))
     weight = [float(cost[run].sum()) / (run.stop - run.start) for run in columns]
@@ -211,7 +211,7 @@ def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> 
 def even_bits(bits: float, columns: int) -> Tensor:
     """K of every run (ceil(in / 16),) uint8, evenly mixed, with a mean of at most `bits` per column.
 
-    They are the same or two neighbouring numbers, but for a last run that is short.
+    They are the same or two neighbouring numbers, except for a last run that is short.
     """
     chosen, given, seen = [], 0.0, 0
     for run in runs(columns):
@@ -224,7 +224,7 @@ def even_bits(bits: float, columns: int) -> Tensor:
 
 def fullest_bits(bits: float, columns: int) -> Tensor:
     """K of every run (ceil(in / 16),) uint8 with the largest sum over the columns that `allocated_bits` can
-    come to, whatever the costs.
+    give for any costs.
     """
     whole, rest = divmod(columns, RUN)
     most = bits * columns + 1e-9
@@ -254,7 +254,7 @@ def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]
 
 def refitted_scale(w: Tensor, values: Tensor, hessian: Tensor, scale: Tensor) -> Tensor:
     """The scale (out,) with the smallest error of each row under `hessian`, for values (out, in) of the
-    weight w (out, in); `scale` where none is.
+    weight w (out, in); `scale` for rows without one.
     """
     through = values @ hessian
     best = (w * through).sum(1) / (values * through).sum(1)

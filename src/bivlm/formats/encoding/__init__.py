@@ -1,3 +1,3 @@
-"""What the formats store their fields with: symbols and streams of bits, numbers of 8, 16 or 32 bits,
-positions, rotations, tables, and the checks of what is read. None of these is a format.
+"""The encodings that formats use for their fields: symbols and streams of bits, numbers of 8, 16 or 32 bits,
+positions, rotations, tables, and the checks of tensors that are read. None of these is a format.
 """

@@ -1,9 +1,9 @@
 """Bit streams: fields of a fixed width, unary numbers, Rice codes, and symbols of any alphabet packed by
 radix.
 
-Bit k of a stream is bit k % 8 of byte k // 8; the lowest bit of a field comes first; what is left of the last
-byte is zero. A stream is a uint8 tensor. Streams of many rows are (rows, bytes): every row begins on a byte
-of its own.
+Bit k of a stream is bit k % 8 of byte k // 8; the lowest bit of a field comes first; the unused bits of the
+last byte are zero. A stream is a uint8 tensor. Streams of many rows are (rows, bytes): every row begins on a
+byte of its own.
 
 No Python loop runs over elements: the loops below run over the few fields of one period (after lcm(width, 8)
 bits the pattern of shifts repeats) or over blocks of rows. Every `unpack` is the exact inverse of its `pack`
@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 RADIX: dict[int, tuple[int, int]] = {
-    # alphabet: (symbols per word, bits per word). alphabet ** symbols <= 2 ** bits; bits per symbol stand at
-    # the right.
+    # alphabet: (symbols per word, bits per word). alphabet ** symbols <= 2 ** bits; the comment on the right
+    # has the bits per symbol.
     2: (1, 1),  # 1
     3: (5, 8),  # 1.6
     4: (1, 2),  # 2
@@ -105,8 +105,8 @@ def _period(width: int) -> tuple[int, int]:
 
 
 def _working_dtype(width: int) -> torch.dtype:
-    """Wide enough for a field shifted by up to 7 bits; bits that a uint8 drops on the left are the next
-    byte's.
+    """Wide enough for a field shifted by up to 7 bits; the bits that a uint8 drops on the left go into the
+    next byte.
     """
     return torch.uint8 if width <= 8 else torch.int32 if width <= 24 else torch.int64
 
@@ -123,7 +123,7 @@ def _overlaps(width: int) -> Iterator[tuple[int, int, int]]:
 
 
 def pack_unary(numbers: Tensor) -> Tensor:
-    """Numbers (n,) int64 >= 0 to a stream: for each number as many zeros as it says, then a one."""
+    """Numbers (n,) int64 >= 0 to a stream: each number q is q zeros, then a one."""
     if numbers.numel() == 0:
         return torch.zeros(0, dtype=torch.uint8, device=numbers.device)
     ends = (numbers + 1).cumsum(0) - 1
@@ -144,8 +144,8 @@ def unpack_unary(stream: Tensor, count: int) -> Tensor:
 
 
 def rice_parameter(numbers: Tensor) -> int:
-    """The k in 0 … 32 for which the Rice codes of the numbers (n,) int64 >= 0 take the fewest bytes; the
-    smallest of equals.
+    """The smallest k in 0 … 32 for which the Rice codes of the numbers (n,) int64 >= 0 take the fewest
+    bytes.
     """
     count = numbers.numel()
     best, best_bytes = 0, stream_bytes(count + int(numbers.sum()), 1)
@@ -174,8 +174,7 @@ def pack_rice(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def rice_bytes_bound(count: int, total: int) -> int:
-    """The most bytes that the Rice codes of `count` numbers of sum at most `total` take, whatever the numbers
-    are.
+    """An upper bound of the bytes of the Rice codes of any `count` numbers whose sum is at most `total`.
 
     For every k the low bits take n * k bits exactly, and the unary part n + Σ floor(number / 2^k) <= n +
     floor(total / 2^k); the writer takes the best k. With total + count fixed (the places of a matrix) the
@@ -237,8 +236,8 @@ def _words(symbols: Tensor, alphabet: int) -> Tensor:
 
 
 def _digits(words: Tensor, alphabet: int) -> Tensor:
-    """The inverse of `_words`: (rows, words * symbols per word) uint8. A word that no symbols make is a
-    ValueError.
+    """The inverse of `_words`: (rows, words * symbols per word) uint8. ValueError for a word that encodes no
+    symbols.
     """
     per_word, width = RADIX[alphabet]
     if alphabet**per_word < 1 << width and words.numel() and int(words.max()) >= alphabet**per_word:

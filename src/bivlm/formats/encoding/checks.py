@@ -1,6 +1,4 @@
-"""What the checks of the formats have in common: refusals that name what is wrong, and equality down to the
-last bit.
-"""
+"""Helpers for the checks of all formats: errors that name the wrong tensor, and bit-exact equality."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ def require(condition: bool, message: str) -> None:
 
 @contextmanager
 def blaming(name: str) -> Iterator[None]:
-    """Put the name of a format or of a tensor before what a ValueError complains about."""
+    """Put the name of a format or of a tensor before the message of a ValueError."""
     try:
         yield
     except ValueError as error:
@@ -58,7 +56,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def own_copy(tensor: Tensor) -> Tensor:
-    """A copy of its own memory: safetensors refuses tensors that share theirs."""
+    """A copy with its own memory: safetensors refuses tensors that share memory."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 

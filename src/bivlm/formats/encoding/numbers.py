@@ -1,10 +1,9 @@
-"""Scales and means as they lie in a file: float32, float16, or eight bits times a float16 unit for each row.
+"""Scales and means as a file stores them: float32, float16, or eight bits times a float16 unit for each row.
 
     value[i, g, k] = stored[i, g, k]                     float32, float16
     value[i, g, k] = stored[i, g, k] * unit[i, k]        uint8 (never negative), int8
 
-They are relative to 2^exponent of the weight that they belong to, which keeps float16 in range whatever the
-size of the weights.
+They are relative to 2^exponent of their weight. This keeps float16 in range for weights of any size.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Numbers:
 
     @classmethod
     def of(cls, values: Tensor, bits: NumberBits = 16, *, signed: bool = False) -> Self:
-        """The nearest numbers of `bits` bits to `values` (out, G, K); without `signed` none may be
+        """The nearest numbers of `bits` bits to `values` (out, G, K); without `signed` no value may be
         negative.
         """
         if bits == 32:
@@ -100,8 +99,8 @@ def numbers_nbytes(rows: int, groups: int, kinds: int, bits: NumberBits) -> int:
 
 
 def exponent_for(values: Tensor) -> int:
-    """The e for which `values` / 2^e suit float16; 0 where they do as they are, so that what is stored are
-    the numbers themselves.
+    """The e for which `values` / 2^e fit float16; 0 if they fit unchanged, so that the values themselves are
+    stored.
     """
     largest = float(values.abs().max()) if values.numel() else 0.0
     if largest == 0 or NEEDS_NO_EXPONENT[0] <= largest <= NEEDS_NO_EXPONENT[1]:

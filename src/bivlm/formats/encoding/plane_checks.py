@@ -1,6 +1,4 @@
-"""What a weight in `planes` must be, and which tensors stand for it in a file: the rules of
-docs/format.md.
-"""
+"""The rules of docs/format.md for a weight in `planes`, and the tensors that store it in a file."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ SETTINGS = [
     "tail_rice",
 ]
 
-# What makes a plane plain, together with a group size of whole bytes that divides the width
+# The settings of a plain plane. Its group size must also be whole bytes and divide the width.
 _PLAIN = {
     "column_scales": False,
     "exponent": 0,
@@ -63,9 +61,7 @@ def is_plain(settings: Mapping[str, Any], columns: int) -> bool:
 
 
 def layout(shape: tuple[int, int], settings: Mapping[str, Any]) -> Layout:
-    """Every tensor of a weight with these settings; `tail_high` has the one size that only the positions
-    know.
-    """
+    """Every tensor of a weight with these settings. Only the size of `tail_high` depends on the positions."""
     rows, columns = shape
     groups = -(-columns // settings["group_size"])
     if is_plain(settings, columns):
@@ -106,12 +102,12 @@ def _numbers_layout(name: str, stored: str, rows: int, groups: int, kinds: int) 
 
 
 def layout_nbytes(tensors: Layout) -> int:
-    """Bytes of a layout, without the tensors whose size it does not say."""
+    """Bytes of a layout, without the tensors whose size is not in it."""
     return sum(prod(size or 0 for size in shape) * dtype.itemsize for dtype, shape in tensors.values())
 
 
 def checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, each of its type and range, and a shape that is one."""
+    """The settings, after a check of their types and ranges and of the shape."""
     require(packed.format == "planes", f"the format is {packed.format!r}")
     require(
         len(packed.shape) == 2 and min(packed.shape) >= 1,
@@ -232,8 +228,8 @@ def columns_of_scales(salient: Tensor, parts: int, salient_parts: int) -> Tensor
 
 
 def _check_size(weight: PlanesWeight) -> None:
-    """The magnitudes of a mean and its scales, added up in the order of `dequantize`, stay in float32: so
-    does every weight, whatever its signs.
+    """The magnitudes of a mean and its scales, added up in the order of `dequantize`, must not overflow
+    float32. Then no weight overflows, for any signs.
     """
     factor = 2.0**weight.exponent
     scales = weight.scales.expand().abs() * factor

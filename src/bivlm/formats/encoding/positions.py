@@ -1,5 +1,4 @@
-"""Where the entries of a sparse tail lie: the gaps between their row-major positions, as Rice codes in two
-streams.
+"""The positions of a sparse tail: the gaps between their row-major positions, as Rice codes in two streams.
 
 g_0 = p_0,  g_i = p_i - p_(i-1) - 1    'tail_low' and 'tail_high' as docs/format.md says under "Rice codes"
 """
@@ -14,8 +13,8 @@ from bivlm.formats.encoding.checks import blaming, require
 
 
 def pack_positions(positions: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Positions (n,) int64, ascending, not negative, to the low and the high stream and the parameter with
-    which they take the fewest bytes.
+    """Positions (n,) int64, ascending, not negative, to the low stream, the high stream, and the parameter
+    that gives the fewest bytes.
     """
     gaps = positions.diff(prepend=positions.new_full((1,), -1)) - 1
     rice = bits.rice_parameter(gaps)
@@ -23,8 +22,8 @@ def pack_positions(positions: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def unpack_positions(low: Tensor, high: Tensor, count: int, rice: int, weights: int) -> Tensor:
-    """The inverse of `pack_positions`: (count,) int64, all below `weights`. `low` has the bytes that `count`
-    and `rice` call for.
+    """The inverse of `pack_positions`: (count,) int64, all below `weights`. `low` must have the number of
+    bytes that follows from `count` and `rice`.
 
     Raises ValueError, naming 'tail_high' or 'tail_low'; the sum of the gaps is checked before any of them can
     overflow.
@@ -41,7 +40,7 @@ def unpack_positions(low: Tensor, high: Tensor, count: int, rice: int, weights: 
 
 
 def positions_nbytes(count: int, weights: int) -> int:
-    """The most bytes that the two streams of `count` positions below `weights` take, wherever they lie; never
+    """An upper bound of the bytes of the two streams for any `count` positions below `weights`; it never
     falls as `count` grows.
     """
     return bits.rice_bytes_bound(count, weights - count)

@@ -1,16 +1,16 @@
-"""The rotation of the inputs that `trellis` weights are stored in: random signs, then a Hartley transform
-over every prime factor of the width.
+"""The rotation of the inputs of `trellis` weights: random signs, then a Hartley transform over every prime
+factor of the width.
 
     R = (C_p1 ⊗ C_p2 ⊗ … ⊗ C_pk) · diag(signs)
     C_m[a, b] = (cos 2πab/m + sin 2πab/m) / √m
     p1 ≤ p2 ≤ … ≤ pk the prime factors of `in`
 
 C_m is the discrete Hartley transform (Bracewell, J. Opt. Soc. Am. 73, 1832 (1983)): real, symmetric,
-orthogonal, its own inverse, and flat: no entry is larger than √(2/m). C_2 is the Hadamard matrix, so that a
-width that is a power of two has the Walsh-Hadamard transform of QuIP#, QTIP, EXL3; any other width is mixed
-just as thoroughly, without padding and without a block structure that leaves columns apart.
+orthogonal, its own inverse, and flat: no entry is larger than √(2/m). C_2 is the Hadamard matrix, so for a
+power of two the rotation is the Walsh-Hadamard transform of QuIP#, QTIP, EXL3. Any other width is mixed
+as completely, without padding and without blocks of columns that stay separate.
 
-The signs come from a seed by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): sign j is that of bit 63 of the
+The signs come from a seed by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): sign j is bit 63 of the
 output for seed + (j + 1) · golden ratio.
 """
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 LARGEST_SEED = (1 << 63) - 1
-MIXER = 64  # order of the matrices that primes are joined to: one product instead of six for 64 = 2^6
+MIXER = 64  # primes are joined to matrices of at most this order: one product instead of six for 64 = 2^6
 
 _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -88,17 +88,17 @@ def signs_of(seed: int, columns: int) -> Tensor:
     """The signs (in,) float32 that belong to a seed, 0 … 2^63 - 1."""
     state = (
         torch.arange(1, columns + 1, dtype=torch.int64) * _signed(_GAMMA) + seed
-    )  # int64 wraps around, as the definition wants
+    )  # int64 wraps around, as the definition requires
     state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
     state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
     return torch.where((state ^ _shifted(state, 31)) < 0, -1.0, 1.0)
 
 
 def _shifted(state: Tensor, count: int) -> Tensor:
-    """The shift to the right that brings in zeros, of int64."""
+    """The logical shift to the right of int64: zeros come in from the left."""
     return (state >> count) & ((1 << (64 - count)) - 1)
 
 
 def _signed(number: int) -> int:
-    """A 64-bit number as int64 has it."""
+    """The int64 with the same bits as an unsigned 64-bit number."""
     return number - (1 << 64) if number >> 63 else number

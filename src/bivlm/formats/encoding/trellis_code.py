@@ -1,21 +1,21 @@
-"""What a window of L bits stands for in `trellis`: levels, int8, in 32nds of the standard deviation of the
-weights of a row.
+"""The levels of the windows in `trellis`: int8, in 32nds of the standard deviation of the weights of a row.
 
-A window of L bits holds the K bits of its own weight on top, b, and below them what the weights before it
-left, q. All 2^K choices of b must lie far apart for every q, or there is nothing to choose, and what follows
-must look like chance.
+The highest K bits of a window of L bits, b, belong to its own weight; the bits below, q, come from the
+weights before it. For every q the 2^K levels must lie far apart, so that there is a real choice. The levels
+of different q must look random.
 
-L = 12 and 16: a stratified code, computed. The 2^L quantiles of a normal distribution are dealt out so that
-the 2^K levels with the same q have one quantile from each 2^K-th part of the distribution, in an order and at
-places that a hash of q decides:
+L = 12 and 16: a stratified code, computed. Its levels are the 2^L quantiles of a normal distribution. The 2^K
+levels with the same q have one quantile from each 2^K-th part of the distribution. A hash of q decides their
+order and their places within the parts:
 
     z = (b + (q · 0x9E3779B1 mod 2^32) >> (32 - K)) mod 2^K,     rank = z · 2^(L-K) + mix(q, z)
     level = round(32 · SPREAD_K · Φ⁻¹((rank + ½) / 2^L)), at most 127 in size
     mix(x, z): `_mix`, a permutation of 0 … 2^(L-K) - 1 for every z
 
-L = 8: the same code is too coarse; from many such codes with other multipliers the levels were moved to the
-means of what chose them, over and over, with less and less noise in between (the generalised Lloyd algorithm,
-annealed), and the best was kept: benchmarks/fit_trellis_tables.py printed the tables below.
+L = 8: this code is too coarse, so its levels are fitted. The fit starts from many such codes with other
+multipliers. It moves every level to the mean of the weights that chose it, again and again, with less and
+less noise (the generalised Lloyd algorithm with annealing), and keeps the best table.
+benchmarks/fit_trellis_tables.py printed the tables below.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def standard_tables(window: int) -> Tensor:
 
 
 def stratified(window: int, k: int) -> Tensor:
-    """The levels (2^window,) float64 of the stratified code for K = k bits per weight, before they are
-    rounded.
-    """
+    """The levels (2^window,) float64 of the stratified code for K = k bits per weight, before rounding."""
     low = window - k
     number = torch.arange(1 << window)
     fresh, past = number >> low, number & ((1 << low) - 1)
@@ -59,8 +57,8 @@ def stratified(window: int, k: int) -> Tensor:
 
 
 def _mix(x: Tensor, part: Tensor, size: int) -> Tensor:
-    """A permutation of the numbers of `size` bits for every part: two odd multipliers with the upper half
-    folded onto the lower after each.
+    """A permutation of the numbers of `size` bits for every part: two odd multipliers; after each the upper
+    half is xored onto the lower half.
     """
     mask, half = (1 << size) - 1, (size + 1) // 2
     x = (x * 0x2C1B3C6D + (part + 1) * 0x297A2D39) & mask

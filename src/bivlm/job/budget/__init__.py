@@ -1,1 +1,1 @@
-"""A budget of true bits: how sensitive the answers are to each group of linears, and the bits that follow."""
+"""A budget of true bits: how sensitive the answers are to each group of linears, and the bits of each."""

@@ -1,10 +1,10 @@
-"""Bits where they matter: a budget of true bits, dealt out among groups of linears by what they do to the
-answers (sensitivity.py).
+"""A budget of true bits, allocated among groups of linears by their effect on the answers (sensitivity.py).
 
-Divergences of groups add up, nearly (the errors are small and independent), so that a greedy choice is the
-best one up to the last few steps: the next steps of bits, one or several at once, go where they lower the sum
-most for the bytes that they take. No group gets less than LESS below the budget or more than MORE above (less
-only where the scales alone leave no choice): a measurement on a few prompts is not to be trusted to the end.
+The divergences of groups nearly add up, because the errors are small and independent. A greedy choice is then
+the best one, up to the last few steps: the next steps of bits, one or several at once, go to the group where
+they lower the sum most per byte. No group gets fewer bits than the budget minus LESS, or more than the budget
+plus MORE (fewer only if the scales alone leave no choice), because a measurement on a few prompts is not
+exact.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def allocate(
     file: SensitivityFile,
     events: Events = SILENT,
 ) -> Plan:
-    """The plan with the bits of every linear chosen so that everything packed takes `budget` true bits per
-    weight together.
+    """The plan with the bits of every linear chosen so that all packed weights together take `budget` true
+    bits per weight.
 
-    Sensitivities that `file` lacks are measured, which needs the whole model in memory, and kept there.
+    Sensitivities that are not in `file` are measured and added to it; this needs the whole model in memory.
     """
     groups = measure(source, plan, samples, file, events)
     quantizers, shapes = _quantized(plan)
@@ -61,10 +61,10 @@ def _quantized(plan: Plan) -> tuple[dict[str, Quantizer], dict[str, tuple[int, i
 
 
 def linear_budget(plan: Plan, budget: float) -> float:
-    """The true bits per weight that a budget for everything packed leaves to the linears of the blocks:
-    embedding and head have theirs already.
+    """The true bits per weight that a budget for all packed weights leaves to the linears of the blocks:
+    embedding and head have fixed bits.
 
-    InputError when the budget cannot be reached, with what can.
+    InputError if the budget cannot be reached; it names the possible range.
     """
     quantizers, shapes = _quantized(plan)
     if not plan.tables:
@@ -86,8 +86,8 @@ def linear_budget(plan: Plan, budget: float) -> float:
 def check_budget(
     quantizers: Mapping[str, Quantizer], shapes: Mapping[str, tuple[int, int]], budget: float
 ) -> None:
-    """InputError when linears (by name) with these quantizers and shapes cannot take `budget` true bits per
-    weight together, with what they can.
+    """InputError if linears (by name) with these quantizers and shapes cannot take `budget` true bits per
+    weight together; it names the possible range.
     """
     fewest, most = reach(quantizers, shapes)
     if not fewest <= budget <= most:
@@ -119,11 +119,11 @@ def deal_out(
     shapes: Mapping[str, tuple[int, int]],
     budget: float,
 ) -> dict[str, float]:
-    """Bits for every linear: together they take at most `budget` true bits per weight, scales and all, and
-    the divergences add up to the least.
+    """Bits for every linear: together they take at most `budget` true bits per weight, scales included, and
+    the sum of the divergences is the smallest.
 
-    `quantizers` and `shapes` are those of the linears, by name. InputError when the budget cannot be reached,
-    with what can.
+    `quantizers` and `shapes` are those of the linears, by name. InputError if the budget cannot be reached;
+    it names the possible range.
     """
     stored = _stored_bits(sensitivities, quantizers, shapes)
     groups = range(len(sensitivities))
@@ -141,8 +141,8 @@ def deal_out(
     left = budget * weights - sum(stored(index, least) for index in groups)
 
     def rise(index: int) -> tuple[float, int, float] | None:
-        """The next bits of a group, of those that still fit, where it gains most for what it takes; several
-        steps at once where they gain more.
+        """The next bits of a group that still fit and gain most per byte; several steps at once if they gain
+        more.
         """
         group, here = sensitivities[index], given[index]
         found = []
@@ -170,7 +170,7 @@ def _stored_bits(
     quantizers: Mapping[str, Quantizer],
     shapes: Mapping[str, tuple[int, int]],
 ) -> Callable[[int, float], int]:
-    """What a group, by its index, takes at most when its linears get so many bits each: true bits in all."""
+    """An upper bound of the true bits, in total, of a group (by its index) at these bits per linear."""
 
     @cache
     def bound(quantizer: Quantizer, shape: tuple[int, int], bits: float) -> int:

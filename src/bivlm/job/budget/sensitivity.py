@@ -1,14 +1,14 @@
 """Sensitivities: how far the model's answers move when one group of linears alone is quantized, at a few
 numbers of bits.
 
-Linears that share an input (q, k and v; gate and up) are a group. The rest of the model stays as it is, and
-the KL divergence of the text's next tokens from the full-precision model's is measured; the token that
-follows the prompt counts as much as all others together. Between the measured points the logarithm of the
-divergence is a straight line; beyond the last it falls by 2^(-2 bits), as the error of any good quantizer
-does.
+Linears that share an input (q, k and v; gate and up) are a group. The rest of the model stays in full
+precision. The measure is the KL divergence of the next tokens of the text from those of the full-precision
+model; the token after the prompt counts as much as all others together. Between the measured points the
+logarithm of the divergence is interpolated linearly. Beyond the last point it falls by 2^(-2 bits), like the
+error of any good quantizer.
 
-This needs the full-precision model in memory. Finished blocks are kept in a file, so that an interrupted
-measurement goes on.
+This needs the full-precision model in memory. Finished blocks are kept in a file, so an interrupted
+measurement continues.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ from bivlm.kl import kl_divergence
 from bivlm.quantizers import Quantizer
 
 PROBES = (1.0, 2.0, 3.0)  # bits at which a group is measured
-PROBE_SAMPLES = 16  # calibration samples that it is measured on
+PROBE_SAMPLES = 16  # calibration samples of a measurement
 MEASURING = "blocks measured"  # what the progress of a measurement is called
-SMALLEST = 1e-9  # nats: a smaller divergence is not told from none
+SMALLEST = 1e-9  # nats: a smaller divergence is taken as this
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What a group of linears does to the answers: divergences (nats per token) at some bits, ascending."""
+    """The effect of a group of linears on the answers: divergences (nats per token) at some bits,
+    ascending.
+    """
 
     linears: tuple[str, ...]
     bits: tuple[float, ...]
@@ -64,11 +66,11 @@ def measure(
     file: SensitivityFile,
     events: Events = SILENT,
 ) -> list[Sensitivity]:
-    """The sensitivities of every group of linears of `plan`: those that `file` has, and the others measured
-    and added to it block by block.
+    """The sensitivities of every group of linears of `plan`. Those that are not in `file` are measured and
+    added to it block by block.
 
-    Needs the whole model in memory where anything is left to measure. Raises InputError when the file is that
-    of another model, or when the answers are no numbers.
+    If anything has to be measured, this needs the whole model in memory. Raises InputError if the file
+    belongs to another model, or if the logits are not finite.
     """
     blocks = [block for block in plan.blocks if block.quantized]
     found = file.read()
@@ -85,7 +87,7 @@ def measure(
                 found[block.path] = _probe(source, block, inputs, reference)
                 file.write(found)
         source.release(names)
-        source.model.tie_weights()  # what is tied is released with what it is tied to
+        source.model.tie_weights()  # a tied weight is released together with the other one
     events.progress(MEASURING, len(blocks), len(blocks))
     file.write(found)
     return [group for block in blocks for group in found[block.path]]
@@ -94,7 +96,7 @@ def measure(
 def _probe(
     source: SourceModel, block: BlockPlan, inputs: Sequence[CalibrationInput], reference: Sequence[Tensor]
 ) -> list[Sensitivity]:
-    """The sensitivities of one block's groups, the model standing there whole."""
+    """The sensitivities of one block's groups; the whole model is in memory."""
     stack = source.family.stacks[block.stack]
     quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
     collector = collector_for(source.model, quantizers, stack.visual_linears)
@@ -122,7 +124,7 @@ def probe_block(
     """Measure every group of a block whose linears `collector` has watched. `divergence` says how far the
     model is from full precision now.
 
-    InputError, naming the linear, where its weight cannot be quantized or the answers are no numbers.
+    InputError, naming the linear, if its weight cannot be quantized or the logits are not finite.
     """
     found = []
     for group in collector.groups():
@@ -147,7 +149,7 @@ def probe_block(
 
 
 def _quantized(name: str, weight: Tensor, quantizer: Quantizer, collector: StatsCollector) -> Tensor:
-    """The weight (out, in) as the quantizer leaves it, in its dtype."""
+    """The quantized weight (out, in), dequantized, in the weight's dtype."""
     try:
         return quantizer.quantize(weight, collector.stats(name)).dequantize().to(weight.dtype)
     except ValueError as error:
@@ -156,18 +158,18 @@ def _quantized(name: str, weight: Tensor, quantizer: Quantizer, collector: Stats
 
 @dataclass(frozen=True)
 class SensitivityFile:
-    """Sensitivities on the disk, block by block: what is finished is not measured again.
+    """Sensitivities on the disk, block by block: finished blocks are not measured again.
 
-    `path` is the job's own file. `kept` is one that the user keeps, and gives again to another job on the
-    same model: it is read where the job has none yet, and written with the job's.
+    `path` is the job's own file. `kept` is a file of the user, for reuse in another job on the same model: it
+    is read if the job has no file yet, and written together with the job's file.
     """
 
     path: Path
     kept: Path | None = None
 
     def read(self) -> dict[str, list[Sensitivity]]:
-        """What is measured, by the path of the block. InputError for a file that holds something else, and
-        for a kept one that is not what this job began with.
+        """The measured sensitivities, by the path of the block. InputError for a file with other contents,
+        and for a kept file that differs from the one with which this job began.
         """
         own = _read(self.path)
         kept = {} if self.kept is None else _read(self.kept)
@@ -184,7 +186,7 @@ class SensitivityFile:
             write_atomically(path, text + "\n")
 
     def check(self, found: Mapping[str, Sequence[Sensitivity]], blocks: Sequence[BlockPlan]) -> None:
-        """InputError where the file was measured on other linears than those of the plan."""
+        """InputError if the file was measured on other linears than those of the plan."""
         for block in blocks:
             measured = {name for group in found.get(block.path, ()) for name in group.linears}
             planned = {linear.name for linear in block.quantized}

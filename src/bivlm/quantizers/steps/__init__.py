@@ -1,3 +1,3 @@
-"""The steps that methods are made of, none of which is a method: feeding errors on, fitting grids and levels,
-binarizing, searching, refitting.
+"""The building blocks of methods: error feedback, fitting grids and levels, binarizing, searching, refitting.
+None of them is a method.
 """

@@ -1,5 +1,5 @@
-"""A weight in magnitude bands with a tail, as Bi-VLM decides it: the closed-form refit of its levels under
-the second moment of the inputs, and the way into the format `levels`.
+"""A weight in magnitude bands with a tail, the result of Bi-VLM: the closed-form refit of its levels under
+the second moment of the inputs, and its conversion to the format `levels`.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Banded:
         return torch.cat([-self.levels.flip(-1), self.levels], dim=-1)
 
     def refitted(self, w: Tensor, salient: Tensor, hessian: Tensor, damping: float) -> Banded:
-        """Levels (and per-row tail scales) that minimise tr((W-Q) H (W-Q)ᵀ) with the codes as they are; kept
-        only if they lower it.
+        """Levels (and per-row tail scales) that minimise tr((W-Q) H (W-Q)ᵀ) with unchanged codes; kept only
+        if they lower it.
 
-        Per row the unknowns are the groups' levels and the tail's scale: a small linear system. Levels shared
-        by all rows add their systems up.
+        Per row the unknowns are the groups' levels and the tail's scale: a small linear system. If all rows
+        share their levels, the systems of the rows are added.
         """
         damped = hessian + damping * hessian.diagonal().mean() * 0.01 * torch.eye(w.shape[1])
         band = torch.where(
@@ -80,8 +80,8 @@ class Banded:
     def _normal_equations(
         self, band: Tensor, sign: Tensor, target: Tensor, hessian: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(rows, U, U) and (rows, U) float64 of some rows, U = groups * bands: an unknown is one in its own
-        group's columns alone.
+        """(rows, U, U) and (rows, U) float64 of some rows, U = groups * bands: an unknown has the factor one
+        in its own group's columns, and zero elsewhere.
         """
         groups = [slice(start, start + self.group_size) for start in range(0, band.shape[1], self.group_size)]
         patterns = [

@@ -1,5 +1,5 @@
-"""Bands and tail of Bi-VLM by what errors cost, from the second moment of the inputs: more than the paper
-does.
+"""Bands and tail of Bi-VLM chosen by the cost of errors, from the second moment of the inputs: an addition to
+the paper.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def banded_with_data(
 
 
 def by_cost(w: Tensor, start: Banded, costs: Tensor, fit: FitTail, one_table: bool) -> Banded:
-    """Levels refitted with `costs` (in,), what the columns receive; as many salient weights as before,
-    now those whose rounding costs most.
+    """Levels refitted with `costs` (in,), the strengths of the columns' inputs; as many salient weights as
+    before, but now those whose rounding costs most.
     """
     costs = costs / costs.mean()
 
@@ -81,8 +81,8 @@ def by_cost(w: Tensor, start: Banded, costs: Tensor, fit: FitTail, one_table: bo
 
 
 def _costliest(lost: Tensor, count: int) -> Tensor:
-    """Row-major positions of the `count` largest of `lost` (out, in): as many in every row, or anywhere where
-    that is less than one.
+    """Row-major positions of the `count` largest of `lost` (out, in): the same number in every row, or at any
+    place if that is less than one per row.
     """
     rows, columns = lost.shape
     each = count // rows
@@ -97,8 +97,8 @@ def _nearest_level(magnitude: Tensor, levels: Tensor) -> Tensor:
 
 
 def _weighted_levels(magnitude: Tensor, weight: Tensor, levels: Tensor) -> Tensor:
-    """Band levels (R, G, N), ascending, by Lloyd's algorithm from `levels`, every magnitude (R, G, n)
-    counting with its `weight`.
+    """Band levels (R, G, N), ascending, by Lloyd's algorithm from `levels`, with a `weight` for every
+    magnitude (R, G, n).
     """
     for _ in range(LEVEL_ROUNDS):
         nearest = _nearest_level(magnitude, levels)

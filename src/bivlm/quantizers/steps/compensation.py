@@ -1,9 +1,9 @@
-"""The error-feedback loop, once: quantize column block by column block and push each block's error onto the
-columns that are still to come.
+"""The error-feedback loop of all methods: quantize one block of columns after the other and add each block's
+error to the later columns.
 
-The loop of GPTQ (arXiv 2210.17323) with the block's error recovered by one exact triangular solve, so that a
-method may quantize a whole block at once. What differs between methods is one function: how a block of
-columns becomes its quantized self.
+This is the loop of GPTQ (arXiv 2210.17323). One exact triangular solve gives the error of a block, so a
+method may quantize a whole block at once. Methods differ in one function: how a block of columns is
+quantized.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-MOST_DAMPING = 1.0  # raised tenfold from the setting up to here before giving up
+MOST_DAMPING = 1.0  # the damping is raised tenfold from the setting up to here before giving up
 
 QuantizeColumns = Callable[[Tensor, Tensor, int], Tensor]
 ErrorRule = Literal["exact", "diagonal"]
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
-    """Upper U with H⁻¹ = UᵀU for the second moment (in, in) as `damped_moment` has it. Raises ValueError as
-    that does.
+    """Upper U with H⁻¹ = UᵀU, where H is the second moment (in, in) after `damped_moment`. Raises ValueError
+    as `damped_moment` does.
     """
     _, lower = damped_moment(hessian, damping)
     return (
@@ -36,11 +36,10 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
 
 
 def damped_moment(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The second moment (in, in) in float64, `damping` times its mean diagonal added, and the lower Cholesky
-    factor of it in reversed order.
+    """The second moment (in, in) in float64 with `damping` times its mean diagonal added, and its lower
+    Cholesky factor in reversed order.
 
-    That is H = R Rᵀ with R upper, from which U = R⁻¹. Columns that no token excites get a diagonal of their
-    own.
+    That is H = R Rᵀ with R upper, from which U = R⁻¹. Columns that no token excites get a separate diagonal.
 
     Raises ValueError when `hessian` is not finite, or not positive definite even at the strongest damping; a
     damping above the setting is logged.
@@ -88,9 +87,9 @@ def compensate(
     """The dequantized weight (out, in) after error feedback through `hessian` (in, in).
 
     `quantize_columns(w, u, start)` returns the dequantized columns start… of the block w (out, b); u is the
-    (b, b) factor of H⁻¹ for them. `error_rule` says what a block that was quantized at once hands on: "exact"
-    solves with u, "diagonal" divides by its diagonal, as the public code of BiLLM does, which treats the
-    columns of a block as if they had been decided one after the other.
+    (b, b) factor of H⁻¹ for them. `error_rule` says which error a block that was quantized at once feeds
+    back: "exact" solves with u, "diagonal" divides by its diagonal, as the public code of BiLLM does. That
+    code treats the columns of a block as if they had been quantized one after the other.
     """
     starts = range(0, weight.shape[1], block_size)
     blocks = [slice(start, min(start + block_size, weight.shape[1])) for start in starts]
@@ -122,8 +121,8 @@ def feed_back(
 
 
 def visiting_order(hessian: Tensor, act_order: bool) -> Tensor:
-    """The order (in,) in which columns are decided: as they stand, or those with the strongest inputs first
-    ("activation order" of GPTQ).
+    """The order (in,) in which columns are quantized: their own order, or strongest inputs first ("activation
+    order" of GPTQ).
     """
     return (
         hessian.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(len(hessian))
@@ -133,18 +132,17 @@ def visiting_order(hessian: Tensor, act_order: bool) -> Tensor:
 def column_by_column(
     quantize_column: Callable[[Tensor, int], Tensor], begin: Callable[[Tensor, int], None] | None = None
 ) -> QuantizeColumns:
-    """The callback of `compensate` for methods that decide one column (out,) at a time, given its index:
+    """The callback of `compensate` for methods that quantize one column (out,) at a time, given its index:
     feedback inside the block as well (GPTQ).
 
-    `begin(rest, index)` is called before each column with the columns of the block from it on, as the
-    feedback has left them, (out, …): what a method needs that fits its scales to a group when the group's
-    turn comes.
+    `begin(rest, index)` is called before each column with this and the later columns of the block, after
+    feedback, (out, …). Methods use it to fit the scales of a group when the loop reaches the group.
     """
 
     def quantize_columns(w: Tensor, u: Tensor, start: int) -> Tensor:
         columns = w.T.clone(
             memory_format=torch.contiguous_format
-        )  # (b, out): the weights of a column lie together
+        )  # (b, out): the weights of a column are contiguous
         quantized = torch.empty_like(columns)
         for j, column in enumerate(columns):
             if begin is not None:

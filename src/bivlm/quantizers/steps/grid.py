@@ -4,10 +4,10 @@ squares.
     evenly spaced    w ≈ scale * (code - zero_point),  code in 0…alphabet-1
     free             w ≈ one of `alphabet` levels
 
-A group is `group_size` consecutive columns of a row; every error is weighted by what the columns receive, so
-that the grid serves the strong inputs. The clipping search starts from the group's range and shrinks it (AWQ,
-arXiv 2306.00978, and GPTQ's code search alike); a few rounds of least squares for the codes found (Lloyd,
-1982) then move scale and zero point to their optimum.
+A group is `group_size` consecutive columns of a row. Every error is weighted by the strength of the column's
+inputs, so the grid is best for strong inputs. The clipping search starts from the group's range and shrinks
+it, as AWQ (arXiv 2306.00978) and the code of GPTQ do. A few rounds of least squares for the resulting codes
+(Lloyd, 1982) then move scale and zero point to their optimum.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def fit_grid(
     """
     missing = -w.shape[1] % group_size
     filled = grouped(w, group_size)
-    if missing:  # what fills the last group must not widen its range
+    if missing:  # the padding of the last group must not widen its range
         filled[:, -1, group_size - missing :] = filled[:, -1, :1]
     weight = grouped(importance[None], group_size)[0]
     weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, 1.0)
@@ -128,8 +128,8 @@ def _error(filled: Tensor, weight: Tensor, scale: Tensor, zero: Tensor, alphabet
 def _least_squares(
     filled: Tensor, weight: Tensor, scale: Tensor, zero: Tensor, best: Tensor, alphabet: int, kind: ZeroPoint
 ) -> tuple[Tensor, Tensor]:
-    """Scale (and a free zero point) by least squares for the nearest codes, in turns; a group keeps what it
-    had where that was better.
+    """Scale (and a free zero point) by least squares, in alternation with the nearest codes; a group keeps
+    its old values if they were better.
     """
     total = weight.sum(-1)
     for _ in range(ROUNDS):
@@ -167,7 +167,7 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
 
 
 def _stored(scale: Tensor, zero: Tensor, alphabet: int, kind: ZeroPoint, scale_bits: NumberBits) -> Grid:
-    """The grid as the file will hold it: what follows is coded with the rounded numbers."""
+    """The grid in its stored precision: codes are then chosen with the rounded numbers."""
     scales = Numbers.of(scale[..., None], scale_bits)
     if kind == "middle":
         points = torch.zeros(0, dtype=torch.float16)

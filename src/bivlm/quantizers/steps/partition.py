@@ -1,12 +1,12 @@
-"""Which columns of a block are salient, and which magnitude parts the others in two: the searches of BiLLM
-without its full passes.
+"""The searches of BiLLM without its full passes: which columns of a block are salient, and which magnitude
+splits the others into two parts.
 
 Huang et al., arXiv 2402.04291, section 3.1 and 3.2. Both searches minimise the squared error of residual
 binarization (residual.py) over candidates: the number of salient columns (1…49, by falling column sum of the
 salience), then one of 81 magnitudes between the 10 % and the 90 % quantile.
 
-The public code binarizes the whole block anew for every candidate. Here each row is sorted once: with prefix
-sums of its sorted values, mean, mean absolute deviation and error of any interval of magnitudes are a few
+The public code binarizes the whole block again for every candidate. Here each row is sorted once. With prefix
+sums of its sorted values, mean, mean absolute deviation and error of any interval of magnitudes cost a few
 look-ups, since
 
     Σ|w - μ| over a sorted set = (sum above μ) - μ * (count above) + μ * (count below) - (sum below)
@@ -28,8 +28,8 @@ ROWS = 2048  # rows whose prefix sums are worked on at a time: they stay in the 
 
 @dataclass(frozen=True)
 class _Prefix:
-    """Of sorted rows (rows, b): how many of the set, and their sum and sum of squares, lie before each place:
-    (rows, b + 1).
+    """Prefix sums of sorted rows (rows, b): the count, sum and sum of squares of the members of a set before
+    each place, (rows, b + 1).
     """
 
     count: Tensor
@@ -60,10 +60,10 @@ def salient_columns(target: Tensor, most: int) -> Tensor:
 
 
 def _column_errors(target: Tensor, rank: Tensor, candidates: int) -> Tensor:
-    """Squared error (candidates,) of binarizing the first 1, 2, … columns of `rank` and the rest apart, both
-    with order 2.
+    """Squared error (candidates,) of binarizing the first 1, 2, … columns of `rank` and the rest separately,
+    both with order 2.
 
-    The two sets of a row stand one below the other, the rest above: one call serves both.
+    The two sets of a row are stacked, the rest above: one call serves both.
     """
     rows, columns = target.shape
     values, places = target.sort(dim=1)
@@ -119,8 +119,8 @@ def _order_two_error(values: Tensor, members: _Prefix, square: Tensor) -> Tensor
 
 
 def magnitude_threshold(target: Tensor, salient: Tensor) -> float:
-    """The magnitude that parts the salience `target` (out, b) outside of the `salient` columns (b,) in two
-    parts of order 1 at least error.
+    """The magnitude that splits the salience `target` (out, b) outside of the `salient` columns (b,) into two
+    parts of order 1 with the least error.
     """
     if bool(salient.all()):
         return 0.0
@@ -135,8 +135,8 @@ def magnitude_threshold(target: Tensor, salient: Tensor) -> float:
 
 
 def _threshold_errors(target: Tensor, thresholds: Tensor) -> Tensor:
-    """Squared error (thresholds,) of binarizing |w| < t and |w| >= t apart, each row with means and scales of
-    its own.
+    """Squared error (thresholds,) of binarizing |w| < t and |w| >= t separately, with means and scales per
+    row.
     """
     rows, columns = target.shape
     values = target.sort(dim=1).values.contiguous()

@@ -1,9 +1,8 @@
-"""Closed-form refit: scales, means or levels that minimise tr((W-Q) H (W-Q)ᵀ) when the codes stay as they
-are.
+"""Closed-form refit: scales, means or levels that minimise tr((W-Q) H (W-Q)ᵀ) with unchanged codes.
 
 A quantized weight is linear in its continuous numbers: Q[i, j] = Σ_k θ[i, g(j), k] * basis[k, i, j]. Per row
 the best θ solves a small linear system. The step starts from the present numbers and is damped towards them,
-so that a number that hardly any input excites stays where it is.
+so a number that hardly any input excites keeps its value.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ def expand(theta: Tensor, basis: Tensor, group_size: int) -> Tensor:
 
 
 def better_rows(w: Tensor, old: Tensor, new: Tensor, hessian: Tensor) -> Tensor:
-    """Which rows (out,) lose less in `new` (out, in) than in `old`: what keeps a refit, rounded to its stored
-    precision, from doing harm.
+    """Which rows (out,) have a smaller error in `new` (out, in) than in `old`. With it a refit that became
+    worse by rounding to its stored precision is not used.
     """
 
     def loss(q: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Binarized:
-    """`mean` (out,), `scales` (out, K) and `signs` (K, out, b) of ±1.0; rows without a masked weight have
-    zeros for numbers.
+    """`mean` (out,), `scales` (out, K) and `signs` (K, out, b) of ±1.0; in rows without a masked weight, mean
+    and scales are zero.
     """
 
     mean: Tensor

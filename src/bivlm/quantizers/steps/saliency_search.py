@@ -3,9 +3,9 @@
 
     J(p) = (||W_sal - a B_sal||² + sum over bands ||W_k - a_k B_k||²) / ||W||²,   p in [0, p_max]
 
-By bounded Brent, as printed; J is not convex, so both ends are tried as well. The bands' share of J comes
-from prefix sums over a histogram of |w| made once, the tail's from the weights beyond the lowest possible
-cut, extracted once and sorted.
+The search is the bounded Brent method, as in the paper; J is not convex, so both ends are tried as well. The
+bands' share of J comes from prefix sums over a histogram of |w| that is made once. The tail's share comes
+from the weights beyond the lowest possible cut, which are extracted and sorted once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The salient tail in two bits: four levels per layer times a scale per row. Two ways to find them.
+"""The salient tail in two bits: four levels per layer times a scale per row. There are two ways to find them.
 
-"paper": Bi-VLM (arXiv 2509.18763), Eq. 10-14 and Alg. 1, to the letter. The relaxation drives the row scale
-to the row's maximum, so that nearly all of the tail falls on two of the four levels: thirty times the error
-of a fit on a Gaussian tail. "lloyd": four levels fitted to W / a, in turns with the row scales.
+"paper": Bi-VLM (arXiv 2509.18763), exactly Eq. 10-14 and Alg. 1. The relaxation drives the row scale to the
+row's maximum, so nearly all of the tail falls on two of the four levels. On a Gaussian tail the error is
+thirty times that of a fit. "lloyd": four levels fitted to W / a, in alternation with the row scales.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the methods that store sign planes share: collecting the blocks of a weight into `planes`, and the
+"""Steps of all methods that store sign planes: collecting the blocks of a weight into `planes`, and the
 closed-form refit of its numbers.
 
-A weight in `planes` is linear in its scales and means when the signs, the partition and the column scales
-stay: refit.py does the rest.
+With fixed signs, partition and column scales, a weight in `planes` is linear in its scales and means:
+refit.py does the rest.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from bivlm.quantizers.steps.residual import Binarized
 
 @dataclass(frozen=True)
 class BlockPlanes:
-    """One block of columns (out, b), decided: the fields of `PlanesWeight` for it, with `scales` (out, S) and
-    `means` (out, M) or None in float32.
+    """One quantized block of columns (out, b): the fields of `PlanesWeight` for it, with `scales` (out, S)
+    and `means` (out, M) or None in float32.
 
     `column_scales` is (S, b), 0 where a column is of the other kind, or None.
     """
@@ -40,8 +40,8 @@ class BlockPlanes:
 def plain_planes(
     signs: Tensor, scales: Numbers, means: Numbers | None, group_size: int, **structure: Any
 ) -> PlanesWeight:
-    """One sign plane with a scale (and a mean) per group, exponent 0, no tail; `structure` are the fields of
-    a weight with more than that.
+    """One sign plane with a scale (and a mean) per group, exponent 0, no tail; `structure` has further fields
+    of a weight with more than that.
     """
     plain = {
         "parts": 1,
@@ -115,7 +115,7 @@ def _with_numbers(decided: PlanesWeight, theta: Tensor, scale_bits: NumberBits) 
 
 
 def _basis(decided: PlanesWeight) -> Tensor:
-    """(S + M, out, in): what each scale and each mean is multiplied with."""
+    """(S + M, out, in): the factor of each scale and each mean."""
     first = torch.where(decided.signs, 1.0, -1.0)
     second = torch.where(decided.second_signs, 1.0, -1.0)
     kinds = [(~decided.salient, part, decided.parts) for part in range(decided.parts)]
@@ -146,8 +146,8 @@ def block_planes(salient: Tensor, partition: Tensor, pieces: list[Binarized]) ->
     """A block from its binarized pieces: the two parts of the ordinary columns with one plane each, then the
     salient parts with two.
 
-    With one salient part `partition` tells the ordinary ones apart; with two (column-group bitmap) it does so
-    in salient columns as well.
+    With one salient part `partition` names the part of ordinary weights only; with two (column-group bitmap)
+    also that of salient weights.
     """
     ordinary, special = pieces[:2], pieces[2:]
     first = torch.where(partition, ordinary[1].signs[0], ordinary[0].signs[0])
@@ -193,6 +193,6 @@ def parted_nbytes(
     )
     return (
         stored + rows
-        # partition and second plane share the columns between them: together they may be padded by one byte
-        # more
+        # a column is either in the partition or in the second plane: together they may need one more byte of
+        # padding
     )

@@ -2,14 +2,14 @@
 through the windows (Viterbi).
 
 A window of L bits is a state; a weight adds K bits on top of it: state' = bits · 2^(L-K) + state >> K. A
-column of a strip is the path that starts at the strip's state and has the smallest Σ (target - level)², over
-its own rows and over the first rows of the next column, where the path goes on. The error of a column is fed
-on to the columns of the block that follow.
+column of a strip is a path. It starts at the strip's state and has the smallest Σ (target - level)² over
+its own rows and the first rows of the next column, where the path goes on. The error of a column is fed back
+into the later columns of the block.
 
-Costs are integers: targets are rounded to a table's unit, to half of it where K > 2, a difference counts as
-at most FARTHEST, and a path that is worse than the best one by more than LARGEST_COST counts as worse by that
-much. The native search (csrc/trellis/search/viterbi.h) keeps them in 16 bits; it and the one below take the
-same paths, so that a weight has the same bytes wherever it was quantized.
+Costs are integers. Targets are rounded to a table's unit, or to half of it if K > 2. A difference counts as
+at most FARTHEST. The excess of a path over the best one counts as at most LARGEST_COST. The native search
+(csrc/trellis/search/viterbi.h) keeps costs in 16 bits. It and the search below take the same paths, so a
+weight has the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bivlm.formats.trellis import HELD, STRIP
 from bivlm.native.library import library
 from bivlm.native.search import native_search
 
-LOOKAHEAD = 16  # rows of the next column that a path is judged by
+LOOKAHEAD = 16  # rows of the next column that count for a path
 FINENESS = {1: 1, 2: 1, 3: 2, 4: 2}  # steps in a table's unit, by K
 LARGEST_TARGET = 127.0
 FARTHEST = 181  # its square fits 15 bits
@@ -91,8 +91,8 @@ def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tenso
     """The windows (n, steps) int64 of the best path through `targets` (n, steps) int32 from each `state`
     (n,); `levels` (2^window,) int32.
 
-    Of paths that cost the same it is the one whose last window is lowest in its lowest k bits, then in the
-    others, and so back step by step.
+    Among paths of equal cost it is the one whose last window has the lowest value in its lowest k bits, then
+    in its other bits, and so on, step by step backwards.
     """
     count, steps = targets.shape
     branches, groups, known = 1 << k, 1 << (window - k), window // k
@@ -120,9 +120,7 @@ def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tenso
 
 
 def _in_16_bits(cost: Tensor) -> Tensor:
-    """The costs (n, windows) after the first steps, which were exact: relative to the least where that is far
-    from 0.
-    """
+    """The costs (n, windows) after the first, exact steps: relative to the least if that is far from 0."""
     least = cost.amin(1, keepdim=True)
     held = torch.where(
         least > LARGEST_COST + 1, (cost - least).clamp(max=LARGEST_COST), cost.clamp(max=NOT_REACHED - 1)
