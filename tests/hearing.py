@@ -1,4 +1,4 @@
-"""Events for tests: a function that hears of every finished unit, or of every step of a measurement."""
+"""Events for tests: a function that receives every finished unit, or every step of a measurement."""
 
 from __future__ import annotations
 
