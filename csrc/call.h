@@ -1,5 +1,5 @@
-// What the functions of the interface do before a kernel runs: check the inputs, allocate the
-// scratch of the call, share the work among threads.
+// Common steps of the exported functions before a kernel runs: check the inputs, allocate the
+// scratch of the call, divide the work among threads.
 #pragma once
 
 #include <cstdlib>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kThreadWork =
-    1 << 17;  // weights, times tokens, below which another thread costs more than it gives
+    1 << 17;  // weights times tokens below which another thread costs more than it gains
 
 inline bool known_dtype(int dtype) { return dtype >= BIVLM_FLOAT32 && dtype <= BIVLM_FLOAT16; }
 
@@ -42,7 +42,7 @@ class Scratch {
   uint8_t* place_;
 };
 
-// Threads that are worth it for `items` pieces that take `work` in all
+// The useful number of threads for `items` pieces that take `work` in total
 inline int64_t useful_threads(int threads, int64_t items, int64_t work) {
   return larger(1, smaller(threads, smaller(items, ceil_div(work, kThreadWork))));
 }

@@ -1,5 +1,5 @@
-// Which instruction set is used: the first of the list that both the processor and this build have,
-// unless another one is asked for.
+// The choice of the instruction set: the first of the list that both the processor and this build
+// have, unless another one is requested.
 #include "dispatch.h"
 
 #include <atomic>
@@ -13,7 +13,7 @@ namespace {
 const Kernels* const kInstructionSets[] = {BIVLM_INSTRUCTION_SETS(BIVLM_ENTRY)};
 #undef BIVLM_ENTRY
 
-// The first that the processor has and, where `name` is not null, that is called so; else null
+// The first one that the processor has, with this name if `name` is not null; else null
 const Kernels* first(const char* name) {
   static const Features has = processor_features();
   for (const Kernels* set : kInstructionSets) {

@@ -1,4 +1,4 @@
-// What the library says of itself: its version, and what bivlm.h says of structs and constants.
+// The library's description of itself: its version, and the structs and constants of bivlm.h.
 #include <cstddef>
 #include <cstring>
 

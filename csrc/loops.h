@@ -1,5 +1,5 @@
-// Loops that are unrolled as a whole, so that arrays of vectors become registers. The counts are
-// constants, and so then are shifts by the index.
+// Fully unrolled loops: arrays of vectors become registers. The counts are constants, so shifts by
+// the index are constants too.
 #pragma once
 
 #define BIVLM_UNROLL _Pragma("GCC unroll 16")

@@ -1,8 +1,8 @@
-// Numbers as the interface has them: unaligned, in three dtypes; and the arithmetic of sizes.
+// Numbers of the interface: unaligned, in three dtypes; and the arithmetic of sizes.
 //
 // Everything here has internal linkage, like everything that an instruction set includes. The file
-// is compiled once for each of them, and the linker must never take one set's copy of a function
-// for another's.
+// is compiled once for each instruction set, and the linker must never use one set's copy of a
+// function for another set.
 #pragma once
 
 #include <cstdint>
@@ -75,8 +75,7 @@ inline float float_of_bfloat(uint16_t value) { return float_of_bits(uint32_t(val
 
 inline uint16_t bfloat_of_float(float value) {
   const uint32_t bits = bits_of_float(value);
-  if ((bits & 0x7fffffff) > 0x7f800000)
-    return uint16_t(bits >> 16 | 0x40);  // not a number stays one
+  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 0x40);  // NaN stays NaN
   return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 

@@ -1,5 +1,5 @@
-// A row as float32, in order: what bivlm_unpack writes, and what weights are multiplied by that no
-// faster path takes.
+// A row as float32, in order: for bivlm_unpack, and for products with weights that no faster path
+// supports.
 #pragma once
 
 #include "codes/rows.h"
@@ -16,7 +16,7 @@ inline Plan dense_plan(const bivlm_weight& w) {
   return plan;
 }
 
-// A block of a stream, copied to where all of it may be read when the buffer ends too early
+// A block of a stream. If the buffer ends too early, it is copied to where all of it may be read.
 inline const uint8_t* readable(const uint8_t* place, const uint8_t* limit, int64_t reads,
                                uint8_t* copy) {
   const int64_t left = limit - place;

@@ -1,4 +1,4 @@
-// What weights of every kind have: a code for each weight, and scales by row and group.
+// The common part of all kinds of weights: a code for each weight, and scales by row and group.
 #pragma once
 
 #include "numbers.h"

@@ -1,4 +1,4 @@
-// The inputs of a call, brought once into the form and order in which the kernels decode weights.
+// The inputs of a call, converted once into the form and order in which the kernels decode weights.
 //
 //   plain    float32, in order, times the column scales; zeros after the last column
 //   sliced   vector k of a block holds column lane * 8 + k of the block in a lane: a lane of
@@ -6,8 +6,8 @@
 //   bytes    int8, a scale for each token and 128 columns; ordered as the bytes are cut out of the
 //            stream (byte_column below)
 //
-// One scale per token alone would be a little faster, but a single large input would then cost all
-// the others their precision.
+// With only one scale per token a call would be a little faster, but a single large input would
+// then take the precision of all the others.
 #pragma once
 
 #include "codes/task.h"
@@ -101,8 +101,8 @@ inline void prepare_sliced(Task& task) {
   }
 }
 
-// A chunk of inputs as x ~ scale * out. What is not finite makes the scale, and with it every
-// product, no number.
+// A chunk of inputs as x ~ scale * out. A non-finite input makes the scale, and so every product,
+// NaN.
 inline float round_chunk(const float* x, int8_t* out) {
   Vector::Floats largest = Vector::zero(), poison = Vector::zero();
   for (int64_t j = 0; j < kChunk; j += Vector::kLanes) {
@@ -182,7 +182,7 @@ inline void prepare_bytes(Task& task, int8_t* ordered, float* scales) {
   }
 }
 
-// The group of every lane, which the groups' numbers are spread by
+// The group of every lane: the numbers of the groups are distributed to lanes with it
 inline void prepare_lanes(Task& task) {
   const bivlm_weight& w = *task.weight;
   const Plan& plan = task.plan;

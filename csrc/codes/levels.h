@@ -1,5 +1,5 @@
-// The kind `levels`: weight = scale * table[code], and a tail of weights that are stored one by
-// one.
+// The kind `levels`: weight = scale * table[code], and a tail of weights that are stored
+// individually.
 #pragma once
 
 #include "codes/fields.h"

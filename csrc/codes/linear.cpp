@@ -1,5 +1,5 @@
-// bivlm_linear and bivlm_unpack: they check what they are given, allocate the scratch of the call,
-// and share the rows among the threads.
+// bivlm_linear and bivlm_unpack: they check their arguments, allocate the scratch of the call, and
+// divide the rows among the threads.
 #include "call.h"
 #include "codes/weight.h"
 #include "dispatch.h"

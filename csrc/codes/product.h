@@ -30,7 +30,7 @@ inline T* take(uint8_t* scratch, int64_t& offset, int64_t count) {
   return place;
 }
 
-constexpr int64_t kNear = 1024;  // what is closer than that is read before it could be fetched
+constexpr int64_t kNear = 1024;  // data closer than this is read before a prefetch could finish
 
 inline void set_blocks(const bivlm_weight& w, Plan& plan, int64_t slices, int64_t columns) {
   plan.slices = slices;
@@ -47,8 +47,8 @@ inline int64_t odd_reads(int bits) {
   return bits == 3 ? V::odd_reads<3> : 64;  // wider ones are only there where a vector has 64 bytes
 }
 
-// Tables of bytes cost more to make than they save where every row has its own for small groups;
-// their float tables are cheaper.
+// If every row has its own tables for small groups, tables of bytes cost more to make than they
+// save; float tables are cheaper.
 constexpr int64_t kSmallGroup = 512;
 
 inline bool small_tables(const bivlm_weight& w, const Plan& plan) {
@@ -56,7 +56,7 @@ inline bool small_tables(const bivlm_weight& w, const Plan& plan) {
          w.group_size % (8 * V::kLanes) == 0;
 }
 
-// Whether an int8 path takes the weight
+// Whether an int8 path supports the weight
 inline bool plan_bytes(const bivlm_weight& w, Plan& plan) {
   const int64_t slices = byte_slices(w.bits), lane = 4 * slices;
   const bool table = w.kind == BIVLM_KIND_LEVELS && w.bits > 1;
@@ -98,8 +98,8 @@ constexpr bool takes_bytes(Path path) {
 }
 constexpr bool has_offsets(Path path) { return takes_bytes(path) || path == Path::kFloatAffine; }
 
-// Where a call's inputs lie; the bytes they take. Without scratch nothing is written but the
-// pointers, which then mean nothing.
+// The places of a call's inputs in its scratch; returns the bytes they take. Without scratch only
+// the size is valid, and the pointers are meaningless.
 inline int64_t place_inputs(Task& task, int8_t** ordered, float** chunk_scales) {
   const bivlm_weight& w = *task.weight;
   const Plan& plan = task.plan;
@@ -150,19 +150,20 @@ inline void prepare(Task& task) {
   if (!task.plan.whole && path != Path::kDense) prepare_lanes(task);
 }
 
-// What a tail entry adds to what its dense code has already given
+// The difference between a tail entry and the value of its dense code
 inline float tail_correction(const bivlm_weight& w, int64_t i, int64_t group, int code) {
   return tail_value(w, i, code) - level_at(w, i, group, dense_code(w, code));
 }
 
-// The level of a dense code, from what stands ready for the row
+// The level of a dense code, from the prepared tables of the row
 template <Path kPath>
 inline float ready_level(const Row& row, int code) {
   if constexpr (kPath == Path::kFloatTable || kPath == Path::kByteTable) return row.tables[code];
   return row.factors[0] * float(code) + row.offsets[0];
 }
 
-// The entries of one group's tail, in four sums: an addition waits for the one before
+// The entries of one group's tail, in four independent sums, so that additions need not wait for
+// each other
 template <class Entry, int kTokens>
 inline void add_entries(const bivlm_weight& w, const float* corrections, int64_t begin, int64_t end,
                         const float* x, int64_t stride, float* out) {

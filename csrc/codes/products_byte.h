@@ -15,8 +15,8 @@ BIVLM_INLINE inline void byte_block(const uint8_t* place, int64_t step, const in
                                     int64_t width, V::Ints* sums) {
   const auto input = [&](int n, int k)
                          BIVLM_INLINE { return V::read_bytes(x + n * width + k * V::kBytes); };
-  if constexpr (kBits == 1) {  // bit k is left where it is: the sum is 2^k too large, and shifted
-                               // once per block
+  if constexpr (kBits == 1) {  // bit k stays in its place: the sum is 2^k times too large, and
+                               // shifted once per block
     const V::Ints low = step ? V::read_pieces(place, step) : V::read_bytes(place),
                   high = V::high_nibbles(low);
     BIVLM_UNROLL
@@ -77,7 +77,7 @@ BIVLM_INLINE inline void byte_block(const uint8_t* place, int64_t step, const in
   }
 }
 
-// sum += a block's integers times the scales of the inputs and, unless it is left to the end, the
+// sum += a block's integers times the scales of the inputs and, unless this is done at the end, the
 // factors of the groups
 template <bool kWhole>
 BIVLM_INLINE inline void add_block(V::Ints block, const float* scales, V::Floats factor,

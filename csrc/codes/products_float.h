@@ -2,7 +2,7 @@
 // codes is decoded once and used for all the tokens, and a vector of inputs is read once for all
 // the rows. out: (kRows, kTokens).
 //
-// Offsets never come up here: sum_j offset[g(j)] x[j] is a product with the sums of the groups'
+// Offsets are not needed here: sum_j offset[g(j)] x[j] is a product with the sums of the groups'
 // inputs.
 #pragma once
 

@@ -1,5 +1,5 @@
-// The portable kernels, which are also the definition: every weight by itself as docs/format.md
-// says, in float32, and sums in double.
+// The portable kernels, which are also the definition: every weight separately in float32, as in
+// docs/format.md, and sums in double.
 #include "codes/task.h"
 #include "codes/weight.h"
 

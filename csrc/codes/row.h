@@ -1,4 +1,4 @@
-// A row before its product: its codes as one stream, and the places of the numbers of its groups.
+// A row before its product: its codes as one stream, and the places of its groups' numbers.
 #pragma once
 
 #include "codes/inputs.h"
@@ -8,10 +8,10 @@ namespace {
 
 constexpr int64_t kTable = 16;  // entries of a table
 constexpr int64_t kSlack = 64;  // bytes that may be read beyond what is there
-// Of a group: high and low bytes of its first table, then of its second
+// For each group: high and low bytes of its first table, then of its second
 constexpr int64_t kByteTableBytes = 64;
 
-// Where a row's things lie in a thread's scratch
+// The layout of a row's data in a thread's scratch
 struct RowLayout {
   int64_t codes, halves, factors, offsets, tables, byte_tables, dense, total;
 };
@@ -45,7 +45,7 @@ struct Row {
   float* tables;
   uint8_t* byte_tables;
   float* dense;
-  // Of every entry of a table of levels: which of the stored levels, and its sign and scale (0
+  // For every entry of a table of levels: the index of its stored level, and its sign and scale (0
   // beyond the alphabet)
   alignas(64) int32_t map_levels[2 * kTable];
   alignas(64) float map_signs[2 * kTable];
@@ -55,8 +55,8 @@ inline int code_of_entry(int bits, int64_t i) {
   return int(i < kTable ? i : (i - kTable) >> bits) & ((1 << bits) - 1);
 }
 
-// Scales and codes of groups, each to its own place; `size` bytes of codes where kSize does not say
-// it
+// Scales and codes of groups, each to its own place; `size` bytes of codes if kSize does not give
+// the size
 template <int kSize>
 inline void copy_groups(const uint8_t* from, int64_t step, int64_t groups, int64_t size,
                         uint8_t* codes, uint16_t* halves) {
@@ -67,8 +67,8 @@ inline void copy_groups(const uint8_t* from, int64_t step, int64_t groups, int64
   }
 }
 
-// The codes of row i as one stream; where the path can read them between the scales, only the
-// scales are brought together
+// The codes of row i as one stream; if the path can read them between the scales, only the scales
+// are collected
 inline void set_codes(const bivlm_weight& w, int64_t i, Row& row, bool blocks = false) {
   if (!w.group_bytes) {
     row.codes = w.codes + i * w.row_bytes;

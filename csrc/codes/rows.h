@@ -1,4 +1,4 @@
-// What stands before the product with a row, for weights of every kind: its codes as one stream,
+// The preparation of a row for its product, for weights of every kind: its codes as one stream,
 // and the numbers of its groups as factors and offsets or as tables.
 //
 //   affine        weight = factors[g] * code + offsets[g]
@@ -44,7 +44,7 @@ inline void set_factors(const bivlm_weight& w, int64_t i, Row& row) {
   set_affine_factors(w, i, row);
 }
 
-// Everything that a path wants of row i. Tables that all rows share are made once, for the first
+// Everything that a path needs of row i. Tables that all rows share are made once, for the first
 // row of a thread.
 template <Path kPath>
 inline void set_row(const Task& task, int64_t i, bool first, Row& row) {

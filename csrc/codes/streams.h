@@ -1,5 +1,5 @@
-// What all products share: a row's codes block by block, and the factors of a block's groups lane
-// by lane.
+// Common code of all products: a row's codes block by block, and the factors of a block's groups
+// lane by lane.
 #pragma once
 
 #include "codes/expand.h"
@@ -11,9 +11,8 @@ using V = Vector;
 
 constexpr int64_t kLine = 64;  // bytes that the memory delivers at a time
 
-// Blocks of a row's codes, one after the other. A row is too short for the processor to find out by
-// itself what is read next: each block fetches the one that will stand in its place when the next
-// rows are at hand.
+// Blocks of a row's codes, one after the other. A row is too short for the processor's own
+// prefetching. So each block prefetches the block in the same place of the next rows.
 struct Stream {
   const uint8_t* place;
   const uint8_t* limit;

@@ -1,5 +1,5 @@
-// What every product has: the streams of the codes of kRows rows, and the running sums of those
-// rows with kTokens tokens.
+// Common data of all products: the streams of the codes of kRows rows, and the running sums of
+// those rows with kTokens tokens.
 #pragma once
 
 #include "codes/streams.h"
@@ -18,7 +18,7 @@ struct Streams {
   }
 };
 
-// kSums of each, in turns: an addition waits for the one before.
+// kSums of each, used in rotation, so that additions need not wait for each other.
 template <int kRows, int kTokens, int kSums = 1>
 struct Sums {
   V::Floats of[kRows][kTokens][kSums];
@@ -30,7 +30,7 @@ struct Sums {
       for (int n = 0; n < kTokens; ++n) clear(r, n);
     }
   }
-  // The one whose turn it is in step k
+  // The sum for step k
   BIVLM_INLINE V::Floats& next(int r, int n, int k) { return of[r][n][k % kSums]; }
   BIVLM_INLINE void clear(int r, int n) {
     BIVLM_UNROLL

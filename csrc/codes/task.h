@@ -1,5 +1,5 @@
-// The products with weights of codes: what an instruction set offers for them, and what it is told
-// about a call.
+// The products with weights of codes: the functions of an instruction set, and the description of a
+// call.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +52,7 @@ struct Task {
   float* plain = nullptr;        // (tokens, plain_stride): x in order, times the column scales
   float* sliced = nullptr;       // (tokens, blocks * block_columns): as the float paths decode them
   int8_t* bytes = nullptr;       // the same for the int8 paths
-  float* lane_scales = nullptr;  // (tokens, blocks * lanes): what one of a lane's bytes means
+  float* lane_scales = nullptr;  // (tokens, blocks * lanes): the scale of a lane's bytes
   float* sums = nullptr;         // (tokens, groups): sum of the inputs of a group
   int32_t* lane_groups = nullptr;   // (blocks, lanes): group of a lane, counted from first_groups
   int64_t* first_groups = nullptr;  // (blocks,)

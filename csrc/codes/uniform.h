@@ -1,5 +1,4 @@
-// The kind `uniform`: weight = (code - zero) * scale, times a scale of the column where there is
-// one.
+// The kind `uniform`: weight = (code - zero) * scale, times a scale of the column if there is one.
 #pragma once
 
 #include "codes/fields.h"
@@ -14,7 +13,7 @@ inline float zero_at(const bivlm_weight& w, int64_t row, int64_t group) {
   return float(w.alphabet - 1) * 0.5f;
 }
 
-// What a code means, without the column's scale
+// The value of a code, without the column's scale
 inline float grid_at(const bivlm_weight& w, int64_t row, int64_t group, int code) {
   return (float(code) - zero_at(w, row, group)) * scale_at(w, row, group);
 }

@@ -1,5 +1,5 @@
-// What a packed weight of any kind means, one number at a time: the definition in float32 that
-// every kernel is held to; and what makes it one that can be multiplied with.
+// The value of a packed weight of any kind, one number at a time: the definition in float32 against
+// which every kernel is tested; and the conditions for a valid weight.
 #pragma once
 
 #include "codes/levels.h"
@@ -9,7 +9,7 @@
 namespace bivlm::codes {
 namespace {
 
-// What a code means, without tail and column scale
+// The value of a code, without tail and column scale
 inline float value_of(const bivlm_weight& w, int64_t row, int64_t group, int code) {
   switch (w.kind) {
     case BIVLM_KIND_LEVELS:
@@ -34,7 +34,7 @@ inline int check_kind(const bivlm_weight& w) {
   }
 }
 
-// 0, or why the library does not take the weight
+// 0, or why the library does not support the weight
 inline int check(const bivlm_weight* weight) {
   if (!weight || weight->bits < 1 || weight->bits > 8) return BIVLM_ERROR_WEIGHT;
   const bivlm_weight& w = *weight;

@@ -1,9 +1,9 @@
 /* The interface of the native library: products with packed weights and their unpacking, the
  * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 3.
  *
- * The structs describe tensors that lie where the caller has them; docs/format.md says what the
- * bytes mean. Numbers of more than one byte are little-endian; pointers need no alignment. Nothing
- * is kept between calls, and calls from several threads do not disturb each other.
+ * The structs describe tensors in the caller's memory; docs/format.md defines the bytes. Numbers of
+ * more than one byte are little-endian; pointers need no alignment. Nothing is kept between calls,
+ * and several threads may call at the same time.
  */
 #ifndef BIVLM_H
 #define BIVLM_H
@@ -33,20 +33,20 @@ extern "C" {
 
 BIVLM_API int bivlm_abi_version(void);
 
-/* What this header says, for a caller that has written it down in another language: the size of
- * "bivlm_weight", the offset of "bivlm_weight.codes", the value of "BIVLM_KIND_PLANE"; of every
- * struct, field and constant that describes a weight, and of the dtypes. -1 for other names. */
+/* The layout of this header, for callers that repeat it in another language: the size of
+ * "bivlm_weight", the offset of "bivlm_weight.codes", the value of "BIVLM_KIND_PLANE"; the same for
+ * every struct, field and constant that describes a weight, and the dtypes. -1 for other names. */
 BIVLM_API int64_t bivlm_layout(const char* name);
 
 /* The instruction sets that the library is written for, best first: "avx512", ..., "portable".
  * NULL beyond the last. */
 BIVLM_API const char* bivlm_instruction_set_name(int index);
 
-/* The one in use. */
+/* The instruction set in use. */
 BIVLM_API const char* bivlm_instruction_set(void);
 
-/* Use another one from now on, in all threads; the best one when the processor or the build lacks
- * it, for an unknown name and for NULL. Returns the one in use. */
+/* Use another instruction set from now on, in all threads. If the processor or the build lacks it,
+ * for an unknown name and for NULL, the best one is used. Returns the instruction set in use. */
 BIVLM_API const char* bivlm_use_instruction_set(const char* name);
 
 /* Weights of codes (csrc/codes) */
@@ -116,8 +116,8 @@ BIVLM_API int bivlm_linear(const bivlm_weight* weight, const void* x, int64_t x_
 BIVLM_API int bivlm_unpack(const bivlm_weight* weight, int64_t begin, int64_t end, void* out,
                            int dtype, int threads);
 
-/* The rotation of inputs (csrc/rotation): R x is the Hartley transforms over every prime factor of
- * `columns`, of x with its signs turned (docs/format.md). R is orthogonal. */
+/* The rotation of inputs (csrc/rotation): R x multiplies x by the signs, then applies the Hartley
+ * transform over every prime factor of `columns` (docs/format.md). R is orthogonal. */
 
 /* out[b] = R x_b: out (batch, columns) float32, contiguous. signs (columns,) +-1; NULL: the
  * transform alone, which is its own inverse. */
@@ -162,20 +162,20 @@ BIVLM_API int bivlm_trellis_unpack(const bivlm_trellis* weight, int64_t begin, i
 
 /* The search of a trellis (csrc/trellis/search) */
 
-/* Decide `columns` columns one after the other, all with k bits; rows have nothing in common but
- * the stream of their strip.
+/* Quantize `columns` columns one after the other, all with k bits; rows share only the stream of
+ * their strip.
  *
  * w (columns, rows): the targets in units of the table's values, one column after the other; on
- * return the chosen values. u (columns, columns) upper: after column j is decided, w[c] -= u[j, c]
- * / u[j, j] * (w[j] - chosen[j]) for every c > j. state (strips,): the last `window` bits of each
- * strip's stream, read and written. symbols (columns, held rows of all strips): the k bits of every
- * weight.
+ * return the chosen values. u (columns, columns) upper: after column j is quantized, w[c] -= u[j,
+ * c] / u[j, j] * (w[j] - chosen[j]) for every c > j. state (strips,): the last `window` bits of
+ * each strip's stream, read and written. symbols (columns, held rows of all strips): the k bits of
+ * every weight.
  *
  * A column of a strip is the path that starts at its state and has the smallest sum of squared
- * differences; the first 16 rows of the next column, as it stands, are counted in, since the path
- * goes on there. Differences count as at most 181, 90 and 45 for k up to 2, of 3 and of 4, targets
- * as at most 127; rows beyond `rows` have the target 0. Every instruction set and number of threads
- * gives the same bits. */
+ * differences. The sum includes the first 16 rows of the next column with their current values,
+ * since the path goes on there. Differences count as at most 181, 90 and 45 for k up to 2, of 3 and
+ * of 4, targets as at most 127; rows beyond `rows` have the target 0. Every instruction set and
+ * number of threads gives the same bits. */
 BIVLM_API int bivlm_trellis_search(float* w, int64_t rows, int64_t columns, const float* u,
                                    int32_t window, int32_t k, const int8_t* table, uint32_t* state,
                                    uint8_t* symbols, int threads);

@@ -1,5 +1,5 @@
-// What an instruction set must offer, as far as a compiler can check it: names, types and sizes.
-// What the operations compute, README.md says.
+// The requirements for an instruction set that a compiler can check: names, types and sizes.
+// README.md says what the operations compute.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace bivlm {
 namespace {
 
-// Whether a function has a type: an error that names the function where it has not
+// Whether a function has a type; if not, an error names the function
 template <class Type>
 constexpr bool offers(Type*) {
   return true;

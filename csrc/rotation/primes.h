@@ -1,4 +1,4 @@
-// The prime factors of a width, which the rotation of the inputs has one transform for.
+// The prime factors of a width: the rotation of the inputs has one transform for each.
 #pragma once
 
 #include <cstdint>

@@ -7,9 +7,9 @@
 //     y_0 = x_0 + sum e_b,     y_a, y_(m-a) = (x_0 + sum_b e_b cos(2 pi a b / m)) +- (sum_b o_b
 //     sin(2 pi a b / m)),     a, b = 1 ... h
 //
-// The axes are turned round while the inputs are read, (2, ..., 2, p, ..., q) to (q, ..., p, power
-// of two): every transform then runs along vectors of neighbouring columns. 1 / sqrt(width) is
-// multiplied in at the end.
+// The axes are reversed while the inputs are read, (2, ..., 2, p, ..., q) to (q, ..., p, power of
+// two), so every transform runs along vectors of neighbouring columns. The factor 1 / sqrt(width)
+// is applied at the end.
 //
 // A file of an instruction set includes its vector.h and mix.h, then this one (isa/generic.h).
 #pragma once
@@ -80,7 +80,7 @@ inline void set_coefficients(const OddPrime& p, float* out) {
     for (int64_t b = 1; b <= p.half; ++b, out += 2 * kSums) {
       BIVLM_UNROLL
       for (int64_t i = 0; i < kSums; ++i) {
-        k[i] += smaller(first + i, p.half);  // beyond the last: numbers that nobody reads
+        k[i] += smaller(first + i, p.half);  // beyond the last: unused numbers
         k[i] -= k[i] >= p.prime ? p.prime : 0;
         out[i] = wave[2 * k[i]], out[kSums + i] = wave[2 * k[i] + 1];
       }
@@ -208,8 +208,8 @@ inline void read_signed(const Task& task, int64_t first, float* out) {
     store(out, j, load_as(task.x, first + j, task.dtype) * (signs ? load<float>(signs, j) : 1.0f));
 }
 
-// x (power, odd) to (odd turned round, power), or back; in blocks, since a power of two of columns
-// apart numbers crowd into few places of the cache.
+// x (power, odd) to (odd reversed, power), or back; in blocks, since numbers that are a power of
+// two of columns apart share few places of the cache.
 template <bool kBack>
 inline void turn(const Plan& plan, const int32_t* turned, const float* x, float* out) {
   constexpr int64_t kBlock = 16;

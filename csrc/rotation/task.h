@@ -1,5 +1,4 @@
-// The rotation of the inputs: what an instruction set offers for it, and what it is told about a
-// call.
+// The rotation of the inputs: the functions of an instruction set, and the description of a call.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +26,6 @@ struct Kernels {
 
 extern const Kernels portable;  // every transform as a sum (reference.cpp)
 
-constexpr int64_t kColumnWork = 16;  // what a column takes, in weights: for the number of threads
+constexpr int64_t kColumnWork = 16;  // cost of a column, in weights: for the number of threads
 
 }  // namespace bivlm::rotation

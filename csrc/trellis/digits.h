@@ -1,4 +1,4 @@
-// The inputs of a trellis product where weights and inputs are multiplied as numbers of 16 bits:
+// The inputs of a trellis product for sets that multiply weights and inputs as numbers of 16 bits:
 // AVX2 and NEON.
 //
 // An input is scale * number, a number one or two signed digits of 16 bits. Sums of 128 products
@@ -15,8 +15,8 @@ namespace {
 // Four inputs, digit by digit, lowest first
 constexpr int64_t wide_slot_bytes(int digits) { return 8 * digits; }
 
-// 128 inputs; `starts` gets what the sum of products with weights + 128 has too much, negated. What
-// is not finite makes the scale, and with it every product, no number.
+// 128 inputs; `starts` gets the negated excess of a sum of products with weights + 128. A
+// non-finite input makes the scale, and so every product, NaN.
 template <int kDigits>
 inline float wide_digits(const float* x, uint8_t* slots, int32_t* starts) {
   constexpr float kLargest = kDigits == 1 ? 32767.0f : 0x1p29f;
@@ -41,8 +41,7 @@ inline float wide_digits(const float* x, uint8_t* slots, int32_t* starts) {
   return poison == 0 ? largest / kLargest : poison;
 }
 
-// What the tiles of such an instruction set have in common; `Turn` brings rows into a tile
-// (lookup.h).
+// The common part of the tiles of such instruction sets; `Turn` arranges rows in a tile (lookup.h).
 template <class Turn>
 struct WideTiles {
   static constexpr int kFloatDigits = 2;

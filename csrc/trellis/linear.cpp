@@ -1,5 +1,5 @@
-// bivlm_trellis_linear and bivlm_trellis_unpack: they check what they are given, allocate the
-// scratch of the call, and share tokens and strips among the threads.
+// bivlm_trellis_linear and bivlm_trellis_unpack: they check their arguments, allocate the scratch
+// of the call, and divide tokens and strips among the threads.
 #include "call.h"
 #include "dispatch.h"
 #include "trellis/weight.h"

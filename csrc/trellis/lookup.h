@@ -159,8 +159,9 @@ inline void look_up(const Task& task, const uint8_t* p, int bits, int64_t quads,
   }
 }
 
-// How rows that were looked up together get into a tile. Every number has neighbouring rows of one
-// column, the first lowest: four of them, or two, and then come the next two rows of all columns.
+// How rows that were looked up together are put into a tile. Every number has neighbouring rows of
+// one column, the first lowest: four rows, or two; with two, the next two rows of all columns
+// follow.
 struct PlainTurn {
   static void fours(uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint8_t* out) {
     constexpr uint32_t kEven = 0x00ff00ff;

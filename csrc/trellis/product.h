@@ -1,6 +1,6 @@
 // The trellis kernels of one instruction set. A strip is decoded tile by tile, and every tile is
-// multiplied with all tokens while it is in the nearest cache; a chunk of inputs, rounded together,
-// belongs to each tile.
+// multiplied with all tokens while it is in the first-level cache. Each tile has a chunk of inputs,
+// which are rounded together.
 //
 // A file of an instruction set includes its vector.h and tiles.h, then this one (isa/generic.h).
 // Everything here is that file's own: see numbers.h.
@@ -37,8 +37,8 @@ inline int64_t readable_bytes(const Task& task) {
   return task.strip_bytes + (kRun - last.columns) * last.bits * 8 + kSpare;
 }
 
-// A strip that is shorter, or too near to the end, copied to where it is neither. Columns then lie
-// as far apart as in a full strip; the two bytes before each of them are those from the stream.
+// A copy of a strip that is shorter, or too near to the end of the buffer. In the copy columns are
+// as far apart as in a full strip; the two bytes before each column are those of the stream.
 inline const uint8_t* whole_strip(const Task& task, int64_t strip, uint8_t* copy) {
   const bivlm_trellis& w = *task.weight;
   const int64_t held = held_rows(w, strip), begin = strip * task.strip_bytes,

@@ -1,4 +1,4 @@
-// The portable trellis kernels, which are also the definition: every window by itself, sums in
+// The portable trellis kernels, which are also the definition: every window separately, sums in
 // double.
 #include "trellis/task.h"
 #include "trellis/weight.h"

@@ -1,5 +1,5 @@
-// The products with trellis weights: what an instruction set offers for them, and what it is told
-// about a call.
+// The products with trellis weights: the functions of an instruction set, and the description of a
+// call.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct Run {
 // afterwards.
 struct Task {
   const bivlm_trellis* weight = nullptr;
-  const Run* runs = nullptr;  // those with bits alone
+  const Run* runs = nullptr;  // only runs that have bits
   int64_t run_count = 0;
   int64_t strip_bytes = 0;  // of a full strip
   const void* x = nullptr;

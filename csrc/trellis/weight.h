@@ -1,5 +1,5 @@
-// What a trellis weight means, one number at a time: the definition that every kernel is held to,
-// and where its streams lie.
+// The value of a trellis weight, one number at a time: the definition against which every kernel is
+// tested, and the places of its streams.
 #pragma once
 
 #include "numbers.h"

@@ -1,11 +1,11 @@
-"""bivlm: vision-language models in two bits or less per weight, really on the disk.
+"""bivlm: vision-language models in two bits per weight or less, counted on the disk.
 
     import bivlm
     bivlm.quantize("path/to/model", "path/to/out", recipe="bivlm")
     model, processor = bivlm.load("path/to/out")
 
-The public names are imported when they are first used, so that `import bivlm` is instant. It makes
-transformers' own `from_pretrained` understand bivlm checkpoints.
+The public names are imported when they are first used, so `import bivlm` is fast. After it transformers' own
+`from_pretrained` can read bivlm checkpoints.
 """
 
 from importlib import import_module

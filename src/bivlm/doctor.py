@@ -1,7 +1,7 @@
-"""What this installation runs on: the kernel of each format and why it is that one, the machine, versions,
-and what else is installed.
+"""Diagnosis of this installation: the kernel of each format and the reason for it, the machine, versions, and
+installed extras.
 
-With a model folder, also what each of its packed linears runs on; config.json alone is read for that.
+With a model folder, also the kernels of its packed linears; only config.json is read for this.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ EXTRAS = ("easy-vqa", "matplotlib", "datasets")
 
 @dataclass(frozen=True)
 class KernelRow:
-    """What a format runs on. `why` says what is left to the reference kernel, and for what reason; empty
-    where nothing is.
+    """The kernel of a format. `why` says which weights run on the reference kernel, and why; empty if there
+    are none.
     """
 
     format: str
@@ -40,7 +40,7 @@ class KernelRow:
 
 @dataclass(frozen=True)
 class LinearsRow:
-    """How many of a model's packed linears are in a format and run on a kernel, for one reason."""
+    """The number of a model's packed linears with the same format, kernel and reason."""
 
     format: str
     kernel: str
@@ -50,7 +50,7 @@ class LinearsRow:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `bivlm doctor` tells. `library` is the native library's file, or why it is not in use; an extra
+    """The result of `bivlm doctor`. `library` is the native library's file, or why it is not in use; an extra
     without a version is not installed.
     """
 
@@ -71,8 +71,8 @@ class Diagnosis:
 
 
 def diagnose(model: str | Path | None = None) -> Diagnosis:
-    """Look at this installation, and at a packed model. InputError for a folder that is none, and for
-    environment variables that ask too much.
+    """Examine this installation, and a packed model if given. InputError for a folder that is no packed
+    model, and for environment variables that ask for something unavailable.
     """
     found, described = status(), machine()
     return Diagnosis(

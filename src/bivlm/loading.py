@@ -18,7 +18,7 @@ from bivlm.packed.module import expand_weights, set_activations
 from bivlm.pruning.apply import prune
 from bivlm.pruning.settings import Pruning, parse_pruning
 
-FROM_CHECKPOINT = "checkpoint"  # the pruning that config.json carries, or none
+FROM_CHECKPOINT = "checkpoint"  # the pruning in config.json, or none
 
 
 def load(
@@ -35,11 +35,12 @@ def load(
     language model alone is its tokenizer.
 
     `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them:
-    more memory, the same answers, sooner. `activations` "int8" rounds the packed linears' inputs to eight
-    bits where that is sooner (few tokens at a time, mostly): a little less exact. `pruning` says which visual
-    tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is what the folder's config.json
-    says, None keeps all. `family` declares an architecture that bivlm does not know, for this process. Raises
-    InputError when the folder is missing, incomplete, damaged, or of an architecture that is not supported.
+    more memory, the same answers, faster. `activations` "int8" rounds the packed linears' inputs to eight
+    bits where that is faster (mostly with few tokens at a time); it is a little less exact. `pruning` says
+    which visual tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is the pruning of the
+    folder's config.json, None keeps all. `family` declares an architecture that bivlm does not know, for this
+    process. Raises InputError if the folder is missing, incomplete, damaged, or of an architecture that is
+    not supported.
     """
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
     folder = resolve_model(model)
@@ -74,8 +75,8 @@ def load(
 
 
 def check_model_folder(folder: Path) -> Family:
-    """The family of a whole model folder. InputError for a folder that is none, or of an architecture that is
-    not supported: unfinished jobs and missing shards included.
+    """The family of a complete model folder. InputError for a folder that is not a complete model (unfinished
+    jobs and missing shards included), or of an architecture that is not supported.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds config.json and the weights")

@@ -1,4 +1,4 @@
-"""What a result was made on, and how much memory making it took."""
+"""The machine on which a result was made, and the memory that this took."""
 
 from __future__ import annotations
 

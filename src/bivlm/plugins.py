@@ -3,9 +3,9 @@
     [project.entry-points."bivlm.quantizers"]      # or bivlm.families, bivlm.pruners
     ternary = "bivlm_ternary:Ternary"
 
-What is built in stands in a table that can be read; other packages are looked up only for a name that is not
-in it, or when all names are listed. A package that cannot be used is an error for whoever asks for what it
-offers, and a warning where things are listed; it disturbs nothing else. docs/adding.md shows such a package.
+Built-in names are in a plain table; other packages are looked up only for a name that is not in it, or when
+all names are listed. If a package cannot be used, asking for its name is an error, and listings show a
+warning; nothing else is affected. docs/adding.md shows such a package.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ REPAIR = "repair or uninstall the package"
 
 
 class Table(Generic[T]):
-    """What is built in and what other packages offer, by name.
+    """Built-in entries and those of other packages, by name.
 
     group     the group of entry points, "bivlm.quantizers"
-    what      what one of them is called in messages, "quantizer"
-    built_in  the package's own
-    refusal   says what is wrong with something that a package offers under a name; empty when nothing is
+    what      the word for one entry in messages, "quantizer"
+    built_in  the entries of this package
+    refusal   says what is wrong with another package's entry under a name; empty if nothing is
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Table(Generic[T]):
         self._loaded: dict[str, T] = {}
 
     def named(self, name: str) -> T | None:
-        """What has this name; None where there is nothing.
+        """The entry with this name; None if there is none.
 
         Raises InputError, naming the package, for one that cannot be used.
         """
@@ -56,7 +56,7 @@ class Table(Generic[T]):
         return self._loaded[name]
 
     def names(self) -> list[str]:
-        """All names that can be used, sorted. What cannot be used is left out with a warning."""
+        """All names that can be used, sorted. Entries that cannot be used are left out with a warning."""
         names = set(self.built_in)
         for name, found in self._outside().items():
             if name in self.built_in:
@@ -97,8 +97,8 @@ class Table(Generic[T]):
 
 
 def subclass_refusal(base: type) -> Callable[[str, object], str]:
-    """For tables of classes: what is offered has to be a subclass of `base`, a pydantic dataclass, with the
-    `name` of its entry point.
+    """For tables of classes: an entry must be a subclass of `base`, a pydantic dataclass, with the `name` of
+    its entry point.
     """
 
     def refusal(name: str, loaded: object) -> str:

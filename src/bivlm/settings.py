@@ -1,6 +1,4 @@
-"""Settings in words: the NAME=VALUE pairs that people write, and the quantizer or pruner whose fields they
-are.
-"""
+"""Settings as text: NAME=VALUE pairs, and the quantizer or pruner that is built from them."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ T = TypeVar("T")
 
 
 def parse_settings(pairs: Sequence[str], like: str = "bands=5") -> dict[str, Any]:
-    """`["bands=5", "granularity=row"]` as values: JSON where it is JSON, text otherwise. `like` is the
-    example that errors give.
+    """`["bands=5", "granularity=row"]` as values: JSON if it is JSON, text otherwise. `like` is the example
+    in error messages.
 
-    Raises InputError for what is no pair, and for a name that is given twice.
+    Raises InputError for text that is no pair, and for a name that is given twice.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
@@ -39,8 +37,8 @@ def parse_settings(pairs: Sequence[str], like: str = "bands=5") -> dict[str, Any
 def build(kind: type[T], settings: Mapping[str, Any], what: str, others: Sequence[str] = ()) -> T:
     """A pydantic dataclass from its fields.
 
-    Raises InputError, with `what` in front, that names the first value that it refuses and the settings that
-    there are: `others` and its fields.
+    Raises InputError that begins with `what`. It names the first refused value and the possible settings:
+    `others` and the fields.
     """
     try:
         return kind(**settings)

@@ -1,7 +1,7 @@
-"""The values that travel between the stages, and the shape alphabet that every docstring uses.
+"""The values that are passed between the stages, and the letters for shapes that every docstring uses.
 
-Shape alphabet: `out`, `in` = features of a linear (weights are always (out, in), groups run along `in`); `b`
-= columns in a block; `g` = groups per row; `t` = tokens; `v` = visual tokens; `d` = hidden size; `n` =
+Letters for shapes: `out`, `in` = features of a linear (weights are always (out, in), groups run along `in`);
+`b` = columns in a block; `g` = groups per row; `t` = tokens; `v` = visual tokens; `d` = hidden size; `n` =
 samples.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 PartName = Literal["vision", "projector", "language"]
 PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
-EMBEDDINGS = "embeddings"  # what tables call the token embedding and the language head
+EMBEDDINGS = "embeddings"  # the name of the token embedding and the language head in tables
 
 Modality = Literal["text", "visual"]
 ModalityWeight = (
@@ -31,10 +31,10 @@ ModalityWeight = (
 class Sample:
     """One visual question: an image, what is asked of it, and what people answered.
 
-    `image` is a path (opened when it is needed, so that a large set costs no memory) or an image already in
-    memory; None for a language model without vision parts; `answers` holds every accepted answer: one for
-    exact match, several (usually ten) for VQA accuracy; `origin` says where the sample came from
-    ("vqa.jsonl:12") and is what error messages name.
+    `image` is a path (opened when it is needed, so a large set costs no memory), an image in memory, or None
+    for a language model without vision parts. `answers` holds every accepted answer: one for exact match,
+    several (usually ten) for VQA accuracy. `origin` says where the sample came from ("vqa.jsonl:12"); error
+    messages name it.
     """
 
     image: Path | Image.Image | None
@@ -45,12 +45,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class LinearStats:
-    """What a linear received during calibration.
+    """Statistics of a linear's inputs during calibration.
 
     `second_moments[modality]` is the mean of x xᵀ over the tokens of that modality, (in, in) float32,
     undamped; `tokens[modality]` counts them. A modality that never reached the linear is absent from both.
-    `residuals[modality]`, where the full-precision model ran as well, is the mean of (x̂ - x) xᵀ,
-    (in, in) float32: x̂ is what the linear would have received had nothing before it been quantized.
+    If the full-precision model ran as well, `residuals[modality]` is the mean of (x̂ - x) xᵀ, (in, in)
+    float32; x̂ is the input of the linear in the full-precision model.
     """
 
     second_moments: Mapping[Modality, Tensor]
@@ -65,15 +65,15 @@ class LinearStats:
     def second_moment(self, weight: ModalityWeight) -> Tensor:
         """The modalities' second moments joined: (in, in) float32, undamped.
 
-        "tokens": every token counts once, so that the many visual ones dominate; "balanced": every modality
+        "tokens": every token counts once, so the many visual ones dominate; "balanced": every modality
         that is present counts the same; a number in 0…1: the visual tokens together have this weight, the
-        text tokens the rest. Where one modality is absent the other stands alone.
+        text tokens the rest. If one modality is absent, the other is used alone.
         """
         return self._joined(self.second_moments, weight)
 
     def residual(self, weight: ModalityWeight) -> Tensor | None:
-        """The modalities' residuals joined in the same way, (in, in) float32; None where no full-precision
-        model ran as well.
+        """The modalities' residuals joined in the same way, (in, in) float32; None if the full-precision
+        model did not run.
         """
         return None if self.residuals is None else self._joined(self.residuals, weight)
 

@@ -1,5 +1,5 @@
-"""Greedy answers: those of decoding step by step without a cache, in any batch, whatever the checkpoint's
-settings.
+"""Greedy answers must equal step-by-step decoding without a cache, in any batch, with any settings of the
+checkpoint.
 """
 
 from __future__ import annotations

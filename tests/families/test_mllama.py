@@ -1,4 +1,4 @@
-"""Which vision blocks of Llama-3.2-Vision are read, beside what its configuration says of the real model."""
+"""Which vision blocks of Llama-3.2-Vision are read, compared with the real model's configuration."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The walk with the full-precision model beside it: propagation and tuning of whole tiny models, interrupted
-and not.
+"""The walk together with the full-precision model: propagation and tuning of whole tiny models, with and
+without interruptions.
 """
 
 import json
@@ -209,7 +209,7 @@ def test_tuning_brings_every_block_nearer(source, tmp_path, monkeypatch):
 
 
 def test_a_block_that_is_a_lone_linear_is_tuned_and_corrected(tmp_path):
-    """The projector of mllama; its cross-attention hears what the packed tower says."""
+    """The projector of mllama; its cross-attention receives the output of the packed tower."""
     folder = tiny_checkpoint("mllama", tmp_path / "source", torch.bfloat16)
     reports = []
     out = quantize(

@@ -51,7 +51,7 @@ every = pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 
 @pytest.fixture(params=[1 << 20, 0], ids=["few tokens", "many tokens"])
 def few(request, monkeypatch):
-    """Both ways to multiply, whatever the number of tokens."""
+    """Both ways to multiply, for any number of tokens."""
     monkeypatch.setattr(native_product.FewTokens, "of", lambda *_: request.param)
     return request.param > 0
 

@@ -22,7 +22,7 @@ def samples():
 
 
 def answers(folder, samples, **options):
-    """The answers, the kernels that gave them, and what these kernels hold beside the packed tensors."""
+    """The answers, the kernels that gave them, and the memory that the kernels hold in addition."""
     model, processor = load(folder, **options)
     family = family_of(model.config)
     texts = [

@@ -1,5 +1,5 @@
-"""Bi-VLM to the letter against the paper's equations, written out here once more with loops over numpy arrays
-and nothing of the package.
+"""The exact Bi-VLM against the paper's equations, which are implemented again here with loops over numpy
+arrays, without code of the package.
 
 The weights are rounded to bfloat16, for which the histogram of the search is exact. What remains between the
 two sides is float16 tables: 2^-11.

@@ -1,8 +1,8 @@
 // The vector operations (isa/vector_rules.h) in AVX2 with FMA, F16C and BMI2: 8 lanes of 32 bits,
 // or 32 bytes.
 //
-// vpmaddubsw saturates, so that bytes of weights stay below 128. pdep cuts eight fields of any
-// width out of a stream at once.
+// vpmaddubsw saturates, so bytes of weights must stay below 128. pdep extracts eight fields of any
+// width from a stream at once.
 #pragma once
 
 #include <immintrin.h>

@@ -1,8 +1,8 @@
 // The steps of the trellis search in AVX-512: the same costs and choices as in viterbi.h,
 // bit for bit, 32 states at a time.
 //
-// The choice among 2^K states is a tree of minima whose comparisons are kept as bit masks: on equal
-// costs the lower state wins, as it does there.
+// The choice among 2^K states is a tree of minima whose comparisons are kept as bit masks. On equal
+// costs the lower state wins, as in viterbi.h.
 #pragma once
 
 #include <immintrin.h>
@@ -55,8 +55,7 @@ struct VectorSearch {
     return a * kGroups + q;
   }
 
-  // The least of a column of vectors, and the comparisons that led there, from the leaves to the
-  // root
+  // The minimum of a column of vectors, and its comparisons, from the leaves to the root
   static __m512i compete(const __m512i* cost, int stride, uint32_t* masks) {
     __m512i least[kPlanes];
     for (int a = 0; a < kPlanes; ++a) least[a] = cost[a * stride];

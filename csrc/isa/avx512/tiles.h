@@ -49,8 +49,8 @@ struct Tiles {
   }
 
   // 128 inputs as scale * (number of kDigits signed bytes): `slots` gets the bytes of four inputs,
-  // digit by digit, lowest first; `starts` what the sum of products with weights + 128 has too
-  // much, negated. What is not finite makes the scale, and with it every product, no number.
+  // digit by digit, lowest first; `starts` gets the negated excess of a sum of products
+  // with weights + 128. A non-finite input makes the scale, and so every product, NaN.
   template <int kDigits>
   static float digits(const float* x, uint8_t* slots, int32_t* starts) {
     constexpr float kLargest =

@@ -16,7 +16,7 @@ namespace {
 
 struct Vector {
   static constexpr int64_t kLanes = 16, kBytes = 64;
-  static constexpr int kIndexBits = 4;         // of an index that `lookup` looks at
+  static constexpr int kIndexBits = 4;         // of an index that `lookup` uses
   static constexpr int kByteBits = 8;          // of a byte that `dot` can take without overflow
   static constexpr int kWidestBytes = 8;       // widest code that the int8 paths take
   static constexpr bool kLooksUpCodes = true;  // a lookup costs less than a mask and a conversion
@@ -129,7 +129,7 @@ struct Vector {
   static Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
   static Ints shift_left(Ints v, int bits) { return _mm512_slli_epi32(v, bits); }
   static Ints shift_signed(Ints v, int bits) { return _mm512_srai_epi32(v, bits); }
-  // The high half of every byte moved to its low half; what lands in the high half is anything
+  // The high half of every byte moved to its low half; the new high half may have any value
   static Ints high_nibbles(Ints v) { return _mm512_srli_epi16(v, 4); }
   // acc + the four products of a lane, unsigned bytes times signed ones
   static Ints dot(Ints acc, Ints weights, Ints x) { return _mm512_dpbusd_epi32(acc, weights, x); }

@@ -1,4 +1,4 @@
-// The search of a trellis: what an instruction set offers for it, and what it is told about a call.
+// The search of a trellis: the functions of an instruction set, and the description of a call.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct Task {
   int64_t held;  // rows of all strips
 };
 
-// What an instruction set offers for one window and number of bits
+// The functions of an instruction set for one window and number of bits
 struct Kernel {
   int64_t levels_bytes, scratch_bytes;
   void (*prepare)(const int8_t* table, void* levels);

@@ -9,8 +9,8 @@
 //     least[q] = min over a of cost[q << K | a]           cost'[b << (L - K) | q] = least[q] +
 //     (target - level[b << (L - K) | q])^2
 //
-// Costs lie in planes by a, the lowest K bits, so that both halves of the step run along memory.
-// The first steps, from one known state, are written out: nothing has to be kept apart as
+// Costs are stored in planes by a, the lowest K bits, so both halves of the step run along memory.
+// The first steps, from one known state, are separate code, so no state has to be marked as
 // unreachable. This file is compiled once for every instruction set; all of them give the same
 // bits.
 #pragma once
@@ -27,7 +27,7 @@ namespace {
 using trellis::kStrip;
 
 constexpr int64_t kLookahead =
-    16;  // rows of the next column that a path is judged by beyond its own
+    16;  // rows of the next column that count for a path in addition to its own
 constexpr int64_t kMostSteps = kStrip + kLookahead;
 constexpr int kFarthest = 181;  // differences count as at most this: the square of it fits 15 bits
 constexpr int kLargestCost = 32767;
@@ -36,8 +36,8 @@ constexpr uint32_t kReachedCost =
 constexpr uint32_t kFarStart =
     32768;  // a least cost of the first steps from which they are taken relative to it
 
-// Costs that are worked on at once: a register of every 64-bit processor, or of AVX2. Plain loops
-// over arrays as short as these, compilers unroll and work off one cost at a time.
+// Costs that are processed at once: a register of every 64-bit processor, or of AVX2. (Compilers
+// unroll plain loops over such short arrays and process one cost at a time.)
 #if defined(__AVX2__)
 constexpr int kLanes = 16;
 #else
@@ -47,8 +47,8 @@ typedef uint16_t Lanes __attribute__((vector_size(2 * kLanes), may_alias));
 typedef int16_t SignedLanes __attribute__((vector_size(2 * kLanes), may_alias));
 typedef uint8_t ByteLanes __attribute__((vector_size(kLanes), may_alias));
 
-// What a level of 1 is in the search: with more bits per weight differences are smaller, and must
-// still be many steps
+// A level of 1 in units of the search: with more bits per weight the differences are smaller, and
+// must still be many units
 constexpr int fineness(int k) { return k < 3 ? 1 : 2; }
 
 template <int L, int K>

@@ -1,4 +1,4 @@
-"""From what the user typed to a folder on the disk: a path, or the id of a model on the Hugging Face hub."""
+"""From a model's path or Hugging Face hub id to its folder on the disk."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve_model(model: str | Path) -> Path:
-    """The folder of a model: `model` itself when it exists, else the hub's snapshot (downloaded once, then
+    """The folder of a model: `model` itself if it exists, else the hub's snapshot (downloaded once, then
     cached by huggingface_hub).
 
-    Raises InputError when it is neither.
+    Raises InputError if it is neither.
     """
     folder = Path(model).expanduser()
     if folder.exists():

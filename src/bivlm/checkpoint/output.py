@@ -1,15 +1,14 @@
-"""An output folder while it is being written: finished units lie in it as whole shards, and it becomes a
-model only with its last file.
+"""An output folder while it is being written: finished units are stored in it as complete shards, and it
+becomes a model only with its last file.
 
-    OUT/.bivlm-job/job.json                 what this job is; another job may not continue it
-    OUT/.bivlm-job/<shard>.json             written after its shard: the shard is whole, and this is what it
-                                            holds
-    OUT/model-00003-of-00012.safetensors    one unit (or a piece of what lies outside them) each
+    OUT/.bivlm-job/job.json                 identifies this job; another job may not continue it
+    OUT/.bivlm-job/<shard>.json             the contents of a shard; written after the shard is complete
+    OUT/model-00003-of-00012.safetensors    one unit each (or a piece of the tensors outside the units)
     OUT/…                                   at the end: the source's other files, the index, the report, and
                                             last of all config.json
 
-A process that dies leaves whole shards and no config.json; the next run with the same arguments continues
-after the last whole shard. Nothing that is written depends on when or how often the job was interrupted.
+A process that dies leaves complete shards and no config.json. The next run with the same arguments continues
+after the last complete shard. The written files do not depend on when or how often the job was interrupted.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from bivlm.formats import PackedTensor
 JOB_FOLDER = ".bivlm-job"
 REPORT_NAME = "bivlm_report.json"
 FORMAT_VERSION = 1
-# what lies outside the units is cut into shards of about this size, so that writing one needs no more memory
+# size of the shards of tensors outside the units, about: writing one needs no more memory than this
 REST_SHARD_BYTES = 1 << 30
 
 Report = Mapping[str, Mapping[str, Any]]
@@ -52,12 +51,13 @@ def to_json(content: Mapping[str, Any]) -> str:
 
 
 class OutputFolder:
-    """The folder that one source is quantized into, resumable unit by unit.
+    """The output folder of one source, resumable unit by unit.
 
-    `units` are the paths of what is written one by one, blocks and tables, in order.
-    `fingerprint` says what decides the bytes of the result (recipe, source, data…): work that was begun under
-    another fingerprint is refused with InputError. `shared` names parameters that a packed one stands for:
-    they are left out. Use as a context manager: it locks the folder against a second process.
+    `units` are the paths of the units, blocks and tables, in the order in which they are written.
+    `fingerprint` has everything that decides the bytes of the result (recipe, source, data…). Work that was
+    begun under another fingerprint is refused with InputError. `shared` names parameters that share the
+    weight of a packed one: they are not written. Use as a context manager: it locks the folder against a
+    second process.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class OutputFolder:
         return self.folder / f"{self.shard_path(name).stem}.json"
 
     def is_done(self, path: str) -> bool:
-        """Whether the shard of a unit (by its path) is whole on the disk."""
+        """Whether the shard of a unit (by its path) is complete on the disk."""
         record = self._record_path(path)
         return (
             record.exists()
@@ -154,7 +154,7 @@ class OutputFolder:
         )
 
     def write_rest(self) -> None:
-        """Copy what lies outside the units, as it is."""
+        """Copy the tensors outside the units unchanged."""
         for number, names in enumerate(self.rest):
             if not self.is_done(f"rest.{number}"):
                 self._write(f"rest.{number}", self._stored(names), {}, {})
@@ -167,7 +167,7 @@ class OutputFolder:
         vectors: Mapping[str, Tensor],
     ) -> None:
         """Write one finished unit: its packed weights, the parameters that have new values (`vectors`), and
-        everything else in it as it was.
+        its other tensors unchanged.
         """
         replaced = {f"{linear}.weight" for linear in packed} | set(vectors)
         tensors = self._stored([name for name in self.source.parameter_names(path) if name not in replaced])
@@ -219,7 +219,7 @@ class OutputFolder:
     def read_unit(
         self, path: str
     ) -> tuple[dict[str, PackedTensor], dict[str, Tensor], dict[str, dict[str, Any]]]:
-        """The packed weights of a unit that is done, its parameters that had new values, and its report."""
+        """The packed weights of a finished unit, its parameters that had new values, and its report."""
         record = read_json(self._record_path(path))
         stored = read_tensors(read_entries([self.shard_path(path)]).values())
         packed = {
@@ -267,8 +267,8 @@ class OutputFolder:
 
 
 def other_files(folder: Path) -> list[Path]:
-    """The files of a model folder that are neither weights nor written anew: processor, tokenizer, generation
-    settings, licence.
+    """The files of a model folder that are copied: processor, tokenizer, generation settings, licence; not
+    the weights, and not the files that bivlm writes.
     """
     weights = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
     return [
@@ -295,7 +295,7 @@ def is_bivlm_folder(folder: Path) -> bool:
 
 @contextmanager
 def disk_full_explained(out: Path) -> Iterator[None]:
-    """Say what to do when the disk fills up; the whole shards stay, so that the job can continue."""
+    """Say what to do when the disk fills up; the complete shards stay, so the job can continue."""
     try:
         yield
     except OSError as error:

@@ -1,5 +1,5 @@
-"""safetensors files as this package reads and writes them: whole or not at all, the same bytes every time,
-every error in the user's words.
+"""Reading and writing safetensors files: complete or not at all, the same bytes every time, errors that the
+user understands.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies: its key in the shard, and the dtype and shape that the shard's header gives."""
+    """The place of one tensor: its shard and key, and the dtype and shape from the shard's header."""
 
     shard: Path
     key: str
@@ -52,7 +52,7 @@ class TensorEntry:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object from a file; InputError when it is no JSON object."""
+    """A JSON object from a file; InputError if the file does not contain one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -118,8 +118,8 @@ def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
 
 
 def read_tensors(entries: Iterable[TensorEntry], *, copy: bool = True) -> dict[str, Tensor]:
-    """The tensors themselves, by key: copied out of the file, or with `copy` False backed by it, which takes
-    no memory of its own.
+    """The tensors themselves, by key: copied out of the file, or with `copy` False backed by the file,
+    without memory of their own.
     """
     by_shard: dict[Path, list[TensorEntry]] = {}
     for entry in entries:
@@ -134,9 +134,7 @@ def read_tensors(entries: Iterable[TensorEntry], *, copy: bool = True) -> dict[s
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; in pieces, so that a large one takes no second
-    copy.
-    """
+    """Whether a tensor holds neither NaN nor infinity; checked in pieces, so a large tensor is not copied."""
     return not tensor.is_floating_point() or all(
         bool(piece.isfinite().all()) for piece in tensor.reshape(-1).split(1 << 24)
     )
@@ -149,18 +147,18 @@ def checksum(tensor: Tensor) -> str:
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """A text file that is either the old one or the whole new one, whatever happens."""
+    """Write a text file so that it is always either the old one or the complete new one."""
     temporary = path.with_name(path.name + ".writing")
     temporary.write_text(content, encoding="utf-8")
     _publish(temporary, path)
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file that is either absent or whole, readable by everyone, with the same bytes for the
-    same tensors.
+    """Write a safetensors file that is either absent or complete, readable by everyone, with the same bytes
+    for the same tensors.
 
-    The header carries `format` alone: safetensors writes further entries in an order that changes from
-    process to process. Raises OSError with ENOSPC when the disk is full; what was there before stays.
+    The header has only the entry `format`: safetensors writes further entries in an order that changes from
+    process to process. Raises OSError with ENOSPC if the disk is full; an older file then stays.
     """
     temporary = path.with_name(path.name + ".writing")
     try:

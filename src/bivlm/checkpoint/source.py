@@ -1,8 +1,8 @@
-"""A model folder that is read block by block: the model stands on the meta device, and a module gets its
-weights only while it is needed.
+"""A model folder that is read block by block: the model is on the meta device, and a module has its weights
+only while it is needed.
 
-Which tensor of which shard a parameter is comes from transformers' own key mapping, so hub layouts of every
-age are understood.
+transformers' own key mapping says which tensor of which shard belongs to a parameter, so older hub layouts
+work too.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from bivlm.families import Family, family_of
 class SourceModel:
     """A Hugging Face model folder whose weights stay on the disk.
 
-    `model` has every parameter on the meta device and every computed buffer (rotary frequencies and the like)
-    for real; `entries` maps each parameter's name in the model to its place in the shards; `extra` holds
-    stored tensors that the model does not have (they are copied like the rest: nothing is lost). Raises
-    InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture
-    (unless its `family` is given), or already quantized.
+    `model` has every parameter on the meta device, and every computed buffer (rotary frequencies and the
+    like) in memory. `entries` maps each parameter's name in the model to its place in the shards. `extra` has
+    stored tensors that the model does not have; they are copied like the others. Raises InputError for a
+    folder that is missing, empty, incomplete, damaged, of an unsupported architecture (unless its `family` is
+    given), or already quantized.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,8 +51,8 @@ class SourceModel:
         self.entries = self._map_parameters(stored)
 
     def _model_dtype(self, stored: Mapping[str, TensorEntry]) -> torch.dtype:
-        """What `from_pretrained` computes in: the config's dtype, or that of the first floating-point
-        weight.
+        """The dtype in which `from_pretrained` computes: the config's dtype, or that of the first
+        floating-point weight.
         """
         declared = self.config.dtype
         if isinstance(declared, torch.dtype):
@@ -97,14 +97,14 @@ class SourceModel:
 
     @cached_property
     def file_bytes(self) -> int:
-        """Size of the folder's files, weights and all."""
+        """Size of the folder's files, weights included."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
     def read(self, names: list[str], *, copy: bool = True) -> dict[str, Tensor]:
-        """The stored tensors of some parameters, by parameter name, in the dtype that they are stored in;
-        InputError when one is not finite.
+        """The stored tensors of some parameters, by parameter name, in their stored dtype; InputError if one
+        is not finite.
 
-        With `copy` False they are backed by the file: right for what is only written again.
+        With `copy` False they are backed by the file: good for tensors that are only written again.
         """
         places = {**self.entries, **self.extra}
         by_key = read_tensors((places[name] for name in names), copy=copy)
@@ -136,8 +136,8 @@ class SourceModel:
 
     @contextmanager
     def present(self, module: str) -> Iterator[nn.Module]:
-        """The module at a path with its weights, for as long as the context lasts; afterwards it is as it
-        was, packed linears taken out.
+        """The module at a path with its weights, while the context lasts. Afterwards it is as before, and
+        packed linears are removed from it.
         """
         names = self.parameter_names(module)
         originals = {
@@ -155,7 +155,7 @@ class SourceModel:
 
 
 def read_config(folder: Path) -> Any:
-    """The configuration of a full-precision model folder; InputError when there is none or it is quantized
+    """The configuration of a full-precision model folder; InputError if there is none or if it is quantized
     already.
     """
     if not folder.exists():

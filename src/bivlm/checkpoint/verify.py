@@ -1,4 +1,4 @@
-"""Is this folder what was written? Every tensor's presence and checksum, named when it is wrong."""
+"""Checks a folder against its index: every tensor must be present and have the right checksum."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 def verify_shards(shards: Sequence[Path]) -> None:
     """Compare the shards of one folder with the checksums of its index.
 
-    Raises InputError that names the tensor when one is missing or its bytes have changed. A folder without
-    checksums (saved again by transformers) is read as it is, and the log says so.
+    Raises InputError, naming the tensor, if one is missing or its bytes have changed. A folder without
+    checksums (saved again by transformers) is not checked, and the log says so.
     """
     index = shards[0].parent / INDEX_NAME
     expected = read_json(index).get("metadata", {}).get("bivlm", {}).get("crc32") if index.exists() else None
@@ -31,7 +31,7 @@ def verify_shards(shards: Sequence[Path]) -> None:
             f"{shards[0].parent} lacks the tensor {missing[0]} ({len(missing)} are missing); copy or quantize"
             " it again"
         )
-    with ThreadPoolExecutor(4) as pool:  # zlib and the disk both let other threads run
+    with ThreadPoolExecutor(4) as pool:  # zlib and disk reads release the GIL
         for damaged in pool.map(lambda shard: _first_damaged(shard, expected), shards):
             if damaged:
                 raise InputError(f"{damaged}; copy or quantize it again")

@@ -27,7 +27,7 @@ import bivlm.cli.demo
 from bivlm.cli.shared import app
 from bivlm.errors import InputError
 
-INTERRUPTED = 130  # what typer exits with on Ctrl-C
+INTERRUPTED = 130  # typer's exit code on Ctrl-C
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""bivlm doctor: what this installation runs on."""
+"""bivlm doctor: the kernels, the machine and the versions of this installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bivlm presets: what there is to pack with."""
+"""bivlm presets: the list of presets."""
 
 from __future__ import annotations
 

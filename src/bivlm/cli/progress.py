@@ -1,4 +1,4 @@
-"""Events on the terminal: bars where there is one, plain lines where the output goes to a file or a pipe."""
+"""Events on the standard error: bars on a terminal, plain lines if the output goes to a file or a pipe."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ BEGINNING = "reading the model"  # what the bar says before it is told
 
 
 class Shown(Events):
-    """Events as people see them, on the standard error. A context manager: inside it the bars are there.
+    """Shows events on the standard error. A context manager: the bars are visible inside it.
 
-    On a terminal one bar tells what is going on, and goes at the end; a bar over a job's units (bits and
-    error of the last one, resident memory) stays. Elsewhere every unit is a line, and with `lines` so is
-    every step of the rest.
+    On a terminal one bar shows the current work and disappears at the end; a bar over a job's units (bits and
+    error of the last one, resident memory) stays. Otherwise every unit is a line, and with `lines` so is
+    every other step.
     """
 
     def __init__(self, console: Console = note, *, lines: bool = False) -> None:
@@ -89,7 +89,7 @@ class Shown(Events):
 
 
 class _Time(ProgressColumn):
-    """Time gone and time left; only time left where the last unit's account needs the room."""
+    """Elapsed and remaining time; only the remaining time if the last unit's numbers need the space."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -167,7 +167,7 @@ def quantize(
 
 
 def _show_plan(prepared: Prepared, json_: bool) -> str:
-    """Print the plan; returns the warning about the preset's purpose, empty where there is none."""
+    """Print the plan; returns the warning about the preset's target, empty if there is none."""
     from bivlm.cli.tables import preflight_table
     from bivlm.job.preflight import purpose_warning
 
@@ -180,7 +180,7 @@ def _show_plan(prepared: Prepared, json_: bool) -> str:
 
 
 def _pack(prepared: Prepared, out: Path, samples: Sequence[Sample], overwrite: bool) -> None:
-    """Carry the job out, and show how far it is."""
+    """Carry out the job, and show its progress."""
     from bivlm.cli.progress import Shown
     from bivlm.job.run import run
 

@@ -1,5 +1,5 @@
-"""What the commands share: the application, how a command is declared, the consoles, options that several
-take, lists that people write, JSON.
+"""Common code of the commands: the application, the declaration of commands, the consoles, shared options,
+parsing of lists, JSON.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ out_console, note = Console(width=None if sys.stdout.isatty() else PAGE), Consol
 
 
 def command(name: str, panel: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command. Its help is the docstring, a line for each paragraph, and then examples of
-    what people type.
+    """Make a function a command. Its help is the docstring, a line for each paragraph, followed by example
+    commands.
     """
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +53,7 @@ def command(name: str, panel: str, *examples: str) -> Callable[[Callable[..., No
 
 
 def pruner_names() -> list[str]:
-    """The names in the table PRUNERS, read from its file: to import it would be to import torch."""
+    """The names in the table PRUNERS, read from its source file: importing it would import torch."""
     spec = find_spec("bivlm.pruning")
     assert spec is not None
     assert spec.origin is not None
@@ -102,7 +102,7 @@ ALL_PARTS = "vision,projector,language"
 
 
 def words(text: str) -> list[str]:
-    """ "vision, language" as its words; "" as one empty word, which nothing is called."""
+    """ "vision, language" as its words; "" as one empty word, which is no valid name."""
     return [word.strip() for word in text.split(",")]
 
 
@@ -120,9 +120,7 @@ def command_line() -> str:
 
 
 def quiet_libraries() -> None:
-    """transformers' own progress bars and advice stay out of the output; what is wrong is said by this
-    package.
-    """
+    """Suppress transformers' own progress bars and advice; this package reports errors itself."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -130,7 +128,9 @@ def quiet_libraries() -> None:
 
 
 def chosen_pruning(text: str | None) -> str | None:
-    """What --prune means for `bivlm.load`: left out, the checkpoint's own; "none", none."""
+    """The argument of `bivlm.load` for --prune: if it is left out, the checkpoint's own pruning; for "none",
+    no pruning.
+    """
     from bivlm.loading import FROM_CHECKPOINT
 
     return FROM_CHECKPOINT if text is None else None if text == "none" else text

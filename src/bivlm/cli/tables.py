@@ -84,8 +84,8 @@ def result_table(results: Mapping[str, EvalResult]) -> Table:
 
 
 def presets_table(recipes: Sequence[Recipe]) -> Table:
-    """By rising bits; true bits are what a preset is meant for on linears of a thousand columns and more,
-    narrower ones pay more for their scales.
+    """By rising bits. True bits are a preset's target for linears of a thousand columns and more; in narrower
+    linears scales cost more.
     """
     table = rich_table("", ("preset", " true bits", "needs data", "what it is"))
     for recipe in sorted(recipes, key=lambda recipe: (recipe.true_bits or 0.0, recipe.name)):
@@ -95,8 +95,8 @@ def presets_table(recipes: Sequence[Recipe]) -> Table:
 
 
 def doctor_tables(found: Diagnosis) -> tuple[Table, ...]:
-    """Which kernels are in use, and the rest of what was found; a third one about the model, where one was
-    given.
+    """One table with the kernels in use, one with the other findings, and, if a model was given, one about
+    the model.
     """
     machine = rich_table("", ("found", ""))
     rows = {

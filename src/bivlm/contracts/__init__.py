@@ -1,5 +1,5 @@
-"""What every method, pruner and family must keep, as tests: bivlm's own run over them, and so do those of
-other packages.
+"""The requirements for every method, pruner and family, as tests. bivlm's own pass through them, and so do
+those of other packages.
 
     from bivlm.contracts import QuantizerContract
     from bivlm_ternary import Ternary

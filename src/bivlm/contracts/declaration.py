@@ -1,5 +1,5 @@
-"""What a family declares, held against a small member: the stacks, what stays in full precision, what the
-model reads.
+"""The declaration of a family, checked on a small member: the stacks, the linears that stay in full
+precision, the outputs that the model reads.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class DeclarationContract:
             assert entered is left or before[0] != after[0]
 
     def test_the_model_reads_the_declared_outputs_and_no_others(self, member: Member) -> None:
-        """A stack that plays back the declared outputs, and hands on what enters in the other blocks, gives
-        the same logits; with one fewer, others.
+        """A stack that replays the declared outputs, and returns the input unchanged in the other blocks,
+        gives the same logits; with one output fewer the logits differ.
         """
         inputs = member.ask(1)
         for stack in member.family.stacks:
@@ -77,14 +77,14 @@ class DeclarationContract:
             declared = {index: runs[index] for index in stack.outputs(member.config, len(blocks))}
             assert torch.equal(_play(member, inputs, blocks, declared), logits)
             if stack.part == "projector":
-                continue  # what enters a projector has another width than what leaves it
+                continue  # input and output of a projector have different widths
             for index in declared:
                 others = {other: output for other, output in declared.items() if other != index}
                 assert not torch.equal(_play(member, inputs, blocks, others), logits)
 
     def test_visual_linears_see_the_image_and_nothing_else(self, member: Member) -> None:
-        """With another question about the same image their input stays the same; every other linear of the
-        language blocks gets another one.
+        """With another question about the same image their input stays the same; the input of every other
+        linear of the language blocks changes.
         """
         stack = member.family.stacks[-1]
         seen = []
@@ -127,7 +127,7 @@ class DeclarationContract:
 
 @contextmanager
 def watched(block: nn.Module, note: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-    """Within it `note` hears what enters `block` and what leaves it."""
+    """Within this context `note` receives the input and the output of `block`."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         note(args[0] if args else kwargs["hidden_states"], output[0] if isinstance(output, tuple) else output)

@@ -1,4 +1,4 @@
-"""What every family must keep, tried on small members of it."""
+"""The requirements for every family, tested on small members of it."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @contextmanager
 def hidden_tokens(model: Any, blocks: Mapping[nn.Module, Tensor]) -> Iterator[None]:
-    """Within it `model` attends eagerly, and in each of `blocks` the keys where the mask (batch, n) is True
-    are seen by nobody else.
+    """Within this context `model` uses eager attention, and in each of `blocks` the keys where the mask
+    (batch, n) is True are visible only to themselves.
     """
     hidden = {id(inner): mask for block, mask in blocks.items() for inner in block.modules()}
     windows: dict[int, int] = {}

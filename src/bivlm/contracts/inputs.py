@@ -1,5 +1,5 @@
-"""The inputs that a family makes, held against a small member: prompts, padding, masks, and answers in one
-sequence with them.
+"""The inputs that a family makes, checked on a small member: prompts, padding, masks, and prompts with
+answers in one sequence.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class InputsContract:
         torch.testing.assert_close(member.logits(inputs)[:, -1], logits[:, 0], rtol=0, atol=1e-4)
 
     def test_visual_mask_marks_the_places_that_the_image_fills(self, member: Member) -> None:
-        """What enters the first language block differs between two images exactly there."""
+        """The inputs of the first language block differ between two images exactly at these places."""
         sample, entered = tiny_samples(2)[1], []
         image = picture(sample)
         for shown in (image, image.rotate(180)):

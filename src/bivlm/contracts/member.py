@@ -1,4 +1,6 @@
-"""A small model of a family, with what belongs to it: what the contracts of families and pruners run on."""
+"""A small model of a family with its processor and prompt: the contracts of families and pruners run on
+it.
+"""
 
 from __future__ import annotations
 

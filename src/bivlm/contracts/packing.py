@@ -1,5 +1,5 @@
-"""A small member of a family through the whole way: saved, packed, loaded, and the same logits as its packed
-weights say.
+"""A small member of a family through the whole process: saved, packed, loaded; its logits must be those of
+its packed weights.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class PackingContract:
 
 
 def linears_of_the_stacks(member: Member, model: nn.Module) -> set[str]:
-    """What a recipe for all linears packs: those in a stack that do not stay in full precision."""
+    """The linears that a recipe for all linears packs: those in a stack that do not stay in full
+    precision.
+    """
     stacks, kept = [f"{stack.path}." for stack in member.family.stacks], member.family.full_precision
     return {
         name
@@ -72,7 +74,7 @@ def linears_of_the_stacks(member: Member, model: nn.Module) -> set[str]:
 
 @torch.inference_mode()
 def logits_of(member: Member, model: Any, processor: Any) -> Tensor:
-    """What a model says to the first two samples: (2, t, vocabulary)."""
+    """The logits of a model for the first two samples: (2, t, vocabulary)."""
     samples = tiny_samples(2)
     inputs = member.family.inputs(processor, samples, [*map(picture, samples)], model.config)
     cast = {

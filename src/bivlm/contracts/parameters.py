@@ -1,4 +1,4 @@
-"""How the contracts hand their subjects to their tests."""
+"""How the contracts pass their subjects to their tests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What every pruner must keep: so many tokens, in order, the same ones again; and in a model the logits that
-it gives with the dropped tokens masked.
+"""The requirements for every pruner: it returns exactly k tokens, ascending and reproducible; and in a model
+the logits are those with the dropped tokens masked.
 """
 
 from __future__ import annotations

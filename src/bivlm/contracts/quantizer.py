@@ -1,5 +1,5 @@
-"""What every quantizer must keep: exact bytes, true bounds, its arguments left alone, and what it says about
-awkward weights and inputs.
+"""The requirements for every quantizer: exact bytes, valid bounds, unchanged arguments, and the right
+behaviour for unusual weights and inputs.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SLACK = 0.1  # bits per weight that a bound may promise above what a large Gauss
 
 @dataclass(frozen=True)
 class Example:
-    """A quantizer, and what is particular about it.
+    """A quantizer and its particular properties.
 
     unused_bits       bits per weight that its bound counts and its search may leave unused
-    least_paper_bits  the fewest bits that its paper can count; None where the paper counts as many as are
+    least_paper_bits  the fewest bits that its paper can count; None if the paper counts as many as are
                       stored, or more
-    inverts_moment    it needs a second moment that is positive definite, and says so where it is not; False
-                      for methods that look at the diagonal alone
+    inverts_moment    it needs a positive definite second moment, and reports one that is not; False for
+                      methods that use the diagonal alone
     """
 
     quantizer: Quantizer
@@ -134,7 +134,9 @@ class QuantizerContract:
             assert paper is None or example.least_paper_bits <= paper < true
 
     def test_bits_can_be_chosen_or_that_is_refused(self, example: Example) -> None:
-        """With more bits the same method stores more; one whose bits cannot be any number says so."""
+        """With more bits the same method stores more; a method that does not work at any number of bits
+        refuses.
+        """
         try:
             fewer, more = example.quantizer.with_bits(2.0), example.quantizer.with_bits(3.0)
         except InputError as error:
@@ -162,7 +164,7 @@ class QuantizerContract:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_data_lowers_the_error_of_the_layer(self, fed: Example, seed: int) -> None:
-        """Against the same method told that all inputs are alike."""
+        """Compared with the same method on statistics in which all inputs are equal."""
         w, stats = weight_of((64, 128), seed), stats_of(128, seed)
         without = fed.quantizer.quantize(w, LinearStats({"text": torch.eye(128)}, {"text": 1}))
         error = trace_error(w, fed.quantizer.quantize(w, stats), stats.hessian)
@@ -180,8 +182,8 @@ class QuantizerContract:
     def test_a_moment_that_is_no_moment_is_refused_or_repaired_with_a_word(
         self, inverting: Example, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Not positive definite by far: the damping is raised and that is logged, or the weight is refused;
-        never a silent identity.
+        """A moment that is far from positive definite: either the damping is raised, which is logged, or the
+        weight is refused; it is never silently replaced by an identity.
         """
         w = weight_of((20, 60))
         slightly, far = (
@@ -247,7 +249,9 @@ def awkward_weight() -> Tensor:
 
 
 def awkward_stats(tokens: int = 20) -> LinearStats:
-    """Fewer tokens than columns, a column that no token excites, and one that all excite a hundredfold."""
+    """Fewer tokens than columns, a column that no token excites, and a column that is excited a
+    hundredfold.
+    """
     x = torch.randn(tokens, 150, generator=torch.Generator().manual_seed(3))
     x[:, 40], x[:, 41] = 0.0, 100 * x[:, 41]
     return LinearStats({"visual": x.T @ x / tokens}, {"visual": tokens})

@@ -1,9 +1,9 @@
-"""From whatever a sample holds to the pixels that a processor takes: upright, 8-bit RGB, in a new image; or
-one line that says what is wrong.
+"""From the image of a sample to the pixels for a processor: a new, upright image in 8-bit RGB; or one line
+that says what is wrong.
 
-Transparent pixels are laid on white, as a reader sees them on a page (the colours under full transparency are
-arbitrary, often black). Grey images of 16 bits are scaled to 8, where Pillow's own conversion cuts everything
-above 255 off. Of an animation the first frame counts.
+Transparent pixels are put on white, as on a page (the colours of fully transparent pixels are arbitrary,
+often black). Grey images of 16 bits are scaled to 8 bits; Pillow's own conversion would clip everything above
+255. For an animation the first frame is used.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ DAMAGED = (
 
 
 def open_image(sample: Sample) -> Image.Image:
-    """The sample's image as upright 8-bit RGB. The sample stays as it is, and keeps no pixels that it did not
-    have.
+    """The sample's image as upright 8-bit RGB. The sample is not changed; an undecoded image in it stays
+    undecoded.
 
     Raises InputError, naming the sample and its file, when the file is missing, unreadable, no image, cut
     short, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or when its values have no agreed range
@@ -54,13 +54,13 @@ def open_image(sample: Sample) -> Image.Image:
 
 
 def open_images(samples: Sequence[Sample], wanted: bool = True) -> list[Image.Image]:
-    """The images of some samples; none where the model reads no images. Raises InputError as `open_image`."""
+    """The images of some samples; none if the model reads no images. Raises InputError as `open_image`."""
     return [open_image(sample) for sample in samples] if wanted else []
 
 
 def open_undecoded(file: IO[bytes], origin: str) -> Image.Image:
-    """The image in `file`, its header read and its pixels not; `file` must stay open. Raises InputError,
-    naming `origin`, for what is no image.
+    """The image in `file`, with its header read but not its pixels; `file` must stay open. Raises InputError,
+    naming `origin`, if it is no image.
     """
     with _errors_named(f"{origin}: the image"):
         return Image.open(file)
@@ -86,8 +86,8 @@ def _is_transparent(image: Image.Image) -> bool:
 
 @contextmanager
 def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
-    """The image, decoded on its own: one that still stands in its file is opened a second time, so that the
-    sample does not keep the pixels.
+    """The decoded image. An image that is not decoded yet is opened a second time, so the sample does not
+    keep the pixels.
     """
     if isinstance(image, Path):
         with Image.open(image) as opened:

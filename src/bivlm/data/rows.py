@@ -1,11 +1,11 @@
-"""What one record of a data set must hold, whatever file it came from: a question, and as many answers as
-people gave.
+"""The contents of one record of a data set, from any kind of file: a question, and all answers that people
+gave.
 
     {"image": "cat.png", "question": "What is on the mat?", "answer": "a cat"}
     {"image": "cat.png", "question": "What is on the mat?", "answers": ["cat", "a cat", "cat", …]}
     {"image": "cat.png", "question": "What is on the mat?", "answers": [{"answer": "cat"}, …]}
 
-`answers` goes before `answer` where a record has both. Other fields are left alone.
+If a record has both, `answers` is used. Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from bivlm.types import Sample
 def to_sample(
     record: Mapping[str, Any], image: Path | Image.Image | None, origin: str, *, answers_required: bool
 ) -> Sample:
-    """The sample that a record stands for. Raises InputError, naming `origin`, for a missing field, a wrong
-    type or an empty text.
+    """The sample of a record. Raises InputError, naming `origin`, for a missing field, a wrong type or an
+    empty text.
     """
     answers = _answers(record, origin)
     if answers_required and not answers:
@@ -38,7 +38,7 @@ def to_sample(
 
 
 def text_field(record: Mapping[str, Any], name: str, origin: str) -> str:
-    """A field that must be there and be a text."""
+    """A required text field."""
     value = record.get(name)
     if value is None:
         raise InputError(f"{origin}: the field '{name}' is missing ({_fields(record)})")
@@ -72,7 +72,9 @@ def _answers(record: Mapping[str, Any], origin: str) -> tuple[str, ...]:
 
 
 def _check_encodable(text: str, name: str, origin: str) -> None:
-    """JSON can write half of a surrogate pair, which is no character and which no tokenizer takes."""
+    """Refuses half of a surrogate pair: JSON can contain it, but it is no character, and tokenizers fail on
+    it.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -87,7 +89,7 @@ def _fields(record: Mapping[str, Any]) -> str:
 
 
 def _kind(value: object) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value in words."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""Questions about images with their answers, from any of the places where people keep them.
+"""Questions about images with their answers, from several kinds of sources.
 
     read_samples("easy-vqa", split="train")     the set that comes with the extra `demo`
     read_samples("vqa.jsonl")                   one JSON object a line (rows.py says what it holds); image
@@ -7,7 +7,7 @@
                                                 `image`; a split is a folder inside
     read_samples("saved/")                      a Hugging Face data set that `save_to_disk` wrote
 
-Everything is checked before anything is returned, that the image files exist included; an image is decoded
+Everything is checked before anything is returned, including that the image files exist. An image is decoded
 when it is needed (images.py).
 """
 
@@ -44,10 +44,10 @@ def read_samples(
     """The samples of a data set, in its order; with `limit`, a random subset of that many, the same for the
     same `seed`.
 
-    `split` picks a part of a set that has parts ("test" is the default of easy-vqa) and says nothing to one
-    that has none. `answers_required` refuses samples without an answer; `images` False reads questions alone,
-    for a language model. Raises InputError, naming the file and the line, for whatever is missing, empty,
-    damaged or of a wrong type.
+    `split` chooses a part of a set that has parts ("test" is the default of easy-vqa); it is ignored for a
+    set without parts. `answers_required` refuses samples without an answer; `images` False reads questions
+    alone, for a language model. Raises InputError, naming the file and the line, for anything that is
+    missing, empty, damaged or of a wrong type.
     """
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} samples leaves nothing to do; give 1 or more")
@@ -78,9 +78,9 @@ def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
     """The same questions with wrong images: every distinct image is exchanged for one that differs from it,
     the same for the same `seed`.
 
-    What a model answers correctly then, it answers from the question alone. Images are told apart by their
-    content, not by their names: a set may hold one picture under several. Raises InputError when all the
-    images are the same.
+    If a model still answers correctly, it does so from the question alone. Images are compared by content,
+    not by name, because a set may hold one image under several names. Raises InputError if all images are the
+    same.
     """
     digests = _content_digests(samples)
     first = {
@@ -119,7 +119,7 @@ def _subset(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]
 
 
 def _chosen(count: int, limit: int | None, seed: int) -> Sequence[int]:
-    """The rows that a limit leaves, in their order."""
+    """The rows that remain after a limit, in their order."""
     return (
         range(count)
         if limit is None or limit >= count
@@ -128,7 +128,7 @@ def _chosen(count: int, limit: int | None, seed: int) -> Sequence[int]:
 
 
 def _metadata_file(path: Path, split: str | None) -> Path:
-    """The JSONL file of a source that is none of the others."""
+    """The JSONL file of a source that is of no other kind."""
     if path.is_file():
         return path
     splits = sorted(inner.parent.name for inner in path.glob(f"*/{METADATA}"))
@@ -197,7 +197,7 @@ def _check_image_files(samples: Sequence[Sample]) -> None:
 
 
 def _content_digests(samples: Sequence[Sample]) -> list[str]:
-    """One text for each sample, alike for images of the same content: the bytes of a file, the pixels of an
+    """One text for each sample, equal for images of the same content: the bytes of a file, the pixels of an
     image in memory.
     """
     known: dict[Path, str] = {}

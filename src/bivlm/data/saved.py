@@ -36,8 +36,8 @@ def read_saved(
 ) -> list[Sample]:
     """The samples of the rows that `choose` names, given how many there are.
 
-    Raises InputError when the package `datasets` is missing, the folder is damaged, or a split, a column or a
-    value is not as it must be.
+    Raises InputError if the package `datasets` is missing, the folder is damaged, or a split, a column or a
+    value is invalid.
     """
     dataset = _load(folder, split)
     name = f"{folder.name}/{split}" if (folder / MARKS[0]).is_file() else folder.name
@@ -86,7 +86,7 @@ def _load(folder: Path, split: str | None) -> datasets.Dataset:
 
 
 def split_wanted(folder: Path, splits: Sequence[str], split: str | None) -> str:
-    """What to say when a set has parts and none of them was meant."""
+    """The error message for a set with parts when no valid part was named."""
     asked = "" if split is None else f" and no {split!r}"
     return (
         f"{folder} has the splits {', '.join(splits)}{asked}; give the folder of one of them, such as"
@@ -97,8 +97,8 @@ def split_wanted(folder: Path, splits: Sequence[str], split: str | None) -> str:
 def _image_reader(
     dataset: datasets.Dataset, column: pyarrow.ChunkedArray, folder: Path, name: str
 ) -> Callable[[int], Path | Image.Image]:
-    """The function that gives a row's image: opened and undecoded where the set holds its bytes, a path where
-    it names a file.
+    """The function that gives a row's image: opened and undecoded if the set contains its bytes, a path if it
+    names a file.
     """
     import datasets
     import pyarrow

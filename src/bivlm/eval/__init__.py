@@ -1,1 +1,1 @@
-"""What a model answers, how good the answers are, and how far it is from the model that it came from."""
+"""A model's answers, how good they are, and how far the model is from its full-precision original."""

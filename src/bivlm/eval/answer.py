@@ -1,11 +1,9 @@
-"""Questions in, answers out: greedy decoding of a batch, the same whatever the checkpoint's generation
-settings say.
+"""Questions in, answers out: greedy decoding of a batch, independent of the checkpoint's generation settings.
 
     samples ─ open_images, Family.inputs ─► inputs ─ generate ─► tokens (n, a), mask (n, a) ─► texts
 
-Prompts are padded on the left, so a row of a batch computes what it would compute alone, up to floating
-point. The id that marks an image's place is never generated: it is no answer, and the models refuse to read
-it back.
+Prompts are padded on the left, so a row of a batch gives the same result as alone, up to floating point. The
+id that marks an image's place is never generated: it is no answer, and the models refuse to read it again.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ def answer(
     *,
     max_new_tokens: int = 64,
 ) -> str:
-    """The model's answer to one question about one image; None where a language model is asked. Raises
+    """The model's answer to one question about one image; the image is None for a language model. Raises
     InputError for an image or a question that cannot be read.
     """
     sample = Sample(Path(image) if isinstance(image, str) else image, question)
@@ -58,8 +56,8 @@ def answer(
 def answer_batch(
     model: Any, processor: Any, family: Family, samples: Sequence[Sample], *, max_new_tokens: int
 ) -> list[str]:
-    """The answers to a batch of questions, without special tokens and outer spaces. Raises InputError as
-    `prepare` does.
+    """The answers to a batch of questions, without special tokens and surrounding spaces. Raises InputError
+    as `prepare` does.
     """
     with inference(model):
         inputs = prepare(model, processor, family, samples)
@@ -68,7 +66,7 @@ def answer_batch(
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """No gradients, and the model in evaluation mode; afterwards every module is in the mode that it had."""
+    """No gradients, and the model in evaluation mode; afterwards every module has its previous mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -80,8 +78,8 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, for
-    what cannot be read or asked.
+    """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, if it
+    cannot be read or asked.
     """
     inputs = family.inputs(processor, samples, open_images(samples, family.reads_images), model.config)
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
@@ -137,10 +135,10 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
 
 @contextmanager
 def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Put `config` in the place of the checkpoint's own settings for a while.
+    """Replace the checkpoint's own generation settings by `config` for a while.
 
-    Passing it to `generate` is not enough: what is None in it (penalties, forbidden words, a temperature)
-    would be taken from the checkpoint.
+    Passing `config` to `generate` is not enough: its settings that are None (penalties, forbidden words, a
+    temperature) would be taken from the checkpoint.
     """
     own = model.generation_config
     model.generation_config = config
@@ -151,8 +149,8 @@ def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
 
 
 class _Watch(LogitsProcessor):
-    """Notes, step by step, which rows have logits that are not finite, and keeps one token from being
-    chosen.
+    """Records, step by step, which rows have logits that are not finite, and prevents the choice of one
+    token.
     """
 
     def __init__(self, forbidden: int | None) -> None:

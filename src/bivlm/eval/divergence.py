@@ -21,7 +21,7 @@ class Fidelity:
 
     tokens: int = 0
     kl_sum: float = 0.0  # nats, over the tokens that are finite in both
-    agreed: int = 0  # tokens whose likeliest successor is the same for both
+    agreed: int = 0  # tokens for which both models have the same likeliest next token
     non_finite: int = 0  # tokens with a NaN or an infinity among the logits of either
 
     def __add__(self, other: Fidelity) -> Fidelity:
@@ -36,7 +36,7 @@ class Fidelity:
 
     @property
     def top1_agreement(self) -> float | None:
-        """Share of the tokens; one that is not finite does not agree. None without tokens."""
+        """Share of the tokens; a token that is not finite counts as disagreement. None without tokens."""
         return self.agreed / self.tokens if self.tokens else None
 
 

@@ -6,10 +6,10 @@ labels and show small differences.
     model pass:      prompt + the same answer ─► logits (k, vocabulary), compared with the kept ones
                      (divergence.py)
 
-Both are judged at the reference's tokens, so that one early difference does not make all that follows
-incomparable. The two models need not be in memory together: what the reference said goes to a folder, one
-file for each batch, or stays in memory, for small sets. Logits are kept in the type in which the model
-computed them, which loses nothing.
+Both are compared at the reference's tokens, so an early difference does not make all later tokens
+incomparable. The two models need not be in memory together: the reference's answers and logits are written to
+a folder, one file per batch, or, for small sets, stay in memory. Logits are kept in the dtype in which the
+model computed them, without loss.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ INDEX = "reference.json"  # written last: a folder without it is not whole
 
 @dataclass(frozen=True)
 class ReferenceBatch:
-    """What the reference said to a batch of n questions.
+    """The reference's answers to a batch of n questions.
 
-    `prompts` (n, t) are the ids of the questions, `tokens` and `mask` (n, a) the answers, `logits` (k,
-    vocabulary) judge the tokens where the mask is True, row by row.
+    `prompts` (n, t) are the ids of the questions, `tokens` and `mask` (n, a) the answers. `logits` (k,
+    vocabulary) predict the tokens where the mask is True, row by row.
     """
 
     prompts: Tensor
@@ -60,8 +60,8 @@ class ReferenceAnswers:
 
     @classmethod
     def open(cls, folder: Path) -> ReferenceAnswers:
-        """The answers that `collect_reference` wrote. Raises InputError when the folder does not hold a whole
-        set.
+        """The answers that `collect_reference` wrote. Raises InputError if the folder does not hold a
+        complete set.
         """
         try:
             sizes = json.loads((folder / INDEX).read_text())["sizes"]
@@ -97,8 +97,8 @@ def collect_reference(
     """Let the reference model answer all samples, and keep its logits: in `folder`, which must be empty or
     new, or in memory without one.
 
-    The batches are those in which models will be judged. They take about 2 bytes (4 for a float32 model) for
-    each answer token and vocabulary entry. `events` hears of the "reference answers" that are there. Raises
+    Models will be compared in the same batches. They take about 2 bytes (4 for a float32 model) for each
+    answer token and vocabulary entry. `events` receives the progress of the "reference answers". Raises
     InputError for samples that cannot be asked, and for a folder that cannot be written.
     """
     if batch_size < 1:
@@ -130,7 +130,7 @@ def judge(model: Any, family: Family, inputs: Mapping[str, Tensor], reference: R
     """The model's distance from the reference on one batch; `inputs` are the model's own for the same
     samples.
 
-    Raises InputError when the two do not read the same questions, or do not have the same vocabulary.
+    Raises InputError if the two do not have the same questions, or not the same vocabulary.
     """
     prompts = inputs["input_ids"]
     if not torch.equal(reference.prompts, prompts.cpu()):
@@ -150,11 +150,11 @@ def judge(model: Any, family: Family, inputs: Mapping[str, Tensor], reference: R
 
 
 def answer_logits(model: Any, family: Family, inputs: Mapping[str, Tensor], answers: Answers) -> Tensor:
-    """The logits that judge the answer tokens when these are given to the model: (k, vocabulary), row by row,
-    k the number of answer tokens.
+    """The logits that predict the answer tokens when the model reads these tokens: (k, vocabulary), row by
+    row, k the number of answer tokens.
 
-    The head runs at the answers' positions alone: they begin at the prompt's last token and end before the
-    answer's last.
+    The head runs only at the positions that predict the answers: from the prompt's last token to the token
+    before the answer's last.
     """
     grown = family.extend(inputs, answers.tokens, answers.mask)
     logits = model(**grown, use_cache=False, logits_to_keep=answers.tokens.shape[1] + 1).logits
@@ -188,7 +188,7 @@ def _make_empty(folder: Path) -> None:
 
 
 def _write(file: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name and rename, so that a file with its own name is a whole one."""
+    """Write under a temporary name and rename, so a file with its final name is complete."""
     part = file.with_name(f"{file.name}.part")
     try:
         write(part)

@@ -1,5 +1,5 @@
-"""The account of a packed folder: true bits per weight by part and by layer from the bytes in its files, the
-paper's own count, and sizes.
+"""The inspection of a packed folder: true bits per weight by part and by layer from the bytes in its files,
+the paper's own count, and sizes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from bivlm.types import EMBEDDINGS
 
 @dataclass(frozen=True)
 class InspectRow:
-    """Some packed linears together: their weights, bytes before and after, true bits, and the paper's count
-    where the method has one.
+    """Some packed linears together: number of weights, bytes before and after, true bits, and the paper's
+    count if the method has one.
     """
 
     name: str
@@ -62,7 +62,7 @@ class _Linear:
 
 
 def inspect(model: str | Path) -> Inspection:
-    """Count the bytes of a packed model folder, after checking every checksum. InputError when it is not
+    """Count the bytes of a packed model folder, after checking every checksum. InputError if it is not
     packed, or damaged.
     """
     folder = resolve_model(model)
@@ -89,8 +89,8 @@ def inspect(model: str | Path) -> Inspection:
 
 
 def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> list[_Linear]:
-    """Every packed linear with the bytes that its tensors take in the files (not what config.json says of
-    them).
+    """Every packed linear with the bytes that its tensors take in the files (config.json is not used for
+    this).
     """
     entries = read_entries(shard_files(folder))
     by_base: dict[str, int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""One model on one set of questions, with or without a reference: load, answer, judge. The models are in
+"""One model on one set of questions, with or without a reference: load, answer, compare. The models are in
 memory one after the other.
 """
 
@@ -29,8 +29,8 @@ def measure(
     """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the
     reference's answers.
 
-    The reference drops no visual tokens; the model drops what `pruning` says, as in `bivlm.load`. `events`
-    hears of the "reference answers" and then of the "questions" that are done.
+    The reference drops no visual tokens; the model is pruned as `pruning` says, as in `bivlm.load`. `events`
+    receives the progress of the "reference answers" and then of the "questions".
     """
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
         answers: ReferenceAnswers | None = None

@@ -4,11 +4,11 @@ the interval of their mean.
 Source: the evaluation code of the VQA challenge (Antol et al., "VQA: Visual Question Answering", 2015;
 https://visualqa.org/evaluation.html), which EvalAI runs. Answers and references alike are normalised:
 
-    line breaks and tabs → spaces; punctuation goes (or becomes a space), the point of a decimal number stays
-    lower case; "none", "zero", "one" … "ten" → digits; the articles a, an, the go;
+    line breaks and tabs → spaces; punctuation is removed (or becomes a space), a decimal point stays
+    lower case; "none", "zero", "one" … "ten" → digits; the articles a, an, the are removed;
     contractions get their apostrophe back
 
-The original normalises the references in part only, because those of its own data set are normalised already.
+The original normalises the references only in part, because those of its own data set are normalised already.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def normalise(answer: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """A mark goes when it is next to a space anywhere, or when the text has a number like 1,000; otherwise
-    it becomes a space.
+    """A punctuation mark is removed if it is next to a space anywhere, or if the text has a number like
+    1,000; otherwise it becomes a space.
     """
     result = text
     for mark in PUNCTUATION:
@@ -81,9 +81,7 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
 
 
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
-    """The mean, over the references left out in turn, of min(1, how many of the others the answer matches /
-    3).
-    """
+    """The mean, with each reference left out once, of min(1, number of matches among the others / 3)."""
     given = normalise(answer)
     votes = sum(normalise(reference) == given for reference in references)
     others = len(references) - votes
@@ -91,8 +89,8 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
 
 
 def metric_of(references: Sequence[str]) -> str:
-    """The metric that suits a question: "vqa_accuracy" where people voted, "exact_match" where there is one
-    reference or a few alternatives.
+    """The metric that suits a question: "vqa_accuracy" if several people answered, "exact_match" if there is
+    one reference or a few alternatives.
     """
     return "vqa_accuracy" if len(references) >= FEWEST_VOTES else "exact_match"
 
@@ -110,10 +108,11 @@ METRICS = {"exact_match": exact_match, "vqa_accuracy": vqa_accuracy}
 
 
 def mean_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean of scores in [0, 1], the questions taken as independent.
+    """The 95 % interval of the mean of scores in [0, 1], with questions taken as independent.
 
-    Wilson's where every score is 0 or 1; otherwise from a seeded bootstrap (percentiles), which says nothing
-    for a single score: then it is (0, 1). Raises ValueError without scores.
+    It is Wilson's interval if every score is 0 or 1; otherwise it is from a seeded bootstrap (percentiles).
+    For a single score a bootstrap is meaningless, and the interval is (0, 1). Raises ValueError without
+    scores.
     """
     if not scores:
         raise ValueError("the mean of no scores has no interval")

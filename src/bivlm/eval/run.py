@@ -42,8 +42,8 @@ class EvalResult:
     `accuracy` is the mean score by `metric` and `interval` its 95 % interval. `kl` (nats) and
     `top1_agreement` are per answer token of the reference, None without one. `non_finite` counts the answer
     tokens with a NaN or an infinity among their logits, in the model's own answers and in the reference's.
-    `seconds` is the time of answering, images included, without the judging against a reference; `pruning` is
-    what the model dropped, in words.
+    `seconds` is the time of answering, images included, without the comparison with a reference; `pruning` is
+    the model's pruning in words.
     """
 
     n: int
@@ -80,9 +80,10 @@ def evaluate(
     """Ask the model all samples and score its answers; with `reference` (from `collect_reference` on the same
     samples), measure the distance too.
 
-    The batches are the reference's where there is one, else of `batch_size`. `events` hears of the
-    "questions" that are done. The model is left as it was. Raises InputError for no samples, samples without
-    answers, or a reference of others, before anything long, and for images and questions that cannot be read.
+    The batches are the reference's if there is one, else of `batch_size`. `events` receives the progress of
+    the "questions". The model is not changed. Before any long work it raises InputError for no samples,
+    samples without answers, or a reference of other samples; later for images and questions that cannot be
+    read.
     """
     batches = list(in_batches(samples, batch_size, reference))
     family = family_of(model.config)
@@ -127,10 +128,9 @@ def evaluate(
 def in_batches(
     samples: Sequence[Sample], batch_size: int, reference: ReferenceAnswers | None
 ) -> Iterator[Sequence[Sample]]:
-    """The samples as they are asked together: in the reference's batches where there is one, else in batches
-    of `batch_size`.
+    """The samples in batches: the reference's batches if there is one, else batches of `batch_size`.
 
-    Raises InputError for no samples, samples without answers, or a reference of others.
+    Raises InputError for no samples, samples without answers, or a reference of other samples.
     """
     if not samples:
         raise InputError("there are no samples to evaluate on")

@@ -1,5 +1,5 @@
-"""The model families: one file each, a declaration. This table, what other packages offer (bivlm.plugins) and
-what `use` declares is all that the rest of the package knows them by. docs/adding.md adds one.
+"""The model families: one file each, a declaration. The rest of the package knows families only by this
+table, by other packages (bivlm.plugins) and by `use`. docs/adding.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def _refusal(name: str, loaded: object) -> str:
 
 
 _TABLE: Table[Family] = Table("bivlm.families", "family", {**FAMILIES, **CAUSAL_LMS}, _refusal)
-USED: dict[str, Family] = {}  # what `use` declares
+USED: dict[str, Family] = {}  # declared by `use`
 
 
 def use(family: Family) -> None:
-    """Declare a family for this process: models of its `model_type` are read by it from now on, also where
-    bivlm has another declaration.
+    """Declare a family for this process: from now on it is used for models of its `model_type`, even if bivlm
+    has another declaration.
     """
     if not isinstance(family, Family):
         raise InputError(f"{family!r} is no bivlm.families.Family; docs/adding.md shows one")
@@ -73,11 +73,11 @@ def family_names() -> list[str]:
 
 
 def family_of(config: PretrainedConfig | str, family: Family | None = None) -> Family:
-    """The family of a model, by its config or its `model_type` alone; `family` itself where one is given and
-    is the model's.
+    """The family of a model, by its config or its `model_type` alone; `family` itself if it is given and
+    matches the model.
 
     Raises InputError for an architecture that is not supported, for a family of another architecture, and,
-    when the config is given, for a vision tower that the family does not know.
+    if the config is given, for a vision tower that the family does not know.
     """
     model_type = config if isinstance(config, str) else config.model_type
     if family is not None and family.model_type != model_type:

@@ -1,7 +1,7 @@
 """A family is a declaration: where the blocks of each part are, what stays in full precision, and how a
 question becomes the model's inputs.
 
-The walker, the checkpoint and the evaluation read it; none of them knows a model by name.
+The walk, the checkpoint and the evaluation read it; none of them knows a model by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bivlm.types import PartName, Sample
 
 
 def last_block(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """What most stacks hand on: the output of their last block."""
+    """The default of `Stack.outputs`: only the last block's output is read."""
     return (count - 1,)
 
 
@@ -46,19 +46,19 @@ class Stack:
 class Family:
     """One architecture of transformers, by its `model_type`.
 
-    `stacks` stand in the order in which the model runs them. `full_precision` are glob patterns of modules
-    outside the stacks, or of linears inside them, that are not quantized. `image_token_id(config)` is the id
-    that marks a visual token in `input_ids`; None for a model whose image reaches the language model through
-    cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}` and serves processors
-    that bring no chat template. `vision_types` are the `model_type`s of the vision towers that the paths hold
-    for; empty where the architecture has but one. `answer_token_type` is what marks an answer's tokens in
-    `token_type_ids`, where the model reads them (most mark the image there, and 0 is text). `auto_class` is
-    the class of transformers that builds the model.
+    `stacks` are listed in the order in which the model runs them. `full_precision` are glob patterns of
+    modules outside the stacks, or of linears inside them, that are not quantized. `image_token_id(config)` is
+    the id that marks a visual token in `input_ids`; None for a model whose image enters the language model
+    through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}`; it is used for
+    processors without a chat template. `vision_types` are the `model_type`s of the vision towers that have
+    these paths; empty if the architecture has only one. `answer_token_type` is the value of an answer's
+    tokens in `token_type_ids`, if the model reads them (in most models they mark the image, and 0 is text).
+    `auto_class` is the class of transformers that builds the model.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
-    tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None where patches and
-    tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of each image's tokens
-    where the inputs tell; None where images are squares.
+    tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
+    tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of each image's tokens from
+    the inputs; None if images are squares.
     """
 
     model_type: str
@@ -92,9 +92,9 @@ class Family:
         """The model's inputs for a batch of questions, one image each, prompts padded on the left and ending
         where the answer begins.
 
-        Only what the model's `forward` takes is returned; the processor stays as it was, and nothing is ever
-        truncated. Raises InputError, naming the sample, when a question cannot be asked, or, given the
-        model's `config`, when a prompt is longer than it reads.
+        Only arguments of the model's `forward` are returned; the processor is not changed, and nothing is
+        ever truncated. Raises InputError, naming the sample, if a question cannot be asked, or, given the
+        model's `config`, if a prompt is longer than the model's limit.
         """
         limit = None if config is None else self.token_limit(config)
         if not self.reads_images:
@@ -105,28 +105,28 @@ class Family:
         """The inputs of prompt and answer, for teacher forcing: `answers` (n, a) are token ids after the
         prompts, `mask` (n, a) is 0 at padding.
 
-        The logits that judge answer token j are those at position t - 1 + j, with t the length of the padded
-        prompts. Answers are text: a model that counts its image tokens refuses them there, so suppress
-        `image_token_id` when generating what is to be judged.
+        The logits that predict answer token j are those at position t - 1 + j, with t the length of the
+        padded prompts. Answers are text: a model that counts its image tokens refuses them in an answer, so
+        suppress `image_token_id` when generating answers for a comparison.
         """
         return model_inputs.extend(inputs, answers, mask, self.answer_token_type)
 
     def visual_mask(self, config: PretrainedConfig, input_ids: Tensor) -> Tensor:
-        """True where a token of the prompt is visual, the shape of `input_ids`; nowhere, when the image comes
-        through cross-attention.
+        """True where a token of the prompt is visual, in the shape of `input_ids`; all False if the image
+        enters through cross-attention.
         """
         token = self.image_token_id(config)
         return torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
 
     def token_limit(self, config: PretrainedConfig) -> int | None:
-        """The most tokens, visual ones included, that the language model has positions for; None when its
+        """The most tokens, visual ones included, that the language model has positions for; None if its
         config does not say.
         """
         return getattr(config.get_text_config(), "max_position_embeddings", None)
 
     def untied_head(self, model: Any) -> frozenset[str]:
-        """Names of the language head's parameters, which nothing up to the end of the last block needs; none
-        where its weight is the embedding's.
+        """Names of the language head's parameters, which are not needed before the end of the last block;
+        none if the head shares the embedding's weight.
         """
         head = model.get_output_embeddings()
         names = {f"{name}.weight" for name, module in model.named_modules() if module is head}

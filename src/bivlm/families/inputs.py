@@ -1,10 +1,10 @@
-"""From questions about images to what a model's `forward` takes, and from there to prompt and answer in one
-sequence.
+"""From questions about images to the arguments of a model's `forward`, and from there to prompt and answer in
+one sequence.
 
     Sample + image ─ prompt_text ─► text ─ processor ─► tensors ─ extend ─► tensors of prompt and answer
 
-The processor expands the image's place into visual tokens and tokenizes; here it gets its arguments in the
-one form that all of them understand (images as a list per question) and is left as it was.
+The processor expands the image's place into visual tokens and tokenizes. Here it gets its arguments in the
+form that all processors understand (images as a list per question), and it is not changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bivlm.families.processors import check_processor, first_line
 from bivlm.types import Sample
 
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # (n, t)
-TARGETS = "labels"  # what a model is trained on: with them `forward` computes a loss
+TARGETS = "labels"  # targets of training: with them `forward` computes a loss
 SEEN_FROM_TOKENS = "cross_attention_mask"  # (n, t, images, tiles): which tiles of the image a token sees
 
 
@@ -36,8 +36,8 @@ def build(
     images: Sequence[Image.Image],
     limit: int | None,
 ) -> dict[str, Tensor]:
-    """What `Family.inputs` returns: prompts padded on the left. `limit` is the most tokens a prompt may
-    have.
+    """The implementation of `Family.inputs`: prompts padded on the left. `limit` is the most tokens a prompt
+    may have.
     """
     if len(samples) != len(images):
         raise ValueError(f"{len(samples)} samples need as many images, one each; {len(images)} were given")
@@ -74,8 +74,8 @@ def build(
 
 
 def prompt_text(processor: Any, prompt: str, sample: Sample) -> str:
-    """The question as the model was taught to see it: by the processor's chat template, or by the family's
-    `prompt` when there is none.
+    """The question in the form that the model was trained on: by the processor's chat template, or by the
+    family's `prompt` if there is none.
     """
     for token in (getattr(processor, "image_token", None), getattr(processor, "video_token", None)):
         if token and token in sample.question:
@@ -128,8 +128,8 @@ def _names(samples: Sequence[Sample]) -> str:
 
 
 def extend(inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor, token_type: int) -> dict[str, Tensor]:
-    """What `Family.extend` returns: every tensor that has an entry per token grows by the answers' length,
-    the others stay as they are. `token_type` marks the answers.
+    """The implementation of `Family.extend`: every tensor that has an entry per token grows by the answers'
+    length, the others do not change. `token_type` marks the answers.
     """
     if answers.shape != mask.shape or len(answers) != len(inputs["input_ids"]):
         shapes = f"answers {tuple(answers.shape)} and mask {tuple(mask.shape)}"

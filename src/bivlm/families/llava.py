@@ -5,12 +5,12 @@ of a Llama.
         ─► visual tokens in place of <image> ─► language_model ─► lm_head
 
 The projector reads the hidden states that `vision_feature_layer` names (one index or several; LLaVA-1.5 takes
--2, so that the tower's last block never shows). Hidden state 0 is what enters the first block and hidden
-state i + 1 is what leaves block i, before the tower's last norm.
+-2, so the tower's last block has no effect). Hidden state 0 is the input of the first block and hidden
+state i + 1 is the output of block i, before the tower's last norm.
 
-Kept in full precision: the embeddings and `lm_head` (the rows of rare tokens have few chances to average
-their errors out), the patch embedding (a convolution), the position embeddings, and SigLIP's
-attention-pooling head, which the model computes and never reads.
+Kept in full precision: the embeddings and `lm_head` (the errors of rare tokens' rows hardly average out), the
+patch embedding (a convolution), the position embeddings, and SigLIP's attention-pooling head, which the model
+computes and never reads.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from bivlm.families.base import Family, Stack
 
 
 def selected_features(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """The blocks that give the hidden states that `vision_feature_layer` names; the tower's own input is no
-    block's output.
+    """The blocks whose outputs are the hidden states named by `vision_feature_layer`; the tower's own input
+    is no block's output.
     """
     layers = config.vision_feature_layer
     states = [layers] if isinstance(layers, int) else layers

@@ -1,10 +1,10 @@
 """LLaVA-NeXT (LLaVA-1.6): LLaVA-1.5 on tiles.
 
-The image is seen whole and in up to four tiles of the tower's size; the tiles' features are laid out as the
-picture is, the padding is cut off, and a learned vector ends each row. All tiles run through the tower and
-the projector as one batch, so that every block is called once.
+The model sees the whole image and up to four tiles of the tower's size. The tiles' features are arranged like
+the tiles in the image, the padding is cut off, and a learned vector ends each row. All tiles run through the
+tower and the projector as one batch, so every block is called once.
 
-Kept in full precision: as in LLaVA-1.5. The row-end vector is a parameter of its own, no linear.
+Kept in full precision: as in LLaVA-1.5. The row-end vector is a separate parameter, no linear.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LLaVA-OneVision: SigLIP, a projector of two linears, and Qwen2.
 
-The image is seen whole and in tiles, as in LLaVA-NeXT; beyond nine tiles' worth of features the grid is
-shrunk bilinearly. The released models read the last block of a tower that was cut to 26 of SigLIP's 27
+The model sees the whole image and its tiles, as in LLaVA-NeXT. A grid of more features than nine tiles have
+is shrunk bilinearly. The released models read the last block of a tower that was cut to 26 of SigLIP's 27
 blocks.
 
 Kept in full precision: as in LLaVA-1.5; the released towers have no pooling head.

@@ -5,9 +5,9 @@ cross-attention alone.
                  └─ outputs of intermediate_layers_indices ───┴─► multi_modal_projector
         ─► keys and values of cross-attention
 
-No visual token stands in the prompt: one `<|image|>` marks from where on the text may look at the image. The
-language blocks named in `cross_attention_layers` have no self-attention; their `cross_attn.k_proj` and
-`cross_attn.v_proj` receive visual tokens alone, their queries text alone. Text-only prompts skip them.
+The prompt has no visual tokens: one `<|image|>` marks the position after which the text can attend to the
+image. The language blocks named in `cross_attention_layers` have no self-attention. Their `cross_attn.k_proj`
+and `cross_attn.v_proj` receive visual tokens alone, their queries text alone. Text-only prompts skip them.
 
 Kept in full precision: the embeddings and `lm_head`, the patch embedding (a convolution), and the embeddings
 of tile, aspect ratio and position with their gates. The projector is a lone linear and is quantized.
@@ -24,7 +24,7 @@ from bivlm.families.base import Family, Stack
 
 def intermediate_and_last(config: PretrainedConfig, count: int) -> Sequence[int]:
     """The blocks whose outputs are concatenated after the global transformer, and the last one, which feeds
-    it. Index i is what leaves block i.
+    it. Index i is the output of block i.
     """
     return tuple(
         sorted({index % count for index in config.vision_config.intermediate_layers_indices} | {count - 1})

@@ -1,5 +1,5 @@
-"""Processors: what turns images and text into a model's inputs, loaded from the model's folder with errors in
-the user's words.
+"""Processors turn images and text into a model's inputs. They are loaded from the model's folder, with errors
+that the user understands.
 
 Processors that also take videos (Qwen2-VL, LLaVA-OneVision, SmolVLM) need torchvision; the others do without.
 SmolVLM also needs num2words.
@@ -15,8 +15,8 @@ import torch
 
 from bivlm.errors import InputError
 
-# what LLaVA's processors count visual tokens with; checkpoints from before transformers 4.50 may lack them,
-# and then nothing tells the count
+# LLaVA's processors count visual tokens with these; checkpoints from before transformers 4.50 may lack them,
+# and then the count is unknown
 COUNTING = ("patch_size", "num_image_tokens", "vision_feature_select_strategy")
 
 
@@ -24,11 +24,11 @@ def load_processor(folder: Path, reads_images: bool = True) -> Any:
     """The processor of a model folder, or the tokenizer of a language model that reads no images. No code
     from the folder is run.
 
-    Raises InputError when its files are missing or damaged, when a package that it needs is missing, or when
-    it cannot count visual tokens.
+    Raises InputError if its files are missing or damaged, if a package that it needs is missing, or if it
+    cannot count visual tokens.
     """
     try:
-        # fails here, not above, where an unfit torchvision is installed
+        # with an unsuitable torchvision it fails here, not above
         from transformers import AutoProcessor, AutoTokenizer
 
         if not reads_images:
@@ -48,8 +48,8 @@ def load_processor(folder: Path, reads_images: bool = True) -> Any:
 
 
 def check_processor(processor: Any) -> None:
-    """Raises InputError when `processor` is none that takes images and text, or cannot count the visual
-    tokens of an image.
+    """Raises InputError if `processor` does not take images and text, or cannot count the visual tokens of an
+    image.
     """
     name = type(processor).__name__
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
@@ -82,7 +82,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return str(error).strip().partition("\n")[0]
 
 

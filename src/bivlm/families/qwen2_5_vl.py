@@ -21,7 +21,7 @@ from bivlm.families.qwen2_vl import QWEN2_VL
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
-    """The patches of a token stand one after the other, and the tokens in the order of their windows."""
+    """The patches of a token are consecutive, and the tokens are in the order of their windows."""
     vision = config.vision_config
     order, _ = get_vision_window_index(
         inputs["image_grid_thw"], vision.spatial_merge_size, vision.window_size, vision.patch_size

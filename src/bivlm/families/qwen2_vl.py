@@ -23,12 +23,12 @@ from bivlm.families.base import Family, Stack
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
-    """The patches of a token stand one after the other."""
+    """The patches of a token are consecutive."""
     return (torch.arange(patches) // config.vision_config.spatial_merge_size**2)[None]
 
 
 def token_grids(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-    """Rows and columns of each image's tokens; the frames of a sequence stand below each other."""
+    """Rows and columns of each image's tokens; the frames of a sequence are stacked vertically."""
     fold = config.vision_config.spatial_merge_size
     return [
         (frames * height // fold, width // fold)

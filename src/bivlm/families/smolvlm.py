@@ -1,7 +1,7 @@
 """SmolVLM and SmolVLM2: Idefics3 with small towers, SmolLM2 as the language model, and more patches folded
 into a token (scale_factor 3 or 4).
 
-The modules have the names that they have in Idefics3. Its processor brings videos too and needs the packages
+The modules have the same names as in Idefics3. The processor also handles videos and needs the packages
 `num2words` and `torchvision`.
 
 Kept in full precision: as in Idefics3. The embedding is tied to `lm_head` in the small models and is a large

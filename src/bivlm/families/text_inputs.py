@@ -1,4 +1,4 @@
-"""From questions to what a language model without vision parts takes: the tokenizer is its processor."""
+"""From questions to the inputs of a language model without vision parts: the tokenizer is its processor."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bivlm.types import Sample
 
 
 def build(tokenizer: Any, prompt: str, samples: Sequence[Sample], limit: int | None) -> dict[str, Tensor]:
-    """What `Family.inputs` returns: prompts padded on the left. `limit` is the most tokens a prompt may have.
+    """The implementation of `Family.inputs`: prompts padded on the left. `limit` is the most tokens a prompt
+    may have.
 
-    Raises InputError, naming the sample, for one with an image or one that is too long.
+    Raises InputError, naming the sample, if it has an image or is too long.
     """
     seen = next((sample for sample in samples if sample.image is not None), None)
     if seen is not None:
@@ -43,7 +44,7 @@ def build(tokenizer: Any, prompt: str, samples: Sequence[Sample], limit: int | N
 
 
 def prompt_text(tokenizer: Any, prompt: str, sample: Sample) -> str:
-    """The question by the tokenizer's chat template, or by the family's `prompt` where there is none."""
+    """The question by the tokenizer's chat template, or by the family's `prompt` if there is none."""
     if tokenizer.chat_template is None:
         return prompt.format(question=sample.question, bos=tokenizer.bos_token or "")
     message = {"role": "user", "content": sample.question}

@@ -269,8 +269,8 @@ class _Match:
 
 
 def _shadowed(recipe: Recipe, number: int) -> bool:
-    """Whether a rule matches nothing only because earlier, more specific rules match all chosen parts: this
-    is no mistake.
+    """Whether a rule is a general one after others. If only the parts of the earlier rules are chosen, such a
+    rule may match nothing, and this is no mistake.
     """
     rule = recipe.rules[number]
     return rule.part is None and rule.linears == "*" and number > 0

@@ -1,1 +1,1 @@
-"""Kernels: what multiplies with a packed weight, by format and device."""
+"""Kernels: the products with packed weights, by format and device."""

@@ -1,4 +1,4 @@
-"""What a kernel gives: a product with one packed weight, made once and called often."""
+"""The result of a kernel: a product with one packed weight, made once and called often."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Product(Protocol):
     """y = x Wᵀ + bias with x (…, in) and y (…, out), both of x's dtype.
 
     kernel       which kernel multiplies: "native", "reference"
-    why          why it is not a faster one; empty when there is none
+    why          why it is not a faster kernel; empty if there is none
     added_bytes  memory that it holds in addition to the packed tensors
     """
 
@@ -26,8 +26,8 @@ class Product(Protocol):
     added_bytes: int
 
     def __call__(self, x: Tensor, bias: Tensor | None, int8: bool = False) -> Tensor:
-        """`int8` lets the kernel round x to eight bits where that is faster; one that has no use for it
-        computes as ever.
+        """`int8` lets the kernel round x to eight bits if that is faster; a kernel that cannot use it ignores
+        it.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""The CPU kernel of the formats with codes: the native library where it is there and knows the weight, the
-reference kernel elsewhere.
+"""The CPU kernel of the formats with codes: the native library if it is installed and supports the weight,
+otherwise the reference kernel.
 
-factors:  y = diag(row_scale · 2^e) A (diag(middle_scale) B (column_scale ⊙ x)),  two products in turn
+factors:  y = diag(row_scale · 2^e) A (diag(middle_scale) B (column_scale ⊙ x)),  two products in sequence
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FEW_ELSEWHERE = FewTokens(16, 16, 16)
 
 
 def product(packed: PackedTensor) -> Product:
-    """The fastest product that this machine has for a weight. ValueError for tensors that contradict
-    themselves.
+    """The fastest product that this machine has for a weight. ValueError for tensors that contradict each
+    other.
     """
     native = library()
     if native is None or why_reference(packed):
@@ -37,14 +37,14 @@ def product(packed: PackedTensor) -> Product:
 
 
 def why_reference(packed: PackedTensor) -> str:
-    """Why a weight is left to the reference kernel; empty when it is not. Only the settings are looked at:
-    tensors may be on the meta device.
+    """Why a weight runs on the reference kernel; empty if it does not. Only the settings are used: tensors
+    may be on the meta device.
     """
     return status().why if library() is None else why_not(packed)
 
 
 class CodesProduct(NativeProduct):
-    """The product with one weight that the library knows."""
+    """The product with one weight that the library supports."""
 
     def __init__(self, native: Library, packed: PackedTensor, weight: NativeWeight) -> None:
         self.weight, self.added_bytes = weight, weight.added_bytes
@@ -59,8 +59,8 @@ class CodesProduct(NativeProduct):
 
 
 class FactorsProduct:
-    """Two products of signs. Between them stands float32, or, for many tokens in bfloat16, bfloat16: its
-    matrix product is several times faster.
+    """Two products of signs. The intermediate result is float32, or bfloat16 for many tokens in bfloat16,
+    whose matrix product is several times faster.
     """
 
     kernel, why = "native", ""

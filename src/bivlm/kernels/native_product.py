@@ -1,8 +1,8 @@
-"""What the products of the native library have in common, whatever the format.
+"""The common part of the native library's products for all formats.
 
-Few tokens: one call of the library, which decodes each weight where it is used. Many tokens: tiles of rows
-are unpacked into a small scratch, and torch's matrix product does the rest, so that the whole weight is never
-there at once.
+Few tokens: one call of the library, which decodes the weights during the product. Many tokens: tiles of rows
+are unpacked into a small scratch buffer, and torch's matrix product does the rest. The whole weight is never
+unpacked at once.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CPU = torch.device("cpu")
 
 
 class FewTokens(NamedTuple):
-    """The most tokens for one call of the library, by x: float32; shorter; shorter, and the library may round
-    it to eight bits.
+    """The most tokens for one call of the library, by the dtype of x: `full` for float32, `short` for 16
+    bits, `rounded` for 16 bits if the library may round x to eight bits.
 
-    Beyond, unpacking pays, which in float32 it does late: the matrix product itself is slow.
-    benchmarks/bench_few_tokens.py measures it.
+    Above this number unpacking is faster. In float32 the number is larger, because the matrix product itself
+    is slow. benchmarks/bench_few_tokens.py measures it.
     """
 
     full: int
@@ -61,7 +61,7 @@ class NativeProduct:
         self._linear, self._unpack = linear, unpack
 
     def unpacked_inputs(self, x: Tensor) -> Tensor:
-        """What x (tokens, in) is multiplied with unpacked rows as."""
+        """The inputs for the product with unpacked rows, from x (tokens, in)."""
         return x
 
     def __call__(self, x: Tensor, bias: Tensor | None, int8: bool = False) -> Tensor:
@@ -98,8 +98,8 @@ class NativeProduct:
 
 
 def succeed(code: int) -> None:
-    """RuntimeError for an error of the library: the arguments were checked before, so that it is this
-    package's own fault.
+    """RuntimeError for an error of the library: the arguments were checked before, so the error is a bug of
+    this package.
     """
     if code:
         raise RuntimeError(

@@ -1,5 +1,5 @@
-"""The definition of every kernel: expand the packed weight, then an ordinary matrix product. Slow, and what
-faster kernels are tested against.
+"""The definition of every kernel: expand the packed weight, then an ordinary matrix product. It is slow;
+faster kernels are tested against it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bivlm.formats.base import PackedTensor
 
 
 class ReferenceProduct:
-    """Keeps nothing but the packed tensors: every call expands the whole weight."""
+    """Holds only the packed tensors: every call expands the whole weight."""
 
     kernel = "reference"
     added_bytes = 0

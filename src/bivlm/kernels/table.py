@@ -1,4 +1,4 @@
-"""Which kernel multiplies with a format on a device. Pairs that are not listed run on the reference."""
+"""Which kernel serves a format on a device. Pairs that are not listed run on the reference kernel."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ KERNELS: dict[tuple[str, str], Kernel] = {
 
 
 def kernel_for(format_: str, device: str) -> Kernel:
-    """The kernel of a format on a type of device ("cpu", "cuda", …); the reference where none is listed."""
+    """The kernel of a format on a type of device ("cpu", "cuda", …); the reference if none is listed."""
     return KERNELS.get((format_, device), ReferenceProduct)

@@ -1,9 +1,9 @@
-"""The CPU kernel of `trellis`: the native library where it is there, the reference kernel elsewhere.
+"""The CPU kernel of `trellis`: the native library if it is installed, otherwise the reference kernel.
 
     y = diag(row_scale) (T (R x)) + bias
 
-The library rotates the inputs of few tokens itself. Those of many are rotated once, and multiplied with
-unpacked rows of diag(row_scale) T: the weight is never turned back.
+For few tokens the library rotates the inputs itself. For many tokens the inputs are rotated once and
+multiplied with unpacked rows of diag(row_scale) T. The weight is never rotated back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FEW_ELSEWHERE = FewTokens(24, 24, 64)
 
 def product(packed: PackedTensor) -> Product:
     """The fastest product that this machine has for a weight in `trellis`. ValueError for tensors that
-    contradict themselves.
+    contradict each other.
     """
     native = library()
     return (
@@ -39,8 +39,8 @@ def product(packed: PackedTensor) -> Product:
 
 
 class TrellisProduct(NativeProduct):
-    """The product with one weight. `added_bytes` are the row scales and signs as float32; the standard
-    levels, which all share, are not counted.
+    """The product with one weight. `added_bytes` are the row scales and signs as float32; the standard levels
+    are shared by all weights and not counted.
     """
 
     tile_rows = trellis.STRIP

@@ -1,1 +1,1 @@
-"""The native library of csrc/: loading it, its structures, and the packed tensors as it takes them."""
+"""The native library of csrc/: loading it, its structures, and the conversion of packed tensors to them."""

@@ -1,11 +1,11 @@
-"""The native library: the functions of csrc/include/bivlm.h by ctypes. It is looked for, loaded and checked
+"""The native library: the functions of csrc/include/bivlm.h by ctypes. It is searched, loaded and checked
 once, when first needed.
 
-    BIVLM_KERNEL      auto (the library where there is one), native (an error where there is none), reference
+    BIVLM_KERNEL      auto (the library if there is one), native (an error if there is none), reference
                       (never the library)
     BIVLM_CPU_LEVEL   avx512, avx2, neon or portable: the instruction set to use, instead of the best that the
                       processor has
-    BIVLM_LIBRARY     the file of another build, for those who work on the library
+    BIVLM_LIBRARY     the file of another build, for work on the library
 
 Without the library everything runs on kernels/reference.py. torch is imported first: library and torch then
 share one OpenMP runtime.
@@ -60,8 +60,8 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library. Its functions return 0, or a negative number for what they do not take; they let
-    other Python threads run.
+    """The loaded library. Its functions return 0, or a negative number for arguments that they refuse; they
+    release the GIL.
     """
 
     path: Path
@@ -76,9 +76,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Status:
-    """Whether the library is in use, the instruction set that it uses, and where it lies or why it is not in
-    use.
-    """
+    """Whether the library is in use, its instruction set, and its path, or why it is not in use."""
 
     loaded: bool
     instruction_set: str | None
@@ -86,14 +84,14 @@ class Status:
 
 
 def library() -> Library | None:
-    """The library, or None where the reference kernel has to do."""
+    """The library, or None if the reference kernel is used instead."""
     found = _search()
     return found if isinstance(found, Library) else None
 
 
 def status() -> Status:
-    """What `library` found, in words. InputError for an environment variable that asks for what is not
-    there.
+    """The result of `library` in words. InputError if an environment variable asks for something that is not
+    available.
     """
     found = _search()
     return (
@@ -105,7 +103,7 @@ def status() -> Status:
 
 @cache
 def _search() -> Library | str:
-    """The library, or why there is none: environment, files and processor are looked at once in a process."""
+    """The library, or why there is none: environment, files and processor are read once per process."""
     choice = _asked("BIVLM_KERNEL", CHOICES) or "auto"
     if choice == "reference":
         return "BIVLM_KERNEL=reference"
@@ -150,8 +148,8 @@ def _declare(opened: ctypes.CDLL) -> None:
 
 
 def _path() -> Path | None:
-    """Next to this package's files; an editable installation has its sources in one folder and the library in
-    another, both on the package's path.
+    """The library's file next to this package's files. An editable installation has the sources in one folder
+    and the library in another, both on the package's path.
     """
     if named := os.environ.get("BIVLM_LIBRARY"):
         if not Path(named).is_file():
@@ -165,7 +163,7 @@ def _path() -> Path | None:
 
 
 def _use_instruction_set(opened: ctypes.CDLL) -> str:
-    """The instruction set in use; InputError where another one is asked for and is not there."""
+    """The instruction set in use; InputError if the requested one is not available."""
     asked = _asked("BIVLM_CPU_LEVEL", _instruction_sets(opened))
     if asked is None:
         return opened.bivlm_instruction_set().decode()
@@ -179,7 +177,9 @@ def _use_instruction_set(opened: ctypes.CDLL) -> str:
 
 
 def _instruction_sets(opened: ctypes.CDLL) -> tuple[str, ...]:
-    """Those that the library is written for, best first, whether the processor has them or not."""
+    """The instruction sets that the library is written for, best first, including those that the processor
+    does not have.
+    """
     names = map(opened.bivlm_instruction_set_name, itertools.count())
     return tuple(name.decode() for name in itertools.takewhile(bool, names))
 

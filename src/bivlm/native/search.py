@@ -12,7 +12,7 @@ from bivlm.native.library import Library
 def native_search(
     library: Library, w: Tensor, u: Tensor, window: int, k: int, table: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `search_columns` of quantizers/steps/viterbi.py returns, with the same arguments; they are not
+    """The same as `search_columns` of quantizers/steps/viterbi.py, with the same arguments; they are not
     changed.
 
     Raises ValueError for a block that the library refuses.

@@ -1,6 +1,6 @@
 """The structures and constants of csrc/include/bivlm.h, in ctypes.
 
-They are written down here a second time. The library is therefore asked about every one of them when it is
+They repeat the definitions of the header. The library is therefore asked for every one of them when it is
 loaded: `difference` says what does not agree.
 """
 
@@ -69,9 +69,9 @@ class TrellisStruct(ctypes.Structure):
 
 
 KIND_LEVELS, KIND_UNIFORM, KIND_PLANE = 0, 1, 2  # `kind` of a weight
-ZEROS = {"middle": 0, "code": 1, "free": 2}  # `zero_kind`, by what the format calls it
-NO_NUMBERS = 0  # `dtype` of numbers that are all one
-NUMBERS = {torch.float32: 1, torch.float16: 2, torch.uint8: 3, torch.int8: 4}  # and of those that are stored
+ZEROS = {"middle": 0, "code": 1, "free": 2}  # `zero_kind`, by its name in the format
+NO_NUMBERS = 0  # `dtype` of numbers that are not stored because all are 1
+NUMBERS = {torch.float32: 1, torch.float16: 2, torch.uint8: 3, torch.int8: 4}  # `dtype` of stored numbers
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # of x, y, bias and unpacked weights
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
@@ -103,7 +103,7 @@ CONSTANTS = {
 
 
 def difference(layout: Callable[[str], int]) -> str:
-    """The first thing in which a library's header differs from this file; empty where nothing does.
+    """The first difference between a library's header and this file; empty if there is none.
 
     `layout` is the library's bivlm_layout: a name to a size, an offset or a value, -1 for an unknown name.
     """

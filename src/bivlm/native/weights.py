@@ -1,9 +1,9 @@
 """From packed tensors to the pointers that the native library takes.
 
-The library reads the packed tensors where they lie. What it cannot read in place is made once, in addition:
-codes of an alphabet whose radix words hold several symbols become fields of whole bits, the tail's positions
-become lists by row, zero points that are stored as codes become bytes. `added_bytes` counts all of it. Packed
-tensors are never changed, and live as long as the pointers to them.
+The library reads the packed tensors in place. Tensors that it cannot read directly are converted once, in
+addition: codes of an alphabet whose radix words hold several symbols become fields of whole bits, the tail's
+positions become lists by row, zero points that are stored as codes become bytes. `added_bytes` counts all
+converted tensors. Packed tensors are never changed, and live as long as the pointers to them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ from bivlm.native.structs import (
 )
 
 NARROW_COLUMNS = 1 << 14  # a column and a tail code fit 16 bits
-_BLOCK = 1 << 20  # symbols that are stored anew at a time
+_BLOCK = 1 << 20  # symbols that are converted at a time
 
-# Settings of a `planes` weight that the library cannot be told, with what they say where there is nothing to
-# tell
+# Settings of a `planes` weight that the library does not support, with the values that mean "not used"
 _ONLY_SIGNS = {"parts": 1, "salient_columns": 0, "means": "none", "column_scales": False, "tail": 0}
 
 
@@ -46,8 +45,8 @@ NOT_IN_THE_LIBRARY = {"planes": tuple(name.replace("_", " ") for name in _ONLY_S
 
 @dataclass(frozen=True, eq=False)
 class NativeWeight:
-    """`bivlm_weight` with the tensors that it points into; `added_bytes` are those of them that the packed
-    weight has not.
+    """`bivlm_weight` with the tensors that it points into; `added_bytes` counts those that are not part of
+    the packed weight.
     """
 
     struct: WeightStruct
@@ -74,15 +73,15 @@ def why_not(packed: PackedTensor) -> str:
 
 
 def prepare(packed: PackedTensor) -> NativeWeight:
-    """A weight in `levels`, `uniform` or, where `why_not` is empty, `planes`. ValueError for tensors that
-    contradict themselves.
+    """A weight in `levels`, `uniform` or, if `why_not` is empty, `planes`. ValueError for tensors that
+    contradict each other.
     """
     return {"levels": _levels, "uniform": _uniform, "planes": _plane}[packed.format](packed)
 
 
 def prepare_factors(packed: PackedTensor) -> tuple[NativeWeight, NativeWeight]:
-    """Of a weight in `factors`: diag(row_scale · 2^exponent) A, then diag(middle_scale) B. The column scales
-    are the caller's.
+    """The two factors of a weight in `factors`: diag(row_scale · 2^exponent) A, then diag(middle_scale) B.
+    The caller applies the column scales.
     """
     settings = factors.checked(packed)
     (rows, columns), rank, tensors = packed.shape, settings["rank"], packed.tensors
@@ -155,7 +154,7 @@ def _plane(packed: PackedTensor) -> NativeWeight:
 
 
 class _Build:
-    """A `bivlm_weight` under construction: `points` sets pointers and keeps what they point to."""
+    """A `bivlm_weight` under construction: `points` sets pointers and keeps their tensors alive."""
 
     def __init__(
         self,
@@ -206,8 +205,8 @@ class _Build:
 
 
 def _fields(codes: Tensor, alphabet: int, columns: int) -> Tensor:
-    """Radix words as fields of whole bits: as they are where a word holds one symbol, else stored anew, some
-    rows at a time.
+    """Radix words as fields of whole bits: unchanged if a word holds one symbol, else converted, some rows at
+    a time.
     """
     if bits.RADIX[alphabet][0] == 1:
         return codes

@@ -1,8 +1,7 @@
-"""`PackedEmbedding`: what stands where the token embedding stood, and `TiedHead`, the language head that has
-no weight but the embedding's.
+"""`PackedEmbedding` replaces the token embedding; `TiedHead` replaces a language head that shares its weight.
 
-Tied weights are stored once, in the embedding; the head only knows the embedding, so that there is nothing to
-tie again after loading.
+Tied weights are stored once, in the embedding. The head has only a reference to the embedding, so nothing has
+to be tied again after loading.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from bivlm.packed.module import PackedModule
 
 
 class PackedEmbedding(PackedModule):
-    """An embedding whose table (vocabulary, hidden size) is a `PackedTensor`: only the rows of the tokens at
-    hand are unpacked.
+    """An embedding whose table (vocabulary, hidden size) is a `PackedTensor`: only the rows of the given
+    tokens are unpacked.
     """
 
     def __init__(self, packed: PackedTensor, padding_idx: int | None, compute_dtype: torch.dtype) -> None:
@@ -32,13 +31,11 @@ class PackedEmbedding(PackedModule):
 
 
 class TiedHead(nn.Module):
-    """The language head by the weight of a packed embedding, and a bias where it has one."""
+    """The language head with the weight of a packed embedding, and a bias if it has one."""
 
     def __init__(self, embedding: PackedEmbedding, bias: Tensor | None) -> None:
         super().__init__()
-        self._embedding = (
-            embedding,
-        )  # in a tuple, so that it stays the model's and does not become this module's too
+        self._embedding = (embedding,)  # in a tuple, so that it does not become a submodule of this module
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.in_features, self.out_features = embedding.embedding_dim, embedding.num_embeddings
 
@@ -60,8 +57,8 @@ class TiedHead(nn.Module):
 def replace_embedding(
     root: nn.Module, name: str, packed: PackedTensor, head: str | None = None
 ) -> PackedEmbedding:
-    """Put a `PackedEmbedding` where the embedding `name` of `root` stands, and a `TiedHead` where its `head`
-    stands; returns the embedding.
+    """Replace the embedding `name` of `root` by a `PackedEmbedding`, and its `head` by a `TiedHead`; returns
+    the embedding.
     """
     embedding = root.get_submodule(name)
     assert isinstance(embedding, nn.Embedding), name

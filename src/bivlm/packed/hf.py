@@ -1,11 +1,11 @@
 # pyright: reportAttributeAccessIssue=false
 # (transformers types quant_method as a closed enumeration, and a quantizer's config as its base class)
-"""The only file that touches transformers' quantizer registration: importing it teaches `from_pretrained` to
-read bivlm checkpoints.
+"""The only file that uses transformers' quantizer registration: after its import `from_pretrained` reads
+bivlm checkpoints.
 
-Before the weights are loaded every packed module of the checkpoint is put in its place with buffers of the
-stored shapes, so that loading is a plain copy; and the files are checked against the checksums of the index,
-so that a damaged one is an error instead of a model that talks nonsense.
+Before the weights are loaded, every packed module of the checkpoint is put in its place with buffers of the
+stored shapes, so loading is a plain copy. The files are also checked against the checksums of the index, so a
+damaged file is an error and not a model with wrong answers.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 @register_quantization_config("bivlm")
 class BivlmConfig(QuantizationConfigMixin):
-    """The `quantization_config` of config.json. `modules` tells, for each packed module, its format, shape,
+    """The `quantization_config` of config.json. `modules` has, for each packed module, its format, shape,
     settings and stored tensors.
 
-    The token embedding says `"kind": "embedding"`, and `"head"` is the language head that shares its weight,
-    where one does; a language head with a packed weight of its own says `"kind": "head"`. All others are
-    linears of the blocks.
+    The token embedding has `"kind": "embedding"`, and `"head"` names the language head if it shares the
+    weight. A language head with its own packed weight has `"kind": "head"`. All others are linears of the
+    blocks.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class BivlmConfig(QuantizationConfigMixin):
         self.format_version = format_version
         self.modules = dict(modules or {})
         self.details = (
-            details  # recipe, source, calibration, pruning…: kept as they are when the model is saved again
+            details  # recipe, source, calibration, pruning…: kept unchanged when the model is saved again
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,9 +66,7 @@ class BivlmConfig(QuantizationConfigMixin):
 
 @register_quantizer("bivlm")
 class BivlmHfQuantizer(HfQuantizer):
-    """Puts packed modules where config.json says, and nothing else: quantizing while loading is not
-    offered.
-    """
+    """Replaces the modules that config.json names by packed modules. It does not quantize while loading."""
 
     requires_calibration = (
         True  # from_pretrained(full_precision_folder, quantization_config=…) is refused by transformers
@@ -113,7 +111,7 @@ class BivlmHfQuantizer(HfQuantizer):
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
-        if isinstance(dtype, str):  # what transformers leaves in the config of a model that was saved
+        if isinstance(dtype, str):  # transformers writes it so into the config of a saved model
             dtype = getattr(torch, dtype)
         heads = {name: module for name, module in model.named_modules() if isinstance(module, TiedHead)}
         for name, module in packed_modules(model).items():
@@ -145,8 +143,8 @@ def empty_packed(spec: Mapping[str, Any]) -> PackedTensor:
 
 
 def put_embedding(model: PreTrainedModel, name: str, spec: Mapping[str, Any]) -> None:
-    """Put a packed embedding in its place, and the head that shares its weight, where `model` has one: there
-    is nothing left to tie.
+    """Put a packed embedding in its place, and, if `model` has one, the head that shares its weight: after
+    that nothing has to be tied.
     """
     head = model.get_output_embeddings() if "head" in spec else None
     heads = [place for place, module in model.named_modules() if head is not None and module is head]
@@ -160,7 +158,7 @@ def put_embedding(model: PreTrainedModel, name: str, spec: Mapping[str, Any]) ->
 
 
 def tie_again(model: PreTrainedModel) -> None:
-    """What the class of `model` says about tied weights holds again."""
+    """Restore the declaration of tied weights from the class of `model`."""
     del model._tied_weights_keys
     model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
 
@@ -178,11 +176,11 @@ def plain_embedding(weight: nn.Parameter, padding_idx: int | None) -> nn.Embeddi
 
 
 def resolve_modules(model: PreTrainedModel, modules: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The packed modules' names in `model`, which may be the base model or sit inside a larger one: by the
-    longest unambiguous suffix.
+    """The packed modules' names in `model`, found by the longest unambiguous suffix: `model` may be the base
+    model or part of a larger one.
 
-    A language head is left out where `model` has none. Raises InputError when a recorded module is not in the
-    model, or when several could be meant: a silent skip would leave random weights.
+    If `model` has no language head, the head is left out. Raises InputError if a recorded module is not in
+    the model, or if several modules match: a silent skip would leave random weights.
     """
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}

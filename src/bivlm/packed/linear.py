@@ -1,4 +1,4 @@
-"""`PackedLinear`: what stands in a model where an `nn.Linear` stood. It has no parameters but the bias."""
+"""`PackedLinear` replaces an `nn.Linear` in a model. Its only parameter is the bias."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PackedLinear(PackedModule):
 
 
 def replace_linear(root: nn.Module, name: str, packed: PackedTensor) -> PackedLinear:
-    """Put a `PackedLinear` where the linear `name` of `root` stands, with its bias and dtype; returns the new
+    """Replace the linear `name` of `root` by a `PackedLinear` with its bias and dtype; returns the new
     module.
     """
     linear = root.get_submodule(name)

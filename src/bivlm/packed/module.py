@@ -1,9 +1,7 @@
-"""`PackedModule`: a packed weight in a model, whatever the model uses it for (`linear.py`, `embedding.py`),
-and the table of kernels.
+"""`PackedModule`: the base of all modules with a packed weight (`linear.py`, `embedding.py`).
 
-Its buffers are the packed tensors under the names that they have in the checkpoint, so that loading is a
-plain copy. It keeps its buffers' dtypes whatever `model.to(dtype)` says, and follows that dtype in what it
-computes.
+Its buffers are the packed tensors with the same names as in the checkpoint, so loading is a plain copy.
+`model.to(dtype)` does not change the dtypes of its buffers, only the dtype in which it computes.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from bivlm.packed.ops import LINEAR, ROWS, new_handle
 
 
 class PackedModule(nn.Module):
-    """A module whose weight (rows, columns) is a `PackedTensor`. `compute_dtype` is the dtype that the
-    model's other weights have.
+    """A module whose weight (rows, columns) is a `PackedTensor`. `compute_dtype` is the dtype of the model's
+    other weights.
 
     `activations` "int8" allows the kernel to round the inputs of few tokens to eight bits
-    (`set_activations`). The kernel prepares the weight at the first product, and again when a buffer was
-    replaced; `product` has what it made.
+    (`set_activations`). The kernel prepares the weight at the first product, and again after a buffer was
+    replaced; `product` returns the prepared product.
     """
 
     def __init__(self, packed: PackedTensor, compute_dtype: torch.dtype) -> None:
@@ -45,7 +43,7 @@ class PackedModule(nn.Module):
         self._begin()
 
     def _begin(self) -> None:
-        """What is this module's own and no copy's: its handle, and what a kernel prepared."""
+        """Set the state that a copy does not share: the handle, and the product that a kernel prepared."""
         self._handle = new_handle(self)
         self._product: Product | None = None
         self._sources: tuple[int, ...] = ()
@@ -73,12 +71,12 @@ class PackedModule(nn.Module):
         return ROWS(index, self._handle, self.columns, self.compute_dtype)
 
     def multiply(self, x: Tensor, bias: Tensor | None, int8: bool) -> Tensor:
-        """What `bivlm::linear` does with this module."""
+        """The implementation of `bivlm::linear` for this module."""
         return self.product("cpu" if x.is_cpu else x.device.type)(x, bias, int8)
 
     def unpack_rows(self, index: Tensor) -> Tensor:
-        """What `bivlm::rows` does with this module: the rows as float32, each of them unpacked once.
-        IndexError for one that is not there.
+        """The implementation of `bivlm::rows` for this module: the rows as float32, each of them unpacked
+        once. IndexError for a row that does not exist.
         """
         names, places = index.unique(return_inverse=True)
         if len(names) and not 0 <= int(names[0]) <= int(names[-1]) < self.rows:
@@ -89,7 +87,7 @@ class PackedModule(nn.Module):
         return FORMATS[self.format].unpack_rows(self.packed, names)[places]
 
     def product(self, device: str = "cpu") -> Product:
-        """The product that calls on a device run through. It holds its tensors, so a new tensor cannot pass
+        """The product for calls on a device. It keeps its tensors alive, so a new tensor cannot be mistaken
         for one of them.
         """
         sources = tuple(map(id, self._buffers.values()))
@@ -106,7 +104,7 @@ class PackedModule(nn.Module):
         return FORMATS[self.format].decode(self.packed).dequantize().to(self.compute_dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedModule:
-        """Move with the model, but never round the packed tensors: a dtype change only becomes the new
+        """Move with the model, but never round the packed tensors: a dtype change only sets the new
         `compute_dtype`.
         """
         before = {name: getattr(self, name) for name in self.tensor_names}
@@ -120,7 +118,7 @@ class PackedModule(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._product = None  # the buffers are the same, what is in them may not be
+        self._product = None  # the buffers are the same, but their contents may differ
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -153,8 +151,8 @@ def packed_modules(model: nn.Module) -> Mapping[str, PackedModule]:
 
 
 def prepared_bytes(model: nn.Module) -> int:
-    """Memory that the kernels hold in addition to the packed tensors of `model`: what they prepared so far,
-    which is all of it once every weight was used.
+    """Memory that the kernels hold in addition to the packed tensors of `model`. It counts the weights that
+    were used so far.
     """
     return sum(
         module._product.added_bytes
@@ -164,8 +162,8 @@ def prepared_bytes(model: nn.Module) -> int:
 
 
 def set_activations(model: nn.Module, activations: Activations) -> None:
-    """Let every packed weight of `model` meet its inputs as they are ("float"), or rounded to eight bits
-    where that is faster ("int8").
+    """Let every packed weight of `model` use its inputs unchanged ("float"), or rounded to eight bits if that
+    is faster ("int8").
     """
     if activations not in ACTIVATIONS:
         raise InputError(f"activations is {activations!r}; needs one of {', '.join(ACTIVATIONS)}")
@@ -177,8 +175,8 @@ def expand_weights(model: nn.Module) -> None:
     """Decode every packed weight once and keep it next to the packed tensors: the same numbers, more memory,
     no decoding at each call.
 
-    Worth it when a model answers many questions with the reference kernel; the packed tensors stay what they
-    are.
+    This is useful if a model answers many questions with the reference kernel. The packed tensors do not
+    change.
     """
     for module in packed_modules(model).values():
         module._expanded = module.dequantize()

@@ -4,9 +4,9 @@ function of the input.
     bivlm::linear(Tensor x, Tensor? bias, Tensor handle, int out_features, bool int8) -> Tensor
     bivlm::rows(Tensor index, Tensor handle, int columns, ScalarType dtype) -> Tensor
 
-`handle` stands for the module that has the weight: a number, because pointers and prepared structures are
-nothing that a graph can hold, in a tensor, so that one compiled graph serves all layers of a kind. It is
-drawn at random: a graph never reaches another module's weight, not even one that was saved and comes back in
+`handle` identifies the module that has the weight. It is a number, because a graph cannot hold pointers and
+prepared structures. The number is in a tensor, so one compiled graph serves all layers of a kind. It is drawn
+at random, so a graph never reaches another module's weight, not even a graph that was saved and loaded in
 another process.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class HoldsWeight(Protocol):
-    """What a handle stands for."""
+    """The object that a handle identifies."""
 
     def multiply(self, x: Tensor, bias: Tensor | None, int8: bool) -> Tensor:
         """y = x Wᵀ + bias."""
@@ -33,11 +33,11 @@ class HoldsWeight(Protocol):
 
 
 _MODULES: WeakValueDictionary[int, HoldsWeight] = WeakValueDictionary()
-HANDLE_BITS = 62  # what fits int64, and never meets another
+HANDLE_BITS = 62  # fits int64; two random handles are practically never equal
 
 
 def new_handle(module: HoldsWeight) -> Tensor:
-    """A number of its own for a module, which stays free to die: () int64."""
+    """A new handle for a module, () int64. It does not keep the module alive."""
     handle = randbits(HANDLE_BITS)
     _MODULES[handle] = module
     return torch.tensor(handle, dtype=torch.int64, device="cpu")

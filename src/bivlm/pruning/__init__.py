@@ -1,8 +1,9 @@
-"""Visual tokens that need not be kept: one file per pruner says which stay, one table. `base.py` says what a
-pruner is, `settings.py` how a pruning is written, `apply.py` puts it on a model; `dropping/` has its hooks.
+"""Dropping visual tokens: one file per pruner, which chooses the tokens that stay, and one table. `base.py`
+says what a pruner is, `settings.py` how a pruning is written, `apply.py` puts it on a model; `dropping/` has
+its hooks.
 
-The table, and what other packages offer (bivlm.plugins), is all that the rest of the package knows the
-pruners by. docs/adding.md adds one.
+The rest of the package knows pruners only by the table and by other packages (bivlm.plugins). docs/adding.md
+shows how to add one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _TABLE: Table[type[Pruner]] = Table("bivlm.pruners", "pruner", PRUNERS, subclass
 def pruner_named(name: str) -> type[Pruner]:
     """The pruner of this name, built in or from another package.
 
-    Raises InputError that lists what there is, or says why what another package offers cannot be used.
+    Raises InputError that lists the known pruners, or says why the pruner of another package cannot be used.
     """
     found = _TABLE.named(name)
     if found is None:

@@ -1,4 +1,4 @@
-"""The one place where tokens are dropped from a running model: hooks, on a model that is otherwise as it was.
+"""The one place where tokens are dropped from a running model: by hooks, on an otherwise unchanged model.
 
     model(…) ── what the prompt is: its visual tokens, its past ──┐
     vision tower ─ tower.py ─ site "vision": patches leave here    │   Call: one forward pass
@@ -6,10 +6,10 @@
         at prefill; from there on hidden states, positions, masks ─┘
         and cache hold the tokens that stay                           (all of them in dropping/)
 
-A decision is made when a prompt is read first, and holds for everything after it: with a cache it is kept
-next to the keys and values that it cut; without one it is found again when a call repeats the prompt, image
-included, with more tokens after it. Kept tokens keep their positions, so what is generated is what the whole
-model would generate with the dropped tokens masked from that block on.
+A decision is made when a prompt is first read, and holds for everything after it. With a cache it is stored
+next to the pruned keys and values. Without a cache it is found again when a call repeats the prompt, image
+included, with more tokens after it. Kept tokens keep their positions, so the generated tokens are those of
+the whole model with the dropped tokens masked from that block on.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def prune(
     """Let the model drop tokens as `pruning` says from now on ("attention:layer=2,keep=0.25"), in place of
     any earlier setting; None keeps all.
 
-    The model is changed by hooks alone; `generate`, `forward` and saving work as before. Logits are those of
-    the tokens that stay: the last ones stay the last ones. `pruner` chooses in place of the one that is
-    named, and `on_decision` hears every decision: for studies. Raises InputError for a block that the model
-    does not have, or a site or pruner that its architecture does not offer.
+    The model is changed by hooks alone; `generate`, `forward` and saving work as before. The output has
+    logits for the tokens that stay, in their order. For studies, `pruner` replaces the pruner that is named,
+    and `on_decision` receives every decision. Raises InputError for a block that the model does not have, or
+    a site or pruner that its architecture does not support.
     """
     wanted = None if pruning is None else TokenPruning(model, parse_pruning(pruning), pruner, on_decision)
     active = active_pruning(model)
@@ -64,7 +64,7 @@ def prune(
 
 
 def active_pruning(model: nn.Module) -> TokenPruning | None:
-    """What `prune` has set; its `last` is the latest decision."""
+    """The pruning that `prune` has set; its `last` is the latest decision."""
     return getattr(model, "_bivlm_pruning", None)
 
 
@@ -128,8 +128,8 @@ class TokenPruning:
             self.on_decision(decision)
 
     def _watch_encoder(self) -> None:
-        """Note every run of the vision tower: `get_image_features` is no module, so it gets a wrapper where
-        modules get hooks.
+        """Record every run of the vision tower: `get_image_features` is no module, so it gets a wrapper
+        instead of a hook.
         """
         encode = getattr(self.model.base_model, ENCODE, None)
         if encode is None:
@@ -173,14 +173,14 @@ class TokenPruning:
         self._read(ids, visual, kwargs, pixels)
 
     def _read(self, ids: Tensor, visual: Tensor, kwargs: Mapping[str, Any], pixels: Tensor | None) -> None:
-        """A prompt that is read whole: one that a decision knows already, or a new one."""
+        """Handle a prompt that is read whole: either one with a decision already, or a new one."""
         inputs = {**(self.encoding.inputs if self.encoding is not None else {}), **kwargs}
         image = pixels if pixels is not None else inputs.get("pixel_values")
         if image is None:
             assert self.encoding is not None
             image = torch.cat(
                 list(self.encoding.output.pooler_output)
-            )  # encoded by others: known by its features
+            )  # encoded elsewhere: identified by its features
         self.call = Call(inputs, 0, visual, places=self._places(visual, inputs))
         # padding is no part of a prompt: in any batch it has the same seed
         self.call.seeds = tuple(

@@ -1,10 +1,10 @@
-"""Keep the tokens that receive the most attention in the layer that decides.
+"""Keep the tokens that receive the most attention in the deciding layer.
 
 Bi-VLM (arXiv 2509.18763), Eq. 23: the score of token i is the attention that it receives, averaged over heads
 and over the attending tokens,
 
     score(i) = 1/|A(i)| Σ_{r in A(i)} 1/H Σ_h softmax(q_r k^T / √d)[h, r, i]
-    A(i): the tokens that may look at i
+    A(i): the tokens that can attend to i
 
 FastV (arXiv 2403.06764) describes the same average; its code takes the row of the last token alone
 (`queries="last"`).
@@ -23,8 +23,8 @@ from bivlm.pruning.base import Candidates, Pruner, Queries, highest
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AttentionPruner(Pruner):
-    """Rank by attention received. `attending` says from whom: "all" tokens that may look (the paper) or the
-    "last" one (FastV's code).
+    """Rank by received attention. `attending` says from which tokens: "all" that can attend (the paper) or
+    the "last" one (FastV's code).
     """
 
     name: ClassVar[str] = "attention"

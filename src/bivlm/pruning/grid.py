@@ -1,5 +1,4 @@
-"""Keep evenly spaced tokens: the baseline that any other choice has to beat. It looks at nothing but the
-tokens' places.
+"""Keep evenly spaced tokens: the baseline that any other choice has to beat. It uses only the tokens' places.
 
 k points of a Fibonacci lattice are laid over each image (even at every k, square or not), and each takes the
 nearest token that is still free.
@@ -40,7 +39,7 @@ class GridPruner(Pruner):
 
 
 def shared_out(sizes: list[int], k: int) -> list[int]:
-    """k parted in proportion to `sizes`, by largest remainders; no share is larger than its size."""
+    """k split in proportion to `sizes`, by largest remainders; no share is larger than its size."""
     exact = [k * size / sum(sizes) for size in sizes]
     shares = [math.floor(share) for share in exact]
     order = sorted(range(len(sizes)), key=lambda index: shares[index] - exact[index])

@@ -1,9 +1,9 @@
-"""Attention and diversity together: some tokens because they are looked at, the rest because they show what
-those do not.
+"""Attention and diversity together: some tokens because they receive attention, the rest because they differ
+from those.
 
-The first `share` of the budget goes to the tokens with the most attention; the others are chosen one by one,
-each the farthest (1 - cosine) from all that are kept already. Attention alone keeps many near copies of the
-same patch, diversity alone keeps outliers that nobody asks about.
+The first `share` of the budget goes to the tokens with the most attention. The others are chosen one by one,
+each the farthest (1 - cosine) from all tokens that are already kept. Attention alone keeps many near copies
+of the same patch; diversity alone keeps outliers that are irrelevant to the question.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Keep tokens by lot: what a choice without any knowledge is worth. The lot depends on the seed and the
-prompt alone, so runs can be repeated.
+"""Keep random tokens: a baseline without any knowledge. The choice depends only on the seed and the prompt,
+so runs can be repeated.
 """
 
 from __future__ import annotations

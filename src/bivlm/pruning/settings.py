@@ -1,4 +1,4 @@
-"""A pruning in words: "attention:layer=2,keep=0.25" is a pruner, where it works, how much stays, and the
+"""A pruning as text: "attention:layer=2,keep=0.25" has a pruner, its place, the share that stays, and the
 pruner's own settings.
 """
 
@@ -23,7 +23,7 @@ class Pruning:
     """Which tokens of a prompt stay.
 
     pruner    the name of a pruner, and `settings` its fields; or, from Python, a Pruner (config.json then
-              remembers its name and fields, so that whoever loads the model needs its package)
+              records its name and fields, so loading the model needs its package)
     keep      share of the tokens that stays, above 0 and at most 1; 1 changes nothing
     site      "language": dropped inside the language model, from block `layer` on, by what enters that block;
               "input": dropped before the language model, by the vision tower's output;
@@ -102,7 +102,7 @@ class Pruning:
         return {name: value for name, (value, default) in given.items() if value != default}
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json remembers; `Pruning(**…)` is the inverse, with the pruner by its name."""
+        """The record in config.json; `Pruning(**…)` is the inverse, with the pruner by its name."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
         return {**own, "pruner": self.name, "settings": self.own_settings}
 

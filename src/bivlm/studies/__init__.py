@@ -1,1 +1,1 @@
-"""Studies: many measurements side by side, resumable. A study returns its result; the caller draws it."""
+"""Studies: many comparable measurements, resumable. A study returns its result; the caller draws it."""

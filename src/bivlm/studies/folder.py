@@ -1,5 +1,5 @@
-"""A folder in which a long study keeps every finished run at once: interrupted, the same command continues; a
-longer list runs only what is new.
+"""The folder of a long study: every finished run is stored at once. After an interruption the same command
+continues, and with a longer list it runs only the new entries.
 
 OUT/<mark>/                  says whose folder this is, and holds the lock
 OUT/reference/               the answers and logits of the model that others are compared with
@@ -24,8 +24,8 @@ from bivlm.types import Sample
 
 
 class RunFolder:
-    """OUT. Raises InputError when it is a file or holds what no such study wrote; makes nothing before it is
-    entered. A context manager: it locks.
+    """The folder OUT. Raises InputError if it is a file or contains files of other origin; creates nothing
+    before it is entered. A context manager that locks the folder.
     """
 
     kind: ClassVar[str] = "study"
@@ -61,7 +61,7 @@ class RunFolder:
         self._lock.release()
 
     def finished(self, run: str, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The record of a run that is done, when it was made from the same; None otherwise."""
+        """The record of a finished run if its fingerprint is the same; None otherwise."""
         path = self.out / "runs" / f"{run}.json"
         record = read_json(path) if path.exists() else {}
         return record if record.get("fingerprint") == plain(fingerprint) else None
@@ -76,7 +76,7 @@ class RunFolder:
         return self.out / "reference"
 
     def open_reference(self) -> ReferenceAnswers | None:
-        """The reference's answers, or None when they are not whole."""
+        """The reference's answers, or None if they are not complete."""
         try:
             return ReferenceAnswers.open(self.reference)
         except InputError:
@@ -84,7 +84,7 @@ class RunFolder:
 
 
 def plain(content: Any) -> Any:
-    """The content as JSON gives it back, so that it can be compared with what was read."""
+    """The content after a round trip through JSON, for comparison with content that was read."""
     return json.loads(json.dumps(content))
 
 
@@ -105,7 +105,7 @@ def joined(texts: Sequence[str]) -> str:
 
 
 def model_files(folder: Path) -> list[list[Any]]:
-    """Name, size and time of a model folder's files: what its part of a fingerprint is."""
+    """Name, size and time of a model folder's files: its part of a fingerprint."""
     return [
         [path.name, path.stat().st_size, path.stat().st_mtime_ns]
         for path in sorted(folder.iterdir())

@@ -1,9 +1,9 @@
-"""Labels next to the marks of a picture, each where it covers the least: other labels, lines and marks, and
-the edge.
+"""Labels next to the marks of a picture, placed so that they cover as little as possible of other labels,
+lines and marks, and the edge.
 
-Greedy: for one mark after the other the places around it are tried, and the one with the least covered area
-wins, the distance counting a little; a label that has to stand far off is joined to its mark by a thin line.
-Boxes are rows of (left, bottom, right, top) in pixels.
+The search is greedy: for one mark after the other the places around it are tried. The place with the least
+covered area wins; the distance has a small weight. A thin line joins a distant label to its mark. Boxes are
+rows of (left, bottom, right, top) in pixels.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def place_labels(canvas: FigureCanvasAgg, axes: Axes, marks: Sequence[tuple[str,
 
 
 def boxes_along(points: np.ndarray, half: float) -> np.ndarray:
-    """What a line with its marks covers: boxes along it."""
+    """Boxes along a line with its marks: the area that they cover."""
     pieces = [
         np.linspace(start, end, 2 + int(np.hypot(*(end - start)) / STEP)) for start, end in pairwise(points)
     ]

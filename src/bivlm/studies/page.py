@@ -1,4 +1,4 @@
-"""The result of a study where people read it: picture, page and numbers, side by side in a folder."""
+"""The result of a study for readers: picture, page and numbers in one folder."""
 
 from __future__ import annotations
 

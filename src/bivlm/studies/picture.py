@@ -1,4 +1,4 @@
-"""What the pictures share: styles that are told apart, and a file that is written whole or not at all.
+"""Common code of the pictures: distinguishable styles, and a file that is written completely or not at all.
 
 matplotlib is imported when something is drawn.
 """
@@ -14,7 +14,7 @@ from bivlm.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# dark enough for white paper and told apart by most colour-blind readers; the markers say it a second time
+# dark enough for white paper, and distinguishable for most colour-blind readers; the markers differ as well
 STYLES = (
     ("#0072b2", "o"),
     ("#d55e00", "s"),

@@ -1,6 +1,4 @@
-"""What the runs of a study have in common: how models are asked, the folder of the runs, and who hears of
-them.
-"""
+"""Common code of the runs of a study: how models are asked, the folder of the runs, and the events."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a study asks its models, and whom it tells. InputError for a batch of no questions.
+    """How a study asks its models, and where it reports. InputError for a batch of no questions.
 
     batch_size      questions answered at a time
     max_new_tokens  longest answer, in tokens
@@ -56,7 +54,7 @@ DEFAULT_SETTINGS = RunSettings()
 
 @dataclass(frozen=True)
 class Study:
-    """A study at work; a study of its own kind adds what it measures.
+    """A running study; subclasses add their measurements.
 
     `fingerprint` is the part of the runs' fingerprints that all of them share.
     """
@@ -95,7 +93,7 @@ class Study:
 
 
 class Labelled(Events):
-    """Hands events on; what is in progress gets a label in front: "trellis-2: questions"."""
+    """Forwards events, with a label before the name of the work in progress: "trellis-2: questions"."""
 
     def __init__(self, events: Events, label: str) -> None:
         self.events, self.label = events, label

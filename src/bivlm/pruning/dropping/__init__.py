@@ -1,3 +1,3 @@
-"""How tokens leave a running model: in the vision tower, the language model, its cross-attention and its
-cache. What stays is for a pruner to say; none of these is one.
+"""How tokens are removed from a running model: in the vision tower, the language model, its cross-attention
+and its cache. A pruner chooses the tokens that stay; none of these modules is a pruner.
 """

@@ -26,7 +26,7 @@ def cache_in(kwargs: Mapping[str, Any]) -> Cache | None:
 
 
 def without_cache(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a block that is to leave the cache alone."""
+    """The arguments of a block without the cache."""
     return {name: None if name in NAMES else value for name, value in kwargs.items()}
 
 
@@ -36,8 +36,8 @@ def cache_argument(model: nn.Module, cache: Cache) -> dict[str, Cache]:
 
 
 class PrunedLayer(DynamicLayer):
-    """The keys and values of the tokens that `kept` lets through; its length is that of the whole prompt and
-    of what was generated after it.
+    """The keys and values of the tokens in `kept`; its length is that of the whole prompt and of all tokens
+    generated after it.
     """
 
     def __init__(self, kept: Kept) -> None:
@@ -54,8 +54,8 @@ class PrunedLayer(DynamicLayer):
 
 
 def make_pruned(cache: Cache | None, layer: int, kept: Kept) -> None:
-    """Let layer `layer` of an empty cache hold what is kept. Raises InputError for a cache of another kind
-    than transformers' dynamic one.
+    """Let layer `layer` of an empty cache hold only the kept tokens. Raises InputError for a cache of another
+    kind than transformers' dynamic one.
     """
     if cache is None:
         return
@@ -71,7 +71,7 @@ def make_pruned(cache: Cache | None, layer: int, kept: Kept) -> None:
 
 
 def kept_in(cache: Cache | None, layer: int) -> Kept | None:
-    """What layer `layer` of a filled cache was pruned to; None when it was not."""
+    """The tokens that layer `layer` of a filled cache was pruned to; None if it was not pruned."""
     entries: list[Any] = [] if cache is None else cache.layers
     present = entries[layer] if layer < len(entries) else None
     return present.kept if isinstance(present, PrunedLayer) and present.is_initialized else None

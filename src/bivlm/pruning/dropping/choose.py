@@ -19,8 +19,8 @@ def choose(
     places: Sequence[Tensor],
     seeds: Sequence[int],
 ) -> Tensor:
-    """Which of the `candidates` (batch, n), True where a token may be dropped, stay: (batch, n) boolean, True
-    for these alone.
+    """Which of the `candidates` stay: (batch, n) boolean, True only for these. `candidates` (batch, n) is
+    True where a token may be dropped.
 
     `features` (batch, n, d) and `scores` (batch, n) have an entry for every token; `places` has for each
     prompt those of its candidates, in order.

@@ -1,8 +1,8 @@
-"""Dropping visual tokens where the language model looks at them through cross-attention: its keys and values
-get fewer, the text stays as it is.
+"""Dropping visual tokens in models with cross-attention: there are fewer keys and values, and the text does
+not change.
 
-The first cross-attention block from `layer` on decides. The tokens of padding tiles, which no text may look
-at, are no candidates and go too.
+The first cross-attention block from `layer` on decides. The tokens of padding tiles, to which no text can
+attend, are no candidates and are always dropped.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class CrossAttentionDrop:
         owner.decided(decision_from(call, Kept.of(chosen), candidates, chosen))
 
     def _candidates(self, call: Call, states: Tensor) -> tuple[Tensor, int]:
-        """The tokens (batch, n) that some text may look at, and how many tokens a tile has."""
+        """The tokens (batch, n) to which some text can attend, and the number of tokens of a tile."""
         seen = call.inputs.get("cross_attention_mask")  # (batch, t, images, tiles)
         if seen is None:
             return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device), states.shape[1]

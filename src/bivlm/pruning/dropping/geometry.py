@@ -1,4 +1,4 @@
-"""Where a prompt's visual tokens lie in their images: image or tile, row, column."""
+"""The places of a prompt's visual tokens in their images: image or tile, row, column."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def token_places(shapes: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def shape_of(count: int) -> tuple[int, int]:
-    """Rows and columns of `count` tokens of which nothing else is known: a square where they make one, else a
-    single row.
+    """Rows and columns of `count` tokens without other information: a square if possible, else a single
+    row.
     """
     side = isqrt(count)
     return (side, side) if side * side == count else (1, count)

@@ -1,8 +1,8 @@
-"""Which of a sequence's tokens go on, and cutting whatever has an entry per token to them: hidden states,
-positions, masks.
+"""Which of a sequence's tokens go on, and the reduction of all tensors with an entry per token to these
+tokens: hidden states, positions, masks.
 
-The sequences of a batch may keep different numbers of tokens. All are cut to the longest; in the others some
-dropped tokens go on as filler, and the mask hides them from everyone but themselves.
+The sequences of a batch may keep different numbers of tokens. All are cut to the longest. The shorter ones
+are filled with some of their dropped tokens, and the mask hides this filler from all tokens except itself.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Kept:
     def attention_mask(self, mask: Tensor | None, queries: int, past: int) -> Tensor | None:
         """A block's mask for the tokens that go on: as keys and, in a whole sequence, as queries.
 
-        `queries` tokens come after the `past` ones in the cache, counted before the cut; a whole sequence
-        has no past. `mask` is None (each token sees itself and all before it), (batch, n) as for flash
-        attention, or (batch or 1, heads or 1, queries, n), boolean or added; n = past + queries.
+        `queries` tokens come after the `past` tokens in the cache, counted before the cut; a whole sequence
+        has no past. `mask` is None (each token attends to itself and all before it), (batch, n) as for flash
+        attention, or (batch or 1, heads or 1, queries, n), boolean or additive; n = past + queries.
         """
         keys = self.grown(past + queries)
         if mask is None:
@@ -99,8 +99,8 @@ class Kept:
 
 
 def hide(mask: Tensor, real: Tensor, *, square: bool) -> Tensor:
-    """`mask` (batch, heads or 1, t, m) without the columns where `real` (batch, m) is False; in a square one
-    each token still sees itself: no row is empty.
+    """`mask` (batch, heads or 1, t, m) with the columns hidden where `real` (batch, m) is False. In a square
+    mask each token still attends to itself, so no row is empty.
     """
     hidden = ~real[:, None, None, :]
     if square:

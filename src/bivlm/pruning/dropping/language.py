@@ -1,9 +1,8 @@
 """Dropping tokens inside the language model: from one block on the sequence is shorter, and so are cache,
 positions and masks.
 
-The first block that is concerned decides, by what enters it, and cuts the hidden states; it and all after it
-get their positions and masks cut, and their part of the cache replaced by one that remembers what it holds
-(cache.py).
+The deciding block chooses by its input and cuts the hidden states. This block and all later ones get shorter
+positions and masks, and a cache layer that records which tokens it holds (cache.py).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LanguageDrop:
-    """The hooks on the language blocks of a model whose visual tokens stand in the prompt."""
+    """The hooks on the language blocks of a model whose visual tokens are in the prompt."""
 
     def __init__(self, owner: TokenPruning) -> None:
         self.owner = owner
@@ -85,7 +84,7 @@ class LanguageDrop:
         return text.scatter(1, last_real(call.real())[:, None], False)
 
     def _noted(self, call: Call) -> Encoding:
-        """What the vision tower noted about this call's images."""
+        """The vision tower's record of this call's images."""
         noted, visual = self.owner.encoding, call.visual
         values = None if noted is None else noted.stays if noted.stays is not None else noted.scores
         if noted is None or values is None or visual is None or len(values) != int(visual.sum()):
@@ -137,5 +136,5 @@ def last_real(real: Tensor) -> Tensor:
 
 
 def line(count: int) -> Tensor:
-    """Places of tokens that stand one after the other: (count, 3)."""
+    """Places of consecutive tokens in one line: (count, 3)."""
     return torch.stack([torch.zeros(count), torch.zeros(count), torch.arange(count).float()], dim=1)

@@ -1,9 +1,9 @@
-"""The attention that tokens receive in one block, without running the block: only the rows and columns of the
-score that are asked for are computed.
+"""The attention that tokens receive in one block, without running the whole block: only the requested rows
+and columns of the score are computed.
 
-SDPA and flash attention return no scores. The block is called once with an attention function of ours in its
-place, so that queries, keys, rotary embedding and mask are the model's own, whatever the architecture; what
-follows the attention is not run.
+SDPA and flash attention return no scores. The block is called once with our own attention function, so
+queries, keys, rotary embedding and mask are the model's own, in every architecture. The part of the block
+after the attention is not run.
 
     block(hidden, …) ─ norm, projections, rotary ─► query, key, mask ─ here ─► received (rows, n)
 """
@@ -26,13 +26,13 @@ SCORES = 1 << 24  # entries of the score that are computed at a time: 64 MiB of 
 
 
 class _Enough(Exception):
-    """The block has said what was asked; not an error."""
+    """Ends the run of the block once the scores are known; not an error."""
 
 
 @dataclass
 class _Probe:
-    """What the attention function of a probed block does with its query and key; `parts` of a sequence that
-    the block cuts are joined.
+    """The attention function of a probed block: it computes the scores from query and key. If the block cuts
+    the sequence, the `parts` are joined.
     """
 
     tokens: int
@@ -61,8 +61,8 @@ def attention_received(
     rows: Tensor | None = None,
     real: Tensor | None = None,
 ) -> Tensor:
-    """What each of the block's keys receives when the block is called so: (batch, keys) float32. The block's
-    cache is left alone.
+    """The attention that each of the block's keys receives in this call: (batch, keys) float32. The block's
+    cache is not changed.
 
     `rows` and `real` say which queries attend, as in `received`. `tokens` is the number of keys; a block that
     cuts its sequence into windows (one batch row) reaches it window by window.
@@ -90,11 +90,12 @@ def received(
     """Mean over heads and over the attending queries of softmax(q kᵀ · scaling): (batch, keys) float32.
 
     `query` (batch, heads, t, d), `key` (batch, key heads, n, d) with heads a multiple of the key heads.
-    `mask` (batch or 1, heads or 1, t, n) is boolean, True where a query may look, or added to the scores; one
-    of (batch, n), as for flash attention, says which keys are no padding. Without one, and with the latter,
-    all may look everywhere, or, `causal`, at themselves and what is before. `rows` (batch, r) are the queries
-    that count, all when None; `real` (batch, t) is False for queries that never count (padding). A key's mean
-    is over the queries that may look at it; one that nobody may look at receives 0.
+    `mask` (batch or 1, heads or 1, t, n) is boolean, True where a query can attend, or added to the scores. A
+    mask of (batch, n), as for flash attention, is True for keys that are no padding. With such a mask, or
+    without one, all queries attend to all keys, or, if `causal`, to themselves and earlier ones. `rows`
+    (batch, r) are the queries that count, all if None; `real` (batch, t) is False for queries that never
+    count (padding). A key's mean is over the queries that can attend to it; a key without such a query
+    receives 0.
     """
     batch, heads, count, _ = query.shape
     keys = key.repeat_interleave(heads // key.shape[1], dim=1).transpose(-1, -2)
@@ -146,7 +147,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
 
 @contextmanager
 def _attention_replaced(block: nn.Module) -> Iterator[None]:
-    """The configs that the block's attention reads name our function for a while."""
+    """For a while the configs of the block's attention select our function."""
     configs: dict[int, Any] = {
         id(module.config): module.config for module in block.modules() if hasattr(module, "config")
     }

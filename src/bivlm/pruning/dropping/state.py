@@ -1,4 +1,4 @@
-"""What the hooks of one pruning share: the call that is running, and the decision that it made or found."""
+"""The shared state of one pruning's hooks: the running call, and the decision that it made or found."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bivlm.pruning.dropping.kept import Kept
 
 @dataclass(frozen=True)
 class Decision:
-    """What stays of a batch of prompts.
+    """The tokens that stay of a batch of prompts.
 
-    kept     the tokens of the sequence that is cut (the prompt, or the tokens that cross-attention looks at)
-    chosen   for each prompt, which of its candidates stay: 0 … its candidates, ascending
-    offered  for each prompt, how many candidates it had
-    prompt   ids and pixels that it was made for
+    kept     the tokens of the sequence that is cut (the prompt, or the keys of cross-attention)
+    chosen   for each prompt, which of its candidates stay: indices into its candidates, ascending
+    offered  for each prompt, the number of its candidates
+    prompt   the ids and pixels for which the decision was made
     """
 
     kept: Kept
@@ -37,7 +37,7 @@ class Decision:
 
 @dataclass
 class Encoding:
-    """One run of the vision tower: what went in, what came out, and what the hooks inside (tower.py) noted
+    """One run of the vision tower: its inputs, its outputs, and the records of the hooks inside (tower.py)
     about its visual tokens, image by image.
 
     `generate` encodes the images before it calls the model, `forward` does it itself; either way it is one
@@ -53,11 +53,11 @@ class Encoding:
 
 @dataclass
 class Call:
-    """One forward pass: its inputs, how many tokens the cache holds already, and, for a prompt that is read
-    whole, where its visual tokens are.
+    """One forward pass: its inputs, the number of tokens in the cache, and, for a prompt that is read whole,
+    the positions of its visual tokens.
 
-    `visual` (batch, t) is None after a past; `places` and `seeds` have an entry for each prompt; `prompt` is
-    what a decision is remembered by.
+    `visual` (batch, t) is None if there is a past; `places` and `seeds` have an entry for each prompt;
+    `prompt` identifies a decision.
     """
 
     inputs: Mapping[str, Any]
@@ -76,7 +76,7 @@ class Call:
 
 
 def decision_from(call: Call, kept: Kept, candidates: Tensor, chosen: Tensor) -> Decision:
-    """The decision of a call, from the masks (batch, n) of what could stay and what does."""
+    """The decision of a call, from the masks (batch, n) of the candidates and of the chosen tokens."""
     assert call.prompt is not None
     ordinals = tuple((row[mask]).nonzero()[:, 0] for row, mask in zip(chosen, candidates, strict=True))
     return Decision(kept, ordinals, tuple(candidates.sum(1).tolist()), call.prompt)

@@ -1,10 +1,11 @@
-"""The vision tower's part: patches that leave it early, or the attention that they receive at its end.
+"""Pruning in the vision tower: dropping patches early, or measuring the attention that they receive at its
+end.
 
     patches ─ block 0 … j-1 ─ decide, cut ─ block j … ─ fewer patches ─ put back among zeros ─ projector
         ─► visual tokens ─ language.py drops the zeros
 
-A projector may fold several patches into one token; patches of a token stay or go together, and
-`Family.patch_tokens` says which they are. The budget is each image's (or tile's) own.
+A projector may merge several patches into one token. The patches of a token are kept or dropped together;
+`Family.patch_tokens` says which patches these are. Each image (or tile) has its own budget.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patches:
-    """What stays in the tower: `kept` (rows, patches), and where a row of the projector's input (rows,
-    inputs) comes from a patch that stays.
+    """The patches that stay in the tower: `kept` (rows, patches), and a mask (rows, inputs) of the
+    projector's inputs that come from them.
     """
 
     kept: Kept
@@ -70,8 +71,8 @@ class Tower:
         )
 
     def images(self, noted: Encoding, tokens: Tensor) -> Tensor:
-        """Which image each token (rows, tokens) is of: its row, or, where all images share one sequence, by
-        their grids.
+        """The image of each token (rows, tokens): its row, or, if all images share one sequence, from their
+        grids.
         """
         grids = self._grids(noted)
         count = int(tokens.max()) + 1
@@ -97,8 +98,8 @@ class Tower:
 
 
 class TowerWatch(Tower):
-    """Notes the attention that patches receive in the last block whose output the model reads, as a mean over
-    the patches of each token.
+    """Records the attention that patches receive in the last block whose output the model reads, as a mean
+    over the patches of each token.
     """
 
     def attach(self) -> Iterator[Any]:
@@ -190,7 +191,7 @@ class TowerDrop(Tower):
         return chosen
 
     def _put_back(self, projector: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """The projector gets zeros where patches left."""
+        """Give the projector zeros in place of dropped patches."""
         noted = self.owner.encoding
         if noted is None or noted.patches is None:
             return None
@@ -228,7 +229,7 @@ def _cut_arguments(kept: Kept, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lengths_left(kept: Kept, edges: Tensor) -> Tensor:
-    """Cumulative lengths of the windows of one sequence, counting what stays; windows that lose everything
-    vanish.
+    """Cumulative lengths of the windows of one sequence, counting the patches that stay; empty windows are
+    removed.
     """
     return torch.searchsorted(kept.index[0], edges.to(kept.index.dtype)).to(edges.dtype).unique_consecutive()

@@ -1,5 +1,4 @@
-"""The statistics of one weight: how near to a Gaussian, how far its outliers, and what a salient tail would
-gain.
+"""The statistics of one weight: its distance from a Gaussian, its outliers, and the gain by a salient tail.
 
 With the n entries w of a weight, their mean m and standard deviation s (over all n) and z = (w - m) / s:
 
@@ -45,8 +44,8 @@ PIECE = 1 << 16  # entries that are looked at in float64 at a time: they stay in
 
 @dataclass(frozen=True)
 class WeightStatistics:
-    """The numbers of one weight. A weight that is one number everywhere has no z: all but `mean` and `std`
-    are None then.
+    """The numbers of one weight. If all entries are equal there is no z, and all numbers except `mean` and
+    `std` are None.
     """
 
     mean: float
@@ -78,8 +77,8 @@ def bin_edges() -> np.ndarray:
 
 
 def gaussian_shares() -> np.ndarray:
-    """What the standard normal distribution has in the BINS + 2 bins; both halves alike, so that no tail is
-    lost to rounding.
+    """The probabilities of the BINS + 2 bins under the standard normal distribution; the upper half mirrors
+    the lower one, so no tail is lost to rounding.
     """
     left = np.diff(ndtr(np.concatenate([[-np.inf], bin_edges()[: BINS // 2 + 1]])))
     return np.concatenate([left, left[::-1]])

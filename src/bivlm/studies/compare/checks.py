@@ -1,4 +1,4 @@
-"""What is asked of a comparison, checked before anything long: recipes, parts, questions."""
+"""The checks of a comparison's arguments before any long work: recipes, parts, questions."""
 
 from __future__ import annotations
 

@@ -44,14 +44,14 @@ class ComparisonFolder(RunFolder):
         return self.out / "models" / run
 
     def finished(self, run: str, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The record of a run that is done, when it was made from the same; None otherwise, and for one that
-        failed.
+        """The record of a finished run if its fingerprint is the same; None otherwise, and for a failed
+        run.
         """
         record = super().finished(run, fingerprint)
         return None if record is None or record["row"]["failure"] else record
 
     def cost(self, run: str, fingerprint: Mapping[str, Any]) -> PackingCost:
-        """What an interrupted run spent on packing this very model."""
+        """The cost of packing this very model in an interrupted run."""
         path = self.mark / f"{run}.json"
         record = read_json(path) if path.exists() else {}
         return (
@@ -61,13 +61,15 @@ class ComparisonFolder(RunFolder):
         )
 
     def write_cost(self, run: str, fingerprint: Mapping[str, Any], cost: PackingCost) -> None:
-        """Note it; when the run is interrupted, the next one adds to it."""
+        """Record the cost; after an interruption the next run adds to it."""
         write_atomically(
             self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "cost": asdict(cost)})
         )
 
     def settle(self, run: str, *, keep_model: bool) -> None:
-        """What a finished run no longer needs goes; a model of an earlier comparison that was kept stays."""
+        """Delete the files that a finished run no longer needs; a kept model of an earlier comparison
+        stays.
+        """
         cost = self.mark / f"{run}.json"
         if not keep_model and cost.exists():
             shutil.rmtree(self.model(run), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Packing a model for a comparison, and what that costs: seconds and memory, interrupted runs included."""
+"""Packing a model for a comparison, and its cost: seconds and memory, interrupted runs included."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pack(
 
 
 class _Packing(Events):
-    """Notes after every block what packing has taken so far, and tells how many blocks are packed."""
+    """Records after every block the cost of packing so far, and reports how many blocks are packed."""
 
     def __init__(
         self,

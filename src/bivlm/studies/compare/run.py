@@ -1,12 +1,12 @@
-"""Methods side by side on one model: every preset packs it, the packed folder is loaded and asked, and its
-bits are those of its bytes.
+"""A comparison of methods on one model: every preset packs it, the packed folder is loaded and asked, and its
+bits are counted from its bytes.
 
     reference answers, once ─► for each run:  quantize ─► inspect ─► load the packed folder ─► evaluate
         ─► OUT/runs/<run>.json ─► Comparison
 
-A run whose record is there and was made from the same (recipe, model files, data, settings) is not made
-again; one that was interrupted continues. A preset that this model cannot take is recorded with its reason,
-and the others go on. `page.write_page` makes table and picture of the result.
+A run is not repeated if it has a record from the same recipe, model files, data and settings. An interrupted
+run continues. A preset that does not work on this model is recorded with its reason, and the others go on.
+`page.write_page` makes the table and the picture of the result.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def compare_presets(
     """Pack `model` with every preset, and measure the packed models on `samples`; the runs are kept in the
     folder `out`.
 
-    `calibration` serves the presets that need data. `parts_study` packs every combination of parts with every
+    `calibration` is for the presets that need data. `parts_study` packs every combination of parts with every
     preset, instead of `parts`. `keep_models` leaves the packed models in `out`. Raises InputError, before
-    anything is written, for what the user has to put right; a preset that fails later is a row with its
-    reason.
+    anything is written, for every mistake that the user has to correct; a preset that fails later is a row
+    with its reason.
     """
     recipes = checked_recipes(presets)
     combinations = COMBINATIONS if parts_study else (checked_parts(parts),)

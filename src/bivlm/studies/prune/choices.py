@@ -1,4 +1,4 @@
-"""What a pruning chooses, prompt by prompt: to hear it, to make the same choice again, and to compare two."""
+"""The choices of a pruning, prompt by prompt: to record them, to repeat them, and to compare two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from bivlm.pruning.dropping.state import Decision
 
 @dataclass
 class Heard:
-    """Collects what a pruning chose: of every prompt, which candidates stay, and of how many."""
+    """Records the choices of a pruning: for every prompt, which candidates stay, and the number of
+    candidates.
+    """
 
     choices: list[tuple[Tensor, int]] = field(default_factory=list)
 
@@ -31,7 +33,7 @@ class Heard:
 
 @dataclass
 class Replay(Pruner):
-    """Chooses what was chosen before, in the same order of prompts."""
+    """Repeats recorded choices, in the same order of prompts."""
 
     name: ClassVar[str] = "replay"
 

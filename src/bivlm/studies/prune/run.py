@@ -4,10 +4,10 @@ and share that stays.
     reference answers, once ─► the model with all tokens ─► for each pruning:  prune
         ─► evaluate, time, measure the cache ─► OUT/runs/<pruning>.json ─► PruningStudy
 
-The reference is the same model without pruning, or another model (full precision). With `ranking` another
-model's choice is tried too: how many of the tokens that the two models keep are the same, and what the model
-answers when it keeps those that the other one would. A cell whose record was made from the same files, data
-and settings is not made again. `page.write_page` makes tables and heat map of the result.
+The reference is the same model without pruning, or another model (full precision). With `ranking` the choice
+of another model is tried too: the study measures the overlap of the kept tokens of both models, and the
+answers of the model with the tokens that the other one keeps. A cell is not repeated if its record is from
+the same files, data and settings. `page.write_page` makes the tables and the heat map of the result.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def study_pruning(
     """Measure `model` under every pruning on `samples`; the finished cells are kept in the folder `out`.
 
     `reference` is the model that KL and agreement are measured against, the same one without pruning when
-    None; `ranking` tries its choice of tokens too. Raises InputError, before anything long, for what the user
-    has to put right.
+    None; `ranking` tries its choice of tokens too. Raises InputError, before any long work, for every mistake
+    that the user has to correct.
     """
     _check(prunings, samples, reference, ranking)
     folder = PruningFolder(Path(out))
@@ -96,10 +96,10 @@ def study_pruning(
 
 
 def default_layers(model: str | Path) -> list[int]:
-    """Six blocks over the depth of a model's language model, or all of fewer: the first ones, where most is
-    to be won, and every quarter.
+    """Six blocks over the depth of a model's language model, or all if there are fewer: the first ones, where
+    most can be gained, and every quarter.
 
-    Raises InputError for what is no folder of a supported model.
+    Raises InputError if the folder is not that of a supported model.
     """
     folder = resolve_model(model)
     check_model_folder(folder)
