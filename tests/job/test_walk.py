@@ -9,12 +9,16 @@ import torch
 import transformers
 
 import bivlm
+from bivlm.calibration.inputs import calibration_inputs
 from bivlm.calibration.tuning import tune_block
 from bivlm.checkpoint.shards import read_entries, read_tensors, shard_files
 from bivlm.data.images import open_image
 from bivlm.families import family_of
 from bivlm.job import walk
-from bivlm.job.run import quantize
+from bivlm.job.request import make_request
+from bivlm.job.run import prepare, quantize
+from bivlm.job.unit import MemoryStore
+from bivlm.job.walk import Walk
 from bivlm.packed.linear import packed_linears, replace_linear
 from folders import assert_same_files
 from tiny import tiny_checkpoint, tiny_samples
@@ -120,6 +124,27 @@ def test_an_interrupted_run_ends_with_the_same_bytes(source, whole, recipe, tmp_
         assert not (out / "config.json").exists()
     packed_language(source, out, recipe)
     assert_same_files(whole[recipe], out)
+
+
+def test_a_walk_needs_no_folder(source, whole):
+    """In memory it makes the units that the folder holds, and a second walk takes them from there."""
+    prepared = prepare(source, make_request(TUNED, parts=["language"]))
+    inputs, store, told = calibration_inputs(prepared.source, SAMPLES), MemoryStore(), Told()
+    Walk(prepared.source, prepared.plan, store, inputs).run()
+    loaded, _ = bivlm.load(whole[TUNED])
+    packed = {name: weight for unit, _, _ in store.units.values() for name, weight in unit.items()}
+    linears = packed_linears(loaded)
+    assert packed.keys() == linears.keys()
+    for name, linear in linears.items():
+        assert packed[name].settings == linear.packed.settings
+        assert packed[name].tensors.keys() == linear.packed.tensors.keys()
+        for part, tensor in linear.packed.tensors.items():
+            assert torch.equal(packed[name].tensors[part], tensor), (name, part)
+    vectors = {name: vector for _, moved, _ in store.units.values() for name, vector in moved.items()}
+    assert vectors
+    assert all(torch.equal(loaded.get_parameter(name), vector) for name, vector in vectors.items())
+    Walk(prepared.source, prepared.plan, store, inputs, told).run()
+    assert all(report.resumed for report, _, _ in told.units)
 
 
 def test_tuned_norms_are_stored_and_loaded(source, whole):
