@@ -46,7 +46,7 @@ def load(
     folder = resolve_model(model)
     if family is not None:
         use(family)
-    family = check_model_folder(folder)
+    family = check_model_folder(folder, family)
     import bivlm.packed.hf  # noqa: F401 - registers the checkpoint's method
 
     try:
@@ -74,7 +74,7 @@ def load(
     return loaded, load_processor(folder, family.reads_images)
 
 
-def check_model_folder(folder: Path) -> Family:
+def check_model_folder(folder: Path, family: Family | None = None) -> Family:
     """The family of a complete model folder. InputError for a folder that is not a complete model (unfinished
     jobs and missing shards included), or of an architecture that is not supported.
     """
@@ -92,6 +92,6 @@ def check_model_folder(folder: Path) -> Family:
     config = read_json(folder / "config.json")
     if "model_type" not in config:
         raise InputError(f"{folder / 'config.json'} names no model_type; is this a transformers model?")
-    family = family_of(config["model_type"])
+    found = family_of(config["model_type"], family)
     shard_files(folder)
-    return family
+    return found

@@ -3,12 +3,14 @@ image.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 
 import bivlm
+from bivlm import families
 from bivlm.calibration.capture import capture
 from bivlm.calibration.inputs import calibration_inputs
 from bivlm.checkpoint.source import SourceModel
@@ -16,7 +18,7 @@ from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
 from bivlm.families import family_of, load_processor
-from bivlm.families.causal_lm import MODEL_TYPES
+from bivlm.families.causal_lm import MODEL_TYPES, causal_lm
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from bivlm.packed.linear import packed_linears, replace_linear
@@ -123,3 +125,18 @@ def test_an_image_is_refused_and_a_missing_one_told(tmp_path):
         bivlm.answer(model, tokenizer, tmp_path / "a.png", "is it a cat")
     with pytest.raises(InputError, match="nothing would be quantized"):
         prepare(source, make_request("rtn-3", parts=["vision"]))
+
+
+def test_a_family_is_declared_where_the_model_is_named_and_must_be_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "USED", {})
+    source = tiny_language_model("llama", tmp_path / "source")
+    own, other = replace(causal_lm("llama"), prompt="{question}!"), causal_lm("mistral")
+    for call in (
+        lambda: bivlm.quantize(source, tmp_path / "never", recipe="rtn-3", family=other),
+        lambda: bivlm.load(source, family=other),
+    ):
+        with pytest.raises(InputError, match="the model is a 'llama' and the family is for 'mistral'"):
+            call()
+    assert not (tmp_path / "never").exists()
+    out = bivlm.quantize(source, tmp_path / "out", recipe="rtn-3", family=own)
+    assert family_of(bivlm.load(out, family=own)[0].config) is own

@@ -32,7 +32,7 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
-from bivlm.families import Family, use
+from bivlm.families import Family, family_of, use
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
@@ -124,6 +124,7 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     if request.family is not None:
         use(request.family)
     source = SourceModel(resolve_model(model))
+    family_of(source.config, request.family)  # refuses a family of another architecture
     plan = make_plan(source, request.recipe, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
     if request.pruning is not None:
