@@ -40,7 +40,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bivlm.checkpoint.shards import write_atomically
+from bivlm.checkpoint.durable import write_text
 from bivlm.checkpoint.source import SourceModel
 from bivlm.cli.progress import Shown
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
@@ -120,9 +120,7 @@ def is_current(row: Mapping[str, Any] | None, recipe: Recipe) -> bool:
 
 def save(path: Path | None, protocol: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
     if path is not None:
-        write_atomically(
-            path, json.dumps({"protocol": protocol, "rows": list(rows.values())}, indent=1) + "\n"
-        )
+        write_text(path, json.dumps({"protocol": protocol, "rows": list(rows.values())}, indent=1) + "\n")
 
 
 def run(

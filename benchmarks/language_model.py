@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor
 
 from bivlm.calibration.inputs import CalibrationInput
-from bivlm.checkpoint.output import REPORT_NAME
+from bivlm.checkpoint.place import REPORT_NAME
 from bivlm.checkpoint.shards import read_json
 from bivlm.errors import InputError
 from bivlm.events import Events

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from bivlm import cli
+from bivlm.checkpoint.modules import read_modules
 from bivlm.doctor import diagnose
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
@@ -43,7 +44,8 @@ def test_with_and_without_the_library(monkeypatch, tmp_path):
 def test_a_model(folders, monkeypatch):
     monkeypatch.setattr(native, "_search", lambda: "it is gone")
     source, packed = folders
-    modules = json.loads((packed / "config.json").read_text())["quantization_config"]["modules"]
+    quantization = json.loads((packed / "config.json").read_text())["quantization_config"]
+    modules = quantization["modules"]
     (row,) = diagnose(packed).linears
     assert (row.format, row.kernel, row.linears, row.why) == (
         "levels",
@@ -51,7 +53,7 @@ def test_a_model(folders, monkeypatch):
         len(modules),
         "it is gone",
     )
-    assert not any(why_not(empty_packed(spec)) for spec in modules.values())
+    assert not any(why_not(empty_packed(spec)) for spec in read_modules(quantization).values())
     with pytest.raises(InputError, match="not packed by bivlm"):
         diagnose(source)
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import psutil
 
+from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.shards import read_json
+from bivlm.checkpoint.modules import read_modules
+from bivlm.checkpoint.place import packed_config
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
 from bivlm.kernels.codes import why_reference
@@ -106,12 +108,14 @@ def _linears(model: str | Path) -> tuple[LinearsRow, ...]:
 
     folder = resolve_model(model)
     check_model_folder(folder)
-    modules = read_json(folder / "config.json").get("quantization_config", {}).get("modules")
-    if not modules:
+    config = packed_config(folder)
+    if config is None:
         raise InputError(f"{folder} is not packed by bivlm; give the folder of a packed model, or none")
-    found = Counter(
-        (spec["format"], why_reference(bivlm.packed.hf.empty_packed(spec))) for spec in modules.values()
-    )
+    modules = read_modules(config["quantization_config"])
+    with folder_blamed(folder):
+        found = Counter(
+            (spec.format, why_reference(bivlm.packed.hf.empty_packed(spec))) for spec in modules.values()
+        )
     return tuple(
         LinearsRow(name, "reference" if why else "native", count, why)
         for (name, why), count in sorted(found.items())

@@ -8,9 +8,15 @@ from typing import Any
 
 import torch
 import transformers
+from transformers import AutoConfig
 
+from bivlm.checkpoint.guards import check_depth, folder_blamed
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.shards import read_json, shard_files
+from bivlm.checkpoint.modules import read_modules
+from bivlm.checkpoint.seal import read_seal
+from bivlm.checkpoint.shards import read_entries, read_json
+from bivlm.checkpoint.verify import verify_files
+from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of, load_processor, use
 from bivlm.kernels.base import Activations
@@ -49,16 +55,15 @@ def load(
     family = check_model_folder(folder, family)
     import bivlm.packed.hf  # noqa: F401 - registers the checkpoint's method
 
-    try:
+    with folder_blamed(folder):
         result: Any = family.auto_model.from_pretrained(
             folder,
             dtype=dtype or "auto",
             output_loading_info=True,
             trust_remote_code=False,
             local_files_only=True,
+            use_safetensors=True,
         )
-    except (OSError, KeyError) as error:
-        raise InputError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     loaded, info = result
     if info["missing_keys"]:
         raise InputError(
@@ -90,8 +95,17 @@ def check_model_folder(folder: Path, family: Family | None = None) -> Family:
             " model"
         )
     config = read_json(folder / "config.json")
-    if "model_type" not in config:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
         raise InputError(f"{folder / 'config.json'} names no model_type; is this a transformers model?")
-    found = family_of(config["model_type"], family)
-    shard_files(folder)
+    found = family_of(model_type, family)
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, Mapping) and quantization.get("quant_method") == "bivlm":
+        read_modules(quantization)
+    check_no_adapter(folder)
+    shards = weight_files(folder)
+    with folder_blamed(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    check_depth(folder, config, len(read_entries(shards)))
+    verify_files(folder, read_seal(folder))
     return found

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import bivlm
 from bivlm.checkpoint import output as job_module
-from bivlm.checkpoint.output import JOB_FOLDER
+from bivlm.checkpoint.place import JOB_FOLDER
 from bivlm.errors import InputError
 from bivlm.job.run import quantize
 from tiny import tiny_checkpoint, tiny_samples
@@ -163,7 +163,7 @@ class TestOut:
 
     def test_overwrite_replaces_a_packed_folder(self, source, packed):
         with pytest.raises(InputError, match="is not empty"):
-            quantize(source, packed, **PAPER)
+            quantize(source, packed, settings={"bands": 1}, **PAPER)
         quantize(source, packed, overwrite=True, settings={"bands": 1}, **PAPER)
         assert bivlm.inspect(packed).total.bits_per_weight < 2
 
@@ -205,7 +205,7 @@ class TestOut:
             write(path, tensors)
 
         monkeypatch.setattr(job_module, "write_shard", full_after_three)
-        with pytest.raises(InputError, match="is full; make room and run the same command again"):
+        with pytest.raises(InputError, match="the disk is full; make room, then run the same command again"):
             quantize(source, tmp_path / "out", **PAPER)
         assert sorted((tmp_path / "out").glob("*.safetensors")) == written
         monkeypatch.setattr(job_module, "write_shard", write)

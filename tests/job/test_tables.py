@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 import bivlm
 from bivlm.calibration.head import head_stats
 from bivlm.calibration.propagation import propagated
-from bivlm.checkpoint.shards import read_entries, shard_files
+from bivlm.checkpoint.shards import read_entries
+from bivlm.checkpoint.weight_files import weight_files
 from bivlm.data.images import open_image
 from bivlm.families import family_of, load_processor
 from bivlm.job import walk
@@ -142,7 +143,7 @@ def test_a_tied_weight_that_the_checkpoint_holds_twice_is_written_once(tmp_path)
         metadata={"format": "pt"},
     )
     twice = quantize(source, tmp_path / "twice", recipe=RECIPE, data=SAMPLES)
-    stored = [read_entries(shard_files(folder)) for folder in (once, twice)]
+    stored = [read_entries(weight_files(folder)) for folder in (once, twice)]
     assert stored[0].keys() == stored[1].keys()
     assert not any(key.endswith("embed_tokens.weight") or key.startswith("lm_head") for key in stored[1])
     model, _ = bivlm.load(twice)

@@ -11,7 +11,8 @@ import transformers
 import bivlm
 from bivlm.calibration.inputs import calibration_inputs
 from bivlm.calibration.tuning import tune_block
-from bivlm.checkpoint.shards import read_entries, read_tensors, shard_files
+from bivlm.checkpoint.shards import read_entries, read_tensors
+from bivlm.checkpoint.weight_files import weight_files
 from bivlm.data.images import open_image
 from bivlm.families import family_of
 from bivlm.job import walk
@@ -91,7 +92,7 @@ def stored_tensors(folder):
     modules = json.loads((folder / "config.json").read_text())["quantization_config"]["modules"]
     name, module = next(iter(modules.items()))
     prefix = module["key"].removesuffix(name.removeprefix(LAYERS) + ".")
-    tensors = read_tensors(read_entries(shard_files(folder)).values())
+    tensors = read_tensors(read_entries(weight_files(folder)).values())
     return {
         LAYERS + key.removeprefix(prefix): tensor
         for key, tensor in tensors.items()

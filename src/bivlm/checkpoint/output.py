@@ -4,60 +4,60 @@ becomes a model only with its last file.
     OUT/.bivlm-job/job.json                 identifies this job; another job may not continue it
     OUT/.bivlm-job/<shard>.json             the contents of a shard; written after the shard is complete
     OUT/model-00003-of-00012.safetensors    one unit each (or a piece of the tensors outside the units)
-    OUT/…                                   at the end: the source's other files, the index, the report, and
+    OUT/…                                   at the end: the index, the source's other files, the report, and
                                             last of all config.json
 
 A process that dies leaves complete shards and no config.json. The next run with the same arguments continues
-after the last complete shard. The written files do not depend on when or how often the job was interrupted.
+after the last complete shard: what is damaged or incomplete counts as not done. The written files do not
+depend on when or how often the job was interrupted. If OUT has to be replaced, all this happens in a folder
+next to it (place.py).
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
+from bivlm.checkpoint.companions import CARD, companions
+from bivlm.checkpoint.durable import sync_folder, write_text
+from bivlm.checkpoint.modules import FORMAT_VERSION
+from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock, packed_config
+from bivlm.checkpoint.seal import Seal, module_checksum, text_checksum
 from bivlm.checkpoint.shards import (
     INDEX_NAME,
     checksum,
     read_entries,
     read_json,
     read_tensors,
-    write_atomically,
+    to_json,
     write_shard,
 )
 from bivlm.checkpoint.source import SourceModel
+from bivlm.checkpoint.verify import verify_folder
 from bivlm.errors import InputError
+from bivlm.events import SILENT, Events
 from bivlm.formats import PackedTensor
 
-JOB_FOLDER = ".bivlm-job"
-REPORT_NAME = "bivlm_report.json"
-FORMAT_VERSION = 1
 # size of the shards of tensors outside the units, about: writing one needs no more memory than this
 REST_SHARD_BYTES = 1 << 30
 
 Report = Mapping[str, Mapping[str, Any]]
 
 
-def to_json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
 class OutputFolder:
     """The output folder of one source, resumable unit by unit.
 
-    `units` are the paths of the units, blocks and tables, in the order in which they are written.
-    `fingerprint` has everything that decides the bytes of the result (recipe, source, data…). Work that was
-    begun under another fingerprint is refused with InputError. `shared` names parameters that share the
-    weight of a packed one: they are not written. Use as a context manager: it locks the folder against a
-    second process.
+    `units` are the paths of the units, blocks and tables, in the order in which they are written. `identity`
+    has what the user decided about the result (recipe, data…), and `circumstances` what else decides its
+    bytes. Work that was begun under others is refused with InputError. `shared` names parameters that share
+    the weight of a packed one: they are not written. Use as a context manager: it locks the folder against a
+    second process. `is_finished`: OUT holds this job's complete result already.
     """
 
     def __init__(
@@ -65,60 +65,112 @@ class OutputFolder:
         out: Path,
         source: SourceModel,
         units: Sequence[str],
-        fingerprint: Mapping[str, Any],
+        identity: Mapping[str, Any],
         *,
+        circumstances: Mapping[str, Any] | None = None,
         shared: Collection[str] = (),
         overwrite: bool = False,
+        events: Events = SILENT,
     ) -> None:
-        self.out, self.source, self.folder, self.shared = out, source, out / JOB_FOLDER, shared
-        self.fingerprint = json.loads(json.dumps({"format_version": FORMAT_VERSION, **fingerprint}))
+        self.source, self.shared, self.overwrite, self.events = source, shared, overwrite, events
+        self.place = Place(out, source.folder)
+        self.identity = digest(identity)
+        self.fingerprint = json.loads(
+            to_json(
+                {
+                    "format_version": FORMAT_VERSION,
+                    "source": [[path.name, *_state(path)] for path in source.files],
+                    **identity,
+                    **(circumstances or {}),
+                }
+            )
+        )
+        self._job = digest(self.fingerprint)
         self.rest = self._split_rest(units)
         self.names = [f"rest.{number}" for number in range(len(self.rest))] + list(units)
-        self._prepare(overwrite)
-        self._lock = FileLock(self.folder / "lock", timeout=0)
+        self.out, self.is_finished = self.place.out, False
+        self._lock = PlaceLock(self.place, self.folder)
+        self._done: dict[str, bool] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The job's own folder inside the folder in which it works."""
+        return self.out / JOB_FOLDER
 
     def __enter__(self) -> OutputFolder:
+        self.place.out.parent.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
         try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                f"another process is writing {self.out} right now; wait for it or choose another folder"
-            ) from error
-        write_atomically(self.folder / "job.json", to_json(self.fingerprint))
+            self._begin()
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def _prepare(self, overwrite: bool) -> None:
-        """Make the folder, keep this job's own unfinished work, refuse everything else."""
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"{self.out} is a file; OUT is a folder for the quantized model")
-        if self.out.resolve() == self.source.folder.resolve():
-            raise InputError(f"OUT is the model's own folder {self.out}; choose another folder")
-        if self.out.exists() and any(self.out.iterdir()) and not self._is_own_unfinished_work():
-            if not overwrite:
+    def _begin(self) -> None:
+        """Choose where to work: on this job's own unfinished work, in a free folder, or next to a folder that
+        will be replaced. Refuse everything else.
+        """
+        self.place.repair()
+        if not self._may_work_in(self.out):
+            if self._holds_result():
+                self.is_finished = True
+                return
+            if not self.overwrite:
                 raise InputError(
                     f"{self.out} is not empty{self._difference()}; choose another folder, or replace it with"
                     " --overwrite"
                 )
-            if not is_bivlm_folder(self.out):
-                raise InputError(
-                    f"{self.out} holds files that bivlm did not write; --overwrite replaces only folders that"
-                    " bivlm wrote: choose another folder"
+            self.place.check_replaceable()
+            self.out = self.place.new
+            if not self._may_work_in(self.out):
+                self.events.say(
+                    f"the unfinished work of another job that was to replace {self.place.out} is deleted"
                 )
-            shutil.rmtree(self.out)
+                shutil.rmtree(self.out)
         self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "job.json", to_json(self.fingerprint))
 
-    def _is_own_unfinished_work(self) -> bool:
-        path = self.folder / "job.json"
-        return path.exists() and read_json(path) == self.fingerprint
+    def _may_work_in(self, folder: Path) -> bool:
+        """Whether a folder is free, or holds the unfinished work of this job and of no other."""
+        if not folder.exists() or not any(folder.iterdir()):
+            return True
+        job = folder / JOB_FOLDER
+        if not job.is_dir() or job.is_symlink():
+            return False
+        begun = _json_or_none(job / "job.json")
+        if begun is not None:
+            return begun == self.fingerprint
+        records = [_json_or_none(path) for path in job.glob("model-*.json")]
+        return all(record is None or record.get("job") == self._job for record in records)
+
+    def _holds_result(self) -> bool:
+        """Whether OUT is the complete and undamaged result of this job."""
+        config = packed_config(self.out)
+        if config is None or self.folder.exists():
+            return False
+        quantization = config["quantization_config"]
+        origin = quantization.get("source")
+        if quantization.get("job") != self.identity or not isinstance(origin, dict):
+            return False
+        if origin.get("files") != self.source.digests:
+            return False
+        try:
+            verify_folder(self.out)
+        except InputError as error:
+            if self.overwrite:
+                self.events.say(f"{error}; it is made again")
+                return False
+            raise InputError(f"{error}; --overwrite makes it again") from error
+        return True
 
     def _difference(self) -> str:
-        path = self.folder / "job.json"
-        if not path.exists():
+        other = _json_or_none(self.folder / "job.json")
+        if other is None:
             return ""
-        other = read_json(path)
         keys = sorted(
             key for key in {*other, *self.fingerprint} if other.get(key) != self.fingerprint.get(key)
         )
@@ -145,13 +197,31 @@ class OutputFolder:
         return self.folder / f"{self.shard_path(name).stem}.json"
 
     def is_done(self, path: str) -> bool:
-        """Whether the shard of a unit (by its path) is complete on the disk."""
-        record = self._record_path(path)
-        return (
-            record.exists()
-            and self.shard_path(path).exists()
-            and read_json(record)["bytes"] == self.shard_path(path).stat().st_size
-        )
+        """Whether the shard of a unit (by its path) is complete on the disk: its tensors have the checksums
+        of its record. What is not counts as not done, and a line says so.
+        """
+        if path not in self._done:
+            self._done[path] = self._record_path(path).exists() and self._is_undamaged(path)
+        return self._done[path]
+
+    def _is_undamaged(self, path: str) -> bool:
+        try:
+            record = self._record(path)
+            own = record.pop("crc32")
+            if own != text_checksum(to_json(record)):
+                raise InputError("the record is damaged")
+            stored = read_tensors(read_entries([self.shard_path(path)]).values(), copy=False)
+            if record["job"] != self._job:
+                return False
+            if {key: checksum(tensor) for key, tensor in stored.items()} == record["checksums"]:
+                return True
+        except (InputError, KeyError, TypeError):
+            pass
+        self.events.say(f"{self.shard_path(path).name} or its record is damaged or missing; it is made again")
+        return False
+
+    def _record(self, path: str) -> dict[str, Any]:
+        return read_json(self._record_path(path))
 
     def write_rest(self) -> None:
         """Copy the tensors outside the units unchanged."""
@@ -207,20 +277,22 @@ class OutputFolder:
         path = self.shard_path(name)
         write_shard(path, tensors)
         record = {
-            "bytes": path.stat().st_size,
+            "job": self._job,
             "tensor_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
             "checksums": {key: checksum(tensor) for key, tensor in tensors.items()},
             "linears": linears,
             "report": report,
             "vectors": dict(vectors or {}),
         }
-        write_atomically(self._record_path(name), to_json(record))
+        record["crc32"] = text_checksum(to_json(record))
+        write_text(self._record_path(name), to_json(record))
+        self._done[name] = True
 
     def read_unit(
         self, path: str
     ) -> tuple[dict[str, PackedTensor], dict[str, Tensor], dict[str, dict[str, Any]]]:
         """The packed weights of a finished unit, its parameters that had new values, and its report."""
-        record = read_json(self._record_path(path))
+        record = self._record(path)
         stored = read_tensors(read_entries([self.shard_path(path)]).values())
         packed = {
             name: PackedTensor(
@@ -236,16 +308,35 @@ class OutputFolder:
     def records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every shard with its record, in the order of the shards."""
         for name in self.names:
-            yield self.shard_path(name), read_json(self._record_path(name))
+            yield self.shard_path(name), self._record(name)
 
     def finish(self, files: Mapping[str, str], config: Mapping[str, Any]) -> None:
-        """Turn the finished shards into a model folder: the source's other files, `files` by name, the index,
-        and config.json last.
+        """Turn the finished shards into a model folder: the index with all checksums, the source's other
+        files, `files` by name, and config.json last; then put it in OUT's place if it is not there yet.
         """
-        for path in other_files(self.source.folder):
-            shutil.copyfile(
-                path, self.out / ("README.original.md" if path.name == "README.md" else path.name)
-            )
+        self._check_source_unchanged()
+        others = companions(self.source.folder)
+        for name, reason in others.left_out.items():
+            self.events.say(f"{name} of the source is not copied: {reason}")
+        config = {name: value for name, value in config.items() if name != "auto_map"}
+        written = {**files, "config.json": to_json(config)}
+        sums = others.checksums() | {
+            name: text_checksum(content) for name, content in written.items() if name != CARD
+        }
+        write_text(self.out / INDEX_NAME, to_json(self._index(config, sums)))
+        others.copy_to(self.out)
+        for name, content in files.items():
+            write_text(self.out / name, content)
+        sync_folder(self.out)  # everything that config.json needs is on the disk before it appears
+        write_text(self.out / "config.json", written["config.json"])
+        sync_folder(self.out)
+        if self.out != self.place.out:
+            self.place.replace()
+            self.out = self.place.out
+        shutil.rmtree(self.folder)
+        sync_folder(self.out)
+
+    def _index(self, config: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
         weight_map: dict[str, str] = {}
         checksums: dict[str, str] = {}
         total = 0
@@ -253,55 +344,33 @@ class OutputFolder:
             weight_map |= dict.fromkeys(record["checksums"], path.name)
             checksums |= record["checksums"]
             total += record["tensor_bytes"]
-        index = {
-            "metadata": {
-                "total_size": total,
-                "bivlm": {"format_version": FORMAT_VERSION, "crc32": checksums},
-            },
-            "weight_map": weight_map,
-        }
-        for name, content in {**files, INDEX_NAME: to_json(index), "config.json": to_json(config)}.items():
-            write_atomically(self.out / name, content)
-        self._lock.release()
-        shutil.rmtree(self.folder)
+        specs = json.loads(to_json(config))["quantization_config"]["modules"]
+        modules = {name: module_checksum(spec, checksums) for name, spec in specs.items()}
+        seal = Seal(checksums, modules, files)
+        return {"metadata": {"total_size": total, "bivlm": seal.to_metadata()}, "weight_map": weight_map}
+
+    def _check_source_unchanged(self) -> None:
+        now = [[path.name, *_state(path)] for path in self.source.files]
+        if now != self.fingerprint["source"]:
+            raise InputError(
+                f"the weights in {self.source.folder} changed while they were read; run the command again"
+                " with --overwrite"
+            )
 
 
-def other_files(folder: Path) -> list[Path]:
-    """The files of a model folder that are copied: processor, tokenizer, generation settings, licence; not
-    the weights, and not the files that bivlm writes.
-    """
-    weights = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-        and path.suffix not in weights
-        and not path.name.endswith(".index.json")
-        and path.name != "config.json"
-        and path.name[0] != "."
-    ]
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, 64 hexadecimal digits; the order of its names does not matter."""
+    return hashlib.sha256(to_json(content).encode()).hexdigest()
 
 
-def is_bivlm_folder(folder: Path) -> bool:
-    """Whether bivlm wrote this folder, finished or not."""
-    if (folder / JOB_FOLDER / "job.json").exists():
-        return True
-    config = folder / "config.json"
-    return (
-        config.exists()
-        and (read_json(config).get("quantization_config") or {}).get("quant_method") == "bivlm"
-    )
+def _state(path: Path) -> tuple[int, int]:
+    """What changes when a file is written again: its size and its time."""
+    return path.stat().st_size, path.stat().st_mtime_ns
 
 
-@contextmanager
-def disk_full_explained(out: Path) -> Iterator[None]:
-    """Say what to do when the disk fills up; the complete shards stay, so the job can continue."""
+def _json_or_none(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None if it is missing or damaged."""
     try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"the disk that holds {out} is full; make room and run the same command again: it continues"
-            " after the last finished unit"
-        ) from error
+        return read_json(path)
+    except InputError:
+        return None

@@ -4,20 +4,20 @@ user understands.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bivlm.checkpoint.durable import publish, system_error, writing_name
 from bivlm.errors import InputError
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -51,44 +51,30 @@ class TensorEntry:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file; InputError if the file does not contain one."""
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; InputError if the file does not contain one, or cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no valid JSON ({error}); the file is damaged: get it again") from error
+    except (ValueError, RecursionError) as error:
+        cause = str(error).splitlines()[0][:120]
+        raise InputError(f"{path} is no valid JSON ({cause}); the file is damaged: get it again") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object; the file is damaged: get it again")
     return content
 
 
-def shard_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, from its index when it has one. Raises InputError when one is
-    missing.
+def to_json(content: Mapping[str, Any]) -> str:
+    """A JSON file's text: the same for the same content. Half a surrogate pair, which UTF-8 cannot hold,
+    makes the whole text ASCII.
     """
-    index = folder / INDEX_NAME
-    if not index.exists():
-        if (folder / SINGLE_NAME).exists():
-            return [folder / SINGLE_NAME]
-        others = sorted(
-            path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(pattern)
-        )
-        found = f"only {', '.join(others[:3])}" if others else "none"
-        raise InputError(
-            f"{folder} has no weights in safetensors ({found}); needed is {SINGLE_NAME} or {INDEX_NAME} with"
-            " its shards"
-        )
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index} has no weight_map; the file is damaged: get it again")
-    names = sorted(set(weight_map.values()))
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        raise InputError(
-            f"{folder} lacks {missing[0]} ({len(missing)} of {len(names)} shards named in {INDEX_NAME} are"
-            " missing)"
-        )
-    return [folder / name for name in names]
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=1, sort_keys=True) + "\n"
+    return text
 
 
 @contextmanager
@@ -99,6 +85,8 @@ def open_shard(path: Path) -> Iterator[safe_open]:
             yield shard
     except SafetensorError as error:
         raise InputError(f"{path} is damaged or cut short ({error}); get the file again") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
@@ -112,6 +100,11 @@ def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
                     raise InputError(
                         f"{path}: tensor {key} has the dtype {part.get_dtype()}, which bivlm does not read;"
                         " convert the model to bfloat16 first"
+                    )
+                if key in entries:
+                    raise InputError(
+                        f"the tensor {key} is in {entries[key].shard} and in {path.name}; take the file that"
+                        " does not belong to this model out of the folder"
                     )
                 entries[key] = TensorEntry(path, key, DTYPES[part.get_dtype()], tuple(part.get_shape()))
     return entries
@@ -146,21 +139,15 @@ def checksum(tensor: Tensor) -> str:
     return f"{zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0:08x}"
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Write a text file so that it is always either the old one or the complete new one."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(content, encoding="utf-8")
-    _publish(temporary, path)
-
-
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file that is either absent or complete, readable by everyone, with the same bytes
     for the same tensors.
 
     The header has only the entry `format`: safetensors writes further entries in an order that changes from
-    process to process. Raises OSError with ENOSPC if the disk is full; an older file then stays.
+    process to process. Raises OSError with the system's number if the disk is full or refuses; an older file
+    then stays.
     """
-    temporary = path.with_name(path.name + ".writing")
+    temporary = writing_name(path)
     try:
         save_file(
             {key: tensor.contiguous() for key, tensor in tensors.items()},
@@ -169,13 +156,6 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
         )
     except SafetensorError as error:
         temporary.unlink(missing_ok=True)
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
+        raise system_error(str(error), path) from error
     temporary.chmod(0o644)  # safetensors writes 0600, which a server under another user cannot read
-    _publish(temporary, path)
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    publish(temporary, path)

@@ -7,6 +7,7 @@ work too.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -21,7 +22,10 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors, shard_files
+from bivlm.checkpoint.adapter import Adapter, read_adapter
+from bivlm.checkpoint.guards import check_depth, folder_blamed
+from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors
+from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of
 
@@ -31,24 +35,29 @@ class SourceModel:
 
     `model` has every parameter on the meta device, and every computed buffer (rotary frequencies and the
     like) in memory. `entries` maps each parameter's name in the model to its place in the shards. `extra` has
-    stored tensors that the model does not have; they are copied like the others. Raises InputError for a
+    stored tensors that the model does not have; they are copied like the others. An `adapter` in the folder
+    is merged into what is read if `merge_adapter` says so, and refused otherwise. Raises InputError for a
     folder that is missing, empty, incomplete, damaged, of an unsupported architecture (unless its `family` is
     given), or already quantized.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, merge_adapter: bool = False) -> None:
         self.folder = folder
         self.config = read_config(folder)
         self.family: Family = family_of(self.config)
-        self.shards = shard_files(folder)
+        if not merge_adapter:
+            check_no_adapter(folder)
+        self.shards = weight_files(folder)
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
-        with init_empty_weights(include_buffers=False):
+        check_depth(folder, self.config, len(stored))
+        with folder_blamed(folder), init_empty_weights(include_buffers=False):
             self.model: transformers.PreTrainedModel = self.family.auto_model.from_config(
                 self.config, dtype=self.dtype
             )
         self.model.eval()
         self.entries = self._map_parameters(stored)
+        self.adapter = read_adapter(folder, self.entries) if merge_adapter else Adapter(())
 
     def _model_dtype(self, stored: Mapping[str, TensorEntry]) -> torch.dtype:
         """The dtype in which `from_pretrained` computes: the config's dtype, or that of the first
@@ -100,6 +109,20 @@ class SourceModel:
         """Size of the folder's files, weights included."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the weights: the shards, and those of the adapter."""
+        return (*self.shards, *self.adapter.files)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every one of `files`, by its name: what the hub shows for them, too."""
+        found = {}
+        for path in self.files:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
+
     def read(self, names: list[str], *, copy: bool = True) -> dict[str, Tensor]:
         """The stored tensors of some parameters, by parameter name, in their stored dtype; InputError if one
         is not finite.
@@ -108,7 +131,7 @@ class SourceModel:
         """
         places = {**self.entries, **self.extra}
         by_key = read_tensors((places[name] for name in names), copy=copy)
-        tensors = {name: by_key[places[name].key] for name in names}
+        tensors = {name: self.adapter.merged(name, by_key[places[name].key]) for name in names}
         for name, tensor in tensors.items():
             if not is_finite(tensor):
                 entry = places[name]
@@ -155,8 +178,8 @@ class SourceModel:
 
 
 def read_config(folder: Path) -> Any:
-    """The configuration of a full-precision model folder; InputError if there is none or if it is quantized
-    already.
+    """The configuration of a full-precision model folder; InputError if there is none, if it is damaged, or
+    if it is quantized already.
     """
     if not folder.exists():
         raise InputError(
@@ -172,12 +195,14 @@ def read_config(folder: Path) -> Any:
             " safetensors"
         )
     config = read_json(path)
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    if method is not None:
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
         raise InputError(
             f"{folder} is quantized already (quant_method {method!r}); give the full-precision model"
         )
-    if "model_type" not in config:
+    if not isinstance(config.get("model_type"), str):
         raise InputError(f"{path} names no model_type; is this a transformers model?")
     family_of(config["model_type"])
-    return transformers.AutoConfig.from_pretrained(folder)
+    with folder_blamed(folder):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -1,16 +1,62 @@
-"""Checks a folder against its index: every tensor must be present and have the right checksum."""
+"""Checks a packed folder against its checksums, without loading the model: shards, modules, the files beside
+them, and that every packed weight decodes.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from bivlm.checkpoint.shards import INDEX_NAME, checksum, open_shard, read_entries, read_json
+from bivlm.checkpoint.durable import sync_folder, write_text
+from bivlm.checkpoint.modules import ModuleSpec, read_modules
+from bivlm.checkpoint.seal import READ_BY_LOADERS, Seal, file_checksum, module_checksum, read_seal
+from bivlm.checkpoint.shards import (
+    INDEX_NAME,
+    TensorEntry,
+    checksum,
+    open_shard,
+    read_entries,
+    read_json,
+    read_tensors,
+    to_json,
+)
+from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
+from bivlm.formats import FORMATS, PackedTensor
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked in a folder: how many of each, and whether it has checksums (`format_version` 0:
+    none).
+    """
+
+    format_version: int
+    shards: int
+    tensors: int
+    modules: int
+    files: int
+
+
+def verify_folder(folder: Path) -> Verified:
+    """Check everything that a packed folder promises. Raises InputError that names the first fault."""
+    quantization = read_json(folder / "config.json").get("quantization_config")
+    if not isinstance(quantization, Mapping) or quantization.get("quant_method") != "bivlm":
+        raise InputError(f"{folder} is not packed by bivlm; only packed folders have checksums to verify")
+    modules, shards = read_modules(quantization), weight_files(folder)
+    seal, entries = read_seal(folder), read_entries(shards)
+    verify_files(folder, seal)
+    verify_shards(shards)
+    verify_modules(folder, modules, seal, entries)
+    for name, spec in modules.items():
+        _decodes(folder, name, spec, entries)
+    files = () if seal is None else seal.files
+    return Verified(0 if seal is None else seal.version, len(shards), len(entries), len(modules), len(files))
 
 
 def verify_shards(shards: Sequence[Path]) -> None:
@@ -19,25 +65,91 @@ def verify_shards(shards: Sequence[Path]) -> None:
     Raises InputError, naming the tensor, if one is missing or its bytes have changed. A folder without
     checksums (saved again by transformers) is not checked, and the log says so.
     """
-    index = shards[0].parent / INDEX_NAME
-    expected = read_json(index).get("metadata", {}).get("bivlm", {}).get("crc32") if index.exists() else None
-    if expected is None:
-        logger.warning("%s has no checksums; it is read without the check", shards[0].parent)
+    folder = shards[0].parent
+    seal = read_seal(folder)
+    if seal is None:
+        logger.warning("%s has no checksums; it is read without the check", folder)
         return
     entries = read_entries(shards)
-    missing = [key for key in expected if key not in entries]
+    missing = [key for key in seal.tensors if key not in entries]
     if missing:
         raise InputError(
-            f"{shards[0].parent} lacks the tensor {missing[0]} ({len(missing)} are missing); copy or quantize"
-            " it again"
+            f"{folder} lacks the tensor {missing[0]} ({len(missing)} are missing); copy or quantize it again"
         )
     with ThreadPoolExecutor(4) as pool:  # zlib and disk reads release the GIL
-        for damaged in pool.map(lambda shard: _first_damaged(shard, expected), shards):
+        for damaged in pool.map(lambda shard: _first_damaged(shard, seal.tensors), shards):
             if damaged:
                 raise InputError(f"{damaged}; copy or quantize it again")
 
 
-def _first_damaged(path: Path, expected: dict[str, str]) -> str | None:
+def verify_modules(
+    folder: Path, modules: Mapping[str, ModuleSpec], seal: Seal | None, entries: Mapping[str, TensorEntry]
+) -> None:
+    """Compare the packed modules of config.json with the shards' headers and with their checksums. Raises
+    InputError that names the module.
+    """
+    config = folder / "config.json"
+    for name, spec in modules.items():
+        try:
+            spec.check_stored(entries)
+        except ValueError as error:
+            raise InputError(f"{config}: the module {name}: {error}; copy or quantize it again") from error
+    if seal is None or seal.version < 2:
+        return
+    if sorted(seal.modules) != sorted(modules):
+        odd = sorted({*seal.modules} ^ {*modules})[0]
+        raise InputError(f"{config} and {INDEX_NAME} disagree about the module {odd}; copy the folder again")
+    for name, spec in modules.items():
+        if module_checksum(spec.raw, seal.tensors) != seal.modules[name]:
+            raise InputError(
+                f"{config}: the settings of the module {name} have changed since they were written; copy or"
+                " quantize it again"
+            )
+
+
+def verify_files(folder: Path, seal: Seal | None) -> None:
+    """Compare processor, tokenizer, templates and settings with their checksums. Raises InputError that names
+    the file.
+    """
+    for name, expected in ({} if seal is None else seal.files).items():
+        path = folder / name
+        if not path.is_file():
+            if path.suffix not in READ_BY_LOADERS:
+                continue  # a licence, say: a download may leave it out
+            raise InputError(f"{folder} lacks {name}; copy or quantize it again")
+        if file_checksum(path) != expected:
+            raise InputError(
+                f"{path} has changed since it was written; copy it again, or, if you changed it yourself:"
+                f" bivlm verify {folder} --accept"
+            )
+
+
+def accept_files(folder: Path) -> list[str]:
+    """Take the present files besides the weights as right, and write their checksums; returns the names of
+    those that had changed. A file that is gone loses its checksum. The weights' checksums stay.
+    """
+    seal = read_seal(folder)
+    if seal is None or seal.version < 2:
+        raise InputError(f"{folder} has no checksums of its files; there is nothing to accept")
+    now = {name: file_checksum(folder / name) for name in seal.files if (folder / name).is_file()}
+    changed = [name for name, expected in seal.files.items() if now.get(name) != expected]
+    index = read_json(folder / INDEX_NAME)
+    index["metadata"]["bivlm"]["files"] = now
+    write_text(folder / INDEX_NAME, to_json(index))
+    sync_folder(folder)
+    return changed
+
+
+def _decodes(folder: Path, name: str, spec: ModuleSpec, entries: Mapping[str, TensorEntry]) -> None:
+    stored = read_tensors((entries[spec.key + part] for part in spec.tensors), copy=False)
+    tensors = {part: stored[spec.key + part] for part in spec.tensors}
+    try:
+        FORMATS[spec.format].check_packed(PackedTensor(spec.format, spec.shape, tensors, spec.settings))
+    except ValueError as error:
+        raise InputError(f"{folder}: the packed weight {name} is damaged: {error}") from error
+
+
+def _first_damaged(path: Path, expected: Mapping[str, str]) -> str | None:
     with open_shard(path) as shard:
         for key in shard.keys():  # noqa: SIM118 - a safetensors file is no dict
             if key not in expected:

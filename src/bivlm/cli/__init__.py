@@ -16,6 +16,7 @@ import bivlm.cli.quantize
 import bivlm.cli.ask
 import bivlm.cli.eval
 import bivlm.cli.inspect
+import bivlm.cli.verify
 import bivlm.cli.compare
 import bivlm.cli.prune
 import bivlm.cli.analyze

@@ -108,7 +108,20 @@ SensitivitiesOption = Annotated[
         rich_help_panel=MORE,
     ),
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace OUT if bivlm wrote it")]
+AdapterOption = Annotated[
+    bool,
+    typer.Option(
+        "--merge-adapter",
+        help="merge the LoRA adapter in MODEL's folder into the weights; without it such a folder is refused",
+        rich_help_panel=MORE,
+    ),
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="replace OUT if bivlm wrote it; the old model stays until the new one is complete"
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
 
 
@@ -132,6 +145,7 @@ def quantize(
     seed: SeedOption = 0,
     prune: DefaultPruningOption = None,
     sensitivities: SensitivitiesOption = None,
+    merge_adapter: AdapterOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json_: JsonOption = False,
@@ -155,6 +169,7 @@ def quantize(
         parts=words(parts),
         pruning=prune,
         sensitivities=sensitivities,
+        merge_adapter=merge_adapter,
     )
     prepared = prepare(model, request)
     warning = _show_plan(prepared, json_)

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.output import REPORT_NAME
-from bivlm.checkpoint.shards import read_entries, read_json, shard_files
-from bivlm.checkpoint.verify import verify_shards
+from bivlm.checkpoint.place import REPORT_NAME, packed_config
+from bivlm.checkpoint.shards import read_entries, read_json
+from bivlm.checkpoint.verify import verify_folder
+from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
 from bivlm.families import family_of
 from bivlm.loading import check_model_folder
@@ -67,16 +69,20 @@ def inspect(model: str | Path) -> Inspection:
     """
     folder = resolve_model(model)
     check_model_folder(folder)
-    config = read_json(folder / "config.json")
-    quantization = config.get("quantization_config") or {}
-    if quantization.get("quant_method") != "bivlm":
+    config = packed_config(folder)
+    if config is None:
         raise InputError(
             f"{folder} is not quantized by bivlm; `bivlm quantize {folder} OUT` makes a packed folder to"
             " inspect"
         )
-    shards = shard_files(folder)
-    verify_shards(shards)
-    linears = _linears(folder, config["model_type"], quantization)
+    verify_folder(folder)
+    quantization = config["quantization_config"]
+    with folder_blamed(folder):
+        return _count(folder, config["model_type"], quantization)
+
+
+def _count(folder: Path, model_type: str, quantization: dict[str, Any]) -> Inspection:
+    linears = _linears(folder, model_type, quantization)
     files = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     return Inspection(
         recipe=quantization["recipe"]["name"],
@@ -92,7 +98,7 @@ def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> lis
     """Every packed linear with the bytes that its tensors take in the files (config.json is not used for
     this).
     """
-    entries = read_entries(shard_files(folder))
+    entries = read_entries(weight_files(folder))
     by_base: dict[str, int] = defaultdict(int)
     for key, entry in entries.items():
         by_base[key.rpartition(".")[0]] += 0 if key.endswith(".bias") else entry.nbytes

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bivlm.checkpoint.output import REPORT_NAME
+from bivlm.checkpoint.place import REPORT_NAME
 from bivlm.checkpoint.source import SourceModel
 from bivlm.job.recipe import Recipe
 from bivlm.pruning.settings import parse_pruning

@@ -30,7 +30,8 @@ EFFORTS: dict[str, dict[str, Any]] = {  # how long may it take?
 @dataclass(frozen=True)
 class Request:
     """A checked request. `pruning` is the packed model's default pruning; `family` declares an architecture
-    that is not in the table; `sensitivities` is a file that keeps the measurements of a budget.
+    that is not in the table; `sensitivities` is a file that keeps the measurements of a budget;
+    `merge_adapter` says that a LoRA adapter in the model's folder belongs to its weights.
     """
 
     recipe: Recipe
@@ -38,6 +39,7 @@ class Request:
     pruning: Pruning | None = None
     family: Family | None = None
     sensitivities: Path | None = None
+    merge_adapter: bool = False
 
 
 def make_request(
@@ -51,6 +53,7 @@ def make_request(
     pruning: str | Mapping[str, Any] | Pruning | None = None,
     family: Family | None = None,
     sensitivities: str | Path | None = None,
+    merge_adapter: bool = False,
 ) -> Request:
     """Check the arguments and combine them into a request.
 
@@ -78,6 +81,7 @@ def make_request(
         None if pruning is None else parse_pruning(pruning),
         family,
         None if sensitivities is None else Path(sensitivities),
+        merge_adapter,
     )
 
 

@@ -19,15 +19,13 @@ import torch
 from bivlm import __version__
 from bivlm.calibration.inputs import CalibrationInput, calibration_inputs
 from bivlm.calibration.tuning import HELD_OUT
+from bivlm.checkpoint.companions import check_readable, companions
+from bivlm.checkpoint.durable import write_errors_explained
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.output import (
-    FORMAT_VERSION,
-    REPORT_NAME,
-    OutputFolder,
-    disk_full_explained,
-    to_json,
-)
-from bivlm.checkpoint.shards import read_json
+from bivlm.checkpoint.modules import FORMAT_VERSION
+from bivlm.checkpoint.output import OutputFolder
+from bivlm.checkpoint.place import REPORT_NAME
+from bivlm.checkpoint.shards import read_json, to_json
 from bivlm.checkpoint.source import SourceModel
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
@@ -80,6 +78,7 @@ def quantize(
     pruning: str | Mapping[str, Any] | Pruning | None = None,
     family: Family | None = None,
     sensitivities: str | Path | None = None,
+    merge_adapter: bool = False,
     overwrite: bool = False,
     events: Events = SILENT,
 ) -> Path:
@@ -96,10 +95,13 @@ def quantize(
     pruning        the packed model's default pruning ("attention:layer=2,keep=0.25")
     family         the declaration of an architecture that bivlm does not know
     sensitivities  a file that keeps the measurements of a budget, for reuse
+    merge_adapter  merge the LoRA adapter in the model's folder into the weights; without it such a folder is
+                   refused
+    overwrite      replace `out` if bivlm wrote it; the old model stays until the new one is complete
     events         receives the progress
 
-    After an interruption the same call continues the job and ends with the same bytes. Raises InputError for
-    every mistake that the user has to correct.
+    After an interruption the same call continues the job and ends with the same bytes; if `out` holds its
+    result already, nothing is done. Raises InputError for every mistake that the user has to correct.
     """
     request = make_request(
         recipe,
@@ -111,6 +113,7 @@ def quantize(
         pruning=pruning,
         family=family,
         sensitivities=sensitivities,
+        merge_adapter=merge_adapter,
     )
     prepared = prepare(model, request)
     drawn = calibration_samples(prepared, data, samples, seed)
@@ -123,7 +126,8 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     """
     if request.family is not None:
         use(request.family)
-    source = SourceModel(resolve_model(model))
+    source = SourceModel(resolve_model(model), merge_adapter=request.merge_adapter)
+    check_readable(companions(source.folder))
     family_of(source.config, request.family)  # refuses a family of another architecture
     plan = make_plan(source, request.recipe, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
@@ -160,10 +164,21 @@ def run(
     check_disk(out, prepared.expected)
     inputs = calibration_inputs(source, samples if recipe.needs_data else ())
     units = [unit.path for unit in plan.units]
+    described = identity(prepared, inputs)
     store = OutputFolder(
-        out, source, units, fingerprint(prepared, inputs), shared=plan.shared, overwrite=overwrite
+        out,
+        source,
+        units,
+        described,
+        circumstances=circumstances(inputs),
+        shared=plan.shared,
+        overwrite=overwrite,
+        events=events,
     )
-    with disk_full_explained(out), store:
+    with write_errors_explained(out), store:
+        if store.is_finished:
+            events.say(f"{out} holds the result of this job already, complete and undamaged: nothing to do")
+            return out
         store.write_rest()
         if recipe.budget is not None:
             file = SensitivityFile(store.folder / "sensitivities.json", prepared.request.sensitivities)
@@ -191,28 +206,32 @@ def _check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
         )
 
 
-def fingerprint(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
-    """Everything that decides the bytes of the result; unfinished work is continued only if it is equal."""
-    source, request = prepared.source, prepared.request
+def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
+    """What the user decided about the result, besides the source: a folder made with the same is its
+    result.
+    """
+    request = prepared.request
     described: dict[str, Any] = {
         "recipe": request.recipe.to_dict(),
         "parts": list(request.parts),
-        "model": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in source.shards],
         "bivlm": __version__,
     }
     if request.pruning is not None:
         described["pruning"] = request.pruning.to_dict()
+    if request.merge_adapter:
+        described["merge_adapter"] = True
     if inputs:
         digest = hashlib.sha256()
         for sample in inputs:
             for name, tensor in sorted(sample.tensors.items()):
                 digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        described |= {
-            "data": digest.hexdigest(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-        }
+        described["data"] = digest.hexdigest()
     return described
+
+
+def circumstances(inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
+    """What else decides the bytes of the result; unfinished work is continued only if it is equal."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()} if inputs else {}
 
 
 def quantization_config(prepared: Prepared, store: OutputFolder, calibration_samples: int) -> dict[str, Any]:
@@ -237,7 +256,9 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
         "recipe": json.loads(json.dumps(request.recipe.to_dict())),
         "parts": list(request.parts),
         "calibration_samples": calibration_samples,
+        "job": store.identity,
         "source": {
+            "files": source.digests,
             "name": source.folder.resolve().name,
             "file_bytes": source.file_bytes,
             "linears": {name: source.entries[f"{name}.weight"].nbytes for name in modules},

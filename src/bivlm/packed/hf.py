@@ -22,8 +22,10 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from bivlm.checkpoint.output import FORMAT_VERSION
-from bivlm.checkpoint.verify import verify_shards
+from bivlm.checkpoint.modules import FORMAT_VERSION, ModuleSpec, read_modules
+from bivlm.checkpoint.seal import read_seal
+from bivlm.checkpoint.shards import read_entries
+from bivlm.checkpoint.verify import verify_modules, verify_shards
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
@@ -73,26 +75,19 @@ class BivlmHfQuantizer(HfQuantizer):
     )
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        version = self.quantization_config.format_version
-        if version > FORMAT_VERSION:
-            raise InputError(
-                f"this checkpoint has format version {version}, and this bivlm reads up to {FORMAT_VERSION}:"
-                " pip install -U bivlm"
-            )
-        unknown = {spec["format"] for spec in self.quantization_config.modules.values()} - set(FORMATS)
-        if unknown:
-            raise InputError(
-                f"this checkpoint uses the format {sorted(unknown)[0]!r}, which this bivlm does not know: pip"
-                " install -U bivlm"
-            )
+        read_modules(self.quantization_config.to_dict())
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
     ) -> PreTrainedModel:
+        modules = read_modules(self.quantization_config.to_dict())
         if checkpoint_files:
-            verify_shards([Path(file) for file in checkpoint_files])
-        for name, spec in resolve_modules(model, self.quantization_config.modules):
-            if spec.get("kind") == "embedding":
+            shards = [Path(file) for file in checkpoint_files]
+            verify_shards(shards)
+            folder = shards[0].parent
+            verify_modules(folder, modules, read_seal(folder), read_entries(shards))
+        for name, spec in resolve_modules(model, modules):
+            if spec.kind == "embedding":
                 put_embedding(model, name, spec)
             else:
                 replace_linear(model, name, empty_packed(spec))
@@ -105,6 +100,10 @@ class BivlmHfQuantizer(HfQuantizer):
                 raise InputError(
                     f"the checkpoint lacks {name}.{absent[0]}; it is incomplete: quantize the model again"
                 )
+            try:
+                FORMATS[module.format].check_packed(module.packed)
+            except ValueError as error:
+                raise InputError(f"the packed weight {name} is damaged: {error}") from error
         pruning = self.quantization_config.details.get("pruning")
         if pruning is not None and model.base_model is not model:  # a bare base model has no prompt to prune
             prune(model, pruning)
@@ -133,20 +132,19 @@ class BivlmHfQuantizer(HfQuantizer):
         return False
 
 
-def empty_packed(spec: Mapping[str, Any]) -> PackedTensor:
+def empty_packed(spec: ModuleSpec) -> PackedTensor:
     """A packed weight of the shapes that config.json gives, on the meta device."""
     tensors = {
-        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
-        for name, (dtype, shape) in spec["tensors"].items()
+        name: torch.empty(shape, dtype=dtype, device="meta") for name, (dtype, shape) in spec.tensors.items()
     }
-    return PackedTensor(spec["format"], tuple(spec["shape"]), tensors, spec["settings"])
+    return PackedTensor(spec.format, spec.shape, tensors, spec.settings)
 
 
-def put_embedding(model: PreTrainedModel, name: str, spec: Mapping[str, Any]) -> None:
+def put_embedding(model: PreTrainedModel, name: str, spec: ModuleSpec) -> None:
     """Put a packed embedding in its place, and, if `model` has one, the head that shares its weight: after
     that nothing has to be tied.
     """
-    head = model.get_output_embeddings() if "head" in spec else None
+    head = model.get_output_embeddings() if spec.head is not None else None
     heads = [place for place, module in model.named_modules() if head is not None and module is head]
     replace_embedding(model, name, empty_packed(spec), *heads)
     for place in heads:
@@ -175,7 +173,9 @@ def plain_embedding(weight: nn.Parameter, padding_idx: int | None) -> nn.Embeddi
     return embedding
 
 
-def resolve_modules(model: PreTrainedModel, modules: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def resolve_modules(
+    model: PreTrainedModel, modules: Mapping[str, ModuleSpec]
+) -> Iterator[tuple[str, ModuleSpec]]:
     """The packed modules' names in `model`, found by the longest unambiguous suffix: `model` may be the base
     model or part of a larger one.
 
@@ -185,7 +185,7 @@ def resolve_modules(model: PreTrainedModel, modules: Mapping[str, Any]) -> Itera
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     for recorded, spec in modules.items():
-        kind = spec.get("kind", "linear")
+        kind = spec.kind
         if kind == "head" and model.get_output_embeddings() is None:
             continue
         there = embeddings if kind == "embedding" else linears

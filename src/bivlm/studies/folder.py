@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Self
 
 from filelock import FileLock, Timeout
 
-from bivlm.checkpoint.shards import read_json, write_atomically
+from bivlm.checkpoint.durable import write_text
+from bivlm.checkpoint.shards import read_json
 from bivlm.data.images import open_image
 from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers
@@ -67,9 +68,7 @@ class RunFolder:
         return record if record.get("fingerprint") == plain(fingerprint) else None
 
     def write_run(self, run: str, record: Mapping[str, Any]) -> None:
-        write_atomically(
-            self.out / "runs" / f"{run}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        )
+        write_text(self.out / "runs" / f"{run}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
     @property
     def reference(self) -> Path:

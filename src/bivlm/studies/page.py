@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bivlm.checkpoint.shards import write_atomically
+from bivlm.checkpoint.durable import write_text
 from bivlm.errors import InputError
 
 
@@ -27,8 +27,8 @@ def write_result(
         folder.mkdir(parents=True, exist_ok=True)
         if draw is not None:
             draw(folder / f"{name}.png")
-        write_atomically(folder / f"{name}.md", markdown)
-        write_atomically(folder / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / f"{name}.md", markdown)
+        write_text(folder / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({error.strerror}); make room, or give --out a folder that can be"

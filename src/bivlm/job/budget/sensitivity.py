@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.stats import StatsCollector, collector_for
-from bivlm.checkpoint.shards import read_json, write_atomically
+from bivlm.checkpoint.durable import write_text
+from bivlm.checkpoint.shards import read_json
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
@@ -171,7 +172,10 @@ class SensitivityFile:
         """The measured sensitivities, by the path of the block. InputError for a file with other contents,
         and for a kept file that differs from the one with which this job began.
         """
-        own = _read(self.path)
+        try:
+            own = _read(self.path)
+        except InputError:
+            own = {}  # damaged: it is measured again
         kept = {} if self.kept is None else _read(self.kept)
         if any(own[block] != kept[block] for block in own.keys() & kept.keys()):
             raise InputError(
@@ -183,7 +187,7 @@ class SensitivityFile:
     def write(self, blocks: Mapping[str, Sequence[Sensitivity]]) -> None:
         text = json.dumps({name: [asdict(one) for one in found] for name, found in blocks.items()}, indent=1)
         for path in filter(None, (self.path, self.kept)):
-            write_atomically(path, text + "\n")
+            write_text(path, text + "\n")
 
     def check(self, found: Mapping[str, Sequence[Sensitivity]], blocks: Sequence[BlockPlan]) -> None:
         """InputError if the file was measured on other linears than those of the plan."""

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bivlm.checkpoint.shards import read_json, write_atomically
+from bivlm.checkpoint.durable import write_text
+from bivlm.checkpoint.shards import read_json
 from bivlm.studies.folder import RunFolder, plain
 from bivlm.types import PARTS, PartName
 
@@ -62,9 +63,7 @@ class ComparisonFolder(RunFolder):
 
     def write_cost(self, run: str, fingerprint: Mapping[str, Any], cost: PackingCost) -> None:
         """Record the cost; after an interruption the next run adds to it."""
-        write_atomically(
-            self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "cost": asdict(cost)})
-        )
+        write_text(self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "cost": asdict(cost)}))
 
     def settle(self, run: str, *, keep_model: bool) -> None:
         """Delete the files that a finished run no longer needs; a kept model of an earlier comparison

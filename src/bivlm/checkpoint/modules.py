@@ -1,0 +1,154 @@
+"""The packed modules of a `quantization_config`, read strictly: every field has its type and range before
+anything is made from it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bivlm.checkpoint.shards import DTYPES, TensorEntry
+from bivlm.errors import InputError
+from bivlm.formats import FORMATS
+
+FORMAT_VERSION = 2
+KINDS = ("linear", "embedding", "head")
+LARGEST = 1 << 40  # of a dimension: beyond every file
+_TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """A packed module as `config.json` describes it.
+
+    `key` begins the names of its tensors in the shards; `tensors` are dtype and shape by name; `shape` is
+    (out, in) of the weight; `head` names the language head that shares an embedding's weight.
+    """
+
+    key: str
+    format: str
+    shape: tuple[int, int]
+    settings: Mapping[str, Any]
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+    kind: str = "linear"
+    head: str | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.tensors.values())
+
+    def check_stored(self, entries: Mapping[str, TensorEntry]) -> None:
+        """ValueError unless the shards hold exactly these tensors under this key."""
+        for name, (dtype, shape) in self.tensors.items():
+            entry = entries.get(self.key + name)
+            if entry is None:
+                raise ValueError(f"the tensor {self.key}{name} is not in the files")
+            if (entry.dtype, entry.shape) != (dtype, shape):
+                raise ValueError(
+                    f"the tensor {self.key}{name} is {entry.dtype} {list(entry.shape)} in {entry.shard.name},"
+                    f" and {dtype} {list(shape)} in config.json"
+                )
+
+
+def read_modules(quantization: Any) -> dict[str, ModuleSpec]:
+    """The packed modules of a `quantization_config` by their names. Raises InputError, naming the field, for
+    anything that is not as docs/format.md says, and for a newer format.
+    """
+    with _blaming("quantization_config"):
+        _need(isinstance(quantization, Mapping), f"it is {_shown(quantization)}; needs an object")
+        version = quantization.get("format_version")
+        _need(type(version) is int and version >= 1, f"format_version is {_shown(version)}; needs a number")
+        if version > FORMAT_VERSION:
+            raise InputError(
+                f"this checkpoint has format version {version}, and this bivlm reads up to {FORMAT_VERSION}:"
+                " pip install -U bivlm"
+            )
+        modules = quantization.get("modules")
+        _need(isinstance(modules, Mapping), f"modules is {_shown(modules)}; needs an object")
+        return {name: _module(name, spec) for name, spec in modules.items()}
+
+
+def _module(name: str, spec: Any) -> ModuleSpec:
+    with _blaming(f"the module {name[:120]}"):
+        _need(isinstance(spec, Mapping), f"it is {_shown(spec)}; needs an object")
+        unknown = sorted({*spec} - {"key", "format", "shape", "settings", "tensors", "kind", "head"})
+        _need(not unknown, f"its field {unknown[0]!r} is not known" if unknown else "")
+        key, settings, tensors = spec.get("key"), spec.get("settings"), spec.get("tensors")
+        kind, head = spec.get("kind", "linear"), spec.get("head")
+        _need(
+            isinstance(key, str) and key[-1:] in ("", "."), f"key is {_shown(key)}; needs a prefix with a dot"
+        )
+        _need(kind in KINDS, f"kind is {_shown(kind)}; needs one of {', '.join(KINDS)}")
+        _need(head is None or isinstance(head, str), f"head is {_shown(head)}; needs a module's name")
+        _need(isinstance(settings, Mapping), f"settings is {_shown(settings)}; needs an object")
+        _need(
+            isinstance(tensors, Mapping) and bool(tensors), f"tensors is {_shown(tensors)}; needs an object"
+        )
+        assert isinstance(key, str)
+        assert isinstance(tensors, Mapping)
+        return ModuleSpec(
+            key,
+            _format(spec.get("format")),
+            _weight_shape(spec.get("shape")),
+            dict(settings or {}),
+            {part: _tensor(part, stored) for part, stored in tensors.items()},
+            kind,
+            head,
+            dict(spec),
+        )
+
+
+def _format(name: Any) -> str:
+    _need(isinstance(name, str), f"format is {_shown(name)}; needs a name")
+    if name not in FORMATS:
+        raise InputError(
+            f"this checkpoint uses the format {name[:80]!r}, which this bivlm does not know: pip install -U"
+            " bivlm"
+        )
+    return name
+
+
+def _weight_shape(shape: Any) -> tuple[int, int]:
+    fits = (
+        isinstance(shape, list | tuple) and len(shape) == 2 and all(map(_is_size, shape)) and 0 not in shape
+    )
+    _need(fits, f"shape is {_shown(shape)}; needs [out, in], each at least 1")
+    return tuple(shape)
+
+
+def _tensor(part: str, stored: Any) -> tuple[torch.dtype, tuple[int, ...]]:
+    fits = isinstance(stored, list | tuple) and len(stored) == 2 and isinstance(stored[1], list | tuple)
+    fits = fits and _TENSOR_NAME.fullmatch(part) is not None and all(map(_is_size, stored[1]))
+    fits = fits and isinstance(stored[0], str) and stored[0] in _DTYPES
+    _need(fits, f"the tensor {part[:80]!r} is {_shown(stored)}; needs [dtype, [sizes]]")
+    return _DTYPES[stored[0]], tuple(stored[1])
+
+
+def _is_size(number: Any) -> bool:
+    return type(number) is int and 0 <= number <= LARGEST
+
+
+def _shown(value: Any) -> str:
+    """A value of any size and kind, for a message."""
+    return "missing" if value is None else repr(value)[:60]
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
