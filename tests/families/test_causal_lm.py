@@ -23,34 +23,11 @@ from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from bivlm.packed.linear import packed_linears, replace_linear
 from bivlm.types import Sample
-from tiny.kinds import ALL
+from tiny.language import tiny_language_model
 
 QUESTIONS = [
     Sample(None, question) for question in ("what is red", "is it a cat", "how many", "a dog on a mat")
 ]
-
-
-def tiny_language_model(model_type, folder, dtype=torch.float32):
-    """A seeded member of a family with its tokenizer, saved in `folder`."""
-    tokenizer = ALL["llava"].tokenizer()
-    sizes = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "tie_word_embeddings": model_type == "qwen3",
-    }
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **sizes)
-    transformers.AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def logits(model, folder):

@@ -107,7 +107,10 @@ def is_inside(path: Path, folder: Path) -> bool:
     """Whether a path, its links followed, lies in the folder, or in the same repository of the hub's cache
     (whose snapshots are links to `blobs`).
     """
-    target, home = path.resolve(), folder.resolve()
+    try:
+        target, home = path.resolve(strict=True), folder.resolve()
+    except (OSError, RuntimeError):  # a link to nothing, or to itself
+        return False
     if target.is_relative_to(home):
         return True
     return home.parent.name == "snapshots" and target.is_relative_to(home.parent.parent / "blobs")

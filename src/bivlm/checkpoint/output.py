@@ -47,6 +47,9 @@ from bivlm.formats import PackedTensor
 # size of the shards of tensors outside the units, about: writing one needs no more memory than this
 REST_SHARD_BYTES = 1 << 30
 
+# fields of the source's config.json that do not hold for the packed folder: code to run, the source's weights
+NOT_IN_CONFIG = ("auto_map", "transformers_weights")
+
 Report = Mapping[str, Mapping[str, Any]]
 
 
@@ -318,7 +321,7 @@ class OutputFolder:
         others = companions(self.source.folder)
         for name, reason in others.left_out.items():
             self.events.say(f"{name} of the source is not copied: {reason}")
-        config = {name: value for name, value in config.items() if name != "auto_map"}
+        config = {name: value for name, value in config.items() if name not in NOT_IN_CONFIG}
         written = {**files, "config.json": to_json(config)}
         sums = others.checksums() | {
             name: text_checksum(content) for name, content in written.items() if name != CARD

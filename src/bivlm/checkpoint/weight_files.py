@@ -74,10 +74,10 @@ def _named_by_index(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index} has no weight_map; the file is damaged: get it again")
-    wrong = next((name for name in weight_map.values() if not _is_shard_name(name)), None)
-    if wrong is not None:
+    wrong = [name for name in weight_map.values() if not _is_shard_name(name)]
+    if wrong:
         raise InputError(
-            f"{index}: weight_map names {str(wrong)[:80]!r}; only safetensors files in the same folder are"
+            f"{index}: weight_map names {str(wrong[0])[:80]!r}; only safetensors files in the same folder are"
             " read"
         )
     names = sorted(set(weight_map.values()))

@@ -231,7 +231,13 @@ def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str
 
 def circumstances(inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
     """What else decides the bytes of the result; unfinished work is continued only if it is equal."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()} if inputs else {}
+    if not inputs:
+        return {}
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def quantization_config(prepared: Prepared, store: OutputFolder, calibration_samples: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from bivlm.events import SILENT, Events
 from bivlm.job.plan import BlockPlan, Plan, TablePlan
 from bivlm.job.unit import Packed, UnitMaker, UnitStore
 from bivlm.packed.linear import replace_linear
+from bivlm.packed.module import expand_weights
 from bivlm.types import LinearStats
 
 
@@ -134,7 +135,9 @@ class Walk:
             stats = None if collector is None else collector.stats
             weights, vectors = self.maker.finish(block, stats, tune if self.plan.tuning else None)
             for name, weight in weights.items():
-                replace_linear(self.source.model, name, weight)
+                # decoded and multiplied by torch: the kernels' sums depend on the machine's instruction set,
+                # and the bytes of the blocks that follow must not
+                expand_weights(replace_linear(self.source.model, name, weight))
             set_vectors(self.source.model, vectors)
             packed.advance(index, self.source.model.get_submodule(block.path))
 
