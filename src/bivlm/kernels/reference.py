@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bivlm.formats import FORMATS
+from bivlm.formats import format_named
 from bivlm.formats.base import PackedTensor
 
 
@@ -26,7 +26,7 @@ class ReferenceProduct:
 
 def linear(x: Tensor, packed: PackedTensor, bias: Tensor | None) -> Tensor:
     """y = x Wᵀ + bias with W expanded in float32 and rounded once to x's dtype. x is (…, in), y is (…,
-    out).
+    out). ValueError for what `decode` refuses.
     """
-    weight = FORMATS[packed.format].decode(packed).dequantize().to(x.dtype)
+    weight = format_named(packed.format).decode(packed).dequantize().to(x.dtype)
     return torch.nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
