@@ -14,6 +14,14 @@ FORMATS: dict[str, type[QuantizedWeight]] = {
     for weight in (FactorsWeight, LevelsWeight, PlanesWeight, TrellisWeight, UniformWeight)
 }
 
+
+def format_named(name: object) -> type[QuantizedWeight]:
+    """The class of a format. ValueError, naming those that there are, for any other name."""
+    if not isinstance(name, str) or name not in FORMATS:
+        raise ValueError(f"the format is {name!r}; needs one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
 __all__ = [
     "FORMATS",
     "FactorsWeight",
@@ -23,4 +31,5 @@ __all__ = [
     "QuantizedWeight",
     "TrellisWeight",
     "UniformWeight",
+    "format_named",
 ]

@@ -85,8 +85,17 @@ class QuantizedWeight(ABC):
     @classmethod
     @abstractmethod
     def decode(cls, packed: PackedTensor) -> Self:
-        """The inverse of `encode`, exactly. Raises ValueError when the tensors contradict the settings or the
-        shape.
+        """The inverse of `encode`, exactly. Raises ValueError for anything that `encode` cannot have written:
+        settings, shapes, and every rule of docs/format.md for the bytes.
+        """
+
+    @classmethod
+    @abstractmethod
+    def check_packed(cls, packed: PackedTensor) -> None:
+        """Raises ValueError exactly when `decode` does, without expanding the weight.
+
+        Every reader of packed bytes goes through it, so all of them refuse the same. It takes at most a block
+        of rows at a time.
         """
 
     @classmethod
@@ -97,7 +106,8 @@ class QuantizedWeight(ABC):
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
         """Some rows of `decode(packed).dequantize()`: `index` (n,) int64, the result (n, in) float32, equal
-        up to the rounding of sums.
+        up to the rounding of sums. Raises ValueError as `decode` does, or only for what these rows are read
+        from.
 
         This unpacks all rows. Formats whose rows can be read alone override it.
         """

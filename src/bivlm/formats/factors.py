@@ -12,6 +12,7 @@ possible. docs/format.md has every byte.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -23,12 +24,16 @@ from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import (
     Layout,
     blaming,
+    check_density,
+    check_integer,
     check_tensor,
     check_tensors,
+    known_settings,
+    least_bytes,
     own_copy,
     require,
 )
-from bivlm.formats.encoding.numbers import LARGEST_EXPONENT
+from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, as_signs
 
 SETTINGS = ["exponent", "rank"]
 
@@ -86,21 +91,29 @@ class FactorsWeight(QuantizedWeight):
     @classmethod
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The scales are shared with `packed`, not copied."""
-        with blaming("factors"):
-            settings = checked(packed)
-            tensors = packed.tensors
-            with blaming("'left_signs'"):
-                left = bits.unpack_fields(tensors["left_signs"], 1, settings["rank"]).bool()
-            with blaming("'right_signs'"):
-                right = bits.unpack_fields(tensors["right_signs"], 1, packed.shape[1]).bool()
+        cls.check_packed(packed)
+        settings: dict[str, Any] = dict(packed.settings)
+        tensors = packed.tensors
         return cls(
-            left,
-            right,
+            bits.unpack_fields(tensors["left_signs"], 1, settings["rank"]).bool(),
+            bits.unpack_fields(tensors["right_signs"], 1, packed.shape[1]).bool(),
             tensors["row_scale"],
             tensors["middle_scale"],
             tensors["column_scale"],
             settings["exponent"],
         )
+
+    @classmethod
+    def check_packed(cls, packed: PackedTensor) -> None:
+        with blaming("factors"):
+            settings, tensors = checked(packed), packed.tensors
+            check_density(packed.shape, packed.nbytes)
+            for name, count in (("left_signs", settings["rank"]), ("right_signs", packed.shape[1])):
+                with blaming(f"'{name}'"):
+                    bits.check_stream(tensors[name], 1, count)
+            _check_scales(
+                tensors["row_scale"], tensors["middle_scale"], tensors["column_scale"], settings["exponent"]
+            )
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
@@ -112,17 +125,19 @@ def checked(packed: PackedTensor) -> dict[str, Any]:
     return settings
 
 
-def as_signs(positive: Tensor) -> Tensor:
-    """Booleans as float32: +1 where True, -1 where False. A new tensor."""
-    return positive.float().mul_(2.0).sub_(1.0)
-
-
 def factors_nbytes(shape: tuple[int, int], rank: int) -> int:
     """The bytes that `encode` writes for a weight of this rank, exactly. They grow with the rank."""
     rows, columns = shape
     return (
         rows * bits.stream_bytes(rank, 1) + rank * bits.stream_bytes(columns, 1) + 2 * (rows + rank + columns)
     )
+
+
+def least_rank(shape: tuple[int, int]) -> int:
+    """The smallest rank that a weight of this shape may have: its bytes must be enough (`check_density`)."""
+    needed = least_bytes(shape)
+    most = -(-needed // bits.stream_bytes(shape[1], 1))  # at this rank the rows of B alone are enough
+    return bisect_left(range(1, most + 1), needed, key=lambda rank: factors_nbytes(shape, rank)) + 1
 
 
 def _layout(shape: tuple[int, int], rank: int) -> Layout:
@@ -139,24 +154,13 @@ def _layout(shape: tuple[int, int], rank: int) -> Layout:
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, after a check of their types and ranges and of the shape."""
-    require(packed.format == "factors", f"the format is {packed.format!r}")
-    require(
-        len(packed.shape) == 2 and min(packed.shape) >= 1,
-        f"the shape is {packed.shape}; needs (out, in), each at least 1",
-    )
-    settings: dict[str, Any] = dict(packed.settings)
-    require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
+    settings = known_settings(packed, "factors", SETTINGS)
     require(
         type(settings["rank"]) is int and settings["rank"] >= 1,
         f"'rank' is {settings['rank']!r}; needs an integer, at least 1",
     )
-    _check_exponent(settings["exponent"])
+    check_integer("exponent", settings["exponent"], -LARGEST_EXPONENT, LARGEST_EXPONENT)
     return settings
-
-
-def _check_exponent(exponent: Any) -> None:
-    fits = type(exponent) is int and -LARGEST_EXPONENT <= exponent <= LARGEST_EXPONENT
-    require(fits, f"'exponent' is {exponent!r}; needs {-LARGEST_EXPONENT} … {LARGEST_EXPONENT}")
 
 
 def _check_weight(weight: FactorsWeight) -> None:
@@ -171,14 +175,21 @@ def _check_weight(weight: FactorsWeight) -> None:
     check_tensor("left_signs", weight.left_signs, torch.bool, (rows, rank))
     check_tensor("right_signs", weight.right_signs, torch.bool, (rank, columns))
     for name, size in (("row_scale", rows), ("middle_scale", rank), ("column_scale", columns)):
-        scale = getattr(weight, name)
-        check_tensor(name, scale, torch.float16, (size,))
+        check_tensor(name, getattr(weight, name), torch.float16, (size,))
+    check_density(weight.shape, factors_nbytes(weight.shape, rank))
+    check_integer("exponent", weight.exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
+    _check_scales(weight.row_scale, weight.middle_scale, weight.column_scale, weight.exponent)
+
+
+def _check_scales(row_scale: Tensor, middle_scale: Tensor, column_scale: Tensor, exponent: int) -> None:
+    for name, scale in (
+        ("row_scale", row_scale),
+        ("middle_scale", middle_scale),
+        ("column_scale", column_scale),
+    ):
         require(bool(scale.isfinite().all()), f"'{name}' holds NaN or infinity")
-    _check_exponent(weight.exponent)
-    largest = (
-        weight.row_scale.float().abs().max() * 2.0**weight.exponent
-    ) * weight.middle_scale.float().abs().sum()
-    largest = largest * weight.column_scale.float().abs().max()
+    largest = (row_scale.float().abs().max() * 2.0**exponent) * middle_scale.float().abs().sum()
+    largest = largest * column_scale.float().abs().max()
     require(
         bool(largest.isfinite()),
         "'row_scale' times 2^exponent, 'middle_scale' and 'column_scale' overflow float32",

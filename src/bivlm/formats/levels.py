@@ -19,8 +19,20 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import Layout, blaming, check_tensor, check_tensors, own_copy, require
+from bivlm.formats.encoding.checks import (
+    Layout,
+    blaming,
+    check_boolean,
+    check_integer,
+    check_tensor,
+    check_tensors,
+    known_settings,
+    own_copy,
+    require,
+)
 from bivlm.formats.encoding.positions import pack_positions, positions_nbytes, unpack_positions
+
+SETTINGS = ["alphabet", "group_size", "symmetric", "tail", "tail_rice"]
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices stay in the cache
 
@@ -115,19 +127,15 @@ class LevelsWeight(QuantizedWeight):
     @classmethod
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The small tables are shared with `packed`, not copied."""
-        settings = checked(packed)
-        rows, columns = packed.shape
-        alphabet, tail, rice = settings["alphabet"], settings["tail"], settings["tail_rice"]
-        tensors = packed.tensors
-        with blaming("levels"):
-            with blaming("'codes'"):
-                codes = bits.unpack_symbols(tensors["codes"], alphabet, columns)
-            positions, tail_codes, tail_levels, tail_scale = _no_tail(codes.device)
-            if tail:
-                low, high = tensors["tail_low"], tensors["tail_high"]
-                positions = unpack_positions(low, high, tail, rice, rows * columns)
-                tail_codes = _take_tail_codes(codes, positions, tensors, alphabet)
-                tail_levels, tail_scale = tensors["tail_levels"], tensors["tail_scale"]
+        cls.check_packed(packed)
+        settings: dict[str, Any] = dict(packed.settings)
+        tensors, alphabet = packed.tensors, settings["alphabet"]
+        codes = bits.unpack_symbols(tensors["codes"], alphabet, packed.shape[1])
+        positions, tail_codes, tail_levels, tail_scale = _no_tail(codes.device)
+        if settings["tail"]:
+            positions = tail_positions(packed)
+            tail_codes = _take_tail_codes(codes, positions, tensors, alphabet)
+            tail_levels, tail_scale = tensors["tail_levels"], tensors["tail_scale"]
         return cls(
             codes=codes,
             levels=tensors["levels"],
@@ -141,22 +149,41 @@ class LevelsWeight(QuantizedWeight):
             tail_scale=tail_scale,
         )
 
+    @classmethod
+    def check_packed(cls, packed: PackedTensor) -> None:
+        with blaming("levels"):
+            settings, tensors = checked(packed), packed.tensors
+            with blaming("'codes'"):
+                bits.check_symbols(tensors["codes"], settings["alphabet"], packed.shape[1])
+            scale = tensors["scale"].view(())
+            _check_levels(tensors["levels"], scale, settings["symmetric"])
+            if settings["tail"]:
+                _check_tail_tables(tensors["tail_levels"], tensors["tail_scale"], scale)
+                _check_tail_streams(packed)
+
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings; ValueError unless they match the dtype and shape of every tensor and the tables are
-    valid. The streams are not read.
+    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
+    tensors are not read.
     """
-    with blaming("levels"):
-        settings = _checked_settings(packed)
-        (rows, columns), alphabet = packed.shape, settings["alphabet"]
-        check_tensors(packed.tensors, _layout(packed.shape, settings))
-        _check_table(
-            packed.tensors["levels"],
-            rows,
-            -(-columns // settings["group_size"]),
-            alphabet // 2 if settings["symmetric"] else alphabet,
-        )
+    settings = _checked_settings(packed)
+    check_tensors(packed.tensors, _layout(packed.shape, settings))
+    (rows, columns), alphabet = packed.shape, settings["alphabet"]
+    length = alphabet // 2 if settings["symmetric"] else alphabet
+    _check_table_shape(packed.tensors["levels"], rows, -(-columns // settings["group_size"]), length)
     return settings
+
+
+def tail_positions(packed: PackedTensor) -> Tensor:
+    """The positions of the tail of a packed weight that has one: (n,) int64, ascending."""
+    tensors, settings, (rows, columns) = packed.tensors, packed.settings, packed.shape
+    return unpack_positions(
+        tensors["tail_low"],
+        tensors["tail_high"],
+        int(settings["tail"]),
+        int(settings["tail_rice"]),
+        rows * columns,
+    )
 
 
 def levels_nbytes(
@@ -214,19 +241,25 @@ def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: i
     """Move the tail's codes out of `codes` (freshly unpacked, changed in place: zeros are left there)."""
     flat = codes.view(-1)
     tail_codes = flat[positions]
+    if tail_code_bits_outside(alphabet):
+        tail_codes = tail_codes << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
+    flat[positions] = 0
+    return tail_codes
+
+
+def _check_tail_streams(packed: PackedTensor) -> None:
+    """The positions, the symbols of `codes` under them, and the bits next to these."""
+    tensors, columns, alphabet = packed.tensors, packed.shape[1], int(packed.settings["alphabet"])
+    positions = tail_positions(packed)
+    found = bits.symbols_at(tensors["codes"], alphabet, positions // columns, positions % columns)
     outside = tail_code_bits_outside(alphabet)
     largest = 3 >> outside
     require(
-        int(tail_codes.max()) <= largest,
-        f"'codes' is {int(tail_codes.max())} under a tail entry; at most {largest}",
+        int(found.max()) <= largest, f"'codes' is {int(found.max())} under a tail entry; at most {largest}"
     )
     if outside:
         with blaming("'tail_bits'"):
-            tail_codes = (
-                tail_codes << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
-            )
-    flat[positions] = 0
-    return tail_codes
+            bits.check_stream(tensors["tail_bits"][None], 1, len(positions))
 
 
 def _check_dense(weight: LevelsWeight) -> None:
@@ -241,34 +274,34 @@ def _check_dense(weight: LevelsWeight) -> None:
         int(weight.codes.max()) < weight.alphabet,
         f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}",
     )
-    _check_group_size(weight.group_size, columns)
-    _check_table(
-        weight.levels,
-        rows,
-        -(-columns // weight.group_size),
-        weight.alphabet // 2 if weight.symmetric else weight.alphabet,
-    )
-    require(
-        not weight.symmetric or bool((weight.levels >= 0).all()),
-        "'levels' of a symmetric weight are magnitudes; one is below 0",
-    )
+    check_integer("group_size", weight.group_size, 1, columns)
+    length = weight.alphabet // 2 if weight.symmetric else weight.alphabet
+    _check_table_shape(weight.levels, rows, -(-columns // weight.group_size), length)
     check_tensor("scale", weight.scale, torch.float32, ())
-    require(
-        bool(weight.scale > 0) and bool(weight.scale.isfinite()),
-        f"'scale' is {float(weight.scale)}; needs a finite number above 0",
-    )
-    require(
-        bool((weight.levels.float().abs().max() * weight.scale).isfinite()),
-        "'scale' times the largest of 'levels' overflows float32",
-    )
+    _check_levels(weight.levels, weight.scale, weight.symmetric)
 
 
-def _check_table(levels: Tensor, rows: int, groups: int, length: int) -> None:
+def _check_table_shape(levels: Tensor, rows: int, groups: int, length: int) -> None:
     check_tensor(
         "levels", levels, torch.float16, (rows if levels.shape[:1] == (rows,) else 1, groups, length)
     )
+
+
+def _check_levels(levels: Tensor, scale: Tensor, symmetric: bool) -> None:
     require(bool(levels.isfinite().all()), "'levels' holds NaN or infinity")
     require(bool((levels.diff(dim=-1) >= 0).all()), "'levels' must be ascending along the last dimension")
+    require(
+        not symmetric or bool((levels >= 0).all()),
+        "'levels' of a symmetric weight are magnitudes; one is below 0",
+    )
+    require(
+        bool(scale > 0) and bool(scale.isfinite()),
+        f"'scale' is {float(scale)}; needs a finite number above 0",
+    )
+    require(
+        bool((levels.float().abs().max() * scale).isfinite()),
+        "'scale' times the largest of 'levels' overflows float32",
+    )
 
 
 def _check_tail(weight: LevelsWeight) -> None:
@@ -284,7 +317,7 @@ def _check_tail(weight: LevelsWeight) -> None:
             "'tail_levels' must be zeros when there is no tail",
         )
         return
-    positions, levels, row_scale = weight.tail_positions, weight.tail_levels, weight.tail_scale
+    positions = weight.tail_positions
     require(
         int(positions[0]) >= 0 and int(positions[-1]) < rows * columns,
         f"'tail_positions' must lie in 0 … {rows * columns - 1}",
@@ -294,6 +327,10 @@ def _check_tail(weight: LevelsWeight) -> None:
         int(weight.tail_codes.max()) <= 3, f"'tail_codes' holds {int(weight.tail_codes.max())}; at most 3"
     )
     require(not bool(weight.codes.reshape(-1)[positions].any()), "'codes' must be 0 under the tail")
+    _check_tail_tables(weight.tail_levels, weight.tail_scale, weight.scale)
+
+
+def _check_tail_tables(levels: Tensor, row_scale: Tensor, scale: Tensor) -> None:
     require(
         bool(levels.isfinite().all()) and bool((levels.diff() >= 0).all()),
         "'tail_levels' must be finite and ascending",
@@ -302,7 +339,7 @@ def _check_tail(weight: LevelsWeight) -> None:
         bool(row_scale.isfinite().all()) and bool((row_scale >= 0).all()),
         "'tail_scale' must be finite and not below 0",
     )
-    largest = row_scale.float().max() * weight.scale * levels.float().abs().max()
+    largest = row_scale.float().max() * scale * levels.float().abs().max()
     require(
         bool(largest.isfinite()),
         "'scale' times the largest of 'tail_scale' and 'tail_levels' overflows float32",
@@ -310,36 +347,19 @@ def _check_tail(weight: LevelsWeight) -> None:
 
 
 def _check_numbers(alphabet: Any, symmetric: Any) -> None:
-    require(type(alphabet) is int and 2 <= alphabet <= 16, f"'alphabet' is {alphabet!r}; needs 2 … 16")
-    require(type(symmetric) is bool, f"'symmetric' is {symmetric!r}; needs true or false")
+    check_integer("alphabet", alphabet, 2, 16)
+    check_boolean("symmetric", symmetric)
     require(not symmetric or alphabet % 2 == 0, f"a symmetric weight has an even alphabet, not {alphabet}")
-
-
-def _check_group_size(group_size: Any, columns: int) -> None:
-    require(
-        type(group_size) is int and 1 <= group_size <= columns,
-        f"'group_size' is {group_size!r}; needs 1 … {columns}",
-    )
 
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, after a check of their types and ranges and of the shape."""
-    require(packed.format == LevelsWeight.format, f"the format is {packed.format!r}")
-    require(
-        len(packed.shape) == 2 and min(packed.shape) >= 1,
-        f"the shape is {packed.shape}; needs (out, in), each at least 1",
-    )
-    settings = dict(packed.settings)
-    needed = ["alphabet", "group_size", "symmetric", "tail", "tail_rice"]
-    require(sorted(settings) == needed, f"the settings are {sorted(settings)}; needs {needed}")
+    settings = known_settings(packed, LevelsWeight.format, SETTINGS)
     _check_numbers(settings["alphabet"], settings["symmetric"])
-    _check_group_size(settings["group_size"], packed.shape[1])
-    for name, most in (
-        ("tail", packed.shape[0] * packed.shape[1]),
-        ("tail_rice", bits.RICE_MAX if settings["tail"] else 0),
-    ):
-        value = settings[name]
-        require(type(value) is int and 0 <= value <= most, f"'{name}' is {value!r}; needs 0 … {most}")
+    rows, columns = packed.shape
+    check_integer("group_size", settings["group_size"], 1, columns)
+    check_integer("tail", settings["tail"], 0, rows * columns)
+    check_integer("tail_rice", settings["tail_rice"], 0, bits.RICE_MAX if settings["tail"] else 0)
     return settings
 
 
@@ -348,7 +368,7 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
     (rows, columns), alphabet = shape, settings["alphabet"]
     tensors: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
         "codes": (torch.uint8, (rows, bits.symbols_bytes(columns, alphabet))),
-        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: `_check_table` checks it
+        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: see `checked`
         "scale": (torch.float32, (1,)),
     }
     if tail := settings["tail"]:

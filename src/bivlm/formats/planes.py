@@ -14,7 +14,7 @@ byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import blaming, check_tensors, dtype_name, own_copy, require
+from bivlm.formats.encoding.checks import blaming, check_tensors, dtype_name, own_copy
 from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.encoding.plane_checks import (
     check_weight,
@@ -33,7 +33,8 @@ from bivlm.formats.encoding.plane_checks import (
     layout,
     layout_nbytes,
 )
-from bivlm.formats.encoding.positions import pack_positions, positions_nbytes, unpack_positions
+from bivlm.formats.encoding.plane_fields import parted_columns, read_numbers, read_planes
+from bivlm.formats.encoding.positions import pack_positions, positions_nbytes
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay in the cache
 
@@ -195,7 +196,7 @@ class PlanesWeight(QuantizedWeight):
             signs = own_copy(signs)
             signs.view(-1)[self.tail_positions] = (self.tail_codes & 1).bool()
         tensors = {"signs": _pack_plane(signs)}
-        parted = _parted(self.salient, self.parts, self.salient_parts)
+        parted = parted_columns(self.salient, self.parts, self.salient_parts)
         if bool(parted.any()):
             tensors["partition"] = _pack_plane(self.partition[:, parted])
         if self.salient_parts:
@@ -208,12 +209,14 @@ class PlanesWeight(QuantizedWeight):
         """The inverse of `encode`. The numbers are shared with `packed`, not copied; planes that are not
         stored take no memory.
         """
+        cls.check_packed(packed)
+        return cls(**read_planes(packed.tensors, packed.shape, packed.settings))
+
+    @classmethod
+    def check_packed(cls, packed: PackedTensor) -> None:
         with blaming("planes"):
-            settings = checked(packed)
-            read = _read_blocks if is_plain(settings, packed.shape[1]) else _read
-            values = read(packed.tensors, packed.shape, settings)
-        kept = {name: settings[name] for name in ("parts", "salient_parts", "group_size", "exponent")}
-        return cls(**values, **kept)
+            fields = read_numbers(packed.tensors, packed.shape, checked(packed))
+        cls(**fields)  # whose planes take no memory: the rules for the rest are those of every weight
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
@@ -269,18 +272,9 @@ def _signed(signs: Tensor, scale: Tensor) -> Tensor:
     return torch.where(signs, scale, -scale)
 
 
-def _parted(salient: Tensor, parts: int, salient_parts: int) -> Tensor:
-    """(in,) bool: the columns that have two parts."""
-    return torch.where(salient, salient_parts == 2, parts == 2)
-
-
 def _pack_plane(flags: Tensor) -> Tensor:
     """(rows, n) bool to streams (rows, ceil(n / 8))."""
     return bits.pack_symbols(flags.view(torch.uint8), 2)
-
-
-def _unpack_plane(stream: Tensor, columns: int) -> Tensor:
-    return bits.unpack_symbols(stream, 2, columns).view(torch.bool)
 
 
 def _packed_numbers(name: str, numbers: Numbers | None) -> dict[str, Tensor]:
@@ -288,109 +282,3 @@ def _packed_numbers(name: str, numbers: Numbers | None) -> dict[str, Tensor]:
         return {}
     tensors = {f"{name}s": own_copy(numbers.stored)}
     return tensors | ({f"{name}_unit": own_copy(numbers.unit)} if numbers.in_eight_bits else {})
-
-
-def _absent(shape: tuple[int, int], device: torch.device) -> dict[str, Any]:
-    """The fields of a weight that has only signs and scales; absent fields take no memory."""
-    none, flag = (
-        torch.zeros(0, dtype=torch.float16, device=device),
-        torch.zeros((), dtype=torch.bool, device=device),
-    )
-    return {
-        "partition": flag.expand(shape),
-        "salient": flag.expand(shape[1]),
-        "second_signs": flag.expand(shape),
-        "means": None,
-        "column_scales": none.view(0, 0),
-        "tail_positions": none.long(),
-        "tail_codes": none.to(torch.uint8),
-        "tail_scale": none,
-        "tail_zero": none,
-    }
-
-
-def _read_blocks(
-    tensors: Mapping[str, Tensor], shape: tuple[int, int], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    blocks = tensors["blocks"]
-    with blaming("'blocks'"):
-        scales = Numbers(
-            own_copy(blocks[..., :2]).view(torch.float16),
-            torch.zeros(0, dtype=torch.float16, device=blocks.device),
-        )
-    signs = _unpack_plane(blocks[..., 2:].reshape(shape[0], -1), shape[1])
-    return {**_absent(shape, blocks.device), "signs": signs, "scales": scales}
-
-
-def _read(
-    tensors: Mapping[str, Tensor], shape: tuple[int, int], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    columns, device = shape[1], tensors["signs"].device
-    with blaming("'signs'"):
-        signs = _unpack_plane(tensors["signs"], columns)
-    values = {
-        **_absent(shape, device),
-        "signs": signs,
-        "scales": _read_numbers("scale", tensors),
-        "means": _read_numbers("mean", tensors),
-    }
-    if settings["salient_columns"]:
-        values |= _read_salient(tensors, shape, settings["salient_columns"])
-    if "partition" in tensors:
-        parted = _parted(values["salient"], settings["parts"], settings["salient_parts"])
-        values["partition"] = _read_columns("partition", tensors, shape, parted)
-    if settings["column_scales"]:
-        used = columns_of_scales(values["salient"], settings["parts"], settings["salient_parts"])
-        values["column_scales"] = torch.zeros(used.shape, dtype=torch.float16, device=device)
-        values["column_scales"][used] = tensors["column_scales"]
-    if settings["tail"]:
-        values |= _read_tail(tensors, signs, settings["tail"], settings["tail_rice"])
-    return values
-
-
-def _read_numbers(name: str, tensors: Mapping[str, Tensor]) -> Any:
-    if f"{name}s" not in tensors:
-        return None
-    stored = tensors[f"{name}s"]
-    with blaming(f"'{name}s'"):
-        return Numbers(
-            stored, tensors.get(f"{name}_unit", torch.zeros(0, dtype=torch.float16, device=stored.device))
-        )
-
-
-def _read_salient(tensors: Mapping[str, Tensor], shape: tuple[int, int], count: int) -> dict[str, Tensor]:
-    with blaming("'salient'"):
-        salient = _unpack_plane(tensors["salient"][None], shape[1])[0]
-    require(
-        int(salient.sum()) == count,
-        f"'salient' names {int(salient.sum())} columns where 'salient_columns' is {count}",
-    )
-    return {"salient": salient, "second_signs": _read_columns("second_signs", tensors, shape, salient)}
-
-
-def _read_columns(
-    name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int], columns: Tensor
-) -> Tensor:
-    """A plane that the file stores for some columns only: (out, in) bool, False in the others."""
-    plane = torch.zeros(shape, dtype=torch.bool, device=columns.device)
-    with blaming(f"'{name}'"):
-        plane[:, columns] = _unpack_plane(tensors[name], int(columns.sum()))
-    return plane
-
-
-def _read_tail(tensors: Mapping[str, Tensor], signs: Tensor, count: int, rice: int) -> dict[str, Tensor]:
-    """The tail, its low bits taken out of `signs` (freshly unpacked, changed in place: False is left
-    there).
-    """
-    positions = unpack_positions(tensors["tail_low"], tensors["tail_high"], count, rice, signs.numel())
-    with blaming("'tail_bits'"):
-        upper = bits.unpack_fields(tensors["tail_bits"][None], 7, count)[0]
-    flat = signs.view(-1)
-    codes = upper << 1 | flat[positions].to(torch.uint8)
-    flat[positions] = False
-    return {
-        "tail_positions": positions,
-        "tail_codes": codes,
-        "tail_scale": tensors["tail_scale"],
-        "tail_zero": tensors["tail_zero"],
-    }

@@ -26,13 +26,18 @@ from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import (
     Layout,
     blaming,
+    check_boolean,
+    check_choice,
+    check_density,
+    check_integer,
     check_tensor,
     check_tensors,
+    known_settings,
     own_copy,
     require,
 )
 from bivlm.formats.encoding.numbers import LARGEST_EXPONENT
-from bivlm.formats.encoding.rotation import LARGEST_SEED, rotate_back, signs_of
+from bivlm.formats.encoding.rotation import LARGEST_PRIME, LARGEST_SEED, can_rotate, rotate_back, signs_of
 from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, WINDOWS, standard_tables
 
 STRIP = 64  # rows of a strip; those of the last are rounded up to a multiple of HELD
@@ -40,7 +45,7 @@ HELD = 16
 RUN = 16  # columns that share their K
 LEAD = 2  # zero bytes before the stream of a strip: the first windows reach back into them
 
-_BLOCK = 1 << 20  # weights at a time, when rows are read alone or rotated back
+_BLOCK = 1 << 18  # weights at a time, when windows are extracted or rows rotated back
 
 SETTINGS = ["exponent", "fitted", "rotated", "seed", "window"]
 
@@ -55,7 +60,8 @@ class TrellisWeight(QuantizedWeight):
     row_scale  (out,) float16: factor of level · 2^exponent / 32
     table      (4, 2^window) int8: the levels for K = 1 … 4; empty (0, 0): those of `standard_tables`
     window     L: 8, 12 or 16
-    rotated    whether R is the rotation of `seed`, or the identity
+    rotated    whether R is the rotation of `seed`, or the identity; only for a width whose prime factors are
+               at most LARGEST_PRIME
     seed       0 … 2^63 - 1
     exponent   -126 … 126
 
@@ -89,12 +95,16 @@ class TrellisWeight(QuantizedWeight):
     def values(self) -> Tensor:
         """T (out, in), int8."""
         widths, tables = column_bits(self.bits, self.columns), self.tables
-        size = strip_bytes(STRIP, widths)
-        pieces = [
-            _strip_values(self.codes[i * size :], held, widths, tables, self.window)
-            for i, held in enumerate(strips(self.shape[0]))
-        ]
-        return torch.cat(pieces, 1)[:, : self.shape[0]].T.contiguous()
+        before, size = widths.cumsum(0) - widths, strip_bytes(STRIP, widths)
+        values = torch.empty(self.shape, dtype=torch.int8, device=self.codes.device)
+        for i, held in enumerate(strips(self.shape[0])):
+            codes, into = self.codes[i * size :], values[i * STRIP : (i + 1) * STRIP]
+            row = torch.arange(1, len(into) + 1, dtype=torch.int64, device=codes.device)
+            for start in range(0, self.columns, _BLOCK // STRIP):
+                columns = slice(start, start + _BLOCK // STRIP)
+                end = 8 * LEAD + held * before[columns, None] + widths[columns, None] * row
+                into[:, columns] = _values_at(codes, end, widths[columns], tables, self.window).T
+        return values
 
     def rotated_weight(self) -> Tensor:
         """diag(row_scale) T: the weight for rotated inputs, (out, in) float32."""
@@ -110,17 +120,16 @@ class TrellisWeight(QuantizedWeight):
         widths, tables = column_bits(self.bits, self.columns), self.tables
         before, size = (widths.cumsum(0) - widths)[:, None], strip_bytes(STRIP, widths)
         whole, last = self.shape[0] // STRIP, strips(self.shape[0])[-1]
-        weight = torch.empty(len(index), self.columns, device=index.device)
+        weight = torch.empty(len(index), self.columns, dtype=torch.float32, device=self.codes.device)
         for rows, into in zip(
             *(tensor.split(max(1, _BLOCK // self.columns)) for tensor in (index, weight)), strict=True
         ):
             strip = rows // STRIP
-            end = (
-                8 * (size * strip + LEAD)
-                + torch.where(strip < whole, STRIP, last) * before
-                + widths[:, None] * (rows % STRIP + 1)
-            )
-            into.copy_(_values_at(self.codes, end, widths, tables, self.window).T)
+            begin, held = 8 * (size * strip + LEAD), torch.where(strip < whole, STRIP, last)
+            for start in range(0, self.columns, _BLOCK):  # more than once for a single row only
+                columns = slice(start, start + _BLOCK)
+                end = begin + held * before[columns] + widths[columns, None] * (rows % STRIP + 1)
+                into[:, columns] = _values_at(self.codes, end, widths[columns], tables, self.window).T
         return self._turned_back(weight.mul_(row_factors(self.row_scale[index], self.exponent)[:, None]))
 
     def _turned_back(self, weight: Tensor) -> Tensor:
@@ -151,7 +160,8 @@ class TrellisWeight(QuantizedWeight):
     @classmethod
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The tensors are shared with `packed`, not copied."""
-        settings, tensors = checked(packed), packed.tensors
+        with blaming("trellis"):
+            settings, tensors = checked(packed), packed.tensors
         table = (
             tensors["table"]
             if settings.pop("fitted")
@@ -160,6 +170,10 @@ class TrellisWeight(QuantizedWeight):
         return cls(
             tensors["codes"], packed.shape[1], tensors["bits"], tensors["row_scale"], table, **settings
         )
+
+    @classmethod
+    def check_packed(cls, packed: PackedTensor) -> None:
+        cls.decode(packed)  # which expands nothing: the fields are the packed tensors
 
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
@@ -190,13 +204,11 @@ def _pack_strips(symbols: Tensor, run_bits: Tensor) -> Tensor:
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings; ValueError unless they match the dtype and shape of every tensor and the length of the
-    streams.
+    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
+    tensors, and the length of the streams, are not read.
     """
-    with blaming("trellis"):
-        settings = _checked_settings(packed)
-        check_tensors(packed.tensors, _layout(packed.shape, settings))
-        _check_streams(packed.tensors["codes"], packed.tensors["bits"], packed.shape)
+    settings = _checked_settings(packed)
+    check_tensors(packed.tensors, _layout(packed.shape, settings))
     return settings
 
 
@@ -246,13 +258,6 @@ def row_factors(row_scale: Tensor, exponent: int) -> Tensor:
     return row_scale.float() * (2.0**exponent / UNIT)
 
 
-def _strip_values(codes: Tensor, held: int, widths: Tensor, tables: Tensor, window: int) -> Tensor:
-    """The values (in, held) int8 of the strip that `codes` begins with."""
-    row = torch.arange(1, held + 1, device=codes.device)
-    end = 8 * LEAD + held * (widths.cumsum(0) - widths)[:, None] + widths[:, None] * row
-    return _values_at(codes, end, widths, tables, window)
-
-
 def _values_at(codes: Tensor, end: Tensor, widths: Tensor, tables: Tensor, window: int) -> Tensor:
     """The values (in, n) int8 of the windows before the bits `end` (in, n) of `codes`; `widths` (in,) is K of
     the columns.
@@ -285,27 +290,22 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, after a check of their types and ranges and of the shape."""
-    require(packed.format == "trellis", f"the format is {packed.format!r}")
-    require(
-        len(packed.shape) == 2 and min(packed.shape) >= 1,
-        f"the shape is {packed.shape}; needs (out, in), each at least 1",
-    )
-    settings: dict[str, Any] = dict(packed.settings)
-    require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
-    require(type(settings["fitted"]) is bool, f"'fitted' is {settings['fitted']!r}; needs true or false")
-    _check_numbers(settings["window"], settings["rotated"], settings["seed"], settings["exponent"])
+    settings = known_settings(packed, "trellis", SETTINGS)
+    check_boolean("fitted", settings["fitted"])
+    numbers = (settings[name] for name in ("window", "rotated", "seed", "exponent"))
+    _check_numbers(packed.shape[1], *numbers)
     return settings
 
 
-def _check_numbers(window: Any, rotated: Any, seed: Any, exponent: Any) -> None:
-    require(
-        type(window) is int and window in WINDOWS,
-        f"'window' is {window!r}; needs one of {', '.join(map(str, WINDOWS))}",
-    )
-    require(type(rotated) is bool, f"'rotated' is {rotated!r}; needs true or false")
+def _check_numbers(columns: int, window: Any, rotated: Any, seed: Any, exponent: Any) -> None:
+    check_choice("window", window, WINDOWS)
+    check_boolean("rotated", rotated)
     require(type(seed) is int and 0 <= seed <= LARGEST_SEED, f"'seed' is {seed!r}; needs 0 … 2^63 - 1")
-    fits = type(exponent) is int and -LARGEST_EXPONENT <= exponent <= LARGEST_EXPONENT
-    require(fits, f"'exponent' is {exponent!r}; needs {-LARGEST_EXPONENT} … {LARGEST_EXPONENT}")
+    check_integer("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
+    require(
+        not rotated or can_rotate(columns),
+        f"'rotated' is set for {columns} columns, which have a prime factor above {LARGEST_PRIME}",
+    )
 
 
 def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int]) -> None:
@@ -314,8 +314,8 @@ def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int]) -> N
     widths, held = column_bits(run_bits, shape[1]), strips(shape[0])
     needed = stream_bytes(shape[0], widths)
     require(len(codes) == needed, f"'codes' has {len(codes)} bytes; these bits take {needed}")
-    starts = torch.arange(len(held), device=codes.device) * strip_bytes(STRIP, widths)
-    lead = codes[starts[:, None] + torch.arange(LEAD, device=codes.device)]
+    starts = torch.arange(len(held), dtype=torch.int64, device=codes.device) * strip_bytes(STRIP, widths)
+    lead = codes[starts[:, None] + torch.arange(LEAD, dtype=torch.int64, device=codes.device)]
     require(not bool(lead.any()), "a bit before the stream of a strip is not zero in 'codes'")
 
 
@@ -325,7 +325,7 @@ def _check_weight(weight: TrellisWeight) -> None:
         type(weight.columns) is int and weight.columns >= 1,
         f"'columns' is {weight.columns!r}; needs an integer, at least 1",
     )
-    _check_numbers(weight.window, weight.rotated, weight.seed, weight.exponent)
+    _check_numbers(weight.columns, weight.window, weight.rotated, weight.seed, weight.exponent)
     check_tensor("row_scale", weight.row_scale, torch.float16, (None,))
     require(len(weight.row_scale) >= 1, "'row_scale' is empty")
     check_tensor("codes", weight.codes, torch.uint8, (None,))
@@ -333,6 +333,8 @@ def _check_weight(weight: TrellisWeight) -> None:
     check_tensor(
         "table", weight.table, torch.int8, (MOST_BITS, 1 << weight.window) if weight.table.numel() else (0, 0)
     )
+    tensors = (weight.codes, weight.bits, weight.row_scale, weight.table)
+    check_density(weight.shape, sum(tensor.nbytes for tensor in tensors))
     _check_streams(weight.codes, weight.bits, weight.shape)
     largest = weight.row_scale.double().abs().max() * 2.0 ** (weight.exponent + 2) * weight.columns**0.5
     require(

@@ -20,9 +20,13 @@ from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import (
     Layout,
     blaming,
+    check_boolean,
+    check_choice,
+    check_integer,
     check_tensor,
     check_tensors,
     dtype_name,
+    known_settings,
     own_copy,
     require,
 )
@@ -126,30 +130,47 @@ class UniformWeight(QuantizedWeight):
     @classmethod
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The numbers are shared with `packed`, not copied."""
+        cls.check_packed(packed)
+        settings: dict[str, Any] = dict(packed.settings)
+        tensors = packed.tensors
+        codes = bits.unpack_symbols(tensors["codes"], settings["alphabet"], packed.shape[1])
+        nothing = torch.zeros(0, dtype=torch.float16, device=codes.device)
+        return cls(
+            codes,
+            settings["alphabet"],
+            Numbers(tensors["scales"], tensors.get("scale_unit", nothing)),
+            _zero_points(packed, nothing),
+            tensors.get("column_scale", nothing),
+            settings["group_size"],
+            settings["exponent"],
+        )
+
+    @classmethod
+    def check_packed(cls, packed: PackedTensor) -> None:
         with blaming("uniform"):
-            settings = checked(packed)
-            tensors, columns, alphabet = packed.tensors, packed.shape[1], settings["alphabet"]
+            settings, tensors = checked(packed), packed.tensors
             with blaming("'codes'"):
-                codes = bits.unpack_symbols(tensors["codes"], alphabet, columns)
-            nothing = torch.zeros(0, dtype=torch.float16, device=codes.device)
+                bits.check_symbols(tensors["codes"], settings["alphabet"], packed.shape[1])
+            nothing = torch.zeros(0, dtype=torch.float16, device=tensors["codes"].device)
             with blaming("'scales'"):
                 scales = Numbers(tensors["scales"], tensors.get("scale_unit", nothing))
-            zero_points = tensors.get("zero_points", nothing)
-            if settings["zero_point"] == "code":
-                with blaming("'zero_points'"):
-                    zero_points = bits.unpack_symbols(
-                        zero_points, alphabet, -(-columns // settings["group_size"])
-                    )
-        column_scale = tensors.get("column_scale", nothing)
-        return cls(
-            codes, alphabet, scales, zero_points, column_scale, settings["group_size"], settings["exponent"]
-        )
+            with blaming("'zero_points'"):
+                zero_points = _zero_points(packed, nothing)
+            _check_values(
+                settings["alphabet"],
+                scales,
+                zero_points,
+                tensors.get("column_scale", nothing),
+                settings["exponent"],
+            )
 
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
         """Rows are stored separately: the parts of these rows are a packed weight of their own."""
+        with blaming("uniform"):
+            checked(packed)
         if not len(index):
-            return torch.empty(0, packed.shape[1], device=index.device)
+            return torch.empty(0, packed.shape[1], dtype=torch.float32, device=index.device)
         tensors = {
             name: tensor if name == "column_scale" else tensor[index]
             for name, tensor in packed.tensors.items()
@@ -190,6 +211,15 @@ def uniform_nbytes(
     )
 
 
+def _zero_points(packed: PackedTensor, nothing: Tensor) -> Tensor:
+    """The zero points of a packed weight as the field of a `UniformWeight`."""
+    points, settings = packed.tensors.get("zero_points", nothing), packed.settings
+    if settings["zero_point"] != "code":
+        return points
+    groups = -(-packed.shape[1] // int(settings["group_size"]))
+    return bits.unpack_symbols(points, int(settings["alphabet"]), groups)
+
+
 def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
     """Dtype and shape of every tensor that the settings require."""
     rows, columns = shape
@@ -211,25 +241,11 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
 
 def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, after a check of their types and ranges and of the shape."""
-    require(packed.format == "uniform", f"the format is {packed.format!r}")
-    require(
-        len(packed.shape) == 2 and min(packed.shape) >= 1,
-        f"the shape is {packed.shape}; needs (out, in), each at least 1",
-    )
-    settings: dict[str, Any] = dict(packed.settings)
-    require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
+    settings = known_settings(packed, "uniform", SETTINGS)
     _check_numbers(settings["alphabet"], settings["group_size"], settings["exponent"], packed.shape[1])
-    require(
-        settings["scales"] in STORED, f"'scales' is {settings['scales']!r}; needs one of {', '.join(STORED)}"
-    )
-    require(
-        settings["zero_point"] in ZERO_POINTS,
-        f"'zero_point' is {settings['zero_point']!r}; needs one of {', '.join(ZERO_POINTS)}",
-    )
-    require(
-        type(settings["column_scale"]) is bool,
-        f"'column_scale' is {settings['column_scale']!r}; needs true or false",
-    )
+    check_choice("scales", settings["scales"], list(STORED))
+    check_choice("zero_point", settings["zero_point"], ZERO_POINTS)
+    check_boolean("column_scale", settings["column_scale"])
     return settings
 
 
@@ -238,13 +254,8 @@ def _check_numbers(alphabet: Any, group_size: Any, exponent: Any, columns: int) 
         type(alphabet) is int and alphabet in ALPHABETS,
         f"'alphabet' is {alphabet!r}; needs 2 … 16, 32, 64, 128 or 256",
     )
-    for name, value, least, most in (
-        ("group_size", group_size, 1, columns),
-        ("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT),
-    ):
-        require(
-            type(value) is int and least <= value <= most, f"'{name}' is {value!r}; needs {least} … {most}"
-        )
+    check_integer("group_size", group_size, 1, columns)
+    check_integer("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
 
 
 def _check_weight(weight: UniformWeight) -> None:
@@ -270,53 +281,50 @@ def _check_weight(weight: UniformWeight) -> None:
         tuple(stored.shape) == (rows, groups, 1),
         f"'scales' is {list(stored.shape)}; needs {[rows, groups, 1]}",
     )
-    require(bool((stored >= 0).all()), "'scales' holds a number below 0")
-    _check_zero_points(weight, rows, groups)
-    _check_column_scale(weight, columns)
-    _check_size(weight)
-
-
-def _check_zero_points(weight: UniformWeight, rows: int, groups: int) -> None:
-    points = weight.zero_points
+    points, column_scale = weight.zero_points, weight.column_scale
     if not points.numel():
         check_tensor("zero_points", points, torch.float16, (0,))
-        return
-    require(
-        points.dtype in (torch.uint8, torch.float16),
-        f"'zero_points' is {dtype_name(points.dtype)}; needs uint8 or float16",
-    )
-    check_tensor("zero_points", points, points.dtype, (rows, groups))
-    if points.dtype == torch.uint8:
+    else:
         require(
-            int(points.max()) < weight.alphabet,
-            f"'zero_points' holds {int(points.max())}; the alphabet is {weight.alphabet}",
+            points.dtype in (torch.uint8, torch.float16),
+            f"'zero_points' is {dtype_name(points.dtype)}; needs uint8 or float16",
+        )
+        check_tensor("zero_points", points, points.dtype, (rows, groups))
+    check_tensor("column_scale", column_scale, torch.float16, (columns,) if column_scale.numel() else (0,))
+    _check_values(weight.alphabet, weight.scales, points, column_scale, weight.exponent)
+
+
+def _check_values(
+    alphabet: int, scales: Numbers, zero_points: Tensor, column_scale: Tensor, exponent: int
+) -> None:
+    """The rules for the numbers of a weight, whose shapes and dtypes are right."""
+    require(bool((scales.stored >= 0).all()), "'scales' holds a number below 0")
+    if zero_points.dtype == torch.uint8:
+        require(
+            int(zero_points.max()) < alphabet,
+            f"'zero_points' holds {int(zero_points.max())}; the alphabet is {alphabet}",
         )
     else:
-        require(bool(points.isfinite().all()), "'zero_points' holds NaN or infinity")
-
-
-def _check_column_scale(weight: UniformWeight, columns: int) -> None:
-    scale = weight.column_scale
-    check_tensor("column_scale", scale, torch.float16, (columns,) if scale.numel() else (0,))
+        require(bool(zero_points.isfinite().all()), "'zero_points' holds NaN or infinity")
     require(
-        bool((scale > 0).all() and scale.isfinite().all()),
+        bool((column_scale > 0).all() and column_scale.isfinite().all()),
         "'column_scale' holds a number that is not finite or not above 0",
     )
+    _check_size(alphabet, scales, zero_points, column_scale, exponent)
 
 
-def _check_size(weight: UniformWeight) -> None:
+def _check_size(
+    alphabet: int, scales: Numbers, zero_points: Tensor, column_scale: Tensor, exponent: int
+) -> None:
     """The largest distance from a zero point, times its scale and the largest column scale, must not overflow
     float32.
     """
-    zero = (
-        weight.zero_points.float()
-        if weight.zero_points.numel()
-        else torch.tensor((weight.alphabet - 1) / 2, device=weight.codes.device)
-    )
-    reach = torch.maximum(zero.abs(), (weight.alphabet - 1 - zero).abs())
-    largest = reach * (weight.scales.expand()[..., 0] * 2.0**weight.exponent)
-    if weight.column_scale.numel():
-        largest = largest * weight.column_scale.float().max()
+    points = zero_points if zero_points.numel() else zero_points.new_full((), (alphabet - 1) / 2)
+    zero = points.float()
+    reach = torch.maximum(zero.abs(), (alphabet - 1 - zero).abs())
+    largest = reach * (scales.expand()[..., 0] * 2.0**exponent)
+    if column_scale.numel():
+        largest = largest * column_scale.float().max()
     require(
         bool(largest.isfinite().all()),
         "'scales' times 2^exponent, 'zero_points' and 'column_scale' overflow float32",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
-from bivlm.kernels.base import Product
+from bivlm.kernels.base import Product, check_width
 from bivlm.kernels.native_product import FewTokens, NativeProduct
 from bivlm.native.library import Library, library, status
 from bivlm.native.structs import DTYPES
@@ -28,8 +28,9 @@ def product(packed: PackedTensor) -> Product:
     other.
     """
     native = library()
-    if native is None or why_reference(packed):
-        return reference.ReferenceProduct(packed, why_reference(packed))
+    why = why_reference(packed)
+    if native is None or why:
+        return reference.ReferenceProduct(packed, why)
     if packed.format == "factors":
         left, right = (CodesProduct(native, packed, weight) for weight in prepare_factors(packed))
         return FactorsProduct(left, right, packed)
@@ -38,7 +39,7 @@ def product(packed: PackedTensor) -> Product:
 
 def why_reference(packed: PackedTensor) -> str:
     """Why a weight runs on the reference kernel; empty if it does not. Only the settings are used: tensors
-    may be on the meta device.
+    may be on the meta device. ValueError for settings that the weight cannot have.
     """
     return status().why if library() is None else why_not(packed)
 
@@ -73,6 +74,7 @@ class FactorsProduct:
     def __call__(self, x: Tensor, bias: Tensor | None, int8: bool = False) -> Tensor:
         if x.dtype not in DTYPES:
             return reference.linear(x, self.packed, bias)
+        check_width(x, self.right.columns)
         scaled = x * self.column_scale
         if x.dtype == torch.bfloat16 and x.numel() > self.right.few.short * self.right.columns:
             scaled = scaled.to(x.dtype)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
+from bivlm.kernels.base import check_width
+from bivlm.native.pointers import pointer
 from bivlm.native.structs import DTYPES
 
 SCRATCH_BYTES = 1 << 22
@@ -39,7 +41,7 @@ class FewTokens(NamedTuple):
 
 class NativeProduct:
     """The product with one weight (rows, columns). x float32, bfloat16 or float16; any other dtype goes to
-    the reference kernel.
+    the reference kernel. ValueError for an x or a bias of another size, or that is not on the CPU.
 
     `few` says up to how many tokens the library multiplies. `linear` and `unpack` are the library's functions
     with the weight bound as their first argument (csrc/include/bivlm.h).
@@ -68,18 +70,19 @@ class NativeProduct:
         dtype = DTYPES.get(x.dtype)
         if dtype is None:
             return reference.linear(x, self.packed, bias)
+        check_width(x, self.columns)
         *leading, columns = x.shape
-        if columns != self.columns:
-            raise ValueError(f"the input is {list(x.shape)}; this linear takes (…, {self.columns})")
-        if bias is not None and bias.dtype != x.dtype:
-            bias = bias.to(x.dtype)
+        tokens, x = x.numel() // columns, x.contiguous()
+        place, to_add = pointer("x", x, x.dtype, tokens * columns), None
+        if bias is not None:
+            bias = bias.to(x.dtype).contiguous()
+            to_add = pointer("bias", bias, x.dtype, self.rows)
         y = torch.empty(*leading, self.rows, dtype=x.dtype, device=CPU)
-        tokens, x = x.numel() // columns, x if x.is_contiguous() else x.contiguous()
         if tokens > self.few.of(x.dtype, int8):
             self._many(self.unpacked_inputs(x.view(tokens, columns)), bias, y.view(tokens, self.rows))
         elif tokens:
-            threads, place = torch.get_num_threads(), None if bias is None else bias.data_ptr()
-            succeed(self._linear(x.data_ptr(), columns, tokens, dtype, y.data_ptr(), place, int8, threads))
+            out, threads = pointer("y", y, x.dtype, tokens * self.rows), torch.get_num_threads()
+            succeed(self._linear(place, columns, tokens, dtype, out, to_add, int8, threads))
         return y
 
     def _many(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
@@ -87,9 +90,10 @@ class NativeProduct:
         fitting = SCRATCH_BYTES // (self.columns * x.element_size())
         step = min(self.rows, max(1, fitting // self.tile_rows) * self.tile_rows)
         scratch, threads = x.new_empty(step, self.columns), torch.get_num_threads()
+        place = pointer("scratch", scratch, x.dtype, step * self.columns)
         for start in range(0, self.rows, step):
             end = min(start + step, self.rows)
-            succeed(self._unpack(start, end, scratch.data_ptr(), DTYPES[x.dtype], threads))
+            succeed(self._unpack(start, end, place, DTYPES[x.dtype], threads))
             tile, into = scratch[: end - start].t(), y[:, start:end]
             if bias is None:
                 torch.mm(x, tile, out=into)

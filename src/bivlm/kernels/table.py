@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bivlm.formats import format_named
 from bivlm.kernels import codes, trellis
 from bivlm.kernels.base import Kernel
 from bivlm.kernels.reference import ReferenceProduct
@@ -16,5 +17,8 @@ KERNELS: dict[tuple[str, str], Kernel] = {
 
 
 def kernel_for(format_: str, device: str) -> Kernel:
-    """The kernel of a format on a type of device ("cpu", "cuda", …); the reference if none is listed."""
+    """The kernel of a format on a type of device ("cpu", "cuda", …); the reference if none is listed.
+    ValueError for a format that there is not.
+    """
+    format_named(format_)
     return KERNELS.get((format_, device), ReferenceProduct)

@@ -17,12 +17,14 @@ from torch import Tensor
 from bivlm.formats import trellis
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding.rotation import signs_of
-from bivlm.formats.encoding.trellis_code import standard_tables
+from bivlm.formats.encoding.trellis_code import MOST_BITS
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product
-from bivlm.kernels.native_product import FewTokens, NativeProduct, succeed
+from bivlm.kernels.native_product import CPU, FewTokens, NativeProduct, succeed
 from bivlm.native.library import Library, library, status
+from bivlm.native.pointers import pointer
 from bivlm.native.structs import DTYPES, TrellisStruct
+from bivlm.native.weights import check_on_cpu
 
 FEW_TOKENS = {"avx512": FewTokens(full=1024, short=64, rounded=1024), "avx2": FewTokens(256, 24, 64)}
 FEW_ELSEWHERE = FewTokens(24, 24, 64)
@@ -46,25 +48,24 @@ class TrellisProduct(NativeProduct):
     tile_rows = trellis.STRIP
 
     def __init__(self, native: Library, packed: PackedTensor) -> None:
-        settings, tensors = trellis.checked(packed), packed.tensors
-        rows, columns = packed.shape
-        table = tensors["table"] if settings["fitted"] else standard_tables(settings["window"])
-        self.row_scale = trellis.row_factors(tensors["row_scale"], settings["exponent"])
-        self.signs = signs_of(settings["seed"], columns) if settings["rotated"] else None
+        check_on_cpu(packed)
+        weight, (rows, columns) = trellis.TrellisWeight.decode(packed), packed.shape
+        self.row_scale = trellis.row_factors(weight.row_scale, weight.exponent)
+        self.signs = signs_of(weight.seed, columns) if weight.rotated else None
         self.added_bytes = self.row_scale.nbytes + (0 if self.signs is None else self.signs.nbytes)
-        self._kept = tuple(tensor.contiguous() for tensor in (tensors["codes"], tensors["bits"], table))
+        self._kept = tuple(tensor.contiguous() for tensor in (weight.codes, weight.bits, weight.tables))
         codes, bits, table = self._kept
         self.struct = TrellisStruct(
             rows=rows,
             columns=columns,
-            window=settings["window"],
-            codes=codes.data_ptr(),
+            window=weight.window,
+            codes=pointer("codes", codes, torch.uint8, len(codes)),
             code_bytes=len(codes),
-            bits=bits.data_ptr(),
-            table=table.data_ptr(),
-            table_stride=table.stride(0),
-            row_scale=self.row_scale.data_ptr(),
-            signs=None if self.signs is None else self.signs.data_ptr(),
+            bits=pointer("bits", bits, torch.uint8, -(-columns // trellis.RUN)),
+            table=pointer("table", table, torch.int8, MOST_BITS << weight.window),
+            table_stride=1 << weight.window,
+            row_scale=pointer("row_scale", self.row_scale, torch.float32, rows),
+            signs=self._signs_place(columns),
         )
         address = ctypes.addressof(self.struct)
         self._rotate, few = native.rotate, FEW_TOKENS.get(native.instruction_set, FEW_ELSEWHERE)
@@ -80,18 +81,22 @@ class TrellisProduct(NativeProduct):
         """R x for every x (tokens, in), rounded once to x's dtype."""
         if self.signs is None:
             return x
-        turned = torch.empty(x.shape, dtype=torch.float32)
-        threads, columns = torch.get_num_threads(), self.columns
+        turned = torch.empty(x.shape, dtype=torch.float32, device=CPU)
+        columns, count = self.columns, x.numel()
         succeed(
             self._rotate(
-                x.data_ptr(),
+                pointer("x", x, x.dtype, count),
                 columns,
                 len(x),
                 DTYPES[x.dtype],
                 columns,
-                self.signs.data_ptr(),
-                turned.data_ptr(),
-                threads,
+                self._signs_place(columns),
+                pointer("turned", turned, torch.float32, count),
+                torch.get_num_threads(),
             )
         )
         return turned.to(x.dtype)
+
+    def _signs_place(self, columns: int) -> int | None:
+        """The address of the rotation's signs; None without a rotation."""
+        return None if self.signs is None else pointer("signs", self.signs, torch.float32, columns)

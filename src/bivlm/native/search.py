@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bivlm.formats.trellis import HELD
+from bivlm.formats.trellis import HELD, STRIP
 from bivlm.native.library import Library
+from bivlm.native.pointers import pointer
 
 
 def native_search(
@@ -15,21 +16,23 @@ def native_search(
     """The same as `search_columns` of quantizers/steps/viterbi.py, with the same arguments; they are not
     changed.
 
-    Raises ValueError for a block that the library refuses.
+    Raises ValueError for arguments of other dtypes and sizes, and for a block that the library refuses.
     """
-    values, after = w.contiguous().clone(), state.clone()
+    columns, rows = w.shape
+    held = -(-rows // HELD) * HELD
+    values, after = w.clone(memory_format=torch.contiguous_format), state.clone()
     factor, levels = u.contiguous(), table.contiguous()
-    symbols = torch.empty(len(w), -(-w.shape[1] // HELD) * HELD, dtype=torch.uint8)
+    symbols = torch.empty(columns, held, dtype=torch.uint8, device="cpu")
     code = library.trellis_search(
-        values.data_ptr(),
-        w.shape[1],
-        len(w),
-        factor.data_ptr(),
+        pointer("w", values, torch.float32, columns * rows),
+        rows,
+        columns,
+        pointer("u", factor, torch.float32, columns * columns),
         window,
         k,
-        levels.data_ptr(),
-        after.data_ptr(),
-        symbols.data_ptr(),
+        pointer("table", levels, torch.int8, 1 << window),
+        pointer("state", after, torch.int32, -(-rows // STRIP)),
+        pointer("symbols", symbols, torch.uint8, columns * held),
         torch.get_num_threads(),
     )
     if code:

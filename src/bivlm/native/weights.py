@@ -9,19 +9,18 @@ converted tensors. Packed tensors are never changed, and live as long as the poi
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bivlm.formats import factors, levels, planes, uniform
+from bivlm.formats import format_named, levels
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import require
-from bivlm.formats.encoding.plane_checks import is_plain
-from bivlm.formats.encoding.positions import unpack_positions
+from bivlm.formats.encoding.plane_checks import checked_settings, is_plain
+from bivlm.native.pointers import pointer
 from bivlm.native.structs import (
     KIND_LEVELS,
     KIND_PLANE,
@@ -63,86 +62,95 @@ class NativeWeight:
 
 
 def why_not(packed: PackedTensor) -> str:
-    """Why the library cannot multiply with a weight; empty when it can."""
+    """Why the library cannot multiply with a weight; empty when it can. ValueError for settings that a weight
+    in `planes` cannot have.
+    """
     if packed.format != "planes":
         return ""
-    unknown = [
-        name.replace("_", " ") for name, plain in _ONLY_SIGNS.items() if packed.settings[name] != plain
-    ]
+    settings = checked_settings(packed)
+    unknown = [name.replace("_", " ") for name, plain in _ONLY_SIGNS.items() if settings[name] != plain]
     return f"the library has no {', '.join(unknown)}" if unknown else ""
 
 
 def prepare(packed: PackedTensor) -> NativeWeight:
-    """A weight in `levels`, `uniform` or, if `why_not` is empty, `planes`. ValueError for tensors that
-    contradict each other.
+    """A weight in `levels`, `uniform` or, if `why_not` is empty, `planes`. ValueError for what the format's
+    `check_packed` refuses.
     """
+    check_on_cpu(packed)
+    format_named(packed.format).check_packed(packed)
     return {"levels": _levels, "uniform": _uniform, "planes": _plane}[packed.format](packed)
 
 
 def prepare_factors(packed: PackedTensor) -> tuple[NativeWeight, NativeWeight]:
     """The two factors of a weight in `factors`: diag(row_scale · 2^exponent) A, then diag(middle_scale) B.
-    The caller applies the column scales.
+    The caller applies the column scales. ValueError for what the format's `check_packed` refuses.
     """
-    settings = factors.checked(packed)
-    (rows, columns), rank, tensors = packed.shape, settings["rank"], packed.tensors
-    left = _Build(KIND_PLANE, 1, (rows, rank), rank, tensors["left_signs"], 2.0 ** settings["exponent"])
+    check_on_cpu(packed)
+    format_named(packed.format).check_packed(packed)
+    (rows, columns), rank, tensors = packed.shape, int(packed.settings["rank"]), packed.tensors
+    scale = 2.0 ** int(packed.settings["exponent"])
+    left = _Build(KIND_PLANE, 1, (rows, rank), rank, tensors["left_signs"], scale)
     left.numbers(tensors["row_scale"])
     right = _Build(KIND_PLANE, 1, (rank, columns), columns, tensors["right_signs"])
     right.numbers(tensors["middle_scale"])
     return left.done(packed), right.done(packed)
 
 
+def check_on_cpu(packed: PackedTensor) -> None:
+    """ValueError for a weight with a tensor that is not in the CPU's memory."""
+    for tensor in packed.tensors.values():
+        require(
+            not isinstance(tensor, Tensor) or tensor.is_cpu,
+            f"a packed tensor is on {getattr(tensor, 'device', '')}, and the input on the CPU; move the model"
+            " there",
+        )
+
+
 def _levels(packed: PackedTensor) -> NativeWeight:
-    settings, tensors = levels.checked(packed), packed.tensors
-    alphabet, width = settings["alphabet"], (settings["alphabet"] - 1).bit_length()
+    settings: dict[str, Any] = dict(packed.settings)
+    tensors, alphabet, width = packed.tensors, settings["alphabet"], (settings["alphabet"] - 1).bit_length()
     codes = _fields(tensors["codes"], alphabet, packed.shape[1])
     build = _Build(KIND_LEVELS, width, packed.shape, settings["group_size"], codes, float(tensors["scale"]))
-    build.points(levels=tensors["levels"])
+    table = tensors["levels"]
     build.struct.table_rows, build.struct.alphabet, build.struct.symmetric = (
-        len(tensors["levels"]),
+        len(table),
         alphabet,
         settings["symmetric"],
     )
+    length = alphabet // 2 if settings["symmetric"] else alphabet
+    build.point("levels", table, torch.float16, len(table) * build.struct.groups * length)
     if settings["tail"]:
-        start, entries = _tail(codes, width, packed.shape, settings, tensors)
-        build.points(
-            tail_start=start,
-            tail_entries=entries,
-            tail_levels=tensors["tail_levels"].float(),
-            tail_scale=tensors["tail_scale"],
-        )
+        start, entries = _tail(codes, width, packed)
+        build.point("tail_start", start, torch.int64, packed.shape[0] + 1)
+        build.point("tail_entries", entries, entries.dtype, settings["tail"])
+        build.point("tail_levels", tensors["tail_levels"].float(), torch.float32, 4)
+        build.point("tail_scale", tensors["tail_scale"], torch.float16, packed.shape[0])
         build.struct.tail_wide = entries.dtype == torch.uint32
     return build.done(packed)
 
 
 def _uniform(packed: PackedTensor) -> NativeWeight:
-    settings, tensors = uniform.checked(packed), packed.tensors
-    alphabet, columns = settings["alphabet"], packed.shape[1]
-    codes = _fields(tensors["codes"], alphabet, columns)
-    build = _Build(
-        KIND_UNIFORM,
-        (alphabet - 1).bit_length(),
-        packed.shape,
-        settings["group_size"],
-        codes,
-        2.0 ** settings["exponent"],
-    )
+    settings: dict[str, Any] = dict(packed.settings)
+    tensors, alphabet, (rows, columns) = packed.tensors, settings["alphabet"], packed.shape
+    codes, width = _fields(tensors["codes"], alphabet, columns), (alphabet - 1).bit_length()
+    scale = 2.0 ** settings["exponent"]
+    build = _Build(KIND_UNIFORM, width, packed.shape, settings["group_size"], codes, scale)
     build.struct.alphabet, build.struct.zero_kind = alphabet, ZEROS[settings["zero_point"]]
     build.numbers(tensors["scales"], tensors.get("scale_unit"))
+    groups = build.struct.groups
     if settings["zero_point"] == "code":
-        build.points(
-            zeros=bits.unpack_symbols(tensors["zero_points"], alphabet, -(-columns // settings["group_size"]))
-        )
+        points = bits.unpack_symbols(tensors["zero_points"], alphabet, groups)
+        build.point("zeros", points, torch.uint8, rows * groups)
     elif settings["zero_point"] == "free":
-        build.points(zeros=tensors["zero_points"])
+        build.point("zeros", tensors["zero_points"], torch.float16, rows * groups)
     if settings["column_scale"]:
-        build.points(column_scale=tensors["column_scale"])
+        build.point("column_scale", tensors["column_scale"], torch.float16, columns)
     return build.done(packed)
 
 
 def _plane(packed: PackedTensor) -> NativeWeight:
-    settings, tensors = planes.checked(packed), packed.tensors
-    group_size = settings["group_size"]
+    settings: dict[str, Any] = dict(packed.settings)
+    tensors, group_size = packed.tensors, settings["group_size"]
     if is_plain(settings, packed.shape[1]):
         blocks = tensors["blocks"]
         build = _Build(KIND_PLANE, 1, packed.shape, group_size, blocks.flatten(1))
@@ -154,7 +162,7 @@ def _plane(packed: PackedTensor) -> NativeWeight:
 
 
 class _Build:
-    """A `bivlm_weight` under construction: `points` sets pointers and keeps their tensors alive."""
+    """A `bivlm_weight` under construction: `point` sets a pointer and keeps its tensor alive."""
 
     def __init__(
         self,
@@ -175,24 +183,23 @@ class _Build:
             1 << width,
         )
         self.kept: list[Tensor] = []
-        self.points(codes=codes)
+        self.point("codes", codes, torch.uint8, rows * codes.shape[1])
 
-    def points(self, **tensors: Tensor) -> None:
-        for name, tensor in tensors.items():
-            setattr(self.struct, name, self._keep(tensor))
+    def point(self, field: str, tensor: Tensor, dtype: torch.dtype, count: int) -> None:
+        setattr(self.struct, field, self._keep(field, tensor, dtype, count))
 
     def numbers(self, stored: Tensor, unit: Tensor | None = None) -> None:
+        """Scales (rows, groups), and their units (rows,)."""
+        rows = self.struct.rows
         self.struct.scales = NumbersStruct(
-            self._keep(stored), NUMBERS[stored.dtype], None if unit is None else self._keep(unit)
+            self._keep("scales", stored, stored.dtype, rows * self.struct.groups),
+            NUMBERS[stored.dtype],
+            None if unit is None else self._keep("scale_unit", unit, torch.float16, rows),
         )
 
-    def _keep(self, tensor: Tensor) -> int:
-        require(
-            tensor.device.type == "cpu",
-            f"a packed tensor is on {tensor.device}, and the input on the CPU; move the model there",
-        )
+    def _keep(self, name: str, tensor: Tensor, dtype: torch.dtype, count: int) -> int:
         self.kept.append(tensor.contiguous())
-        return self.kept[-1].data_ptr()
+        return pointer(name, self.kept[-1], dtype, count)
 
     def done(self, packed: PackedTensor) -> NativeWeight:
         stored = {tensor.untyped_storage().data_ptr() for tensor in packed.tensors.values()}
@@ -211,7 +218,7 @@ def _fields(codes: Tensor, alphabet: int, columns: int) -> Tensor:
     if bits.RADIX[alphabet][0] == 1:
         return codes
     width = (alphabet - 1).bit_length()
-    fields = torch.empty(len(codes), bits.stream_bytes(columns, width), dtype=torch.uint8)
+    fields = torch.empty(len(codes), bits.stream_bytes(columns, width), dtype=torch.uint8, device="cpu")
     step = max(1, _BLOCK // columns)
     for start in range(0, len(codes), step):
         fields[start : start + step] = bits.pack_fields(
@@ -220,37 +227,16 @@ def _fields(codes: Tensor, alphabet: int, columns: int) -> Tensor:
     return fields
 
 
-def _tail(
-    codes: Tensor,
-    width: int,
-    shape: tuple[int, int],
-    settings: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-) -> tuple[Tensor, Tensor]:
+def _tail(codes: Tensor, width: int, packed: PackedTensor) -> tuple[Tensor, Tensor]:
     """Where each row's entries begin, (out + 1,) int64, and the entries, column << 2 | code, uint16 or
-    uint32.
+    uint32; from the codes as fields of `width` bits.
     """
-    (rows, columns), count = shape, settings["tail"]
-    positions = unpack_positions(
-        tensors["tail_low"], tensors["tail_high"], count, settings["tail_rice"], rows * columns
-    )
+    (rows, columns), tensors = packed.shape, packed.tensors
+    positions = levels.tail_positions(packed)
     row, column = positions // columns, positions % columns
-    code = _fields_at(codes, width, row, column)
-    outside = levels.tail_code_bits_outside(settings["alphabet"])
-    require(
-        int(code.max()) <= 3 >> outside,
-        f"levels: 'codes' is {int(code.max())} under a tail entry; at most {3 >> outside}",
-    )
-    if outside:
-        code = code << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, count)[0]
-    start = torch.zeros(rows + 1, dtype=torch.int64)
+    code = bits.symbols_at(codes, 1 << width, row, column)
+    if levels.tail_code_bits_outside(int(packed.settings["alphabet"])):
+        code = code << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
+    start = torch.zeros(rows + 1, dtype=torch.int64, device="cpu")
     torch.cumsum(torch.bincount(row, minlength=rows), 0, out=start[1:])
     return start, (column << 2 | code).to(torch.uint16 if columns <= NARROW_COLUMNS else torch.uint32)
-
-
-def _fields_at(stream: Tensor, width: int, row: Tensor, column: Tensor) -> Tensor:
-    """The fields of `width` ≤ 8 bits at some places of a stream (rows, bytes): int64."""
-    flat, bit = stream.reshape(-1), column * width
-    byte = row * stream.shape[1] + (bit >> 3)
-    both = flat[byte].long() | flat[(byte + 1).clamp_(max=flat.numel() - 1)].long() << 8
-    return both >> (bit & 7) & ((1 << width) - 1)

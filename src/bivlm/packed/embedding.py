@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bivlm.formats.base import PackedTensor
-from bivlm.packed.module import PackedModule
+from bivlm.packed.module import PackedModule, check_shape
 
 
 class PackedEmbedding(PackedModule):
@@ -58,14 +58,16 @@ def replace_embedding(
     root: nn.Module, name: str, packed: PackedTensor, head: str | None = None
 ) -> PackedEmbedding:
     """Replace the embedding `name` of `root` by a `PackedEmbedding`, and its `head` by a `TiedHead`; returns
-    the embedding.
+    the embedding. InputError if the packed weight has another shape than either of them.
     """
     embedding = root.get_submodule(name)
     assert isinstance(embedding, nn.Embedding), name
+    check_shape(name, packed, embedding.weight)
     replacement = PackedEmbedding(packed, embedding.padding_idx, embedding.weight.dtype)
-    root.set_submodule(name, replacement)
     if head is not None:
         linear = root.get_submodule(head)
         assert isinstance(linear, nn.Linear), head
+        check_shape(head, packed, linear.weight)
         root.set_submodule(head, TiedHead(replacement, linear.bias))
+    root.set_submodule(name, replacement)
     return replacement

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bivlm.formats.base import PackedTensor
-from bivlm.packed.module import PackedModule
+from bivlm.packed.module import PackedModule, check_shape
 
 
 class PackedLinear(PackedModule):
@@ -31,10 +31,11 @@ class PackedLinear(PackedModule):
 
 def replace_linear(root: nn.Module, name: str, packed: PackedTensor) -> PackedLinear:
     """Replace the linear `name` of `root` by a `PackedLinear` with its bias and dtype; returns the new
-    module.
+    module. InputError if the packed weight has another shape.
     """
     linear = root.get_submodule(name)
     assert isinstance(linear, nn.Linear), name
+    check_shape(name, packed, linear.weight)
     replacement = PackedLinear(packed, linear.bias, linear.weight.dtype)
     root.set_submodule(name, replacement)
     return replacement

@@ -6,19 +6,36 @@ Its buffers are the packed tensors with the same names as in the checkpoint, so 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bivlm.errors import InputError
-from bivlm.formats import FORMATS
+from bivlm.formats import format_named
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
 from bivlm.kernels.base import ACTIVATIONS, Activations, Product
 from bivlm.kernels.table import kernel_for
 from bivlm.packed.ops import LINEAR, ROWS, new_handle
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A product with what it was made from: `sources` are the ids of the buffers. They stay alive in `kept`,
+    so a new tensor cannot be mistaken for one of them.
+    """
+
+    product: Product
+    device: str
+    sources: tuple[int, ...]
+    kept: tuple[Tensor | None, ...]
+
+    def serves(self, device: str, sources: tuple[int, ...]) -> bool:
+        return self.device == device and self.sources == sources
 
 
 class PackedModule(nn.Module):
@@ -27,7 +44,7 @@ class PackedModule(nn.Module):
 
     `activations` "int8" allows the kernel to round the inputs of few tokens to eight bits
     (`set_activations`). The kernel prepares the weight at the first product, and again after a buffer was
-    replaced; `product` returns the prepared product.
+    replaced; `product` returns the prepared product. Several threads may call a module at the same time.
     """
 
     def __init__(self, packed: PackedTensor, compute_dtype: torch.dtype) -> None:
@@ -45,9 +62,8 @@ class PackedModule(nn.Module):
     def _begin(self) -> None:
         """Set the state that a copy does not share: the handle, and the product that a kernel prepared."""
         self._handle = new_handle(self)
-        self._product: Product | None = None
-        self._sources: tuple[int, ...] = ()
-        self._device = ""
+        self._prepared: _Prepared | None = None
+        self._preparing = threading.RLock()
 
     @property
     def packed(self) -> PackedTensor:
@@ -84,24 +100,29 @@ class PackedModule(nn.Module):
                 f"the row {int(names[0]) if names[0] < 0 else int(names[-1])} is asked for; there are"
                 f" {self.rows}"
             )
-        return FORMATS[self.format].unpack_rows(self.packed, names)[places]
+        return format_named(self.format).unpack_rows(self.packed, names)[places]
 
     def product(self, device: str = "cpu") -> Product:
-        """The product for calls on a device. It keeps its tensors alive, so a new tensor cannot be mistaken
-        for one of them.
+        """The product for calls on a device, of the buffers as they are now. Threads that come at the same
+        time wait for one preparation.
         """
-        sources = tuple(map(id, self._buffers.values()))
-        if self._product is None or sources != self._sources or device != self._device:
-            self._product, self._sources, self._device = (
-                kernel_for(self.format, device)(self.packed),
-                sources,
-                device,
-            )
-        return self._product
+        prepared = self._prepared  # read once: another thread may publish a new one at any time
+        if prepared is not None and prepared.serves(device, tuple(map(id, self._buffers.values()))):
+            return prepared.product
+        with self._preparing:
+            prepared, buffers = self._prepared, self._buffers.copy()
+            sources = tuple(map(id, buffers.values()))
+            if prepared is None or not prepared.serves(device, sources):
+                tensors: dict[str, Any] = {name: buffers[name] for name in self.tensor_names}
+                packed = PackedTensor(self.format, (self.rows, self.columns), tensors, self.settings)
+                product = kernel_for(self.format, device)(packed)
+                prepared = _Prepared(product, device, sources, tuple(buffers.values()))
+                self._prepared = prepared
+        return prepared.product
 
     def dequantize(self) -> Tensor:
         """W (rows, columns) in the compute dtype."""
-        return FORMATS[self.format].decode(self.packed).dequantize().to(self.compute_dtype)
+        return format_named(self.format).decode(self.packed).dequantize().to(self.compute_dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedModule:
         """Move with the model, but never round the packed tensors: a dtype change only sets the new
@@ -113,18 +134,19 @@ class PackedModule(nn.Module):
             moved = getattr(self, name)
             if moved.dtype != tensor.dtype:
                 setattr(self, name, tensor.to(moved.device))
-        self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype
+        self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype, device="cpu")).dtype
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._product = None  # the buffers are the same, but their contents may differ
+        with self._preparing:
+            super()._load_from_state_dict(*args, **kwargs)
+            self._prepared = None  # the buffers are the same, but their contents may differ
 
     def __getstate__(self) -> dict[str, Any]:
         return {
             name: value
             for name, value in self.__dict__.items()
-            if name not in ("_handle", "_product", "_sources", "_device")
+            if name not in ("_handle", "_prepared", "_preparing")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -136,13 +158,24 @@ class PackedModule(nn.Module):
         """A stand-in of the right shape, dtype and device that takes no memory: modelling code reads
         `proj.weight.dtype`.
 
-        Its values mean nothing; `packed` has the weight. transformers' initialization skips tensors that
+        Its values are NaN, so that what computes with it by mistake is seen; `packed` has the weight.
+        transformers' initialization skips tensors that
         carry `_is_hf_initialized`.
         """
         device = getattr(self, self.tensor_names[0]).device
-        stand_in = torch.empty(1, dtype=self.compute_dtype, device=device).expand(self.rows, self.columns)
+        one = torch.full((1,), torch.nan, dtype=self.compute_dtype, device=device)
+        stand_in = one.expand(self.rows, self.columns)
         stand_in._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
         return stand_in
+
+
+def check_shape(name: str, packed: PackedTensor, weight: Tensor) -> None:
+    """InputError, naming the module, unless a packed weight has the shape of the one that it replaces."""
+    if tuple(packed.shape) != tuple(weight.shape):
+        raise InputError(
+            f"the packed weight of {name} is {tuple(packed.shape)}, and the model's is {tuple(weight.shape)};"
+            " give the folder that was packed from this model"
+        )
 
 
 def packed_modules(model: nn.Module) -> Mapping[str, PackedModule]:
@@ -155,9 +188,9 @@ def prepared_bytes(model: nn.Module) -> int:
     were used so far.
     """
     return sum(
-        module._product.added_bytes
+        module._prepared.product.added_bytes
         for module in packed_modules(model).values()
-        if module._product is not None
+        if module._prepared is not None
     )
 
 

@@ -47,6 +47,8 @@ RICE_MAX = 32  # low bits of a Rice code: fields have at most 32 bits
 
 _BLOCK = 1 << 19  # symbols that are packed or unpacked at a time: temporaries stay small, and in the cache
 
+_NOT_A_COLUMN = "a symbol after the last column is not zero"
+
 
 def stream_bytes(count: int, width: int) -> int:
     """Bytes that `count` fields of `width` bits take."""
@@ -76,14 +78,8 @@ def unpack_fields(stream: Tensor, width: int, count: int) -> Tensor:
     """The inverse of `pack_fields`: (rows, count) in the narrowest of uint8, int32, int64 that holds a field
     and a byte's shift.
     """
+    check_stream(stream, width, count)
     rows, size = stream.shape
-    if size != stream_bytes(count, width):
-        raise ValueError(
-            f"{size} bytes where {count} fields of {width} bits take {stream_bytes(count, width)}"
-        )
-    used = count * width % 8
-    if used and bool((stream[:, -1] >> used).any()):
-        raise ValueError("a bit after the last field is not zero")
     period, period_bytes = _period(width)
     periods = -(-count // period)
     lanes = pad(stream, (0, periods * period_bytes - size)).unflatten(1, (periods, period_bytes))
@@ -95,6 +91,20 @@ def unpack_fields(stream: Tensor, width: int, count: int) -> Tensor:
     if width < 8 * fields.element_size():
         fields &= (1 << width) - 1
     return fields.flatten(1)[:, :count]
+
+
+def check_stream(stream: Tensor, width: int, count: int) -> None:
+    """Raises ValueError unless the streams (rows, bytes) have the length of `count` fields and zeros after
+    them: what `unpack_fields` refuses, without unpacking.
+    """
+    size = stream.shape[1]
+    if size != stream_bytes(count, width):
+        raise ValueError(
+            f"{size} bytes where {count} fields of {width} bits take {stream_bytes(count, width)}"
+        )
+    used = count * width % 8
+    if used and bool((stream[:, -1] >> used).any()):
+        raise ValueError("a bit after the last field is not zero")
 
 
 def _period(width: int) -> tuple[int, int]:
@@ -210,9 +220,42 @@ def unpack_symbols(packed: Tensor, alphabet: int, columns: int) -> Tensor:
     for block in _row_blocks(packed.shape[0], columns):
         digits = _digits(unpack_fields(packed[block], width, words), alphabet)
         if bool(digits[:, columns:].any()):
-            raise ValueError("a symbol after the last column is not zero")
+            raise ValueError(_NOT_A_COLUMN)
         symbols[block] = digits[:, :columns]
     return symbols
+
+
+def check_symbols(packed: Tensor, alphabet: int, columns: int) -> None:
+    """Raises ValueError for the streams (rows, bytes) that `unpack_symbols` refuses. Only words that could be
+    too large are unpacked, a block of rows at a time.
+    """
+    per_word, width = RADIX[alphabet]
+    words = -(-columns // per_word)
+    check_stream(packed, width, words)
+    if alphabet**per_word == 1 << width:
+        return
+    for block in _row_blocks(packed.shape[0], words):
+        fields = packed[block] if width == 8 else unpack_fields(packed[block], width, words)
+        _check_words(fields, alphabet)
+        if int(fields[:, -1].max()) >= alphabet ** (columns - (words - 1) * per_word):
+            raise ValueError(_NOT_A_COLUMN)
+
+
+def symbols_at(packed: Tensor, alphabet: int, row: Tensor, column: Tensor) -> Tensor:
+    """Single symbols of the streams (rows, bytes) of `pack_symbols`, at the places (n,) int64: (n,) int64."""
+    per_word, width = RADIX[alphabet]
+    flat, bit = packed.reshape(-1), column // per_word * width
+    byte, last = row * packed.shape[1] + (bit >> 3), packed.numel() - 1
+    word = flat[byte].long()
+    for further in range(1, (width + 14) // 8):
+        word |= flat[(byte + further).clamp_(max=last)].long() << 8 * further
+    word = word >> (bit & 7) & ((1 << width) - 1)
+    if per_word == 1:
+        return word
+    place = torch.tensor(
+        [alphabet**digit for digit in range(per_word)], dtype=torch.int64, device=word.device
+    )
+    return word // place[column % per_word] % alphabet
 
 
 def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
@@ -235,16 +278,22 @@ def _words(symbols: Tensor, alphabet: int) -> Tensor:
     return words
 
 
-def _digits(words: Tensor, alphabet: int) -> Tensor:
-    """The inverse of `_words`: (rows, words * symbols per word) uint8. ValueError for a word that encodes no
-    symbols.
-    """
+def _check_words(words: Tensor, alphabet: int) -> None:
+    """ValueError for a word that encodes no symbols."""
     per_word, width = RADIX[alphabet]
     if alphabet**per_word < 1 << width and words.numel() and int(words.max()) >= alphabet**per_word:
         raise ValueError(
             f"a word is {int(words.max())} where {per_word} symbols of {alphabet} stay below"
             f" {alphabet**per_word}"
         )
+
+
+def _digits(words: Tensor, alphabet: int) -> Tensor:
+    """The inverse of `_words`: (rows, words * symbols per word) uint8. ValueError for a word that encodes no
+    symbols.
+    """
+    _check_words(words, alphabet)
+    per_word, _ = RADIX[alphabet]
     if per_word == 1:
         return words
     digits = torch.empty(*words.shape, per_word, dtype=torch.uint8, device=words.device)

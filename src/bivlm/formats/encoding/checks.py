@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from bivlm.formats.base import PackedTensor
+
 Layout = Mapping[
     str, tuple[torch.dtype, tuple[int | None, ...]]
 ]  # dtype and shape of every tensor in the file; `None` stands for any size
+
+MOST_WEIGHTS_PER_BYTE = 1024  # of a stored weight: bounds the memory of a weight by the size of its file
 
 _SAME_SIZE = {torch.float16: torch.int16, torch.float32: torch.int32}
 
@@ -30,6 +36,55 @@ def blaming(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: {error}") from error
 
 
+def known_settings(packed: PackedTensor, format_: str, names: Sequence[str]) -> dict[str, Any]:
+    """The settings of a weight, whose values may still be anything; ValueError unless it is of this format
+    and has a shape and exactly the settings `names`.
+    """
+    require(isinstance(packed.format, str) and packed.format == format_, f"the format is {packed.format!r}")
+    shape, settings = packed.shape, packed.settings
+    require(
+        isinstance(shape, tuple | list)
+        and len(shape) == 2
+        and all(type(size) is int and size >= 1 for size in shape),
+        f"the shape is {shape}; needs (out, in), each at least 1",
+    )
+    require(isinstance(settings, Mapping), f"the settings are {settings!r}; needs an object")
+    found = sorted(map(str, settings))
+    require(set(settings) == set(names), f"the settings are {found}; needs {sorted(names)}")
+    return dict(settings)
+
+
+def check_integer(name: str, value: Any, least: int, most: int) -> None:
+    require(type(value) is int and least <= value <= most, f"'{name}' is {value!r}; needs {least} … {most}")
+
+
+def check_boolean(name: str, value: Any) -> None:
+    require(type(value) is bool, f"'{name}' is {value!r}; needs true or false")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """ValueError unless `value` is one of `choices`, and of the same type (1 is not True)."""
+    require(
+        any(type(value) is type(choice) and value == choice for choice in choices),
+        f"'{name}' is {value!r}; needs one of {', '.join(map(str, choices))}",
+    )
+
+
+def least_bytes(shape: tuple[int, int]) -> int:
+    """The fewest bytes in which a weight of this shape may be stored."""
+    return -(-prod(shape) // MOST_WEIGHTS_PER_BYTE)
+
+
+def check_density(shape: tuple[int, int], nbytes: int) -> None:
+    """ValueError if a weight of so few bytes has so many numbers that no writer can mean it."""
+    least = least_bytes(shape)
+    require(
+        nbytes >= least,
+        f"the shape is {tuple(shape)} in {nbytes} bytes; a weight has at most {MOST_WEIGHTS_PER_BYTE} numbers"
+        f" for each of its bytes, so this one needs {least} bytes",
+    )
+
+
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
     """ValueError unless `tensor` has the dtype and shape; `None` in a shape stands for any size."""
     fits = tensor.dim() == len(shape) and all(
@@ -43,12 +98,22 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int
 
 
 def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """ValueError unless `tensors` are exactly those of the layout."""
+    """ValueError unless `tensors` are exactly those of the layout, with their bytes in one memory."""
     for name in layout:
         require(name in tensors, f"'{name}' is missing")
+    first = next(iter(layout))
     for name, tensor in tensors.items():
         require(name in layout, f"'{name}' does not belong to this weight")
+        require(
+            isinstance(tensor, Tensor) and tensor.layout is torch.strided,
+            f"'{name}' is no tensor of bytes one after the other",
+        )
         check_tensor(name, tensor, *layout[name])
+        require(not tensor.is_meta, f"'{name}' is on meta, where a tensor has no bytes")
+        require(
+            tensor.device == tensors[first].device,
+            f"'{name}' is on {tensor.device}, and '{first}' on {tensors[first].device}",
+        )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -58,15 +58,16 @@ class Numbers:
         """The nearest numbers of `bits` bits to `values` (out, G, K); without `signed` no value may be
         negative.
         """
+        nothing = torch.zeros(0, dtype=torch.float16, device=values.device)
         if bits == 32:
-            return cls(values.float(), torch.zeros(0, dtype=torch.float16))
+            return cls(values.float(), nothing)
         if bits == 16:
-            return cls(values.half(), torch.zeros(0, dtype=torch.float16))
+            return cls(values.half(), nothing)
         steps = 127 if signed else 255
         unit = (values.abs().amax(1) / steps).half()
         unit = torch.where(
             values.abs().amax(1) > unit.float() * (steps + 0.5),
-            unit.nextafter(torch.tensor(torch.inf).half()),
+            unit.nextafter(unit.new_full((), torch.inf)),
             unit,
         )
         codes = torch.where(unit[:, None] > 0, values / unit[:, None].float(), 0.0).round()
@@ -91,6 +92,11 @@ class Numbers:
         if not isinstance(other, Numbers):
             return NotImplemented
         return same_bits(self.stored, other.stored) and same_bits(self.unit, other.unit)
+
+
+def as_signs(positive: Tensor) -> Tensor:
+    """Booleans as float32: +1 where True, -1 where False. A new tensor."""
+    return positive.float().mul_(2.0).sub_(1.0)
 
 
 def numbers_nbytes(rows: int, groups: int, kinds: int, bits: NumberBits) -> int:

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import Layout, check_tensor, require
+from bivlm.formats.encoding.checks import (
+    Layout,
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_tensor,
+    known_settings,
+    require,
+)
 from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, Numbers
 
 if TYPE_CHECKING:
@@ -108,20 +116,11 @@ def layout_nbytes(tensors: Layout) -> int:
 
 def checked_settings(packed: PackedTensor) -> dict[str, Any]:
     """The settings, after a check of their types and ranges and of the shape."""
-    require(packed.format == "planes", f"the format is {packed.format!r}")
-    require(
-        len(packed.shape) == 2 and min(packed.shape) >= 1,
-        f"the shape is {packed.shape}; needs (out, in), each at least 1",
-    )
-    settings: dict[str, Any] = dict(packed.settings)
-    require(sorted(settings) == SETTINGS, f"the settings are {sorted(settings)}; needs {SETTINGS}")
+    settings = known_settings(packed, "planes", SETTINGS)
     rows, columns = packed.shape
-    for name, most in (
-        ("salient_columns", columns),
-        ("tail", rows * columns),
-        ("tail_rice", bits.RICE_MAX if settings["tail"] else 0),
-    ):
-        _check_integer(name, settings[name], 0, most)
+    check_integer("salient_columns", settings["salient_columns"], 0, columns)
+    check_integer("tail", settings["tail"], 0, rows * columns)
+    check_integer("tail_rice", settings["tail_rice"], 0, bits.RICE_MAX if settings["tail"] else 0)
     _check_kinds(
         settings["parts"],
         settings["salient_parts"],
@@ -130,13 +129,9 @@ def checked_settings(packed: PackedTensor) -> dict[str, Any]:
         settings["exponent"],
         columns,
     )
-    require(
-        type(settings["column_scales"]) is bool,
-        f"'column_scales' is {settings['column_scales']!r}; needs true or false",
-    )
-    for name, others in (("scales", []), ("means", ["none"])):
-        known = [*STORED, *others]
-        require(settings[name] in known, f"'{name}' is {settings[name]!r}; needs one of {', '.join(known)}")
+    check_boolean("column_scales", settings["column_scales"])
+    check_choice("scales", settings["scales"], list(STORED))
+    check_choice("means", settings["means"], [*STORED, "none"])
     _check_tail_kinds(settings["tail"], settings["parts"], settings["salient_parts"])
     return settings
 
@@ -164,17 +159,13 @@ def check_weight(weight: PlanesWeight) -> None:
     _check_tail(weight)
 
 
-def _check_integer(name: str, value: Any, least: int, most: int) -> None:
-    require(type(value) is int and least <= value <= most, f"'{name}' is {value!r}; needs {least} … {most}")
-
-
 def _check_kinds(
     parts: Any, salient_parts: Any, salient: int, group_size: Any, exponent: Any, columns: int
 ) -> None:
-    _check_integer("parts", parts, 1, 2)
-    _check_integer("salient_parts", salient_parts, 0, 2)
-    _check_integer("group_size", group_size, 1, columns)
-    _check_integer("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
+    check_integer("parts", parts, 1, 2)
+    check_integer("salient_parts", salient_parts, 0, 2)
+    check_integer("group_size", group_size, 1, columns)
+    check_integer("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
     require(
         (salient_parts > 0) == (salient > 0),
         f"'salient_parts' is {salient_parts} with {salient} salient columns; needs 0 exactly when there is"
@@ -184,15 +175,22 @@ def _check_kinds(
 
 def _check_planes(weight: PlanesWeight) -> None:
     """No bit is set where the file has no place for it."""
-    if weight.parts == 1 or weight.salient_parts == 1:
-        unparted = _of_kinds(weight.partition, weight.salient, weight.parts == 1, weight.salient_parts < 2)
-        require(not bool(unparted.any()), "'partition' must be false in columns that have one part")
-    elsewhere = weight.second_signs[:, ~weight.salient] if weight.salient_parts else weight.second_signs
-    require(not bool(elsewhere.any()), "'second_signs' must be false outside the salient columns")
+    unparted = torch.where(weight.salient, weight.salient_parts < 2, weight.parts == 1)
+    require(
+        not _any_in(weight.partition, unparted), "'partition' must be false in columns that have one part"
+    )
+    require(
+        not _any_in(weight.second_signs, ~weight.salient),
+        "'second_signs' must be false outside the salient columns",
+    )
 
 
-def _of_kinds(plane: Tensor, salient: Tensor, ordinary: bool, strong: bool) -> Tensor:
-    return plane if ordinary and strong else plane[:, ~salient] if ordinary else plane[:, salient]
+def _any_in(plane: Tensor, columns: Tensor) -> bool:
+    """Whether a plane has a bit set in some columns (in,) bool. Of an absent plane, one bit that is expanded,
+    only the bit is read.
+    """
+    whole = plane if any(plane.stride()) else plane[:1, :1]
+    return bool(whole.any()) and bool(plane[:, columns].any())
 
 
 def _check_numbers(weight: PlanesWeight) -> None:
@@ -277,7 +275,8 @@ def _check_tail(weight: PlanesWeight) -> None:
         f"'tail_positions' must lie in 0 … {rows * columns - 1}",
     )
     require(bool((positions.diff() > 0).all()), "'tail_positions' must be ascending and unique")
-    require(not bool(weight.signs.reshape(-1)[positions].any()), "'signs' must be false under the tail")
+    under = weight.signs[positions // columns, positions % columns]
+    require(not bool(under.any()), "'signs' must be false under the tail")
     zero = weight.tail_zero.float()
     largest = (weight.tail_scale.float() * 2.0**weight.exponent).abs() * torch.maximum(
         zero.abs(), (255.0 - zero).abs()

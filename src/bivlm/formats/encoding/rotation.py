@@ -17,13 +17,16 @@ output for seed + (j + 1) · golden ratio.
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 LARGEST_SEED = (1 << 63) - 1
+LARGEST_PRIME = 1024  # no prime factor of a rotated width is larger: its transform takes prime² numbers
 MIXER = 64  # primes are joined to matrices of at most this order: one product instead of six for 64 = 2^6
+
+_KEPT = 16  # transforms that are kept: a model has a few widths, and each takes up to 8 MiB
 
 _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -50,7 +53,15 @@ def transform(x: Tensor) -> Tensor:
     return y.reshape(x.shape)
 
 
-@cache
+def can_rotate(columns: int) -> bool:
+    """Whether every prime factor of a width is small enough for its transform (`LARGEST_PRIME`)."""
+    for prime in range(2, LARGEST_PRIME + 1):
+        while columns % prime == 0:
+            columns //= prime
+    return columns == 1
+
+
+@lru_cache
 def prime_factors(width: int) -> tuple[int, ...]:
     """The prime factors of `width`, ascending, as often as they occur; none for 1."""
     factors, prime = [], 2
@@ -62,15 +73,15 @@ def prime_factors(width: int) -> tuple[int, ...]:
     return (*factors, width) if width > 1 else tuple(factors)
 
 
-@cache
+@lru_cache(_KEPT)
 def hartley(order: int) -> Tensor:
-    """C_order, (order, order) float64."""
-    index = torch.arange(order, dtype=torch.int64)
+    """C_order, (order, order) float64, on the CPU."""
+    index = torch.arange(order, dtype=torch.int64, device="cpu")
     angle = (torch.outer(index, index) % order).double() * (2 * math.pi / order)
     return (angle.cos() + angle.sin()) / math.sqrt(order)
 
 
-@cache
+@lru_cache(_KEPT)
 def _mixers(columns: int) -> tuple[Tensor, ...]:
     """The Kronecker factors of the transform: neighbouring primes joined while their product is at most
     MIXER, float64.
@@ -85,13 +96,13 @@ def _mixers(columns: int) -> tuple[Tensor, ...]:
 
 
 def signs_of(seed: int, columns: int) -> Tensor:
-    """The signs (in,) float32 that belong to a seed, 0 … 2^63 - 1."""
+    """The signs (in,) float32, on the CPU, that belong to a seed, 0 … 2^63 - 1."""
     state = (
-        torch.arange(1, columns + 1, dtype=torch.int64) * _signed(_GAMMA) + seed
+        torch.arange(1, columns + 1, dtype=torch.int64, device="cpu") * _signed(_GAMMA) + seed
     )  # int64 wraps around, as the definition requires
     state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
     state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
-    return torch.where((state ^ _shifted(state, 31)) < 0, -1.0, 1.0)
+    return (state ^ _shifted(state, 31)).lt(0).float().mul_(-2.0).add_(1.0)
 
 
 def _shifted(state: Tensor, count: int) -> Tensor:

@@ -34,7 +34,7 @@ SPREAD = {1: 0.88, 2: 1.02, 3: 1.05, 4: 1.06}  # by K: measured on normal weight
 
 @cache
 def standard_tables(window: int) -> Tensor:
-    """The levels for K = 1 … 4: (4, 2^window) int8. Not to be changed in place."""
+    """The levels for K = 1 … 4: (4, 2^window) int8, on the CPU. Not to be changed in place."""
     if window == 8:
         return torch.stack([torch.frombuffer(bytearray.fromhex(table), dtype=torch.int8) for table in FITTED])
     return (
@@ -48,7 +48,7 @@ def standard_tables(window: int) -> Tensor:
 def stratified(window: int, k: int) -> Tensor:
     """The levels (2^window,) float64 of the stratified code for K = k bits per weight, before rounding."""
     low = window - k
-    number = torch.arange(1 << window)
+    number = torch.arange(1 << window, dtype=torch.int64, device="cpu")
     fresh, past = number >> low, number & ((1 << low) - 1)
     turned = (past * 0x9E3779B1 & 0xFFFFFFFF) >> (32 - k)
     part = (fresh + turned) & ((1 << k) - 1)
