@@ -1,17 +1,18 @@
-"""Peak resident memory of `bivlm quantize`, in a process of its own: the embedded model, a tiny member of
-each family, and on request a large shape.
+"""Peak resident memory of `bivlm quantize` and of loading, each in a process of its own: the embedded model, a
+tiny member of each family, and on request a large shape, without data and with.
 
-    python benchmarks/bench_memory.py                                    seconds
+    python benchmarks/bench_memory.py                                    a minute
     python benchmarks/bench_memory.py --large --folder /some/big/disk
-        a random model of Qwen2.5-VL-3B shape, 7.5 GB in bf16; a quarter of an hour
+        a random model of Qwen2.5-VL-3B shape, 7.5 GB in bf16; about two hours on two cores
 
 The large model's weights are drawn once per shape and used for every block: memory and time do not depend on
-their values.
+their values. Its calibration data is random too: images of 256 visual tokens between 64 tokens of text.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,12 +34,58 @@ from machine import describe
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 # VmHWM, since ru_maxrss of a child starts at what its parent held when it was started
-MEASURE = """
+PEAK = """
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+QUANTIZE = (
+    """
 import sys
 from bivlm.job.run import quantize
 quantize(sys.argv[1], sys.argv[2], recipe=sys.argv[3])
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """
+    + PEAK
+)
+QUANTIZE_WITH_DATA = (
+    """
+import sys
+from pathlib import Path
+import torch
+from bivlm.calibration.inputs import CalibrationInput
+from bivlm.job.request import make_request
+from bivlm.job.run import prepare, run
+prepared = prepare(sys.argv[1], make_request(sys.argv[3]))
+config, generator = prepared.source.config, torch.Generator().manual_seed(0)
+def sample():
+    ids = torch.randint(0, 150000, (1, 320), generator=generator)
+    ids[0, 32:288] = config.image_token_id
+    pixels = torch.randn(1024, 1176, generator=generator).to(prepared.source.dtype)
+    grid = torch.tensor([[1, 32, 32]])
+    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "image_grid_thw": grid}
+    tensors["mm_token_type_ids"] = (ids == config.image_token_id).long()
+    return CalibrationInput(tensors, ids[0] == config.image_token_id)
+run(prepared, Path(sys.argv[2]), [sample() for _ in range(8)])
+"""
+    + PEAK
+)
+# the language model's answer to a few tokens: every packed weight is prepared and used
+LOAD = (
+    """
+import sys
+import torch, transformers
+import bivlm.packed.hf
+model = transformers.AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype="auto").eval()
+with torch.inference_mode():
+    assert model(input_ids=torch.arange(100, 108)[None]).logits.isfinite().all()
+"""
+    + PEAK
+)
+
+
+LARGE_RECIPES = {
+    "bivlm-paper": QUANTIZE,
+    "trellis-2:feedback=false": QUANTIZE,
+    "trellis-2": QUANTIZE_WITH_DATA,
+}
 
 
 def write_large(folder: Path, blocks: int) -> None:
@@ -95,16 +142,18 @@ def write_large(folder: Path, blocks: int) -> None:
     )
 
 
-def measure(name: str, source: Path, out: Path, recipe: str) -> dict:
-    """Quantize in a fresh process, check the result, and report its peak memory."""
+def peak_of(program: str, *arguments: str | Path) -> tuple[int, float]:
+    """The peak resident bytes of a program in a fresh process, and its seconds."""
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(source), str(out), recipe],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
     )
-    seconds = time.perf_counter() - started
+    return int(done.stdout.split()[-1]) * 1024, time.perf_counter() - started
+
+
+def measure(name: str, source: Path, out: Path, recipe: str, program: str = QUANTIZE) -> dict:
+    """Quantize in a fresh process, check the result, and report its peak memory."""
+    peak, seconds = peak_of(program, source, out, recipe)
     inspection = inspect(out)
     return {
         "model": name,
@@ -113,9 +162,26 @@ def measure(name: str, source: Path, out: Path, recipe: str) -> dict:
         "packed_bytes": inspection.folder_bytes_after,
         "bits_per_weight": inspection.total.bits_per_weight,
         "weights": inspection.total.weights,
-        "peak_resident_bytes": int(done.stdout.split()[-1]) * 1024,
+        "peak_resident_bytes": peak,
         "seconds": seconds,
     }
+
+
+def measure_load(row: dict, out: Path) -> dict:
+    """Load the result of a row in a fresh process and answer once."""
+    peak, seconds = peak_of(LOAD, out)
+    return {**row, "recipe": f"load {row['recipe']}", "peak_resident_bytes": peak, "seconds": seconds}
+
+
+def measure_large(work: Path, blocks: int) -> list[dict]:
+    """The large shape without data and with, and loading what was made."""
+    name, rows = f"random, Qwen2.5-VL-3B shape, {min(blocks, 36)} blocks", []
+    for recipe, program in LARGE_RECIPES.items():
+        out = work / f"large-{recipe}"
+        rows.append(measure(name, work / "large", out, recipe, program))
+        rows.append(measure_load(rows[-1], out))
+        shutil.rmtree(out)
+    return rows
 
 
 def main(
@@ -145,14 +211,7 @@ def main(
         if large:
             (work / "large").mkdir()
             write_large(work / "large", blocks)
-            rows.append(
-                measure(
-                    f"random, Qwen2.5-VL-3B shape, {min(blocks, 36)} blocks",
-                    work / "large",
-                    work / "large-packed",
-                    "bivlm-paper",
-                )
-            )
+            rows += measure_large(work, blocks)
     table = Table(title="peak resident memory of quantizing", caption=describe())
     for column in ("model", "recipe", "source", "packed", "true bits", "peak memory", "seconds", "weights/s"):
         table.add_column(column, justify="left" if column in ("model", "recipe") else "right")

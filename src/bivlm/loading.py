@@ -76,7 +76,8 @@ def load(
         expand_weights(loaded)
     if pruning != FROM_CHECKPOINT:
         prune(loaded, wanted)
-    return loaded, load_processor(folder, family.reads_images)
+    with folder_blamed(folder):
+        return loaded, load_processor(folder, family.reads_images)
 
 
 def check_model_folder(folder: Path, family: Family | None = None) -> Family:
@@ -106,6 +107,6 @@ def check_model_folder(folder: Path, family: Family | None = None) -> Family:
     shards = weight_files(folder)
     with folder_blamed(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    check_depth(folder, config, len(read_entries(shards)))
+        check_depth(folder, config, len(read_entries(shards)))
     verify_files(folder, read_seal(folder))
     return found

@@ -37,6 +37,12 @@ def check_folder(seed: int) -> str:
         return verdict(folder, made)
 
 
+def prepare_folders() -> None:
+    """Make the folder that is changed, and the logits that it gives."""
+    _quiet()
+    _expected()
+
+
 def describe_folder(seed: int) -> str:
     with tempfile.TemporaryDirectory(prefix="bivlm-mutant-") as work:
         made = make_folder_mutant(seed, Path(work) / "model")
@@ -44,7 +50,7 @@ def describe_folder(seed: int) -> str:
 
 
 def verdict(folder: Path, made: FolderMutant) -> str:
-    _quiet()
+    prepare_folders()
     expected = _expected()
     try:
         _verified(folder)

@@ -1,6 +1,7 @@
 """Many mutants, checked in children: a crash or a hang is found, and named with its seed.
 
 python -m reliability.fuzz tensors --count 100000 --seed 0
+python -m reliability.fuzz folders --count 3000
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from reliability.folder_verdict import check_folder, describe_folder, prepare_folders
 from reliability.tensor_mutants import mutant
 from reliability.tensor_verdict import Fault, verdict
 
@@ -33,10 +35,13 @@ HANG_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Fuzzer:
-    """`check` gives the verdict on a seed, or raises Fault; `describe` tells what the seed stands for."""
+    """`check` gives the verdict on a seed, or raises Fault; `describe` tells what the seed stands for;
+    `prepare` does once what all children need.
+    """
 
     check: Callable[[int], str]
     describe: Callable[[int], str]
+    prepare: Callable[[], object] = lambda: None
 
 
 @dataclass
@@ -57,11 +62,15 @@ def describe_tensors(seed: int) -> str:
     return f"{made.origin}: {'; '.join(made.changes)}"
 
 
-FUZZERS = {"tensors": Fuzzer(check_tensors, describe_tensors)}
+FUZZERS = {
+    "tensors": Fuzzer(check_tensors, describe_tensors),
+    "folders": Fuzzer(check_folder, describe_folder, prepare_folders),
+}
 
 
 def run(fuzzer: Fuzzer, seeds: range, hang_seconds: float = HANG_SECONDS) -> Tally:
     """Check all seeds, in one child after the other; one that ends early is followed by another."""
+    fuzzer.prepare()
     tally, start = Tally(), seeds.start
     while start < seeds.stop:
         end = min(start + CHUNK, seeds.stop)

@@ -20,6 +20,7 @@ _TABLES = re.compile(
     r"position|image_size|patch|window|context"
 )  # sizes of tables that are computed, not stored
 MOST_POSITIONS = 1 << 24
+_NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "bad alloc")
 
 
 def check_depth(folder: Path, config: Any, stored: int) -> None:
@@ -53,7 +54,7 @@ def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
 @contextmanager
 def folder_blamed(folder: Path) -> Iterator[None]:
     """Turn whatever transformers raises over the contents of a folder into InputError that names the folder
-    and what was raised. A full memory counts too: a sound folder of this machine's size does not fill it.
+    and what was raised; also a lack of memory, which a hostile folder may ask for.
     """
     try:
         yield
@@ -61,7 +62,32 @@ def folder_blamed(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
+        if is_lack_of_memory(error):
+            raise InputError(
+                f"{folder} asks for more memory than this process can have ({words[0][:200]}); free some or"
+                " allow more (ulimit -v), or get the folder again if it is no large model"
+            ) from error
         raise InputError(
             f"{folder} cannot be loaded; its config.json or its files are damaged, or do not belong together"
             f" ({type(error).__name__}: {words[0][:200]})"
         ) from error
+
+
+@contextmanager
+def memory_explained(what: str) -> Iterator[None]:
+    """Turn a lack of memory into InputError; `what` is it that needs more. Everything else passes."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise InputError(
+            f"{what} needs more memory than this process can have ({str(error).strip().partition(chr(10))[0][:200]});"
+            " free some or allow more (ulimit -v), then run the same command again; it continues after the"
+            " last finished unit"
+        ) from error
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory could not be had, in Python's way or in torch's."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)

@@ -87,6 +87,10 @@ def open_shard(path: Path) -> Iterator[safe_open]:
         raise InputError(f"{path} is damaged or cut short ({error}); get the file again") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise InputError(
+            f"{path} does not fit into the memory that this process may have; allow more (ulimit -v)"
+        ) from error
 
 
 def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:

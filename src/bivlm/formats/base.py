@@ -99,11 +99,6 @@ class QuantizedWeight(ABC):
         """
 
     @classmethod
-    def check_packed(cls, packed: PackedTensor) -> None:
-        """Raises ValueError exactly when `decode` does."""
-        cls.decode(packed)
-
-    @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
         """Some rows of `decode(packed).dequantize()`: `index` (n,) int64, the result (n, in) float32, equal
         up to the rounding of sums. Raises ValueError as `decode` does, or only for what these rows are read

@@ -22,6 +22,7 @@ from bivlm.calibration.tuning import HELD_OUT
 from bivlm.checkpoint.companions import check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
 from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.guards import memory_explained
 from bivlm.checkpoint.modules import FORMAT_VERSION
 from bivlm.checkpoint.output import OutputFolder
 from bivlm.checkpoint.place import REPORT_NAME
@@ -175,7 +176,7 @@ def run(
         overwrite=overwrite,
         events=events,
     )
-    with write_errors_explained(out), store:
+    with write_errors_explained(out), memory_explained(f"quantizing {source.folder}"), store:
         if store.is_finished:
             events.say(f"{out} holds the result of this job already, complete and undamaged: nothing to do")
             return out
