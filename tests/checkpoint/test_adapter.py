@@ -114,9 +114,9 @@ def test_it_is_refused_unless_it_is_to_be_merged(folder, tmp_path):
     assert not list(out.glob("adapter*"))
     files = json.loads((out / "config.json").read_text())["quantization_config"]["source"]["files"]
     assert set(files) == {"model.safetensors", "adapter_config.json", "adapter_model.safetensors"}
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (folder / name).unlink()
     with pytest.raises(InputError, match="is not empty"):
-        (folder / "adapter_model.safetensors").unlink()
-        (folder / "adapter_config.json").unlink()
         quantize(folder, out, recipe="rtn-2")
 
 

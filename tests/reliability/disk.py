@@ -1,7 +1,7 @@
 """File-system calls of a job, one by one: recorded, counted, or the last thing that a process does.
 
     with Recorder(folder) as calls: …        calls.events: what was called below the folder, in order
-    with dies_at(17): …                      the process is killed before its 17th call, or in the middle of it
+    with dies_at(17): …                      the process is killed before its 17th call, or in the midst of it
 
 A call that writes has two moments at which a process can die: before it, and when half of it is written.
 """
@@ -115,7 +115,7 @@ def _patched(module: Any, name: str, seen: Any, what: str, count: int) -> Any:
         paths = [Path(arg) if folder is None else folder / arg for arg in args[:count]]
         if dir_fd is not None:
             kwargs["dir_fd"] = dir_fd
-        return seen(what, [Path(os.path.abspath(path)) for path in paths], lambda: real(*args, **kwargs))
+        return seen(what, [absolute(path) for path in paths], lambda: real(*args, **kwargs))
 
     return mock.patch.object(module, name, call)
 
@@ -124,7 +124,12 @@ def _patched_write(module: Any, name: str, seen: Any, place: int) -> Any:
     real = getattr(module, name)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        path = Path(os.path.abspath(args[place]))
+        path = absolute(args[place])
         return seen("write", [path], lambda: real(*args, **kwargs))
 
     return mock.patch.object(module, name, call)
+
+
+def absolute(path: Any) -> Path:
+    """The full name of a path, links not followed: the call is about the link itself."""
+    return Path(os.path.abspath(path))  # noqa: PTH100

@@ -20,13 +20,15 @@ from bivlm.job.run import quantize
 FAILED, REFUSED = 1, 2
 
 
-def in_child(job: Callable[[], object], around: AbstractContextManager[Any] | None = None) -> int:
-    """Run `job` in a fork of this process: its exit status as os.waitpid gives it. InputError is REFUSED."""
+def start(job: Callable[[], object], around: AbstractContextManager[Any] | None = None) -> int:
+    """Run `job` in a fork of this process; returns its process id. Its exit code is 0, REFUSED for
+    InputError, or FAILED.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork next to idle threads
         child = os.fork()
     if child:
-        return os.waitpid(child, 0)[1]
+        return child
     status = FAILED
     try:
         torch.set_num_threads(1)  # the parent's pool of threads does not exist here
@@ -41,6 +43,11 @@ def in_child(job: Callable[[], object], around: AbstractContextManager[Any] | No
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def in_child(job: Callable[[], object], around: AbstractContextManager[Any] | None = None) -> int:
+    """Run `job` in a fork of this process, to its end: its status as os.waitpid gives it."""
+    return os.waitpid(start(job, around), 0)[1]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -59,6 +66,7 @@ class Killed:
         self, work: Path, source: Path, settings: Mapping[str, Any], before: Path | None = None
     ) -> None:
         self.work, self.source, self.settings, self.before = work, source, dict(settings), before
+        work.mkdir(exist_ok=True)
         self.expected = content(quantize(source, work / "expected", **self.settings))
 
     def fresh_out(self) -> Path:
@@ -86,4 +94,4 @@ class Killed:
             assert any(set(one.items()) >= set(want.items()) for one in whole for want in known), "lost"
         assert self.run(out) == 0
         assert content(out) == self.expected
-        assert os.listdir(out.parent) == ["out"]
+        assert [path.name for path in out.parent.iterdir()] == ["out"]

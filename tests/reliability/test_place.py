@@ -18,7 +18,7 @@ from bivlm.checkpoint.place import JOB_FOLDER
 from bivlm.checkpoint.shards import INDEX_NAME
 from bivlm.errors import InputError
 from bivlm.job.run import quantize
-from reliability.jobs import REFUSED, content, in_child
+from reliability.jobs import REFUSED, content, in_child, start
 from tiny.language import tiny_language_model
 from told import Told
 
@@ -251,15 +251,13 @@ class TestTheSystem:
 def test_two_jobs_race(source, originals, tmp_path):
     """Both start at the same moment: one wins, the other is refused or finds the finished result."""
     for number in range(3):
-        out = tmp_path / f"out-{number}"
-        start = time.monotonic() + 0.3
-        children = []
-        for _ in range(2):
-            child = os.fork()
-            if not child:
-                time.sleep(max(0.0, start - time.monotonic()))
-                os._exit(os.waitstatus_to_exitcode(in_child(lambda: quantize(source, out, **RTN))))
-            children.append(child)
+        out, at = tmp_path / f"out-{number}", time.monotonic() + 0.1
+
+        def job(out=out, at=at):
+            time.sleep(max(0.0, at - time.monotonic()))
+            quantize(source, out, **RTN)
+
+        children = [start(job) for _ in range(2)]
         codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
         assert codes in ([0, 0], [0, REFUSED])
         assert content(out) == content(originals[1])

@@ -101,7 +101,6 @@ class OutputFolder:
         return self.out / JOB_FOLDER
 
     def __enter__(self) -> OutputFolder:
-        self.place.out.parent.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         try:
             self._begin()

@@ -102,32 +102,46 @@ class PlaceLock:
     """
 
     def __init__(self, place: Place, inside: Path) -> None:
-        beside = place.out.with_name(f".{place.out.name}.bivlm-lock")
-        self.path = beside if os.access(place.out.parent, os.W_OK) else inside / "lock"
-        self._out = place.out
-        self._lock = FileLock(self.path, timeout=0)
+        self._out, self._inside = place.out, inside
+        self._held: FileLock | None = None
 
     def acquire(self) -> None:
         """Take the lock now. A lock file that its last holder deleted meanwhile does not count."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            with self.path.open("a") as mine:
+        self._out.parent.mkdir(
+            parents=True, exist_ok=True
+        )  # before its name is chosen: all must choose the same
+        beside = self._out.with_name(f".{self._out.name}.bivlm-lock")
+        path = beside if os.access(self._out.parent, os.W_OK) else self._inside / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while self._held is None:
+            lock = FileLock(path, timeout=0)
+            with path.open("a") as mine:
                 try:
-                    self._lock.acquire()
+                    lock.acquire()
                 except Timeout as error:
                     raise InputError(
                         f"another process is writing {self._out} right now; wait for it or choose another"
                         " folder"
                     ) from error
-                if self.path.exists() and os.path.samestat(self.path.stat(), os.fstat(mine.fileno())):
-                    return
-            self._lock.release()
+                if _is_still_at(path, mine.fileno()):
+                    self._held = lock
+                else:
+                    lock.release()
 
     def release(self) -> None:
         """Give the lock back, and delete its file while it is still held."""
-        if self._lock.is_locked:
-            self.path.unlink(missing_ok=True)
-            self._lock.release()
+        if self._held is not None:
+            Path(self._held.lock_file).unlink(missing_ok=True)
+            self._held.release()
+            self._held = None
+
+
+def _is_still_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has this name: it may have been deleted, and another made, meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def is_bivlm_folder(folder: Path) -> bool:
