@@ -1,5 +1,5 @@
-"""Peak resident memory of `bivlm quantize` and of loading, each in a process of its own: the embedded model, a
-tiny member of each family, and on request a large shape, without data and with.
+"""Peak resident memory of `bivlm quantize` and of loading, each in a process of its own: the embedded model,
+a tiny member of each family, and on request a large shape, without data and with.
 
     python benchmarks/bench_memory.py                                    a minute
     python benchmarks/bench_memory.py --large --folder /some/big/disk
@@ -60,7 +60,8 @@ def sample():
     ids[0, 32:288] = config.image_token_id
     pixels = torch.randn(1024, 1176, generator=generator).to(prepared.source.dtype)
     grid = torch.tensor([[1, 32, 32]])
-    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "image_grid_thw": grid}
+    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    tensors |= {"pixel_values": pixels, "image_grid_thw": grid}
     tensors["mm_token_type_ids"] = (ids == config.image_token_id).long()
     return CalibrationInput(tensors, ids[0] == config.image_token_id)
 run(prepared, Path(sys.argv[2]), [sample() for _ in range(8)])

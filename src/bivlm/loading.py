@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from bivlm.checkpoint.guards import check_depth, folder_blamed
+from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.modules import read_modules
 from bivlm.checkpoint.seal import read_seal
@@ -95,6 +95,7 @@ def check_model_folder(folder: Path, family: Family | None = None) -> Family:
             f"{folder} {'has no config.json' if any(folder.iterdir()) else 'is empty'}; give the folder of a"
             " model"
         )
+    check_files(folder)
     config = read_json(folder / "config.json")
     model_type = config.get("model_type")
     if not isinstance(model_type, str):

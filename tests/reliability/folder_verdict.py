@@ -60,7 +60,9 @@ def verdict(folder: Path, made: FolderMutant) -> str:
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         words = str(error).splitlines() or [""]
-        raise Fault(f"{type(error).__name__}: {words[0][:150]} ({Path(last.filename).name}:{last.lineno})") from error
+        raise Fault(
+            f"{type(error).__name__}: {words[0][:150]} ({Path(last.filename).name}:{last.lineno})"
+        ) from error
     if found.shape == expected.shape and torch.equal(found, expected):
         return "same"
     if not made.sealed:
@@ -69,7 +71,9 @@ def verdict(folder: Path, made: FolderMutant) -> str:
 
 
 def _verified(folder: Path) -> None:
-    """`bivlm verify` may refuse what loads (a folder without config of its own); it must not fail otherwise."""
+    """`bivlm verify` may refuse what loads (a folder without config of its own); it must not fail
+    otherwise.
+    """
     try:
         verify_folder(folder)
     except InputError:

@@ -1,5 +1,5 @@
-"""Limits of the system, for real: file size, address space, a full disk, a read-only one. Each is one line, and
-the same command continues when there is room.
+"""Limits of the system, for real: file size, address space, a full disk, a read-only one. Each is one line,
+and the same command continues when there is room.
 """
 
 from __future__ import annotations

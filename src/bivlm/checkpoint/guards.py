@@ -39,6 +39,15 @@ def check_depth(folder: Path, config: Any, stored: int) -> None:
             )
 
 
+def check_files(folder: Path) -> None:
+    """InputError if something in the folder is neither file nor folder: whoever reads a pipe waits forever,
+    and a device may never end.
+    """
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{path} is no file but a pipe or a device; take it out of the folder")
+
+
 def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """Every number in a configuration with the name of its field."""
     if isinstance(content, Mapping):
@@ -82,9 +91,9 @@ def memory_explained(what: str) -> Iterator[None]:
         if not is_lack_of_memory(error):
             raise
         raise InputError(
-            f"{what} needs more memory than this process can have ({str(error).strip().partition(chr(10))[0][:200]});"
-            " free some or allow more (ulimit -v), then run the same command again; it continues after the"
-            " last finished unit"
+            f"{what} needs more memory than this process can have"
+            f" ({str(error).strip().partition(chr(10))[0][:200]}); free some or allow more (ulimit -v), then"
+            " run the same command again; it continues after the last finished unit"
         ) from error
 
 

@@ -53,6 +53,8 @@ class TensorEntry:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; InputError if the file does not contain one, or cannot be read."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file: it is a folder, a pipe or a device; get the file again")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -23,7 +23,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from bivlm.checkpoint.adapter import Adapter, read_adapter
-from bivlm.checkpoint.guards import check_depth, folder_blamed
+from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError
@@ -194,6 +194,7 @@ def read_config(folder: Path) -> Any:
             f"{folder} {content}; MODEL is a Hugging Face model folder with config.json and weights in"
             " safetensors"
         )
+    check_files(folder)
     config = read_json(path)
     quantization = config.get("quantization_config")
     if quantization:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bivlm.checkpoint.durable import sync_folder, write_text
+from bivlm.checkpoint.guards import check_files
 from bivlm.checkpoint.modules import ModuleSpec, read_modules
 from bivlm.checkpoint.seal import READ_BY_LOADERS, Seal, file_checksum, module_checksum, read_seal
 from bivlm.checkpoint.shards import (
@@ -45,6 +46,7 @@ class Verified:
 
 def verify_folder(folder: Path) -> Verified:
     """Check everything that a packed folder promises. Raises InputError that names the first fault."""
+    check_files(folder)
     quantization = read_json(folder / "config.json").get("quantization_config")
     if not isinstance(quantization, Mapping) or quantization.get("quant_method") != "bivlm":
         raise InputError(f"{folder} is not packed by bivlm; only packed folders have checksums to verify")

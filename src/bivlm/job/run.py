@@ -21,8 +21,8 @@ from bivlm.calibration.inputs import CalibrationInput, calibration_inputs
 from bivlm.calibration.tuning import HELD_OUT
 from bivlm.checkpoint.companions import check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
-from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.guards import memory_explained
+from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.modules import FORMAT_VERSION
 from bivlm.checkpoint.output import OutputFolder
 from bivlm.checkpoint.place import REPORT_NAME
