@@ -1,4 +1,4 @@
-"""Hostile images and the places they come from: one line, little memory, nothing fetched, no other program."""
+"""Hostile images and the places they come from: one line, little memory, nothing fetched or started."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import resource
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,15 +47,20 @@ def refusal(image: str, folder: Path, **options) -> str:
 # ---- bombs
 
 
+@cache
+def one_gib() -> bytes:
+    """Zeros, compressed."""
+    packer = zlib.compressobj(1)
+    return b"".join(packer.compress(bytes(1 << 24)) for _ in range(64)) + packer.flush()
+
+
 @pytest.mark.parametrize(
     "kind", [b"zTXtk\0\0", b"iTXtk\0\1\0\0\0", b"iCCPk\0\0"], ids=["zTXt", "iTXt", "iCCP"]
 )
 @pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "after the pixels"])
 def test_a_text_of_one_gib_is_refused_in_little_memory(kind: bytes, place: int, tmp_path: Path):
-    packer = zlib.compressobj(1)
-    packed = b"".join(packer.compress(bytes(1 << 24)) for _ in range(64)) + packer.flush()
     content = small()
-    hostile = content[:place] + chunk(kind[:4], kind[4:] + packed) + content[place:]
+    hostile = content[:place] + chunk(kind[:4], kind[4:] + one_gib()) + content[place:]
     (tmp_path / "a.png").write_bytes(hostile)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "cannot be read as an image (Decompressed data too large" in refusal("a.png", tmp_path)
@@ -164,7 +170,7 @@ def test_a_data_uri_is_read(kind: str, tmp_path: Path):
 def test_a_data_uri_that_cannot_be_read_is_cut(image: str, said: str, tmp_path: Path):
     message = refusal(image, tmp_path)
     assert said in message
-    assert image[:70] not in message
+    assert len(image) < 70 or image[:70] not in message
 
 
 def test_a_data_uri_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -211,7 +217,7 @@ def test_paths_of_a_saved_data_set_stay_in_the_root(tmp_path: Path):
     rows = {"image": ["../a.png"], "question": ["What?"]}
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
     assert read_samples(tmp_path / "set", data_root=tmp_path)[0].image == tmp_path / "a.png"
-    with pytest.raises(InputError, match="set:0: the image .* lies outside"):
+    with pytest.raises(InputError, match=r"set:0: the image .* lies outside"):
         read_samples(tmp_path / "set", data_root=tmp_path / "set")
 
 
@@ -220,7 +226,7 @@ def test_bytes_in_a_saved_data_set_are_read_as_listed_formats_alone(tmp_path: Pa
     rows = {"image": [{"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n", "path": None}], "question": ["What?"]}
     features = datasets.Features({"image": datasets.Image(), "question": datasets.Value("string")})
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
-    with pytest.raises(InputError, match="set:0: the image .* it is none of JPEG"):
+    with pytest.raises(InputError, match=r"set:0: the image .*it is none of JPEG"):
         read_samples(tmp_path / "set")
 
 
@@ -263,7 +269,7 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(lines, "LINE_BYTES", 100)
     (tmp_path / "d.jsonl").write_text('{"image": "' + "a" * 1000)
-    with pytest.raises(InputError, match="d.jsonl:1: a line of over 0 MiB"):
+    with pytest.raises(InputError, match=r"d\.jsonl:1: a line of over 0 MiB"):
         read_samples(tmp_path / "d.jsonl")
 
 
