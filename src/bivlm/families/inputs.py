@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bivlm.errors import InputError
 from bivlm.families.processors import check_processor, first_line
+from bivlm.families.templates import apply_chat_template
 from bivlm.types import Sample
 
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # (n, t)
@@ -88,7 +89,7 @@ def prompt_text(processor: Any, prompt: str, sample: Sample) -> str:
             image=processor.image_token, question=sample.question, bos=processor.tokenizer.bos_token or ""
         )
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.question}]}
-    return processor.apply_chat_template([message], add_generation_prompt=True)
+    return apply_chat_template(processor, message)
 
 
 def _before_question(text: str, sample: Sample) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bivlm.errors import InputError
 from bivlm.families.inputs import check_length, name_of
+from bivlm.families.templates import apply_chat_template
 from bivlm.types import Sample
 
 
@@ -48,4 +49,4 @@ def prompt_text(tokenizer: Any, prompt: str, sample: Sample) -> str:
     if tokenizer.chat_template is None:
         return prompt.format(question=sample.question, bos=tokenizer.bos_token or "")
     message = {"role": "user", "content": sample.question}
-    return tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    return apply_chat_template(tokenizer, message)
