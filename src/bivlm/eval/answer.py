@@ -128,9 +128,7 @@ def generate(
         pad_token_id=padding if padding is not None else [*ends, 0][0],
     )
     watch = _Watch(family.image_token_id(model.config))
-    sequences = _with_settings(model, plain).generate(
-        **inputs, logits_processor=LogitsProcessorList([watch])
-    )
+    sequences = _with_settings(model, plain).generate(**inputs, logits_processor=LogitsProcessorList([watch]))
     tokens = sequences[:, inputs["input_ids"].shape[1] :]
     ended = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
     mask = ended.cumsum(1) - ended.long() == 0

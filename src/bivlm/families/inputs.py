@@ -27,6 +27,16 @@ from bivlm.types import Sample
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # (n, t)
 TARGETS = "labels"  # targets of training: with them `forward` computes a loss
 SEEN_FROM_TOKENS = "cross_attention_mask"  # (n, t, images, tiles): which tiles of the image a token sees
+# what processors raise for images, questions or settings of their own that they cannot use
+REFUSALS = (
+    ValueError,
+    TypeError,
+    ZeroDivisionError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 def build(
@@ -64,7 +74,7 @@ def build(
             add_special_tokens=not written,
             return_tensors="pt",
         )
-    except ValueError as error:
+    except REFUSALS as error:
         raise InputError(
             f"{_names(samples)}: the processor refuses the image or the question ({first_line(error)})"
         ) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 
 # LLaVA's processors count visual tokens with these; checkpoints from before transformers 4.50 may lack them,
 # and then the count is unknown
@@ -36,9 +36,10 @@ def load_processor(folder: Path, reads_images: bool = True) -> Any:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         raise InputError(f"{folder}: {_missing_package(error)}") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers checks little of what it reads: damage ends anywhere in it
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise InputError(
-            f"{folder}: the files of its processor are missing or damaged ({first_line(error)})"
+            f"{folder}: the files of its processor are missing or damaged ({kind}{first_line(error)})"
         ) from error
     try:
         check_processor(processor)
@@ -82,8 +83,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
+    """The first line of an error's message, cut."""
+    return cut(str(error).strip().partition("\n")[0], 300)
 
 
 def tokenizer_of(processor: Any) -> Any:
