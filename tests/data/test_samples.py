@@ -83,7 +83,7 @@ def test_a_question_of_ten_thousand_characters_is_read(folder: Path):
         (b"[" * 100_000, "vqa.jsonl:2: not JSON"),
         (
             b"[1, 2]",
-            "vqa.jsonl:2: a JSON array; write each of its 2 entries as one line",
+            "vqa.jsonl:2: a JSON array; write each of its entries as one line",
         ),
         (
             b'"red"',

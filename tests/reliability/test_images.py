@@ -236,7 +236,7 @@ def test_bytes_in_a_saved_data_set_are_read_as_listed_formats_alone(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[{"image": "a.png", "question": "q"}]', "d.jsonl:1: a JSON array; write each of its 1 entries"),
+        ('[{"image": "a.png", "question": "q"}]', "d.jsonl:1: a JSON array; write each of its entries"),
         ('[\n {"image": "a.png"}\n]', "d.jsonl:1: the beginning of a JSON array"),
         ('{\n "image": "a.png"\n}', "d.jsonl:1: the beginning of an object over several lines"),
         (

@@ -78,7 +78,7 @@ def _record(line: bytes, origin: str) -> dict[str, Any]:
             " and answer"
         ) from error
     if isinstance(record, list):
-        raise InputError(f"{origin}: a JSON array; write each of its {len(record)} entries as one line")
+        raise InputError(f"{origin}: a JSON array; write each of its entries as one line")
     if not isinstance(record, dict):
         raise InputError(
             f"{origin}: each line must be one JSON object with image, question and answer, not"
