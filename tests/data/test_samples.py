@@ -266,5 +266,5 @@ def test_images_of_one_size_and_of_another_are_told_apart():
 
 
 def test_shuffling_names_an_image_that_is_gone(tmp_path: Path):
-    with pytest.raises(InputError, match=r"set:1: the image .*no\.png cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"set:1: the image .*no\.png does not exist"):
         shuffle_images([Sample(tmp_path / "no.png", "?", origin="set:1")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from pathlib import Path
 
@@ -52,6 +53,20 @@ def why_no_file(path: Path) -> str | None:
     if stat.S_ISREG(mode):
         return None
     return next((words for is_kind, words in KINDS if is_kind(mode)), "is no regular file")
+
+
+def file_digest(path: Path, origin: str) -> str:
+    """SHA-256 of an image file's bytes. Raises InputError, naming `origin`, for what is no file or cannot be
+    read.
+    """
+    wrong = why_no_file(path)
+    if not wrong:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            wrong = f"cannot be read ({error.strerror})"
+    raise InputError(f"{origin}: the image {cut(str(path), 200)} {wrong}")
 
 
 def why_no_folder(path: Path) -> str | None:

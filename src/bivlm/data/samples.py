@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from bivlm.data.builtin import Split, easy_vqa
-from bivlm.data.files import because, check_root, why_no_file, why_no_folder
+from bivlm.data.files import because, check_root, file_digest, why_no_file, why_no_folder
 from bivlm.data.images import open_image
 from bivlm.data.lines import read_lines
 from bivlm.data.saved import is_saved_dataset, read_saved, split_wanted
@@ -159,14 +159,6 @@ def _content_digests(samples: Sequence[Sample]) -> list[str]:
             digests.append(f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}")
             continue
         if sample.image not in known:
-            known[sample.image] = _file_digest(sample, sample.image)
+            known[sample.image] = file_digest(sample.image, sample.origin)
         digests.append(known[sample.image])
     return digests
-
-
-def _file_digest(sample: Sample, path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{sample.origin}: the image {path} cannot be read ({error.strerror})") from error

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 from filelock import FileLock, Timeout
 
 from bivlm.checkpoint.shards import read_json, write_atomically
+from bivlm.data.files import file_digest
 from bivlm.data.images import open_image
 from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers
@@ -136,10 +137,5 @@ def _image_digest(sample: Sample, known: dict[Path, str]) -> str:
         image = open_image(sample)
         return f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}"
     if sample.image not in known:
-        try:
-            known[sample.image] = hashlib.sha256(sample.image.read_bytes()).hexdigest()
-        except OSError as error:
-            raise InputError(
-                f"{sample.origin}: the image {sample.image} cannot be read ({error.strerror})"
-            ) from error
+        known[sample.image] = file_digest(sample.image, sample.origin)
     return known[sample.image]
