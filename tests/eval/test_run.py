@@ -178,7 +178,7 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]):
             [replace(tiny_samples(1)[0], answers=("The.", " "))],
             {},
             (
-                "tiny:0 has no answer to compare with; nothing is left of 'The.' without punctuation and"
+                "tiny:1 has no answer to compare with; nothing is left of 'The.' without punctuation and"
                 " articles; accuracy"
             ),
         ),

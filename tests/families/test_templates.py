@@ -130,5 +130,14 @@ def test_a_fork_has_a_process_of_its_own():
 def test_where_no_process_can_be_started_it_is_told(monkeypatch: pytest.MonkeyPatch):
     templates._PROCESS.close()
     monkeypatch.setattr(templates.sys, "executable", "/no/python")
-    with pytest.raises(InputError, match=r"cannot be started \(No such file .*\); it is /no/python"):
+    with pytest.raises(InputError, match=r"cannot be started: /no/python \(No such file"):
         apply_chat_template(tiny_processor("llava"), MESSAGE)
+
+
+def test_a_server_that_embeds_python_is_not_started_for_it(monkeypatch: pytest.MonkeyPatch):
+    templates._PROCESS.close()
+    for server in ("/usr/bin/true", "", None):
+        monkeypatch.setattr(templates.sys, "executable", server)
+        processor = tiny_processor("llava")
+        assert apply_chat_template(processor, MESSAGE) == theirs(processor, MESSAGE)
+        templates._PROCESS.close()

@@ -16,6 +16,7 @@ from bivlm.cli.shared import (
     command,
     print_json,
     quiet_libraries,
+    shown,
 )
 
 
@@ -51,4 +52,4 @@ def ask(
     if json_:
         print_json({"question": question, "image": image, "answer": text})
     else:
-        print(text)
+        print(shown(text))

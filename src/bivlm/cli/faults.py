@@ -70,7 +70,7 @@ def run(command: Callable[[], object]) -> int:
             sys.stdout.flush()  # a full disk and a reader that has gone are noticed here
     except KeyboardInterrupt:
         return _interrupted()
-    except Exception as error:
+    except BaseException as error:  # also a panic in a library written in Rust, which is no Exception
         return tell(error)
     return 0
 
@@ -85,7 +85,7 @@ def _check_place() -> None:
         ) from error
 
 
-def tell(error: Exception) -> int:
+def tell(error: BaseException) -> int:
     """Say what went wrong, in one line; returns the exit code."""
     if os.environ.get(TRACEBACK, "") not in ("", "0"):
         traceback.print_exception(error)
@@ -102,7 +102,7 @@ def tell(error: Exception) -> int:
     return code
 
 
-def explained(error: Exception) -> tuple[int, str]:
+def explained(error: BaseException) -> tuple[int, str]:
     """The exit code of an exception, and what it means in words."""
     text = cut(str(error).strip().partition("\n")[0], 300)
     causes = list(chain(error))
@@ -137,7 +137,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     """The file of an error, if it names one."""
     name = getattr(error, "filename", None)
     return f": {cut(os.fsdecode(name), 200)}" if isinstance(name, str | bytes) else ""

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from bivlm.errors import InputError
+from bivlm.errors import InputError, printable
 
 Number = TypeVar("Number", int, float)
 MAIN, MORE = "Main", "More"  # panels of the help: of commands, and of the options of those that have many
@@ -147,6 +147,15 @@ def chosen_pruning(text: str | None) -> str | None:
     from bivlm.loading import FROM_CHECKPOINT
 
     return FROM_CHECKPOINT if text is None else None if text == "none" else text
+
+
+def shown(text: str) -> str:
+    """A text as a terminal may show it: codes that a stranger's model could write (to move the cursor, to set
+    the title) are escaped. In a file or a pipe it stays as it is.
+    """
+    if not on_terminal:
+        return text
+    return "".join(sign if sign in "\n\t" else printable(sign) for sign in text)
 
 
 def print_json(content: Any) -> None:

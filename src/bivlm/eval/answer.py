@@ -28,7 +28,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from bivlm.data.images import open_images
 from bivlm.data.places import find_image
 from bivlm.data.rows import check_text
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 from bivlm.families import Family, family_of, tokenizer_of
 from bivlm.types import Sample
 
@@ -128,11 +128,27 @@ def generate(
         pad_token_id=padding if padding is not None else [*ends, 0][0],
     )
     watch = _Watch(family.image_token_id(model.config))
-    sequences = _with_settings(model, plain).generate(**inputs, logits_processor=LogitsProcessorList([watch]))
+    view = _with_settings(model, plain)
+    with _contradictions_named():
+        sequences = view.generate(**inputs, logits_processor=LogitsProcessorList([watch]))
     tokens = sequences[:, inputs["input_ids"].shape[1] :]
     ended = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
     mask = ended.cumsum(1) - ended.long() == 0
     return Answers(tokens, mask, int((torch.stack(watch.non_finite, dim=1) & mask).sum()))
+
+
+@contextmanager
+def _contradictions_named() -> Iterator[None]:
+    """Turn the errors of a model that cannot read what its processor made into InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, IndexError) as error:
+        raise InputError(
+            f"the model cannot read what its processor made ({cut(str(error), 200)}); check that model and"
+            " processor belong together, and the numbers in processor_config.json"
+        ) from error
 
 
 def texts(model: Any, processor: Any, answers: Answers) -> list[str]:

@@ -20,23 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from bivlm.errors import InputError
-from bivlm.families.processors import check_processor, first_line
+from bivlm.families.processors import check_processor, refusals_named
 from bivlm.families.templates import apply_chat_template
 from bivlm.types import Sample
 
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # (n, t)
 TARGETS = "labels"  # targets of training: with them `forward` computes a loss
 SEEN_FROM_TOKENS = "cross_attention_mask"  # (n, t, images, tiles): which tiles of the image a token sees
-# what processors raise for images, questions or settings of their own that they cannot use
-REFUSALS = (
-    ValueError,
-    TypeError,
-    ZeroDivisionError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    RuntimeError,
-)
 
 
 def build(
@@ -63,7 +53,7 @@ def build(
     written = bos is not None and all(
         bos in _before_question(text, sample) for text, sample in zip(texts, samples, strict=True)
     )
-    try:
+    with refusals_named(names_of(samples)):
         batch = processor(
             text=texts,
             images=[[image] for image in images],
@@ -74,10 +64,6 @@ def build(
             add_special_tokens=not written,
             return_tensors="pt",
         )
-    except REFUSALS as error:
-        raise InputError(
-            f"{_names(samples)}: the processor refuses the image or the question ({first_line(error)})"
-        ) from error
     accepted = forward_arguments(model_type)
     inputs = {name: tensor for name, tensor in batch.items() if name in accepted and name != TARGETS}
     check_length(inputs["attention_mask"], samples, limit)
@@ -134,7 +120,7 @@ def name_of(sample: Sample) -> str:
     return sample.origin or f"question {sample.question[:40]!r}"
 
 
-def _names(samples: Sequence[Sample]) -> str:
+def names_of(samples: Sequence[Sample]) -> str:
     return name_of(samples[0]) if len(samples) == 1 else f"{name_of(samples[0])} … {name_of(samples[-1])}"
 
 

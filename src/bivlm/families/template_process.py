@@ -20,7 +20,7 @@ from datetime import datetime
 from math import ceil
 from typing import Any
 
-SETTINGS = json.loads(sys.argv[1]) if __name__ == "__main__" else {"path": []}
+SETTINGS: dict[str, Any] = json.loads(sys.argv[1]) if __name__ == "__main__" else {"path": []}
 sys.path += SETTINGS["path"]  # where jinja2 is; the standard library comes first
 
 from jinja2 import ext, nodes, utils  # noqa: E402

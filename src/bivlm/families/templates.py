@@ -173,7 +173,7 @@ def _start() -> subprocess.Popen[bytes]:
     script = str(Path(__file__).with_name("template_process.py"))
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", script, json.dumps(settings)],
+            [_python(), "-I", "-S", script, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -182,9 +182,14 @@ def _start() -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise InputError(
-            f"the process that renders chat templates cannot be started ({error.strerror}); it is"
-            f" {sys.executable or 'Python'}"
+            f"the process that renders chat templates cannot be started: {_python()} ({error.strerror})"
         ) from error
+
+
+def _python() -> str:
+    """The Python interpreter; in a server that embeds Python, `sys.executable` is the server."""
+    given, beside = sys.executable or "", Path(sys.exec_prefix) / "bin" / "python3"
+    return given if "python" in Path(given).name or not beside.exists() else str(beside)
 
 
 _PROCESS = _Process()
