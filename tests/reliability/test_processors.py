@@ -72,9 +72,8 @@ def test_damaged_settings_give_an_answer_or_an_input_error(tmp_path: Path):
         try:
             processor = load_processor(tmp_path)
             bivlm.answer(model, processor, sample.image, sample.question, max_new_tokens=2)
-        except InputError as error:
+        except InputError:
             refused += 1
-            assert len(str(error)) < 1000
         (tmp_path / name).write_text(sound[name])
     assert MUTANTS // 3 < refused < MUTANTS
 

@@ -65,7 +65,8 @@ def check_processor(processor: Any) -> None:
     for field, value in vars(processor).items():
         if isinstance(value, int) and abs(value) > MOST:
             raise InputError(
-                f"{name} has {field} {value:.3g}, and at most {MOST} makes sense; correct processor_config.json"
+                f"{name} has {field} {value:.3g}, and at most {MOST} makes sense; correct it in"
+                " processor_config.json"
             )
     lacking = [field for field in COUNTING if getattr(processor, field, "") is None]
     if lacking:
