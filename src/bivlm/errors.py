@@ -1,4 +1,6 @@
-"""The one exception for mistakes that the user can correct."""
+"""The one exception for mistakes that the user can correct, and how its message quotes what was given."""
+
+QUOTED = 60  # characters of a quoted value in a message
 
 
 class InputError(ValueError):
@@ -7,3 +9,15 @@ class InputError(ValueError):
     The command line prints it as one line and exits with 2; anything else that is raised is a bug in this
     package.
     """
+
+
+def cut(text: str, most: int = QUOTED) -> str:
+    """At most `most` characters of a text, on one line: what cannot be printed (line breaks, terminal codes,
+    half characters) is escaped.
+    """
+    return printable(text if len(text) <= most else f"{text[: most - 1]}…")
+
+
+def printable(text: str) -> str:
+    """The text with every character that cannot be printed as its escape: a line break becomes `\\n`."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

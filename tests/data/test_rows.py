@@ -34,6 +34,15 @@ def answers_of(**fields: Any) -> tuple[str, ...]:
         ({"answer": "dog", "answers": ["cat"]}, ("cat",)),
         ({"answer": "dog", "answers": None}, ("dog",)),
         ({"answers": ["cat", ""]}, ("cat", "")),
+        ({"answers": [], "answer": "red"}, ("red",)),
+        ({"answers": {"answer": []}, "answer": "red"}, ("red",)),
+        ({"answer": [], "answers": []}, ()),
+        ({"answer": 3}, ("3",)),
+        ({"answer": 0}, ("0",)),
+        ({"answer": 2.5}, ("2.5",)),
+        ({"answer": 3.0}, ("3",)),
+        ({"answer": -1.0}, ("-1",)),
+        ({"answers": [2, "two", {"answer": 2.0}]}, ("2", "two", "2")),
     ],
     ids=str,
 )
@@ -45,17 +54,22 @@ def test_answers_in_every_form(fields: dict[str, Any], expected: tuple[str, ...]
     ("fields", "message"),
     [
         (
-            {"answer": 2},
+            {"answer": {"text": "cat"}},
             (
-                "vqa.jsonl:12: 'answer' must be a text, a list of texts or a list of {\"answer\": text}, and"
-                " holds the number 2"
+                "vqa.jsonl:12: 'answer' must be a text, a number, or a list of these or of {\"answer\":"
+                " text}, and holds an object"
             ),
         ),
         ({"answers": ["cat", None]}, "holds null"),
         ({"answers": [["cat"]]}, "holds a list"),
         ({"answers": [{"text": "cat"}]}, "holds an object"),
-        ({"answer": True}, "holds true or false"),
-        ({"answer": 10**40}, "holds a number"),
+        ({"answer": True}, 'holds true or false; write "yes" or "no"'),
+        ({"answers": [False]}, "holds true or false"),
+        ({"answer": 10**40}, "holds a number over 1000000000000000; write it as a text"),
+        ({"answer": float("nan")}, "holds the number nan"),
+        ({"answer": float("-inf")}, "holds the number -inf"),
+        ({"answers": [], "answer": ""}, "'answer' is empty"),
+        ({"answers": [[]]}, "holds a list"),
         ({"answer": " "}, "vqa.jsonl:12: 'answer' is empty"),
         ({"answers": ["", " "]}, "vqa.jsonl:12: 'answers' is empty"),
         ({"answer": "\ud800"}, r"vqa.jsonl:12: 'answer' holds half a character (\ud800)"),
@@ -70,6 +84,23 @@ def test_mistakes_are_named(fields: dict[str, Any], message: str):
     with pytest.raises(InputError) as caught:
         answers_of(**fields)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "shape"),
+    [
+        ({"conversations": [{"from": "human", "value": "What?"}]}, "a LLaVA conversation"),
+        ({"messages": [{"role": "user", "content": "What?"}]}, "a chat with messages"),
+        ({"images": ["a.png", "b.png"], "text": "What?"}, "a record with several images"),
+    ],
+)
+def test_the_shape_of_another_kind_of_data_set_is_named(record: dict[str, Any], shape: str):
+    with pytest.raises(InputError, match=shape):
+        text_field(record, "question", "vqa.jsonl:1")
+
+
+def test_a_field_next_to_the_question_does_not_matter():
+    assert answers_of(conversations=[], messages="x", answer="cat") == ("cat",)
 
 
 def test_answers_can_be_required():

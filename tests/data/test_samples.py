@@ -83,13 +83,17 @@ def test_a_question_of_ten_thousand_characters_is_read(folder: Path):
         (b"[" * 100_000, "vqa.jsonl:2: not JSON"),
         (
             b"[1, 2]",
-            "vqa.jsonl:2: each line must be one JSON object with image, question and answer, not [1, 2]",
+            "vqa.jsonl:2: a JSON array; write each of its entries as one line",
+        ),
+        (
+            b'"red"',
+            'vqa.jsonl:2: each line must be one JSON object with image, question and answer, not "red"',
         ),
         (b'{"image": "\xff"}', "vqa.jsonl:2: not a text in UTF-8 (invalid start byte at byte 11)"),
         (b'{"question": "Which?"}', "vqa.jsonl:2: the field 'image' is missing (it has question)"),
         (b'{"image": 5, "question": "Which?"}', "vqa.jsonl:2: 'image' must be a text, and is the number 5"),
         (b'{"image": "red.png"}', "vqa.jsonl:2: the field 'question' is missing (it has image)"),
-        (b'{"image": "red.png", "question": "Which?", "answer": 2}', "vqa.jsonl:2: 'answer' must be a text"),
+        (b'{"image": "red.png", "question": "Which?", "answer": {}}', "vqa.jsonl:2: 'answer' must be a text"),
         (b'{"image": "no.png", "question": "Which?"}', "vqa.jsonl:2: there is no image file"),
         (b'{"image": "a\\u0000b", "question": "Which?"}', "vqa.jsonl:2: there is no image file"),
         (b'{"image": ".", "question": "Which?"}', "vqa.jsonl:2: there is no image file"),
@@ -107,8 +111,8 @@ def test_all_missing_images_are_counted_before_anything_starts(folder: Path):
     file = write_lines(folder / "vqa.jsonl", row(), row("no.png"), row(), row("nor.png"))
     assert (
         refusal(file)
-        == f"vqa.jsonl:2: there is no image file {folder / 'no.png'} (and 1 more lines name images that do"
-        " not exist); paths are relative to the folder of the JSONL file"
+        == f"vqa.jsonl:2: there is no image file {folder / 'no.png'} (and 1 more lines name images that are"
+        " not there); paths are relative to the folder of the JSONL file"
     )
 
 
@@ -262,5 +266,5 @@ def test_images_of_one_size_and_of_another_are_told_apart():
 
 
 def test_shuffling_names_an_image_that_is_gone(tmp_path: Path):
-    with pytest.raises(InputError, match=r"set:1: the image .*no\.png cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"set:1: the image .*no\.png does not exist"):
         shuffle_images([Sample(tmp_path / "no.png", "?", origin="set:1")])

@@ -5,6 +5,7 @@ checkpoint.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from bivlm.errors import InputError
 from bivlm.eval.answer import Answers, answer, answer_batch, end_tokens, generate, inference, prepare, texts
 from bivlm.families import family_of
+from bivlm.pruning.apply import prune
 from bivlm.types import Sample
 from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
 
@@ -263,6 +265,89 @@ def test_every_module_keeps_its_mode():
         _fail_inside(model)
     assert [module.training for module in model.modules()] == before
     assert not torch.is_inference_mode_enabled()
+
+
+# ---- threads
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_vl"])
+def test_threads_get_their_answers_and_leave_the_model_as_it_was(kind: str):
+    """Qwen keeps the offsets of the prompt that it read last on the model."""
+    model, processor, family = own(kind)
+    model.train()
+    prune(model, "grid:layer=1,keep=0.5")
+    samples = tiny_samples(4)
+    expected = [
+        [answer_batch(model, processor, family, [sample], max_new_tokens=steps)[0] for steps in (1, TOKENS)]
+        for sample in samples
+    ]
+    assert len({words for pair in expected for words in pair}) > 3
+    modes, settings = [module.training for module in model.modules()], model.generation_config
+    kept = settings.to_dict()
+
+    def ask(number: int) -> list[list[str]]:
+        image, question = samples[number].image, samples[number].question
+        return [
+            [answer(model, processor, image, question, max_new_tokens=steps) for steps in (1, TOKENS)]
+            for _ in range(3)
+        ]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(ask, range(4)))
+    assert found == [[pair] * 3 for pair in expected]
+    assert model.generation_config is settings
+    assert settings.to_dict() == kept
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_asking_changes_nothing_on_the_model():
+    model, processor, family = own()
+    before = dict(vars(model))
+    seen: list[Any] = []
+    _change_logits(model, lambda logits: seen.append(model.generation_config))
+    before["_modules"] = model._modules
+    answer_batch(model, processor, family, tiny_samples(1), max_new_tokens=2)
+    assert seen
+    assert all(settings is before["generation_config"] for settings in seen)
+    assert vars(model) == before
+
+
+def test_an_evaluation_may_ask_the_model_while_it_is_asked():
+    """Within one thread, what hears of the progress may ask too."""
+    model, processor, family = own()
+    samples = tiny_samples(2)
+    with inference(model):
+        assert len(answer_batch(model, processor, family, samples, max_new_tokens=2)) == 2
+        assert torch.is_inference_mode_enabled()
+
+
+# ---- questions that cannot be asked
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("", "the question is empty"),
+        (" \n\t", "the question is empty"),
+        ("half \ud83d", r"the question holds half a character \(\\ud83d\)"),
+        (None, "the question must be a text, and is null"),
+        (["What?"], "the question must be a text, and is a list"),
+    ],
+    ids=str,
+)
+def test_a_question_without_words_is_refused(question: Any, message: str):
+    model, processor, family = member("llava")
+    with pytest.raises(InputError, match=f"^{message}"):
+        answer(model, processor, tiny_samples(1)[0].image, question)
+    sample = Sample(tiny_samples(1)[0].image, question, origin="set:3")
+    with pytest.raises(InputError, match=f"^set:3: {message}"):
+        answer_batch(model, processor, family, [sample], max_new_tokens=1)
+
+
+def test_an_image_given_as_a_url_is_not_fetched():
+    model, processor, _ = member("llava")
+    with pytest.raises(InputError, match=r"the image is a URL, https://example\.org/a\.png;"):
+        answer(model, processor, "https://example.org/a.png", "What?")
 
 
 def test_a_question_that_is_too_long_is_named():

@@ -59,6 +59,7 @@ def test_a_normalised_answer_has_single_spaces_and_no_article(text: str):
     ("answer", "references", "expected"),
     [
         ("The cat.", ("cat",), 1.0), ("cats", ("cat",), 0.0), ("2", ("two",), 1.0), ("", ("cat",), 0.0),
+        ("", ("", "cat"), 0.0), ("the", ("a",), 0.0), ("?!", ("",), 0.0), (" ", ("the", "cat"), 0.0),
         ("dark red", ("red", "dark red"), 1.0), ("blue", ("red", "dark red"), 0.0),
     ],
 )  # fmt: skip

@@ -174,6 +174,14 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]):
             {},
             "a sample has no answer to compare with, and 2 more have none; accuracy",
         ),
+        (
+            [replace(tiny_samples(1)[0], answers=("The.", " "))],
+            {},
+            (
+                "tiny:1 has no answer to compare with; nothing is left of 'The.' without punctuation and"
+                " articles; accuracy"
+            ),
+        ),
         (samples(0), {"batch_size": 0}, "the batch size is 0"),
         (
             samples(0),
@@ -181,7 +189,7 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]):
             "the reference answered 5 samples and the model is asked 6",
         ),
     ],
-    ids=["none", "unanswered", "several", "batch", "reference"],
+    ids=["none", "unanswered", "several", "nothing left", "batch", "reference"],
 )
 def test_what_cannot_be_evaluated_is_refused_at_once(
     chosen: list[Sample], options: dict[str, Any], message: str

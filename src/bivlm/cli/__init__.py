@@ -25,26 +25,16 @@ import bivlm.cli.doctor
 import bivlm.cli.demo
 
 # isort: on
+from bivlm.cli.faults import prepare_streams, run
 from bivlm.cli.shared import app
-from bivlm.errors import InputError
-
-INTERRUPTED = 130  # typer's exit code on Ctrl-C
 
 
 def main() -> None:
-    """Run the command line. Exit code 0; 2 with one line for the user's mistakes; 130 for Ctrl-C."""
-    try:
-        app(standalone_mode=True)
-    except InputError as error:
-        print(f"bivlm: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:
-            print(
-                "bivlm: interrupted; what is finished is kept, and the same command continues",
-                file=sys.stderr,
-            )
-        raise
+    """Run the command line, and exit: 0; 2 with one line for what the user can correct; faults.py lists the
+    others.
+    """
+    prepare_streams()
+    sys.exit(run(app))
 
 
 def _print_version(wanted: bool) -> None:

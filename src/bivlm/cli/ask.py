@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from bivlm.cli.shared import (
     command,
     print_json,
     quiet_libraries,
+    shown,
 )
 
 
@@ -30,8 +30,11 @@ def ask(
     model: ModelArgument,
     question: Annotated[str, typer.Argument(help="what to ask", show_default=False)],
     image: Annotated[
-        Path | None,
-        typer.Option(help="the image to ask about; a language model takes none", show_default=False),
+        str | None,
+        typer.Option(
+            help="the file of the image to ask about, or a data URI; a language model takes none",
+            show_default=False,
+        ),
     ] = None,
     max_new_tokens: TokensOption = 64,
     prune: PruneOption = None,
@@ -39,12 +42,14 @@ def ask(
 ) -> None:
     """Ask a model, packed or not, a question about an image."""
     quiet_libraries()
+    from bivlm.data.rows import check_text
     from bivlm.eval.answer import answer
     from bivlm.loading import load
 
+    check_text(question, "the question", "")  # before the model is loaded
     loaded, processor = load(model, pruning=chosen_pruning(prune))
     text = answer(loaded, processor, image, question, max_new_tokens=max_new_tokens)
     if json_:
-        print_json({"question": question, "image": None if image is None else str(image), "answer": text})
+        print_json({"question": question, "image": image, "answer": text})
     else:
-        print(text)
+        print(shown(text))

@@ -13,6 +13,7 @@ from bivlm.cli.shared import (
     MORE,
     PRESETS_HELP,
     BatchOption,
+    DataRootOption,
     JsonOption,
     LimitOption,
     ModelArgument,
@@ -83,6 +84,7 @@ def compare(
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 16,
     keep_models: KeepModelsOption = False,
+    data_root: DataRootOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Pack a model with several presets, ask every packed model the same questions: accuracy by true bits.
@@ -102,9 +104,15 @@ def compare(
     if not parts_study:
         require_matplotlib()
     recipes = [load_recipe(preset) for preset in split_presets(presets or [])]
-    samples = read_samples(data, split="test", limit=limit, seed=seed, answers_required=True)
+    samples = read_samples(
+        data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
+    )
     calibrates = any(recipe.needs_data for recipe in recipes)
-    drawn = read_samples(data, split="train", limit=calibration, seed=seed) if calibrates else []
+    drawn = (
+        read_samples(data, split="train", limit=calibration, seed=seed, data_root=data_root)
+        if calibrates
+        else []
+    )
     with Shown() as events:
         found = compare_presets(
             model,

@@ -11,6 +11,7 @@ from bivlm.cli.shared import (
     MORE,
     BatchOption,
     DataOption,
+    DataRootOption,
     JsonOption,
     LimitOption,
     ModelArgument,
@@ -55,6 +56,7 @@ def evaluate(
     max_new_tokens: TokensOption = 16,
     prune: PruneOption = None,
     shuffle_images: ShuffleOption = False,
+    data_root: DataRootOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure a model on visual questions: accuracy with its 95 % interval, and fidelity to a reference."""
@@ -65,7 +67,9 @@ def evaluate(
     from bivlm.data.samples import shuffle_images as shuffled
     from bivlm.eval.measure import measure
 
-    chosen = read_samples(data, split="test", limit=limit, seed=seed, answers_required=True)
+    chosen = read_samples(
+        data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
+    )
     if shuffle_images:
         chosen = shuffled(chosen, seed)
     with Shown() as events:

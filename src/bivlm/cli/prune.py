@@ -11,6 +11,7 @@ from bivlm.cli.shared import (
     MORE,
     BatchOption,
     DataOption,
+    DataRootOption,
     JsonOption,
     LimitOption,
     ModelArgument,
@@ -100,6 +101,7 @@ def prune(
     seed: SeedOption = 0,
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 16,
+    data_root: DataRootOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Drop visual tokens with several pruners, from several blocks on: accuracy, time, memory by what stays.
@@ -118,7 +120,9 @@ def prune(
 
     require_matplotlib()
     prunings = _prunings(model, pruners, sites, layers, keep, tokens)
-    samples = read_samples(data, split="test", limit=limit, seed=seed, answers_required=True)
+    samples = read_samples(
+        data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
+    )
     with Shown() as events:
         found = study_pruning(
             model,

@@ -15,6 +15,7 @@ from bivlm.cli.shared import (
     MAIN,
     MORE,
     PRUNE_HELP,
+    DataRootOption,
     JsonOption,
     ModelArgument,
     PartsOption,
@@ -143,6 +144,7 @@ def quantize(
     data: CalibrationOption = None,
     samples: SamplesOption = 32,
     seed: SeedOption = 0,
+    data_root: DataRootOption = None,
     prune: DefaultPruningOption = None,
     sensitivities: SensitivitiesOption = None,
     merge_adapter: AdapterOption = False,
@@ -177,7 +179,7 @@ def quantize(
         if json_:
             print_json({**asdict(prepared.expected), "warning": warning})
         return
-    _pack(prepared, out, calibration_samples(prepared, data or (), samples, seed), overwrite)
+    _pack(prepared, out, calibration_samples(prepared, data or (), samples, seed, data_root), overwrite)
     _show_packed(out, json_)
 
 

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from bivlm.errors import InputError
+from bivlm.errors import InputError, printable
 
 Number = TypeVar("Number", int, float)
 MAIN, MORE = "Main", "More"  # panels of the help: of commands, and of the options of those that have many
@@ -35,7 +36,9 @@ app = typer.Typer(
     add_completion=False,
 )
 PAGE = 160  # characters of a table that goes to a file or a pipe
-out_console, note = Console(width=None if sys.stdout.isatty() else PAGE), Console(stderr=True)
+on_terminal = sys.stdout is not None and sys.stdout.isatty()
+out_console, note = Console(width=None if on_terminal else PAGE), Console(stderr=True)
+json_printed = Event()  # whether the result is on standard output
 
 
 def command(name: str, panel: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -85,6 +88,16 @@ ModelArgument = Annotated[
 ]
 DataOption = Annotated[str, typer.Option(help=DATA_HELP, show_default=False)]
 PartsOption = Annotated[str, typer.Option(help="which parts to pack: any of vision,projector,language")]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        metavar="FOLDER",
+        help="refuse image paths of the data that lead out of this folder",
+        show_default=False,
+        rich_help_panel=MORE,
+    ),
+]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="draw this many test questions instead of all")]
 SeedOption = Annotated[int, typer.Option(help="seed of that draw", rich_help_panel=MORE)]
 BatchOption = Annotated[int, typer.Option(min=1, help="questions answered at a time", rich_help_panel=MORE)]
@@ -136,8 +149,19 @@ def chosen_pruning(text: str | None) -> str | None:
     return FROM_CHECKPOINT if text is None else None if text == "none" else text
 
 
+def shown(text: str) -> str:
+    """A text as a terminal may show it: codes that a stranger's model could write (to move the cursor, to set
+    the title) are escaped. In a file or a pipe it stays as it is.
+    """
+    if not on_terminal:
+        return text
+    return "".join(sign if sign in "\n\t" else printable(sign) for sign in text)
+
+
 def print_json(content: Any) -> None:
-    """One JSON document on standard output; dataclasses become objects."""
+    """One JSON document on standard output; dataclasses become objects. What is not ASCII is escaped unless
+    the output is UTF-8.
+    """
 
     def plain(value: Any) -> Any:
         if hasattr(value, "to_dict"):
@@ -146,4 +170,7 @@ def print_json(content: Any) -> None:
             return asdict(value)
         raise TypeError(f"{type(value).__name__} is no JSON")
 
-    print(json.dumps(content, default=plain, indent=2, ensure_ascii=False))
+    escaped = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
+    text = json.dumps(content, default=plain, indent=2, ensure_ascii=escaped)
+    json_printed.set()
+    print(text)

@@ -1,9 +1,8 @@
 """From the image of a sample to the pixels for a processor: a new, upright image in 8-bit RGB; or one line
 that says what is wrong.
 
-Transparent pixels are put on white, as on a page (the colours of fully transparent pixels are arbitrary,
-often black). Grey images of 16 bits are scaled to 8 bits; Pillow's own conversion would clip everything above
-255. For an animation the first frame is used.
+Only the formats in FORMATS are read, and an image's size is compared with MAX_PIXELS before its pixels are
+decoded. For an animation the first frame is used. colours.py says what each kind of pixel becomes.
 """
 
 from __future__ import annotations
@@ -13,14 +12,22 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, cast
 
-import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from bivlm.errors import InputError
+from bivlm.data.colours import to_rgb
+from bivlm.data.files import why_no_file
+from bivlm.errors import InputError, cut
 from bivlm.types import Sample
+
+# plain pixels; none of them starts another program (EPS starts Ghostscript) or names other files. Phones'
+# MPO is read as JPEG; AVIF only where Pillow has it
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+MAX_PIXELS = 89_478_485  # Pillow's default; in RGB they take 0.33 GiB
+MAX_FILE_BYTES = 512 << 20  # some decoders read the whole file
 
 # what Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError
 DAMAGED = (
@@ -31,6 +38,8 @@ DAMAGED = (
     IndexError,
     KeyError,
     TypeError,
+    AttributeError,
+    OverflowError,
     RuntimeError,
     struct.error,
     zlib.error,
@@ -41,15 +50,18 @@ def open_image(sample: Sample) -> Image.Image:
     """The sample's image as upright 8-bit RGB. The sample is not changed; an undecoded image in it stays
     undecoded.
 
-    Raises InputError, naming the sample and its file, when the file is missing, unreadable, no image, cut
-    short, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or when its values have no agreed range
-    (floating point).
+    Raises InputError, naming the sample and its file, when the file is missing, no regular file, unreadable,
+    in none of FORMATS, cut short, or has more than MAX_PIXELS pixels, or when its values have no declared
+    range (floating point, signed, 32 bits).
     """
     origin = f"{sample.origin}: " if sample.origin else ""
     if sample.image is None:
         raise InputError(f"{origin}there is no image, and the model reads one; give an image")
-    path = f" {sample.image}" if isinstance(sample.image, Path) else ""
-    with _errors_named(f"{origin}the image{path}"), _undecoded(sample.image) as image:
+    path = f" {cut(str(sample.image), 200)}" if isinstance(sample.image, Path) else ""
+    where = f"{origin}the image{path}"
+    if isinstance(sample.image, Path):
+        _check_file(sample.image, where)
+    with _errors_named(where), _undecoded(sample.image) as image:
         return to_rgb(image)
 
 
@@ -60,63 +72,72 @@ def open_images(samples: Sequence[Sample], wanted: bool = True) -> list[Image.Im
 
 def open_undecoded(file: IO[bytes], origin: str) -> Image.Image:
     """The image in `file`, with its header read but not its pixels; `file` must stay open. Raises InputError,
-    naming `origin`, if it is no image.
+    naming `origin`, if it is no image in FORMATS or has too many pixels.
     """
     with _errors_named(f"{origin}: the image"):
-        return Image.open(file)
+        return _opened(file)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright copy in 8-bit RGB. Raises ValueError for a mode that has no agreed colours."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "I" or upright.mode.startswith("I;16"):
-        grey = np.asarray(upright).astype(np.float32).clip(0, 65535) / 257  # 257 = 65535 / 255
-        upright = Image.fromarray(grey.round().astype(np.uint8))
-    elif upright.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
-    if _is_transparent(upright):
-        over = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return upright.convert("RGB")
+def _check_file(path: Path, where: str) -> None:
+    wrong = why_no_file(path)
+    if wrong:
+        raise InputError(f"{where} {wrong}; correct the path or leave the sample out")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(
+            f"{where} is a file of {path.stat().st_size >> 20} MiB, and at most {MAX_FILE_BYTES >> 20} are"
+            " read; make it smaller"
+        )
 
 
-def _is_transparent(image: Image.Image) -> bool:
-    return "transparency" in image.info or image.getbands()[-1] in ("A", "a")
+def _opened(file: IO[bytes]) -> Image.Image:
+    image = Image.open(file, formats=_formats())
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow has: naming another is an error."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 @contextmanager
 def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
-    """The decoded image. An image that is not decoded yet is opened a second time, so the sample does not
-    keep the pixels.
+    """The image, its pixels still to be decoded. An undecoded image in memory is opened a second time, so the
+    sample does not keep the pixels.
     """
     if isinstance(image, Path):
-        with Image.open(image) as opened:
-            yield opened
-    elif (
-        isinstance(image, ImageFile.ImageFile) and image.fp is not None and image.tile
-    ):  # tiles are what is still to be decoded
-        yield Image.open(cast(IO[bytes], image.fp))
+        with image.open("rb") as file:
+            yield _opened(file)
+    elif isinstance(image, ImageFile.ImageFile) and image.fp is not None and image.tile:
+        yield _opened(cast(IO[bytes], image.fp))  # tiles are what is still to be decoded
     else:
         yield image
 
 
 @contextmanager
 def _errors_named(where: str) -> Iterator[None]:
-    """Turn what Pillow raises into InputError, its warning above MAX_IMAGE_PIXELS too. Its other warnings (a
-    damaged EXIF block) do no harm here.
+    """Turn what Pillow raises into InputError. Its warnings (a damaged EXIF block, many pixels) do no harm
+    here: the pixels are counted.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        most = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
         raise InputError(
-            f"{where} has more than {Image.MAX_IMAGE_PIXELS} pixels, the most that are decoded; make it"
-            " smaller"
+            f"{where} has more than {most} pixels, the most that are decoded; make it smaller"
         ) from error
-    except FileNotFoundError as error:
-        raise InputError(f"{where} does not exist; correct the path or leave the sample out") from error
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{where} cannot be read as an image (it is none of {', '.join(_formats())}); replace it or leave"
+            " the sample out"
+        ) from error
     except DAMAGED as error:
         raise InputError(
             f"{where} cannot be read as an image ({_first_line(error)}); replace it or leave the sample out"
@@ -124,4 +145,4 @@ def _errors_named(where: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return cut(str(error).strip().partition("\n")[0] or type(error).__name__, 200)

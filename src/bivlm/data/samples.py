@@ -2,7 +2,7 @@
 
     read_samples("easy-vqa", split="train")     the set that comes with the extra `demo`
     read_samples("vqa.jsonl")                   one JSON object a line (rows.py says what it holds); image
-                                                paths relative to the file
+                                                paths relative to the file, or data URIs
     read_samples("photos/")                     a folder with metadata.jsonl, images named by `file_name` or
                                                 `image`; a split is a folder inside
     read_samples("saved/")                      a Hugging Face data set that `save_to_disk` wrote
@@ -14,18 +14,18 @@ when it is needed (images.py).
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from bivlm.data.builtin import Split, easy_vqa
+from bivlm.data.files import because, check_root, file_digest, why_no_file, why_no_folder
 from bivlm.data.images import open_image
-from bivlm.data.rows import text_field, to_sample
+from bivlm.data.lines import read_lines
 from bivlm.data.saved import is_saved_dataset, read_saved, split_wanted
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 from bivlm.types import Sample
 
 EASY_VQA = "easy-vqa"
@@ -40,37 +40,41 @@ def read_samples(
     seed: int = 0,
     answers_required: bool = False,
     images: bool = True,
+    data_root: str | Path | None = None,
 ) -> list[Sample]:
     """The samples of a data set, in its order; with `limit`, a random subset of that many, the same for the
     same `seed`.
 
     `split` chooses a part of a set that has parts ("test" is the default of easy-vqa); it is ignored for a
     set without parts. `answers_required` refuses samples without an answer; `images` False reads questions
-    alone, for a language model. Raises InputError, naming the file and the line, for anything that is
-    missing, empty, damaged or of a wrong type.
+    alone, for a language model. With `data_root`, the images that a data file names must lie in that folder,
+    links followed; images inside the file itself are no paths. Raises InputError, naming the file and the
+    line, for anything that is missing, empty, damaged or of a wrong type.
     """
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} samples leaves nothing to do; give 1 or more")
-    path = Path(source)
+    path, root = Path(source), check_root(data_root)
     if source == EASY_VQA:
         chosen = _subset(_easy_vqa("test" if split is None else split), limit, seed)
         return chosen if images else _without_images(chosen)
-    if not path.exists():
+    wrong = why_no_folder(path) and why_no_file(path)
+    if wrong:
         raise InputError(
-            f"there is no data set {source}; give {EASY_VQA}, a JSONL file, a folder with {METADATA}, or a"
-            " data set saved on disk"
+            f"there is no data set {cut(str(source), 200)}{because(wrong)}; give {EASY_VQA}, a JSONL file, a"
+            f" folder with {METADATA}, or a data set saved on disk"
         )
     if path.is_dir() and is_saved_dataset(path):
         chosen = read_saved(
-            path, split, lambda count: _chosen(count, limit, seed), answers_required=answers_required
+            path,
+            split,
+            lambda count: _chosen(count, limit, seed),
+            answers_required=answers_required,
+            root=root,
         )
         return chosen if images else _without_images(chosen)
-    samples = list(
-        _read_lines(_metadata_file(path, split), path, answers_required=answers_required, images=images)
+    samples = read_lines(
+        _metadata_file(path, split), path, answers_required=answers_required, images=images, root=root
     )
-    if not samples:
-        raise InputError(f"{path} holds no samples; write one JSON object a line: image, question, answer")
-    _check_image_files(samples)
     return _subset(samples, limit, seed)
 
 
@@ -143,59 +147,6 @@ def _metadata_file(path: Path, split: str | None) -> Path:
     )
 
 
-def _read_lines(file: Path, source: Path, *, answers_required: bool, images: bool) -> Iterator[Sample]:
-    shown = file.name if file == source else (Path(source.name) / file.relative_to(source)).as_posix()
-    try:
-        lines = file.open("rb")
-    except OSError as error:
-        raise InputError(f"{file} cannot be opened ({error.strerror})") from error
-    with lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                record = _record(line, f"{shown}:{number}")
-                origin = f"{shown}:{number}"
-                image = _image_path(file.parent, record, origin) if images else None
-                yield to_sample(record, image, origin, answers_required=answers_required)
-
-
-def _image_path(folder: Path, record: dict[str, Any], origin: str) -> Path:
-    """The path of a record's image, relative to the folder of its file."""
-    named_by = "image" if record.get("image") is not None or "file_name" not in record else "file_name"
-    return folder / text_field(record, named_by, origin)
-
-
-def _record(line: bytes, origin: str) -> dict[str, Any]:
-    try:
-        record = json.loads(
-            line.decode("utf-8-sig")
-        )  # editors on Windows begin a file with a byte order mark
-    except UnicodeDecodeError as error:
-        raise InputError(f"{origin}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
-    except (ValueError, RecursionError) as error:
-        cause = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-        raise InputError(
-            f"{origin}: not JSON ({cause}); each line must be one object with image, question and answer"
-        ) from error
-    if not isinstance(record, dict):
-        raise InputError(
-            f"{origin}: each line must be one JSON object with image, question and answer, not"
-            f" {line.decode()[:40].strip()}"
-        )
-    return record
-
-
-def _check_image_files(samples: Sequence[Sample]) -> None:
-    missing = [sample for sample in samples if isinstance(sample.image, Path) and not sample.image.is_file()]
-    if missing:
-        more = (
-            f" (and {len(missing) - 1} more lines name images that do not exist)" if len(missing) > 1 else ""
-        )
-        raise InputError(
-            f"{missing[0].origin}: there is no image file {missing[0].image}{more}; paths are relative to the"
-            " folder of the JSONL file"
-        )
-
-
 def _content_digests(samples: Sequence[Sample]) -> list[str]:
     """One text for each sample, equal for images of the same content: the bytes of a file, the pixels of an
     image in memory.
@@ -208,14 +159,6 @@ def _content_digests(samples: Sequence[Sample]) -> list[str]:
             digests.append(f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}")
             continue
         if sample.image not in known:
-            known[sample.image] = _file_digest(sample, sample.image)
+            known[sample.image] = file_digest(sample.image, sample.origin)
         digests.append(known[sample.image])
     return digests
-
-
-def _file_digest(sample: Sample, path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{sample.origin}: the image {path} cannot be read ({error.strerror})") from error

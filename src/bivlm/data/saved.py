@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
+from bivlm.data.files import because, why_no_file
 from bivlm.data.images import open_undecoded
+from bivlm.data.places import find_image
 from bivlm.data.rows import text_field, to_sample
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 from bivlm.types import Sample
 
 if TYPE_CHECKING:
@@ -32,9 +34,15 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def read_saved(
-    folder: Path, split: str | None, choose: Callable[[int], Sequence[int]], *, answers_required: bool
+    folder: Path,
+    split: str | None,
+    choose: Callable[[int], Sequence[int]],
+    *,
+    answers_required: bool,
+    root: Path | None = None,
 ) -> list[Sample]:
-    """The samples of the rows that `choose` names, given how many there are.
+    """The samples of the rows that `choose` names, given how many there are. With `root`, image paths must
+    lie in it; images whose bytes the set holds are no paths.
 
     Raises InputError if the package `datasets` is missing, the folder is damaged, or a split, a column or a
     value is invalid.
@@ -50,7 +58,7 @@ def read_saved(
     rows = choose(len(dataset))
     texts = [column for column in ("question", "answer", "answers") if column in dataset.column_names]
     records = table.select(texts).take(list(rows)).to_pylist()
-    read_image = _image_reader(dataset, table["image"], folder, name)
+    read_image = _image_reader(dataset, table["image"], folder, name, root)
     return [
         to_sample(record, read_image(row), f"{name}:{row}", answers_required=answers_required)
         for row, record in zip(rows, records, strict=True)
@@ -95,7 +103,7 @@ def split_wanted(folder: Path, splits: Sequence[str], split: str | None) -> str:
 
 
 def _image_reader(
-    dataset: datasets.Dataset, column: pyarrow.ChunkedArray, folder: Path, name: str
+    dataset: datasets.Dataset, column: pyarrow.ChunkedArray, folder: Path, name: str, root: Path | None
 ) -> Callable[[int], Path | Image.Image]:
     """The function that gives a row's image: opened and undecoded if the set contains its bytes, a path if it
     names a file.
@@ -114,9 +122,12 @@ def _image_reader(
                 return open_undecoded(pyarrow.BufferReader(encoded), origin)
         else:
             path = text_field({"image": stored[0].as_py()}, "image", origin)
-        if path is None or not (folder / path).is_file():
-            raise InputError(f"{origin}: there is no image" + (f" file {folder / path}" if path else ""))
-        return folder / path
+        if not path:
+            raise InputError(f"{origin}: there is no image")
+        image = find_image(path, origin, folder, root)
+        if isinstance(image, Path) and (why := why_no_file(image)):
+            raise InputError(f"{origin}: there is no image file {cut(str(image), 200)}{because(why)}")
+        return image
 
     if (
         not isinstance(feature, datasets.Image)

@@ -4,15 +4,21 @@
 
 Prompts are padded on the left, so a row of a batch gives the same result as alone, up to floating point. The
 id that marks an image's place is never generated: it is no answer, and the models refuse to read it again.
+
+The model is left as it is. Threads that ask the same model take turns: models and pruning keep the state of
+the prompt they read (rotary offsets, dropped tokens) on the model itself.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock, RLock
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -20,9 +26,14 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from bivlm.data.images import open_images
-from bivlm.errors import InputError
+from bivlm.data.places import find_image
+from bivlm.data.rows import check_text
+from bivlm.errors import InputError, cut
 from bivlm.families import Family, family_of, tokenizer_of
 from bivlm.types import Sample
+
+_turns: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # an RLock for every model that was asked
+_turns_lock = Lock()
 
 
 @dataclass(frozen=True)
@@ -46,10 +57,13 @@ def answer(
     *,
     max_new_tokens: int = 64,
 ) -> str:
-    """The model's answer to one question about one image; the image is None for a language model. Raises
-    InputError for an image or a question that cannot be read.
+    """The model's answer to one question about one image; the image is None for a language model. A text
+    names a file, or is a data URI.
+
+    May be called from several threads; those that ask the same model take turns. Raises InputError for an
+    image or a question that cannot be read.
     """
-    sample = Sample(Path(image) if isinstance(image, str) else image, question)
+    sample = Sample(find_image(image, "the image given") if isinstance(image, str) else image, question)
     return answer_batch(model, processor, family_of(model.config), [sample], max_new_tokens=max_new_tokens)[0]
 
 
@@ -66,21 +80,33 @@ def answer_batch(
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """No gradients, and the model in evaluation mode; afterwards every module has its previous mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    """No gradients, and the model in evaluation mode; afterwards every module has its previous mode. Only one
+    thread at a time has a model's turn.
+    """
+    with _turn(model):
+        training = [module for module in model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _turn(model: nn.Module) -> Any:
+    """The lock of a model, the same for every thread."""
+    with _turns_lock:
+        return _turns.setdefault(model, RLock())
 
 
 def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample]) -> dict[str, Tensor]:
     """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, if it
     cannot be read or asked.
     """
+    for sample in samples:
+        check_text(sample.question, "the question", sample.origin)
     inputs = family.inputs(processor, samples, open_images(samples, family.reads_images), model.config)
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
@@ -102,12 +128,27 @@ def generate(
         pad_token_id=padding if padding is not None else [*ends, 0][0],
     )
     watch = _Watch(family.image_token_id(model.config))
-    with _generation_config(model, plain):
-        sequences = model.generate(**inputs, logits_processor=LogitsProcessorList([watch]))
+    view = _with_settings(model, plain)
+    with _contradictions_named():
+        sequences = view.generate(**inputs, logits_processor=LogitsProcessorList([watch]))
     tokens = sequences[:, inputs["input_ids"].shape[1] :]
     ended = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
     mask = ended.cumsum(1) - ended.long() == 0
     return Answers(tokens, mask, int((torch.stack(watch.non_finite, dim=1) & mask).sum()))
+
+
+@contextmanager
+def _contradictions_named() -> Iterator[None]:
+    """Turn the errors of a model that cannot read what its processor made into InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, IndexError) as error:
+        raise InputError(
+            f"the model cannot read what its processor made ({cut(str(error), 200)}); check that model and"
+            " processor belong together, and the numbers in processor_config.json"
+        ) from error
 
 
 def texts(model: Any, processor: Any, answers: Answers) -> list[str]:
@@ -133,19 +174,16 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
     return [found] if isinstance(found, int) else list(found)
 
 
-@contextmanager
-def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Replace the checkpoint's own generation settings by `config` for a while.
+def _with_settings(model: Any, config: GenerationConfig) -> Any:
+    """The same model, weights and hooks included, with `config` in place of the checkpoint's own generation
+    settings; `model` keeps those.
 
     Passing `config` to `generate` is not enough: its settings that are None (penalties, forbidden words, a
     temperature) would be taken from the checkpoint.
     """
-    own = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = own
+    view = copy.copy(getattr(model, "_orig_mod", model))  # `generate` of a compiled model is the original's
+    view.generation_config = config
+    return view
 
 
 class _Watch(LogitsProcessor):

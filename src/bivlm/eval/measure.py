@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
-from bivlm.eval.run import EvalResult, evaluate
+from bivlm.eval.run import EvalResult, check_answers, evaluate
 from bivlm.events import SILENT, Events
 from bivlm.loading import FROM_CHECKPOINT, load
 from bivlm.pruning.settings import Pruning
@@ -30,8 +30,10 @@ def measure(
     reference's answers.
 
     The reference drops no visual tokens; the model is pruned as `pruning` says, as in `bivlm.load`. `events`
-    receives the progress of the "reference answers" and then of the "questions".
+    receives the progress of the "reference answers" and then of the "questions". Raises InputError, before
+    anything is loaded, for samples without an answer.
     """
+    check_answers(samples)
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
         answers: ReferenceAnswers | None = None
         if reference is not None:

@@ -9,6 +9,8 @@ https://visualqa.org/evaluation.html), which EvalAI runs. Answers and references
     contractions get their apostrophe back
 
 The original normalises the references only in part, because those of its own data set are normalised already.
+And an answer of which nothing is left (punctuation, articles) is never right here; in the original it equals
+every other of that kind.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-METRICS_VERSION = "1"  # part of every result; changes whenever a score can change
+METRICS_VERSION = "2"  # part of every result; changes whenever a score can change
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {word: str(value) for value, word in enumerate(WORDS)} | {"none": "0"}
@@ -76,16 +78,26 @@ def _without_punctuation(text: str) -> str:
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
-    """1 when the normalised answer is one of the normalised references, else 0."""
-    return float(normalise(answer) in {normalise(reference) for reference in references})
+    """1 when the normalised answer is one of the normalised references and not empty, else 0."""
+    given = normalise(answer)
+    return float(given != "" and given in map(normalise, references))
 
 
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
-    """The mean, with each reference left out once, of min(1, number of matches among the others / 3)."""
+    """The mean, with each reference left out once, of min(1, number of matches among the others / 3); 0 for
+    an answer that is empty once it is normalised.
+    """
     given = normalise(answer)
+    if given == "":
+        return 0.0
     votes = sum(normalise(reference) == given for reference in references)
     others = len(references) - votes
     return (votes * min(1.0, (votes - 1) / 3) + others * min(1.0, votes / 3)) / len(references)
+
+
+def has_answer(references: Sequence[str]) -> bool:
+    """Whether any answer could be right: at least one reference is not empty once it is normalised."""
+    return any(normalise(reference) for reference in references)
 
 
 def metric_of(references: Sequence[str]) -> str:

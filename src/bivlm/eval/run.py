@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 from bivlm.eval.answer import generate, inference, prepare, texts
 from bivlm.eval.divergence import Fidelity
 from bivlm.eval.fidelity import ReferenceAnswers, judge
-from bivlm.eval.metrics import METRICS_VERSION, mean_interval, metric_of, score
+from bivlm.eval.metrics import METRICS_VERSION, has_answer, mean_interval, metric_of, score
 from bivlm.events import SILENT, Events
 from bivlm.families import family_of
 from bivlm.pruning.apply import describe
@@ -136,14 +136,7 @@ def in_batches(
         raise InputError("there are no samples to evaluate on")
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; give 1 or more")
-    unanswered = [sample for sample in samples if not sample.answers]
-    if unanswered:
-        first, more = unanswered[0].origin or "a sample", len(unanswered) - 1
-        raise InputError(
-            f"{first} has no answer to compare with"
-            + (f", and {more} more have none" if more else "")
-            + "; accuracy needs one each"
-        )
+    check_answers(samples)
     sizes = [batch_size] * -(-len(samples) // batch_size) if reference is None else reference.sizes
     if reference is not None and sum(sizes) != len(samples):
         raise InputError(
@@ -151,6 +144,26 @@ def in_batches(
             " reference on the same ones"
         )
     return (samples[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True))
+
+
+def check_answers(samples: Sequence[Sample]) -> None:
+    """Raises InputError, naming the first, for samples that no answer could be right for: they have none, or
+    nothing is left of theirs once they are normalised.
+    """
+    unanswered = [sample for sample in samples if not has_answer(sample.answers)]
+    if not unanswered:
+        return
+    first, more = unanswered[0], len(unanswered) - 1
+    left = "".join(
+        f"; nothing is left of {cut(repr(answer))} without punctuation and articles"
+        for answer in first.answers[:1]
+    )
+    raise InputError(
+        f"{first.origin or 'a sample'} has no answer to compare with"
+        + (f", and {more} more have none" if more else "")
+        + left
+        + "; accuracy needs one each"
+    )
 
 
 def _record(sample: Sample, answer: str) -> Record:

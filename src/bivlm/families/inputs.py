@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from bivlm.errors import InputError
-from bivlm.families.processors import check_processor, first_line
+from bivlm.families.processors import check_processor, refusals_named
+from bivlm.families.templates import apply_chat_template
 from bivlm.types import Sample
 
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # (n, t)
@@ -52,7 +53,7 @@ def build(
     written = bos is not None and all(
         bos in _before_question(text, sample) for text, sample in zip(texts, samples, strict=True)
     )
-    try:
+    with refusals_named(names_of(samples)):
         batch = processor(
             text=texts,
             images=[[image] for image in images],
@@ -63,10 +64,6 @@ def build(
             add_special_tokens=not written,
             return_tensors="pt",
         )
-    except ValueError as error:
-        raise InputError(
-            f"{_names(samples)}: the processor refuses the image or the question ({first_line(error)})"
-        ) from error
     accepted = forward_arguments(model_type)
     inputs = {name: tensor for name, tensor in batch.items() if name in accepted and name != TARGETS}
     check_length(inputs["attention_mask"], samples, limit)
@@ -88,7 +85,7 @@ def prompt_text(processor: Any, prompt: str, sample: Sample) -> str:
             image=processor.image_token, question=sample.question, bos=processor.tokenizer.bos_token or ""
         )
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.question}]}
-    return processor.apply_chat_template([message], add_generation_prompt=True)
+    return apply_chat_template(processor, message)
 
 
 def _before_question(text: str, sample: Sample) -> str:
@@ -123,7 +120,7 @@ def name_of(sample: Sample) -> str:
     return sample.origin or f"question {sample.question[:40]!r}"
 
 
-def _names(samples: Sequence[Sample]) -> str:
+def names_of(samples: Sequence[Sample]) -> str:
     return name_of(samples[0]) if len(samples) == 1 else f"{name_of(samples[0])} … {name_of(samples[-1])}"
 
 

@@ -8,16 +8,20 @@ SmolVLM also needs num2words.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 
 # LLaVA's processors count visual tokens with these; checkpoints from before transformers 4.50 may lack them,
 # and then the count is unknown
 COUNTING = ("patch_size", "num_image_tokens", "vision_feature_select_strategy")
+
+REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError)
+MOST = 1 << 20  # of a processor's own numbers; as many visual tokens are written out as text
 
 
 def load_processor(folder: Path, reads_images: bool = True) -> Any:
@@ -36,9 +40,10 @@ def load_processor(folder: Path, reads_images: bool = True) -> Any:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         raise InputError(f"{folder}: {_missing_package(error)}") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers checks little of what it reads: damage ends anywhere in it
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise InputError(
-            f"{folder}: the files of its processor are missing or damaged ({first_line(error)})"
+            f"{folder}: the files of its processor are missing or damaged ({kind}{first_line(error)})"
         ) from error
     try:
         check_processor(processor)
@@ -57,6 +62,12 @@ def check_processor(processor: Any) -> None:
             f"{name} is no processor of images and text; use the one that belongs to the model"
             " (processor_config.json in its folder)"
         )
+    for field, value in vars(processor).items():
+        if isinstance(value, int) and abs(value) > MOST:
+            raise InputError(
+                f"{name} has {field} {value:.3g}, and at most {MOST} makes sense; correct it in"
+                " processor_config.json"
+            )
     lacking = [field for field in COUNTING if getattr(processor, field, "") is None]
     if lacking:
         raise InputError(
@@ -64,6 +75,21 @@ def check_processor(processor: Any) -> None:
             " them in processor_config.json to what the model's config.json says (and"
             " num_additional_image_tokens to 1 for a CLIP vision tower)"
         )
+
+
+@contextmanager
+def refusals_named(where: str) -> Iterator[None]:
+    """Turn what a processor or tokenizer raises into InputError: it cannot use the image, the question, or
+    the settings in its own files.
+    """
+    try:
+        yield
+    except BaseException as error:  # a panic in the tokenizers' library is no Exception
+        if not isinstance(error, REFUSALS) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(
+            f"{where}: the processor refuses the image or the question ({first_line(error)})"
+        ) from error
 
 
 def _missing_package(error: ImportError) -> str:
@@ -81,9 +107,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().partition("\n")[0]
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut."""
+    return cut(str(error).strip().partition("\n")[0], 300)
 
 
 def tokenizer_of(processor: Any) -> Any:

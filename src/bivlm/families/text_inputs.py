@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from bivlm.errors import InputError
-from bivlm.families.inputs import check_length, name_of
+from bivlm.families.inputs import check_length, name_of, names_of
+from bivlm.families.processors import refusals_named
+from bivlm.families.templates import apply_chat_template
 from bivlm.types import Sample
 
 
@@ -30,14 +32,15 @@ def build(tokenizer: Any, prompt: str, samples: Sequence[Sample], limit: int | N
         )
     texts = [prompt_text(tokenizer, prompt, sample) for sample in samples]
     bos = tokenizer.bos_token
-    batch = tokenizer(
-        texts,
-        padding=len(samples) > 1,
-        padding_side="left",
-        truncation=False,
-        add_special_tokens=bos is None or not all(text.startswith(bos) for text in texts),
-        return_tensors="pt",
-    )
+    with refusals_named(names_of(samples)):
+        batch = tokenizer(
+            texts,
+            padding=len(samples) > 1,
+            padding_side="left",
+            truncation=False,
+            add_special_tokens=bos is None or not all(text.startswith(bos) for text in texts),
+            return_tensors="pt",
+        )
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     check_length(inputs["attention_mask"], samples, limit)
     return inputs
@@ -48,4 +51,4 @@ def prompt_text(tokenizer: Any, prompt: str, sample: Sample) -> str:
     if tokenizer.chat_template is None:
         return prompt.format(question=sample.question, bos=tokenizer.bos_token or "")
     message = {"role": "user", "content": sample.question}
-    return tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    return apply_chat_template(tokenizer, message)

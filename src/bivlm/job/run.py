@@ -76,6 +76,7 @@ def quantize(
     data: str | Path | Sequence[Sample] = (),
     samples: int = SAMPLES,
     seed: int = 0,
+    data_root: str | Path | None = None,
     pruning: str | Mapping[str, Any] | Pruning | None = None,
     family: Family | None = None,
     sensitivities: str | Path | None = None,
@@ -93,6 +94,7 @@ def quantize(
     parts          which parts to pack: any of "vision", "projector", "language"
     data           calibration data: a file or data set as on the command line, from which `samples` questions
                    are drawn with `seed`; or a list of `Sample`, all of which are used
+    data_root      the folder in which the images that a data file names must lie; left out: anywhere
     pruning        the packed model's default pruning ("attention:layer=2,keep=0.25")
     family         the declaration of an architecture that bivlm does not know
     sensitivities  a file that keeps the measurements of a budget, for reuse
@@ -117,7 +119,7 @@ def quantize(
         merge_adapter=merge_adapter,
     )
     prepared = prepare(model, request)
-    drawn = calibration_samples(prepared, data, samples, seed)
+    drawn = calibration_samples(prepared, data, samples, seed, data_root)
     return run(prepared, Path(out), drawn, overwrite=overwrite, events=events)
 
 
@@ -138,7 +140,11 @@ def prepare(model: str | Path, request: Request) -> Prepared:
 
 
 def calibration_samples(
-    prepared: Prepared, data: str | Path | Sequence[Sample], samples: int = SAMPLES, seed: int = 0
+    prepared: Prepared,
+    data: str | Path | Sequence[Sample],
+    samples: int = SAMPLES,
+    seed: int = 0,
+    data_root: str | Path | None = None,
 ) -> Sequence[Sample]:
     """The calibration samples of a job: none if its recipe needs no data. Raises InputError for data that
     cannot be read.
@@ -147,7 +153,9 @@ def calibration_samples(
         return ()
     if isinstance(data, str | Path):
         images = prepared.source.family.reads_images
-        return read_samples(str(data), split="train", limit=samples, seed=seed, images=images)
+        return read_samples(
+            str(data), split="train", limit=samples, seed=seed, images=images, data_root=data_root
+        )
     return data
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from bivlm.checkpoint.durable import write_text
 from bivlm.checkpoint.shards import read_json
+from bivlm.data.files import file_digest
 from bivlm.data.images import open_image
 from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers
@@ -64,11 +65,31 @@ class RunFolder:
     def finished(self, run: str, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
         """The record of a finished run if its fingerprint is the same; None otherwise."""
         path = self.out / "runs" / f"{run}.json"
-        record = read_json(path) if path.exists() else {}
+        record = self._read(path)
         return record if record.get("fingerprint") == plain(fingerprint) else None
 
     def write_run(self, run: str, record: Mapping[str, Any]) -> None:
-        write_text(self.out / "runs" / f"{run}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        """Store a finished run. Raises InputError if the folder cannot be written."""
+        self._write(
+            self.out / "runs" / f"{run}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        )
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """A record; empty if there is none or it is damaged, so that its run is made again."""
+        try:
+            record = read_json(path) if path.exists() else {}
+        except InputError:
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            write_text(path, text)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}); make room or make the folder writable, and run"
+                " the same command again: it continues after the last finished run"
+            ) from error
 
     @property
     def reference(self) -> Path:
@@ -117,10 +138,5 @@ def _image_digest(sample: Sample, known: dict[Path, str]) -> str:
         image = open_image(sample)
         return f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}"
     if sample.image not in known:
-        try:
-            known[sample.image] = hashlib.sha256(sample.image.read_bytes()).hexdigest()
-        except OSError as error:
-            raise InputError(
-                f"{sample.origin}: the image {sample.image} cannot be read ({error.strerror})"
-            ) from error
+        known[sample.image] = file_digest(sample.image, sample.origin)
     return known[sample.image]

@@ -176,7 +176,7 @@ def test_bad_input_is_refused_before_anything_is_written(source, samples, tmp_pa
         study_pruning(source, [parse_pruning("grid:layer=7,keep=0.5")], out, samples=samples)
     with pytest.raises(InputError, match="no pruning is given"):
         study_pruning(source, [], out, samples=samples)
-    with pytest.raises(InputError, match="with an answer"):
+    with pytest.raises(InputError, match="no answer to compare with"):
         study_pruning(source, PRUNINGS, out, samples=[replace(samples[0], answers=())])
     assert not out.exists()
     (tmp_path / "mine").mkdir()

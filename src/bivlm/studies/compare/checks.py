@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bivlm.errors import InputError
+from bivlm.eval.run import check_answers
 from bivlm.job.recipe import Recipe, load_recipe
 from bivlm.studies.compare.folder import run_name
 from bivlm.types import PARTS, PartName, Sample
@@ -41,14 +42,9 @@ def check_samples(
     samples: Sequence[Sample], calibration: Sequence[Sample], recipes: Sequence[Recipe]
 ) -> None:
     """InputError without questions, for one without an answer, and where a recipe lacks calibration data."""
-    unanswered = next((sample for sample in samples if not sample.answers), None)
-    if not samples or unanswered is not None:
-        what = (
-            "there are no questions"
-            if unanswered is None
-            else f"{unanswered.origin or 'a question'} has no answer to compare with"
-        )
-        raise InputError(f"{what}; a comparison needs questions with answers")
+    if not samples:
+        raise InputError("there are no questions; a comparison needs questions with answers")
+    check_answers(samples)
     needing = next((recipe for recipe in recipes if recipe.needs_data), None)
     if needing is not None and not calibration:
         raise InputError(

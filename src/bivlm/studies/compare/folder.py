@@ -19,8 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bivlm.checkpoint.durable import write_text
-from bivlm.checkpoint.shards import read_json
 from bivlm.studies.folder import RunFolder, plain
 from bivlm.types import PARTS, PartName
 
@@ -54,7 +52,7 @@ class ComparisonFolder(RunFolder):
     def cost(self, run: str, fingerprint: Mapping[str, Any]) -> PackingCost:
         """The cost of packing this very model in an interrupted run."""
         path = self.mark / f"{run}.json"
-        record = read_json(path) if path.exists() else {}
+        record = self._read(path)
         return (
             PackingCost(**record["cost"])
             if record.get("fingerprint") == plain(fingerprint)
@@ -63,7 +61,7 @@ class ComparisonFolder(RunFolder):
 
     def write_cost(self, run: str, fingerprint: Mapping[str, Any], cost: PackingCost) -> None:
         """Record the cost; after an interruption the next run adds to it."""
-        write_text(self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "cost": asdict(cost)}))
+        self._write(self.mark / f"{run}.json", json.dumps({"fingerprint": fingerprint, "cost": asdict(cost)}))
 
     def settle(self, run: str, *, keep_model: bool) -> None:
         """Delete the files that a finished run no longer needs; a kept model of an earlier comparison

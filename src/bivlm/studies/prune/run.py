@@ -24,7 +24,7 @@ from bivlm.checkpoint.hub import resolve_model
 from bivlm.errors import InputError
 from bivlm.eval.answer import inference, prepare
 from bivlm.eval.fidelity import ReferenceAnswers
-from bivlm.eval.run import in_batches
+from bivlm.eval.run import check_answers, in_batches
 from bivlm.families import family_of
 from bivlm.loading import check_model_folder, load
 from bivlm.machine import machine, machine_line
@@ -113,8 +113,9 @@ def _check(
 ) -> None:
     if not prunings:
         raise InputError("no pruning is given; name a pruner, a layer and a share that stays")
-    if not samples or any(not sample.answers for sample in samples):
+    if not samples:
         raise InputError("a pruning study needs questions, each with an answer to compare with")
+    check_answers(samples)
     if ranking and reference is None:
         raise InputError("comparing rankings needs the other model; give it as the reference")
 
