@@ -28,7 +28,10 @@ def head_stats(entrance: Entrance, finished: Sequence[FinishedStack], propagated
     """
     head = entrance.model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
-    moment, residual, tokens = *torch.zeros(2, head.in_features, head.in_features), 0
+    moment, residual, tokens = (
+        *torch.zeros(2, head.in_features, head.in_features, dtype=torch.float32, device="cpu"),
+        0,
+    )
 
     def text_of(number: int, exact: bool) -> Tensor:
         """The head's input at a sample's text tokens, (t, d) float32."""

@@ -131,5 +131,5 @@ def collector_for(
 def _accumulate(sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor) -> None:
     """Σ left rightᵀ over the rows (t, in) of both, added to a modality's sum (in, in)."""
     if modality not in sums:
-        sums[modality] = torch.zeros(left.shape[1], right.shape[1])
+        sums[modality] = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float32, device="cpu")
     sums[modality].addmm_(left.T, right)

@@ -52,7 +52,7 @@ class _ScaledLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone().float())
-        self.shift = nn.Parameter(torch.zeros(len(weight)))
+        self.shift = nn.Parameter(torch.zeros(len(weight), dtype=torch.float32, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         y = nn.functional.linear(x, self.weight) * (1 + self.shift)
@@ -102,7 +102,7 @@ def tune_block(
     random = torch.Generator().manual_seed(0)
     originals, best, found = _values(movable), before, None
     for _ in range(epochs):
-        for place in torch.randperm(len(train), generator=random).tolist():
+        for place in torch.randperm(len(train), generator=random, dtype=torch.int64, device="cpu").tolist():
             optimizer.zero_grad()
             loss(train[place]).backward()
             optimizer.step()

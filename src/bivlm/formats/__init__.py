@@ -15,7 +15,6 @@ FORMATS: dict[str, type[QuantizedWeight]] = {
 }
 
 
-
 def format_named(name: object) -> type[QuantizedWeight]:
     """The class of a format. ValueError, naming those that there are, for any other name."""
     if not isinstance(name, str) or name not in FORMATS:

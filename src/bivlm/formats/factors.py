@@ -31,7 +31,7 @@ from bivlm.formats.encoding.checks import (
     own_copy,
     require,
 )
-from bivlm.formats.encoding.numbers import LARGEST_EXPONENT
+from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, as_signs
 
 SETTINGS = ["exponent", "rank"]
 
@@ -120,11 +120,6 @@ def checked(packed: PackedTensor) -> dict[str, Any]:
     settings = _checked_settings(packed)
     check_tensors(packed.tensors, _layout(packed.shape, settings["rank"]))
     return settings
-
-
-def as_signs(positive: Tensor) -> Tensor:
-    """Booleans as float32: +1 where True, -1 where False. A new tensor."""
-    return positive.float().mul_(2.0).sub_(1.0)
 
 
 def factors_nbytes(shape: tuple[int, int], rank: int) -> int:

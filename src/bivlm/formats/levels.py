@@ -368,7 +368,7 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
     (rows, columns), alphabet = shape, settings["alphabet"]
     tensors: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
         "codes": (torch.uint8, (rows, bits.symbols_bytes(columns, alphabet))),
-        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: `_check_table_shape` checks it
+        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: see `checked`
         "scale": (torch.float32, (1,)),
     }
     if tail := settings["tail"]:

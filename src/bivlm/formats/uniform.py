@@ -319,7 +319,8 @@ def _check_size(
     """The largest distance from a zero point, times its scale and the largest column scale, must not overflow
     float32.
     """
-    zero = zero_points.float() if zero_points.numel() else zero_points.new_full((), (alphabet - 1) / 2).float()
+    points = zero_points if zero_points.numel() else zero_points.new_full((), (alphabet - 1) / 2)
+    zero = points.float()
     reach = torch.maximum(zero.abs(), (alphabet - 1 - zero).abs())
     largest = reach * (scales.expand()[..., 0] * 2.0**exponent)
     if column_scale.numel():

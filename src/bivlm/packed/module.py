@@ -47,7 +47,7 @@ class PackedModule(nn.Module):
 
     `activations` "int8" allows the kernel to round the inputs of few tokens to eight bits
     (`set_activations`). The kernel prepares the weight at the first product, and again after a buffer was
-    replaced; `product` returns the prepared product. Any number of threads may call a module at the same time.
+    replaced; `product` returns the prepared product. Several threads may call a module at the same time.
     """
 
     def __init__(self, packed: PackedTensor, compute_dtype: torch.dtype) -> None:
@@ -172,7 +172,7 @@ class PackedModule(nn.Module):
 
 
 def check_shape(name: str, packed: PackedTensor, weight: Tensor) -> None:
-    """InputError, naming the module, unless the packed weight has the shape of the weight that it replaces."""
+    """InputError, naming the module, unless a packed weight has the shape of the one that it replaces."""
     if tuple(packed.shape) != tuple(weight.shape):
         raise InputError(
             f"the packed weight of {name} is {tuple(packed.shape)}, and the model's is {tuple(weight.shape)};"

@@ -29,7 +29,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.encoding.numbers import NumberBits
+from bivlm.formats.encoding.numbers import NumberBits, as_signs
 from bivlm.formats.planes import PlanesWeight
 from bivlm.quantizers.base import Damping, Quantizer, Weighting
 from bivlm.quantizers.steps.compensation import ErrorRule
@@ -103,7 +103,8 @@ class ARB(Quantizer):
         if self.column_groups and bool(salient.any()):
             inside = target[:, salient]
             high = (
-                target.abs() >= magnitude_threshold(inside, torch.zeros(inside.shape[1], dtype=torch.bool))
+                target.abs()
+                >= magnitude_threshold(inside, torch.zeros(inside.shape[1], dtype=torch.bool, device="cpu"))
             ) & salient
             special, large = [~high & salient, high], large | high
         elif self.column_groups:
@@ -158,14 +159,14 @@ def nearest_signs(target: Tensor, scales: list[Tensor]) -> Tensor:
     broadcast against it.
     """
     if len(scales) == 1:
-        return torch.where(target * scales[0] >= 0, 1.0, -1.0)[None]
+        return as_signs(target * scales[0] >= 0)[None]
     large, small = (scales[0], scales[1])
     wins = (
         large.abs() >= small.abs()
     )  # the larger scale's sign is that of the target; the smaller one follows the rest
-    first = torch.where(target * torch.where(wins, large, small) >= 0, 1.0, -1.0)
+    first = as_signs(target * torch.where(wins, large, small) >= 0)
     rest = target - first * torch.where(wins, large, small)
-    second = torch.where(rest * torch.where(wins, small, large) >= 0, 1.0, -1.0)
+    second = as_signs(rest * torch.where(wins, small, large) >= 0)
     return torch.stack([torch.where(wins, first, second), torch.where(wins, second, first)])
 
 
@@ -182,7 +183,7 @@ def alternate_rc(w: Tensor, mask: Tensor, order: int, rounds: int) -> tuple[Tens
         row = rest.abs().sum(1) / mask.sum(1).clamp_min(1)
         ratio = torch.where(row[:, None] > 0, rest.abs() / row[:, None].clamp_min(1e-30), 0.0)
         column = torch.where(used_columns, ratio.sum(0) / mask.sum(0).clamp_min(1), 1.0)
-        sign = torch.where(rest >= 0, 1.0, -1.0)
+        sign = as_signs(rest >= 0)
         rest = torch.where(mask, rest - row[:, None] * column * sign, 0.0)
         rows.append(row)
         columns.append(column)
@@ -202,7 +203,11 @@ def alternate_rc(w: Tensor, mask: Tensor, order: int, rounds: int) -> tuple[Tens
             )
         signs = list(nearest_signs(target, [rows[k][:, None] * columns[k] for k in range(order)]))
     for k in range(order):
-        size = columns[k][used_columns].abs().mean() if bool(used_columns.any()) else torch.tensor(1.0)
+        size = (
+            columns[k][used_columns].abs().mean()
+            if bool(used_columns.any())
+            else torch.tensor(1.0, dtype=torch.float32, device="cpu")
+        )
         if size > 0:
             rows[k], columns[k] = rows[k] * size, torch.where(used_columns, columns[k] / size, 1.0)
     return torch.stack(rows, 1), torch.stack(columns), torch.stack(signs)
@@ -215,7 +220,10 @@ def _quotient(above: Tensor, below: Tensor, otherwise: Tensor) -> Tensor:
 def _rc_planes(
     salient: Tensor, partition: Tensor, pieces: list[tuple[Tensor, Tensor, Tensor]]
 ) -> BlockPlanes:
-    plain = [Binarized(torch.zeros(len(rows)), rows, signs) for rows, _, signs in pieces]
+    plain = [
+        Binarized(torch.zeros(len(rows), dtype=torch.float32, device="cpu"), rows, signs)
+        for rows, _, signs in pieces
+    ]
     columns = torch.cat(
         [
             torch.where(salient if index >= 2 else ~salient, columns, 0.0)

@@ -76,7 +76,11 @@ class AWQ(Quantizer):
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> UniformWeight:
         w, exponent = in_range(weight)
         hessian = moment_of(stats, self.modality_weight)
-        strength = torch.ones(w.shape[1]) if hessian is None else hessian.diagonal().clamp_min(0.0).sqrt()
+        strength = (
+            torch.ones(w.shape[1], dtype=torch.float32, device="cpu")
+            if hessian is None
+            else hessian.diagonal().clamp_min(0.0).sqrt()
+        )
         if hessian is None:
             return replace(self._scaled(w, strength, 0.0), exponent=exponent)
         some = w[:: -(-len(w) // JUDGED_ROWS)]

@@ -142,16 +142,20 @@ class BiVLM(Quantizer):
         columns = self.group_size if self.granularity == "group" else w.shape[1]
         tables = (1 if self.granularity == "layer" else w.shape[0], -(-w.shape[1] // columns), self.bands)
         nothing = fit_tail(
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0, dtype=torch.float64),
+            torch.zeros(0, dtype=torch.int64, device="cpu"),
+            torch.zeros(0, dtype=torch.float64, device="cpu"),
             w.shape[0],
             "lloyd",
             rounds=1,
             alpha=1.0,
         )
-        codes = torch.full(w.shape, self.bands, dtype=torch.uint8)
+        codes = torch.full(w.shape, self.bands, dtype=torch.uint8, device="cpu")
         return Banded(
-            codes, torch.zeros(tables), columns, torch.zeros(0, dtype=torch.int64), nothing
+            codes,
+            torch.zeros(tables, dtype=torch.float32, device="cpu"),
+            columns,
+            torch.zeros(0, dtype=torch.int64, device="cpu"),
+            nothing,
         ).to_levels(1.0)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:

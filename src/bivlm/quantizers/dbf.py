@@ -33,7 +33,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.factors import LARGEST_EXPONENT, FactorsWeight, as_signs, factors_nbytes
+from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, as_signs
+from bivlm.formats.factors import FactorsWeight, factors_nbytes
 from bivlm.quantizers.base import Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import damped_moment
 from bivlm.types import LinearStats
@@ -81,7 +82,9 @@ class DBF(Quantizer):
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
         w, exponent = in_range(weight)
         hessian = moment_of(stats, self.modality_weight) if self.needs_data else None
-        damped = torch.eye(w.shape[1]) if hessian is None else _damped(hessian)
+        damped = (
+            torch.eye(w.shape[1], dtype=torch.float32, device="cpu") if hessian is None else _damped(hessian)
+        )
         strength = damped.diagonal().sqrt()
         left, right = self._factors(w * strength, self.rank(w.shape))
         (row, row_middle), (column, column_middle) = _magnitudes(left), _magnitudes(right.T)
@@ -96,7 +99,13 @@ class DBF(Quantizer):
         """
         rising = max(1.0, (1.0 - SETTLING) * self.rounds)
         first, *later = (self.penalty * min(1.0, turn / rising) for turn in range(1, self.rounds + 1))
-        start = torch.randn(rank, target.shape[0], generator=torch.Generator().manual_seed(self.seed))
+        start = torch.randn(
+            rank,
+            target.shape[0],
+            generator=torch.Generator().manual_seed(self.seed),
+            dtype=torch.float32,
+            device="cpu",
+        )
         transposed = target.T.contiguous()
         right = self._fit(start, target, None, first)
         left = self._fit(right.values, transposed, None, first)
@@ -115,14 +124,18 @@ class DBF(Quantizer):
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         product = fixed @ target
         if factor is None:
-            factor = _projected(inverse @ product, torch.ones(target.shape[1]))
+            factor = _projected(
+                inverse @ product, torch.ones(target.shape[1], dtype=torch.float32, device="cpu")
+            )
         for _ in range(self.inner):
             x = inverse @ (product + penalty * (factor.values - factor.dual))
             factor = _projected(x + factor.dual, factor.direction)
         return factor
 
     def rank(self, shape: tuple[int, int] | torch.Size) -> int:
-        """The largest rank whose file takes no more than `bits` per weight; 1 when none does."""
+        """The largest rank whose file takes no more than `bits` per weight; the smallest that the format
+        allows when none does.
+        """
         rows, columns = shape
         budget = self.bits * rows * columns / 8
         most = int(budget / (columns / 8)) + 1  # at this rank the rows of B alone exceed the budget
@@ -235,8 +248,8 @@ def _stored(
     vectors, total = [], exponent
     for vector in (row, middle, column):
         power = int(vector.abs().max().frexp().exponent) - LARGEST_SCALE
-        vectors.append(vector.ldexp(torch.tensor(-power)))
+        vectors.append(vector.ldexp(torch.tensor(-power, dtype=torch.float32, device="cpu")))
         total += power
     kept = min(max(total, -LARGEST_EXPONENT), LARGEST_EXPONENT)
-    vectors[0] = vectors[0].ldexp(torch.tensor(total - kept))
+    vectors[0] = vectors[0].ldexp(torch.tensor(total - kept, dtype=torch.float32, device="cpu"))
     return FactorsWeight(left, right, *(vector.half() for vector in vectors), exponent=kept)

@@ -93,7 +93,7 @@ class GPTQ(Quantizer):
         w, exponent = in_range(weight)
         hessian = moment_of(stats, self.modality_weight)
         if hessian is None:
-            hessian = torch.eye(w.shape[1])
+            hessian = torch.eye(w.shape[1], dtype=torch.float32, device="cpu")
         group_size = min(self.group_size, w.shape[1])
         if self.grid == "lloyd":
             return self._with_levels(w, exponent, hessian, group_size)
@@ -103,7 +103,7 @@ class GPTQ(Quantizer):
             self.points,
             grid.scales,
             grid.zero_points,
-            torch.zeros(0, dtype=torch.float16),
+            torch.zeros(0, dtype=torch.float16, device="cpu"),
             group_size,
             0,
         )
@@ -122,7 +122,7 @@ class GPTQ(Quantizer):
             grid.zero().T.contiguous(),
         )  # (G, out): a group's numbers lie together
         stored, points = grid.scales, grid.zero_points
-        codes = torch.zeros(columns, w.shape[0])
+        codes = torch.zeros(columns, w.shape[0], dtype=torch.float32, device="cpu")
 
         def begin(rest: Tensor, index: int) -> None:
             if index % group_size == 0 and index:
@@ -160,7 +160,7 @@ class GPTQ(Quantizer):
     def _with_levels(self, w: Tensor, exponent: int, hessian: Tensor, group_size: int) -> LevelsWeight:
         levels = fit_levels(w, hessian.diagonal(), group_size, self.points).half()
         order = visiting_order(hessian, self.act_order)
-        codes = torch.zeros(w.shape[1], w.shape[0], dtype=torch.int64)
+        codes = torch.zeros(w.shape[1], w.shape[0], dtype=torch.int64, device="cpu")
         table = levels.float().transpose(0, 1).contiguous()  # (G, out, levels): a group's tables lie together
         edges = (table[..., 1:] + table[..., :-1]) / 2
 
@@ -212,11 +212,11 @@ def refit_uniform(
         theta = torch.cat([scale, -scale * decided.zero_points.float()[..., None]], -1)
         basis = torch.stack([codes, torch.ones_like(codes)])
     else:
-        columns = torch.arange(w.shape[1]) // decided.group_size
+        columns = torch.arange(w.shape[1], dtype=torch.int64, device="cpu") // decided.group_size
         zero = (
             decided.zero_points.float()[:, columns]
             if decided.zero_points.numel()
-            else torch.tensor((decided.alphabet - 1) / 2)
+            else torch.tensor((decided.alphabet - 1) / 2, dtype=torch.float32, device="cpu")
         )
         theta, basis = scale, (codes - zero)[None]
     better = refitted(w, theta, basis, hessian, decided.group_size)
@@ -252,12 +252,12 @@ def _levels_weight(levels: Tensor, codes: Tensor, group_size: int, exponent: int
     return LevelsWeight(
         codes=codes.contiguous(),
         levels=levels,
-        scale=torch.tensor(math.ldexp(1.0, exponent)),
+        scale=torch.tensor(math.ldexp(1.0, exponent), dtype=torch.float32, device="cpu"),
         alphabet=levels.shape[-1],
         symmetric=False,
         group_size=group_size,
-        tail_positions=torch.zeros(0, dtype=torch.int64),
-        tail_codes=torch.zeros(0, dtype=torch.uint8),
-        tail_levels=torch.zeros(4, dtype=torch.float16),
-        tail_scale=torch.zeros(0, dtype=torch.float16),
+        tail_positions=torch.zeros(0, dtype=torch.int64, device="cpu"),
+        tail_codes=torch.zeros(0, dtype=torch.uint8, device="cpu"),
+        tail_levels=torch.zeros(4, dtype=torch.float16, device="cpu"),
+        tail_scale=torch.zeros(0, dtype=torch.float16, device="cpu"),
     )

@@ -34,7 +34,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.encoding.numbers import NumberBits, Numbers
+from bivlm.formats.encoding.numbers import NumberBits, Numbers, as_signs
 from bivlm.formats.planes import PlanesWeight, planes_nbytes
 from bivlm.quantizers.base import Damping, GroupSize, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import column_by_column, compensate, inverse_factor, visiting_order
@@ -90,7 +90,11 @@ class PBLLM(Quantizer):
         hessian = moment_of(stats, self.modality_weight) if self.needs_data else None
         group_size = min(self.group_size, w.shape[1])
         if hessian is None or not self.compensate:
-            choice = self._choice(w, self._strength(hessian, torch.arange(w.shape[1])), group_size)
+            choice = self._choice(
+                w,
+                self._strength(hessian, torch.arange(w.shape[1], dtype=torch.int64, device="cpu")),
+                group_size,
+            )
             decided = _decided(choice, *_nearest(w, choice, group_size), group_size)
         else:
             decided = self._with_feedback(w, hessian, group_size)
@@ -101,7 +105,7 @@ class PBLLM(Quantizer):
         """(in,): the root of a weight's saliency, divided by its magnitude: 1 / U_jj for columns that are
         quantized in this order.
         """
-        strength = torch.ones(len(order))
+        strength = torch.ones(len(order), dtype=torch.float32, device="cpu")
         if hessian is not None and self.saliency == "hessian":
             strength[order] = 1 / inverse_factor(hessian[order][:, order], self.damping).diagonal()
         return strength
@@ -124,14 +128,18 @@ class PBLLM(Quantizer):
     def _salient(self, saliency: Tensor) -> Tensor:
         """Which weights of a group (out, b) are salient; among equal weights the first."""
         count = _salient_count(saliency.shape[0], saliency.shape[1], self.salient)
-        chosen = torch.zeros(saliency.numel(), dtype=torch.bool)
+        chosen = torch.zeros(saliency.numel(), dtype=torch.bool, device="cpu")
         chosen[saliency.reshape(-1).argsort(descending=True, stable=True)[:count]] = True
         return chosen.reshape(saliency.shape)
 
     def _with_feedback(self, w: Tensor, hessian: Tensor, group_size: int) -> PlanesWeight:
         order = visiting_order(hessian, self.act_order)
         in_turn = not self.act_order and group_size < w.shape[1]  # a single group is reached at the start
-        strength = torch.ones(w.shape[1]) if in_turn else self._strength(hessian, order)
+        strength = (
+            torch.ones(w.shape[1], dtype=torch.float32, device="cpu")
+            if in_turn
+            else self._strength(hessian, order)
+        )
         walk = _Walk(self._choice(w, strength, group_size), order, group_size)
         callback = column_by_column(walk.quantize_column)
         if not in_turn:
@@ -208,7 +216,7 @@ class _Walk:
         )
         self.signs, self.codes = (
             torch.zeros_like(self.salient),
-            torch.zeros(self.salient.shape, dtype=torch.uint8),
+            torch.zeros(self.salient.shape, dtype=torch.uint8, device="cpu"),
         )
         self.step, self.zero = choice.step.float(), choice.zero.float()
 
@@ -274,8 +282,8 @@ def _numbers(
 def _spread(means: Numbers | None, w: Tensor, group_size: int) -> Tensor:
     """The mean of every weight of `w` (out, in); a zero if there are no means."""
     if means is None:
-        return torch.zeros(())
-    return means.expand()[:, torch.arange(w.shape[1]) // group_size, 0]
+        return torch.zeros((), dtype=torch.float32, device="cpu")
+    return means.expand()[:, torch.arange(w.shape[1], dtype=torch.int64, device="cpu") // group_size, 0]
 
 
 def _rounded_like(values: Tensor, numbers: Numbers) -> Numbers:
@@ -327,9 +335,9 @@ def _refitted(w: Tensor, decided: PlanesWeight, hessian: Tensor, bits: NumberBit
     """Scales and means by least squares under `hessian` with the salient weights unchanged, in the rows where
     it helps after rounding.
     """
-    old, salient = decided.dequantize(), torch.zeros(w.shape, dtype=torch.bool)
+    old, salient = decided.dequantize(), torch.zeros(w.shape, dtype=torch.bool, device="cpu")
     salient.view(-1)[decided.tail_positions] = True
-    basis = torch.where(salient, 0.0, torch.where(decided.signs, 1.0, -1.0))[None]
+    basis = torch.where(salient, 0.0, as_signs(decided.signs))[None]
     theta = decided.scales.expand()
     if decided.means is not None:
         theta, basis = (

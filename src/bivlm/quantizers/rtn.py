@@ -58,11 +58,11 @@ class RTN(Quantizer):
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> UniformWeight:
         w, exponent = in_range(weight)
         group_size = min(self.group_size, w.shape[1])
-        even = torch.ones(w.shape[1])
+        even = torch.ones(w.shape[1], dtype=torch.float32, device="cpu")
         grid = fit_grid(
             w, even, group_size, self.points, self.zero_point, clip=self.clip, scale_bits=self.scale_bits
         )
-        return rounded(w, grid, group_size, exponent, torch.zeros(0, dtype=torch.float16))
+        return rounded(w, grid, group_size, exponent, torch.zeros(0, dtype=torch.float16, device="cpu"))
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         stored = uniform_nbytes(
@@ -78,7 +78,7 @@ def rounded(w: Tensor, grid: Grid, group_size: int, exponent: int, column_scale:
     """Every weight of `w` (out, in) rounded to its group's nearest grid point; `column_scale` (in,) float16
     is stored with it, or is empty.
     """
-    columns = torch.arange(w.shape[1]) // group_size
+    columns = torch.arange(w.shape[1], dtype=torch.int64, device="cpu") // group_size
     codes = nearest_codes(w, grid.scale()[:, columns], grid.zero()[:, columns], grid.alphabet)
     return UniformWeight(
         codes.to(torch.uint8),

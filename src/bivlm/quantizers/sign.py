@@ -68,7 +68,7 @@ class Sign(Quantizer):
         group_size = min(self.group_size, w.shape[1])
         scales, means = self._numbers(w, group_size)
         if hessian is None:
-            columns = torch.arange(w.shape[1]) // group_size
+            columns = torch.arange(w.shape[1], dtype=torch.int64, device="cpu") // group_size
             signs = w >= means.expand()[..., 0][:, columns] if means is not None else w >= 0
         else:
             signs = self._with_feedback(w, scales, means, hessian, group_size)
@@ -79,7 +79,7 @@ class Sign(Quantizer):
 
     def _numbers(self, w: Tensor, group_size: int) -> tuple[Numbers, Numbers | None]:
         """Scales and means (out, G, 1), in their stored precision."""
-        used = grouped(torch.ones(1, w.shape[1]), group_size)[0]
+        used = grouped(torch.ones(1, w.shape[1], dtype=torch.float32, device="cpu"), group_size)[0]
         count = used.sum(-1)
         values = grouped(w, group_size)
         means = (
@@ -96,7 +96,7 @@ class Sign(Quantizer):
         scale = scales.expand()[..., 0].T.contiguous()  # (G, out)
         mean = torch.zeros_like(scale) if means is None else means.expand()[..., 0].T.contiguous()
         order = visiting_order(hessian, self.act_order)
-        signs = torch.zeros(w.shape[1], w.shape[0], dtype=torch.bool)
+        signs = torch.zeros(w.shape[1], w.shape[0], dtype=torch.bool, device="cpu")
 
         def quantize_column(column: Tensor, index: int) -> Tensor:
             j = int(order[index])

@@ -22,6 +22,7 @@ The method's papers count K bits per weight, and leave out the row scales.
 from __future__ import annotations
 
 import heapq
+import logging
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -31,7 +32,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.encoding.rotation import LARGEST_SEED, rotate, signs_of
+from bivlm.formats.encoding.rotation import LARGEST_PRIME, LARGEST_SEED, can_rotate, rotate, signs_of
 from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, standard_tables
 from bivlm.formats.trellis import (
     RUN,
@@ -47,6 +48,8 @@ from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, momen
 from bivlm.quantizers.steps.compensation import feed_back, inverse_factor
 from bivlm.quantizers.steps.viterbi import search_columns
 from bivlm.types import LinearStats
+
+logger = logging.getLogger(__name__)
 
 # Mean squared error of a normal weight of variance 1 at K = 0 … 4 bits, by window: measured by
 # benchmarks/fit_trellis_tables.py
@@ -67,7 +70,8 @@ class Trellis(Quantizer):
 
     bits             bits per weight in the streams, on average over the columns; any number from 0.25 to 4
     window           L: 8 (fast to decode), 12 or 16 (fewer errors; the search takes 2^(L-8) times as long)
-    rotation         rotate the inputs
+    rotation         rotate the inputs; a weight whose width has a prime factor above 1024 is left unrotated,
+                     with a warning (the format has no rotation for it)
     feedback         feed errors on through the second moment of the inputs; needs calibration data
     allocation       give columns bits by the cost of their errors; without it all columns have the same
                      number, or two neighbouring numbers
@@ -103,8 +107,15 @@ class Trellis(Quantizer):
         columns = w.shape[1]
         hessian = moment_of(stats, self.modality_weight) if self.feedback else None
         if hessian is None:
-            hessian = torch.eye(columns)
-        signs = signs_of(self.seed, columns) if self.rotation else None
+            hessian = torch.eye(columns, dtype=torch.float32, device="cpu")
+        rotated = self.rotation and can_rotate(columns)
+        if self.rotation and not rotated:
+            logger.warning(
+                "a linear with %d inputs is quantized without rotation: a prime factor is above %d",
+                columns,
+                LARGEST_PRIME,
+            )
+        signs = signs_of(self.seed, columns) if rotated else None
         if signs is not None:
             hessian = _rotated_moment(hessian, signs)
         u = inverse_factor(hessian, self.damping)
@@ -114,9 +125,9 @@ class Trellis(Quantizer):
             for rows in w.split(rows_at_once(columns))
         ]
         codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        table = torch.zeros(0, 0, dtype=torch.int8)
+        table = torch.zeros(0, 0, dtype=torch.int8, device="cpu")
         return TrellisWeight(
-            codes, columns, run_bits, scale, table, self.window, self.rotation, self.seed, exponent
+            codes, columns, run_bits, scale, table, self.window, rotated, self.seed, exponent
         )
 
     def _quantize_rows(
@@ -154,8 +165,8 @@ class Trellis(Quantizer):
         """
         rows, columns = w.shape
         held, tables = sum(strips(rows)), standard_tables(self.window)
-        symbols = torch.zeros(columns, held, dtype=torch.uint8)
-        state = torch.zeros(len(strips(rows)), dtype=torch.int32)
+        symbols = torch.zeros(columns, held, dtype=torch.uint8, device="cpu")
+        state = torch.zeros(len(strips(rows)), dtype=torch.int32, device="cpu")
 
         def decide(block: Tensor, factor: Tensor, start: int) -> Tensor:
             nonlocal state
@@ -205,7 +216,7 @@ def allocated_bits(cost: Tensor, bits: float, distortion: tuple[float, ...]) -> 
             heapq.heappush(
                 gains, (-(distortion[chosen[index]] - distortion[chosen[index] + 1]) * weight[index], index)
             )
-    return torch.tensor(chosen, dtype=torch.uint8)
+    return torch.tensor(chosen, dtype=torch.uint8, device="cpu")
 
 
 def even_bits(bits: float, columns: int) -> Tensor:
@@ -219,7 +230,7 @@ def even_bits(bits: float, columns: int) -> Tensor:
         seen += size
         chosen.append(min(MOST_BITS, int((bits * seen - given) / size + 1e-9)))
         given += chosen[-1] * size
-    return torch.tensor(chosen, dtype=torch.uint8)
+    return torch.tensor(chosen, dtype=torch.uint8, device="cpu")
 
 
 def fullest_bits(bits: float, columns: int) -> Tensor:
@@ -236,7 +247,7 @@ def fullest_bits(bits: float, columns: int) -> Tensor:
         (k for k in range(MOST_BITS + 1) if rest * k <= most), key=lambda k: RUN * before(k) + rest * k
     )
     chosen = [before(last) * (index + 1) // whole - before(last) * index // whole for index in range(whole)]
-    return torch.tensor(chosen + ([last] if rest else []), dtype=torch.uint8)
+    return torch.tensor(chosen + ([last] if rest else []), dtype=torch.uint8, device="cpu")
 
 
 def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]:

@@ -94,6 +94,11 @@ class Numbers:
         return same_bits(self.stored, other.stored) and same_bits(self.unit, other.unit)
 
 
+def as_signs(positive: Tensor) -> Tensor:
+    """Booleans as float32: +1 where True, -1 where False. A new tensor."""
+    return positive.float().mul_(2.0).sub_(1.0)
+
+
 def numbers_nbytes(rows: int, groups: int, kinds: int, bits: NumberBits) -> int:
     """Bytes that (rows, groups, kinds) numbers of `bits` bits take, their units included."""
     return rows * groups * kinds * bits // 8 + (2 * rows * kinds if bits == 8 else 0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bivlm.formats.encoding.numbers import as_signs
 from bivlm.formats.levels import LevelsWeight
 from bivlm.quantizers.steps.salient import Tail
 
@@ -51,11 +52,13 @@ class Banded:
         Per row the unknowns are the groups' levels and the tail's scale: a small linear system. If all rows
         share their levels, the systems of the rows are added.
         """
-        damped = hessian + damping * hessian.diagonal().mean() * 0.01 * torch.eye(w.shape[1])
+        damped = hessian + damping * hessian.diagonal().mean() * 0.01 * torch.eye(
+            w.shape[1], dtype=torch.float32, device="cpu"
+        )
         band = torch.where(
             self.codes >= self.bands, self.codes.int() - self.bands, self.bands - 1 - self.codes.int()
         )
-        sign = torch.where(self.codes >= self.bands, 1.0, -1.0) * ~salient
+        sign = as_signs(self.codes >= self.bands) * ~salient
         target = w.clone(memory_format=torch.contiguous_format)
         target.view(-1)[self.positions] -= self.tail.values(self.positions // w.shape[1]).float()
         unknowns = self.levels.shape[1] * self.bands
@@ -115,7 +118,9 @@ class Banded:
         return LevelsWeight(
             codes=self.codes,
             levels=(self.levels / unit).half(),
-            scale=torch.tensor(max(unit * largest, torch.finfo(torch.float32).tiny), dtype=torch.float32),
+            scale=torch.tensor(
+                max(unit * largest, torch.finfo(torch.float32).tiny), dtype=torch.float32, device="cpu"
+            ),
             alphabet=2 * self.bands,
             symmetric=True,
             group_size=self.group_size if self.levels.shape[1] > 1 else self.codes.shape[1],
@@ -125,14 +130,14 @@ class Banded:
             tail_scale=(
                 (self.tail.scale * level_unit / unit).half()
                 if has_tail
-                else torch.zeros(0, dtype=torch.float16)
+                else torch.zeros(0, dtype=torch.float16, device="cpu")
             ),
         )
 
 
 def mask_of(positions: Tensor, shape: torch.Size) -> Tensor:
     """(out, in) bool, True at the row-major `positions`."""
-    mask = torch.zeros(shape, dtype=torch.bool)
+    mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
     mask.view(-1)[positions] = True
     return mask
 

@@ -38,7 +38,10 @@ def banded_with_data(
     tables = start.signed_levels().expand(w.shape[0], -1, -1)
     salient = mask_of(start.positions, w.shape)
     tail_table = (start.tail.scale[:, None] * start.tail.levels).float()
-    codes, tail_codes = torch.zeros(w.shape, dtype=torch.uint8), torch.zeros(w.shape, dtype=torch.uint8)
+    codes, tail_codes = (
+        torch.zeros(w.shape, dtype=torch.uint8, device="cpu"),
+        torch.zeros(w.shape, dtype=torch.uint8, device="cpu"),
+    )
 
     def quantize_column(column: Tensor, index: int) -> Tensor:
         j = int(order[index])
@@ -88,7 +91,10 @@ def _costliest(lost: Tensor, count: int) -> Tensor:
     each = count // rows
     if each == 0:
         return lost.reshape(-1).topk(count).indices
-    return (lost.topk(each, dim=1).indices + columns * torch.arange(rows)[:, None]).reshape(-1)
+    return (
+        lost.topk(each, dim=1).indices
+        + columns * torch.arange(rows, dtype=torch.int64, device="cpu")[:, None]
+    ).reshape(-1)
 
 
 def _nearest_level(magnitude: Tensor, levels: Tensor) -> Tensor:

@@ -29,7 +29,9 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """
     _, lower = damped_moment(hessian, damping)
     return (
-        torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+        torch.linalg.solve_triangular(
+            lower, torch.eye(len(lower), dtype=lower.dtype, device="cpu"), upper=False
+        )
         .flip(0, 1)
         .float()
     )
@@ -125,7 +127,9 @@ def visiting_order(hessian: Tensor, act_order: bool) -> Tensor:
     order" of GPTQ).
     """
     return (
-        hessian.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(len(hessian))
+        hessian.diagonal().argsort(descending=True, stable=True)
+        if act_order
+        else torch.arange(len(hessian), dtype=torch.int64, device="cpu")
     )
 
 

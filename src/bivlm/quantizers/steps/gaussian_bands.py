@@ -28,7 +28,7 @@ def cut_points(bands: int, salient: float) -> Tensor:
     """
     share = (1.0 - salient) / bands
     return torch.from_numpy(
-        ndtri((1.0 + share * torch.arange(1, bands + 1, dtype=torch.float64).numpy()) / 2.0)
+        ndtri((1.0 + share * torch.arange(1, bands + 1, dtype=torch.float64, device="cpu").numpy()) / 2.0)
     )
 
 
@@ -45,7 +45,7 @@ def band_of(magnitude: Tensor, edges: Tensor) -> Tensor:
     """Which band each magnitude falls in: 0..bands-1, and `bands` for the tail. `edges` (…, bands) broadcasts
     against `magnitude` (…); uint8.
     """
-    band = torch.zeros(magnitude.shape, dtype=torch.uint8)
+    band = torch.zeros(magnitude.shape, dtype=torch.uint8, device="cpu")
     for k in range(edges.shape[-1]):
         band += magnitude > edges[..., k]
     return band
@@ -64,7 +64,7 @@ class MagnitudeHistogram:
         used = counts.nonzero()[:, 0]
         value = (used.to(torch.int32) << DROPPED_BITS).view(torch.float32).double()
         counts = counts[used].double()
-        start = torch.zeros(1, dtype=torch.float64)
+        start = torch.zeros(1, dtype=torch.float64, device="cpu")
         self.value = value
         self.count = torch.cat([start, counts.cumsum(0)])
         self.sum = torch.cat([start, (counts * value).cumsum(0)])
@@ -75,6 +75,6 @@ class MagnitudeHistogram:
         the last edge is left out.
         """
         places = torch.searchsorted(self.value, edges.double().contiguous(), right=True)
-        places = torch.cat([torch.zeros(1, dtype=torch.int64), places])
+        places = torch.cat([torch.zeros(1, dtype=torch.int64, device="cpu"), places])
         count, total, square = (sums[places].diff() for sums in (self.count, self.sum, self.square))
         return float((square - total * total / count.clamp_min(1.0)).clamp_min(0.0).sum())

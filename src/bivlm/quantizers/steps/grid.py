@@ -80,9 +80,9 @@ def fit_grid(
     weight = grouped(importance[None], group_size)[0]
     weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, 1.0)
     low, high = _range(filled, zero)
-    best = torch.full(low.shape, torch.inf)
+    best = torch.full(low.shape, torch.inf, dtype=torch.float32, device="cpu")
     scale, centre = low, low
-    for share in torch.linspace(1.0, 0.2, 33).tolist() if clip else [1.0]:
+    for share in torch.linspace(1.0, 0.2, 33, dtype=torch.float32, device="cpu").tolist() if clip else [1.0]:
         candidate, place = _spaced(low * share, high * share, alphabet, zero)
         error = _error(filled, weight, candidate, place, alphabet)
         better = error < best
@@ -170,7 +170,7 @@ def _stored(scale: Tensor, zero: Tensor, alphabet: int, kind: ZeroPoint, scale_b
     """The grid in its stored precision: codes are then chosen with the rounded numbers."""
     scales = Numbers.of(scale[..., None], scale_bits)
     if kind == "middle":
-        points = torch.zeros(0, dtype=torch.float16)
+        points = torch.zeros(0, dtype=torch.float16, device="cpu")
     elif kind == "code":
         points = zero.to(torch.uint8)
     else:
@@ -183,10 +183,12 @@ def fit_levels(w: Tensor, importance: Tensor, group_size: int, alphabet: int, ro
     evenly spaced grid.
     """
     start = fit_grid(w, importance, group_size, alphabet, "free", clip=True, scale_bits=32)
-    levels = (torch.arange(alphabet) - start.zero()[..., None]) * start.scale()[..., None]
+    levels = (
+        torch.arange(alphabet, dtype=torch.int64, device="cpu") - start.zero()[..., None]
+    ) * start.scale()[..., None]
     filled, weight = grouped(w, group_size).contiguous(), grouped(importance[None], group_size)[0]
     if -w.shape[1] % group_size:
-        used = grouped(torch.ones(1, w.shape[1]), group_size)[0]
+        used = grouped(torch.ones(1, w.shape[1], dtype=torch.float32, device="cpu"), group_size)[0]
         weight = torch.where((weight * used).sum(-1, keepdim=True) > 0, weight * used, used)
     else:
         weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, 1.0)

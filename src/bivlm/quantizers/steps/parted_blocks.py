@@ -111,7 +111,11 @@ def _visit_blocks(
             error_rule=method.error_rule,
         )
         return
-    u = torch.eye(w.shape[1]) if hessian is None else inverse_factor(hessian, method.damping)
+    u = (
+        torch.eye(w.shape[1], dtype=torch.float32, device="cpu")
+        if hessian is None
+        else inverse_factor(hessian, method.damping)
+    )
     for start in range(0, w.shape[1], method.block_size):
         block = slice(start, start + method.block_size)
         quantize_columns(w[:, block], u[block, block], start)

@@ -51,9 +51,9 @@ def salient_columns(target: Tensor, most: int) -> Tensor:
     order = target.abs().sum(0).argsort(descending=True, stable=True)
     candidates = min(most, columns - 1)
     if candidates < 1:
-        return torch.zeros(columns, dtype=torch.bool)
+        return torch.zeros(columns, dtype=torch.bool, device="cpu")
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(columns)
+    rank[order] = torch.arange(columns, dtype=torch.int64, device="cpu")
     error = sum(_column_errors(rows, rank, candidates) for rows in target.float().split(ROWS))
     assert isinstance(error, Tensor)
     return rank <= int(error.argmin())
@@ -70,19 +70,22 @@ def _column_errors(target: Tensor, rank: Tensor, candidates: int) -> Tensor:
     rank_at = rank[places]
     column_place = torch.empty_like(places)
     column_place.scatter_(
-        1, rank_at, torch.arange(columns).expand(rows, -1)
+        1, rank_at, torch.arange(columns, dtype=torch.int64, device="cpu").expand(rows, -1)
     )  # where the column of each rank lies in the sorted row
     both = torch.cat([values, values])
-    nothing = torch.zeros(rows, columns + 1, dtype=values.dtype)
+    nothing = torch.zeros(rows, columns + 1, dtype=values.dtype, device="cpu")
     count, total, square = (
         nothing.repeat(2, 1),
         nothing.repeat(2, 1),
-        torch.zeros(2 * rows, 1, dtype=values.dtype),
+        torch.zeros(2 * rows, 1, dtype=values.dtype, device="cpu"),
     )
-    count[:rows, 1:], total[:rows, 1:] = torch.arange(1, columns + 1, dtype=values.dtype), values.cumsum(1)
+    count[:rows, 1:], total[:rows, 1:] = (
+        torch.arange(1, columns + 1, dtype=values.dtype, device="cpu"),
+        values.cumsum(1),
+    )
     square[:rows] = values.square().sum(1, keepdim=True)
-    grid = torch.arange(columns + 1)
-    errors = torch.empty(candidates, dtype=torch.float64)
+    grid = torch.arange(columns + 1, dtype=torch.int64, device="cpu")
+    errors = torch.empty(candidates, dtype=torch.float64, device="cpu")
     for taken in range(candidates):
         place = column_place[:, taken : taken + 1]
         value = values.gather(1, place)
@@ -140,7 +143,7 @@ def _threshold_errors(target: Tensor, thresholds: Tensor) -> Tensor:
     """
     rows, columns = target.shape
     values = target.sort(dim=1).values.contiguous()
-    zero = torch.zeros(rows, 1, dtype=torch.float64)
+    zero = torch.zeros(rows, 1, dtype=torch.float64, device="cpu")
     sums, squares = torch.cat([zero, values.cumsum(1)], 1), torch.cat([zero, values.square().cumsum(1)], 1)
     wanted = thresholds.expand(rows, -1).contiguous()
     start, end = torch.searchsorted(values, -wanted, right=True), torch.searchsorted(values, wanted)

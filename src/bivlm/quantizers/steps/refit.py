@@ -28,7 +28,7 @@ def refitted(w: Tensor, theta: Tensor, basis: Tensor, hessian: Tensor, group_siz
 
 def expand(theta: Tensor, basis: Tensor, group_size: int) -> Tensor:
     """Q (out, in) of θ."""
-    columns = torch.arange(basis.shape[-1]) // group_size
+    columns = torch.arange(basis.shape[-1], dtype=torch.int64, device="cpu") // group_size
     return torch.einsum("kij,ijk->ij", basis, theta[:, columns])
 
 
@@ -49,7 +49,7 @@ def _refit_rows(w: Tensor, theta: Tensor, basis: Tensor, hessian: Tensor, group_
     columns = w.shape[1]
     residual = (w - expand(theta, basis, group_size)) @ hessian  # (rows, in)
     right = _sum_groups(basis * residual, group_size)  # (K, rows, G)
-    normal = torch.empty(rows, groups, kinds, groups, kinds)
+    normal = torch.empty(rows, groups, kinds, groups, kinds, dtype=torch.float32, device="cpu")
     for group in range(groups):
         inside = slice(group * group_size, min((group + 1) * group_size, columns))
         through = basis[:, :, inside] @ hessian[inside]  # (K, rows, in)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bivlm.formats.encoding.numbers import as_signs
+
 
 @dataclass(frozen=True)
 class Binarized:
@@ -36,12 +38,12 @@ def binarize(w: Tensor, mask: Tensor, order: int) -> Binarized:
     """Binarize the weights of `w` (out, b) where `mask` (out, b), with `order` sign planes."""
     count = mask.sum(1).clamp_min(1)
     rest = torch.where(mask, w, 0.0)
-    mean, scales, signs = torch.zeros(len(w)), [], []
+    mean, scales, signs = torch.zeros(len(w), dtype=torch.float32, device="cpu"), [], []
     for _ in range(order):
         centre = rest.sum(1) / count
         centred = torch.where(mask, rest - centre[:, None], 0.0)
         scale = centred.abs().sum(1) / count
-        sign = torch.where(centred >= 0, 1.0, -1.0)
+        sign = as_signs(centred >= 0)
         rest = torch.where(mask, centred - scale[:, None] * sign, 0.0)
         mean = mean + centre
         scales.append(scale)

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bivlm.formats.encoding.numbers import as_signs
+
 SalientLevels = Literal["paper", "lloyd"]
 
 
@@ -50,9 +52,9 @@ def fit_tail(
     """
     if len(values) == 0:
         return Tail(
-            torch.zeros(0, dtype=torch.uint8),
-            torch.zeros(4, dtype=torch.float64),
-            torch.zeros(out, dtype=torch.float64),
+            torch.zeros(0, dtype=torch.uint8, device="cpu"),
+            torch.zeros(4, dtype=torch.float64, device="cpu"),
+            torch.zeros(out, dtype=torch.float64, device="cpu"),
         )
     if method == "paper":
         return _relaxed(rows, values, out, rounds, alpha)
@@ -65,8 +67,8 @@ def _row_scale(
     """Least-squares scale of every row: sum w b / sum b², weighted by `costs`, 0 where the row has no entry
     (Eq. 11).
     """
-    above = torch.zeros(out, dtype=torch.float64).index_add_(0, rows, costs * values * pattern)
-    below = torch.zeros(out, dtype=torch.float64).index_add_(0, rows, costs * pattern * pattern)
+    above = torch.zeros(out, dtype=torch.float64, device="cpu").index_add_(0, rows, costs * values * pattern)
+    below = torch.zeros(out, dtype=torch.float64, device="cpu").index_add_(0, rows, costs * pattern * pattern)
     return torch.where(below > 0, above / below, 0.0)
 
 
@@ -80,14 +82,14 @@ def _ratio(rows: Tensor, values: Tensor, scale: Tensor) -> Tensor:
 
 
 def _relaxed(rows: Tensor, values: Tensor, out: int, rounds: int, alpha: float) -> Tail:
-    pattern = torch.where(values >= 0, 1.0, -1.0).double()
+    pattern = as_signs(values >= 0).double()
     scale = _row_scale(rows, values, pattern, out)
     for _ in range(rounds):
         pattern = _ratio(rows, values, scale).clamp(-1.0, 1.0)
         scale = _row_scale(rows, values, pattern, out)
     used = pattern[pattern != 0]
     mean, std = used.mean(), used.std(correction=0)
-    points = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)
+    points = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64, device="cpu")
     level = mean + std * points.sign() * (alpha * points.abs().exp() - 1.0)
     centres = ((level[1:] + level[:-1]) / 2).sort().values
     return Tail(_nearest(pattern, centres), centres, scale)
@@ -95,16 +97,16 @@ def _relaxed(rows: Tensor, values: Tensor, out: int, rounds: int, alpha: float) 
 
 def _lloyd(rows: Tensor, values: Tensor, costs: Tensor, out: int, rounds: int) -> Tail:
     """Lloyd's algorithm on W / a, the scales refitted by least squares after each round."""
-    scale = _row_scale(rows, values, torch.where(values >= 0, 1.0, -1.0).double(), out, costs)
+    scale = _row_scale(rows, values, as_signs(values >= 0).double(), out, costs)
     ratio = _ratio(rows, values, scale)
     magnitude = ratio.abs().mean()
-    levels = magnitude * torch.tensor([-1.2, -0.85, 0.85, 1.2], dtype=torch.float64)
+    levels = magnitude * torch.tensor([-1.2, -0.85, 0.85, 1.2], dtype=torch.float64, device="cpu")
     codes = _nearest(ratio, levels)
     for _ in range(rounds):
         weight = costs * scale[rows].square()
         index = codes.long()
-        above = torch.zeros(4, dtype=torch.float64).index_add_(0, index, weight * ratio)
-        below = torch.zeros(4, dtype=torch.float64).index_add_(0, index, weight)
+        above = torch.zeros(4, dtype=torch.float64, device="cpu").index_add_(0, index, weight * ratio)
+        below = torch.zeros(4, dtype=torch.float64, device="cpu").index_add_(0, index, weight)
         levels = torch.where(below > 0, above / below.clamp_min(1e-300), levels).sort().values
         scale = _row_scale(rows, values, levels[index], out, costs).clamp_min(0.0)
         ratio = _ratio(rows, values, scale)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bivlm.formats.encoding.numbers import NumberBits, Numbers
+from bivlm.formats.encoding.numbers import NumberBits, Numbers, as_signs
 from bivlm.formats.planes import PlanesWeight, planes_nbytes
 from bivlm.quantizers.steps.partition import magnitude_threshold, salient_columns
 from bivlm.quantizers.steps.refit import better_rows, refitted
@@ -47,13 +47,13 @@ def plain_planes(
         "parts": 1,
         "salient_parts": 0,
         "partition": torch.zeros_like(signs),
-        "salient": torch.zeros(signs.shape[1], dtype=torch.bool),
+        "salient": torch.zeros(signs.shape[1], dtype=torch.bool, device="cpu"),
         "second_signs": torch.zeros_like(signs),
-        "column_scales": torch.zeros(0, 0, dtype=torch.float16),
-        "tail_positions": torch.zeros(0, dtype=torch.int64),
-        "tail_codes": torch.zeros(0, dtype=torch.uint8),
-        "tail_scale": torch.zeros(0, dtype=torch.float16),
-        "tail_zero": torch.zeros(0, dtype=torch.float16),
+        "column_scales": torch.zeros(0, 0, dtype=torch.float16, device="cpu"),
+        "tail_positions": torch.zeros(0, dtype=torch.int64, device="cpu"),
+        "tail_codes": torch.zeros(0, dtype=torch.uint8, device="cpu"),
+        "tail_scale": torch.zeros(0, dtype=torch.float16, device="cpu"),
+        "tail_zero": torch.zeros(0, dtype=torch.float16, device="cpu"),
     }
     return PlanesWeight(
         signs=signs, scales=scales, means=means, group_size=group_size, exponent=0, **(plain | structure)
@@ -116,8 +116,8 @@ def _with_numbers(decided: PlanesWeight, theta: Tensor, scale_bits: NumberBits) 
 
 def _basis(decided: PlanesWeight) -> Tensor:
     """(S + M, out, in): the factor of each scale and each mean."""
-    first = torch.where(decided.signs, 1.0, -1.0)
-    second = torch.where(decided.second_signs, 1.0, -1.0)
+    first = as_signs(decided.signs)
+    second = as_signs(decided.second_signs)
     kinds = [(~decided.salient, part, decided.parts) for part in range(decided.parts)]
     kinds += [(decided.salient, part, decided.salient_parts) for part in range(decided.salient_parts)]
     inside = [

@@ -69,8 +69,8 @@ def _search_strips(
     columns, rows = w.shape
     height = -(-rows // len(state) // HELD) * HELD
     rest = torch.nn.functional.pad(w.float(), (0, len(state) * height - rows))
-    values, symbols = torch.empty_like(rest), torch.empty(rest.shape, dtype=torch.uint8)
-    inside = torch.arange(rest.shape[1]) < rows
+    values, symbols = torch.empty_like(rest), torch.empty(rest.shape, dtype=torch.uint8, device="cpu")
+    inside = torch.arange(rest.shape[1], dtype=torch.int64, device="cpu") < rows
     for j in range(columns):
         ahead = (
             rest[j + 1].view(len(state), height)[:, :LOOKAHEAD]
@@ -96,10 +96,10 @@ def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tenso
     """
     count, steps = targets.shape
     branches, groups, known = 1 << k, 1 << (window - k), window // k
-    cost = torch.full((count, 1 << window), UNREACHABLE, dtype=torch.int32)
+    cost = torch.full((count, 1 << window), UNREACHABLE, dtype=torch.int32, device="cpu")
     cost.scatter_(1, state[:, None].long(), 0)
-    came_from = torch.empty(steps, count, groups, dtype=torch.int64)
-    lowest = torch.zeros(count, 1, dtype=torch.int32)
+    came_from = torch.empty(steps, count, groups, dtype=torch.int64, device="cpu")
+    lowest = torch.zeros(count, 1, dtype=torch.int32, device="cpu")
     for step in range(steps):
         least, came_from[step] = _first_least(cost.view(count, groups, branches))
         if step >= known:
@@ -111,7 +111,7 @@ def best_path(targets: Tensor, window: int, k: int, levels: Tensor, state: Tenso
             cost = _in_16_bits(cost)
     last = _first_least(cost.view(count, groups, branches).transpose(1, 2).flatten(1))[1]
     at = last % groups * branches + last // groups
-    windows = torch.empty(count, steps, dtype=torch.int64)
+    windows = torch.empty(count, steps, dtype=torch.int64, device="cpu")
     for step in range(steps - 1, -1, -1):
         windows[:, step] = at
         group = at & (groups - 1)
