@@ -12,6 +12,7 @@ possible. docs/format.md has every byte.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -28,6 +29,7 @@ from bivlm.formats.encoding.checks import (
     check_tensor,
     check_tensors,
     known_settings,
+    least_bytes,
     own_copy,
     require,
 )
@@ -128,6 +130,13 @@ def factors_nbytes(shape: tuple[int, int], rank: int) -> int:
     return (
         rows * bits.stream_bytes(rank, 1) + rank * bits.stream_bytes(columns, 1) + 2 * (rows + rank + columns)
     )
+
+
+def least_rank(shape: tuple[int, int]) -> int:
+    """The smallest rank that a weight of this shape may have: its bytes must be enough (`check_density`)."""
+    needed = least_bytes(shape)
+    most = -(-needed // bits.stream_bytes(shape[1], 1))  # at this rank the rows of B alone are enough
+    return bisect_left(range(1, most + 1), needed, key=lambda rank: factors_nbytes(shape, rank)) + 1
 
 
 def _layout(shape: tuple[int, int], rank: int) -> Layout:

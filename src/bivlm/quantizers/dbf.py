@@ -34,7 +34,7 @@ from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, as_signs
-from bivlm.formats.factors import FactorsWeight, factors_nbytes
+from bivlm.formats.factors import FactorsWeight, factors_nbytes, least_rank
 from bivlm.quantizers.base import Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import damped_moment
 from bivlm.types import LinearStats
@@ -140,7 +140,7 @@ class DBF(Quantizer):
         budget = self.bits * rows * columns / 8
         most = int(budget / (columns / 8)) + 1  # at this rank the rows of B alone exceed the budget
         return max(
-            1,
+            least_rank((rows, columns)),
             bisect_right(range(1, most + 1), budget, key=lambda rank: factors_nbytes((rows, columns), rank)),
         )
 

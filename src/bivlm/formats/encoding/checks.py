@@ -70,9 +70,14 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     )
 
 
+def least_bytes(shape: tuple[int, int]) -> int:
+    """The fewest bytes in which a weight of this shape may be stored."""
+    return -(-prod(shape) // MOST_WEIGHTS_PER_BYTE)
+
+
 def check_density(shape: tuple[int, int], nbytes: int) -> None:
     """ValueError if a weight of so few bytes has so many numbers that no writer can mean it."""
-    least = -(-prod(shape) // MOST_WEIGHTS_PER_BYTE)
+    least = least_bytes(shape)
     require(
         nbytes >= least,
         f"the shape is {tuple(shape)} in {nbytes} bytes; a weight has at most {MOST_WEIGHTS_PER_BYTE} numbers"
