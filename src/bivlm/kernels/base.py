@@ -33,3 +33,9 @@ class Product(Protocol):
 
 
 Kernel = Callable[[PackedTensor], Product]
+
+
+def check_width(x: Tensor, columns: int) -> None:
+    """ValueError unless x is (…, columns)."""
+    if x.shape[-1:] != (columns,):
+        raise ValueError(f"the input is {list(x.shape)}; this linear takes (…, {columns})")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
-from bivlm.kernels.base import Product
-from bivlm.kernels.native_product import FewTokens, NativeProduct, check_width
+from bivlm.kernels.base import Product, check_width
+from bivlm.kernels.native_product import FewTokens, NativeProduct
 from bivlm.native.library import Library, library, status
 from bivlm.native.structs import DTYPES
 from bivlm.native.weights import NativeWeight, prepare, prepare_factors, why_not

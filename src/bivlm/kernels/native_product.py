@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
+from bivlm.kernels.base import check_width
 from bivlm.native.pointers import pointer
 from bivlm.native.structs import DTYPES
 
@@ -98,12 +99,6 @@ class NativeProduct:
                 torch.mm(x, tile, out=into)
             else:
                 torch.addmm(bias[start:end], x, tile, out=into)
-
-
-def check_width(x: Tensor, columns: int) -> None:
-    """ValueError unless x is (…, columns)."""
-    if x.shape[-1:] != (columns,):
-        raise ValueError(f"the input is {list(x.shape)}; this linear takes (…, {columns})")
 
 
 def succeed(code: int) -> None:

@@ -1,0 +1,127 @@
+"""What must hold for every packed weight, however broken: all readers refuse it with a ValueError, or all
+take it and agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bivlm.formats import PackedTensor, UniformWeight, format_named
+from bivlm.kernels.codes import FactorsProduct, why_reference
+from bivlm.kernels.native_product import FewTokens, NativeProduct
+from bivlm.kernels.table import kernel_for
+
+# Errors of a product relative to ‖x‖ times `_norms`: float32 sums; inputs rounded to eight bits in blocks of
+# 128 (√128 / 254, in two products in sequence twice that); inputs, weights, results rounded to bfloat16
+FLOAT, INT8, BFLOAT16 = 1e-5, 0.1, 2.0**-6
+SMALLEST = 1e-35  # below it, products lose bits
+LARGEST = 1e37  # above it, sums may overflow
+INPUTS = (
+    (1, torch.float32, False),
+    (3, torch.bfloat16, False),
+    (2, torch.bfloat16, True),
+    (5, torch.float32, True),
+)
+
+
+class Fault(AssertionError):
+    """A rule is broken."""
+
+
+def verdict(packed: PackedTensor, seed: int = 0) -> str:
+    """The word "refused" or "accepted"; Fault if the readers disagree, or one raises anything but
+    ValueError.
+    """
+    weight = _answer("decode", lambda: format_named(packed.format).decode(packed).dequantize())
+    checked = _answer("check_packed", lambda: format_named(packed.format).check_packed(packed) or "fine")
+    _answer("why_reference", lambda: why_reference(packed))
+    rows = _answer("unpack_rows", lambda: _rows(packed))
+    products = _answer("the kernel", lambda: _products(packed, seed))
+    if isinstance(weight, ValueError):
+        _require(isinstance(checked, ValueError), f"check_packed accepts what decode refuses: {weight}")
+        _require(isinstance(products, ValueError), f"the kernel accepts what decode refuses: {weight}")
+        return "refused"
+    for name, answer in (("check_packed", checked), ("unpack_rows", rows), ("the kernel", products)):
+        _require(not isinstance(answer, ValueError), f"{name} refuses what decode accepts: {answer}")
+    norms = _norms(packed, weight)
+    _require(bool(weight.isfinite().all()), "decode gives a weight that is not finite")
+    _compare("unpack_rows", rows - weight[[0, -1]], FLOAT * norms[[0, -1], None] + 1e-30)
+    for x, y, bound in products:
+        size = x.norm(dim=1, keepdim=True) * norms
+        error = torch.where(size < LARGEST, y - x @ weight.double().T, 0.0)
+        _compare("the kernel", error, bound * size + SMALLEST)
+    return "accepted"
+
+
+def _answer(name: str, call: Callable[[], Any]) -> Any:
+    """The result of a call, or the ValueError that it raises."""
+    try:
+        return call()
+    except ValueError as error:
+        return error
+    except Exception as error:
+        raise Fault(f"{name} raises {type(error).__name__}: {error}") from error
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise Fault(message)
+
+
+def _compare(name: str, error: Tensor, most: Tensor) -> None:
+    """Fault unless every error is a number and at most as large as it may be."""
+    excess = (error.abs() / most).nan_to_num(torch.inf)
+    _require(float(excess.max()) <= 1.0, f"{name} is {float(excess.max()):.3g} times as wrong as it may be")
+
+
+def _rows(packed: PackedTensor) -> Tensor:
+    last = packed.shape[0] - 1 if isinstance(packed.shape, tuple | list) and packed.shape else 0
+    index = [0, last] if type(last) is int and 0 <= last < 1 << 40 else [0, 0]
+    return format_named(packed.format).unpack_rows(packed, torch.tensor(index))
+
+
+def _products(packed: PackedTensor, seed: int) -> list[tuple[Tensor, Tensor, float]]:
+    """Inputs, outputs and the error that these may have; every other seed as if the tokens were many."""
+    product: Any = kernel_for(packed.format, "cpu")(packed)
+    if seed % 2:
+        for part in (product.left, product.right) if isinstance(product, FactorsProduct) else (product,):
+            if isinstance(part, NativeProduct):
+                part.few = FewTokens(0, 0, 0)
+    generator, found = torch.Generator().manual_seed(3), []
+    for tokens, dtype, int8 in INPUTS:
+        x = torch.randn(tokens, packed.shape[1], generator=generator).to(dtype)
+        y = product(x, None, int8)
+        _require(
+            y.shape == (tokens, packed.shape[0]) and y.dtype == dtype, f"the result is {y.dtype} {y.shape}"
+        )
+        bound = INT8 if int8 else FLOAT if dtype == torch.float32 else BFLOAT16
+        found.append((x.double(), y.double(), bound))
+    return found
+
+
+def _norms(packed: PackedTensor, weight: Tensor) -> Tensor:
+    """What the errors of each row are measured by, (out,) float64: √in times the largest number that a
+    product may add up there. That may be larger than its largest weight, where sums cancel.
+    """
+    tensors, columns = packed.tensors, weight.shape[1]
+    largest = weight.double().abs().amax(1)
+    if packed.format == "factors":
+        row, middle, column = (
+            tensors[f"{name}_scale"].double().abs() for name in ("row", "middle", "column")
+        )
+        largest = row * 2.0 ** int(packed.settings["exponent"]) * column.max()
+        largest *= middle.norm() * len(middle) ** 0.5
+    elif packed.format == "levels":
+        largest = largest.maximum(tensors["levels"].double().abs().amax((1, 2)) * tensors["scale"].double())
+    elif packed.format == "uniform":
+        decoded = UniformWeight.decode(packed)
+        scales = decoded.scales.expand().double().amax((1, 2)) * 2.0**decoded.exponent
+        if decoded.column_scale.numel():
+            scales = scales * decoded.column_scale.double().max()
+        zero = decoded.zero_points.double().abs()
+        largest = scales * (decoded.alphabet + (zero.max() if zero.numel() else 0.0))
+    return largest * columns**0.5
