@@ -15,7 +15,7 @@ define native_tests
 	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel 2
 endef
 
-.PHONY: demo test test-native test-slow sanitize lint docs bench results clean
+.PHONY: demo test test-native test-slow sanitize fuzz fuzz-sanitize lint docs bench results clean
 
 demo: $(VENV)/installed
 	$(BIN)/bivlm demo
@@ -30,6 +30,21 @@ test-native: $(VENV)/installed-dev
 # the same with the address and undefined-behaviour sanitizers
 sanitize: $(VENV)/installed-dev
 	$(call native_tests,build/sanitize,-DBIVLM_SANITIZE=ON)
+
+# broken inputs, drawn at random: FUZZ_COUNT of each kind from FUZZ_SEED on. Every reader must refuse them, or all agree
+FUZZ_COUNT ?= 100000
+FUZZ_SEED ?= 0
+fuzz: $(VENV)/installed-dev
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.fuzz tensors --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
+
+# the same on the library of `make sanitize`, after a proof that the sanitizers see an overrun in it (Linux, GCC)
+fuzz-sanitize: FUZZ_COUNT = 10000
+fuzz-sanitize: export LD_PRELOAD_SANITIZE = $(shell $(CXX) -print-file-name=libasan.so):$(shell $(CXX) -print-file-name=libubsan.so)
+fuzz-sanitize: export BIVLM_LIBRARY = $(abspath build/sanitize/libbivlm_kernels.so)
+fuzz-sanitize: sanitize
+	LD_PRELOAD=$$LD_PRELOAD_SANITIZE ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.canary
+	LD_PRELOAD=$$LD_PRELOAD_SANITIZE ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests OMP_NUM_THREADS=1 \
+		$(BIN)/python -m reliability.fuzz tensors --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
 
 test-slow: $(VENV)/installed-dev
 	BIVLM_TEST_TORCHVISION=$(VENV)/torchvision $(BIN)/python -m pytest -q -m slow

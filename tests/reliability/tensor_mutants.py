@@ -164,7 +164,8 @@ def _dtype(draw: random.Random, packed: PackedTensor) -> tuple[PackedTensor, str
         and tensor.shape[-1] * tensor.element_size() % dtype.itemsize == 0
     )
     if draw.random() < 0.5 and fits:
-        return with_tensor(packed, name, tensor.view(dtype)), f"{name} viewed as {dtype}"
+        again = tensor.clone(memory_format=torch.contiguous_format)
+        return with_tensor(packed, name, again.view(dtype)), f"{name} viewed as {dtype}"
     return with_tensor(packed, name, tensor.to(dtype)), f"{name} as {dtype}"
 
 

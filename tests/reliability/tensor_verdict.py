@@ -79,8 +79,8 @@ def _compare(name: str, error: Tensor, most: Tensor) -> None:
 
 
 def _rows(packed: PackedTensor) -> Tensor:
-    last = packed.shape[0] - 1 if isinstance(packed.shape, tuple | list) and packed.shape else 0
-    index = [0, last] if type(last) is int and 0 <= last < 1 << 40 else [0, 0]
+    rows = packed.shape[0] if isinstance(packed.shape, tuple | list) and packed.shape else 0
+    index = [0, rows - 1] if type(rows) is int and 0 < rows < 1 << 40 else [0, 0]
     return format_named(packed.format).unpack_rows(packed, torch.tensor(index))
 
 
