@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from bivlm.errors import InputError
 from bivlm.formats import FORMATS
 from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
 from bivlm.packed.linear import packed_linears
@@ -108,6 +109,24 @@ def test_stand_ins_have_the_shape_the_dtype_and_the_device():
         *ROWS_COLUMNS,
         0,
     )
+
+
+def test_stand_ins_are_nothing_to_look_up():
+    model = packed_model(METHODS["levels"])
+    for module in (model.embed, model.head):
+        assert bool(module.weight[IDS].isnan().all())
+        assert module.weight.untyped_storage().nbytes() == 4
+
+
+def test_a_table_of_another_shape_is_refused_by_name_and_nothing_is_replaced():
+    model, packed = Model(tied=False), packed_by(METHODS["levels"])
+    model.head = nn.Linear(48, 91)
+    with pytest.raises(InputError, match="the packed weight of head is"):
+        replace_embedding(model, "embed", packed, "head")
+    assert isinstance(model.embed, nn.Embedding)
+    model.embed = nn.Embedding(91, 48)
+    with pytest.raises(InputError, match="the packed weight of embed is"):
+        replace_embedding(model, "embed", packed)
 
 
 @every

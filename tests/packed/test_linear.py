@@ -4,6 +4,9 @@ prepares for its kernel once.
 
 import copy
 import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -93,6 +96,66 @@ def test_the_stand_in_for_the_weight_takes_no_memory():
     weight = PackedLinear(packed_of("levels"), None, torch.float16).weight
     assert (tuple(weight.shape), weight.dtype) == ((12, 40), torch.float16)
     assert weight.untyped_storage().nbytes() == 2
+
+
+def test_the_stand_in_is_nothing_to_compute_with():
+    """NaN is seen; memory that nothing was written to may look like weights."""
+    weight = PackedLinear(packed_of("levels"), None, torch.bfloat16).weight
+    assert bool(weight.isnan().all())
+    assert bool((x_of().bfloat16() @ weight.T).isnan().all())
+
+
+def test_many_threads_prepare_a_weight_once(monkeypatch):
+    """They come at the same time, and wait for the first."""
+    linear, made, count = PackedLinear(packed_of("levels"), None, torch.float32), [], 8
+    together, kernel = threading.Barrier(count), kernel_for("levels", "cpu")
+
+    def slow(packed):
+        time.sleep(0.05)
+        made.append(kernel(packed))
+        return made[-1]
+
+    def call():
+        together.wait()
+        return linear(x_of())
+
+    monkeypatch.setattr("bivlm.packed.module.kernel_for", lambda *_: slow)
+    with ThreadPoolExecutor(count) as pool:
+        found = [one.result() for one in [pool.submit(call) for _ in range(count)]]
+    assert len(made) == 1
+    assert all(torch.equal(y, found[0]) for y in found)
+
+
+def test_a_buffer_that_is_replaced_meanwhile_is_seen(monkeypatch):
+    """A thread prepares the old weight while another puts in a new one."""
+    linear, packed = PackedLinear(packed_of("levels"), None, torch.float32), packed_of("levels")
+    codes = packed.tensors["codes"].flip(0).contiguous()
+    changed = type(packed)(packed.format, packed.shape, {**packed.tensors, "codes": codes}, packed.settings)
+    begun, replaced, kernel = threading.Event(), threading.Event(), kernel_for("levels", "cpu")
+
+    def slow(packed):
+        begun.set()
+        assert replaced.wait(10)
+        return kernel(packed)
+
+    monkeypatch.setattr("bivlm.packed.module.kernel_for", lambda *_: slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(linear, x_of())
+        assert begun.wait(10)
+        linear.codes = codes
+        replaced.set()
+        first.result()
+    expected = nn.functional.linear(x_of(), FORMATS["levels"].decode(changed).dequantize())
+    assert_same(linear(x_of()), expected)
+
+
+def test_a_weight_of_another_shape_is_refused_by_the_modules_name():
+    model = nn.ModuleDict({"proj": nn.Linear(41, 12)})
+    with pytest.raises(
+        InputError, match=r"the packed weight of proj is \(12, 40\), and the model's is \(12, 41\)"
+    ):
+        replace_linear(model, "proj", packed_of("levels"))
+    assert isinstance(model["proj"], nn.Linear)
 
 
 def test_a_weight_is_prepared_once():

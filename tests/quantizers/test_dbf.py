@@ -236,3 +236,14 @@ def test_columns_that_no_token_excites_hardly_count():
     half = torch.diag((torch.arange(60) >= 30).float())
     q = DBF(bits=4.0).quantize(w, LinearStats({"text": half}, {"text": 9}))
     assert loss(w, q, half) < 0.8 * loss(w, DBF(bits=4.0, weighting="none").quantize(w, None), half)
+
+
+def test_a_rank_that_the_format_can_hold():
+    """So few bits that a file would be far smaller than its weight: the least rank takes its place."""
+    method = DBF(bits=1e-6)
+    assert method.rank((64, 256)) == 1
+    for shape in ((16384, 16384), (1 << 20, 1 << 20)):
+        rank = method.rank(shape)
+        assert (
+            1024 * factors_nbytes(shape, rank) >= shape[0] * shape[1] > 1024 * factors_nbytes(shape, rank - 1)
+        )

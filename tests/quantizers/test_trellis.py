@@ -385,3 +385,17 @@ def test_distortions_are_those_of_the_search(window, strips):
             torch.zeros(strips, dtype=torch.int32),
         )
         assert float((w - values).square().mean()) / UNIT**2 == pytest.approx(DISTORTION[window][k], rel=0.04)
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+def test_a_width_that_cannot_be_rotated_is_left_unrotated(feedback, caplog):
+    """1031 is a prime: its rotation would take more memory than the format allows."""
+    w = 0.05 * torch.randn(32, 1031, generator=torch.Generator().manual_seed(0))
+    stats = LinearStats({"text": torch.eye(1031)}, {"text": 1})
+    method = Trellis(feedback=feedback)
+    q = method.quantize(w, stats)
+    assert not q.rotated
+    assert TrellisWeight.decode(q.encode()) == q
+    assert "without rotation: a prime factor is above 1024" in caplog.text
+    assert method.quantize(w[:, :1030], LinearStats({"text": torch.eye(1030)}, {"text": 1})).rotated
+    assert float((q.dequantize() - w).square().mean() / w.square().mean()) < 0.1

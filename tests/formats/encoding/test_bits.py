@@ -189,6 +189,40 @@ def test_a_word_that_no_symbols_make_is_refused(alphabet):
         bits.unpack_symbols(bits.pack_fields(torch.tensor([[alphabet**symbols]]), width), alphabet, symbols)
 
 
+def refusal(call, *arguments):
+    """The message of the ValueError that a call raises; empty if there is none."""
+    try:
+        call(*arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("alphabet", bits.RADIX)
+def test_a_check_refuses_what_unpacking_refuses(alphabet, monkeypatch):
+    """Every byte of a short row with every value, and the same in blocks of one row."""
+    for columns in (1, 3, 7, 11):
+        row = bits.symbols_bytes(columns, alphabet)
+        for place in range(row):
+            streams = torch.zeros(256, row, dtype=torch.uint8)
+            streams[:, place] = torch.arange(256).byte()
+            found = [refusal(bits.check_symbols, stream[None], alphabet, columns) for stream in streams]
+            expected = [refusal(bits.unpack_symbols, stream[None], alphabet, columns) for stream in streams]
+            assert found == expected
+            with monkeypatch.context() as patch:
+                patch.setattr(bits, "_BLOCK", 1)
+                assert bool(refusal(bits.check_symbols, streams, alphabet, columns)) == any(expected)
+
+
+@pytest.mark.parametrize("alphabet", bits.RADIX)
+def test_single_symbols(alphabet):
+    symbols = torch.randint(0, alphabet, (9, 41), generator=torch.Generator().manual_seed(0)).byte()
+    row, column = torch.arange(9).repeat_interleave(41), torch.arange(41).repeat(9)
+    found = bits.symbols_at(bits.pack_symbols(symbols, alphabet), alphabet, row, column)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, symbols.flatten().long())
+
+
 def test_a_symbol_after_the_last_column_is_refused():
     packed = bits.pack_symbols(torch.tensor([[1, 2, 3, 4, 5, 1]], dtype=torch.uint8), 6)
     with pytest.raises(ValueError, match="after the last column"):
