@@ -1,4 +1,4 @@
-"""What is too short, of another dtype or elsewhere is not handed to the library, which trusts its pointers."""
+"""What is too short, of another dtype or elsewhere is not handed to the library: it trusts pointers."""
 
 import pytest
 import torch

@@ -92,7 +92,8 @@ class FactorsWeight(QuantizedWeight):
     def decode(cls, packed: PackedTensor) -> Self:
         """The inverse of `encode`. The scales are shared with `packed`, not copied."""
         cls.check_packed(packed)
-        settings, tensors = packed.settings, packed.tensors
+        settings: dict[str, Any] = dict(packed.settings)
+        tensors = packed.tensors
         return cls(
             bits.unpack_fields(tensors["left_signs"], 1, settings["rank"]).bool(),
             bits.unpack_fields(tensors["right_signs"], 1, packed.shape[1]).bool(),

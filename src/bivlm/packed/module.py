@@ -116,7 +116,7 @@ class PackedModule(nn.Module):
             prepared, buffers = self._prepared, self._buffers.copy()
             sources = tuple(buffers.values())
             if prepared is None or not prepared.serves(device, sources):
-                tensors = {name: buffers[name] for name in self.tensor_names}
+                tensors: dict[str, Any] = {name: buffers[name] for name in self.tensor_names}
                 packed = PackedTensor(self.format, (self.rows, self.columns), tensors, self.settings)
                 prepared = _Prepared(kernel_for(self.format, device)(packed), device, sources)
                 self._prepared = prepared
