@@ -184,6 +184,15 @@ def copy_of(weight):
     }
 
 
+def refusal(call, packed):
+    """The message of the ValueError that a call raises; empty if there is none."""
+    try:
+        call(packed)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def test_the_table_is_complete():
     files = {path.stem for path in Path(bivlm.formats.__file__).parent.glob("*.py")}
     assert files - {"__init__", "base"} == set(FORMATS) == set(EXAMPLES)
@@ -268,6 +277,23 @@ def test_missing_strange_and_misshapen_tensors_are_refused_by_name(weight):
                 decode(dataclasses.replace(packed, tensors=tensors))
     with pytest.raises(ValueError, match="'stranger'"):
         decode(dataclasses.replace(packed, tensors={**packed.tensors, "stranger": torch.zeros(1)}))
+
+
+@cases
+def test_the_check_refuses_what_decode_refuses(weight):
+    """It accepts what `encode` writes, and is of one mind with `decode` about bytes that changed."""
+    packed, refused = weight.encode(), 0
+    type(weight).check_packed(packed)
+    for name, tensor in packed.tensors.items():
+        for place in {0, tensor.nbytes // 2, tensor.nbytes - 2} if tensor.nbytes > 1 else ():
+            raw = tensor.clone().view(-1).view(torch.uint8)
+            raw[place : place + 2] = 255  # NaN, where it is a float16
+            changed = {**packed.tensors, name: raw.view(tensor.dtype).view(tensor.shape)}
+            given = PackedTensor(packed.format, packed.shape, changed, packed.settings)
+            found = [refusal(call, given) for call in (type(weight).check_packed, type(weight).decode)]
+            assert found[0] == found[1], name
+            refused += bool(found[0])
+    assert refused, "no changed byte is refused"
 
 
 @cases
