@@ -6,6 +6,7 @@ python -m reliability.fuzz tensors --count 100000 --seed 0
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import mmap
 import os
@@ -14,6 +15,7 @@ import signal
 import struct
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -77,7 +79,7 @@ def _chunk(fuzzer: Fuzzer, seeds: range, hang_seconds: float, tally: Tally) -> t
     current = mmap.mmap(-1, 8)
     current[:8] = struct.pack("q", seeds.start)
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         os.close(reading)
         _child(fuzzer, seeds, current, writing)
@@ -109,6 +111,13 @@ def _chunk(fuzzer: Fuzzer, seeds: range, hang_seconds: float, tally: Tally) -> t
     return seen, ending
 
 
+def fork() -> int:
+    """os.fork. Python warns of the parent's other threads, of which these children need none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def _read(place: int) -> bytes:
     try:
         return os.read(place, 1 << 16)
@@ -124,6 +133,7 @@ def _child(fuzzer: Fuzzer, seeds: range, current: mmap.mmap, writing: int) -> No
     """Check the seeds, write a line for each, and end the process."""
     ending = 0
     try:
+        faulthandler.disable()  # the parent tells how a child ends
         torch.set_num_threads(1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if not sanitized():

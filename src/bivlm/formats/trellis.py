@@ -45,7 +45,7 @@ HELD = 16
 RUN = 16  # columns that share their K
 LEAD = 2  # zero bytes before the stream of a strip: the first windows reach back into them
 
-_BLOCK = 1 << 20  # weights at a time, when windows are extracted or rows rotated back
+_BLOCK = 1 << 18  # weights at a time, when windows are extracted or rows rotated back
 
 SETTINGS = ["exponent", "fitted", "rotated", "seed", "window"]
 
@@ -125,12 +125,11 @@ class TrellisWeight(QuantizedWeight):
             *(tensor.split(max(1, _BLOCK // self.columns)) for tensor in (index, weight)), strict=True
         ):
             strip = rows // STRIP
-            end = (
-                8 * (size * strip + LEAD)
-                + torch.where(strip < whole, STRIP, last) * before
-                + widths[:, None] * (rows % STRIP + 1)
-            )
-            into.copy_(_values_at(self.codes, end, widths, tables, self.window).T)
+            begin, held = 8 * (size * strip + LEAD), torch.where(strip < whole, STRIP, last)
+            for start in range(0, self.columns, _BLOCK):  # more than once for a single row only
+                columns = slice(start, start + _BLOCK)
+                end = begin + held * before[columns] + widths[columns, None] * (rows % STRIP + 1)
+                into[:, columns] = _values_at(self.codes, end, widths[columns], tables, self.window).T
         return self._turned_back(weight.mul_(row_factors(self.row_scale[index], self.exponent)[:, None]))
 
     def _turned_back(self, weight: Tensor) -> Tensor:

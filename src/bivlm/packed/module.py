@@ -25,20 +25,17 @@ from bivlm.packed.ops import LINEAR, ROWS, new_handle
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A product with what it was made from. Its tensors stay alive in it, so a new tensor cannot be mistaken
-    for one of them.
+    """A product with what it was made from: `sources` are the ids of the buffers. They stay alive in `kept`,
+    so a new tensor cannot be mistaken for one of them.
     """
 
     product: Product
     device: str
-    sources: tuple[Tensor | None, ...]
+    sources: tuple[int, ...]
+    kept: tuple[Tensor | None, ...]
 
-    def serves(self, device: str, sources: tuple[Tensor | None, ...]) -> bool:
-        return (
-            self.device == device
-            and len(self.sources) == len(sources)
-            and all(mine is given for mine, given in zip(self.sources, sources, strict=True))
-        )
+    def serves(self, device: str, sources: tuple[int, ...]) -> bool:
+        return self.device == device and self.sources == sources
 
 
 class PackedModule(nn.Module):
@@ -110,15 +107,16 @@ class PackedModule(nn.Module):
         time wait for one preparation.
         """
         prepared = self._prepared  # read once: another thread may publish a new one at any time
-        if prepared is not None and prepared.serves(device, tuple(self._buffers.values())):
+        if prepared is not None and prepared.serves(device, tuple(map(id, self._buffers.values()))):
             return prepared.product
         with self._preparing:
             prepared, buffers = self._prepared, self._buffers.copy()
-            sources = tuple(buffers.values())
+            sources = tuple(map(id, buffers.values()))
             if prepared is None or not prepared.serves(device, sources):
                 tensors: dict[str, Any] = {name: buffers[name] for name in self.tensor_names}
                 packed = PackedTensor(self.format, (self.rows, self.columns), tensors, self.settings)
-                prepared = _Prepared(kernel_for(self.format, device)(packed), device, sources)
+                product = kernel_for(self.format, device)(packed)
+                prepared = _Prepared(product, device, sources, tuple(buffers.values()))
                 self._prepared = prepared
         return prepared.product
 
