@@ -56,12 +56,16 @@ inline void set_byte_tables(const bivlm_weight& w, int64_t i, const Plan& plan, 
     row.factors[g] = (table[w.alphabet - 1] - table[0]) / kSteps;
   }
   for (int64_t g = 0; g < w.groups; ++g) {
-    const float* table = row.tables + g * plan.table_floats;
-    const float inverse = row.factors[g] > 0 ? 1 / row.factors[g] : 0;
+    float* table = row.tables + g * plan.table_floats;
+    // Where the inverse might overflow, from levels that are 2^64 times as large
+    const bool tiny = row.factors[g] < 0x1p-100f;
+    for (int64_t k = 0; tiny && k < plan.table_floats; ++k) table[k] *= 0x1p64f;
+    const float factor = (table[w.alphabet - 1] - table[0]) / kSteps;
+    const float inverse = factor > 0 ? 1 / factor : 0;
     uint8_t* bytes = row.byte_tables + g * kByteTableBytes;
     for (int64_t k = 0; k < plan.table_floats; k += kTable)
-      Vector::write_table(table + k, row.offsets[g], inverse, bytes + 2 * k,
-                          bytes + 2 * k + kTable);
+      Vector::write_table(table + k, table[0], inverse, bytes + 2 * k, bytes + 2 * k + kTable);
+    for (int64_t k = 0; tiny && k < plan.table_floats; ++k) table[k] *= 0x1p-64f;
   }
 }
 

@@ -75,6 +75,17 @@ def test_int8_activations(weight, instruction_set):
         assert error(product(x, bias, True), x, weight, bias) < INT8
 
 
+@pytest.mark.parametrize("exponent", [-126, -120, -114, -100, 100])
+@pytest.mark.parametrize("alphabet", [2, 4, 6, 16])
+def test_int8_activations_and_levels_of_any_size(alphabet, exponent, instruction_set):
+    """Their steps are in proportion, down to the smallest normal numbers."""
+    weight = dataclasses.replace(
+        levels(9, 70, alphabet=alphabet, symmetric=True, tail=0.05), scale=torch.tensor(2.0**exponent)
+    )
+    product, (x, _) = codes.product(weight.encode()), inputs(weight, 5)
+    assert error(product(x, None, True), x, weight) < INT8
+
+
 @every
 def test_any_number_of_threads_gives_the_same(weight, threads):
     product, found = codes.product(weight.encode()), []

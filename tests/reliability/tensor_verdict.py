@@ -18,7 +18,7 @@ from bivlm.kernels.table import kernel_for
 # Errors of a product relative to ‖x‖ times `_norms`: float32 sums; inputs rounded to eight bits in blocks of
 # 128 (√128 / 254, in two products in sequence twice that); inputs, weights, results rounded to bfloat16
 FLOAT, INT8, BFLOAT16 = 1e-5, 0.1, 2.0**-6
-SMALLEST = 1e-35  # below it, products lose bits
+SMALLEST = 1e-36  # below it, products lose bits
 LARGEST = 1e37  # above it, sums may overflow
 INPUTS = (
     (1, torch.float32, False),
