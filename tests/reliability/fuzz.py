@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import psutil
 import torch
 
 from reliability.folder_verdict import check_folder, describe_folder, prepare_folders
@@ -29,7 +30,7 @@ from reliability.tensor_verdict import Fault, verdict
 
 CHUNK = 2000  # seeds for a child
 MOST_SECONDS, MOST_GROWTH = 5.0, 256 << 20  # of processor time and of resident memory, for one mutant
-ADDRESS_SPACE = 6 << 30  # for a child; the sanitizers reserve far more, and go without this limit
+MORE_ADDRESSES = 2 << 30  # that a child may reserve; the sanitizers reserve far more, without this limit
 HANG_SECONDS = 120.0
 
 
@@ -146,7 +147,8 @@ def _child(fuzzer: Fuzzer, seeds: range, current: mmap.mmap, writing: int) -> No
         torch.set_num_threads(1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if not sanitized():
-            resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+            most = psutil.Process().memory_info().vms + MORE_ADDRESSES
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
         with os.fdopen(writing, "w", buffering=1) as out:
             for seed in seeds:
                 current[:8] = struct.pack("q", seed)

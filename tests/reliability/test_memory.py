@@ -13,7 +13,9 @@ from bivlm.formats import PackedTensor, format_named
 from bivlm.formats.encoding.checks import MOST_WEIGHTS_PER_BYTE
 from bivlm.formats.encoding.rotation import LARGEST_PRIME, can_rotate
 from bivlm.kernels.table import kernel_for
+from reliability.corpus import corpus
 from reliability.fuzz import fork, sanitized
+from reliability.tensor_verdict import verdict
 from weights import factors, levels
 
 PER_BYTE, ALWAYS = 1024, 64 << 20  # bytes that a reader may take for each packed byte, and in any case
@@ -29,6 +31,8 @@ def growth(call):
     child = fork()
     if child == 0:
         torch.set_num_threads(1)
+        for name in ("factors", "levels of 4, tail 0.03", "trellis 70 x 50, window 8, rotated True"):
+            verdict(corpus()[name], seed=1)  # the code itself takes memory, once
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             call()
