@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Literal
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +19,7 @@ PartName = Literal["vision", "projector", "language"]
 PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
 EMBEDDINGS = "embeddings"  # the name of the token embedding and the language head in tables
 
-Modality = Literal["text", "visual"]
+Modality = Literal["text", "visual", "all"]  # "all": both together, where they need not be told apart
 ModalityWeight = (
     Literal["tokens", "balanced"] | float
 )  # how text and visual tokens share a second moment: LinearStats.second_moment says how
@@ -49,6 +47,7 @@ class LinearStats:
 
     `second_moments[modality]` is the mean of x xᵀ over the tokens of that modality, (in, in) float32,
     undamped; `tokens[modality]` counts them. A modality that never reached the linear is absent from both.
+    If every token counts the same, there is one moment of all tokens, "all", in half the memory.
     If the full-precision model ran as well, `residuals[modality]` is the mean of (x̂ - x) xᵀ, (in, in)
     float32; x̂ is the input of the linear in the full-precision model.
     """
@@ -79,10 +78,15 @@ class LinearStats:
 
     def _joined(self, moments: Mapping[Modality, Tensor], weight: ModalityWeight) -> Tensor:
         present = list(moments)
-        if weight == "tokens" or len(present) == 1:
+        if len(present) == 1:
+            return moments[present[0]]
+        if weight == "tokens":
             share = {modality: float(self.tokens[modality]) for modality in present}
         else:
             visual = 0.5 if weight == "balanced" else float(weight)
             share = {"visual": visual, "text": 1.0 - visual}
         total = sum(share[modality] for modality in present)
-        return reduce(torch.add, (moments[modality] * (share[modality] / total) for modality in present))
+        joined = moments[present[0]] * (share[present[0]] / total)
+        for modality in present[1:]:
+            joined.add_(moments[modality], alpha=share[modality] / total)
+        return joined

@@ -30,7 +30,7 @@ def propagated(
     hessian = stats.second_moment(modality_weight)
     if residual is None or not strength or not bool((hessian.diagonal() != 0).any()):
         return weight
-    damped, _ = damped_moment(hessian, DAMPING)
+    damped = damped_moment(hessian, DAMPING)
     correction = torch.linalg.solve(
         damped, residual.double().T
     ).T  # residual · damped⁻¹, as damped is symmetric

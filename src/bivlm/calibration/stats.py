@@ -19,17 +19,23 @@ from bivlm.types import LinearStats, Modality
 class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
-    `visual_only` names the linears whose input is visual tokens alone; for them the mask is ignored. Memory:
-    (in, in) float32 per shared input and modality.
+    `visual_only` names the linears whose input is visual tokens alone; for them the mask is ignored. `joint`
+    sums text and visual tokens together. Memory: (in, in) float32 per shared input and modality.
     """
 
-    def __init__(self, linears: Mapping[str, nn.Linear], visual_only: frozenset[str] = frozenset()) -> None:
-        self.linears = linears
-        self.visual_only = visual_only
+    def __init__(
+        self,
+        linears: Mapping[str, nn.Linear],
+        visual_only: frozenset[str] = frozenset(),
+        *,
+        joint: bool = False,
+    ) -> None:
+        self.linears, self.visual_only, self.joint = linears, visual_only, joint
         self._leader: dict[str, str] = {}
         self._sums: dict[str, dict[Modality, Tensor]] = {}
         self._tokens: dict[str, dict[Modality, int]] = {}
         self._residuals: dict[str, dict[Modality, Tensor]] = {}
+        self._stats: dict[str, LinearStats] = {}  # by leader, once they are asked for
 
     @contextmanager
     def inputs(self) -> Iterator[dict[str, Tensor]]:
@@ -76,11 +82,15 @@ class StatsCollector:
                 handle.remove()
 
     def _add(self, name: str, x: Tensor, visual: Tensor | None, exact: Tensor | None) -> None:
+        if name in self._stats:
+            raise ValueError(f"the statistics of {name} are closed: they have been asked for")
         rows = x.detach().reshape(-1, x.shape[-1]).float()
         away = None if exact is None else exact.reshape(rows.shape).float() - rows
-        chosen: dict[Modality, Tensor | slice] = (
-            {"visual": slice(None)} if visual is None else {"visual": visual, "text": ~visual}
-        )
+        chosen: dict[Modality, Tensor | slice]
+        if self.joint:
+            chosen = {"all": slice(None)}
+        else:
+            chosen = {"visual": slice(None)} if visual is None else {"visual": visual, "text": ~visual}
         tokens = self._tokens.setdefault(name, {})
         for modality, which in chosen.items():
             part = rows[which]
@@ -101,31 +111,32 @@ class StatsCollector:
         return list(groups.values())
 
     def stats(self, name: str) -> LinearStats:
-        """Statistics of the inputs of the linear `name` so far. Raises ValueError if it received none."""
+        """Statistics of the inputs of the linear `name`, after all samples: the sums become means in place.
+        Raises ValueError if it received none.
+        """
         leader = self._leader.get(name)
         if leader is None:
             raise ValueError(f"no calibration sample reached {name}")
-        tokens = self._tokens[leader]
-
-        def means(sums: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-            return {modality: total / tokens[modality] for modality, total in sums.items()}
-
-        residuals = self._residuals.get(leader)
-        return LinearStats(
-            means(self._sums[leader]), dict(tokens), None if residuals is None else means(residuals)
-        )
+        if leader not in self._stats:
+            tokens, residuals = self._tokens[leader], self._residuals.get(leader)
+            with torch.inference_mode():  # the sums were made in it
+                for sums in filter(None, (self._sums[leader], residuals)):
+                    for modality, total in sums.items():
+                        total /= tokens[modality]
+            self._stats[leader] = LinearStats(self._sums[leader], dict(tokens), residuals)
+        return self._stats[leader]
 
 
 def collector_for(
-    model: nn.Module, names: Iterable[str], visual_linears: Collection[str] = ()
+    model: nn.Module, names: Iterable[str], visual_linears: Collection[str] = (), *, joint: bool = False
 ) -> StatsCollector:
     """A collector for the linears `names` of `model`. Those whose name ends in one of `visual_linears`
-    receive visual tokens alone.
+    receive visual tokens alone; `joint` sums both kinds of tokens together.
     """
     linears = {name: model.get_submodule(name) for name in names}
     visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
     watched = {name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}
-    return StatsCollector(watched, frozenset(visual))
+    return StatsCollector(watched, frozenset(visual), joint=joint)
 
 
 def _accumulate(sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor) -> None:

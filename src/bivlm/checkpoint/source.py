@@ -129,9 +129,7 @@ class SourceModel:
 
         With `copy` False they are backed by the file: good for tensors that are only written again.
         """
-        places = {**self.entries, **self.extra}
-        by_key = read_tensors((places[name] for name in names), copy=copy)
-        tensors = {name: self.adapter.merged(name, by_key[places[name].key]) for name in names}
+        places, tensors = {**self.entries, **self.extra}, self._stored(names, copy=copy)
         for name, tensor in tensors.items():
             if not is_finite(tensor):
                 entry = places[name]
@@ -142,13 +140,26 @@ class SourceModel:
                 )
         return tensors
 
+    def _stored(self, names: list[str], *, copy: bool) -> dict[str, Tensor]:
+        places = {**self.entries, **self.extra}
+        by_key = read_tensors((places[name] for name in names), copy=copy)
+        return {name: self.adapter.merged(name, by_key[places[name].key]) for name in names}
+
     def parameter_names(self, module: str) -> list[str]:
         """Names of the stored parameters and buffers at or below a module path."""
         return [name for name in self.entries if name.startswith(f"{module}.")]
 
-    def materialize(self, names: list[str]) -> None:
-        """Give some parameters their weights, in the model's dtype."""
-        for name, tensor in self.read(names).items():
+    def materialize(self, names: list[str], *, copy: bool = True) -> None:
+        """Give some parameters their weights, in the model's dtype. With `copy` False those that are stored
+        in it stay in the file: of an embedding only the rows that are read come into memory.
+        """
+        for name in names:
+            [tensor] = self.read([name], copy=copy).values()
+            if not copy:
+                del (
+                    tensor
+                )  # the check has touched all of it: take a fresh view, of which nothing is in memory
+                [tensor] = self._stored([name], copy=False).values()
             value = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
             set_module_tensor_to_device(self.model, name, "cpu", value=value)
 

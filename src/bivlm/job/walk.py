@@ -93,7 +93,7 @@ class Walk:
         inside = {name for block in self.plan.blocks for name in source.parameter_names(block.path)}
         head = source.family.untied_head(source.model)
         around = [name for name in source.entries if name not in inside and name not in head]
-        source.materialize(around)
+        source.materialize(around, copy=False)
         try:
             yield
         finally:
@@ -153,7 +153,10 @@ class Walk:
             return None
         stack = self.source.family.stacks[block.stack]
         names = [linear.name for linear in block.quantized]
-        collector = collector_for(self.source.model, names, stack.visual_linears)
+        joint = all(
+            linear.quantizer.modality_weight == "tokens" for linear in block.quantized if linear.quantizer
+        )
+        collector = collector_for(self.source.model, names, stack.visual_linears, joint=joint)
         calls = packed.calls(index)
         for number, sample in enumerate(self.samples):
             received = None

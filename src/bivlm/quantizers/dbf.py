@@ -161,7 +161,7 @@ def _damped(hessian: Tensor) -> Tensor:
     no other diagonal.
     """
     relative = hessian / hessian.diagonal().mean().abs()
-    damped, _ = damped_moment(relative, DAMPING)
+    damped = damped_moment(relative, DAMPING)
     damped.diagonal()[(hessian == 0).all(0)] = DAMPING
     return damped.float()
 

@@ -59,6 +59,7 @@ DISTORTION = {
     16: (1.0, 0.28223, 0.07207, 0.01809, 0.00459),
 }
 LARGEST_SCALE = 60000.0
+_ROWS_TURNED = 512  # rows of a second moment that are rotated at a time
 AT_ONCE = (
     1 << 24
 )  # weights that are quantized at a time: the table of a whole vocabulary would take twenty bytes a weight
@@ -106,8 +107,6 @@ class Trellis(Quantizer):
         w, exponent = in_range(weight)
         columns = w.shape[1]
         hessian = moment_of(stats, self.modality_weight) if self.feedback else None
-        if hessian is None:
-            hessian = torch.eye(columns, dtype=torch.float32, device="cpu")
         rotated = self.rotation and can_rotate(columns)
         if self.rotation and not rotated:
             logger.warning(
@@ -116,10 +115,15 @@ class Trellis(Quantizer):
                 LARGEST_PRIME,
             )
         signs = signs_of(self.seed, columns) if rotated else None
-        if signs is not None:
-            hessian = _rotated_moment(hessian, signs)
-        u = inverse_factor(hessian, self.damping)
-        run_bits = self._run_bits(u.diagonal().double() ** -2)
+        if hessian is None:
+            u, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
+        else:
+            # the moment is rotated twice, so that the copy of it can become the factor: a copy of a wide one
+            # takes half a gigabyte
+            u = inverse_factor(_rotated_moment(hessian, signs), self.damping, overwrite=True)
+            cost = u.diagonal().double() ** -2
+            hessian = _rotated_moment(hessian, signs) if self.refit else hessian
+        run_bits = self._run_bits(cost)
         pieces = [
             self._quantize_rows(rows if signs is None else rotate(rows, signs), hessian, u, run_bits)
             for rows in w.split(rows_at_once(columns))
@@ -131,10 +135,10 @@ class Trellis(Quantizer):
         )
 
     def _quantize_rows(
-        self, w: Tensor, hessian: Tensor, u: Tensor, run_bits: Tensor
+        self, w: Tensor, hessian: Tensor | None, u: Tensor | None, run_bits: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Streams (bytes,) and scales (rows,) float16 of some whole strips of the rotated weight, (rows, in).
-        Strips are independent of each other.
+        Strips are independent of each other. Without a second moment nothing is fed back.
         """
         scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
         values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], u, run_bits)
@@ -159,9 +163,9 @@ class Trellis(Quantizer):
             return even_bits(self.bits, len(cost))
         return allocated_bits(cost, self.bits, DISTORTION[self.window])
 
-    def _decide(self, w: Tensor, u: Tensor, run_bits: Tensor) -> tuple[Tensor, Tensor]:
+    def _decide(self, w: Tensor, u: Tensor | None, run_bits: Tensor) -> tuple[Tensor, Tensor]:
         """Values (out, in) float32 and symbols (in, held) uint8 for the weight (out, in) in units of the
-        tables, with feedback through u.
+        tables, with feedback through u if there is one.
         """
         rows, columns = w.shape
         held, tables = sum(strips(rows)), standard_tables(self.window)
@@ -179,7 +183,14 @@ class Trellis(Quantizer):
             )
             return values.T
 
-        return feed_back(w, u, decide, equal_blocks(run_bits, columns, self.block_size)), symbols
+        blocks = equal_blocks(run_bits, columns, self.block_size)
+        if u is not None:
+            return feed_back(w, u, decide, blocks), symbols
+        values = torch.empty_like(w)
+        for block in blocks:
+            nothing_fed_back = torch.eye(block.stop - block.start, dtype=torch.float32, device="cpu")
+            values[:, block] = decide(w[:, block], nothing_fed_back, block.start)
+        return values, symbols
 
 
 def rows_at_once(columns: int) -> int:
@@ -263,15 +274,23 @@ def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]
     return blocks
 
 
-def refitted_scale(w: Tensor, values: Tensor, hessian: Tensor, scale: Tensor) -> Tensor:
-    """The scale (out,) with the smallest error of each row under `hessian`, for values (out, in) of the
-    weight w (out, in); `scale` for rows without one.
+def refitted_scale(w: Tensor, values: Tensor, hessian: Tensor | None, scale: Tensor) -> Tensor:
+    """The scale (out,) with the smallest error of each row under `hessian` (None: the identity), for values
+    (out, in) of the weight w (out, in); `scale` for rows without one.
     """
-    through = values @ hessian
+    through = values if hessian is None else values @ hessian
     best = (w * through).sum(1) / (values * through).sum(1)
     return torch.where(best.isfinite() & (best > 0), best, scale)
 
 
-def _rotated_moment(hessian: Tensor, signs: Tensor) -> Tensor:
-    """R H Rᵀ (in, in)."""
-    return rotate(rotate(hessian, signs).T.contiguous(), signs)
+def _rotated_moment(hessian: Tensor, signs: Tensor | None) -> Tensor:
+    """R H Rᵀ (in, in), a new matrix; R is the identity without signs. Rows and columns are rotated some at a
+    time: their temporaries stay small.
+    """
+    turned = hessian.clone()
+    if signs is not None:
+        for rows in turned.split(_ROWS_TURNED):
+            rows.copy_(rotate(rows, signs))
+        for columns in turned.split(_ROWS_TURNED, dim=1):
+            columns.copy_(rotate(columns.T.contiguous(), signs).T)
+    return turned

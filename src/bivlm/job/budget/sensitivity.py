@@ -100,7 +100,12 @@ def _probe(
     """The sensitivities of one block's groups; the whole model is in memory."""
     stack = source.family.stacks[block.stack]
     quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
-    collector = collector_for(source.model, quantizers, stack.visual_linears)
+    collector = collector_for(
+        source.model,
+        quantizers,
+        stack.visual_linears,
+        joint=all(quantizer.modality_weight == "tokens" for quantizer in quantizers.values()),
+    )
     for sample in inputs:
         visual = sample.visual if stack.part == "language" else None
         with collector.watching(visual), torch.inference_mode():

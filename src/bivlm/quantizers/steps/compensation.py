@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bivlm.quantizers.steps.in_place import BLOCK, factor_lower_, invert_lower_
+
 logger = logging.getLogger(__name__)
 
 MOST_DAMPING = 1.0  # the damping is raised tenfold from the setting up to here before giving up
@@ -23,58 +25,79 @@ QuantizeColumns = Callable[[Tensor, Tensor, int], Tensor]
 ErrorRule = Literal["exact", "diagonal"]
 
 
-def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
-    """Upper U with H⁻¹ = UᵀU, where H is the second moment (in, in) after `damped_moment`. Raises ValueError
-    as `damped_moment` does.
+def inverse_factor(hessian: Tensor, damping: float, *, overwrite: bool = False) -> Tensor:
+    """Upper U (in, in) float32 with H⁻¹ = UᵀU, where H is the damped second moment (in, in) of
+    `damped_moment`. Raises ValueError as `damped_moment` does.
+
+    One float64 matrix is all that it needs besides; `overwrite` puts U into the memory of `hessian`.
     """
-    _, lower = damped_moment(hessian, damping)
-    return (
-        torch.linalg.solve_triangular(
-            lower, torch.eye(len(lower), dtype=lower.dtype, device="cpu"), upper=False
-        )
-        .flip(0, 1)
-        .float()
-    )
+    lower, _ = _damped_factor(hessian, damping)
+    invert_lower_(lower)
+    u = hessian if overwrite else torch.empty_like(hessian)
+    return _reversed_into(u, lower)
 
 
-def damped_moment(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The second moment (in, in) in float64 with `damping` times its mean diagonal added, and its lower
-    Cholesky factor in reversed order.
-
-    That is H = R Rᵀ with R upper, from which U = R⁻¹. Columns that no token excites get a separate diagonal.
+def damped_moment(hessian: Tensor, damping: float) -> Tensor:
+    """The second moment (in, in) in float64 with `damping` times its mean diagonal added, or more if it is
+    not positive definite with it. Columns that no token excites get the mean as their diagonal.
 
     Raises ValueError when `hessian` is not finite, or not positive definite even at the strongest damping; a
     damping above the setting is logged.
+    """
+    _, strength = _damped_factor(hessian, damping)
+    damped = hessian.double().clone()
+    _damp(damped.diagonal(), strength)
+    return damped
+
+
+def _damped_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
+    """The lower Cholesky factor (in, in) float64 of the damped second moment with its rows and columns in
+    reversed order, and the damping that it took. That is H = R Rᵀ with R upper, from which U = R⁻¹.
     """
     if not bool(hessian.isfinite().all()):
         raise ValueError(
             "the second moment of its inputs is not finite; the model overflows on the calibration data"
         )
-    damped = hessian.double().clone()
-    diagonal = damped.diagonal()
-    mean = diagonal.mean()
-    if mean <= 0:
+    if hessian.diagonal().double().mean() <= 0:
         raise ValueError("its inputs are zero on all calibration samples; calibrate on other data")
-    diagonal[diagonal <= 0] = mean
-    strength = max(damping, 1e-8)
+    lower = torch.empty(hessian.shape, dtype=torch.float64, device="cpu")
+    strength = least = max(damping, 1e-8)
     while strength <= MOST_DAMPING:
-        trial = damped.clone()
-        trial.diagonal().add_(strength * mean)
-        lower, failed = torch.linalg.cholesky_ex(trial.flip(0, 1))
-        if not failed:
-            if strength > max(damping, 1e-8):
+        _damp(_reversed_into(lower, hessian).diagonal(), strength)
+        if factor_lower_(lower):
+            if strength > least:
                 logger.warning(
                     "second moment of %d columns was not positive definite at damping %g; used %g",
-                    len(damped),
+                    len(lower),
                     damping,
                     strength,
                 )
-            return trial, lower
+            return lower, strength
         strength *= 10
     raise ValueError(
-        f"the second moment of its {len(damped)} inputs is not positive definite at damping {MOST_DAMPING};"
+        f"the second moment of its {len(hessian)} inputs is not positive definite at damping {MOST_DAMPING};"
         " use more calibration samples"
     )
+
+
+def _damp(diagonal: Tensor, strength: float) -> None:
+    """Add `strength` times the mean to a diagonal (in,), in place; columns without inputs get the mean
+    first.
+    """
+    mean = diagonal.mean()
+    diagonal[diagonal <= 0] = mean
+    diagonal += strength * mean
+
+
+def _reversed_into(target: Tensor, matrix: Tensor) -> Tensor:
+    """`matrix` (n, n) with rows and columns in reversed order, written into `target` a block of rows at a
+    time.
+    """
+    count = len(matrix)
+    for start in range(0, count, BLOCK):
+        end = min(start + BLOCK, count)
+        target[start:end] = matrix[count - end : count - start].flip(0, 1)
+    return target
 
 
 def compensate(
