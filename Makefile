@@ -15,7 +15,7 @@ define native_tests
 	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel 2
 endef
 
-.PHONY: demo test test-native test-slow sanitize fuzz fuzz-sanitize lint docs bench results clean
+.PHONY: demo test test-native test-slow sanitize fuzz fuzz-sanitize soak lint docs bench results clean
 
 demo: $(VENV)/installed
 	$(BIN)/bivlm demo
@@ -33,9 +33,11 @@ sanitize: $(VENV)/installed-dev
 
 # broken inputs, drawn at random: FUZZ_COUNT of each kind from FUZZ_SEED on. Every reader must refuse them, or all agree
 FUZZ_COUNT ?= 100000
+FUZZ_FOLDERS ?= 3000
 FUZZ_SEED ?= 0
 fuzz: $(VENV)/installed-dev
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.fuzz tensors --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.fuzz folders --count $(FUZZ_FOLDERS) --seed $(FUZZ_SEED)
 
 # the same on the library of `make sanitize`, after a proof that the sanitizers see an overrun in it (Linux, GCC)
 fuzz-sanitize: FUZZ_COUNT = 10000
@@ -45,6 +47,15 @@ fuzz-sanitize: sanitize
 	LD_PRELOAD=$$LD_PRELOAD_SANITIZE ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.canary
 	LD_PRELOAD=$$LD_PRELOAD_SANITIZE ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests OMP_NUM_THREADS=1 \
 		$(BIN)/python -m reliability.fuzz tensors --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
+
+# the long proofs of docs/trust.md: jobs killed at every moment and at random, races, and the memory of a model of three
+# billion weights, for which SOAK_FOLDER needs 20 GB
+SOAK_FOLDER ?= $(or $(TMPDIR),/tmp)
+soak: $(VENV)/installed-dev
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.soak moments
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.soak kills --count 200
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.soak races --count 20
+	$(BIN)/python benchmarks/bench_memory.py --large --folder $(SOAK_FOLDER) --json docs/results/memory.json
 
 test-slow: $(VENV)/installed-dev
 	BIVLM_TEST_TORCHVISION=$(VENV)/torchvision $(BIN)/python -m pytest -q -m slow

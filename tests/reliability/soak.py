@@ -31,7 +31,7 @@ from tiny.language import tiny_language_model
 
 QUESTIONS = ("what is red", "is it a cat", "how many", "a dog on a mat")
 # a budget that is measured, error propagation, tuning, packed embeddings
-HEAVY: dict[str, Any] = {"recipe": "trellis-2", "bits": 2.2, "effort": "high", "embeddings": 3}
+HEAVY: dict[str, Any] = {"recipe": "trellis-2", "bits": 2.6, "effort": "high", "embeddings": 3}
 
 
 def jobs(work: Path) -> dict[str, Callable[[], Killed]]:
@@ -57,10 +57,12 @@ def jobs(work: Path) -> dict[str, Callable[[], Killed]]:
     }
 
 
-def moments(work: Path) -> bool:
-    """Kill each job at every moment, and let the same command finish."""
+def moments(work: Path, only: str = "") -> bool:
+    """Kill each job (those with `only` in their name) at every moment, and let the same command finish."""
     good = True
     for name, make in jobs(work).items():
+        if only not in name:
+            continue
         job, moment, failed = make(), 0, 0
         while True:
             moment += 1
@@ -146,12 +148,13 @@ def main() -> None:
     parser.add_argument("what", choices=("moments", "kills", "races"))
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="of the moments: the jobs with this in their name")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bivlm-soak-") as folder:
         work = Path(folder)
         good = {
-            "moments": lambda: moments(work),
+            "moments": lambda: moments(work, asked.only),
             "kills": lambda: kills(work, asked.count, asked.seed),
             "races": lambda: races(work, asked.count),
         }[asked.what]()

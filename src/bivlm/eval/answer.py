@@ -32,6 +32,7 @@ from bivlm.errors import InputError, cut
 from bivlm.families import Family, family_of, tokenizer_of
 from bivlm.types import Sample
 
+MOST_TOKENS = 1 << 31  # beyond every vocabulary
 _turns: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # an RLock for every model that was asked
 _turns_lock = Lock()
 
@@ -163,7 +164,7 @@ def texts(model: Any, processor: Any, answers: Answers) -> list[str]:
 
 def end_tokens(model: Any, processor: Any) -> list[int]:
     """The ids that end an answer: the checkpoint's generation settings name them (chat models have several),
-    else its config, else the tokenizer.
+    else its config, else the tokenizer. Raises InputError if they are no ids.
     """
     named = (
         model.generation_config.eos_token_id,
@@ -171,7 +172,13 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
         tokenizer_of(processor).eos_token_id,
     )
     found = next((ids for ids in named if ids is not None), [])
-    return [found] if isinstance(found, int) else list(found)
+    ids = [found] if isinstance(found, int) else found
+    if not isinstance(ids, list | tuple) or not all(type(one) is int and 0 <= one < MOST_TOKENS for one in ids):
+        raise InputError(
+            f"eos_token_id is {cut(repr(found))} in the model's generation settings, config or tokenizer; needs"
+            " token ids"
+        )
+    return list(ids)
 
 
 def _with_settings(model: Any, config: GenerationConfig) -> Any:
