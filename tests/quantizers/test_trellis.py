@@ -337,7 +337,7 @@ def test_the_refit_is_least_squares_under_the_second_moment():
     values = torch.randint(-60, 61, (9, 24), generator=torch.Generator().manual_seed(2)).float() + 400 * w
     values[4], values[6] = 0.0, -values[6]
     start = torch.full((9,), 0.5)
-    found = refitted_scale(w, values, stats.hessian, start)
+    found = refitted_scale(w, values, values @ stats.hessian, start)
     root = np.linalg.cholesky(stats.hessian.double().numpy()).T
     for row in range(9):
         best = np.linalg.lstsq(

@@ -79,15 +79,15 @@ class Walk:
 
     def _run_blocks(self, blocks: Sequence[BlockPlan]) -> LinearStats | None:
         """Finish some blocks on the samples; returns statistics of the language head's inputs if needed."""
+        for _, stack in groupby(blocks, key=lambda block: block.stack):
+            self._run_stack(tuple(stack))
         with self._surroundings():
-            for _, stack in groupby(blocks, key=lambda block: block.stack):
-                self._run_stack(tuple(stack))
             return self._observe_head()
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:
         """Within this context the modules outside the blocks have their weights, except a head that is not
-        used yet.
+        used yet. The blocks themselves do not need them.
         """
         source = self.source
         inside = {name for block in self.plan.blocks for name in source.parameter_names(block.path)}
@@ -102,8 +102,9 @@ class Walk:
     def _run_stack(self, blocks: Sequence[BlockPlan]) -> None:
         """Finish the blocks of one stack, and keep the outputs that the model reads later."""
         modules = [self.source.model.get_submodule(block.path) for block in blocks]
-        exact = self.entrance.enter(modules, self.finished, exact=True) if self.plan.runs_beside else None
-        packed = self.entrance.enter(modules, self.finished)
+        with self._surroundings():
+            exact = self.entrance.enter(modules, self.finished, exact=True) if self.plan.runs_beside else None
+            packed = self.entrance.enter(modules, self.finished)
         stack = FinishedStack(modules, len(self.samples))
         for index, block in enumerate(blocks):
             self._run_block(block, index, packed, exact)
@@ -132,6 +133,8 @@ class Walk:
                     self.plan.tuning,
                 )
 
+            if not self.plan.tuning:  # each weight is read from the file again when its turn comes
+                self.source.release([f"{linear.name}.weight" for linear in block.quantized])
             stats = None if collector is None else collector.stats
             weights, vectors = self.maker.finish(block, stats, tune if self.plan.tuning else None)
             for name, weight in weights.items():

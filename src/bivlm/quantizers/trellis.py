@@ -24,6 +24,7 @@ from __future__ import annotations
 import heapq
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -32,7 +33,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.encoding.rotation import LARGEST_PRIME, LARGEST_SEED, can_rotate, rotate, signs_of
+from bivlm.formats.encoding.rotation import (
+    LARGEST_PRIME,
+    LARGEST_SEED,
+    can_rotate,
+    rotate,
+    rotate_back,
+    signs_of,
+)
 from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, standard_tables
 from bivlm.formats.trellis import (
     RUN,
@@ -59,10 +67,7 @@ DISTORTION = {
     16: (1.0, 0.28223, 0.07207, 0.01809, 0.00459),
 }
 LARGEST_SCALE = 60000.0
-_ROWS_TURNED = 512  # rows of a second moment that are rotated at a time
-AT_ONCE = (
-    1 << 24
-)  # weights that are quantized at a time: the table of a whole vocabulary would take twenty bytes a weight
+AT_ONCE = 1 << 23  # weights that are quantized at a time: each takes some thirty bytes meanwhile
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -118,15 +123,11 @@ class Trellis(Quantizer):
         if hessian is None:
             u, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
         else:
-            # the moment is rotated twice, so that the copy of it can become the factor: a copy of a wide one
-            # takes half a gigabyte
-            u = inverse_factor(_rotated_moment(hessian, signs), self.damping, overwrite=True)
+            u = inverse_factor(hessian, self.damping, None if signs is None else partial(rotate, signs=signs))
             cost = u.diagonal().double() ** -2
-            hessian = _rotated_moment(hessian, signs) if self.refit else hessian
         run_bits = self._run_bits(cost)
         pieces = [
-            self._quantize_rows(rows if signs is None else rotate(rows, signs), hessian, u, run_bits)
-            for rows in w.split(rows_at_once(columns))
+            self._quantize_rows(rows, signs, hessian, u, run_bits) for rows in w.split(rows_at_once(columns))
         ]
         codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         table = torch.zeros(0, 0, dtype=torch.int8, device="cpu")
@@ -135,15 +136,21 @@ class Trellis(Quantizer):
         )
 
     def _quantize_rows(
-        self, w: Tensor, hessian: Tensor | None, u: Tensor | None, run_bits: Tensor
+        self,
+        w: Tensor,
+        signs: Tensor | None,
+        hessian: Tensor | None,
+        u: Tensor | None,
+        run_bits: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Streams (bytes,) and scales (rows,) float16 of some whole strips of the rotated weight, (rows, in).
-        Strips are independent of each other. Without a second moment nothing is fed back.
+        """Streams (bytes,) and scales (rows,) float16 of some whole strips of the weight, (rows, in), rotated
+        if there are signs. Strips are independent of each other. Without a second moment nothing is fed back.
         """
+        w = w if signs is None else rotate(w, signs)
         scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
         values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], u, run_bits)
         if self.refit:
-            scale = refitted_scale(w, values, hessian, scale)
+            scale = refitted_scale(w, values, _through(values, hessian, signs), scale)
         return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
 
     def with_bits(self, bits: float) -> Trellis:
@@ -274,23 +281,19 @@ def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]
     return blocks
 
 
-def refitted_scale(w: Tensor, values: Tensor, hessian: Tensor | None, scale: Tensor) -> Tensor:
-    """The scale (out,) with the smallest error of each row under `hessian` (None: the identity), for values
-    (out, in) of the weight w (out, in); `scale` for rows without one.
+def refitted_scale(w: Tensor, values: Tensor, through: Tensor, scale: Tensor) -> Tensor:
+    """The scale (out,) with the smallest error of each row under a second moment H, for values (out, in) of
+    the weight w (out, in); `through` (out, in) is values · H; `scale` for rows without one.
     """
-    through = values if hessian is None else values @ hessian
     best = (w * through).sum(1) / (values * through).sum(1)
     return torch.where(best.isfinite() & (best > 0), best, scale)
 
 
-def _rotated_moment(hessian: Tensor, signs: Tensor | None) -> Tensor:
-    """R H Rᵀ (in, in), a new matrix; R is the identity without signs. Rows and columns are rotated some at a
-    time: their temporaries stay small.
+def _through(values: Tensor, hessian: Tensor | None, signs: Tensor | None) -> Tensor:
+    """values · R H Rᵀ (out, in), for H (None: the identity) of the inputs before the rotation R of `signs`.
+
+    The values are rotated back and forth, not H: a rotated copy of a wide one takes half a gigabyte.
     """
-    turned = hessian.clone()
-    if signs is not None:
-        for rows in turned.split(_ROWS_TURNED):
-            rows.copy_(rotate(rows, signs))
-        for columns in turned.split(_ROWS_TURNED, dim=1):
-            columns.copy_(rotate(columns.T.contiguous(), signs).T)
-    return turned
+    if hessian is None:
+        return values
+    return values @ hessian if signs is None else rotate(rotate_back(values, signs) @ hessian, signs)

@@ -15,7 +15,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bivlm.quantizers.steps.in_place import BLOCK, factor_lower_, invert_lower_
+from bivlm.quantizers.steps.in_place import (
+    Turned,
+    factor_lower_,
+    invert_lower_,
+    reverse_,
+    rounded_,
+    turn_,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +32,16 @@ QuantizeColumns = Callable[[Tensor, Tensor, int], Tensor]
 ErrorRule = Literal["exact", "diagonal"]
 
 
-def inverse_factor(hessian: Tensor, damping: float, *, overwrite: bool = False) -> Tensor:
+def inverse_factor(hessian: Tensor, damping: float, turned: Turned | None = None) -> Tensor:
     """Upper U (in, in) float32 with H⁻¹ = UᵀU, where H is the damped second moment (in, in) of
-    `damped_moment`. Raises ValueError as `damped_moment` does.
+    `damped_moment`; with `turned`, of R `hessian` Rᵀ. Raises ValueError as `damped_moment` does.
 
-    One float64 matrix is all that it needs besides; `overwrite` puts U into the memory of `hessian`.
+    It takes one float64 matrix besides `hessian`, and U stays in the memory of that.
     """
-    lower, _ = _damped_factor(hessian, damping)
+    lower, _ = _damped_factor(hessian, damping, turned)
     invert_lower_(lower)
-    u = hessian if overwrite else torch.empty_like(hessian)
-    return _reversed_into(u, lower)
+    reverse_(lower)
+    return rounded_(lower)
 
 
 def damped_moment(hessian: Tensor, damping: float) -> Tensor:
@@ -50,7 +57,7 @@ def damped_moment(hessian: Tensor, damping: float) -> Tensor:
     return damped
 
 
-def _damped_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
+def _damped_factor(hessian: Tensor, damping: float, turned: Turned | None = None) -> tuple[Tensor, float]:
     """The lower Cholesky factor (in, in) float64 of the damped second moment with its rows and columns in
     reversed order, and the damping that it took. That is H = R Rᵀ with R upper, from which U = R⁻¹.
     """
@@ -63,7 +70,11 @@ def _damped_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     lower = torch.empty(hessian.shape, dtype=torch.float64, device="cpu")
     strength = least = max(damping, 1e-8)
     while strength <= MOST_DAMPING:
-        _damp(_reversed_into(lower, hessian).diagonal(), strength)
+        lower.copy_(hessian)
+        if turned is not None:
+            turn_(lower, turned)
+        reverse_(lower)
+        _damp(lower.diagonal(), strength)
         if factor_lower_(lower):
             if strength > least:
                 logger.warning(
@@ -87,17 +98,6 @@ def _damp(diagonal: Tensor, strength: float) -> None:
     mean = diagonal.mean()
     diagonal[diagonal <= 0] = mean
     diagonal += strength * mean
-
-
-def _reversed_into(target: Tensor, matrix: Tensor) -> Tensor:
-    """`matrix` (n, n) with rows and columns in reversed order, written into `target` a block of rows at a
-    time.
-    """
-    count = len(matrix)
-    for start in range(0, count, BLOCK):
-        end = min(start + BLOCK, count)
-        target[start:end] = matrix[count - end : count - start].flip(0, 1)
-    return target
 
 
 def compensate(
