@@ -38,8 +38,12 @@ def check_folder(seed: int) -> str:
 
 
 def prepare_folders() -> None:
-    """Make the folder that is changed, and the logits that it gives."""
-    _quiet()
+    """Make the folder that is changed, and the logits that it gives. The libraries say nothing from now
+    on.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.CRITICAL)
     _expected()
 
 
@@ -50,11 +54,12 @@ def describe_folder(seed: int) -> str:
 
 
 def verdict(folder: Path, made: FolderMutant) -> str:
-    prepare_folders()
     expected = _expected()
     try:
-        _verified(folder)
-        found = _logits(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the libraries say about broken folders
+            _verified(folder)
+            found = _logits(folder)
     except InputError:
         return "refused"
     except Exception as error:
@@ -93,12 +98,3 @@ def _logits(folder: Path) -> torch.Tensor:
 @cache
 def _expected() -> torch.Tensor:
     return _logits(original())
-
-
-@cache
-def _quiet() -> None:
-    """What the libraries say about broken folders is not for the fuzzer's output."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
