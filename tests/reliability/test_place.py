@@ -155,6 +155,20 @@ class TestFinished:
         quantize(source, out, overwrite=True, **RTN)
         assert content(out) == content(originals[1])
 
+    @pytest.mark.parametrize("left", [(), ("model-00001-of-00004.json",), ("job.json.writing",)])
+    def test_what_the_last_step_left_is_no_unfinished_work(self, left, source, out, originals):
+        """The process died while it deleted its own folder: OUT holds a model."""
+        (out / JOB_FOLDER).mkdir()
+        for name in left:
+            (out / JOB_FOLDER / name).write_text("")
+        before = content(originals[2])
+        with pytest.raises(InputError, match="is not empty"):
+            quantize(source, out, **RTN)
+        told = Told()
+        quantize(source, out, events=told, **OTHER)
+        assert "nothing to do" in told.lines[-1]
+        assert content(out) == before
+
     def test_another_recipe(self, source, out):
         with pytest.raises(InputError, match="is not empty"):
             quantize(source, out, **RTN)

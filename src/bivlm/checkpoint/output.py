@@ -27,7 +27,7 @@ from torch import Tensor
 from bivlm.checkpoint.companions import CARD, companions
 from bivlm.checkpoint.durable import sync_folder, write_text
 from bivlm.checkpoint.modules import FORMAT_VERSION
-from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock, packed_config
+from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock, has_more_than_shards, packed_config
 from bivlm.checkpoint.seal import Seal, module_checksum, text_checksum
 from bivlm.checkpoint.shards import (
     INDEX_NAME,
@@ -120,6 +120,8 @@ class OutputFolder:
         if not self._may_work_in(self.out):
             if self._holds_result():
                 self.is_finished = True
+                if self.folder.is_dir():  # what a process left that died in its very last step
+                    shutil.rmtree(self.folder)
                 return
             if not self.overwrite:
                 raise InputError(
@@ -147,12 +149,14 @@ class OutputFolder:
         if begun is not None:
             return begun == self.fingerprint
         records = [_json_or_none(path) for path in job.glob("model-*.json")]
-        return all(record is None or record.get("job") == self._job for record in records)
+        jobs = {record.get("job") for record in records if record is not None}
+        # without records the shards are nobody's, and a model is a finished one
+        return jobs == {self._job} or (not jobs and not has_more_than_shards(folder))
 
     def _holds_result(self) -> bool:
         """Whether OUT is the complete and undamaged result of this job."""
         config = packed_config(self.out)
-        if config is None or self.folder.exists():
+        if config is None:
             return False
         quantization = config["quantization_config"]
         origin = quantization.get("source")

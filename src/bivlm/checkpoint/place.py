@@ -178,6 +178,11 @@ def foreign_files(folder: Path) -> list[str]:
     )
 
 
+def has_more_than_shards(folder: Path) -> bool:
+    """Whether a folder holds anything besides shards and a job's own folder."""
+    return not all(_is_shard(path.name.removesuffix(WRITING)) for path in _files(folder))
+
+
 def _files(folder: Path) -> list[Path]:
     """Every file below a folder, links as themselves, without the job's own folder."""
     found: list[Path] = []
