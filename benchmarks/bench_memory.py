@@ -174,10 +174,11 @@ def measure_load(row: dict, out: Path) -> dict:
     return {**row, "recipe": f"load {row['recipe']}", "peak_resident_bytes": peak, "seconds": seconds}
 
 
-def measure_large(work: Path, blocks: int) -> list[dict]:
-    """The large shape without data and with, and loading what was made."""
+def measure_large(work: Path, blocks: int, recipes: list[str]) -> list[dict]:
+    """The large shape with some recipes, and loading what was made."""
     name, rows = f"random, Qwen2.5-VL-3B shape, {min(blocks, 36)} blocks", []
-    for recipe, program in LARGE_RECIPES.items():
+    for recipe in recipes:
+        program = LARGE_RECIPES[recipe]
         out = work / f"large-{recipe}"
         rows.append(measure(name, work / "large", out, recipe, program))
         rows.append(measure_load(rows[-1], out))
@@ -193,6 +194,7 @@ def main(
             help="blocks of each stack of the large model: memory does not depend on them, time does"
         ),
     ] = 36,
+    recipes: Annotated[str, typer.Option(help="which of these, for the large model")] = ",".join(LARGE_RECIPES),
     folder: Annotated[
         Path | None, typer.Option(help="where the large model goes (17 GB); left out: the temporary folder")
     ] = None,
@@ -212,7 +214,7 @@ def main(
         if large:
             (work / "large").mkdir()
             write_large(work / "large", blocks)
-            rows += measure_large(work, blocks)
+            rows += measure_large(work, blocks, recipes.split(","))
     table = Table(title="peak resident memory of quantizing", caption=describe())
     for column in ("model", "recipe", "source", "packed", "true bits", "peak memory", "seconds", "weights/s"):
         table.add_column(column, justify="left" if column in ("model", "recipe") else "right")
