@@ -194,7 +194,9 @@ def main(
             help="blocks of each stack of the large model: memory does not depend on them, time does"
         ),
     ] = 36,
-    recipes: Annotated[str, typer.Option(help="which of these, for the large model")] = ",".join(LARGE_RECIPES),
+    recipes: Annotated[str, typer.Option(help="which of these, for the large model")] = ",".join(
+        LARGE_RECIPES
+    ),
     folder: Annotated[
         Path | None, typer.Option(help="where the large model goes (17 GB); left out: the temporary folder")
     ] = None,

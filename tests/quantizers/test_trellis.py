@@ -392,8 +392,7 @@ def test_a_width_that_cannot_be_rotated_is_left_unrotated(feedback, caplog):
     """1031 is a prime: its rotation would take more memory than the format allows."""
     w = 0.05 * torch.randn(32, 1031, generator=torch.Generator().manual_seed(0))
     stats = LinearStats({"text": torch.eye(1031)}, {"text": 1})
-    method = Trellis(feedback=feedback)
-    q = method.quantize(w, stats)
+    q = (method := Trellis(feedback=feedback)).quantize(w, stats)
     assert not q.rotated
     assert TrellisWeight.decode(q.encode()) == q
     assert "without rotation: a prime factor is above 1024" in caplog.text

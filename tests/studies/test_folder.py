@@ -51,7 +51,7 @@ def test_a_run_that_cannot_be_stored_says_what_to_do(
         raise OSError(number, os.strerror(number))
 
     with RunFolder(tmp_path / "out") as folder:
-        monkeypatch.setattr(study_folder, "write_atomically", fail)
+        monkeypatch.setattr(study_folder, "write_text", fail)
         with pytest.raises(InputError) as caught:
             folder.write_run("one", {"fingerprint": {}})
     assert f"one.json cannot be written ({os.strerror(number)}); make room" in str(caught.value)

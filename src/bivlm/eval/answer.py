@@ -173,10 +173,12 @@ def end_tokens(model: Any, processor: Any) -> list[int]:
     )
     found = next((ids for ids in named if ids is not None), [])
     ids = [found] if isinstance(found, int) else found
-    if not isinstance(ids, list | tuple) or not all(type(one) is int and 0 <= one < MOST_TOKENS for one in ids):
+    if not isinstance(ids, list | tuple) or not all(
+        type(one) is int and 0 <= one < MOST_TOKENS for one in ids
+    ):
         raise InputError(
-            f"eos_token_id is {cut(repr(found))} in the model's generation settings, config or tokenizer; needs"
-            " token ids"
+            f"eos_token_id is {cut(repr(found))} in the model's generation settings, config or tokenizer;"
+            " needs token ids"
         )
     return list(ids)
 
