@@ -92,7 +92,8 @@ def test_no_quantization(whole):
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_hidden_layers": 10**9}, {"max_position_embeddings": 2**40}, {"num_hidden_layers": 10**30}]
+    "change",
+    [{"num_hidden_layers": 10**9}, {"max_position_embeddings": 2**40}, {"num_hidden_layers": 10**30}],
 )
 def test_a_config_that_asks_for_more_than_the_files_hold(change):
     config = transformers.LlamaConfig(**{"num_hidden_layers": 2})

@@ -5,14 +5,22 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+import bivlm
+from bivlm.calibration.inputs import calibration_inputs
+from bivlm.checkpoint.source import SourceModel
 from bivlm.contracts.quantizer import stats_of, weight_of
+from bivlm.eval.answer import inference
 from bivlm.formats import format_named
 from bivlm.formats.encoding import rotation, trellis_code
+from bivlm.job.request import make_request
+from bivlm.job.run import prepare, run
 from bivlm.kernels.table import kernel_for
 from bivlm.native import library as native
 from bivlm.quantizers import ARB, AWQ, DBF, GPTQ, PBLLM, RTN, BiLLM, BiVLM, Sign, Trellis
 from bivlm.quantizers.steps.viterbi import search_columns, search_reference
 from reliability.corpus import corpus
+from reliability.jobs import content
+from tiny import tiny_checkpoint, tiny_samples
 
 DEFAULTS = {
     "bfloat16": (torch.bfloat16, None),
@@ -136,6 +144,29 @@ def test_computed_tables(defaults):
     for one, other in zip(found, tables(), strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_whole_job(dtype, tmp_path):
+    """Packed, loaded, asked and pruned: as in a server that sets its own default while it loads a model.
+
+    The inputs are made before: transformers' processors follow the default by themselves.
+    """
+    source = tiny_checkpoint("llava", tmp_path / "source", torch.bfloat16)
+    request = make_request("trellis-2:embeddings=4,propagation=0.25")
+    samples = calibration_inputs(SourceModel(source), tiny_samples(4))
+
+    def made(out):
+        run(prepare(source, request), out, samples)
+        model, _ = bivlm.load(out, pruning="attention:layer=1,keep=0.5")
+        with inference(model):
+            return content(out), model(**samples[0].tensors).logits
+
+    files, logits = made(tmp_path / "here")
+    with torch_defaults(dtype, None):
+        found, theirs = made(tmp_path / "there")
+    assert found == files
+    assert torch.equal(theirs, logits)
 
 
 @pytest.mark.skipif(native.library() is None, reason="the native library is not in use")

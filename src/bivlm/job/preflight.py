@@ -144,8 +144,10 @@ def _stored_bytes(source: SourceModel, linear: WeightPlan) -> int:
 
 def _seconds_per_weight(quantizer: Quantizer) -> float:
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(PROBE_SHAPE, generator=generator)
-    stats = LinearStats({"text": torch.eye(PROBE_SHAPE[1])}, {"text": 4 * PROBE_SHAPE[1]})
+    weight = torch.randn(PROBE_SHAPE, generator=generator, dtype=torch.float32)
+    stats = LinearStats(
+        {"text": torch.eye(PROBE_SHAPE[1], dtype=torch.float32)}, {"text": 4 * PROBE_SHAPE[1]}
+    )
     quantizer.quantize(weight[:64], stats)  # the first call loads libraries
     started = time.perf_counter()
     quantizer.quantize(weight, stats)

@@ -111,7 +111,9 @@ def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | Non
     """
     difference = FORMATS[packed.format].decode(packed).dequantize().sub_(weight)
     hessian = None if stats is None else stats.hessian
-    sums = torch.zeros(4)  # energy of the error and of the original: weight, layer output
+    sums = torch.zeros(
+        4, dtype=torch.float32
+    )  # energy of the error and of the original: weight, layer output
     for d, w in zip(difference.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), strict=True):
         w = w.float()
         sums[:2] += torch.stack([d.square().sum(), w.square().sum()])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bivlm.pruning.apply import prune
 from bivlm.pruning.dropping.kept import Kept
 from bivlm.pruning.dropping.tower import Tower, _cut_arguments, _lengths_left, token_means
+from bivlm.types import Sample
 from tiny import tiny_model, tiny_processor, tiny_samples
 
 
@@ -102,7 +103,7 @@ def test_lots_in_the_tower_depend_on_the_pictures_alone(kind):
         (one.image, other.question),
         (other.image.resize(one.image.size), one.question),
     ):
-        sample = SimpleNamespace(image=image, question=question)
+        sample = Sample(image, question)
         with torch.inference_mode():
             model(**family.inputs(processor, [sample], [image], model.config))
     first, asked_otherwise, another = (decision.chosen[0].tolist() for decision in heard)

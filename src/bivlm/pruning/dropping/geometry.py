@@ -15,11 +15,11 @@ def token_places(shapes: Sequence[tuple[int, int]]) -> Tensor:
     """
     parts = [
         torch.cartesian_prod(
-            torch.tensor([float(image)]), torch.arange(rows).float(), torch.arange(columns).float()
+            torch.tensor([image]).float(), torch.arange(rows).float(), torch.arange(columns).float()
         )
         for image, (rows, columns) in enumerate(shapes)
     ]
-    return torch.cat(parts) if parts else torch.zeros(0, 3)
+    return torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.float32)
 
 
 def shape_of(count: int) -> tuple[int, int]:

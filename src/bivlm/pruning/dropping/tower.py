@@ -208,7 +208,7 @@ def token_means(values: Tensor, tokens: Tensor) -> Tensor:
     place = torch.where(tokens < 0, count, tokens)
     sums = values.new_zeros(len(tokens), count + 1, values.shape[-1], dtype=torch.float32)
     sums.scatter_add_(1, place[..., None].expand_as(values), values.float())
-    sizes = torch.zeros(len(tokens), count + 1, device=values.device).scatter_add_(
+    sizes = torch.zeros(len(tokens), count + 1, dtype=torch.float32, device=values.device).scatter_add_(
         1, place, torch.ones_like(place, dtype=torch.float32)
     )
     return (sums / sizes.clamp_min(1.0)[..., None])[:, :count]
