@@ -41,12 +41,15 @@ fuzz: $(VENV)/installed-dev
 
 # the same on the library of `make sanitize`, after a proof that the sanitizers see an overrun in it (Linux, GCC)
 fuzz-sanitize: FUZZ_COUNT = 10000
+fuzz-sanitize: FUZZ_FOLDERS = 300
 fuzz-sanitize: export LD_PRELOAD_SANITIZE = $(shell $(CXX) -print-file-name=libasan.so):$(shell $(CXX) -print-file-name=libubsan.so)
 fuzz-sanitize: export BIVLM_LIBRARY = $(abspath build/sanitize/libbivlm_kernels.so)
 fuzz-sanitize: sanitize
 	LD_PRELOAD=$$LD_PRELOAD_SANITIZE ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability.canary
 	LD_PRELOAD=$$LD_PRELOAD_SANITIZE ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests OMP_NUM_THREADS=1 \
 		$(BIN)/python -m reliability.fuzz tensors --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
+	LD_PRELOAD=$$LD_PRELOAD_SANITIZE ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests OMP_NUM_THREADS=1 \
+		$(BIN)/python -m reliability.fuzz folders --count $(FUZZ_FOLDERS) --seed $(FUZZ_SEED)
 
 # the long proofs of docs/trust.md: jobs killed at every moment and at random, races, and the memory of a model of three
 # billion weights, for which SOAK_FOLDER needs 20 GB
