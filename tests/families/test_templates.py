@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,3 +142,16 @@ def test_a_server_that_embeds_python_is_not_started_for_it(monkeypatch: pytest.M
         processor = tiny_processor("llava")
         assert apply_chat_template(processor, MESSAGE) == theirs(processor, MESSAGE)
         templates._PROCESS.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the environment is read from /proc")
+def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    process = templates._start()
+    try:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+    finally:
+        process.kill()
+        process.communicate()
+    assert b"secret" not in environment
+    assert b"PATH=" in environment

@@ -167,6 +167,10 @@ class _Process:
         return f"its process ended with status {status}"
 
 
+# what the process gets of this one's environment: enough to start Python, and no tokens or passwords
+ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TZ")
+
+
 def _start() -> subprocess.Popen[bytes]:
     path = [str(Path(str(module.__file__)).parents[1]) for module in (jinja2, markupsafe)]
     settings = {"path": path, "seconds": SECONDS, "memory": MEMORY_BYTES, "characters": CHARACTERS}
@@ -178,6 +182,7 @@ def _start() -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             start_new_session=True,  # Ctrl-C is for the command, not for this process
         )
     except OSError as error:
