@@ -174,6 +174,17 @@ def measure_load(row: dict, out: Path) -> dict:
     return {**row, "recipe": f"load {row['recipe']}", "peak_resident_bytes": peak, "seconds": seconds}
 
 
+def measure_small(work: Path) -> list[dict]:
+    """The embedded model, and a tiny member of each family; without data no processor is needed."""
+    from tiny import KINDS, tiny_model
+
+    rows = [measure("embedded model", embedded_model(), work / "embedded", "bivlm-paper")]
+    for kind in KINDS:
+        tiny_model(kind, torch.bfloat16).save_pretrained(work / kind)
+        rows.append(measure(f"tiny {kind}", work / kind, work / f"{kind}-packed", "bivlm-paper"))
+    return rows
+
+
 def measure_large(work: Path, blocks: int, recipes: list[str]) -> list[dict]:
     """The large shape with some recipes, and loading what was made."""
     name, rows = f"random, Qwen2.5-VL-3B shape, {min(blocks, 36)} blocks", []
@@ -188,6 +199,7 @@ def measure_large(work: Path, blocks: int, recipes: list[str]) -> list[dict]:
 
 def main(
     large: Annotated[bool, typer.Option("--large", help="measure the 3-billion shape as well")] = False,
+    small: Annotated[bool, typer.Option(help="measure the small models as well")] = True,
     blocks: Annotated[
         int,
         typer.Option(
@@ -203,16 +215,9 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="write the results here")] = None,
 ) -> None:
     """Measure and print one table."""
-    from tiny import KINDS, tiny_model
-
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         work = Path(temporary)
-        rows = [measure("embedded model", embedded_model(), work / "embedded", "bivlm-paper")]
-        for kind in KINDS:
-            tiny_model(kind, torch.bfloat16).save_pretrained(
-                work / kind
-            )  # without data no processor is needed
-            rows.append(measure(f"tiny {kind}", work / kind, work / f"{kind}-packed", "bivlm-paper"))
+        rows = measure_small(work) if small else []
         if large:
             (work / "large").mkdir()
             write_large(work / "large", blocks)

@@ -21,6 +21,7 @@ from bivlm.events import Events
 from bivlm.formats import PackedTensor
 from bivlm.job.plan import Plan, UnitPlan
 from bivlm.job.weight import WeightReport, packed_errors, quantize_weight, weight_of
+from bivlm.machine import return_free_memory
 from bivlm.types import LinearStats
 
 Packed = Mapping[str, PackedTensor]
@@ -133,6 +134,7 @@ class UnitMaker:
         reports: dict[str, WeightReport] = {}
         known = {linear.name: self._stats(linear.quantizer, linear.name, stats) for linear in unit.quantized}
         for linear in unit.quantized:
+            return_free_memory()
             packed[linear.name], reports[linear.name] = quantize_weight(
                 self.source, linear, known[linear.name], self.plan.propagation
             )
