@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.modules import read_modules
+from bivlm.checkpoint.modules import is_packed, read_modules
 from bivlm.checkpoint.seal import read_seal
 from bivlm.checkpoint.shards import read_entries, read_json
 from bivlm.checkpoint.verify import verify_files
@@ -101,9 +101,8 @@ def check_model_folder(folder: Path, family: Family | None = None) -> Family:
     if not isinstance(model_type, str):
         raise InputError(f"{folder / 'config.json'} names no model_type; is this a transformers model?")
     found = family_of(model_type, family)
-    quantization = config.get("quantization_config")
-    if isinstance(quantization, Mapping) and quantization.get("quant_method") == "bivlm":
-        read_modules(quantization)
+    if is_packed(config):
+        read_modules(config["quantization_config"])
     check_no_adapter(folder)
     shards = weight_files(folder)
     with folder_blamed(folder):

@@ -51,8 +51,14 @@ class TestFormat1:
             verify_folder(folder)
 
     def test_it_can_be_overwritten(self, tmp_path):
+        """But not with a file in it that bivlm did not write; it has no list of them, so the names tell."""
         folder = shutil.copytree(GOLDEN / "format_1", tmp_path / "old")
         source = tiny_checkpoint("llava", tmp_path / "source", torch.bfloat16)
+        for name in ("notes.md", "todo.txt", "results.json", "thesis"):
+            (folder / name).write_text("mine")
+            with pytest.raises(InputError, match=f"{name} .*did not write"):
+                quantize(source, folder, recipe="rtn-2", overwrite=True)
+            (folder / name).unlink()
         quantize(source, folder, recipe="rtn-2", overwrite=True)
         assert verify_folder(folder).format_version == 2
 

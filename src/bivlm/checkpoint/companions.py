@@ -2,8 +2,8 @@
 tokenizer, templates, generation settings, licence, documents.
 
 Not copied: weights in any form, code, what is hidden, links to places outside the model, folders with weights
-or code in them. They are named, so that nobody misses them later. `auto_map`, which asks transformers to run
-code from the folder, is taken out of the copies.
+or code in them. Except for weights and what is hidden they are named, so that nobody misses them later.
+`auto_map`, which asks transformers to run code from the folder, is taken out of the copies.
 """
 
 from __future__ import annotations

@@ -15,10 +15,9 @@ from typing import Any
 
 from bivlm.errors import InputError
 
-_REPEATS = re.compile(r"(num|n)_(\w+_)?(layers?|experts|blocks|stages)|depths?")  # how often a module is made
-_TABLES = re.compile(
-    r"position|image_size|patch|window|context"
-)  # sizes of tables that are computed, not stored
+# how often a module is made, and the sizes of tables that are computed and not stored
+_REPEATS = re.compile(r"(num|n)_(\w+_)?(layers?|experts|blocks|stages)|depths?")
+_TABLES = re.compile(r"position|image_size|patch|window|context")
 MOST_POSITIONS = 1 << 24
 _NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "bad alloc")
 
@@ -97,6 +96,6 @@ def memory_explained(what: str) -> Iterator[None]:
         ) from error
 
 
-def is_lack_of_memory(error: Exception) -> bool:
+def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory could not be had, in Python's way or in torch's."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)

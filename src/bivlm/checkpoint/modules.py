@@ -24,6 +24,12 @@ _TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
 
+def is_packed(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a folder that bivlm packed."""
+    quantization = config.get("quantization_config")
+    return isinstance(quantization, Mapping) and quantization.get("quant_method") == "bivlm"
+
+
 @dataclass(frozen=True)
 class ModuleSpec:
     """A packed module as `config.json` describes it.

@@ -17,20 +17,26 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from bivlm.checkpoint.durable import WRITING, sync_folder
+from bivlm.checkpoint.modules import is_packed
 from bivlm.checkpoint.seal import read_seal
 from bivlm.checkpoint.shards import INDEX_NAME, read_json
 from bivlm.errors import InputError
 
 JOB_FOLDER = ".bivlm-job"
 REPORT_NAME = "bivlm_report.json"
-_OURS = {"config.json", INDEX_NAME, REPORT_NAME, "README.md", "README.original.md", JOB_FOLDER}
-# what bivlm copies from a source, in a folder of format 1, which has no list of its files
-_COPIED = {".json", ".jinja", ".model", ".txt", ".md", ".tiktoken", ""}
+_OURS = {"config.json", INDEX_NAME, REPORT_NAME, "README.md", "README.original.md"}
+# what bivlm copied from a source into a folder of format 1, which has no list of its files: these names, for
+# anything else may be the user's
+_COPIED = (
+    *("tokenizer*.json", "*processor*.json", "generation_config.json", "chat_template.*"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "LICENSE*"),
+)
 
 
 class Place:
@@ -107,9 +113,8 @@ class PlaceLock:
 
     def acquire(self) -> None:
         """Take the lock now. A lock file that its last holder deleted meanwhile does not count."""
-        self._out.parent.mkdir(
-            parents=True, exist_ok=True
-        )  # before its name is chosen: all must choose the same
+        # before the lock's name is chosen: all processes must choose the same
+        self._out.parent.mkdir(parents=True, exist_ok=True)
         beside = self._out.with_name(f".{self._out.name}.bivlm-lock")
         path = beside if os.access(self._out.parent, os.W_OK) else self._inside / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,9 +164,7 @@ def packed_config(folder: Path) -> dict | None:
         config = read_json(folder / "config.json")
     except InputError:
         return None
-    quantization = config.get("quantization_config")
-    packed = isinstance(quantization, dict) and quantization.get("quant_method") == "bivlm"
-    return config if packed else None
+    return config if is_packed(config) else None
 
 
 def foreign_files(folder: Path) -> list[str]:
@@ -198,7 +201,7 @@ def _is_ours(name: str, listed: Collection[str] | None) -> bool:
         return True
     if listed is not None:
         return name in listed or name.removesuffix(WRITING) in listed
-    return "/" not in name and Path(name).suffix in _COPIED
+    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in _COPIED)
 
 
 def _is_shard(name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bivlm.checkpoint.durable import sync_folder, write_text
 from bivlm.checkpoint.guards import check_files
-from bivlm.checkpoint.modules import ModuleSpec, read_modules
+from bivlm.checkpoint.modules import ModuleSpec, is_packed, read_modules
 from bivlm.checkpoint.seal import READ_BY_LOADERS, Seal, file_checksum, module_checksum, read_seal
 from bivlm.checkpoint.shards import (
     INDEX_NAME,
@@ -47,10 +47,10 @@ class Verified:
 def verify_folder(folder: Path) -> Verified:
     """Check everything that a packed folder promises. Raises InputError that names the first fault."""
     check_files(folder)
-    quantization = read_json(folder / "config.json").get("quantization_config")
-    if not isinstance(quantization, Mapping) or quantization.get("quant_method") != "bivlm":
+    config = read_json(folder / "config.json")
+    if not is_packed(config):
         raise InputError(f"{folder} is not packed by bivlm; only packed folders have checksums to verify")
-    modules, shards = read_modules(quantization), weight_files(folder)
+    modules, shards = read_modules(config["quantization_config"]), weight_files(folder)
     seal, entries = read_seal(folder), read_entries(shards)
     verify_files(folder, seal)
     verify_shards(shards)

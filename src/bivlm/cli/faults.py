@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from bivlm.checkpoint.guards import is_lack_of_memory
 from bivlm.cli.shared import json_printed
 from bivlm.errors import InputError, cut, printable
 
@@ -40,8 +41,7 @@ ADVICE = {
     errno.EAGAIN: "allow more processes (ulimit -u)",
     errno.EIO: "the disk may be damaged",
 }
-# how libraries say, in exceptions of their own, that memory or the disk is full
-NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "bad alloc")
+# how libraries say, in exceptions of their own, that the disk is full
 NO_ROOM = ("no space left on device", "os error 28", "disk quota exceeded", "os error 122")
 
 
@@ -109,9 +109,7 @@ def explained(error: BaseException) -> tuple[int, str]:
     everything = " ".join(map(str, causes)).lower()
     if isinstance(error, InputError):
         return MISTAKE, printable(str(error))
-    if any(isinstance(cause, MemoryError) for cause in causes) or any(
-        words in everything for words in NO_MEMORY
-    ):
+    if any(map(is_lack_of_memory, causes)):
         return MISTAKE, "there is not enough memory; free some, allow more (ulimit -v), or ask less at a time"
     if any(words in everything for words in NO_ROOM):
         return MISTAKE, f"the disk is full{_named(error)}; {ADVICE[errno.ENOSPC]}"
