@@ -21,7 +21,7 @@ EMBEDDINGS = "embeddings"  # the name of the token embedding and the language he
 
 Modality = Literal["text", "visual", "all"]  # "all": both together, where they need not be told apart
 ModalityWeight = (
-    Literal["tokens", "balanced"] | float
+    Literal["tokens", "balanced", "gradient"] | float
 )  # how text and visual tokens share a second moment: LinearStats.second_moment says how
 
 
@@ -50,11 +50,17 @@ class LinearStats:
     If every token counts the same, there is one moment of all tokens, "all", in half the memory.
     If the full-precision model ran as well, `residuals[modality]` is the mean of (x̂ - x) xᵀ, (in, in)
     float32; x̂ is the input of the linear in the full-precision model.
+
+    If gradients were measured (calibration/gradients.py): `visual_share` is the visual tokens' share of the
+    squared gradients of the linear's outputs, 0…1; `fisher` (out, in) float32 is the squared gradient of
+    every weight, summed over the samples, for quantizers that ask for it (`needs_fisher`).
     """
 
     second_moments: Mapping[Modality, Tensor]
-    tokens: Mapping[Modality, int]
+    tokens: Mapping[Modality, float]
     residuals: Mapping[Modality, Tensor] | None = None
+    visual_share: float | None = None
+    fisher: Tensor | None = None
 
     @property
     def hessian(self) -> Tensor:
@@ -66,7 +72,8 @@ class LinearStats:
 
         "tokens": every token counts once, so the many visual ones dominate; "balanced": every modality
         that is present counts the same; a number in 0…1: the visual tokens together have this weight, the
-        text tokens the rest. If one modality is absent, the other is used alone.
+        text tokens the rest; "gradient": this weight is `visual_share`. If one modality is absent, the other
+        is used alone. Raises ValueError for "gradient" without a `visual_share`.
         """
         return self._joined(self.second_moments, weight)
 
@@ -83,10 +90,19 @@ class LinearStats:
         if weight == "tokens":
             share = {modality: float(self.tokens[modality]) for modality in present}
         else:
-            visual = 0.5 if weight == "balanced" else float(weight)
+            visual = self._visual_weight(weight)
             share = {"visual": visual, "text": 1.0 - visual}
         total = sum(share[modality] for modality in present)
         joined = moments[present[0]] * (share[present[0]] / total)
         for modality in present[1:]:
             joined.add_(moments[modality], alpha=share[modality] / total)
         return joined
+
+    def _visual_weight(self, weight: Literal["balanced", "gradient"] | float) -> float:
+        if weight == "balanced":
+            return 0.5
+        if weight != "gradient":
+            return float(weight)
+        if self.visual_share is None:
+            raise ValueError("the visual tokens' share of the gradients was not measured")
+        return self.visual_share

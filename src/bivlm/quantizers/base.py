@@ -31,16 +31,27 @@ class Quantizer(ABC):
     wrong value fails at construction.
 
     name             what recipes and tables call the method
+    needs_fisher     whether `quantize` looks at `stats.fisher`, the squared gradients of every weight
     modality_weight  how text and visual tokens share the statistics; a field if the method has the setting
+    gradient_power   a token counts in the statistics by this power of its squared output gradient; 0: every
+                     token alike; a field if the method has the setting
     """
 
     name: ClassVar[str]
+    needs_fisher: ClassVar[bool] = False
     modality_weight: ModalityWeight = "tokens"
+    gradient_power: float = 0.0
 
     @property
     @abstractmethod
     def needs_data(self) -> bool:
         """Whether `quantize` looks at `stats`; when no linear needs data, calibration is skipped."""
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the statistics that `quantize` looks at need a backward pass through the model."""
+        weighed = self.modality_weight == "gradient" or self.gradient_power > 0
+        return self.needs_data and (weighed or self.needs_fisher)
 
     @abstractmethod
     def quantize(self, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
