@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bivlm.calibration.capture import BlockCall
-from bivlm.calibration.tuning import HELD_OUT, scaled_rows, token_loss, tune_block
+from bivlm.calibration.scaled import scaled_rows
+from bivlm.calibration.tuning import HELD_OUT, token_loss, tune_block
 from bivlm.formats import FORMATS
 from bivlm.quantizers import RTN, Trellis
 from weights import factors

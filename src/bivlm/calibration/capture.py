@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 HIDDEN = "hidden_states"
@@ -66,12 +65,11 @@ def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Block
     return kwargs[HIDDEN], BlockCall((), rest, by_keyword=True)
 
 
-@torch.inference_mode()
+Finished = Sequence[tuple[Sequence[nn.Module], Mapping[int, Tensor]]]
+
+
 def capture(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    blocks: Sequence[nn.Module],
-    finished: Sequence[tuple[Sequence[nn.Module], Mapping[int, Tensor]]] = (),
+    model: nn.Module, inputs: Mapping[str, Tensor], blocks: Sequence[nn.Module], finished: Finished = ()
 ) -> Captured:
     """Run `model` on one sample up to the last of `blocks` and record their inputs.
 
@@ -99,16 +97,7 @@ def capture(
 
         return forward
 
-    def play(index: int, outputs: Mapping[int, Tensor]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Tensor:
-            return outputs[index] if index in outputs else _split(args, kwargs)[0]
-
-        return forward
-
-    with ExitStack() as patches:
-        for stack, outputs in finished:
-            for index, block in enumerate(stack):
-                patches.enter_context(_patched(block, play(index, outputs)))
+    with _playing(finished) as patches:
         for index, block in enumerate(blocks):
             patches.enter_context(_patched(block, record(index)))
         try:
@@ -119,3 +108,26 @@ def capture(
         f"the model never reached {type(blocks[0]).__name__}: no image in the sample, or its family's stack"
         " is declared wrongly"
     )
+
+
+def replay(model: nn.Module, inputs: Mapping[str, Tensor], finished: Finished, keep: int) -> Tensor:
+    """The logits (keep, vocabulary) of one sample's last `keep` positions, with all stacks finished."""
+    with _playing(finished):
+        return model(**inputs, use_cache=False, logits_to_keep=keep).logits[0]
+
+
+@contextmanager
+def _playing(finished: Finished) -> Iterator[ExitStack]:
+    """Within this context the blocks of finished stacks return their recorded outputs."""
+
+    def play(index: int, outputs: Mapping[int, Tensor]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            return outputs[index] if index in outputs else _split(args, kwargs)[0]
+
+        return forward
+
+    with ExitStack() as patches:
+        for stack, outputs in finished:
+            for index, block in enumerate(stack):
+                patches.enter_context(_patched(block, play(index, outputs)))
+        yield patches

@@ -1,4 +1,11 @@
-"""Calibration samples as inputs of the model: whole prompts, one by one, never truncated."""
+"""Calibration samples as inputs of the model: whole prompts with their answers, one by one, never truncated.
+
+    question ─► prompt ─┬─► input of the model; its targets are the answer's tokens and the end of the answer
+    answer ─────────────┘
+
+An answer that the data does not give is the full-precision model's own, by greedy decoding (`answered`); it
+is needed only where the answers matter: for gradients and for tuning the whole model.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +13,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.data.images import open_images
+from bivlm.events import SILENT, Events
 from bivlm.families import load_processor
+from bivlm.families.answers import answer_tokens, end_tokens
 from bivlm.types import Sample
+
+ANSWERING = "own answers"  # what the progress of `answered` is called
+MOST_TOKENS = 32  # of an own answer
 
 
 @dataclass(frozen=True)
 class CalibrationInput:
-    """One sample as input of the model: its input tensors (batch of one) and the mask (t,) of the visual
-    tokens in its prompt.
+    """One sample as input of the model: its input tensors (batch of one), the mask (t,) of the visual tokens
+    in it, and the mask (t,) of its targets: the tokens whose prediction by the model counts. None is every
+    text token but the first: a text that is no question.
     """
 
     tensors: Mapping[str, Tensor]
     visual: Tensor
+    target_mask: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """The mask (t,) of the tokens whose prediction counts; the first token is never one."""
+        mask = ~self.visual if self.target_mask is None else self.target_mask.clone()
+        mask[0] = False
+        return mask
+
+    @property
+    def labels(self) -> Tensor:
+        """The ids of the targets, (targets,) int64."""
+        return self.tensors["input_ids"][0, self.targets]
 
 
 def calibration_inputs(
@@ -41,12 +68,68 @@ def calibration_inputs(
 
 
 def calibration_input(source: SourceModel, processor: Any, sample: Sample) -> CalibrationInput:
-    """One sample, floating-point tensors in the model's dtype."""
-    tensors = source.family.inputs(
-        processor, [sample], open_images([sample], source.family.reads_images), source.config
-    )
+    """One sample with its first answer, if it has one; floating-point tensors in the model's dtype."""
+    family = source.family
+    tensors = family.inputs(processor, [sample], open_images([sample], family.reads_images), source.config)
+    visual = family.visual_mask(source.config, tensors["input_ids"])[0]
     cast = {
         name: tensor.to(source.dtype) if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
-    return CalibrationInput(cast, source.family.visual_mask(source.config, tensors["input_ids"])[0])
+    prompt = CalibrationInput(cast, visual, torch.zeros_like(visual))
+    if not sample.answers or not sample.answers[0].strip():
+        return prompt
+    return with_answer(source, prompt, answer_tokens(family, source.model, processor, sample))
+
+
+def with_answer(source: SourceModel, prompt: CalibrationInput, answer: Sequence[int]) -> CalibrationInput:
+    """A prompt with the tokens of an answer after it, which are its targets."""
+    ids = torch.tensor([list(answer)], dtype=torch.int64, device="cpu")
+    grown = source.family.extend(prompt.tensors, ids, torch.ones_like(ids))
+    old, new = torch.zeros_like(prompt.visual), torch.zeros_like(ids[0], dtype=torch.bool)
+    return CalibrationInput(grown, torch.cat([prompt.visual, new]), torch.cat([old, ~new]))
+
+
+def answered(
+    source: SourceModel, inputs: Sequence[CalibrationInput], events: Events = SILENT
+) -> list[CalibrationInput]:
+    """The inputs, each with targets: where the data gave no answer, the answer is the full-precision model's
+    own, by greedy decoding, MOST_TOKENS at most. An empty one is the end of the answer alone.
+
+    This needs the whole model in memory, unless every input has targets.
+    """
+    if all(bool(sample.targets.any()) for sample in inputs):
+        return list(inputs)
+    names = list(source.entries)
+    processor = load_processor(source.folder, source.family.reads_images)
+    ends = end_tokens(source.model, processor)
+    source.materialize(names)
+    source.model.tie_weights()
+    try:
+        found = []
+        for number, sample in enumerate(inputs):
+            own = (
+                sample
+                if bool(sample.targets.any())
+                else with_answer(source, sample, _greedy(source, sample, ends))
+            )
+            found.append(own)
+            events.progress(ANSWERING, number + 1, len(inputs))
+    finally:
+        source.release(names)
+        source.model.tie_weights()
+    return found
+
+
+@torch.no_grad()
+def _greedy(source: SourceModel, prompt: CalibrationInput, ends: Sequence[int]) -> list[int]:
+    """The likeliest token after the prompt, and so on, until an answer ends; never an image's place."""
+    forbidden = source.family.image_token_id(source.config)
+    answer: list[int] = []
+    while len(answer) < MOST_TOKENS and not (answer and answer[-1] in ends):
+        grown = with_answer(source, prompt, answer).tensors if answer else prompt.tensors
+        logits = source.model(**grown, use_cache=False, logits_to_keep=1).logits[0, -1]
+        if forbidden is not None:
+            logits[forbidden] = -torch.inf
+        answer.append(int(logits.argmax()))
+    return answer

@@ -2,25 +2,50 @@
 
 Linears that receive the very same tensor (q, k and v; gate and up) share one second moment. They are found by
 the tensor's identity while the block runs. If the full-precision model runs as well, the residual between the
-inputs of both models is accumulated too.
+inputs of both models is accumulated too. If tokens are weighed by their gradients (gradients.py), every
+linear has a second moment of its own, since its weights are its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.gradients import Gradients
 from bivlm.types import LinearStats, Modality
+
+TINY = 1e-30  # the total weight of tokens that no gradient reaches
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How gradients weigh the tokens of some linears: `powers` has the power of the squared gradients, by the
+    name of the linear (0: all tokens count alike); `visual` are the masks (t,) of all samples.
+    """
+
+    gradients: Gradients
+    powers: Mapping[str, float]
+    visual: Sequence[Tensor]
+
+    def weighs(self, name: str) -> bool:
+        return self.powers.get(name, 0.0) > 0
+
+    def weights(self, name: str, number: int, tokens: int) -> Tensor:
+        """The weight of every token of sample `number`, (t,); ones if no gradient is above zero."""
+        found = self.gradients.weights(name, number, self.powers[name])
+        return torch.ones(tokens, dtype=torch.float32, device="cpu") if found is None else found
 
 
 class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
     `visual_only` names the linears whose input is visual tokens alone; for them the mask is ignored. `joint`
-    sums text and visual tokens together. Memory: (in, in) float32 per shared input and modality.
+    sums text and visual tokens together. `weighing` weighs the tokens by gradients. Memory: (in, in) float32
+    per shared input and modality; per linear and modality where tokens are weighed.
     """
 
     def __init__(
@@ -29,11 +54,12 @@ class StatsCollector:
         visual_only: frozenset[str] = frozenset(),
         *,
         joint: bool = False,
+        weighing: Weighing | None = None,
     ) -> None:
-        self.linears, self.visual_only, self.joint = linears, visual_only, joint
+        self.linears, self.visual_only, self.joint, self.weighing = linears, visual_only, joint, weighing
         self._leader: dict[str, str] = {}
         self._sums: dict[str, dict[Modality, Tensor]] = {}
-        self._tokens: dict[str, dict[Modality, int]] = {}
+        self._tokens: dict[str, dict[Modality, float]] = {}
         self._residuals: dict[str, dict[Modality, Tensor]] = {}
         self._stats: dict[str, LinearStats] = {}  # by leader, once they are asked for
 
@@ -53,8 +79,10 @@ class StatsCollector:
                 handle.remove()
 
     @contextmanager
-    def watching(self, visual: Tensor | None, exact: Mapping[str, Tensor] | None = None) -> Iterator[None]:
-        """While one sample runs: `visual` (t,) marks its visual tokens; None means that all are visual
+    def watching(
+        self, visual: Tensor | None, exact: Mapping[str, Tensor] | None = None, number: int = 0
+    ) -> Iterator[None]:
+        """While sample `number` runs: `visual` (t,) marks its visual tokens; None means that all are visual
         (vision tower, projector).
 
         `exact` has the linears' inputs (`inputs`) for the same sample in the full-precision model.
@@ -63,12 +91,14 @@ class StatsCollector:
 
         def observe(name: str, x: Tensor) -> None:
             leader, _ = seen.setdefault(id(x), (name, x))
-            if self._leader.setdefault(name, leader) == name:
+            first = self._leader.setdefault(name, leader) == name
+            if first or self._own(name):
                 self._add(
                     name,
                     x,
                     None if name in self.visual_only else visual,
                     None if exact is None else exact[name],
+                    number,
                 )
 
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -81,11 +111,18 @@ class StatsCollector:
             for handle in handles:
                 handle.remove()
 
-    def _add(self, name: str, x: Tensor, visual: Tensor | None, exact: Tensor | None) -> None:
+    def _own(self, name: str) -> bool:
+        """Whether a linear has a second moment of its own."""
+        return self.weighing is not None and self.weighing.weighs(name)
+
+    def _add(self, name: str, x: Tensor, visual: Tensor | None, exact: Tensor | None, number: int) -> None:
         if name in self._stats:
             raise ValueError(f"the statistics of {name} are closed: they have been asked for")
         rows = x.detach().reshape(-1, x.shape[-1]).float()
         away = None if exact is None else exact.reshape(rows.shape).float() - rows
+        weights = None
+        if self.weighing is not None and self.weighing.weighs(name):
+            weights = self.weighing.weights(name, number, len(rows))
         chosen: dict[Modality, Tensor | slice]
         if self.joint:
             chosen = {"all": slice(None)}
@@ -96,10 +133,12 @@ class StatsCollector:
             part = rows[which]
             if len(part) == 0:
                 continue
-            _accumulate(self._sums.setdefault(name, {}), modality, part, part)
+            weighed = part if weights is None else part * weights[which, None]
+            _accumulate(self._sums.setdefault(name, {}), modality, part, weighed)
             if away is not None:
-                _accumulate(self._residuals.setdefault(name, {}), modality, away[which], part)
-            tokens[modality] = tokens.get(modality, 0) + len(part)
+                _accumulate(self._residuals.setdefault(name, {}), modality, away[which], weighed)
+            count = len(part) if weights is None else float(weights[which].double().sum())
+            tokens[modality] = tokens.get(modality, 0) + count
 
     def groups(self) -> list[list[str]]:
         """The linears that received an input, grouped by the tensor that they receive, in the order in which
@@ -114,29 +153,39 @@ class StatsCollector:
         """Statistics of the inputs of the linear `name`, after all samples: the sums become means in place.
         Raises ValueError if it received none.
         """
-        leader = self._leader.get(name)
-        if leader is None:
+        leader = name if self._own(name) else self._leader.get(name)
+        if leader is None or leader not in self._sums:
             raise ValueError(f"no calibration sample reached {name}")
         if leader not in self._stats:
             tokens, residuals = self._tokens[leader], self._residuals.get(leader)
             with torch.inference_mode():  # the sums were made in it
                 for sums in filter(None, (self._sums[leader], residuals)):
                     for modality, total in sums.items():
-                        total /= tokens[modality]
+                        total /= max(tokens[modality], TINY)
             self._stats[leader] = LinearStats(self._sums[leader], dict(tokens), residuals)
-        return self._stats[leader]
+        found = self._stats[leader]
+        if self.weighing is None:
+            return found
+        gradients = self.weighing.gradients
+        share = None if name in self.visual_only else gradients.visual_share(name, self.weighing.visual)
+        return replace(found, visual_share=share, fisher=gradients.fisher.get(name))
 
 
 def collector_for(
-    model: nn.Module, names: Iterable[str], visual_linears: Collection[str] = (), *, joint: bool = False
+    model: nn.Module,
+    names: Iterable[str],
+    visual_linears: Collection[str] = (),
+    *,
+    joint: bool = False,
+    weighing: Weighing | None = None,
 ) -> StatsCollector:
     """A collector for the linears `names` of `model`. Those whose name ends in one of `visual_linears`
-    receive visual tokens alone; `joint` sums both kinds of tokens together.
+    receive visual tokens alone; `joint` sums both kinds of tokens together; `weighing` weighs the tokens.
     """
     linears = {name: model.get_submodule(name) for name in names}
     visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
     watched = {name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}
-    return StatsCollector(watched, frozenset(visual), joint=joint)
+    return StatsCollector(watched, frozenset(visual), joint=joint, weighing=weighing)
 
 
 def _accumulate(sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor) -> None:

@@ -72,7 +72,8 @@ class Entrance:
     ) -> Captured:
         """The inputs of `blocks` for one sample, while the finished stacks replay their outputs."""
         played = [(stack.blocks, (stack.exact if exact else stack.packed)[number]) for stack in finished]
-        return capture(self.model, self.samples[number].tensors, blocks, played)
+        with torch.inference_mode():
+            return capture(self.model, self.samples[number].tensors, blocks, played)
 
     def enter(
         self, blocks: Sequence[nn.Module], finished: Sequence[FinishedStack], *, exact: bool = False

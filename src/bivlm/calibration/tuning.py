@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from bivlm.calibration.capture import BlockCall
-from bivlm.formats import FORMATS, PackedTensor
+from bivlm.calibration.scaled import SHIFT, ScaledLinear, rescaled, rounded_shift
+from bivlm.formats import PackedTensor
 
 logger = logging.getLogger("bivlm.calibration")
 
 RATE = 2e-3  # of Adam, relative to the size of the parameter
 HELD_OUT = 4  # every fourth sample judges
-ROW_SCALE = "row_scale"  # the tensor of a packed linear that is fitted, if its format has one
-SHIFT = "shift"  # the name of its parameter during tuning
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,6 @@ class Tuned:
     vectors: Mapping[str, Tensor]
     before: float
     after: float
-
-
-class _ScaledLinear(nn.Module):
-    """A packed linear whose rows can still be scaled: y = (x Wᵀ) ⊙ (1 + shift) + bias."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone().float())
-        self.shift = nn.Parameter(torch.zeros(len(weight), dtype=torch.float32, device="cpu"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.linear(x, self.weight) * (1 + self.shift)
-        return y if self.bias is None else y + self.bias
 
 
 def tune_block(
@@ -134,8 +119,7 @@ def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor
     for name, tensor in packed.items():
         linear = block.get_submodule(_below(name, path))
         assert isinstance(linear, nn.Linear), name
-        scaled = _ScaledLinear(FORMATS[tensor.format].decode(tensor).dequantize(), linear.bias)
-        scaled.shift.requires_grad_(ROW_SCALE in tensor.tensors)
+        scaled = ScaledLinear(tensor, linear.bias, torch.float32)
         if name == path:
             return scaled
         work.set_submodule(_below(name, path), scaled)
@@ -189,28 +173,17 @@ def _rounded(
     """A vector, or the shift of a row scale, rounded to its stored precision."""
     if not _is_shift(name):
         return value.to(stored[name]).float()
-    scale = packed[_joined(path, name.rpartition(".")[0])].tensors[ROW_SCALE]
-    new = scaled_rows(scale, value)
-    return torch.where(scale != 0, new.float() / scale.float() - 1, 0.0)
-
-
-def scaled_rows(scale: Tensor, shift: Tensor) -> Tensor:
-    """Row scales (out,) float16 times 1 + shift, finite."""
-    return (scale.float() * (1 + shift)).clamp(-60000.0, 60000.0).half()
+    return rounded_shift(packed[_joined(path, name.rpartition(".")[0])], value)
 
 
 def _rescaled(
     packed: Mapping[str, PackedTensor], path: str, found: Mapping[str, Tensor]
 ) -> dict[str, PackedTensor]:
-    result = {}
-    for name, tensor in packed.items():
-        if ROW_SCALE in tensor.tensors:
-            shift = found[_joined(_below(name, path), SHIFT)]
-            tensor = replace(
-                tensor, tensors={**tensor.tensors, ROW_SCALE: scaled_rows(tensor.tensors[ROW_SCALE], shift)}
-            )
-        result[name] = tensor
-    return result
+    def own(name: str, tensor: PackedTensor) -> PackedTensor:
+        shift = found.get(_joined(_below(name, path), SHIFT))
+        return tensor if shift is None else rescaled(tensor, shift)
+
+    return {name: own(name, tensor) for name, tensor in packed.items()}
 
 
 def _vectors(

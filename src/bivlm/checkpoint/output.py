@@ -3,6 +3,7 @@ becomes a model only with its last file.
 
     OUT/.bivlm-job/job.json                 identifies this job; another job may not continue it
     OUT/.bivlm-job/<shard>.json             the contents of a shard; written after the shard is complete
+    OUT/.bivlm-job/tuned/                   shards and records that will replace others, all together
     OUT/model-00003-of-00012.safetensors    one unit each (or a piece of the tensors outside the units)
     OUT/…                                   at the end: the index, the source's other files, the report, and
                                             last of all config.json
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ REST_SHARD_BYTES = 1 << 30
 
 # fields of the source's config.json that do not hold for the packed folder: code to run, the source's weights
 NOT_IN_CONFIG = ("auto_map", "transformers_weights")
+
+TUNED_MARK = "tuned.mark"  # in the job's folder: `replace_units` is done
 
 Report = Mapping[str, Mapping[str, Any]]
 
@@ -94,6 +97,7 @@ class OutputFolder:
         self.out, self.is_finished = self.place.out, False
         self._lock = PlaceLock(self.place, self.folder)
         self._done: dict[str, bool] = {}
+        self._staging: Path | None = None  # where `replace_units` writes meanwhile
 
     @property
     def folder(self) -> Path:
@@ -137,6 +141,7 @@ class OutputFolder:
                 shutil.rmtree(self.out)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "job.json", to_json(self.fingerprint))
+        self._take_tuned()
 
     def _may_work_in(self, folder: Path) -> bool:
         """Whether a folder is free, or holds the unfinished work of this job and of no other."""
@@ -197,10 +202,11 @@ class OutputFolder:
         return [shard for shard in shards if shard]
 
     def shard_path(self, name: str) -> Path:
-        return self.out / f"model-{self.names.index(name) + 1:05d}-of-{len(self.names):05d}.safetensors"
+        file = f"model-{self.names.index(name) + 1:05d}-of-{len(self.names):05d}.safetensors"
+        return (self._staging or self.out) / file
 
     def _record_path(self, name: str) -> Path:
-        return self.folder / f"{self.shard_path(name).stem}.json"
+        return (self._staging or self.folder) / f"{self.shard_path(name).stem}.json"
 
     def is_done(self, path: str) -> bool:
         """Whether the shard of a unit (by its path) is complete on the disk: its tensors have the checksums
@@ -247,9 +253,7 @@ class OutputFolder:
         """
         replaced = {f"{linear}.weight" for linear in packed} | set(vectors)
         tensors = self._stored([name for name in self.source.parameter_names(path) if name not in replaced])
-        for name, vector in vectors.items():
-            entry = self.source.entries[name]
-            tensors[entry.key] = vector.to(entry.dtype).contiguous()
+        tensors |= self._values(vectors)
         linears: dict[str, Any] = {}
         for linear, weight in packed.items():
             base = self.source.entries[f"{linear}.weight"].key.removesuffix("weight")
@@ -265,6 +269,61 @@ class OutputFolder:
                 },
             }
         self._write(path, tensors, linears, report, {name: self.source.entries[name].key for name in vectors})
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether `replace_units` has been done. A tuned unit that is damaged cannot be made again alone:
+        then no unit counts as done.
+        """
+        if not (self.folder / TUNED_MARK).exists():
+            return False
+        if all(self.is_done(name) for name in self.names):
+            return True
+        self.events.say("a tuned shard is damaged: all shards are made again")
+        for name in self.names:
+            self._record_path(name).unlink(missing_ok=True)
+        (self.folder / TUNED_MARK).unlink()
+        self._done.clear()
+        return False
+
+    def replace_units(self, units: Iterable[Any], outside: Mapping[str, Tensor]) -> None:
+        """Put other units (MadeUnit) in the place of written ones, all of them or none: they are written next
+        to them first. `outside` has new values of parameters that belong to no unit.
+        """
+        self._staging = self.folder / "tuned"
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir()
+        try:
+            for unit in units:
+                self.write_unit(unit.path, unit.packed, unit.report, unit.vectors)
+            for number, names in enumerate(self.rest):
+                if not outside.keys().isdisjoint(names):
+                    tensors = self._stored(names) | self._values(
+                        {name: value for name, value in outside.items() if name in names}
+                    )
+                    self._write(f"rest.{number}", tensors, {}, {})
+            write_text(self._staging / TUNED_MARK, "")
+        finally:
+            self._staging = None
+        self._take_tuned()
+
+    def _take_tuned(self) -> None:
+        """Move what `replace_units` has written completely into its place; what is incomplete is deleted."""
+        staging = self.folder / "tuned"
+        if (staging / TUNED_MARK).exists():
+            for shard in sorted(staging.glob("*.safetensors")):
+                shard.replace(self.out / shard.name)
+            for record in sorted(staging.glob("model-*.json")):
+                record.replace(self.folder / record.name)
+            sync_folder(self.out)
+            write_text(self.folder / TUNED_MARK, "")
+            self._done.clear()
+        shutil.rmtree(staging, ignore_errors=True)
+
+    def _values(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters with new values, by their key in the shards, in their stored dtype."""
+        entries = {name: self.source.entries[name] for name in vectors}
+        return {entry.key: vectors[name].to(entry.dtype).contiguous() for name, entry in entries.items()}
 
     def _stored(self, names: Sequence[str]) -> dict[str, Any]:
         places = {**self.source.entries, **self.source.extra}

@@ -8,7 +8,7 @@ work too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,9 @@ class SourceModel:
                 self.config, dtype=self.dtype
             )
         self.model.eval()
+        if (folder / "generation_config.json").is_file():  # which tokens end an answer
+            with folder_blamed(folder):
+                self.model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
         self.entries = self._map_parameters(stored)
         self.adapter = read_adapter(folder, self.entries) if merge_adapter else Adapter(())
 
@@ -186,6 +189,24 @@ class SourceModel:
             for name, child in originals.items():
                 self.model.set_submodule(f"{module}.{name}" if name else module, child)
             self.release(names)
+
+    @contextmanager
+    def surroundings(self, blocks: Collection[str], *, head: bool = False) -> Iterator[None]:
+        """Within this context the modules outside `blocks` (paths) have their weights. An untied language
+        head has its weight only if `head` says so.
+        """
+        inside = {name for block in blocks for name in self.parameter_names(block)}
+        left_out = frozenset() if head else self.family.untied_head(self.model)
+        around = [name for name in self.entries if name not in inside and name not in left_out]
+        self.materialize(around, copy=False)
+        if head:
+            self.model.tie_weights()
+        try:
+            yield
+        finally:
+            self.release(around)
+            if head:
+                self.model.tie_weights()  # a tied weight is released together with the other one
 
 
 def read_config(folder: Path) -> Any:

@@ -30,9 +30,9 @@ from bivlm.data.places import find_image
 from bivlm.data.rows import check_text
 from bivlm.errors import InputError, cut
 from bivlm.families import Family, family_of, tokenizer_of
+from bivlm.families.answers import end_tokens
 from bivlm.types import Sample
 
-MOST_TOKENS = 1 << 31  # beyond every vocabulary
 _turns: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # an RLock for every model that was asked
 _turns_lock = Lock()
 
@@ -160,27 +160,6 @@ def texts(model: Any, processor: Any, answers: Answers) -> list[str]:
         [token for token in row if token not in ends] for row in rows
     ]  # an end that the tokenizer does not count as special goes too
     return [tokenizer_of(processor).decode(row, skip_special_tokens=True).strip() for row in words]
-
-
-def end_tokens(model: Any, processor: Any) -> list[int]:
-    """The ids that end an answer: the checkpoint's generation settings name them (chat models have several),
-    else its config, else the tokenizer. Raises InputError if they are no ids.
-    """
-    named = (
-        model.generation_config.eos_token_id,
-        model.config.get_text_config().eos_token_id,
-        tokenizer_of(processor).eos_token_id,
-    )
-    found = next((ids for ids in named if ids is not None), [])
-    ids = [found] if isinstance(found, int) else found
-    if not isinstance(ids, list | tuple) or not all(
-        type(one) is int and 0 <= one < MOST_TOKENS for one in ids
-    ):
-        raise InputError(
-            f"eos_token_id is {cut(repr(found))} in the model's generation settings, config or tokenizer;"
-            " needs token ids"
-        )
-    return list(ids)
 
 
 def _with_settings(model: Any, config: GenerationConfig) -> Any:

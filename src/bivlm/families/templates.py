@@ -35,8 +35,11 @@ PATIENCE = 120.0  # seconds until a process that neither computes nor answers is
 FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
 
 
-def apply_chat_template(processor: Any, message: Mapping[str, Any]) -> str:
-    """One message of the user in the form that the model was trained on, up to where the answer begins.
+def apply_chat_template(
+    processor: Any, message: Mapping[str, Any], answer: Mapping[str, Any] | None = None
+) -> str:
+    """One message of the user in the form that the model was trained on, up to where the answer begins; with
+    an `answer`, a message of the assistant, to its end.
 
     `processor` is a processor or a tokenizer with a chat template. Raises InputError, naming the template's
     file and line, if the template is damaged, refuses the message, or takes more than SECONDS, MEMORY_BYTES
@@ -44,18 +47,18 @@ def apply_chat_template(processor: Any, message: Mapping[str, Any]) -> str:
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     variables = {
-        "messages": [message],
+        "messages": [message] if answer is None else [message, answer],
         "tools": None,
         "documents": None,
-        "add_generation_prompt": True,
+        "add_generation_prompt": answer is None,
         **tokenizer.special_tokens_map,
     }
-    answer = _PROCESS.ask({"template": _template_of(processor), "variables": variables})
-    if "text" in answer:
-        return answer["text"]
-    line = f", line {answer['line']}" if answer.get("line") else ""
+    reply = _PROCESS.ask({"template": _template_of(processor), "variables": variables})
+    if "text" in reply:
+        return reply["text"]
+    line = f", line {reply['line']}" if reply.get("line") else ""
     raise InputError(
-        f"{_place(processor)}{line}: the chat template cannot be used ({cut(answer['error'], 300)}); get it"
+        f"{_place(processor)}{line}: the chat template cannot be used ({cut(reply['error'], 300)}); get it"
         " again from where the model comes from, or correct it"
     )
 

@@ -110,6 +110,17 @@ class Plan:
     propagation: float = 0.0
     tuning: int = 0
     tables: tuple[TablePlan, ...] = ()
+    distillation: int = 0
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a quantizer looks at gradients of the full-precision model."""
+        return any(
+            linear.quantizer.needs_gradients
+            for block in self.blocks
+            for linear in block.quantized
+            if linear.quantizer is not None
+        )
 
     @property
     def units(self) -> tuple[UnitPlan, ...]:
@@ -179,7 +190,12 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
     match.check()
     tables = () if recipe.embeddings is None else _plan_tables(source, recipe.embeddings, recipe.needs_data)
     return Plan(
-        tuple(blocks), _outside(source.model, blocks, tables), recipe.propagation, recipe.tuning, tables
+        tuple(blocks),
+        _outside(source.model, blocks, tables),
+        recipe.propagation,
+        recipe.tuning,
+        tables,
+        recipe.distillation,
     )
 
 

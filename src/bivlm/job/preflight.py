@@ -96,7 +96,7 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
         *_bits(plan, budget),
         before,
         before - saved,
-        _memory(source, plan, whole=budget is not None),
+        _memory(source, plan, whole=budget is not None or bool(plan.distillation)),
         seconds,
     )
 

@@ -6,6 +6,7 @@ description = "Bi-VLM as printed"
 true_bits = 3.5              # target, everything counted; left out: no target
 propagation = 0.5            # 0…1: how much of the error of earlier blocks is corrected; left out: 0
 tuning = 4                   # epochs of fitting each packed block to its full-precision output; left out: 0
+distillation = 1             # rounds of tuning the whole packed model on the full-precision one; left out: 0
 budget = 2.0                 # true bits of all packed weights together, allocated by measurement
 embeddings = 4               # bits of token embedding and language head; left out: they are kept
 
@@ -40,7 +41,7 @@ from bivlm.types import PARTS, PartName
 
 PRESETS = resources.files("bivlm").joinpath("job", "presets")
 KEEP = "keep"
-MODEL_SETTINGS = ("propagation", "tuning", "budget", "embeddings")
+MODEL_SETTINGS = ("propagation", "tuning", "distillation", "budget", "embeddings")
 SETTING = re.compile(r"\s*\w+\s*=")  # the beginning of a setting; no preset's name contains "="
 
 
@@ -88,8 +89,9 @@ class Rule:
 class Recipe:
     """A named list of rules. `true_bits` is its target, None if it has no target.
 
-    `propagation`, `tuning`, `budget` and `embeddings` concern the whole model, with any quantizers:
-    calibration/propagation.py, calibration/tuning.py, job/budget/ and `TablePlan` of job/plan.py.
+    `propagation`, `tuning`, `distillation`, `budget` and `embeddings` concern the whole model, with any
+    quantizers: calibration/propagation.py, calibration/tuning.py, calibration/distillation.py, job/budget/
+    and `TablePlan` of job/plan.py.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Recipe:
     tuning: int = 0
     budget: float | None = None
     embeddings: float | None = None
+    distillation: int = 0
 
     @property
     def needs_data(self) -> bool:
@@ -110,7 +113,7 @@ class Recipe:
     @property
     def watches(self) -> bool:
         """Whether the full-precision model runs as well."""
-        return bool(self.propagation or self.tuning or self.budget)
+        return bool(self.propagation or self.tuning or self.budget or self.distillation)
 
     def rule_for(self, part: PartName, linear: str) -> Rule | None:
         return next((rule for rule in self.rules if rule.matches(part, linear)), None)
@@ -145,13 +148,18 @@ def recipe_of(quantizer: Quantizer) -> Recipe:
 
 
 def check_model_settings(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """`propagation`, `tuning`, `budget` and `embeddings`, each in its range; InputError otherwise."""
+    """The settings of MODEL_SETTINGS, each in its range; InputError otherwise."""
     for name, value in settings.items():
         number = type(value) in (int, float) and math.isfinite(value)
         if name == "propagation" and not (number and 0 <= value <= 1):
             raise InputError(f"recipe {origin}: propagation = {value!r}; needs a number from 0 (off) to 1")
         if name == "tuning" and not (type(value) is int and value >= 0):
             raise InputError(f"recipe {origin}: tuning = {value!r}; needs a number of epochs, 0 for none")
+        if name == "distillation" and not (type(value) is int and value >= 0):
+            raise InputError(
+                f"recipe {origin}: distillation = {value!r}; needs a number of rounds through the samples, 0"
+                " for none"
+            )
         if name == "budget" and not (number and value > 0):
             raise InputError(
                 f"recipe {origin}: budget = {value!r}; needs the true bits per weight of everything packed"

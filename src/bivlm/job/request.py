@@ -24,6 +24,7 @@ EFFORTS: dict[str, dict[str, Any]] = {  # how long may it take?
     "fast": {"propagation": 0.0, "tuning": 0},
     "normal": {"propagation": 0.25, "tuning": 0},
     "high": {"propagation": 0.25, "tuning": 4},
+    "max": {"propagation": 0.25, "tuning": 0, "distillation": 1},
 }
 
 
@@ -58,7 +59,7 @@ def make_request(
     """Check the arguments and combine them into a request.
 
     `recipe` is a preset's name, a TOML file, a `Recipe`, or one `Quantizer` for everything. `bits` is a
-    budget of true bits per weight for all packed weights; `effort` is "fast", "normal" or "high";
+    budget of true bits per weight for all packed weights; `effort` is "fast", "normal", "high" or "max";
     `embeddings` is the bits of token embedding and language head. `settings` change fields of the recipe's
     quantizers, or of the recipe.
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from bivlm import __version__
-from bivlm.calibration.inputs import CalibrationInput, calibration_inputs
+from bivlm.calibration.distillation import HELD_OUT as WHOLE_HELD_OUT
+from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
 from bivlm.calibration.tuning import HELD_OUT
 from bivlm.checkpoint.companions import check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
@@ -35,12 +36,14 @@ from bivlm.families import Family, family_of, use
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
+from bivlm.job.distilling import distil
 from bivlm.job.plan import Plan, make_plan
 from bivlm.job.preflight import Preflight, check_disk, preflight
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request, make_request
 from bivlm.job.walk import Walk
+from bivlm.job.weighing import gradients_of
 from bivlm.pruning.apply import TokenPruning
 from bivlm.pruning.settings import Pruning
 from bivlm.quantizers import Quantizer
@@ -172,6 +175,8 @@ def run(
     _check_samples(recipe, samples)
     check_disk(out, prepared.expected)
     inputs = calibration_inputs(source, samples if recipe.needs_data else ())
+    if plan.needs_gradients or plan.distillation:
+        inputs = answered(source, inputs, events)
     units = [unit.path for unit in plan.units]
     described = identity(prepared, inputs)
     store = OutputFolder(
@@ -189,10 +194,14 @@ def run(
             events.say(f"{out} holds the result of this job already, complete and undamaged: nothing to do")
             return out
         store.write_rest()
+        gradients = gradients_of(source, plan, inputs, store.folder / "gradients", events)
         if recipe.budget is not None:
             file = SensitivityFile(store.folder / "sensitivities.json", prepared.request.sensitivities)
-            plan = allocate(source, plan, inputs, recipe.budget, file, events)
-        Walk(source, plan, store, inputs, events).run()
+            plan = allocate(source, plan, inputs, recipe.budget, file, events, gradients)
+        if not (plan.distillation and store.is_tuned):
+            Walk(source, plan, store, inputs, events, gradients).run()
+            if plan.distillation:
+                distil(source, plan, store, inputs, store.folder / "distillation", events)
         report = {name: row for _, record in store.records() for name, row in record["report"].items()}
         quantization = quantization_config(prepared, store, len(inputs))
         config = {**read_json(source.folder / "config.json"), "quantization_config": quantization}
@@ -212,6 +221,12 @@ def _check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
         raise InputError(
             f"recipe {recipe.name} tunes on calibration samples of which every {HELD_OUT}th is held out, and"
             f" {len(samples)} are given; give at least {HELD_OUT}, or leave tuning out"
+        )
+    if recipe.distillation and len(samples) < WHOLE_HELD_OUT:
+        raise InputError(
+            f"recipe {recipe.name} tunes the whole model on calibration samples of which every"
+            f" {WHOLE_HELD_OUT}th is held out, and {len(samples)} are given; give at least {WHOLE_HELD_OUT},"
+            " or leave distillation out"
         )
 
 

@@ -9,7 +9,7 @@ A store holds the finished units: the output folder, or the memory of this proce
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -31,6 +31,18 @@ StatsOf = Callable[[str], LinearStats]
 Tune = Callable[[Packed], Tuned]
 
 
+@dataclass(frozen=True)
+class MadeUnit:
+    """A unit as it is stored: its packed weights, its rows of the report, and its parameters that have new
+    values.
+    """
+
+    path: str
+    packed: Packed
+    report: Rows
+    vectors: Vectors
+
+
 class UnitStore(Protocol):
     """Where finished units go, by their path. checkpoint/output.py is one; `MemoryStore` is another."""
 
@@ -48,12 +60,19 @@ class UnitStore(Protocol):
         """A finished unit, exactly as it was given to `write_unit`."""
         ...
 
+    def replace_units(self, units: Iterable[MadeUnit], outside: Vectors) -> None:
+        """Put other units in the place of stored ones, all of them or none, with new values of parameters
+        `outside` all units.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class MemoryStore:
     """Finished units in memory, for a walk that writes no folder."""
 
     units: dict[str, tuple[Packed, Vectors, Rows]] = field(default_factory=dict)
+    outside: dict[str, Tensor] = field(default_factory=dict)
 
     def is_done(self, path: str) -> bool:
         return path in self.units
@@ -63,6 +82,10 @@ class MemoryStore:
 
     def read_unit(self, path: str) -> tuple[Packed, Vectors, Rows]:
         return self.units[path]
+
+    def replace_units(self, units: Iterable[MadeUnit], outside: Vectors) -> None:
+        self.units.update({unit.path: (unit.packed, unit.vectors, unit.report) for unit in list(units)})
+        self.outside.update(outside)
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ same numbers, so a walk that was interrupted ends with the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.head import head_stats
 from bivlm.calibration.inputs import CalibrationInput
-from bivlm.calibration.stats import StatsCollector, collector_for
+from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.stream import Entrance, FinishedStack, Stream
 from bivlm.calibration.tuning import Tuned, tune_block
 from bivlm.checkpoint.source import SourceModel
@@ -31,6 +31,7 @@ from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.plan import BlockPlan, Plan, TablePlan
 from bivlm.job.unit import Packed, UnitMaker, UnitStore
+from bivlm.job.weighing import block_collector
 from bivlm.packed.linear import replace_linear
 from bivlm.packed.module import expand_weights
 from bivlm.types import LinearStats
@@ -39,7 +40,8 @@ from bivlm.types import LinearStats
 class Walk:
     """Quantizes every unit of a plan into a store; each method is one step.
 
-    `samples` are used only if a quantizer needs data or the full-precision model runs as well.
+    `samples` are used only if a quantizer needs data or the full-precision model runs as well; `gradients`
+    are theirs, if a quantizer needs them.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class Walk:
         store: UnitStore,
         samples: Sequence[CalibrationInput] = (),
         events: Events = SILENT,
+        gradients: Gradients | None = None,
     ) -> None:
         self.source, self.plan, self.store, self.samples = source, plan, store, samples
+        self.gradients = gradients
         self.maker = UnitMaker(source, plan, store, events)
         self.entrance = Entrance(source.model, samples)
+        self.paths = [block.path for block in plan.blocks]
         self.finished: list[FinishedStack] = []
 
     def run(self) -> None:
@@ -81,28 +86,13 @@ class Walk:
         """Finish some blocks on the samples; returns statistics of the language head's inputs if needed."""
         for _, stack in groupby(blocks, key=lambda block: block.stack):
             self._run_stack(tuple(stack))
-        with self._surroundings():
+        with self.source.surroundings(self.paths):
             return self._observe_head()
-
-    @contextmanager
-    def _surroundings(self) -> Iterator[None]:
-        """Within this context the modules outside the blocks have their weights, except a head that is not
-        used yet. The blocks themselves do not need them.
-        """
-        source = self.source
-        inside = {name for block in self.plan.blocks for name in source.parameter_names(block.path)}
-        head = source.family.untied_head(source.model)
-        around = [name for name in source.entries if name not in inside and name not in head]
-        source.materialize(around, copy=False)
-        try:
-            yield
-        finally:
-            source.release(around)
 
     def _run_stack(self, blocks: Sequence[BlockPlan]) -> None:
         """Finish the blocks of one stack, and keep the outputs that the model reads later."""
         modules = [self.source.model.get_submodule(block.path) for block in blocks]
-        with self._surroundings():
+        with self.source.surroundings(self.paths):
             exact = self.entrance.enter(modules, self.finished, exact=True) if self.plan.runs_beside else None
             packed = self.entrance.enter(modules, self.finished)
         stack = FinishedStack(modules, len(self.samples))
@@ -155,11 +145,7 @@ class Walk:
         if not wanted or self.store.is_done(block.path):
             return None
         stack = self.source.family.stacks[block.stack]
-        names = [linear.name for linear in block.quantized]
-        joint = all(
-            linear.quantizer.modality_weight == "tokens" for linear in block.quantized if linear.quantizer
-        )
-        collector = collector_for(self.source.model, names, stack.visual_linears, joint=joint)
+        collector = block_collector(self.source, block, self.samples, self.gradients)
         calls = packed.calls(index)
         for number, sample in enumerate(self.samples):
             received = None
@@ -167,7 +153,7 @@ class Walk:
                 with collector.inputs() as received:
                     exact.calls(index)[number].run(module, exact.hidden[number])
             visual = sample.visual if stack.part == "language" else None
-            with collector.watching(visual, received):
+            with collector.watching(visual, received, number):
                 calls[number].run(module, packed.hidden[number])
         return collector
 

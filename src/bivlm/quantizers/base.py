@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 Damping = Annotated[float, Field(gt=0.0, le=1.0)]
 GroupSize = Annotated[int, Field(ge=1)]  # more than a row has means the whole row
+GradientPower = Annotated[float, Field(ge=0.0, le=1.0)]
 Weighting = Annotated[ModalityWeight, Field(union_mode="left_to_right")]
 
 

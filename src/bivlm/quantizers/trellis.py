@@ -52,7 +52,7 @@ from bivlm.formats.trellis import (
     strips,
     trellis_nbytes,
 )
-from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.base import Damping, GradientPower, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import feed_back, inverse_factor
 from bivlm.quantizers.steps.viterbi import search_columns
 from bivlm.types import LinearStats
@@ -85,8 +85,9 @@ class Trellis(Quantizer):
     spread           the row scale before the refit, in standard deviations of the row
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
-                     tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", "gradient", or
+                     the visual tokens' share
+    gradient_power   a token counts by this power of its squared output gradient; 0: every token alike
     seed             seed of the rotation's signs
     """
 
@@ -102,6 +103,7 @@ class Trellis(Quantizer):
     damping: Damping = 0.01
     block_size: Annotated[int, Field(ge=RUN, multiple_of=RUN)] = 128
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
 
     @property

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
+from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
@@ -34,13 +35,14 @@ def allocate(
     budget: float,
     file: SensitivityFile,
     events: Events = SILENT,
+    gradients: Gradients | None = None,
 ) -> Plan:
     """The plan with the bits of every linear chosen so that all packed weights together take `budget` true
     bits per weight.
 
     Sensitivities that are not in `file` are measured and added to it; this needs the whole model in memory.
     """
-    groups = measure(source, plan, samples, file, events)
+    groups = measure(source, plan, samples, file, events, gradients)
     quantizers, shapes = _quantized(plan)
     bits = deal_out(groups, quantizers, shapes, linear_budget(plan, budget))
 

@@ -22,14 +22,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
-from bivlm.calibration.stats import StatsCollector, collector_for
+from bivlm.calibration.stats import StatsCollector
 from bivlm.checkpoint.durable import write_text
 from bivlm.checkpoint.shards import read_json
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.plan import BlockPlan, Plan
+from bivlm.job.weighing import block_collector
 from bivlm.kl import kl_divergence
 from bivlm.quantizers import Quantizer
 
@@ -66,6 +68,7 @@ def measure(
     samples: Sequence[CalibrationInput],
     file: SensitivityFile,
     events: Events = SILENT,
+    gradients: Gradients | None = None,
 ) -> list[Sensitivity]:
     """The sensitivities of every group of linears of `plan`. Those that are not in `file` are measured and
     added to it block by block.
@@ -85,7 +88,7 @@ def measure(
         for number, block in enumerate(blocks):
             events.progress(MEASURING, number, len(blocks))
             if block.path not in found:
-                found[block.path] = _probe(source, block, inputs, reference)
+                found[block.path] = _probe(source, block, samples, reference, gradients)
                 file.write(found)
         source.release(names)
         source.model.tie_weights()  # a tied weight is released together with the other one
@@ -95,20 +98,19 @@ def measure(
 
 
 def _probe(
-    source: SourceModel, block: BlockPlan, inputs: Sequence[CalibrationInput], reference: Sequence[Tensor]
+    source: SourceModel,
+    block: BlockPlan,
+    samples: Sequence[CalibrationInput],
+    reference: Sequence[Tensor],
+    gradients: Gradients | None,
 ) -> list[Sensitivity]:
     """The sensitivities of one block's groups; the whole model is in memory."""
     stack = source.family.stacks[block.stack]
     quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
-    collector = collector_for(
-        source.model,
-        quantizers,
-        stack.visual_linears,
-        joint=all(quantizer.modality_weight == "tokens" for quantizer in quantizers.values()),
-    )
-    for sample in inputs:
+    collector, inputs = block_collector(source, block, samples, gradients), samples[:PROBE_SAMPLES]
+    for number, sample in enumerate(inputs):
         visual = sample.visual if stack.part == "language" else None
-        with collector.watching(visual), torch.inference_mode():
+        with collector.watching(visual, number=number), torch.inference_mode():
             source.model(**sample.tensors, use_cache=False)
     return probe_block(
         collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs))

@@ -1,0 +1,222 @@
+"""Gradients: which errors the answers feel. One backward pass of the full-precision model, at no stored bit.
+
+The loss is the cross-entropy of the samples' targets (the answers, or the next tokens of a text). Its
+gradient with respect to the outputs of a linear, g (t, out), says how much an error of each output matters:
+to second order the loss grows by E[(g δ)²], the Fisher information in place of the curvature. Averaged over
+the outputs this is one number for every token, Σ_o g_o² / out, and with it in the second moment
+
+    H = E[s x xᵀ]        s the token's number
+
+a quantizer spends its error on the tokens that the answers do not feel (GuidedQuant, Kim et al., arXiv
+2505.07004, with one group of outputs). The numbers are very uneven: with few samples the moment of a handful
+of tokens is left. So a power of them is used (`Quantizer.gradient_power`), divided by its mean.
+
+From the same pass: the visual tokens' share of the squared gradients (MBQ, arXiv 2412.19509, uses such a
+ratio), the squared gradients of every block's outputs (for the loss of tuning), and, for the linears that ask
+for it, the squared gradient of every weight (Fisher information, as SqueezeLLM, arXiv 2306.07629, uses it).
+
+The samples are passed a few at a time, block by block (exact.py). Finished ones are kept in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bivlm.calibration.exact import ExactBlock, ExactPass, Stacks, chunks
+from bivlm.calibration.inputs import CalibrationInput
+from bivlm.checkpoint.shards import read_entries, read_tensors, write_shard
+from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.events import SILENT, Events
+
+MEASURING = "samples differentiated"  # what the progress is called
+LOSS_SCALE = 1024.0  # for models in float16, whose gradients would vanish
+FISHER = "fisher:"  # before the name of a linear in the file
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Squared gradients on some samples.
+
+    `tokens[name]` (Σ t,) float32 has, for every token of all samples one after the other, the mean squared
+    gradient of the outputs of a linear, or of a block, by its name; `lengths[name]` the number of tokens of
+    each sample. `fisher[name]` (out, in) float32 is the squared gradient of a weight, summed over the
+    samples.
+    """
+
+    tokens: Mapping[str, Tensor]
+    lengths: Mapping[str, tuple[int, ...]]
+    fisher: Mapping[str, Tensor]
+
+    def weights(self, name: str, number: int, power: float) -> Tensor | None:
+        """The weight (t,) of every token of a sample: the power of its squared gradient, 1 on average over
+        all samples. None if all gradients are zero, or none were measured.
+        """
+        if name not in self.tokens:
+            return None
+        raised = self.tokens[name].double() ** power
+        mean = raised.mean()
+        if not mean > 0:
+            return None
+        start = sum(self.lengths[name][:number])
+        return (raised[start : start + self.lengths[name][number]] / mean).float()
+
+    def visual_share(self, name: str, visual: Sequence[Tensor]) -> float | None:
+        """The visual tokens' share of the squared gradients, for the masks (t,) of all samples. None if all
+        gradients are zero, or none were measured.
+        """
+        if name not in self.tokens:
+            return None
+        squares, mask = self.tokens[name].double(), torch.cat(list(visual))
+        if squares.shape != mask.shape or not squares.sum() > 0:
+            return None
+        return float(squares[mask].sum() / squares.sum())
+
+
+@dataclass
+class _Sums:
+    """What a pass has seen so far."""
+
+    fishers: Collection[str]
+    tokens: dict[str, list[Tensor]] = field(default_factory=dict)
+    fisher: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        kept = {name: torch.cat(parts) for name, parts in self.tokens.items()}
+        kept |= {f"{name}.lengths": _lengths(parts) for name, parts in self.tokens.items()}
+        return kept | {FISHER + name: value for name, value in self.fisher.items()}
+
+
+def measure_gradients(
+    source: SourceModel,
+    stacks: Stacks,
+    linears: Mapping[str, Sequence[str]],
+    samples: Sequence[CalibrationInput],
+    *,
+    fishers: Collection[str] = (),
+    folder: Path | None = None,
+    events: Events = SILENT,
+) -> Gradients:
+    """The gradients of some linears, by the path of their block, on samples that all have targets; `fishers`
+    names the linears whose weights' gradients are wanted. In `folder` finished samples are kept, and taken up
+    again.
+
+    Raises InputError if a loss is not finite.
+    """
+    width = max(source.config.get_text_config().hidden_size, 1) * source.dtype.itemsize
+    parts, done, found = chunks(stacks, samples, width), 0, []
+    for index, part in enumerate(parts):
+        events.progress(MEASURING, done, len(samples))
+        kept = None if folder is None else folder / f"gradients-{index:05d}.safetensors"
+        tensors = None if kept is None else _read(kept)
+        if tensors is None:
+            tensors = _pass(source, stacks, linears, part, fishers, done).tensors()
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_shard(kept, tensors)
+        found.append(tensors)
+        done += len(part)
+    events.progress(MEASURING, done, len(samples))
+    return _joined(found)
+
+
+def _pass(
+    source: SourceModel,
+    stacks: Stacks,
+    linears: Mapping[str, Sequence[str]],
+    samples: Sequence[CalibrationInput],
+    fishers: Collection[str],
+    before: int,
+) -> _Sums:
+    scale = LOSS_SCALE if source.dtype == torch.float16 else 1.0
+    sums = _Sums(fishers)
+
+    def loss(number: int, logits: Tensor) -> Tensor:
+        total = nn.functional.cross_entropy(logits.float(), samples[number].labels, reduction="sum")
+        if not bool(total.isfinite()):
+            raise InputError(
+                f"calibration sample {before + number + 1}: the full-precision model's loss is"
+                f" {float(total):g}; gradients cannot be measured on it: leave the sample out, or choose a"
+                " recipe without gradients"
+            )
+        return total * scale
+
+    @contextmanager
+    def watch(block: ExactBlock, module: nn.Module, _number: int) -> Iterator[None]:
+        watched = {name: _below(module, name, block.path) for name in linears.get(block.path, ())}
+        watched[block.path] = module
+        seen: dict[str, list[Tensor]] = {}
+        handles = [
+            child.register_forward_hook(_hook(name, seen, sums, scale)) for name, child in watched.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, squares in seen.items():
+            sums.tokens.setdefault(name, []).append(torch.cat(squares))
+
+    exact = ExactPass(source, stacks, samples)
+    exact.forward()
+    exact.backward(loss, watch)
+    return sums
+
+
+def _hook(name: str, seen: dict[str, list[Tensor]], sums: _Sums, scale: float) -> Callable[..., None]:
+    """A forward hook that notes the tokens of an output, zeros, until its gradient comes."""
+
+    def forward(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output
+        rows = states.shape[:-1].numel()
+        calls = seen.setdefault(name, [])
+        calls.append(torch.zeros(rows, dtype=torch.float32, device="cpu"))
+        place = len(calls) - 1
+
+        def backward(gradient: Tensor) -> None:
+            grown = gradient.detach().reshape(rows, -1).float() / scale
+            calls[place] += grown.square().mean(1)
+            if name in sums.fishers:
+                weight = grown.T @ args[0].detach().reshape(rows, -1).float()
+                sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(weight)) + weight.square()
+
+        if states.requires_grad:
+            states.register_hook(backward)
+
+    return forward
+
+
+def _below(module: nn.Module, name: str, path: str) -> nn.Module:
+    return module if name == path else module.get_submodule(name.removeprefix(f"{path}."))
+
+
+def _lengths(parts: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([len(part) for part in parts], dtype=torch.int64, device="cpu")
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """A finished file; None if it is missing or damaged."""
+    if not path.exists():
+        return None
+    try:
+        return dict(read_tensors(read_entries([path]).values()))
+    except InputError:
+        return None
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> Gradients:
+    ends = ".lengths"
+    names = [name.removesuffix(ends) for name in parts[0] if name.endswith(ends)]
+    fishers = [name for name in parts[0] if name.startswith(FISHER)]
+    return Gradients(
+        {name: torch.cat([part[name] for part in parts]) for name in names},
+        {name: tuple(n for part in parts for n in part[name + ends].tolist()) for name in names},
+        {name.removeprefix(FISHER): torch.stack([part[name] for part in parts]).sum(0) for name in fishers},
+    )

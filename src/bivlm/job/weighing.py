@@ -1,0 +1,70 @@
+"""What a job asks of gradients (calibration/gradients.py): measured once for the whole plan, then used block
+by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from bivlm.calibration.exact import ExactBlock
+from bivlm.calibration.gradients import Gradients, measure_gradients
+from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.stats import StatsCollector, Weighing, collector_for
+from bivlm.checkpoint.source import SourceModel
+from bivlm.events import SILENT, Events
+from bivlm.job.plan import BlockPlan, Plan
+
+
+def exact_stacks(plan: Plan) -> list[list[ExactBlock]]:
+    """The blocks of a plan, stack by stack, as the full-precision model runs them."""
+    return [
+        [ExactBlock(block.path, block.is_output) for block in stack]
+        for _, stack in groupby(plan.blocks, key=lambda block: block.stack)
+    ]
+
+
+def gradients_of(
+    source: SourceModel,
+    plan: Plan,
+    samples: Sequence[CalibrationInput],
+    folder: Path | None = None,
+    events: Events = SILENT,
+) -> Gradients | None:
+    """The gradients of every linear that is quantized, on samples that have targets; None if no quantizer
+    looks at them. Finished samples are kept in `folder`.
+    """
+    if not plan.needs_gradients:
+        return None
+    linears = {block.path: [linear.name for linear in block.quantized] for block in plan.blocks}
+    fishers = {
+        linear.name
+        for block in plan.blocks
+        for linear in block.quantized
+        if linear.quantizer is not None and linear.quantizer.needs_fisher
+    }
+    return measure_gradients(
+        source, exact_stacks(plan), linears, samples, fishers=fishers, folder=folder, events=events
+    )
+
+
+def block_collector(
+    source: SourceModel,
+    block: BlockPlan,
+    samples: Sequence[CalibrationInput],
+    gradients: Gradients | None,
+) -> StatsCollector:
+    """A collector for the quantized linears of a block, whose tokens count as their quantizers ask for."""
+    quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
+    weighing = None
+    if gradients is not None:
+        powers = {name: quantizer.gradient_power for name, quantizer in quantizers.items()}
+        weighing = Weighing(gradients, powers, [sample.visual for sample in samples])
+    return collector_for(
+        source.model,
+        quantizers,
+        source.family.stacks[block.stack].visual_linears,
+        joint=all(quantizer.modality_weight == "tokens" for quantizer in quantizers.values()),
+        weighing=weighing,
+    )

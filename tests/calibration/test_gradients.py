@@ -1,0 +1,82 @@
+"""Gradients measured block by block, against torch's backward pass through the whole model in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bivlm.calibration.gradients import measure_gradients
+from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
+from bivlm.checkpoint.source import SourceModel
+from bivlm.job.plan import Plan, make_plan
+from bivlm.job.recipe import load_recipe
+from bivlm.job.weighing import exact_stacks
+from bivlm.types import PARTS, Sample
+from tiny import KINDS, tiny_checkpoint, tiny_samples
+
+
+def linears_of(plan: Plan) -> dict[str, list[str]]:
+    return {block.path: [linear.name for linear in block.linears] for block in plan.blocks}
+
+
+def prepared(folder: Path, samples: list[Sample]) -> tuple[SourceModel, Plan, list[CalibrationInput]]:
+    source = SourceModel(folder)
+    plan = make_plan(source, load_recipe("rtn-3"), PARTS)
+    return source, plan, answered(source, calibration_inputs(source, samples))
+
+
+def whole_model(
+    source: SourceModel, names: list[str], samples: list[CalibrationInput]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Squared output gradients of every token and summed squared weight gradients, from one graph."""
+    model = source.family.auto_model.from_pretrained(source.folder).eval()
+    tokens: dict[str, list[Tensor]] = {name: [] for name in names}
+    fisher: dict[str, Tensor] = {}
+    for sample in samples:
+        outputs: dict[str, Tensor] = {}
+        handles = [
+            model.get_submodule(name).register_forward_hook(
+                lambda _module, _args, output, name=name, outputs=outputs: outputs.update({name: output})
+            )
+            for name in names
+        ]
+        logits = model(**sample.tensors, use_cache=False).logits[0]
+        targets = sample.targets.nonzero()[:, 0]
+        loss = nn.functional.cross_entropy(
+            logits[targets - 1], sample.tensors["input_ids"][0, targets], reduction="sum"
+        )
+        weights = [model.get_submodule(name).weight for name in names]
+        found = torch.autograd.grad(loss, [*(outputs[name] for name in names), *weights], allow_unused=True)
+        for name, gradient in zip(names, found[: len(names)], strict=True):
+            given = torch.zeros_like(outputs[name]) if gradient is None else gradient
+            tokens[name].append(given.reshape(-1, given.shape[-1]).square().mean(1))
+        for name, gradient in zip(names, found[len(names) :], strict=True):
+            if gradient is not None:
+                fisher[name] = fisher.get(name, 0) + gradient.square()
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts) for name, parts in tokens.items()}, fisher
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_the_whole_model(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tiny_samples(2)
+    samples = [replace(first, answers=("a cat",)), replace(second, answers=("red", "green"))]
+    source, plan, inputs = prepared(tiny_checkpoint(kind, tmp_path / "model"), samples)
+    monkeypatch.setattr("bivlm.calibration.exact.KEPT_BYTES", 1)  # every sample in a pass of its own
+    names = [name for linears in linears_of(plan).values() for name in linears]
+    found = measure_gradients(source, exact_stacks(plan), linears_of(plan), inputs, fishers=names)
+    tokens, fisher = whole_model(source, names, inputs)
+    for name in names:
+        scale = float(tokens[name].max()) + 1e-12
+        torch.testing.assert_close(found.tokens[name] / scale, tokens[name] / scale, rtol=1e-3, atol=1e-5)
+        if name in fisher:
+            top = float(fisher[name].max()) + 1e-12
+            torch.testing.assert_close(found.fisher[name] / top, fisher[name] / top, rtol=1e-3, atol=1e-5)
+    assert any(float(found.tokens[name].max()) > 0 for name in names)
