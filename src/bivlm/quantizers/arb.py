@@ -31,7 +31,7 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import NumberBits, as_signs
 from bivlm.formats.planes import PlanesWeight
-from bivlm.quantizers.base import Damping, Quantizer, Weighting
+from bivlm.quantizers.base import Damping, GradientPower, Quantizer, Weighting
 from bivlm.quantizers.steps.compensation import ErrorRule
 from bivlm.quantizers.steps.parted_blocks import Salience, quantize_blocks
 from bivlm.quantizers.steps.partition import magnitude_threshold
@@ -64,8 +64,9 @@ class ARB(Quantizer):
     scale_bits       16, 32, or 8 with a 16-bit unit per row
     damping          share of the mean diagonal added to the second moment
     block_size       columns that share their numbers, between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
-                     tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced",
+                     "gradient", or the visual tokens' share
+    gradient_power   a token counts by this power of its squared output gradient; 0: all alike
     """
 
     name: ClassVar[str] = "arb"
@@ -82,6 +83,7 @@ class ARB(Quantizer):
     damping: Damping = 0.01
     block_size: Annotated[int, Field(ge=2)] = 128
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
 
     @property
     def needs_data(self) -> bool:

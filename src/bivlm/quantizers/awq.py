@@ -26,7 +26,7 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import NumberBits
 from bivlm.formats.uniform import UniformWeight, uniform_nbytes
-from bivlm.quantizers.base import GroupSize, Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.base import GradientPower, GroupSize, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.rtn import rounded
 from bivlm.quantizers.steps.grid import ZeroPoint, fit_grid
 from bivlm.types import LinearStats
@@ -50,8 +50,9 @@ class AWQ(Quantizer):
     scale_bits       16, 32, or 8 with a 16-bit unit per row
     clip             search the grid's range as well
     steps            values of α that are tried, 0 to 1
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
-                     tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced",
+                     "gradient", or the visual tokens' share
+    gradient_power   a token counts by this power of its squared output gradient; 0: all alike
     """
 
     name: ClassVar[str] = "awq"
@@ -64,6 +65,7 @@ class AWQ(Quantizer):
     clip: bool = True
     steps: Annotated[int, Field(ge=1, le=100)] = 20
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
 
     @property
     def points(self) -> int:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
-from bivlm.quantizers.base import Damping, Quantizer, Weighting, moment_of
+from bivlm.quantizers.base import Damping, GradientPower, Quantizer, Weighting, moment_of
 from bivlm.quantizers.steps.banded import Banded
 from bivlm.quantizers.steps.banded_with_data import banded_with_data
 from bivlm.quantizers.steps.gaussian_bands import band_of, cuts
@@ -56,8 +56,9 @@ class BiVLM(Quantizer):
     compensate      feed the error on through the second moment of the inputs; needs calibration data
     damping         share of the mean diagonal added to the second moment, for `compensate`
     block_size      columns between two error pushes, for `compensate`
-    modality_weight how text and visual tokens share the second moment: "tokens", "balanced", or the visual
-    tokens' share
+    modality_weight how text and visual tokens share the second moment: "tokens", "balanced",
+                    "gradient", or the visual tokens' share
+    gradient_power  a token counts by this power of its squared output gradient; 0: all alike
     """
 
     name: ClassVar[str] = "bivlm"
@@ -73,6 +74,7 @@ class BiVLM(Quantizer):
     damping: Damping = 0.01
     block_size: Annotated[int, Field(ge=1)] = 128
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
 
     @property
     def needs_data(self) -> bool:

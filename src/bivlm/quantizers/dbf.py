@@ -35,7 +35,7 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, as_signs
 from bivlm.formats.factors import FactorsWeight, factors_nbytes, least_rank
-from bivlm.quantizers.base import Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.base import GradientPower, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import damped_moment
 from bivlm.types import LinearStats
 
@@ -59,8 +59,9 @@ class DBF(Quantizer):
     inner            ADMM steps for a factor in one round
     penalty          ρ at the end, relative to columns of norm 1
     ridge            λ, likewise; with less the Cholesky factorization would fail in float32
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
-                     tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced",
+                     "gradient", or the visual tokens' share
+    gradient_power   a token counts by this power of its squared output gradient; 0: all alike
     seed             seed of the random factor that the fit starts from
     """
 
@@ -73,6 +74,7 @@ class DBF(Quantizer):
     penalty: Annotated[float, Field(gt=0.0)] = 1.0
     ridge: Annotated[float, Field(ge=0.01)] = 0.1
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
     seed: int = 0
 
     @property

@@ -32,7 +32,7 @@ from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
 from bivlm.formats.uniform import UniformWeight, uniform_nbytes
-from bivlm.quantizers.base import Damping, GroupSize, Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.base import Damping, GradientPower, GroupSize, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import column_by_column, compensate, visiting_order
 from bivlm.quantizers.steps.grid import Grid, ZeroPoint, fit_grid, fit_levels, nearest_codes
 from bivlm.quantizers.steps.refit import better_rows, expand, refitted
@@ -56,8 +56,9 @@ class GPTQ(Quantizer):
     refit            least squares for scales and zero points, or levels, at the end
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
-                     tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced",
+                     "gradient", or the visual tokens' share
+    gradient_power   a token counts by this power of its squared output gradient; 0: all alike
     """
 
     name: ClassVar[str] = "gptq"
@@ -74,6 +75,7 @@ class GPTQ(Quantizer):
     damping: Damping = 0.01
     block_size: Annotated[int, Field(ge=1)] = 128
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
 
     def __post_init__(self) -> None:
         if self.grid == "lloyd" and self.points > 16:

@@ -23,7 +23,7 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.planes import PlanesWeight, planes_nbytes
-from bivlm.quantizers.base import Damping, GroupSize, Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.base import Damping, GradientPower, GroupSize, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import column_by_column, compensate, visiting_order
 from bivlm.quantizers.steps.grid import grouped
 from bivlm.quantizers.steps.sign_planes import plain_planes, refit_planes
@@ -42,8 +42,9 @@ class Sign(Quantizer):
     refit            least squares for scales and means at the end, for `compensate`
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes
-    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", or the visual
-                     tokens' share
+    modality_weight  how text and visual tokens share the second moment: "tokens", "balanced",
+                     "gradient", or the visual tokens' share
+    gradient_power   a token counts by this power of its squared output gradient; 0: all alike
     """
 
     name: ClassVar[str] = "sign"
@@ -57,6 +58,7 @@ class Sign(Quantizer):
     damping: Damping = 0.01
     block_size: Annotated[int, Field(ge=1)] = 128
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
 
     @property
     def needs_data(self) -> bool:
