@@ -202,11 +202,10 @@ class OutputFolder:
         return [shard for shard in shards if shard]
 
     def shard_path(self, name: str) -> Path:
-        file = f"model-{self.names.index(name) + 1:05d}-of-{len(self.names):05d}.safetensors"
-        return (self._staging or self.out) / file
+        return self.out / f"model-{self.names.index(name) + 1:05d}-of-{len(self.names):05d}.safetensors"
 
     def _record_path(self, name: str) -> Path:
-        return (self._staging or self.folder) / f"{self.shard_path(name).stem}.json"
+        return self.folder / f"{self.shard_path(name).stem}.json"
 
     def is_done(self, path: str) -> bool:
         """Whether the shard of a unit (by its path) is complete on the disk: its tensors have the checksums
@@ -339,8 +338,10 @@ class OutputFolder:
         report: Report,
         vectors: Mapping[str, str] | None = None,
     ) -> None:
-        path = self.shard_path(name)
-        write_shard(path, tensors)
+        shard, place = self.shard_path(name), self._record_path(name)
+        if self._staging is not None:
+            shard, place = self._staging / shard.name, self._staging / place.name
+        write_shard(shard, tensors)
         record = {
             "job": self._job,
             "tensor_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
@@ -350,7 +351,7 @@ class OutputFolder:
             "vectors": dict(vectors or {}),
         }
         record["crc32"] = text_checksum(to_json(record))
-        write_text(self._record_path(name), to_json(record))
+        write_text(place, to_json(record))
         self._done[name] = True
 
     def read_unit(
