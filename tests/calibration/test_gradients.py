@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
-from bivlm.calibration.gradients import measure_gradients
+import bivlm
+from bivlm.calibration.gradients import Gradients, measure_gradients
 from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
 from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.eval.answer import generate, prepare
+from bivlm.families import family_of
 from bivlm.job.plan import Plan, make_plan
 from bivlm.job.recipe import load_recipe
 from bivlm.job.weighing import exact_stacks
 from bivlm.types import PARTS, Sample
 from tiny import KINDS, tiny_checkpoint, tiny_samples
+from tiny.language import tiny_language_model
+from told import Told
 
 
 def linears_of(plan: Plan) -> dict[str, list[str]]:
@@ -80,3 +88,63 @@ def test_gradients_are_those_of_the_whole_model(
             top = float(fisher[name].max()) + 1e-12
             torch.testing.assert_close(found.fisher[name] / top, fisher[name] / top, rtol=1e-3, atol=1e-5)
     assert any(float(found.tokens[name].max()) > 0 for name in names)
+
+
+def test_finished_samples_are_kept_and_damaged_ones_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bivlm.calibration.exact.KEPT_BYTES", 1)
+    source, plan, inputs = prepared(tiny_checkpoint("llava", tmp_path / "model"), tiny_samples(3))
+    folder, told = tmp_path / "kept", Told(stop=lambda what, done: done == 2)
+    with pytest.raises(KeyboardInterrupt):
+        measure(source, plan, inputs, folder=folder, events=told)
+    first = folder / "gradients-00000.safetensors"
+    written = first.stat().st_mtime_ns
+    (folder / "gradients-00001.safetensors").write_bytes(b"damaged")
+    resumed = measure(source, plan, inputs, folder=folder)
+    assert first.stat().st_mtime_ns == written
+    whole = measure(source, plan, inputs)
+    assert whole.lengths == resumed.lengths
+    assert all(torch.equal(whole.tokens[name], resumed.tokens[name]) for name in whole.tokens)
+
+
+def measure(source: SourceModel, plan: Plan, inputs: list[CalibrationInput], **more: Any) -> Gradients:
+    return measure_gradients(source, exact_stacks(plan), linears_of(plan), inputs, **more)
+
+
+def test_a_loss_that_is_not_finite_names_the_sample(tmp_path: Path) -> None:
+    folder = tiny_language_model("llama", tmp_path / "model")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.get_submodule("model.norm").weight.data.fill_(3e38)
+    model.save_pretrained(folder)
+    source, plan, inputs = prepared(folder, [Sample(None, "one", ("two",))])
+    with pytest.raises(InputError, match="calibration sample 1: the full-precision model's loss is nan"):
+        measure(source, plan, inputs)
+
+
+def test_answers_that_nothing_gives_are_the_models_own(tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llava", tmp_path / "model")
+    silent = [replace(sample, answers=()) for sample in tiny_samples(2)]
+    _, _, inputs = prepared(folder, silent)
+    model, processor = bivlm.load(folder)
+    for sample, given in zip(silent, inputs, strict=True):
+        said = generate(
+            model,
+            processor,
+            family_of(model.config),
+            prepare(model, processor, family_of(model.config), [sample]),
+            32,
+        )
+        assert given.labels.tolist() == said.tokens[0][said.mask[0]].tolist()
+
+
+def test_weights_are_powers_with_a_mean_of_one() -> None:
+    squares = torch.tensor([1.0, 4.0, 0.0, 16.0, 9.0])
+    gradients = Gradients({"a": squares, "zero": torch.zeros(5)}, {"a": (2, 3), "zero": (2, 3)}, {})
+    found = [gradients.weights("a", number, 0.5) for number in (0, 1)]
+    assert [one.tolist() for one in found if one is not None] == [[0.5, 1.0], [0.0, 2.0, 1.5]]
+    assert gradients.weights("zero", 0, 0.5) is None
+    assert gradients.weights("unknown", 0, 0.5) is None
+    masks = [torch.tensor([True, False]), torch.tensor([False, True, False])]
+    assert gradients.visual_share("a", masks) == pytest.approx(17 / 30)
+    assert gradients.visual_share("zero", masks) is None

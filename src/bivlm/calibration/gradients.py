@@ -143,8 +143,8 @@ def _pass(
         if not bool(total.isfinite()):
             raise InputError(
                 f"calibration sample {before + number + 1}: the full-precision model's loss is"
-                f" {float(total):g}; gradients cannot be measured on it: leave the sample out, or choose a"
-                " recipe without gradients"
+                f" {float(total.detach()):g}; gradients cannot be measured on it: leave the sample out, or"
+                " choose a recipe without gradients"
             )
         return total * scale
 
