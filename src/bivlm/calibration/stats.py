@@ -133,10 +133,12 @@ class StatsCollector:
             part = rows[which]
             if len(part) == 0:
                 continue
-            weighed = part if weights is None else part * weights[which, None]
-            _accumulate(self._sums.setdefault(name, {}), modality, part, weighed)
+            root = None if weights is None else weights[which, None].sqrt()
+            part = _kept(part if root is None else part * root, x.dtype)
+            _accumulate(self._sums.setdefault(name, {}), modality, part, part, x.dtype)
             if away is not None:
-                _accumulate(self._residuals.setdefault(name, {}), modality, away[which], weighed)
+                gone = away[which] if root is None else away[which] * root
+                _accumulate(self._residuals.setdefault(name, {}), modality, gone, part, x.dtype)
             count = len(part) if weights is None else float(weights[which].double().sum())
             tokens[modality] = tokens.get(modality, 0) + count
 
@@ -188,8 +190,32 @@ def collector_for(
     return StatsCollector(watched, frozenset(visual), joint=joint, weighing=weighing)
 
 
-def _accumulate(sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor) -> None:
-    """Σ left rightᵀ over the rows (t, in) of both, added to a modality's sum (in, in)."""
+def _kept(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows (t, in) float32 in the precision of a model in bfloat16; unchanged for other models."""
+    return rows.to(dtype).float() if dtype == torch.bfloat16 else rows
+
+
+def _accumulate(
+    sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor, dtype: torch.dtype
+) -> None:
+    """Σ left rightᵀ over the rows (t, in) of both, added to a modality's sum (in, in) float32.
+
+    Inputs in bfloat16 are multiplied in it, where the processor can, and summed in float32: the products are
+    exact, and three times as fast.
+    """
     if modality not in sums:
         sums[modality] = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float32, device="cpu")
-    sums[modality].addmm_(left.T, right)
+    with _products_in(dtype):
+        sums[modality].addmm_(left.T, right)
+
+
+@contextmanager
+def _products_in(dtype: torch.dtype) -> Iterator[None]:
+    """Within this context float32 products take factors in bfloat16, if this is the model's dtype."""
+    before = torch.get_float32_matmul_precision()
+    if dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
