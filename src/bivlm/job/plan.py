@@ -19,7 +19,7 @@ from torch import nn
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.families import Family, Stack
-from bivlm.job.recipe import KEEP, Recipe, build_quantizer
+from bivlm.job.recipe import KEEP, BudgetFrom, Recipe, build_quantizer
 from bivlm.job.tables import table_quantizer
 from bivlm.quantizers import Quantizer
 from bivlm.types import EMBEDDINGS, PartName
@@ -111,11 +111,12 @@ class Plan:
     tuning: int = 0
     tables: tuple[TablePlan, ...] = ()
     distillation: int = 0
+    budget_from: BudgetFrom = "answers"
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether a quantizer looks at gradients of the full-precision model."""
-        return any(
+        """Whether a quantizer, or the budget, looks at gradients of the full-precision model."""
+        return self.budget_from == "gradients" or any(
             linear.quantizer.needs_gradients
             for block in self.blocks
             for linear in block.quantized
@@ -196,6 +197,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         recipe.tuning,
         tables,
         recipe.distillation,
+        recipe.budget_from,
     )
 
 

@@ -8,6 +8,7 @@ propagation = 0.5            # 0…1: how much of the error of earlier blocks is
 tuning = 4                   # epochs of fitting each packed block to its full-precision output; left out: 0
 distillation = 1             # rounds of tuning the whole packed model on the full-precision one; left out: 0
 budget = 2.0                 # true bits of all packed weights together, allocated by measurement
+budget_from = "gradients"    # …or by prediction from gradients; left out: "answers", by measurement
 embeddings = 4               # bits of token embedding and language head; left out: they are kept
 
 [[rule]]
@@ -31,7 +32,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 from bivlm.errors import InputError
 from bivlm.job.tables import FEWEST_BITS, GRID_BITS, TRELLIS_BITS
@@ -41,7 +42,8 @@ from bivlm.types import PARTS, PartName
 
 PRESETS = resources.files("bivlm").joinpath("job", "presets")
 KEEP = "keep"
-MODEL_SETTINGS = ("propagation", "tuning", "distillation", "budget", "embeddings")
+MODEL_SETTINGS = ("propagation", "tuning", "distillation", "budget", "budget_from", "embeddings")
+BudgetFrom = Literal["answers", "gradients"]
 SETTING = re.compile(r"\s*\w+\s*=")  # the beginning of a setting; no preset's name contains "="
 
 
@@ -103,6 +105,7 @@ class Recipe:
     budget: float | None = None
     embeddings: float | None = None
     distillation: int = 0
+    budget_from: BudgetFrom = "answers"
 
     @property
     def needs_data(self) -> bool:
@@ -164,6 +167,10 @@ def check_model_settings(settings: Mapping[str, Any], origin: str) -> dict[str, 
             raise InputError(
                 f"recipe {origin}: budget = {value!r}; needs the true bits per weight of everything packed"
                 " together, above 0"
+            )
+        if name == "budget_from" and value not in get_args(BudgetFrom):
+            raise InputError(
+                f"recipe {origin}: budget_from = {value!r}; needs one of {', '.join(get_args(BudgetFrom))}"
             )
         if name == "embeddings" and not (
             number and (FEWEST_BITS <= value <= TRELLIS_BITS or value in GRID_BITS)

@@ -76,6 +76,11 @@ def make_request(
             f"sensitivities are kept in {sensitivities}, but nothing is measured without a budget; add bits,"
             " or leave sensitivities out"
         )
+    if chosen.budget_from != "answers" and chosen.budget is None:
+        raise InputError(
+            f"budget_from={chosen.budget_from} says how a budget is dealt out, and there is none; add bits, or"
+            " leave budget_from out"
+        )
     return Request(
         chosen,
         tuple(part for part in PARTS if part in parts),

@@ -54,17 +54,24 @@ def block_collector(
     block: BlockPlan,
     samples: Sequence[CalibrationInput],
     gradients: Gradients | None,
+    power: float | None = None,
 ) -> StatsCollector:
-    """A collector for the quantized linears of a block, whose tokens count as their quantizers ask for."""
+    """A collector for the quantized linears of a block, whose tokens count as their quantizers ask for, or by
+    one `power` of their squared gradients for all.
+    """
     quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
     weighing = None
     if gradients is not None:
-        powers = {name: quantizer.gradient_power for name, quantizer in quantizers.items()}
+        powers = {
+            name: quantizer.gradient_power if power is None else power
+            for name, quantizer in quantizers.items()
+        }
         weighing = Weighing(gradients, powers, [sample.visual for sample in samples])
     return collector_for(
         source.model,
         quantizers,
         source.family.stacks[block.stack].visual_linears,
-        joint=all(quantizer.modality_weight == "tokens" for quantizer in quantizers.values()),
+        joint=power is not None
+        or all(quantizer.modality_weight == "tokens" for quantizer in quantizers.values()),
         weighing=weighing,
     )

@@ -20,6 +20,7 @@ from bivlm.calibration.inputs import CalibrationInput
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
+from bivlm.job.budget.prediction import predict
 from bivlm.job.budget.sensitivity import Sensitivity, SensitivityFile, measure
 from bivlm.job.plan import LinearPlan, Plan
 from bivlm.quantizers import Quantizer
@@ -40,9 +41,14 @@ def allocate(
     """The plan with the bits of every linear chosen so that all packed weights together take `budget` true
     bits per weight.
 
-    Sensitivities that are not in `file` are measured and added to it; this needs the whole model in memory.
+    Sensitivities that are not in `file` are added to it: measured, which needs the whole model in memory, or
+    predicted from `gradients`, as the plan says.
     """
-    groups = measure(source, plan, samples, file, events, gradients)
+    if plan.budget_from == "gradients":
+        assert gradients is not None
+        groups = predict(source, plan, samples, file, gradients, events)
+    else:
+        groups = measure(source, plan, samples, file, events, gradients)
     quantizers, shapes = _quantized(plan)
     bits = deal_out(groups, quantizers, shapes, linear_budget(plan, budget))
 

@@ -141,7 +141,7 @@ def probe_block(
             originals = {name: linears[name].weight for name in group}
             try:
                 for name, original in originals.items():
-                    weight = _quantized(name, original.data, quantizers[name].with_bits(bits), collector)
+                    weight = quantized(name, original.data, quantizers[name].with_bits(bits), collector)
                     linears[name].weight = nn.Parameter(weight, requires_grad=False)
                 measured.append(divergence())
             finally:
@@ -156,7 +156,7 @@ def probe_block(
     return found
 
 
-def _quantized(name: str, weight: Tensor, quantizer: Quantizer, collector: StatsCollector) -> Tensor:
+def quantized(name: str, weight: Tensor, quantizer: Quantizer, collector: StatsCollector) -> Tensor:
     """The quantized weight (out, in), dequantized, in the weight's dtype."""
     try:
         return quantizer.quantize(weight, collector.stats(name)).dequantize().to(weight.dtype)
