@@ -15,14 +15,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import bench_language
 import language_model
-from bench_language import kept_rows, run
+from bench_language import run
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
 from bivlm.events import SILENT
 from bivlm.job.recipe import Recipe, Rule, load_recipe
 from bivlm.loading import load
 from bivlm.quantizers import RTN
-from language_model import Bench, gguf_option, perplexity
+from kept_rows import kept_rows
+from language_judge import perplexity
+from language_model import Bench, gguf_option
 from preset_tables import recipes_of
 from texts import read_text, strip_html, token_windows
 
