@@ -60,23 +60,22 @@ def prompts_of(windows: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def written(model: Any, prompts: Tensor) -> Tensor:
-    """The likeliest token after the prompts (m, p), p times, each after the model's own before it: (m, p).
-    Nothing ends it.
+def written(model: Any, prompts: Tensor, length: int) -> Tensor:
+    """The likeliest token after the prompts (m, p), `length` times, each after the model's own before it: (m,
+    length). Nothing ends it.
     """
-    length = prompts.shape[1]
     view = copy.copy(model)  # `generate` would take what a config leaves open from the checkpoint's own
     view.generation_config = GenerationConfig(
         max_new_tokens=length, do_sample=False, eos_token_id=None, pad_token_id=0
     )
     batches = prompts.split(PROMPTS_AT_ONCE)
     rows = [view.generate(input_ids=one, attention_mask=torch.ones_like(one)) for one in batches]
-    return torch.cat(rows)[:, length:]
+    return torch.cat(rows)[:, prompts.shape[1] :]
 
 
 def written_alike(expected: Tensor, given: Tensor) -> tuple[float, float]:
-    """Of two writings (m, p): the share of the tokens before the first that differs, and of those that are
-    equal at the same place, both over all m * p.
+    """Of two writings (m, n): the share of the tokens before the first that differs, and of those that are
+    equal at the same place, both over all m * n.
     """
     same = expected == given
     return same.cumprod(1).double().mean().item(), same.double().mean().item()
@@ -93,8 +92,12 @@ class Judge:
     second: Tensor | None = None
 
     @cached_property
+    def prompts(self) -> Tensor:
+        return prompts_of(self.test)
+
+    @cached_property
     def original_writing(self) -> Tensor:
-        return written(load(self.folder)[0], prompts_of(self.test))
+        return written(load(self.folder)[0], self.prompts, self.prompts.shape[1])
 
     def full_precision(self) -> dict[str, Any]:
         """The row of the model itself, and the bits in which it is stored."""
@@ -108,7 +111,7 @@ class Judge:
         loss, fidelity = text_loss(model, self.test, original)
         found: dict[str, Any] = {"perplexity": exponential(loss)}
         found |= {"kl": fidelity.kl, "top1": fidelity.top1_agreement}
-        alike = written_alike(expected, written(model, prompts_of(self.test)))
+        alike = written_alike(expected, written(model, self.prompts, self.prompts.shape[1]))
         found |= dict(zip(("written_until", "written_all"), alike, strict=True))
         if self.second is not None:
             loss, fidelity = text_loss(model, self.second, original)

@@ -27,6 +27,7 @@ from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request
 from bivlm.job.run import Prepared, prepare, run
 from bivlm.loading import load
+from bivlm.machine import peak_memory, reset_peak_memory
 from kept_rows import plain_recipe
 from language_judge import Judge
 from machine import describe
@@ -113,21 +114,25 @@ class Bench:
         row = {"preset": FULL_PRECISION, "quantizer": "", "paper_bits": None, "seconds": None}
         return row | {"machine": describe(), **self.judge.full_precision()}
 
+    def place(self, name: str) -> Path:
+        """Where the model that a preset packed lies."""
+        return self.work / re.sub(r"[^\w.=-]+", "_", name)
+
     def measure(self, name: str, recipe: Recipe, events: Events) -> dict[str, Any]:
         """Pack the model, load the folder, and measure; `failed` says why where that is impossible.
 
         What an interrupted run has packed is not packed again; its seconds are then those of the last go.
         """
         row = {"preset": name, **plain_recipe(recipe), "machine": describe()}
-        file_name = re.sub(r"[^\w.=-]+", "_", name)
         kept = self.work / f"sensitivities-{len(self.calibration)}.json"
         try:
             sensitivities = None if recipe.budget is None else kept
             prepared = prepare(self.folder, Request(recipe, sensitivities=sensitivities))
-            out = self.work / file_name
-            started = time.perf_counter()
+            out = self.place(name)
+            started, measurable = time.perf_counter(), reset_peak_memory()
             run(prepared, out, calibration_windows(self.calibration), overwrite=True, events=events)
             row |= {"seconds": time.perf_counter() - started, **counts(prepared, out)}
+            row["peak_bytes"] = peak_memory() if measurable else None
             found = self.judge.judge(load(out, expand=True)[0])
         except InputError as error:
             return row | {"failed": str(error)}

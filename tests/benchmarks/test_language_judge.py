@@ -49,7 +49,7 @@ def test_a_model_goes_on_after_its_own_tokens_and_nothing_ends_it(folders, windo
         following = model(input_ids=tokens).logits[:, -1].argmax(-1)
         tokens = torch.cat([tokens, following[:, None]], 1)
     model.generation_config.eos_token_id = int(tokens[0, 13])
-    assert torch.equal(written(model, windows), tokens[:, 12:])
+    assert torch.equal(written(model, windows, 12), tokens[:, 12:])
     assert model.generation_config.eos_token_id == int(tokens[0, 13])
 
 
