@@ -190,9 +190,7 @@ def main() -> None:
         print(f"make_llava: error: {error}", file=sys.stderr)
         sys.exit(2)
     write_text(options.out / "training.json", json.dumps(found, indent=1) + "\n")
-    print(
-        f"accuracy {found['accuracy']:.4f} of {TESTED} test questions, {found['seconds']:.0f} s of training"
-    )
+    print(f"accuracy {found['accuracy']:.4f} of {TESTED} questions, {found['seconds']:.0f} s of training")
 
 
 if __name__ == "__main__":
