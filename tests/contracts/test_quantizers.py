@@ -20,6 +20,7 @@ from bivlm.quantizers import (
     RTN,
     BiLLM,
     BiVLM,
+    LeanQuant,
     Quantizer,
     Sign,
     Trellis,
@@ -90,6 +91,17 @@ class TestGPTQ(QuantizerContract):
         GPTQ(act_order=False, group_size=64, scale_bits=8),
         GPTQ(grid="lloyd"),
         GPTQ(grid="lloyd", alphabet=5, group_size=1000, refit=False),
+        GPTQ(grid="lloyd", grid_weight="loss", loss_exponent=3.0),
+        GPTQ(act_order=False, group_size=64, grid_weight="loss"),
+    ]
+
+
+class TestLeanQuant(QuantizerContract):
+    examples = [
+        LeanQuant(),
+        LeanQuant(bits=3, start="search", refit=True, loss_exponent=2.0, damping=0.01),
+        LeanQuant(bits=1, group_size=64, act_order=False, block_size=48, modality_weight="balanced"),
+        LeanQuant(bits=4, group_size=100, loss_exponent=0.0),
     ]
 
 

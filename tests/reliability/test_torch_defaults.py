@@ -16,7 +16,7 @@ from bivlm.job.request import make_request
 from bivlm.job.run import prepare, run
 from bivlm.kernels.table import kernel_for
 from bivlm.native import library as native
-from bivlm.quantizers import ARB, AWQ, DBF, GPTQ, PBLLM, RTN, BiLLM, BiVLM, Sign, Trellis
+from bivlm.quantizers import ARB, AWQ, DBF, GPTQ, PBLLM, RTN, BiLLM, BiVLM, LeanQuant, Sign, Trellis
 from bivlm.quantizers.steps.viterbi import search_columns, search_reference
 from reliability.corpus import corpus
 from reliability.jobs import content
@@ -33,6 +33,7 @@ QUANTIZERS = [
     RTN(),
     AWQ(),
     GPTQ(),
+    LeanQuant(),
     PBLLM(),
     BiLLM(refit=True),
     ARB(),
