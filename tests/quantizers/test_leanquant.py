@@ -50,7 +50,9 @@ def test_the_codes_are_those_of_the_public_code_on_its_levels(name, method):
     grid, codes = public_codes(name)
     order = visiting_order(HESSIAN, method.act_order)
     u = inverse_factor(HESSIAN[order][:, order], 0.1)
-    assert torch.equal(feedback_codes(WEIGHT, grid[:, None], u, order, 96, 128), codes)
+    found, quantized = feedback_codes(WEIGHT, grid[:, None], u, order, 96, 128)
+    assert torch.equal(found, codes)
+    assert torch.equal(quantized, grid.gather(1, codes))
 
 
 @cases

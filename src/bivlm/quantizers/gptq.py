@@ -188,7 +188,7 @@ class GPTQ(Quantizer):
     def _with_levels(self, w: Tensor, exponent: int, hessian: Tensor, group_size: int) -> LevelsWeight:
         order, u, importance = self._visit(hessian)
         levels = fit_levels(w, importance, group_size, self.points).half()
-        codes = feedback_codes(w, levels, u, order, group_size, self.block_size)
+        codes, _ = feedback_codes(w, levels, u, order, group_size, self.block_size)
         if self.refit:
             levels = refit_levels(w, levels, codes, hessian, group_size)
         return levels_weight(levels, codes, group_size, exponent)

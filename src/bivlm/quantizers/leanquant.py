@@ -86,7 +86,7 @@ class LeanQuant(Quantizer):
         u = inverse_factor(hessian[order][:, order], self.damping)
         importance = loss_importance(u, order, self.loss_exponent)
         levels = fit_levels(w, importance, group_size, 1 << self.bits, ROUNDS, self.start).half()
-        codes = feedback_codes(w, levels, u, order, group_size, self.block_size)
+        codes, _ = feedback_codes(w, levels, u, order, group_size, self.block_size)
         if self.refit:
             levels = refit_levels(w, levels, codes, hessian, group_size)
         return levels_weight(levels, codes, group_size, exponent)

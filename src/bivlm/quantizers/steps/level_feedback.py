@@ -32,10 +32,19 @@ def loss_importance(u: Tensor, order: Tensor, exponent: float) -> Tensor:
 
 
 def feedback_codes(
-    w: Tensor, levels: Tensor, u: Tensor, order: Tensor, group_size: int, block_size: int
-) -> Tensor:
+    w: Tensor,
+    levels: Tensor,
+    u: Tensor,
+    order: Tensor,
+    group_size: int,
+    block_size: int,
+    kept: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """The code of every weight of `w` (out, in) after feedback: (out, in) int64 into `levels` (out, G, L),
-    ascending. u (in, in) and `order` (in,) as in `loss_importance`.
+    ascending; and the quantized weight (out, in). u (in, in) and `order` (in,) as in `loss_importance`.
+
+    Weights in `kept` (out, in) bool are not quantized, but rounded to float16 after feedback; their code
+    is 0.
     """
     codes = torch.zeros(w.shape[1], w.shape[0], dtype=torch.int64, device="cpu")
     table = levels.float().transpose(0, 1).contiguous()  # (G, out, L): a group's tables lie together
@@ -45,11 +54,16 @@ def feedback_codes(
         j = int(order[index])
         group = j // group_size
         codes[j] = torch.searchsorted(edges[group], column[:, None].contiguous())[:, 0]
-        return table[group].gather(1, codes[j][:, None])[:, 0]
+        level = table[group].gather(1, codes[j][:, None])[:, 0]
+        if kept is None:
+            return level
+        codes[j].masked_fill_(kept[:, j], 0)
+        return torch.where(kept[:, j], column.half().float(), level)
 
+    quantized = torch.empty_like(w)
     blocks = even_blocks(w.shape[1], block_size)
-    feed_back(w[:, order], u, column_by_column(quantize_column), blocks)
-    return codes.T
+    quantized[:, order] = feed_back(w[:, order], u, column_by_column(quantize_column), blocks)
+    return codes.T, quantized
 
 
 def refit_levels(w: Tensor, levels: Tensor, codes: Tensor, hessian: Tensor, group_size: int) -> Tensor:
@@ -67,8 +81,22 @@ def refit_levels(w: Tensor, levels: Tensor, codes: Tensor, hessian: Tensor, grou
     return torch.where(helps[:, None, None], trial, levels)
 
 
-def levels_weight(levels: Tensor, codes: Tensor, group_size: int, exponent: int) -> LevelsWeight:
-    """The weight of levels (out, G, L) float16 times 2^exponent and codes (out, in), without a tail."""
+def levels_weight(
+    levels: Tensor,
+    codes: Tensor,
+    group_size: int,
+    exponent: int,
+    kept: Tensor | None = None,
+    values: Tensor | None = None,
+) -> LevelsWeight:
+    """The weight of levels (out, G, L) float16 times 2^exponent and codes (out, in). Weights in `kept`
+    (out, in) bool, whose code is 0, have their value in `values` (out, in), rounded to float16.
+    """
+    positions = torch.zeros(0, dtype=torch.int64, device="cpu")
+    tail = torch.zeros(0, dtype=torch.float16, device="cpu")
+    if kept is not None and values is not None:
+        positions = kept.reshape(-1).nonzero()[:, 0]
+        tail = values.reshape(-1)[positions].half()
     return LevelsWeight(
         codes=codes.to(torch.uint8).contiguous(),
         levels=levels,
@@ -76,8 +104,9 @@ def levels_weight(levels: Tensor, codes: Tensor, group_size: int, exponent: int)
         alphabet=levels.shape[-1],
         symmetric=False,
         group_size=group_size,
-        tail_positions=torch.zeros(0, dtype=torch.int64, device="cpu"),
+        tail_positions=positions,
         tail_codes=torch.zeros(0, dtype=torch.uint8, device="cpu"),
         tail_levels=torch.zeros(4, dtype=torch.float16, device="cpu"),
         tail_scale=torch.zeros(0, dtype=torch.float16, device="cpu"),
+        tail_values=tail,
     )
