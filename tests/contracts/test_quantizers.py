@@ -23,6 +23,7 @@ from bivlm.quantizers import (
     LeanQuant,
     Quantizer,
     Sign,
+    SqueezeLLM,
     Trellis,
 )
 
@@ -102,6 +103,21 @@ class TestLeanQuant(QuantizerContract):
         LeanQuant(bits=3, start="search", refit=True, loss_exponent=2.0, damping=0.01),
         LeanQuant(bits=1, group_size=64, act_order=False, block_size=48, modality_weight="balanced"),
         LeanQuant(bits=4, group_size=100, loss_exponent=0.0),
+    ]
+
+
+class TestSqueezeLLM(QuantizerContract):
+    examples = [
+        Example(SqueezeLLM(), least_paper_bits=None, inverts_moment=False),
+        Example(SqueezeLLM(bits=2, sensitive=0.0, outliers=0.0), inverts_moment=False),
+        Example(
+            SqueezeLLM(bits=4, sensitive=0.01, outlier_range=1.5, outliers=0.02),
+            unused_bits=0.5,
+            least_paper_bits=None,
+            inverts_moment=False,
+        ),
+        Example(SqueezeLLM(bits=1, feedback=True, modality_weight=0.3), least_paper_bits=None),
+        SqueezeLLM(bits=2, outliers=0.0, sensitive=0.0, feedback=True, act_order=False, block_size=48),
     ]
 
 

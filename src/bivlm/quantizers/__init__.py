@@ -15,11 +15,25 @@ from bivlm.quantizers.leanquant import LeanQuant
 from bivlm.quantizers.pbllm import PBLLM
 from bivlm.quantizers.rtn import RTN
 from bivlm.quantizers.sign import Sign
+from bivlm.quantizers.squeezellm import SqueezeLLM
 from bivlm.quantizers.trellis import Trellis
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
     quantizer.name: quantizer
-    for quantizer in (Sign, RTN, AWQ, GPTQ, LeanQuant, PBLLM, BiLLM, ARB, DBF, BiVLM, Trellis)
+    for quantizer in (
+        Sign,
+        RTN,
+        AWQ,
+        GPTQ,
+        LeanQuant,
+        SqueezeLLM,
+        PBLLM,
+        BiLLM,
+        ARB,
+        DBF,
+        BiVLM,
+        Trellis,
+    )
 }
 
 _TABLE: Table[type[Quantizer]] = Table(
@@ -39,6 +53,7 @@ __all__ = [
     "LeanQuant",
     "Quantizer",
     "Sign",
+    "SqueezeLLM",
     "Trellis",
     "quantizer_named",
     "quantizer_names",
