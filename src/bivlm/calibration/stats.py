@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.token_sample import TokenSample
 from bivlm.types import LinearStats, Modality
 
 
@@ -20,7 +21,8 @@ class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
     `visual_only` names the linears whose input is visual tokens alone; for them the mask is ignored. `joint`
-    sums text and visual tokens together. Memory: (in, in) float32 per shared input and modality.
+    sums text and visual tokens together. `keep_inputs` keeps some of the inputs. Memory: (in, in) float32 per
+    shared input and modality.
     """
 
     def __init__(
@@ -29,8 +31,11 @@ class StatsCollector:
         visual_only: frozenset[str] = frozenset(),
         *,
         joint: bool = False,
+        keep_inputs: bool = False,
     ) -> None:
         self.linears, self.visual_only, self.joint = linears, visual_only, joint
+        self.keep_inputs = keep_inputs
+        self._samples: dict[str, TokenSample] = {}  # by leader
         self._leader: dict[str, str] = {}
         self._sums: dict[str, dict[Modality, Tensor]] = {}
         self._tokens: dict[str, dict[Modality, int]] = {}
@@ -85,6 +90,8 @@ class StatsCollector:
         if name in self._stats:
             raise ValueError(f"the statistics of {name} are closed: they have been asked for")
         rows = x.detach().reshape(-1, x.shape[-1]).float()
+        if self.keep_inputs:
+            self._samples.setdefault(name, TokenSample()).add(rows, visual)
         away = None if exact is None else exact.reshape(rows.shape).float() - rows
         chosen: dict[Modality, Tensor | slice]
         if self.joint:
@@ -123,20 +130,32 @@ class StatsCollector:
                 for sums in filter(None, (self._sums[leader], residuals)):
                     for modality, total in sums.items():
                         total /= tokens[modality]
-            self._stats[leader] = LinearStats(self._sums[leader], dict(tokens), residuals)
+            kept = self._samples.get(leader)
+            self._stats[leader] = LinearStats(
+                self._sums[leader],
+                dict(tokens),
+                residuals,
+                inputs=None if kept is None else kept.inputs,
+                inputs_visual=None if kept is None else kept.visual,
+            )
         return self._stats[leader]
 
 
 def collector_for(
-    model: nn.Module, names: Iterable[str], visual_linears: Collection[str] = (), *, joint: bool = False
+    model: nn.Module,
+    names: Iterable[str],
+    visual_linears: Collection[str] = (),
+    *,
+    joint: bool = False,
+    keep_inputs: bool = False,
 ) -> StatsCollector:
     """A collector for the linears `names` of `model`. Those whose name ends in one of `visual_linears`
-    receive visual tokens alone; `joint` sums both kinds of tokens together.
+    receive visual tokens alone; `joint` sums both kinds of tokens together; `keep_inputs` keeps some inputs.
     """
     linears = {name: model.get_submodule(name) for name in names}
     visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
     watched = {name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}
-    return StatsCollector(watched, frozenset(visual), joint=joint)
+    return StatsCollector(watched, frozenset(visual), joint=joint, keep_inputs=keep_inputs)
 
 
 def _accumulate(sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor) -> None:

@@ -159,7 +159,10 @@ class Walk:
         joint = all(
             linear.quantizer.modality_weight == "tokens" for linear in block.quantized if linear.quantizer
         )
-        collector = collector_for(self.source.model, names, stack.visual_linears, joint=joint)
+        keep_inputs = any(linear.quantizer and linear.quantizer.needs_inputs for linear in block.quantized)
+        collector = collector_for(
+            self.source.model, names, stack.visual_linears, joint=joint, keep_inputs=keep_inputs
+        )
         calls = packed.calls(index)
         for number, sample in enumerate(self.samples):
             received = None
