@@ -15,6 +15,7 @@ from bivlm.quantizers import (
     AWQ,
     DBF,
     GPTQ,
+    MBQ,
     PBLLM,
     QUANTIZERS,
     RTN,
@@ -80,6 +81,17 @@ class TestAWQ(QuantizerContract):
             inverts_moment=False,
         ),
         Example(AWQ(alphabet=3, zero_point="middle", scale_bits=8), inverts_moment=False),
+    ]
+
+
+class TestMBQ(QuantizerContract):
+    examples = [
+        Example(MBQ(), inverts_moment=False),
+        Example(
+            MBQ(bits=2, loss="mse", zero_point="free", clip=True, group_size=64, steps=7),
+            inverts_moment=False,
+        ),
+        Example(MBQ(bits=4, zero_point="middle", scale_bits=8, group_size=1000), inverts_moment=False),
     ]
 
 

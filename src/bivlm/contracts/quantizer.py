@@ -46,9 +46,14 @@ class Example:
         return self.quantizer.quantize(w, None if stats is None else self.completed(w, stats))
 
     def completed(self, w: Tensor, stats: LinearStats) -> LinearStats:
-        """Made-up statistics of gradients in addition to `stats`, if the quantizer looks at them."""
+        """`stats`, and made-up gradients and inputs if the quantizer looks at them."""
+        if self.quantizer.needs_gradients and stats.visual_share is None:
+            stats = replace(stats, visual_share=0.3)
         if self.quantizer.needs_fisher and stats.fisher is None:
-            return replace(stats, fisher=fisher_of(w, stats))
+            stats = replace(stats, fisher=fisher_of(w, stats))
+        if self.quantizer.needs_inputs and stats.inputs is None:
+            inputs, visual = inputs_of(stats)
+            stats = replace(stats, inputs=inputs, inputs_visual=visual)
         return stats
 
     def __str__(self) -> str:
@@ -254,6 +259,20 @@ def fisher_of(w: Tensor, stats: LinearStats) -> Tensor:
     """Squared gradients (out, in) of a weight: rows of unequal weight times the strength of the inputs."""
     rows = torch.rand(len(w), generator=torch.Generator().manual_seed(len(w)))
     return torch.outer(rows.square(), stats.hessian.diagonal().clamp_min(0.0))
+
+
+def inputs_of(stats: LinearStats, tokens: int = 64) -> tuple[Tensor, Tensor]:
+    """Some inputs with the second moments of `stats`, `tokens` of each modality: (t, in); and which are
+    visual (t,).
+    """
+    parts, marks = [], []
+    for modality, moment in stats.second_moments.items():
+        values, vectors = torch.linalg.eigh(moment.double())
+        root = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
+        drawn = torch.randn(tokens, len(moment), generator=torch.Generator().manual_seed(len(modality)))
+        parts.append((drawn.double() @ root).float())
+        marks.append(torch.full((tokens,), modality == "visual"))
+    return torch.cat(parts), torch.cat(marks)
 
 
 def trace_error(w: Tensor, q: QuantizedWeight, hessian: Tensor) -> float:

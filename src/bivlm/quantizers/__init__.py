@@ -12,6 +12,7 @@ from bivlm.quantizers.bivlm import BiVLM
 from bivlm.quantizers.dbf import DBF
 from bivlm.quantizers.gptq import GPTQ
 from bivlm.quantizers.leanquant import LeanQuant
+from bivlm.quantizers.mbq import MBQ
 from bivlm.quantizers.pbllm import PBLLM
 from bivlm.quantizers.rtn import RTN
 from bivlm.quantizers.sign import Sign
@@ -24,6 +25,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
         Sign,
         RTN,
         AWQ,
+        MBQ,
         GPTQ,
         LeanQuant,
         SqueezeLLM,
@@ -45,6 +47,7 @@ __all__ = [
     "AWQ",
     "DBF",
     "GPTQ",
+    "MBQ",
     "PBLLM",
     "QUANTIZERS",
     "RTN",
