@@ -45,6 +45,7 @@ constexpr Fact kFacts[] = {
     BIVLM_FIELD(bivlm_weight, tail_wide),
     BIVLM_FIELD(bivlm_weight, tail_levels),
     BIVLM_FIELD(bivlm_weight, tail_scale),
+    BIVLM_FIELD(bivlm_weight, tail_values),
 
     BIVLM_SIZE(bivlm_trellis),
     BIVLM_FIELD(bivlm_trellis, rows),

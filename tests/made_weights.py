@@ -24,14 +24,28 @@ def _ascending(random, shape, low, high):
     return torch.from_numpy(np.sort(random.uniform(low, high, shape), axis=-1)).half()
 
 
-def made_levels(rows, columns, *, alphabet, symmetric=False, group_size=None, per_row=False, tail=(), seed=0):
-    """A weight with random codes and tables, and tail entries at the positions `tail`."""
+def made_levels(
+    rows,
+    columns,
+    *,
+    alphabet,
+    symmetric=False,
+    group_size=None,
+    per_row=False,
+    tail=(),
+    values=False,
+    seed=0,
+):
+    """A weight with random codes and tables, and tail entries at the positions `tail`, with `values` of their
+    own.
+    """
     random = np.random.default_rng(seed)
     group_size = group_size or columns
     codes = torch.from_numpy(random.integers(0, alphabet, (rows, columns)).astype(np.uint8))
     positions = torch.tensor(sorted(tail), dtype=torch.int64)
     codes.view(-1)[positions] = 0
     table = (rows if per_row else 1, -(-columns // group_size), alphabet // 2 if symmetric else alphabet)
+    coded = 0 if values else len(tail)
     return LevelsWeight(
         codes=codes,
         levels=_ascending(random, table, 0 if symmetric else -3, 3),
@@ -40,13 +54,14 @@ def made_levels(rows, columns, *, alphabet, symmetric=False, group_size=None, pe
         symmetric=symmetric,
         group_size=group_size,
         tail_positions=positions,
-        tail_codes=torch.from_numpy(random.integers(0, 4, len(tail)).astype(np.uint8)),
-        tail_levels=_ascending(random, 4, -3, 3) if len(tail) else torch.zeros(4, dtype=torch.float16),
+        tail_codes=torch.from_numpy(random.integers(0, 4, coded).astype(np.uint8)),
+        tail_levels=_ascending(random, 4, -3, 3) if coded else torch.zeros(4, dtype=torch.float16),
         tail_scale=(
             torch.from_numpy(random.uniform(0, 4, rows)).half()
-            if len(tail)
+            if coded
             else torch.zeros(0, dtype=torch.float16)
         ),
+        tail_values=torch.from_numpy(random.uniform(-9, 9, len(tail) if values else 0)).half(),
     )
 
 

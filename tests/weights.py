@@ -26,8 +26,12 @@ class Draw:
         return torch.randint(0, alphabet, shape, generator=self.generator, dtype=torch.uint8)
 
 
-def levels(rows, columns, *, alphabet=4, symmetric=False, group_size=None, by_row=True, tail=0.0):
-    """`tail` is the share of the weights that lie in the tail; by_row gives every row its own tables."""
+def levels(
+    rows, columns, *, alphabet=4, symmetric=False, group_size=None, by_row=True, tail=0.0, values=False
+):
+    """`tail` is the share of the weights that lie in the tail, with `values` of their own; by_row gives every
+    row its own tables.
+    """
     draw, group_size = Draw(rows, columns, alphabet), group_size or columns
     count = round(tail * rows * columns)
     positions = torch.randperm(rows * columns, generator=draw.generator)[:count].sort().values
@@ -44,9 +48,12 @@ def levels(rows, columns, *, alphabet=4, symmetric=False, group_size=None, by_ro
         symmetric=symmetric,
         group_size=group_size,
         tail_positions=positions,
-        tail_codes=draw.codes(4, count),
-        tail_levels=torch.tensor([-5.0, -3.0, 3.0, 5.0]).half() if count else torch.zeros(4).half(),
-        tail_scale=(draw.uniform(rows) + 0.5).half() if count else NOTHING,
+        tail_codes=draw.codes(4, 0 if values else count),
+        tail_levels=(
+            torch.tensor([-5.0, -3.0, 3.0, 5.0]).half() if count and not values else torch.zeros(4).half()
+        ),
+        tail_scale=(draw.uniform(rows) + 0.5).half() if count and not values else NOTHING,
+        tail_values=(5 * draw.normal(count)).half() if values else NOTHING,
     )
 
 
@@ -126,6 +133,13 @@ NATIVE = {
     "levels of 13, groups of 1": levels(3, 9, alphabet=13, group_size=1),
     "levels 4 bits, tail": levels(10, 320, alphabet=16, group_size=128, tail=0.01),
     "levels, wide tail": levels(2, 17000, tail=0.001),
+    "levels 1 bit, tail of values": levels(9, 200, alphabet=2, tail=0.03, values=True),
+    "levels of 3, tail of values": levels(6, 100, alphabet=3, tail=0.05, values=True),
+    "levels 2 bits, tail of values": levels(9, 300, tail=0.01, values=True),
+    "levels 3 bits, groups, tail of values": levels(
+        11, 197, alphabet=8, group_size=64, tail=0.02, values=True
+    ),
+    "levels, wide tail of values": levels(2, 17000, tail=0.001, values=True),
     "levels 1 x 1": levels(1, 1, alphabet=2),
     "uniform 1 bit": uniform(5, 70, alphabet=2),
     "uniform of 3": uniform(6, 90, alphabet=3, bits=32, group_size=40),

@@ -81,7 +81,7 @@ inline void expand(const bivlm_weight& w, int64_t i, const Plan& plan, bool firs
   }
   for (int64_t e = tail_begin(w, i), end = tail_end(w, i); e < end; ++e) {
     const TailEntry entry = tail_entry(w, e);
-    row.dense[entry.column] = tail_value(w, i, entry.code);
+    row.dense[entry.column] = tail_value(w, i, e, entry.code);
   }
 }
 

@@ -23,7 +23,7 @@ inline float level_at(const bivlm_weight& w, int64_t row, int64_t group, int cod
 }
 
 // The tail: how many entries a row has, entry e of all, its value, and the dense code that stands
-// in its place.
+// in its place. The value is either its own or that of its code.
 struct TailEntry {
   int64_t column;
   int code;
@@ -42,7 +42,12 @@ inline TailEntry tail_entry(const bivlm_weight& w, int64_t e) {
   return {int64_t(entry >> 2), int(entry & 3)};
 }
 
-inline float tail_value(const bivlm_weight& w, int64_t row, int code) {
+inline float own_value(const bivlm_weight& w, int64_t e) {
+  return w.scale * float_of_half(load<uint16_t>(w.tail_values, e));
+}
+
+inline float tail_value(const bivlm_weight& w, int64_t row, int64_t e, int code) {
+  if (w.tail_values) return own_value(w, e);
   return w.scale * float_of_half(load<uint16_t>(w.tail_scale, row)) *
          load<float>(w.tail_levels, code);
 }
@@ -56,7 +61,7 @@ inline int check_levels(const bivlm_weight& w) {
     return BIVLM_ERROR_WEIGHT;
   if (w.alphabet < 2 || w.alphabet > 1 << w.bits || (w.symmetric && w.alphabet % 2))
     return BIVLM_ERROR_WEIGHT;
-  if (w.tail_start && (!w.tail_levels || !w.tail_scale ||
+  if (w.tail_start && ((!w.tail_values && (!w.tail_levels || !w.tail_scale)) ||
                        (!w.tail_entries && load<int64_t>(w.tail_start, w.rows) > 0)))
     return BIVLM_ERROR_WEIGHT;
   return w.group_bytes || w.column_scale ? BIVLM_ERROR_WEIGHT : 0;

@@ -150,9 +150,9 @@ inline void prepare(Task& task) {
   if (!task.plan.whole && path != Path::kDense) prepare_lanes(task);
 }
 
-// The difference between a tail entry and the value of its dense code
-inline float tail_correction(const bivlm_weight& w, int64_t i, int64_t group, int code) {
-  return tail_value(w, i, code) - level_at(w, i, group, dense_code(w, code));
+// The difference between tail entry e and the value of its dense code
+inline float tail_correction(const bivlm_weight& w, int64_t i, int64_t group, int64_t e, int code) {
+  return tail_value(w, i, e, code) - level_at(w, i, group, dense_code(w, code));
 }
 
 // The level of a dense code, from the prepared tables of the row
@@ -163,16 +163,16 @@ inline float ready_level(const Row& row, int code) {
 }
 
 // The entries of one group's tail, in four independent sums, so that additions need not wait for
-// each other
-template <class Entry, int kTokens>
-inline void add_entries(const bivlm_weight& w, const float* corrections, int64_t begin, int64_t end,
-                        const float* x, int64_t stride, float* out) {
+// each other. correction(e, code) is the difference that entry e makes.
+template <class Entry, int kTokens, class Correction>
+inline void add_entries(const bivlm_weight& w, const Correction& correction, int64_t begin,
+                        int64_t end, const float* x, int64_t stride, float* out) {
   constexpr int kSums = 4;
   float sums[kTokens][kSums] = {};
   const auto one = [&](int64_t e, int k) BIVLM_INLINE {
     const uint32_t entry = load<Entry>(w.tail_entries, e);
-    for (int n = 0; n < kTokens; ++n)
-      sums[n][k] += corrections[entry & 3] * x[n * stride + (entry >> 2)];
+    const float by = correction(e, entry & 3);
+    for (int n = 0; n < kTokens; ++n) sums[n][k] += by * x[n * stride + (entry >> 2)];
   };
   int64_t e = begin;
   for (; e + kSums <= end; e += kSums) {
@@ -183,26 +183,37 @@ inline void add_entries(const bivlm_weight& w, const float* corrections, int64_t
   for (int n = 0; n < kTokens; ++n) out[n] += (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]);
 }
 
+template <int kTokens, class Correction>
+inline void add_group(const bivlm_weight& w, const Correction& correction, int64_t begin,
+                      int64_t end, const float* x, int64_t stride, float* out) {
+  if (w.tail_wide) return add_entries<uint32_t, kTokens>(w, correction, begin, end, x, stride, out);
+  return add_entries<uint16_t, kTokens>(w, correction, begin, end, x, stride, out);
+}
+
 template <int kTokens, Path kPath>
 inline void add_tail(const Task& task, int64_t i, const Row& row, int64_t token, float* out) {
   const bivlm_weight& w = *task.weight;
   const int64_t begin = tail_begin(w, i), end = tail_end(w, i), stride = task.plan.plain_stride;
   if (begin == end) return;
   const float* x = task.plain + token * stride;
+  if (task.plan.whole && w.tail_values) {
+    const float level = ready_level<kPath>(row, 0);
+    const auto own = [&](int64_t e, uint32_t) BIVLM_INLINE { return own_value(w, e) - level; };
+    return add_group<kTokens>(w, own, begin, end, x, stride, out);
+  }
   if (task.plan.whole) {
     float corrections[4];
     const float scale = w.scale * float_of_half(load<uint16_t>(w.tail_scale, i));
     for (int code = 0; code < 4; ++code)
       corrections[code] =
           scale * load<float>(w.tail_levels, code) - ready_level<kPath>(row, dense_code(w, code));
-    if (w.tail_wide)
-      return add_entries<uint32_t, kTokens>(w, corrections, begin, end, x, stride, out);
-    return add_entries<uint16_t, kTokens>(w, corrections, begin, end, x, stride, out);
+    const auto coded = [&](int64_t, uint32_t code) BIVLM_INLINE { return corrections[code]; };
+    return add_group<kTokens>(w, coded, begin, end, x, stride, out);
   }
   for (int64_t e = begin; e < end; ++e) {
     const TailEntry entry = tail_entry(w, e);
-    const float correction = tail_correction(w, i, entry.column / w.group_size, entry.code);
-    for (int n = 0; n < kTokens; ++n) out[n] += correction * x[n * stride + entry.column];
+    const float by = tail_correction(w, i, entry.column / w.group_size, e, entry.code);
+    for (int n = 0; n < kTokens; ++n) out[n] += by * x[n * stride + entry.column];
   }
 }
 

@@ -35,7 +35,7 @@ void expand(const bivlm_weight& w, int64_t row, float* out) {
     out[j] = value_of(w, row, j / w.group_size, code_at(w, row, j));
   for (int64_t e = tail_begin(w, row); e < tail_end(w, row); ++e) {
     const TailEntry entry = tail_entry(w, e);
-    out[entry.column] = tail_value(w, row, entry.code);
+    out[entry.column] = tail_value(w, row, e, entry.code);
   }
 }
 

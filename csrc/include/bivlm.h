@@ -1,5 +1,5 @@
 /* The interface of the native library: products with packed weights and their unpacking, the
- * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 3.
+ * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 4.
  *
  * The structs describe tensors in the caller's memory; docs/format.md defines the bytes. Numbers of
  * more than one byte are little-endian; pointers need no alignment. Nothing is kept between calls,
@@ -18,7 +18,7 @@ extern "C" {
 
 /* The library itself */
 
-#define BIVLM_ABI_VERSION 3
+#define BIVLM_ABI_VERSION 4
 
 /* Errors; nothing was written */
 #define BIVLM_ERROR_SHAPE (-1)  /* rows, columns, groups, strides, counts that contradict */
@@ -100,8 +100,10 @@ typedef struct {
                                    .. tail_start[i + 1] - 1, columns ascending */
   const void* tail_entries;     /* column << 2 | tail code, uint16, or uint32 when tail_wide */
   int32_t tail_wide;
-  const float* tail_levels;   /* (4,) */
-  const uint16_t* tail_scale; /* float16 (rows,) */
+  const float* tail_levels;    /* (4,) */
+  const uint16_t* tail_scale;  /* float16 (rows,) */
+  const uint16_t* tail_values; /* float16, one for each entry, or NULL; in place of tail_levels and
+                                  tail_scale, and the tail codes are then 0 */
 } bivlm_weight;
 
 /* y[b, i] = sum_j w[i, j] x[b, j] + bias[i].

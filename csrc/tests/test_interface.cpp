@@ -69,6 +69,15 @@ void test_errors() {
   CHECK(with([](bivlm_weight& w) { w.levels = nullptr; }) == BIVLM_ERROR_WEIGHT, "no levels");
   CHECK(with([](bivlm_weight& w) { w.table_rows = 2; }) == BIVLM_ERROR_WEIGHT, "table rows");
   CHECK(with([](bivlm_weight& w) { w.codes = nullptr; }) == BIVLM_ERROR_WEIGHT, "no codes");
+  Options tail;
+  tail.tail = 0.3;
+  for (const bool values : {false, true}) {
+    tail.tail_values = values;
+    bivlm_weight w = Weight(tail, 6).w;
+    w.tail_levels = nullptr;
+    w.tail_values = nullptr;
+    CHECK(linear(w) == BIVLM_ERROR_WEIGHT, "a tail without numbers");
+  }
   CHECK(bivlm_linear(nullptr, nullptr, 0, 0, 0, nullptr, nullptr, 0, 1) == BIVLM_ERROR_WEIGHT,
         "no weight");
   float out[64 * 5];

@@ -54,6 +54,9 @@ class LinearStats:
     If gradients were measured (calibration/gradients.py): `visual_share` is the visual tokens' share of the
     squared gradients of the linear's outputs, 0…1; `fisher` (out, in) float32 is the squared gradient of
     every weight, summed over the samples, for quantizers that ask for it (`needs_fisher`).
+
+    `inputs` (t, in) float32 are some of the inputs, evenly spread over the tokens, and `inputs_visual` (t,)
+    bool marks the visual ones, for quantizers that ask for them (`needs_inputs`).
     """
 
     second_moments: Mapping[Modality, Tensor]
@@ -61,6 +64,8 @@ class LinearStats:
     residuals: Mapping[Modality, Tensor] | None = None
     visual_share: float | None = None
     fisher: Tensor | None = None
+    inputs: Tensor | None = None
+    inputs_visual: Tensor | None = None
 
     @property
     def hessian(self) -> Tensor:

@@ -81,3 +81,16 @@ def test_hooks_are_gone_afterwards(block):
     before = collector.stats("q").tokens
     block(samples()[0][0])
     assert collector.stats("q").tokens == before
+
+
+def test_inputs_are_kept_if_they_are_asked_for(block):
+    stats = collected(block, samples(), keep_inputs=True).stats("k")
+    assert torch.equal(stats.inputs, torch.cat([x[0] for x, _ in samples()]))
+    assert torch.equal(stats.inputs_visual, torch.cat([mask for _, mask in samples()]))
+    assert collected(block, samples()).stats("k").inputs is None
+
+
+def test_of_linears_that_see_images_alone_all_kept_inputs_are_visual(block):
+    collector = collected(block, samples(), visual_only=frozenset({"o"}), keep_inputs=True)
+    assert bool(collector.stats("o").inputs_visual.all())
+    assert not bool(collector.stats("q").inputs_visual.all())

@@ -15,13 +15,16 @@ from bivlm.quantizers import (
     AWQ,
     DBF,
     GPTQ,
+    MBQ,
     PBLLM,
     QUANTIZERS,
     RTN,
     BiLLM,
     BiVLM,
+    LeanQuant,
     Quantizer,
     Sign,
+    SqueezeLLM,
     Trellis,
 )
 
@@ -81,6 +84,17 @@ class TestAWQ(QuantizerContract):
     ]
 
 
+class TestMBQ(QuantizerContract):
+    examples = [
+        Example(MBQ(), inverts_moment=False),
+        Example(
+            MBQ(bits=2, loss="mse", zero_point="free", clip=True, group_size=64, steps=7),
+            inverts_moment=False,
+        ),
+        Example(MBQ(bits=4, zero_point="middle", scale_bits=8, group_size=1000), inverts_moment=False),
+    ]
+
+
 class TestGPTQ(QuantizerContract):
     examples = [
         GPTQ(),
@@ -90,6 +104,32 @@ class TestGPTQ(QuantizerContract):
         GPTQ(act_order=False, group_size=64, scale_bits=8),
         GPTQ(grid="lloyd"),
         GPTQ(grid="lloyd", alphabet=5, group_size=1000, refit=False),
+        GPTQ(grid="lloyd", grid_weight="loss", loss_exponent=3.0),
+        GPTQ(act_order=False, group_size=64, grid_weight="loss"),
+    ]
+
+
+class TestLeanQuant(QuantizerContract):
+    examples = [
+        LeanQuant(),
+        LeanQuant(bits=3, start="search", refit=True, loss_exponent=2.0, damping=0.01),
+        LeanQuant(bits=1, group_size=64, act_order=False, block_size=48, modality_weight="balanced"),
+        LeanQuant(bits=4, group_size=100, loss_exponent=0.0),
+    ]
+
+
+class TestSqueezeLLM(QuantizerContract):
+    examples = [
+        Example(SqueezeLLM(), least_paper_bits=None, inverts_moment=False),
+        Example(SqueezeLLM(bits=2, sensitive=0.0, outliers=0.0), inverts_moment=False),
+        Example(
+            SqueezeLLM(bits=4, sensitive=0.01, outlier_range=1.5, outliers=0.02),
+            unused_bits=0.5,
+            least_paper_bits=None,
+            inverts_moment=False,
+        ),
+        Example(SqueezeLLM(bits=1, feedback=True, modality_weight=0.3), least_paper_bits=None),
+        SqueezeLLM(bits=2, outliers=0.0, sensitive=0.0, feedback=True, act_order=False, block_size=48),
     ]
 
 

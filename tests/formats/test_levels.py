@@ -37,6 +37,7 @@ def weights(draw):
         group_size=draw(st.integers(1, columns)),
         per_row=draw(st.booleans()),
         tail=tail,
+        values=draw(st.booleans()),
         seed=draw(st.integers(0, 2**32)),
     )
 
@@ -52,14 +53,14 @@ def field(number, width):
 
 def streams_oracle(weight):
     """The uint8 tensors of the file by docs/format.md, bit by bit."""
-    alphabet, n = weight.alphabet, weight.tail_codes.numel()
+    alphabet, n = weight.alphabet, weight.tail_positions.numel()
     codes, positions, tail_codes = (
         weight.codes.tolist(),
         weight.tail_positions.tolist(),
         weight.tail_codes.tolist(),
     )
     columns = len(codes[0])
-    for position, code in zip(positions, tail_codes, strict=True):
+    for position, code in zip(positions, tail_codes or [0] * n, strict=True):
         codes[position // columns][position % columns] = code if alphabet >= 4 else code // 2
     symbols, width = bits.RADIX[alphabet]
     words = range(0, columns, symbols)
@@ -75,7 +76,7 @@ def streams_oracle(weight):
         highs = [stream("".join("0" * (gap >> k) + "1" for gap in gaps)) for k in range(13)]
         k = min(range(13), key=lambda k: len(lows[k]) + len(highs[k]))
         written |= {"tail_low": lows[k], "tail_high": highs[k]}
-    if n and alphabet < 4:
+    if tail_codes and alphabet < 4:
         written["tail_bits"] = stream("".join(str(code % 2) for code in tail_codes))
     return written
 
@@ -89,9 +90,13 @@ def dequantize_oracle(weight):
         if weight.symmetric:
             levels_here = [-level for level in reversed(levels_here)] + levels_here
         expanded[i, j] = scale * np.float32(levels_here[weight.codes[i, j]])
-    for position, code in zip(weight.tail_positions.tolist(), weight.tail_codes.tolist(), strict=True):
+    for entry, position in enumerate(weight.tail_positions.tolist()):
         i, j = divmod(position, columns)
-        expanded[i, j] = scale * np.float32(weight.tail_scale[i]) * np.float32(weight.tail_levels[code])
+        if len(weight.tail_values):
+            expanded[i, j] = scale * np.float32(weight.tail_values[entry])
+        else:
+            level = weight.tail_levels[int(weight.tail_codes[entry])]
+            expanded[i, j] = scale * np.float32(weight.tail_scale[i]) * np.float32(level)
     return expanded
 
 
@@ -125,14 +130,20 @@ def test_dequantize_equals_the_loop(weight):
 
 def nbytes_bound(weight, tail):
     return levels_nbytes(
-        weight.shape, weight.alphabet, weight.symmetric, weight.group_size, weight.levels.shape[0], tail
+        weight.shape,
+        weight.alphabet,
+        weight.symmetric,
+        weight.group_size,
+        weight.levels.shape[0],
+        tail,
+        weight.tail_values.numel() > 0,
     )
 
 
 @quick
 @given(weights(), st.integers(0, 800))
 def test_bytes_stay_within_the_bound(weight, more):
-    n = weight.tail_codes.numel()
+    n = weight.tail_positions.numel()
     nbytes = weight.encode().nbytes
     assert nbytes <= nbytes_bound(weight, n) <= nbytes_bound(weight, min(n + more, weight.codes.numel()))
     assert n or nbytes == nbytes_bound(weight, 0)
@@ -162,6 +173,18 @@ def test_equality_is_of_bits():
     assert weight != dataclasses.replace(weight, scale=weight.scale * 2)
     assert weight != dataclasses.replace(weight, tail_codes=(weight.tail_codes + 1) % 4)
     assert weight != "a weight"
+    valued = make(3, 5, alphabet=4, tail=(2, 9), values=True)
+    assert valued != dataclasses.replace(valued, tail_values=valued.tail_values * 2)
+
+
+def test_an_entry_with_a_value_costs_two_bytes_and_its_position():
+    """A sixteenth of the codes' bits are spent at places that need none: they are 0."""
+    coded, valued = (
+        make(8, 64, alphabet=4, tail=range(0, 512, 16), values=values) for values in (False, True)
+    )
+    assert valued.encode().nbytes - coded.encode().nbytes == 2 * 32 - 2 * 8 - 2 * 4
+    assert valued.encode().settings["tail_kind"] == "values"
+    assert "tail_kind" not in coded.encode().settings
 
 
 LIMITS = {2: 1.20, 4: 2.20, 8: 3.20, 10: 3.60}

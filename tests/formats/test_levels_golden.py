@@ -88,6 +88,38 @@ GOLDEN = {
             "tail_scale": (torch.float16, (1,), "00 48"),
         },
     ),
+    "Example 4": Golden(
+        weight=LevelsWeight(
+            codes=octets([[0, 2, 0, 1, 2], [1, 1, 0, 2, 0]]),
+            levels=half(-1, 0, 1).view(1, 1, 3),
+            scale=torch.tensor(0.5),
+            alphabet=3,
+            symmetric=False,
+            group_size=5,
+            tail_positions=torch.tensor([2, 9]),
+            tail_codes=octets([]),
+            tail_levels=half(0, 0, 0, 0),
+            tail_scale=half(),
+            tail_values=half(6, -5),
+        ),
+        expanded=[[-0.5, 0.5, 3, 0, 0.5], [0, 0, -0.5, 0.5, -2.5]],
+        settings={
+            "alphabet": 3,
+            "symmetric": False,
+            "group_size": 5,
+            "tail": 2,
+            "tail_rice": 0,
+            "tail_kind": "values",
+        },
+        tensors={
+            "codes": (torch.uint8, (2, 1), "c3 3a"),
+            "levels": (torch.float16, (1, 1, 3), "00 bc 00 00 00 3c"),
+            "scale": (torch.float32, (1,), "00 00 00 3f"),
+            "tail_low": (torch.uint8, (0,), ""),
+            "tail_high": (torch.uint8, (2,), "04 02"),
+            "tail_values": (torch.float16, (2,), "00 46 00 c5"),
+        },
+    ),
 }
 
 examples = pytest.mark.parametrize(("title", "golden"), GOLDEN.items(), ids=GOLDEN)

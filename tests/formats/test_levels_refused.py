@@ -88,6 +88,43 @@ def test_without_a_tail_its_tables_are_empty(changes, message):
         dataclasses.replace(make(3, 5, alphabet=4), **changes)
 
 
+VALUED = {
+    "values of another dtype": ({"tail_values": torch.ones(2)}, "'tail_values' is float32"),
+    "a value too few": ({"tail_values": half(1)}, "'tail_values' is"),
+    "a value that is no number": ({"tail_values": half(1, float("nan"))}, "'tail_values' holds NaN"),
+    "values that overflow": ({"tail_values": half(9, 1), "scale": torch.tensor(1e38)}, "'tail_values' overf"),
+    "codes as well": ({"tail_codes": octets(1, 2)}, "'tail_codes' is"),
+    "levels as well": ({"tail_levels": half(0, 1, 2, 3)}, "'tail_levels' must be zeros"),
+    "row scales as well": ({"tail_scale": half(1, 1, 1)}, "'tail_scale' is"),
+    "no positions": ({"tail_positions": torch.zeros(0, dtype=torch.int64)}, "'tail_values' is"),
+    "a code under the tail": ({"codes": torch.ones(3, 5, dtype=torch.uint8)}, "'codes' must be 0"),
+    "positions beyond": ({"tail_positions": torch.tensor([2, 15])}, "'tail_positions' must lie"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), VALUED.values(), ids=VALUED)
+def test_a_wrong_field_of_a_tail_of_values_is_refused_by_name(changes, message):
+    weight = make(3, 5, alphabet=4, symmetric=True, group_size=3, tail=(2, 9), values=True)
+    with pytest.raises(ValueError, match=f"^levels: .*{message}"):
+        dataclasses.replace(weight, **changes)
+
+
+def test_the_kind_of_tail_has_one_spelling():
+    """A file says "values" or nothing, and only if it has a tail."""
+    valued, coded, none = (
+        make(3, 5, alphabet=4, **more).encode()
+        for more in ({"tail": (2, 9), "values": True}, {"tail": (2, 9)}, {})
+    )
+    for packed, kind, message in (
+        (valued, "levels", "'tail_kind' is 'levels'; needs one of values"),
+        (valued, 1, "'tail_kind' is 1"),
+        (coded, "values", "'tail_values' is missing"),
+        (none, "values", "'tail' is 0; needs 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LevelsWeight.decode(dataclasses.replace(packed, settings={**packed.settings, "tail_kind": kind}))
+
+
 SETTINGS = {
     "alphabet 17": ({"alphabet": 17}, "'alphabet' is 17"),
     "alphabet as text": ({"alphabet": "3"}, "'alphabet' is '3'"),

@@ -47,7 +47,7 @@ def test_codes_are_fields_of_whole_bits(weight):
     struct = prepared.struct
     codes = (weight.signs if weight.format == "planes" else weight.codes).numpy().astype(np.uint8)
     found = dense_codes(prepared)
-    if weight.format == "levels" and weight.tail_codes.numel():
+    if weight.format == "levels" and weight.tail_codes.numel():  # where entries have values it is 0
         codes = codes.copy()
         codes.reshape(-1)[weight.tail_positions.numpy()] = weight.tail_codes.numpy() >> (weight.alphabet < 4)
     assert (struct.rows, struct.columns) == weight.shape
@@ -68,7 +68,14 @@ def test_the_tail_is_listed_by_row(name):
         for e in entries[start[row] : start[row + 1]]
     ]
     assert struct.tail_wide == (columns > 16384)
-    assert found == list(zip(weight.tail_positions.tolist(), weight.tail_codes.tolist(), strict=True))
+    codes = weight.tail_codes.tolist() or [0] * len(found)
+    assert found == list(zip(weight.tail_positions.tolist(), codes, strict=True))
+    if "values" in name:
+        assert (struct.tail_levels, struct.tail_scale) == (None, None)
+        values = memory(struct.tail_values, np.float16, len(found))
+        assert np.array_equal(values, weight.tail_values.numpy())
+        return
+    assert struct.tail_values is None
     assert memory(struct.tail_levels, np.float32, 4).tolist() == weight.tail_levels.float().tolist()
     assert np.array_equal(memory(struct.tail_scale, np.float16, struct.rows), weight.tail_scale.numpy())
 
@@ -92,6 +99,7 @@ IN_PLACE = {
     "levels of 7, whole bits all the same": (levels(8, 64, alphabet=7), 0),
     "levels of 6": (levels(8, 64, alphabet=6), 8 * 64 * 3 // 8),
     "tail": (levels(8, 64, tail=0.125), 8 * 9 + 2 * 64 + 4 * 4),
+    "tail of values": (levels(8, 64, tail=0.125, values=True), 8 * 9 + 2 * 64),
     "uniform": (uniform(8, 64, zero="free", column_scale=True), 0),
     "zero codes": (uniform(8, 64, zero="code", group_size=16), 8 * 4),
     "blocks": (planes(8, 64, group_size=32), 0),
@@ -141,9 +149,10 @@ def test_a_tensor_that_is_elsewhere_is_refused():
         prepare(PackedTensor(packed.format, packed.shape, away, packed.settings))
 
 
+@pytest.mark.parametrize("values", [False, True])
 @pytest.mark.parametrize("alphabet", [8, 3])
-def test_a_tail_code_that_cannot_be_is_refused(alphabet):
-    packed = levels(4, 64, alphabet=alphabet, tail=0.1).encode()
+def test_a_tail_code_that_cannot_be_is_refused(alphabet, values):
+    packed = levels(4, 64, alphabet=alphabet, tail=0.1, values=values).encode()
     codes = bits.pack_symbols(torch.full((4, 64), alphabet - 1, dtype=torch.uint8), alphabet)
     with pytest.raises(ValueError, match="under a tail entry"):
         prepare(

@@ -47,6 +47,9 @@ def _all_levels() -> dict[str, QuantizedWeight]:
                 made[f"levels of {alphabet}, symmetric, tail {tail}"] = levels(
                     9, 70, alphabet=alphabet, symmetric=True, by_row=by_row, tail=tail
                 )
+        made[f"levels of {alphabet}, tail of values"] = levels(
+            9, 70, alphabet=alphabet, group_size=group_size, by_row=by_row, tail=0.03, values=True
+        )
     return made
 
 

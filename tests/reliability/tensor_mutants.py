@@ -18,7 +18,7 @@ from reliability.corpus import corpus
 INTEGERS = [0, 1, -1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1 << 15]
 INTEGERS += [1 << 16, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 60, 1 << 62, (1 << 63) - 1, 1 << 63]
 INTEGERS += [1 << 64, -(1 << 63), 10**30]
-WORDS = ["", "x", "float32", "float16", "uint8", "int8", "none", "middle", "code", "free", "levels"]
+WORDS = ["", "x", "float32", "float16", "uint8", "int8", "none", "middle", "code", "free", "levels", "values"]
 EVIL = [
     *INTEGERS,
     *WORDS,
@@ -204,9 +204,9 @@ def _names_of_tensors(draw: random.Random, packed: PackedTensor) -> tuple[Packed
     if kind == "delete":
         del tensors[one]
     elif kind == "add":
-        tensors[draw.choice(("extra", "table", "scale_unit", "tail_low", "partition", "blocks"))] = (
-            torch.zeros(3)
-        )
+        tensors[
+            draw.choice(("extra", "table", "scale_unit", "tail_low", "tail_values", "partition", "blocks"))
+        ] = torch.zeros(3)
     elif kind == "swap":
         tensors[one], tensors[other] = tensors[other], tensors[one]
     else:

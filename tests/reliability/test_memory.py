@@ -73,8 +73,8 @@ def signs(rows, columns, rank):
     return PackedTensor("factors", (rows, columns), tensors, {"rank": rank, "exponent": 0})
 
 
-def all_tail():
-    """Every weight in the tail, at a position right after the one before."""
+def all_tail(values):
+    """Every weight in the tail, with a code or a value, at a position right after the one before."""
     rows, columns = 64, 4096
     count = rows * columns
     tensors = {
@@ -83,11 +83,14 @@ def all_tail():
         "scale": torch.ones(1),
         "tail_low": torch.zeros(0, dtype=torch.uint8),
         "tail_high": torch.full((count // 8,), 255, dtype=torch.uint8),
-        "tail_levels": torch.zeros(4, dtype=torch.float16),
-        "tail_scale": torch.zeros(rows, dtype=torch.float16),
-        "tail_bits": torch.zeros(count // 8, dtype=torch.uint8),
     }
     settings = {"alphabet": 2, "symmetric": False, "group_size": columns, "tail": count, "tail_rice": 0}
+    if values:
+        tensors["tail_values"] = torch.ones(count, dtype=torch.float16)
+        return PackedTensor("levels", (rows, columns), tensors, {**settings, "tail_kind": "values"})
+    tensors["tail_levels"] = torch.zeros(4, dtype=torch.float16)
+    tensors["tail_scale"] = torch.zeros(rows, dtype=torch.float16)
+    tensors["tail_bits"] = torch.zeros(count // 8, dtype=torch.uint8)
     return PackedTensor("levels", (rows, columns), tensors, settings)
 
 
@@ -108,7 +111,8 @@ WIDE = {
     "one row of columns without bits": trellis(1, 1 << 21),
     "the largest prime": trellis(16, 1021, k=1, rotated=True),
     "a rank that is larger than the weight": signs(8, 8, 1 << 18),
-    "a weight that is all tail": all_tail(),
+    "a weight that is all tail": all_tail(values=False),
+    "a weight that is all tail of values": all_tail(values=True),
     "a table for every weight": levels(64, 512, alphabet=16, group_size=1).encode(),
 }
 

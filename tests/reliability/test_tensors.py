@@ -34,6 +34,7 @@ def without_settings(packed, name):
 
 
 LEVELS, TAIL = levels(8, 64).encode(), levels(8, 64, tail=0.1).encode()
+VALUES = levels(8, 64, tail=0.1, values=True).encode()
 RADIX = levels(4, 64, alphabet=6).encode()
 SEVEN, TEN = levels(4, 64, alphabet=7).encode(), levels(4, 64, alphabet=10).encode()
 UNIFORM = uniform(8, 60, bits=8, zero="free", column_scale=True).encode()
@@ -51,6 +52,13 @@ REFUSED = {
     "levels: a tail scale below zero": with_numbers(TAIL, "tail_scale", -1.0),
     "levels: a tail scale of NaN": with_numbers(TAIL, "tail_scale", NAN),
     "levels: tail levels that fall": with_numbers(TAIL, "tail_levels", 9.0),
+    "levels: a tail value of NaN": with_numbers(VALUES, "tail_values", NAN),
+    "levels: a code under a tail value": with_numbers(VALUES, "codes", 255),
+    "levels: a value too few": with_tensor(VALUES, "tail_values", VALUES.tensors["tail_values"][1:]),
+    "levels: tail values, and the setting for none": without_settings(VALUES, "tail_kind"),
+    "levels: another kind of tail": with_settings(VALUES, tail_kind="levels"),
+    "levels: tail codes, and the setting for values": with_settings(TAIL, tail_kind="values"),
+    "levels: values of no tail": with_settings(LEVELS, tail_kind="values"),
     "levels: a word of no symbols": with_numbers(RADIX, "codes", 255),
     "levels: a code of seven among seven": with_numbers(SEVEN, "codes", 255),
     "levels: a word that crosses bytes": with_tensor(TEN, "codes", torch.full((4, 28), 255).byte()),

@@ -8,7 +8,7 @@ import torch
 import bivlm
 from bivlm.calibration.inputs import calibration_inputs
 from bivlm.checkpoint.source import SourceModel
-from bivlm.contracts.quantizer import stats_of, weight_of
+from bivlm.contracts.quantizer import Example, stats_of, weight_of
 from bivlm.eval.answer import inference
 from bivlm.formats import format_named
 from bivlm.formats.encoding import rotation, trellis_code
@@ -16,7 +16,21 @@ from bivlm.job.request import make_request
 from bivlm.job.run import prepare, run
 from bivlm.kernels.table import kernel_for
 from bivlm.native import library as native
-from bivlm.quantizers import ARB, AWQ, DBF, GPTQ, PBLLM, RTN, BiLLM, BiVLM, Sign, Trellis
+from bivlm.quantizers import (
+    ARB,
+    AWQ,
+    DBF,
+    GPTQ,
+    MBQ,
+    PBLLM,
+    RTN,
+    BiLLM,
+    BiVLM,
+    LeanQuant,
+    Sign,
+    SqueezeLLM,
+    Trellis,
+)
 from bivlm.quantizers.steps.viterbi import search_columns, search_reference
 from reliability.corpus import corpus
 from reliability.jobs import content
@@ -32,7 +46,11 @@ QUANTIZERS = [
     Sign(mean=True, compensate=True),
     RTN(),
     AWQ(),
+    MBQ(),
     GPTQ(),
+    LeanQuant(),
+    SqueezeLLM(),
+    SqueezeLLM(feedback=True),
     PBLLM(),
     BiLLM(refit=True),
     ARB(),
@@ -109,7 +127,8 @@ def test_readers_and_kernels(defaults):
 @pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
 def test_quantizers(quantizer, defaults):
-    weight, stats = weight_of((40, 130)), stats_of(130)
+    weight = weight_of((40, 130))
+    stats = Example(quantizer).completed(weight, stats_of(130))
     with torch_defaults(*defaults):
         found = encoded_bytes(quantizer.quantize(weight, stats).encode())
     assert found == encoded_bytes(quantizer.quantize(weight, stats).encode())

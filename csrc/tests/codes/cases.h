@@ -36,6 +36,7 @@ inline void for_kinds(Options o, int turn, const std::function<void(const Option
     o.table_per_row = turn % 3 != 0;
     o.tail = turn % 4 < 2 ? 0 : turn % 4 == 2 ? 0.02 : 0.3;
     o.tail_wide = turn % 5 == 0;
+    o.tail_values = turn % 8 > 3;
     body(o);
   }
   o.tail = 0;

@@ -135,17 +135,20 @@ struct Builder {
     Buffer& scale = buffer(2 * o.rows);
     for (int c = 0; c < 4; ++c) levels.put(size_t(c), float(c < 2 ? c - 3 : c) * 1.37f);
     std::vector<uint32_t> entries;
+    std::vector<uint16_t> own;
     out.starts.push_back(0);
     out.dense = out.values;
     for (int64_t i = 0; i < o.rows; ++i) {
       scale.put(size_t(i), half_of(0.5 + random.unit()));
       for (int64_t j = 0; j < o.columns; ++j) {
         if (random.unit() >= o.tail) continue;
-        const int tail_code = random.below(4);
+        const int tail_code = o.tail_values ? 0 : random.below(4);
         const size_t at = size_t(i * o.columns + j);
+        own.push_back(half_of(3 * random.normal()));
         tail_at.push_back({at, tail_code,
-                           out.w.scale * of_half(scale.get<uint16_t>(size_t(i))) *
-                               levels.get<float>(size_t(tail_code))});
+                           o.tail_values ? out.w.scale * of_half(own.back())
+                                         : out.w.scale * of_half(scale.get<uint16_t>(size_t(i))) *
+                                               levels.get<float>(size_t(tail_code))});
         codes[at] = o.alphabet >= 4 ? tail_code : tail_code >> 1;
         entries.push_back(uint32_t(j << 2 | tail_code));
       }
@@ -158,8 +161,16 @@ struct Builder {
     for (size_t e = 0; e < out.starts.size(); ++e) starts.put(e, out.starts[e]);
     out.w.tail_start = reinterpret_cast<const int64_t*>(reinterpret_cast<uintptr_t>(starts.data()));
     out.w.tail_entries = stored.data(), out.w.tail_wide = o.tail_wide;
-    out.w.tail_levels = reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(levels.data())),
-    out.w.tail_scale = halves(scale);
+    if (!o.tail_values) {
+      out.w.tail_levels =
+          reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(levels.data()));
+      out.w.tail_scale = halves(scale);
+      return;
+    }
+    if (own.empty()) own.push_back(0);  // NULL would mean a tail of codes
+    Buffer& values = buffer(2 * int64_t(own.size()));
+    for (size_t e = 0; e < own.size(); ++e) values.put(e, own[e]);
+    out.w.tail_values = halves(values);
   }
   struct TailAt {
     size_t at;
@@ -215,11 +226,12 @@ Weight::Weight(const Options& o, uint32_t seed) {
   char text[256];
   std::snprintf(text, sizeof text,
                 "kind %d, %d bits, alphabet %d%s, %lld x %lld, groups of %lld, numbers %d, zeros "
-                "%d, tail %g%s%s%s, offset %d",
+                "%d, tail %g%s%s%s%s, offset %d",
                 o.kind, o.bits, o.alphabet, o.symmetric ? " symmetric" : "", (long long)o.rows,
                 (long long)o.columns, (long long)o.group_size, o.numbers, o.zero_kind, o.tail,
-                o.blocks ? ", blocks" : "", o.column_scale ? ", column scales" : "",
-                o.table_per_row ? "" : ", one table", o.offset);
+                o.tail_values ? " of values" : "", o.blocks ? ", blocks" : "",
+                o.column_scale ? ", column scales" : "", o.table_per_row ? "" : ", one table",
+                o.offset);
   words = text;
 }
 

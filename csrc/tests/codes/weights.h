@@ -18,7 +18,7 @@ struct Options {
   int numbers = 2;  // dtype of the scales
   int zero_kind = 0;
   double tail = 0;  // share of the weights
-  bool tail_wide = false;
+  bool tail_wide = false, tail_values = false;
   int offset = 0;  // bytes by which every pointer misses its alignment
 };
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bivlm.calibration.gradients import Gradients
+from bivlm.calibration.token_sample import TokenSample
 from bivlm.types import LinearStats, Modality
 
 TINY = 1e-30  # the total weight of tokens that no gradient reaches
@@ -44,8 +45,9 @@ class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
     `visual_only` names the linears whose input is visual tokens alone; for them the mask is ignored. `joint`
-    sums text and visual tokens together. `weighing` weighs the tokens by gradients. Memory: (in, in) float32
-    per shared input and modality; per linear and modality where tokens are weighed.
+    sums text and visual tokens together. `weighing` weighs the tokens by gradients; `keep_inputs` keeps some
+    of the inputs. Memory: (in, in) float32 per shared input and modality; per linear and modality where
+    tokens are weighed.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class StatsCollector:
         *,
         joint: bool = False,
         weighing: Weighing | None = None,
+        keep_inputs: bool = False,
     ) -> None:
         self.linears, self.visual_only, self.joint, self.weighing = linears, visual_only, joint, weighing
+        self.keep_inputs = keep_inputs
+        self._samples: dict[str, TokenSample] = {}  # by leader
         self._leader: dict[str, str] = {}
         self._sums: dict[str, dict[Modality, Tensor]] = {}
         self._tokens: dict[str, dict[Modality, float]] = {}
@@ -119,6 +124,8 @@ class StatsCollector:
         if name in self._stats:
             raise ValueError(f"the statistics of {name} are closed: they have been asked for")
         rows = x.detach().reshape(-1, x.shape[-1]).float()
+        if self.keep_inputs:
+            self._samples.setdefault(name, TokenSample()).add(rows, visual)
         away = None if exact is None else exact.reshape(rows.shape).float() - rows
         weights = None
         if self.weighing is not None and self.weighing.weighs(name):
@@ -164,7 +171,14 @@ class StatsCollector:
                 for sums in filter(None, (self._sums[leader], residuals)):
                     for modality, total in sums.items():
                         total /= max(tokens[modality], TINY)
-            self._stats[leader] = LinearStats(self._sums[leader], dict(tokens), residuals)
+            kept = self._samples.get(leader)
+            self._stats[leader] = LinearStats(
+                self._sums[leader],
+                dict(tokens),
+                residuals,
+                inputs=None if kept is None else kept.inputs,
+                inputs_visual=None if kept is None else kept.visual,
+            )
         found = self._stats[leader]
         if self.weighing is None:
             return found
@@ -180,14 +194,16 @@ def collector_for(
     *,
     joint: bool = False,
     weighing: Weighing | None = None,
+    keep_inputs: bool = False,
 ) -> StatsCollector:
     """A collector for the linears `names` of `model`. Those whose name ends in one of `visual_linears`
-    receive visual tokens alone; `joint` sums both kinds of tokens together; `weighing` weighs the tokens.
+    receive visual tokens alone; `joint` sums both kinds of tokens together; `weighing` weighs the tokens;
+    `keep_inputs` keeps some inputs.
     """
     linears = {name: model.get_submodule(name) for name in names}
     visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
     watched = {name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}
-    return StatsCollector(watched, frozenset(visual), joint=joint, weighing=weighing)
+    return StatsCollector(watched, frozenset(visual), joint=joint, weighing=weighing, keep_inputs=keep_inputs)
 
 
 def _kept(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -39,8 +39,22 @@ class Example:
     least_paper_bits: float | None = 1.0
     inverts_moment: bool = True
 
-    def quantize(self, w: Tensor) -> QuantizedWeight:
-        return self.quantizer.quantize(w, stats_of(w.shape[1]) if self.quantizer.needs_data else None)
+    def quantize(self, w: Tensor, stats: LinearStats | None = None) -> QuantizedWeight:
+        """The quantized weight, with `stats` or those of `stats_of`, completed if it takes more."""
+        if stats is None and self.quantizer.needs_data:
+            stats = stats_of(w.shape[1])
+        return self.quantizer.quantize(w, None if stats is None else self.completed(w, stats))
+
+    def completed(self, w: Tensor, stats: LinearStats) -> LinearStats:
+        """`stats`, and made-up gradients and inputs if the quantizer looks at them."""
+        if self.quantizer.needs_gradients and stats.visual_share is None:
+            stats = replace(stats, visual_share=0.3)
+        if self.quantizer.needs_fisher and stats.fisher is None:
+            stats = replace(stats, fisher=fisher_of(w, stats))
+        if self.quantizer.needs_inputs and stats.inputs is None:
+            inputs, visual = inputs_of(stats)
+            stats = replace(stats, inputs=inputs, inputs_visual=visual)
+        return stats
 
     def __str__(self) -> str:
         fields = dataclasses.fields(self.quantizer)  # pyright: ignore[reportArgumentType]
@@ -92,11 +106,11 @@ class QuantizerContract:
         assert bool(back.isfinite().all())
 
     def test_inputs_are_left_alone(self, example: Example) -> None:
-        w, stats = weight_of((40, 130)), stats_of(130)
-        before = w.clone(), {name: moment.clone() for name, moment in stats.second_moments.items()}
+        w = weight_of((40, 130))
+        stats = example.completed(w, stats_of(130))
+        before = [tensor.clone() for tensor in (w, *_tensors_of(stats))]
         example.quantizer.quantize(w, stats)
-        assert torch.equal(w, before[0])
-        assert all(torch.equal(before[1][name], moment) for name, moment in stats.second_moments.items())
+        assert all(map(torch.equal, before, (w, *_tensors_of(stats))))
 
     def test_same_input_same_bytes(self, example: Example) -> None:
         one, two = (example.quantize(weight_of((40, 130))).encode() for _ in range(2))
@@ -153,30 +167,32 @@ class QuantizerContract:
         if quantizer.needs_data:
             with pytest.raises(ValueError, match="needs calibration statistics"):
                 quantizer.quantize(w, None)
-            assert quantizer.quantize(w, stats_of(130)) != quantizer.quantize(w, stats_of(130, seed=9))
+            assert example.quantize(w, stats_of(130)) != example.quantize(w, stats_of(130, seed=9))
         else:
             assert quantizer.quantize(w, None) == quantizer.quantize(w, stats_of(130))
 
     def test_modalities_count_as_the_modality_weight_says(self, fed: Example) -> None:
-        w, stats = weight_of((40, 130)), stats_of(130)
-        joined = LinearStats({"text": stats.second_moment(fed.quantizer.modality_weight)}, {"text": 1})
+        w = weight_of((40, 130))
+        stats = fed.completed(w, stats_of(130))
+        moment = stats.second_moment(fed.quantizer.modality_weight)
+        joined = replace(stats, second_moments={"text": moment}, tokens={"text": 1})
         assert fed.quantizer.quantize(w, stats) == fed.quantizer.quantize(w, joined)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_data_lowers_the_error_of_the_layer(self, fed: Example, seed: int) -> None:
         """Compared with the same method on statistics in which all inputs are equal."""
         w, stats = weight_of((64, 128), seed), stats_of(128, seed)
-        without = fed.quantizer.quantize(w, LinearStats({"text": torch.eye(128)}, {"text": 1}))
-        error = trace_error(w, fed.quantizer.quantize(w, stats), stats.hessian)
+        without = fed.quantize(w, LinearStats({"text": torch.eye(128)}, {"text": 1}))
+        error = trace_error(w, fed.quantize(w, stats), stats.hessian)
         assert error <= trace_error(w, without, stats.hessian)
 
     def test_awkward_weights_and_inputs(self, example: Example) -> None:
         w, stats, quantizer = awkward_weight(), awkward_stats(), example.quantizer
-        q = quantizer.quantize(w, stats)
+        q = example.quantize(w, stats)
         assert bool(q.dequantize().isfinite().all())
         assert FORMATS[q.format].decode(q.encode()) == q
         if quantizer.needs_data:
-            of_zeros = quantizer.quantize(torch.zeros_like(w), stats)
+            of_zeros = example.quantize(torch.zeros_like(w), stats)
             assert trace_error(w, q, stats.hessian) < trace_error(2 * w, of_zeros, stats.hessian)
 
     def test_a_moment_that_is_no_moment_is_refused_or_repaired_with_a_word(
@@ -186,21 +202,22 @@ class QuantizerContract:
         weight is refused; it is never silently replaced by an identity.
         """
         w = weight_of((20, 60))
+        below = 5 * getattr(inverting.quantizer, "damping", 0.01)  # ten times the damping repairs it
         slightly, far = (
-            torch.eye(60) - 1.05 * torch.full((60, 60), 1 / 60),
+            torch.eye(60) - (1 + below) * torch.full((60, 60), 1 / 60),
             torch.eye(60) - torch.full((60, 60), 0.5),
         )
-        q = inverting.quantizer.quantize(w, LinearStats({"text": slightly}, {"text": 9}))
+        q = inverting.quantize(w, LinearStats({"text": slightly}, {"text": 9}))
         assert bool(q.dequantize().isfinite().all())
         assert "not positive definite" in caplog.text
         with pytest.raises(ValueError, match="not positive definite"):
-            inverting.quantizer.quantize(w, LinearStats({"text": far}, {"text": 9}))
+            inverting.quantize(w, LinearStats({"text": far}, {"text": 9}))
 
     def test_inputs_that_are_zero_leave_the_method_without_data(
         self, example: Example, caplog: pytest.LogCaptureFixture
     ) -> None:
         w = weight_of((20, 60))
-        q = example.quantizer.quantize(w, LinearStats({"text": torch.zeros(60, 60)}, {"text": 9}))
+        q = example.quantize(w, LinearStats({"text": torch.zeros(60, 60)}, {"text": 9}))
         assert float((w - q.dequantize()).square().sum()) < float(w.square().sum())
         assert ("zeros only" in caplog.text) == example.quantizer.needs_data
 
@@ -209,7 +226,12 @@ class QuantizerContract:
         w = weight_of((20, 60))
         w[2, 3] = value
         with pytest.raises(ValueError, match="NaN or infinity"):
-            example.quantizer.quantize(w, stats_of(60))
+            example.quantize(w, stats_of(60))
+
+
+def _tensors_of(stats: LinearStats) -> list[Tensor]:
+    own = [value for value in vars(stats).values() if isinstance(value, Tensor)]
+    return [*stats.second_moments.values(), *own]
 
 
 def weight_of(shape: tuple[int, int], seed: int = 0) -> Tensor:
@@ -231,6 +253,26 @@ def stats_of(columns: int, seed: int = 1) -> LinearStats:
         second_moments={"text": text.T @ text / len(text), "visual": visual.T @ visual / len(visual)},
         tokens={"text": len(text), "visual": len(visual)},
     )
+
+
+def fisher_of(w: Tensor, stats: LinearStats) -> Tensor:
+    """Squared gradients (out, in) of a weight: rows of unequal weight times the strength of the inputs."""
+    rows = torch.rand(len(w), generator=torch.Generator().manual_seed(len(w)))
+    return torch.outer(rows.square(), stats.hessian.diagonal().clamp_min(0.0))
+
+
+def inputs_of(stats: LinearStats, tokens: int = 64) -> tuple[Tensor, Tensor]:
+    """Some inputs with the second moments of `stats`, `tokens` of each modality: (t, in); and which are
+    visual (t,).
+    """
+    parts, marks = [], []
+    for modality, moment in stats.second_moments.items():
+        values, vectors = torch.linalg.eigh(moment.double())
+        root = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
+        drawn = torch.randn(tokens, len(moment), generator=torch.Generator().manual_seed(len(modality)))
+        parts.append((drawn.double() @ root).float())
+        marks.append(torch.full((tokens,), modality == "visual"))
+    return torch.cat(parts), torch.cat(marks)
 
 
 def trace_error(w: Tensor, q: QuantizedWeight, hessian: Tensor) -> float:

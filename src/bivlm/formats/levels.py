@@ -3,6 +3,7 @@ tail of large weights.
 
     w[i, j] = scale * table[row group of i, column group of j][codes[i, j]]          dense
     w[i, j] = scale * tail_scale[i] * tail_levels[tail_codes[n]]    where (i, j) is tail_positions[n]
+    w[i, j] = scale * tail_values[n]                                or, of a weight that has them
 
 Products are taken in float32, from left to right. In the file the codes are radix words, the tail's positions
 are Rice codes of the gaps between them, and the tail's codes take the place of the dense codes that a tail
@@ -11,7 +12,7 @@ entry does not need. docs/format.md has every byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,20 +20,19 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import (
-    Layout,
-    blaming,
-    check_boolean,
-    check_integer,
-    check_tensor,
-    check_tensors,
-    known_settings,
-    own_copy,
-    require,
+from bivlm.formats.encoding.checks import blaming, own_copy, require
+from bivlm.formats.encoding.level_checks import (
+    TAIL_KIND,
+    VALUES,
+    check_dense,
+    check_levels,
+    check_tail,
+    check_tail_tables,
+    check_tail_values,
+    checked,
+    tail_code_bits_outside,
 )
 from bivlm.formats.encoding.positions import pack_positions, positions_nbytes, unpack_positions
-
-SETTINGS = ["alphabet", "group_size", "symmetric", "tail", "tail_rice"]
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices stay in the cache
 
@@ -50,9 +50,10 @@ class LevelsWeight(QuantizedWeight):
     scale           () float32, above 0: keeps float16 tables in range for weights of any size
     group_size      columns per table; `in` when the whole row shares one (the last group may be shorter)
     tail_positions  (n,) int64, ascending and unique, row-major positions i * in + j
-    tail_codes      (n,) uint8, 0…3
-    tail_levels     (4,) float16, ascending; zeros when there is no tail
-    tail_scale      (out,) float16; empty when there is no tail
+    tail_codes      (n,) uint8, 0…3; empty when the entries have values
+    tail_levels     (4,) float16, ascending; zeros when there are no tail codes
+    tail_scale      (out,) float16; empty when there are no tail codes
+    tail_values     (n,) float16, relative to `scale`; empty when the entries have codes
 
     "Ascending" allows equal neighbours, except for positions. All tensors are on one device. ValueError,
     naming the field, for anything else.
@@ -70,10 +71,11 @@ class LevelsWeight(QuantizedWeight):
     tail_codes: Tensor
     tail_levels: Tensor
     tail_scale: Tensor
+    tail_values: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float16, device="cpu"))
 
     def check(self) -> None:
-        _check_dense(self)
-        _check_tail(self)
+        check_dense(self)
+        check_tail(self)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,21 +99,23 @@ class LevelsWeight(QuantizedWeight):
             weight.view(-1)[self.tail_positions] = (
                 row_scale[self.tail_positions // columns] * self.tail_levels.float()[self.tail_codes.int()]
             )
+        elif self.tail_values.numel():
+            weight.view(-1)[self.tail_positions] = self.tail_values.float() * self.scale
         return weight
 
     def encode(self) -> PackedTensor:
-        tail = self.tail_codes.numel()
-        tensors, rice = {"levels": own_copy(self.levels), "scale": own_copy(self.scale).view(1)}, 0
-        codes = self.codes
+        tail, rice, codes = self.tail_positions.numel(), 0, self.codes
+        tensors = {"levels": own_copy(self.levels), "scale": own_copy(self.scale).view(1)}
         if tail:
+            tensors["tail_low"], tensors["tail_high"], rice = pack_positions(self.tail_positions)
+        if self.tail_values.numel():
+            tensors["tail_values"] = own_copy(self.tail_values)
+        elif tail:
             shared = tail_code_bits_outside(self.alphabet)
             codes = codes.clone(memory_format=torch.contiguous_format)
             codes.view(-1)[self.tail_positions] = self.tail_codes >> shared
-            tensors["tail_low"], tensors["tail_high"], rice = pack_positions(self.tail_positions)
-            tensors["tail_levels"], tensors["tail_scale"] = (
-                own_copy(self.tail_levels),
-                own_copy(self.tail_scale),
-            )
+            tensors["tail_levels"] = own_copy(self.tail_levels)
+            tensors["tail_scale"] = own_copy(self.tail_scale)
             if shared:
                 tensors["tail_bits"] = bits.pack_fields((self.tail_codes & 1)[None], 1)[0]
         tensors = {"codes": bits.pack_symbols(codes, self.alphabet), **tensors}
@@ -122,6 +126,8 @@ class LevelsWeight(QuantizedWeight):
             "tail": tail,
             "tail_rice": rice,
         }
+        if self.tail_values.numel():
+            settings[TAIL_KIND] = VALUES
         return PackedTensor(self.format, self.shape, tensors, settings)
 
     @classmethod
@@ -131,9 +137,12 @@ class LevelsWeight(QuantizedWeight):
         settings: dict[str, Any] = dict(packed.settings)
         tensors, alphabet = packed.tensors, settings["alphabet"]
         codes = bits.unpack_symbols(tensors["codes"], alphabet, packed.shape[1])
-        positions, tail_codes, tail_levels, tail_scale = _no_tail(codes.device)
+        positions, tail_codes, tail_levels, tail_scale, values = _no_tail(codes.device)
         if settings["tail"]:
             positions = tail_positions(packed)
+        if TAIL_KIND in settings:
+            values = tensors["tail_values"]
+        elif settings["tail"]:
             tail_codes = _take_tail_codes(codes, positions, tensors, alphabet)
             tail_levels, tail_scale = tensors["tail_levels"], tensors["tail_scale"]
         return cls(
@@ -147,6 +156,7 @@ class LevelsWeight(QuantizedWeight):
             tail_codes=tail_codes,
             tail_levels=tail_levels,
             tail_scale=tail_scale,
+            tail_values=values,
         )
 
     @classmethod
@@ -156,22 +166,13 @@ class LevelsWeight(QuantizedWeight):
             with blaming("'codes'"):
                 bits.check_symbols(tensors["codes"], settings["alphabet"], packed.shape[1])
             scale = tensors["scale"].view(())
-            _check_levels(tensors["levels"], scale, settings["symmetric"])
+            check_levels(tensors["levels"], scale, settings["symmetric"])
+            if TAIL_KIND in settings:
+                check_tail_values(tensors["tail_values"], scale)
+            elif settings["tail"]:
+                check_tail_tables(tensors["tail_levels"], tensors["tail_scale"], scale)
             if settings["tail"]:
-                _check_tail_tables(tensors["tail_levels"], tensors["tail_scale"], scale)
                 _check_tail_streams(packed)
-
-
-def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
-    tensors are not read.
-    """
-    settings = _checked_settings(packed)
-    check_tensors(packed.tensors, _layout(packed.shape, settings))
-    (rows, columns), alphabet = packed.shape, settings["alphabet"]
-    length = alphabet // 2 if settings["symmetric"] else alphabet
-    _check_table_shape(packed.tensors["levels"], rows, -(-columns // settings["group_size"]), length)
-    return settings
 
 
 def tail_positions(packed: PackedTensor) -> Tensor:
@@ -187,10 +188,16 @@ def tail_positions(packed: PackedTensor) -> Tensor:
 
 
 def levels_nbytes(
-    shape: tuple[int, int], alphabet: int, symmetric: bool, group_size: int, rows_of_tables: int, tail: int
+    shape: tuple[int, int],
+    alphabet: int,
+    symmetric: bool,
+    group_size: int,
+    rows_of_tables: int,
+    tail: int,
+    values: bool = False,
 ) -> int:
     """An upper bound of the bytes that `encode` writes for a weight of this kind with at most `tail` entries
-    at any positions.
+    at any positions; `values` says that the entries have values.
 
     Only the bytes of the positions are a bound (`bits.rice_bytes_bound`). The rest is exact, and so is the
     result without a tail.
@@ -204,13 +211,10 @@ def levels_nbytes(
     )
     if not tail:
         return dense
+    if values:
+        return dense + positions_nbytes(tail, rows * columns) + 2 * tail
     outside = bits.stream_bytes(tail, tail_code_bits_outside(alphabet))
     return dense + positions_nbytes(tail, rows * columns) + outside + 2 * 4 + 2 * rows
-
-
-def tail_code_bits_outside(alphabet: int) -> int:
-    """How many of a tail code's two bits do not fit the dense code at its place: they go to `tail_bits`."""
-    return 0 if alphabet >= 4 else 1
 
 
 def _signed_tables(levels: Tensor, symmetric: bool) -> Tensor:
@@ -227,12 +231,13 @@ def _table_starts(tables: Tensor, columns: int, group_size: int) -> Tensor:
     return (row[:, None] * groups + column_group) * alphabet
 
 
-def _no_tail(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """positions, codes, levels and row scales of a weight without a tail."""
+def _no_tail(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """positions, codes, levels, row scales and values of a weight without a tail."""
     return (
         torch.zeros(0, dtype=torch.int64, device=device),
         torch.zeros(0, dtype=torch.uint8, device=device),
         torch.zeros(4, dtype=torch.float16, device=device),
+        torch.zeros(0, dtype=torch.float16, device=device),
         torch.zeros(0, dtype=torch.float16, device=device),
     )
 
@@ -252,130 +257,12 @@ def _check_tail_streams(packed: PackedTensor) -> None:
     tensors, columns, alphabet = packed.tensors, packed.shape[1], int(packed.settings["alphabet"])
     positions = tail_positions(packed)
     found = bits.symbols_at(tensors["codes"], alphabet, positions // columns, positions % columns)
+    coded = TAIL_KIND not in packed.settings
     outside = tail_code_bits_outside(alphabet)
-    largest = 3 >> outside
+    largest = 3 >> outside if coded else 0
     require(
         int(found.max()) <= largest, f"'codes' is {int(found.max())} under a tail entry; at most {largest}"
     )
-    if outside:
+    if coded and outside:
         with blaming("'tail_bits'"):
             bits.check_stream(tensors["tail_bits"][None], 1, len(positions))
-
-
-def _check_dense(weight: LevelsWeight) -> None:
-    _check_numbers(weight.alphabet, weight.symmetric)
-    require(
-        weight.codes.dim() == 2 and weight.codes.numel() > 0,
-        f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1",
-    )
-    rows, columns = weight.codes.shape
-    check_tensor("codes", weight.codes, torch.uint8, (rows, columns))
-    require(
-        int(weight.codes.max()) < weight.alphabet,
-        f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}",
-    )
-    check_integer("group_size", weight.group_size, 1, columns)
-    length = weight.alphabet // 2 if weight.symmetric else weight.alphabet
-    _check_table_shape(weight.levels, rows, -(-columns // weight.group_size), length)
-    check_tensor("scale", weight.scale, torch.float32, ())
-    _check_levels(weight.levels, weight.scale, weight.symmetric)
-
-
-def _check_table_shape(levels: Tensor, rows: int, groups: int, length: int) -> None:
-    check_tensor(
-        "levels", levels, torch.float16, (rows if levels.shape[:1] == (rows,) else 1, groups, length)
-    )
-
-
-def _check_levels(levels: Tensor, scale: Tensor, symmetric: bool) -> None:
-    require(bool(levels.isfinite().all()), "'levels' holds NaN or infinity")
-    require(bool((levels.diff(dim=-1) >= 0).all()), "'levels' must be ascending along the last dimension")
-    require(
-        not symmetric or bool((levels >= 0).all()),
-        "'levels' of a symmetric weight are magnitudes; one is below 0",
-    )
-    require(
-        bool(scale > 0) and bool(scale.isfinite()),
-        f"'scale' is {float(scale)}; needs a finite number above 0",
-    )
-    require(
-        bool((levels.float().abs().max() * scale).isfinite()),
-        "'scale' times the largest of 'levels' overflows float32",
-    )
-
-
-def _check_tail(weight: LevelsWeight) -> None:
-    rows, columns = weight.shape
-    count = weight.tail_positions.numel()
-    check_tensor("tail_positions", weight.tail_positions, torch.int64, (count,))
-    check_tensor("tail_codes", weight.tail_codes, torch.uint8, (count,))
-    check_tensor("tail_levels", weight.tail_levels, torch.float16, (4,))
-    check_tensor("tail_scale", weight.tail_scale, torch.float16, (rows,) if count else (0,))
-    if not count:
-        require(
-            not weight.tail_levels.view(torch.int16).any(),
-            "'tail_levels' must be zeros when there is no tail",
-        )
-        return
-    positions = weight.tail_positions
-    require(
-        int(positions[0]) >= 0 and int(positions[-1]) < rows * columns,
-        f"'tail_positions' must lie in 0 … {rows * columns - 1}",
-    )
-    require(bool((positions.diff() > 0).all()), "'tail_positions' must be ascending and unique")
-    require(
-        int(weight.tail_codes.max()) <= 3, f"'tail_codes' holds {int(weight.tail_codes.max())}; at most 3"
-    )
-    require(not bool(weight.codes.reshape(-1)[positions].any()), "'codes' must be 0 under the tail")
-    _check_tail_tables(weight.tail_levels, weight.tail_scale, weight.scale)
-
-
-def _check_tail_tables(levels: Tensor, row_scale: Tensor, scale: Tensor) -> None:
-    require(
-        bool(levels.isfinite().all()) and bool((levels.diff() >= 0).all()),
-        "'tail_levels' must be finite and ascending",
-    )
-    require(
-        bool(row_scale.isfinite().all()) and bool((row_scale >= 0).all()),
-        "'tail_scale' must be finite and not below 0",
-    )
-    largest = row_scale.float().max() * scale * levels.float().abs().max()
-    require(
-        bool(largest.isfinite()),
-        "'scale' times the largest of 'tail_scale' and 'tail_levels' overflows float32",
-    )
-
-
-def _check_numbers(alphabet: Any, symmetric: Any) -> None:
-    check_integer("alphabet", alphabet, 2, 16)
-    check_boolean("symmetric", symmetric)
-    require(not symmetric or alphabet % 2 == 0, f"a symmetric weight has an even alphabet, not {alphabet}")
-
-
-def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, after a check of their types and ranges and of the shape."""
-    settings = known_settings(packed, LevelsWeight.format, SETTINGS)
-    _check_numbers(settings["alphabet"], settings["symmetric"])
-    rows, columns = packed.shape
-    check_integer("group_size", settings["group_size"], 1, columns)
-    check_integer("tail", settings["tail"], 0, rows * columns)
-    check_integer("tail_rice", settings["tail_rice"], 0, bits.RICE_MAX if settings["tail"] else 0)
-    return settings
-
-
-def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
-    """Dtype and shape of every tensor that the settings require."""
-    (rows, columns), alphabet = shape, settings["alphabet"]
-    tensors: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
-        "codes": (torch.uint8, (rows, bits.symbols_bytes(columns, alphabet))),
-        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: see `checked`
-        "scale": (torch.float32, (1,)),
-    }
-    if tail := settings["tail"]:
-        tensors["tail_low"] = (torch.uint8, (bits.stream_bytes(tail, settings["tail_rice"]),))
-        tensors["tail_high"] = (torch.uint8, (None,))
-        tensors["tail_levels"] = (torch.float16, (4,))
-        tensors["tail_scale"] = (torch.float16, (rows,))
-        if tail_code_bits_outside(alphabet):
-            tensors["tail_bits"] = (torch.uint8, (bits.stream_bytes(tail, 1),))
-    return tensors

@@ -74,4 +74,5 @@ def block_collector(
         joint=power is not None
         or all(quantizer.modality_weight == "tokens" for quantizer in quantizers.values()),
         weighing=weighing,
+        keep_inputs=any(quantizer.needs_inputs for quantizer in quantizers.values()),
     )

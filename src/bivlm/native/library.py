@@ -28,7 +28,7 @@ import bivlm.native
 from bivlm.errors import InputError
 from bivlm.native.structs import difference
 
-ABI = 3
+ABI = 4
 CHOICES = ("auto", "native", "reference")
 FILE_NAME = "libbivlm_kernels.dylib" if sys.platform == "darwin" else "libbivlm_kernels.so"
 

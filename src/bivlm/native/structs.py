@@ -48,6 +48,7 @@ class WeightStruct(ctypes.Structure):
         ("tail_wide", ctypes.c_int32),
         ("tail_levels", ctypes.c_void_p),
         ("tail_scale", ctypes.c_void_p),
+        ("tail_values", ctypes.c_void_p),
     )
 
 

@@ -123,9 +123,12 @@ def _levels(packed: PackedTensor) -> NativeWeight:
         start, entries = _tail(codes, width, packed)
         build.point("tail_start", start, torch.int64, packed.shape[0] + 1)
         build.point("tail_entries", entries, entries.dtype, settings["tail"])
-        build.point("tail_levels", tensors["tail_levels"].float(), torch.float32, 4)
-        build.point("tail_scale", tensors["tail_scale"], torch.float16, packed.shape[0])
         build.struct.tail_wide = entries.dtype == torch.uint32
+        if "tail_values" in tensors:
+            build.point("tail_values", tensors["tail_values"], torch.float16, settings["tail"])
+        else:
+            build.point("tail_levels", tensors["tail_levels"].float(), torch.float32, 4)
+            build.point("tail_scale", tensors["tail_scale"], torch.float16, packed.shape[0])
     return build.done(packed)
 
 
@@ -229,13 +232,13 @@ def _fields(codes: Tensor, alphabet: int, columns: int) -> Tensor:
 
 def _tail(codes: Tensor, width: int, packed: PackedTensor) -> tuple[Tensor, Tensor]:
     """Where each row's entries begin, (out + 1,) int64, and the entries, column << 2 | code, uint16 or
-    uint32; from the codes as fields of `width` bits.
+    uint32; from the codes as fields of `width` bits, which are 0 under entries with values.
     """
     (rows, columns), tensors = packed.shape, packed.tensors
     positions = levels.tail_positions(packed)
     row, column = positions // columns, positions % columns
     code = bits.symbols_at(codes, 1 << width, row, column)
-    if levels.tail_code_bits_outside(int(packed.settings["alphabet"])):
+    if "tail_bits" in tensors:
         code = code << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
     start = torch.zeros(rows + 1, dtype=torch.int64, device="cpu")
     torch.cumsum(torch.bincount(row, minlength=rows), 0, out=start[1:])

@@ -11,13 +11,31 @@ from bivlm.quantizers.billm import BiLLM
 from bivlm.quantizers.bivlm import BiVLM
 from bivlm.quantizers.dbf import DBF
 from bivlm.quantizers.gptq import GPTQ
+from bivlm.quantizers.leanquant import LeanQuant
+from bivlm.quantizers.mbq import MBQ
 from bivlm.quantizers.pbllm import PBLLM
 from bivlm.quantizers.rtn import RTN
 from bivlm.quantizers.sign import Sign
+from bivlm.quantizers.squeezellm import SqueezeLLM
 from bivlm.quantizers.trellis import Trellis
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
-    quantizer.name: quantizer for quantizer in (Sign, RTN, AWQ, GPTQ, PBLLM, BiLLM, ARB, DBF, BiVLM, Trellis)
+    quantizer.name: quantizer
+    for quantizer in (
+        Sign,
+        RTN,
+        AWQ,
+        MBQ,
+        GPTQ,
+        LeanQuant,
+        SqueezeLLM,
+        PBLLM,
+        BiLLM,
+        ARB,
+        DBF,
+        BiVLM,
+        Trellis,
+    )
 }
 
 _TABLE: Table[type[Quantizer]] = Table(
@@ -29,13 +47,16 @@ __all__ = [
     "AWQ",
     "DBF",
     "GPTQ",
+    "MBQ",
     "PBLLM",
     "QUANTIZERS",
     "RTN",
     "BiLLM",
     "BiVLM",
+    "LeanQuant",
     "Quantizer",
     "Sign",
+    "SqueezeLLM",
     "Trellis",
     "quantizer_named",
     "quantizer_names",

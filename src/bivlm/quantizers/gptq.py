@@ -7,10 +7,11 @@ factor of its damped inverse,
     w_k ← w_k - (w_j - q_j) / U_jj * U_jk   for k > j   (steps/compensation.py)
 
 The grid is evenly spaced, w ≈ scale * (code - zero_point), or free levels per group (`grid="lloyd"`).
-Additions to the paper: grids weighted by the inputs of the columns, and at the end a closed-form refit of
-scales and zero points, or levels, under H (steps/refit.py), in the rows where it helps. (Inside the loop the
-cost of an error is 1 / U_jj², not H_jj. Grids weighted with this cost have a smaller error on the calibration
-data, but a larger one on other data.)
+Additions to the paper: grids weighted by the inputs of the columns, H_jj, and at the end a closed-form refit
+of scales and zero points, or levels, under H (steps/refit.py), in the rows where it helps. Inside the loop
+the cost of an error is 1 / U_jj², not H_jj. `grid_weight="loss"` weighs the grids with it, or with another
+power of 1 / U_jj, as LeanQuant does (leanquant.py): the error on the calibration data is smaller, the one on
+other data was larger.
 
 With activation order the grids are fitted before the loop ("static groups"), so no index of groups has to be
 stored. Without it each group's grid is fitted when the loop reaches the group, on its weights after feedback.
@@ -33,10 +34,24 @@ from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
 from bivlm.formats.uniform import UniformWeight, uniform_nbytes
 from bivlm.quantizers.base import Damping, GradientPower, GroupSize, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.steps.compensation import column_by_column, compensate, visiting_order
+from bivlm.quantizers.steps.compensation import (
+    column_by_column,
+    even_blocks,
+    feed_back,
+    inverse_factor,
+    visiting_order,
+)
 from bivlm.quantizers.steps.grid import Grid, ZeroPoint, fit_grid, fit_levels, nearest_codes
-from bivlm.quantizers.steps.refit import better_rows, expand, refitted
+from bivlm.quantizers.steps.level_feedback import (
+    feedback_codes,
+    levels_weight,
+    loss_importance,
+    refit_levels,
+)
+from bivlm.quantizers.steps.refit import better_rows, refitted
 from bivlm.types import LinearStats
+
+LossExponent = Annotated[float, Field(ge=0.0, le=8.0)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -48,6 +63,9 @@ class GPTQ(Quantizer):
                      takes the place of `bits`
     group_size       columns that share a scale and a zero point; more than a row has means the whole row
     grid             "uniform", or "lloyd": free levels per group, stored in 16 bits each (at most 16 of them)
+    grid_weight      what the errors of a column count when a grid is fitted: "inputs", the strength H_jj of
+                     its inputs; or "loss", U_jj^-loss_exponent, their cost after feedback
+    loss_exponent    for grid_weight "loss"
     zero_point       of the uniform grid: "free" (16 bits per group), "code" (a grid point, as in the paper's
                      code), or "middle" (none stored)
     scale_bits       16, 32, or 8 with a 16-bit unit per row
@@ -67,6 +85,8 @@ class GPTQ(Quantizer):
     alphabet: Annotated[int, Field(ge=2, le=16)] | None = None
     group_size: GroupSize = 128
     grid: Literal["uniform", "lloyd"] = "uniform"
+    grid_weight: Literal["inputs", "loss"] = "inputs"
+    loss_exponent: LossExponent = 2.0
     zero_point: ZeroPoint = "free"
     scale_bits: NumberBits = 16
     clip: bool = True
@@ -115,7 +135,7 @@ class GPTQ(Quantizer):
 
     def _with_grid(self, w: Tensor, hessian: Tensor, group_size: int) -> tuple[Grid, Tensor]:
         """The grids of all groups, and the codes (out, in)."""
-        importance, order = hessian.diagonal(), visiting_order(hessian, self.act_order)
+        order, u, importance = self._visit(hessian)
         columns = w.shape[1]
         settings = {"clip": self.clip, "scale_bits": self.scale_bits}
         grid = fit_grid(w, importance, group_size, self.points, self.zero_point, **settings)
@@ -151,35 +171,29 @@ class GPTQ(Quantizer):
             max(group_size, self.block_size // group_size * group_size) if dynamic else self.block_size
         )
         callback = column_by_column(quantize_column, begin if dynamic else None)
-        compensate(
-            w[:, order], hessian[order][:, order], callback, block_size=block_size, damping=self.damping
-        )
+        feed_back(w[:, order], u, callback, even_blocks(columns, block_size))
         if dynamic:
             stored = Numbers.of(scale.T[..., None].contiguous(), self.scale_bits)
             points = zero.T.to(points.dtype).contiguous() if points.numel() else points
         return Grid(stored, points, self.points), codes.T.to(torch.uint8).contiguous()
 
-    def _with_levels(self, w: Tensor, exponent: int, hessian: Tensor, group_size: int) -> LevelsWeight:
-        levels = fit_levels(w, hessian.diagonal(), group_size, self.points).half()
+    def _visit(self, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The order in which columns are visited, the inverse factor in this order, and what the columns'
+        errors count when a grid is fitted, (in,) in their own order.
+        """
         order = visiting_order(hessian, self.act_order)
-        codes = torch.zeros(w.shape[1], w.shape[0], dtype=torch.int64, device="cpu")
-        table = levels.float().transpose(0, 1).contiguous()  # (G, out, levels): a group's tables lie together
-        edges = (table[..., 1:] + table[..., :-1]) / 2
+        u = inverse_factor(hessian[order][:, order], self.damping)
+        if self.grid_weight == "inputs":
+            return order, u, hessian.diagonal()
+        return order, u, loss_importance(u, order, self.loss_exponent)
 
-        def quantize_column(column: Tensor, index: int) -> Tensor:
-            j = int(order[index])
-            group = j // group_size
-            codes[j] = torch.searchsorted(edges[group], column[:, None].contiguous())[:, 0]
-            return table[group].gather(1, codes[j][:, None])[:, 0]
-
-        callback = column_by_column(quantize_column)
-        compensate(
-            w[:, order], hessian[order][:, order], callback, block_size=self.block_size, damping=self.damping
-        )
-        chosen = codes.T
+    def _with_levels(self, w: Tensor, exponent: int, hessian: Tensor, group_size: int) -> LevelsWeight:
+        order, u, importance = self._visit(hessian)
+        levels = fit_levels(w, importance, group_size, self.points).half()
+        codes, _ = feedback_codes(w, levels, u, order, group_size, self.block_size)
         if self.refit:
-            levels = _refit_levels(w, levels, chosen, hessian, group_size)
-        return _levels_weight(levels, chosen.to(torch.uint8), group_size, exponent)
+            levels = refit_levels(w, levels, codes, hessian, group_size)
+        return levels_weight(levels, codes, group_size, exponent)
 
     def bits_bound(self, shape: tuple[int, int]) -> float:
         rows, columns = shape
@@ -236,30 +250,3 @@ def refit_uniform(
     scales = torch.where(helps[:, None, None], trial.scales.expand(), scale)
     points = torch.where(helps[:, None], points, decided.zero_points) if free else points
     return replace(decided, scales=Numbers.of(scales, scale_bits), zero_points=points)
-
-
-def _refit_levels(w: Tensor, levels: Tensor, codes: Tensor, hessian: Tensor, group_size: int) -> Tensor:
-    basis = torch.nn.functional.one_hot(codes, levels.shape[-1]).permute(2, 0, 1).float()
-    trial = refitted(w, levels.float(), basis, hessian, group_size).clamp(-60000.0, 60000.0).half()
-    trial = torch.where(
-        (trial.diff(dim=-1) >= 0).all(-1, keepdim=True), trial, levels
-    )  # a level that passes its neighbour would change codes
-    helps = better_rows(
-        w, expand(levels.float(), basis, group_size), expand(trial.float(), basis, group_size), hessian
-    )
-    return torch.where(helps[:, None, None], trial, levels)
-
-
-def _levels_weight(levels: Tensor, codes: Tensor, group_size: int, exponent: int) -> LevelsWeight:
-    return LevelsWeight(
-        codes=codes.contiguous(),
-        levels=levels,
-        scale=torch.tensor(math.ldexp(1.0, exponent), dtype=torch.float32, device="cpu"),
-        alphabet=levels.shape[-1],
-        symmetric=False,
-        group_size=group_size,
-        tail_positions=torch.zeros(0, dtype=torch.int64, device="cpu"),
-        tail_codes=torch.zeros(0, dtype=torch.uint8, device="cpu"),
-        tail_levels=torch.zeros(4, dtype=torch.float16, device="cpu"),
-        tail_scale=torch.zeros(0, dtype=torch.float16, device="cpu"),
-    )

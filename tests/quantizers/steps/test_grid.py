@@ -100,3 +100,25 @@ def test_free_levels_are_ascending_and_beat_the_evenly_spaced():
     nearest = (w[..., None] - levels).abs().amin(-1)
     even = fit_grid(w, torch.ones(128), 128, 4, "free", clip=True, scale_bits=32)
     assert float(nearest.square().sum()) < 0.97 * float((w - expand(even, w, 128)).square().sum())
+
+
+def test_levels_from_the_range_leave_none_without_weights():
+    """Between two clusters far apart the evenly spaced levels have no weights: they move to where they
+    help.
+    """
+    random = torch.Generator().manual_seed(3)
+    w = torch.cat([torch.randn(20, 30, generator=random) * 0.1, torch.full((20, 1), 9.0)], 1)
+    levels = fit_levels(w, torch.ones(31), 31, 8, 100, "range")
+    used = (w[..., None] - levels).abs().argmin(-1)
+    assert all(len(row.unique()) == 8 for row in used)
+    assert float(levels.amax()) == 9.0
+
+
+@pytest.mark.parametrize("start", ["search", "range"])
+def test_fewer_weights_than_levels_are_kept_as_they_are(start):
+    w = torch.tensor([[1.0, 2.0, -3.0, 0.5, 0.5]])
+    levels = fit_levels(w, torch.ones(5), 2, 8, 100, start)
+    back = levels[:, torch.arange(5) // 2]
+    distance = (w[..., None] - back).abs().amin(-1)
+    assert levels.isfinite().all()
+    assert float(distance.max()) < (1e-6 if start == "range" else 0.2)

@@ -116,9 +116,13 @@ def compensate(
     back: "exact" solves with u, "diagonal" divides by its diagonal, as the public code of BiLLM does. That
     code treats the columns of a block as if they had been quantized one after the other.
     """
-    starts = range(0, weight.shape[1], block_size)
-    blocks = [slice(start, min(start + block_size, weight.shape[1])) for start in starts]
+    blocks = even_blocks(weight.shape[1], block_size)
     return feed_back(weight, inverse_factor(hessian, damping), quantize_columns, blocks, error_rule)
+
+
+def even_blocks(columns: int, block_size: int) -> list[slice]:
+    """The columns 0…columns-1 in blocks of `block_size`, one after the other; the last may be shorter."""
+    return [slice(start, min(start + block_size, columns)) for start in range(0, columns, block_size)]
 
 
 def feed_back(

@@ -21,6 +21,7 @@ from torch import Tensor
 from bivlm.formats.encoding.numbers import NumberBits, Numbers
 
 ZeroPoint = Literal["middle", "code", "free"]
+LevelsStart = Literal["search", "range"]
 ROUNDS = 4  # of least squares after the clipping search
 
 
@@ -73,10 +74,7 @@ def fit_grid(
     """Evenly spaced grids for the groups of `w` (out, in); `importance` (in,) ≥ 0 weighs the columns' squared
     errors.
     """
-    missing = -w.shape[1] % group_size
-    filled = grouped(w, group_size)
-    if missing:  # the padding of the last group must not widen its range
-        filled[:, -1, group_size - missing :] = filled[:, -1, :1]
+    filled = _filled_up(w, group_size)
     weight = grouped(importance[None], group_size)[0]
     weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, 1.0)
     low, high = _range(filled, zero)
@@ -94,6 +92,17 @@ def fit_grid(
     if clip:
         scale, centre = _least_squares(filled, weight, scale, centre, best, alphabet, zero)
     return _stored(scale, centre, alphabet, zero, scale_bits)
+
+
+def _filled_up(w: Tensor, group_size: int) -> Tensor:
+    """The groups of `w` (out, in), (out, G, group_size); the last is filled up with its first weight, which
+    does not widen its range.
+    """
+    missing = -w.shape[1] % group_size
+    filled = grouped(w, group_size)
+    if missing:
+        filled[:, -1, group_size - missing :] = filled[:, -1, :1]
+    return filled
 
 
 def _range(filled: Tensor, zero: ZeroPoint) -> tuple[Tensor, Tensor]:
@@ -178,14 +187,28 @@ def _stored(scale: Tensor, zero: Tensor, alphabet: int, kind: ZeroPoint, scale_b
     return Grid(scales, points, alphabet)
 
 
-def fit_levels(w: Tensor, importance: Tensor, group_size: int, alphabet: int, rounds: int = 12) -> Tensor:
-    """Free levels (out, G, alphabet), ascending, for the groups of `w` (out, in): weighted Lloyd from the
-    evenly spaced grid.
+def fit_levels(
+    w: Tensor,
+    importance: Tensor,
+    group_size: int,
+    alphabet: int,
+    rounds: int = 12,
+    start: LevelsStart = "search",
+) -> Tensor:
+    """Free levels (out, G, alphabet), ascending, for the groups of `w` (out, in): weighted Lloyd from an
+    evenly spaced grid, until nothing changes or for `rounds` rounds.
+
+    The grid is the one that the clipping search finds ("search"), or goes from the lowest to the highest
+    weight of the group ("range"). From the range some levels may have no weight; they move to the weights
+    that are farthest from their levels, as in scikit-learn's k-means.
     """
-    start = fit_grid(w, importance, group_size, alphabet, "free", clip=True, scale_bits=32)
-    levels = (
-        torch.arange(alphabet, dtype=torch.int64, device="cpu") - start.zero()[..., None]
-    ) * start.scale()[..., None]
+    points = torch.arange(alphabet, dtype=torch.float32, device="cpu")
+    if start == "search":
+        grid = fit_grid(w, importance, group_size, alphabet, "free", clip=True, scale_bits=32)
+        levels = (points - grid.zero()[..., None]) * grid.scale()[..., None]
+    else:
+        low, high = _range(_filled_up(w, group_size), "free")
+        levels = torch.lerp(low[..., None], high[..., None], points / max(alphabet - 1, 1))
     filled, weight = grouped(w, group_size).contiguous(), grouped(importance[None], group_size)[0]
     if -w.shape[1] % group_size:
         used = grouped(torch.ones(1, w.shape[1], dtype=torch.float32, device="cpu"), group_size)[0]
@@ -198,5 +221,35 @@ def fit_levels(w: Tensor, importance: Tensor, group_size: int, alphabet: int, ro
         spread = weight.expand_as(filled)
         mass.scatter_add_(-1, code, spread)
         moment.scatter_add_(-1, code, spread * filled)
-        levels = torch.where(mass > 0, moment / mass.clamp_min(1e-30), levels).sort(-1).values
+        if start == "range":
+            _fill_empty(mass, moment, filled, spread, code, levels)
+        better = torch.where(mass > 0, moment / mass.clamp_min(1e-30), levels).sort(-1).values
+        if torch.equal(better, levels):
+            break
+        levels = better
     return levels
+
+
+def _fill_empty(
+    mass: Tensor, moment: Tensor, filled: Tensor, weight: Tensor, code: Tensor, levels: Tensor
+) -> None:
+    """Give every level without mass one weight, in place: those that are farthest from their levels, which
+    lose them. mass, moment, levels (out, G, alphabet); filled, weight, code (out, G, group_size).
+    """
+    empty = mass == 0
+    most = min(int(empty.sum(-1).max()), filled.shape[-1])
+    if not most:
+        return
+    distance = torch.where(weight > 0, filled - levels.gather(-1, code), 0.0).square()
+    far, place = distance.topk(most)
+    rank = torch.arange(most, dtype=torch.int64, device="cpu")
+    moves = (rank < empty.sum(-1, keepdim=True)) & (far > 0)
+    moved = torch.where(moves, weight.gather(-1, place), 0.0)
+    value, old = filled.gather(-1, place), code.gather(-1, place)
+    count = torch.zeros_like(mass).scatter_add_(-1, code, (weight > 0).to(mass.dtype))
+    left = count.scatter_add_(-1, old, -moves.to(mass.dtype)) > 0
+    mass.scatter_add_(-1, old, -moved).mul_(left)  # rounding may leave a trace where nothing is left
+    moment.scatter_add_(-1, old, -moved * value)
+    turn = (empty.cumsum(-1) - 1).clamp(0, most - 1)  # which of the far weights an empty level gets
+    mass.copy_(torch.where(empty, moved.gather(-1, turn), mass))
+    moment.copy_(torch.where(empty, (moved * value).gather(-1, turn), moment))
