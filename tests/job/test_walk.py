@@ -3,6 +3,7 @@ without interruptions.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from tiny import tiny_checkpoint, tiny_samples
 from told import Told
 
 TUNED, PROPAGATED, PLAIN = "trellis-2:tuning=2", "trellis-2:propagation=0.5", "trellis-2"
-SAMPLES = tiny_samples(4)
+SAMPLES = [replace(sample, answers=()) for sample in tiny_samples(4)]  # prompts alone
 LAYERS = "model.language_model.layers"
 
 
