@@ -47,8 +47,8 @@ class Lora(nn.Module):
     def __init__(self, factors: Factors) -> None:
         super().__init__()
         self.scale = factors.scale
-        self.register_buffer("a", factors.a.float(), persistent=False)
-        self.register_buffer("b", factors.b.float(), persistent=False)
+        self.register_buffer("a", factors.a.to(torch.float32, copy=True), persistent=False)
+        self.register_buffer("b", factors.b.to(torch.float32, copy=True), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """scale · (x Aᵀ) Bᵀ in the factors' dtype: x (…, in), the result (…, out)."""
@@ -57,7 +57,8 @@ class Lora(nn.Module):
 
     @property
     def factors(self) -> Factors:
-        return Factors(self.a.detach(), self.b.detach(), self.scale)
+        """A copy of its factors."""
+        return Factors(self.a.detach().clone(), self.b.detach().clone(), self.scale)
 
     def extra_repr(self) -> str:
         return f"rank={len(self.a)}, scale={self.scale:g}"

@@ -55,8 +55,9 @@ class Adapted:
     """What `adapt` made. `folder` is None if no factors were better than none.
 
     `losses` are those on the held-out samples, nats per answer token: the packed model's own first, then one
-    for each epoch. `base_bits` and `adapter_bits` are true bits per packed weight of the whole model, which
-    has `weights` of them; the bits of a model with this adapter are their sum. `ranks` are by linear.
+    for each judgement on the way. `base_bits` and `adapter_bits` are true bits per packed weight of the whole
+    model, which has `weights` of them; the bits of a model with this adapter are their sum. `ranks` are those
+    of the linears that have one.
     """
 
     folder: Path | None
@@ -177,11 +178,11 @@ class _Job:
         model = self._taught(LessonFolder(work))
         shapes = target_shapes(model, self.settings.linears)
         ranks = self.settings.ranks(shapes, total.weights)
-        self._attach(model, shapes, ranks)
+        _attach_zeros(model, shapes, ranks, self.settings.seed)
         trained = Training(
             model, LessonFolder(work), len(self.samples), self.settings, StateFolder(work), self.events
         ).run()
-        result = self._result(out, trained, shapes, ranks, total)
+        result = self._result(out, trained, shapes, total)
         if trained.adapter is not None:
             details = {"training": described, "result": result.to_dict() | {"folder": None}}
             write_adapter(
@@ -246,23 +247,24 @@ class _Job:
             expand_weights(model)
         return model
 
-    def _attach(self, model: Any, shapes: Shapes, ranks: dict[str, int]) -> None:
-        """Adapters that add nothing yet: A uniform in ±1/√in as in peft, B zero."""
-        random = torch.Generator().manual_seed(self.settings.seed)
-        adapter = {}
-        for name, rank in ranks.items():
-            out, columns = shapes[name]
-            drawn = torch.rand(rank, columns, generator=random, dtype=torch.float32, device="cpu")
-            zeros = torch.zeros(out, rank, dtype=torch.float32, device="cpu")
-            adapter[name] = Factors((2 * drawn - 1) / math.sqrt(columns), zeros, 1.0)
-        attach(model, adapter)
-
-    def _result(
-        self, out: Path, trained: Trained, shapes: Shapes, ranks: dict[str, int], total: InspectRow
-    ) -> Adapted:
+    def _result(self, out: Path, trained: Trained, shapes: Shapes, total: InspectRow) -> Adapted:
+        adapter = trained.adapter or {}
+        ranks = {name: factors.rank for name, factors in adapter.items()}
         stored = adapter_bits(shapes, ranks, self.settings.bits) / total.weights
-        folder = None if trained.adapter is None else out
+        folder = out if adapter else None
         return Adapted(folder, trained.losses, total.weights, total.bits_per_weight, stored, ranks)
+
+
+def _attach_zeros(model: Any, shapes: Shapes, ranks: dict[str, int], seed: int) -> None:
+    """Attach adapters that add nothing yet: A uniform in ±1/√in as in peft, B zero."""
+    random = torch.Generator().manual_seed(seed)
+    adapter = {}
+    for name, rank in ranks.items():
+        out, columns = shapes[name]
+        drawn = torch.rand(rank, columns, generator=random, dtype=torch.float32, device="cpu")
+        zeros = torch.zeros(out, rank, dtype=torch.float32, device="cpu")
+        adapter[name] = Factors((2 * drawn - 1) / math.sqrt(columns), zeros, 1.0)
+    attach(model, adapter)
 
 
 def _begin(out: Path, work: Path, described: dict[str, Any]) -> None:

@@ -3,10 +3,10 @@
     loss of a lesson    with a teacher  mean over the answer's tokens of KL(teacher || model)
                         without         mean over the answer's tokens of -log q(token)
 
-Every fourth lesson is held out and judges: at the start, with factors that add nothing, and after each epoch,
-with the factors rounded as they will be stored; the best are kept. The learning rate falls by a cosine to
-zero. The order of an epoch depends on the seed and its number alone, so a training that was interrupted goes
-on from its last state and ends with the same bytes.
+Every fourth lesson is held out and judges: at the start, with factors that add nothing, and JUDGEMENTS times
+on the way, with the factors rounded as they will be stored; the best are kept. The learning rate falls by a
+cosine to zero. The order of an epoch depends on the seed and its number alone, so a training that was
+interrupted goes on from its last state and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ from bivlm.families import family_of
 from bivlm.kl import kl_divergence
 
 LARGEST_NORM = 1.0  # of the gradient of all factors together
+JUDGEMENTS = 4  # evenly over the training, the last one at its end
 SAVED_SECONDS = 60.0  # between two states
 FACTORS = ("a", "b")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """`losses` on the held-out lessons, the start's first, then one for each epoch; `adapter` are the best
-    factors as they will be stored, None if none was better than the start.
+    """`losses` on the held-out lessons, the start's first, then one for each judgement; `adapter` are the
+    best factors as they will be stored, without those that add nothing, None if none was better than the
+    start.
     """
 
     losses: tuple[float, ...]
@@ -70,10 +72,15 @@ class Training:
             for name, lora in self.loras.items()
             for letter in FACTORS
         }
+        for parameter in self.parameters.values():  # one that nothing reaches has a gradient of zero
+            parameter.grad = torch.zeros_like(parameter)
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.rate)
         self.steps_an_epoch = math.ceil(len(self.learn) / settings.batch_size)
         self.steps = self.steps_an_epoch * settings.epochs
-        self.step, self.losses, self.best = 0, [], None
+        self.judged_at = {math.ceil(self.steps * part / JUDGEMENTS) for part in range(1, JUDGEMENTS + 1)}
+        self.step = 0
+        self.losses: list[float] = []
+        self.best: dict[str, Factors] | None = None
 
     def run(self) -> Trained:
         """Train to the end, from the last state if there is one. InputError if the model's own loss is not
@@ -99,13 +106,14 @@ class Training:
                 break
             self.step += 1
             self.events.progress("training", self.step, self.steps)
-            ended = self.step % self.steps_an_epoch == 0
-            if ended:
+            judged = self.step in self.judged_at
+            if judged:
                 self._judge()
-            if ended or time.monotonic() - saved > SAVED_SECONDS:
+            if judged or time.monotonic() - saved > SAVED_SECONDS:
                 self.states.save(self._state())
                 saved = time.monotonic()
-        return Trained(tuple(self.losses), self.best)
+        best = {name: factors for name, factors in (self.best or {}).items() if bool(factors.b.any())}
+        return Trained(tuple(self.losses), best or None)
 
     def _take_step(self) -> bool:
         """One step of Adam on the mean loss of a batch; False, and nothing changed, if it is not finite."""
@@ -114,7 +122,7 @@ class Training:
         order = torch.randperm(len(self.learn), generator=random, dtype=torch.int64, device="cpu").tolist()
         size = self.settings.batch_size
         batch = [self.learn[number] for number in order[place * size : (place + 1) * size]]
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=False)
         for number in batch:
             (self._loss(self.lessons.read(number)) / len(batch)).backward()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), LARGEST_NORM)
@@ -151,8 +159,7 @@ class Training:
             self.best = stored
         _load(self.loras, moved)
         self.losses.append(loss)
-        epoch = len(self.losses) - 1
-        when = "before training" if not epoch else f"after epoch {epoch} of {self.settings.epochs}"
+        when = f"after step {self.step} of {self.steps}" if self.step else "before training"
         self.events.say(f"held-out loss {loss:.5f} {when}")
 
     def _state(self) -> State:

@@ -155,9 +155,10 @@ def _show(result: Adapted, model: str) -> None:
         return
     ranks = sorted(set(result.ranks.values()))
     rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    bits = f"{result.base_bits:.3f} + {result.adapter_bits:.3f} = {result.bits:.3f}"
     out_console.print(
         f"Held-out loss {start:.5f} before, {best:.5f} now. {len(result.ranks)} linears with rank {rank}:"
-        f" true bits per packed weight {result.base_bits:.3f} + {result.adapter_bits:.3f} = {result.bits:.3f}.",
+        f" true bits per packed weight {bits}.",
         soft_wrap=True,
     )
     out_console.print(
