@@ -71,7 +71,7 @@ def test_peft_reads_the_folder(bits, make, base):
 def test_peft_refuses_eight_bits(make, base):
     peft = pytest.importorskip("peft")
     plain, _ = bivlm.load(base)
-    with pytest.raises(ValueError, match="Repo id|Can't find weights"):
+    with pytest.raises(ValueError, match=r"Repo id|Can't find weights"):
         peft.PeftModel.from_pretrained(plain.dequantize(), make(8))
 
 

@@ -172,9 +172,8 @@ class _Job:
             self.events.say(f"{out} holds this adapter already, complete and undamaged: nothing to do")
             shutil.rmtree(out / JOB_FOLDER, ignore_errors=True)
             return _from_details(out, read_record(out))
-        work = out / JOB_FOLDER
+        total, work = inspect(self.base).total, out / JOB_FOLDER
         _begin(out, work, described | _circumstances())
-        total = inspect(self.base).total
         model = self._taught(LessonFolder(work))
         shapes = target_shapes(model, self.settings.linears)
         ranks = self.settings.ranks(shapes, total.weights)
