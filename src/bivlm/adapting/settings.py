@@ -32,7 +32,7 @@ class AdaptSettings:
     budget_bits: float | None = None
     bits: int = 8
     linears: str = "*"
-    epochs: int = 3
+    epochs: int = 1
     rate: float = 1e-3
     batch_size: int = 8
     seed: int = 0

@@ -95,7 +95,7 @@ def adapt(
     rank: RankOption = None,
     budget_bits: BudgetOption = None,
     samples: SamplesOption = 512,
-    epochs: EpochsOption = 3,
+    epochs: EpochsOption = 1,
     bits: WidthOption = 8,
     linears: LinearsOption = "*",
     rate: RateOption = 1e-3,
