@@ -91,6 +91,8 @@ class Bench:
         if self.path is not None:
             content = {"machine": machine.describe(), "protocol": vars_of(self.options), "rows": self.rows}
             write_text(self.path, json.dumps(content, indent=1) + "\n")
+        if self.options.markdown:
+            write_text(self.options.markdown, markdown(self.options, table(self.rows, self.options)))
 
     def run(self, preset: str, seed: int) -> None:
         """The three measurements of one preset and seed, as far as they are not done."""
@@ -131,18 +133,16 @@ def vars_of(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("questions", "samples", "budget_bits")}
 
 
-def table(
-    rows: Mapping[str, Mapping[str, Any]], presets: Sequence[str], seeds: Sequence[int]
-) -> list[list[str]]:
+def table(rows: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> list[list[str]]:
     """A line for each preset and measurement: geometric mean of the KL, means of the others."""
     lines = []
-    for preset in presets:
+    for preset in options.presets:
         for what, title in (
             ("packed", "packed"),
             ("adapter", "with an adapter"),
             ("codes", "the same bits as codes"),
         ):
-            found = [rows[key] for seed in seeds if (key := f"{preset} seed {seed} {what}") in rows]
+            found = [rows[key] for seed in options.seeds if (key := f"{preset} seed {seed} {what}") in rows]
             if not found:
                 continue
             minutes = [row["minutes"] for row in found if "minutes" in row]
@@ -210,7 +210,7 @@ def main() -> None:
     for seed in options.seeds:
         for preset in options.presets:
             bench.run(preset, seed)
-    lines = table(bench.rows, options.presets, options.seeds)
+    lines = table(bench.rows, options)
     print_table("Adapters of a tenth of a bit", COLUMNS, lines, machine.describe())
     if options.markdown:
         write_text(options.markdown, markdown(options, lines))

@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+import bivlm
+from bivlm.adapters.lora import Factors, attach, linears_of, loras
 from bivlm.formats import FORMATS
+from bivlm.packed.embedding import TiedHead
 from bivlm.packed.gradient import linear
+from tiny.language import tiny_language_model
 from weights import NATIVE, OTHER, Draw
 
 WEIGHTS = NATIVE | OTHER
@@ -50,3 +54,31 @@ def test_a_second_derivative_is_refused():
     [first] = torch.autograd.grad(linear(x, packed, None).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+def test_through_a_whole_model_with_its_packed_tables(tmp_path):
+    """Blocks, tied embedding and head are packed: factors have the gradients of the decoded model."""
+    full = tiny_language_model("qwen3", tmp_path / "full", torch.float32, layers=2)
+    packed = bivlm.quantize(full, tmp_path / "packed", recipe="rtn-2", embeddings=3)
+    ids, found = torch.arange(3, 20)[None], []
+    for decode in (False, True):
+        model, _ = bivlm.load(packed)
+        model = model.dequantize() if decode else model
+        assert decode != any(isinstance(module, TiedHead) for module in model.modules())
+        names = [name for name in linears_of(model) if "layers" in name]
+        attach(model, {name: drawn_factors(linears_of(model)[name]) for name in names})
+        factors = [
+            getattr(lora, letter).requires_grad_() for lora in loras(model).values() for letter in "ab"
+        ]
+        loss = model(input_ids=ids, use_cache=False).logits.square().mean()
+        found.append(torch.autograd.grad(loss, factors))
+    assert len(found[0]) == 28
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+def drawn_factors(linear):
+    draw = Draw(5)
+    a, b = draw.normal(2, linear.in_features), draw.normal(linear.out_features, 2)
+    return Factors(a / linear.in_features**0.5, b / 8, 1.0)
