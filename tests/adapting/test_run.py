@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bivlm
+from bivlm.adapters import store
 from bivlm.adapters.lora import loras
 from bivlm.adapting.run import adapt
 from bivlm.adapting.settings import AdaptSettings
@@ -82,6 +83,50 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
     told = Told()
     adapt(base, out, samples, teacher=full, settings=settings, events=told)
     assert any(line.startswith("the training goes on after step 19 of 30") for line in told.lines)
+    assert_same_files(out, whole[0])
+
+
+WRITES = ("write_shard", "write_text", "sync_folder", "write_text", "sync_folder")  # of the result, in order
+
+
+def die_at(place, late, patched):
+    """Interrupt the writing of the result before, or `late` after, one of its calls; returns the calls
+    made.
+    """
+    made = []
+
+    def dying(name, call):
+        def instead(*given):
+            made.append(name)
+            here = len(made) == place + 1
+            if late or not here:
+                call(*given)
+            if here:
+                raise KeyboardInterrupt
+
+        return instead
+
+    for name in set(WRITES):
+        patched.setattr(store, name, dying(name, getattr(store, name)))
+    return made
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_it_dies_at_any_file_of_the_result(late, whole, full, base, samples, settings, tmp_path, monkeypatch):
+    """What is there is no adapter until all of it is, and the same command finishes it."""
+    out = tmp_path / "adapter"
+    for place in range(len(WRITES)):
+        with monkeypatch.context() as patched:
+            made = die_at(place, late, patched)
+            with pytest.raises(KeyboardInterrupt):
+                adapt(base, out, samples, teacher=full, settings=settings)
+        assert tuple(made) == WRITES[: place + 1]
+        if place + late > 3:
+            assert loras(bivlm.load(base, adapter=out)[0])
+            break
+        with pytest.raises(InputError, match="unfinished work; run its `bivlm adapt` command again"):
+            bivlm.load(base, adapter=out)
+    adapt(base, out, samples, teacher=full, settings=settings)
     assert_same_files(out, whole[0])
 
 

@@ -55,6 +55,7 @@ from bivlm.errors import InputError, cut
 logger = logging.getLogger(__name__)
 
 EIGHT_BIT_WEIGHTS = "adapter_bivlm.safetensors"
+FILES = (ADAPTER_WEIGHTS, EIGHT_BIT_WEIGHTS, PACKED_RECORD, ADAPTER_CONFIG)
 FORMAT_VERSION = 1
 _EIGHT_BIT_KEY = re.compile(r"(.+)\.(lora_[AB]\.(?:codes|scales))")
 _EIGHT_BIT_PARTS = ("lora_A.codes", "lora_A.scales", "lora_B.codes", "lora_B.scales")

@@ -25,18 +25,18 @@ from bivlm import __version__
 from bivlm.adapters.identity import BaseIdentity, base_identity
 from bivlm.adapters.lora import Factors, attach
 from bivlm.adapters.ranks import Shapes, adapter_bits
-from bivlm.adapters.store import Record, check_complete, read_record, verify_adapter, write_adapter
+from bivlm.adapters.store import FILES, Record, read_record, verify_adapter, write_adapter
 from bivlm.adapting.lessons import LessonFolder, lessons_from_answers, lessons_from_teacher
 from bivlm.adapting.recompute import WEIGHT_BYTES, decoded_bytes
 from bivlm.adapting.settings import HELD_OUT, AdaptSettings, target_shapes
 from bivlm.adapting.state import StateFolder
 from bivlm.adapting.train import Trained, Training
-from bivlm.checkpoint.durable import sync_folder, write_errors_explained, write_text
+from bivlm.checkpoint.durable import WRITING, sync_folder, write_errors_explained, write_text
 from bivlm.checkpoint.guards import folder_blamed, memory_explained
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock
 from bivlm.checkpoint.shards import read_json, to_json
-from bivlm.checkpoint.weight_files import weight_files
+from bivlm.checkpoint.weight_files import ADAPTER_CONFIG, weight_files
 from bivlm.data.files import file_digest
 from bivlm.data.images import open_image
 from bivlm.data.samples import read_samples
@@ -210,21 +210,22 @@ class _Job:
         return described
 
     def _is_finished(self, out: Path, name: str) -> bool:
-        """Whether OUT holds this job's complete adapter. InputError if it holds anything else than unfinished
-        work.
+        """Whether OUT holds this job's complete adapter. InputError if it holds anything else than that or
+        unfinished work.
         """
-        if not out.exists() or all(path.name == JOB_FOLDER for path in out.iterdir()):
+        names = {path.name.removesuffix(WRITING) for path in out.iterdir()} if out.exists() else set()
+        complete = ADAPTER_CONFIG in names and (out / ADAPTER_CONFIG).is_file()
+        if not names <= {JOB_FOLDER, *FILES} or (names and not complete and JOB_FOLDER not in names):
+            raise InputError(f"{out} is not empty; choose another folder for the adapter")
+        if not complete:
             return False
         record = read_record(out)
-        if record is None:
-            raise InputError(f"{out} is not empty; choose another folder for the adapter")
-        if record.job != name:
+        if record is None or record.job != name:
             raise InputError(f"{out} holds another adapter; choose another folder, or remove that one")
         try:
-            check_complete(out)
             verify_adapter(out, record)
         except InputError as error:
-            if (out / JOB_FOLDER).is_dir():  # it died while it wrote the result
+            if JOB_FOLDER in names:
                 return False
             raise InputError(f"{error}; remove the folder to train the adapter again") from error
         return True
