@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import bivlm_autoload
 
 if TYPE_CHECKING:
+    from bivlm.adapting.run import adapt as adapt
+    from bivlm.adapting.settings import AdaptSettings as AdaptSettings
     from bivlm.errors import InputError as InputError
     from bivlm.eval.answer import answer as answer
     from bivlm.eval.inspection import inspect as inspect
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdaptSettings": "bivlm.adapting.settings",
     "Events": "bivlm.events",
     "Family": "bivlm.families.base",
     "InputError": "bivlm.errors",
@@ -44,6 +47,7 @@ _HOME = {
     "Rule": "bivlm.job.recipe",
     "RunSettings": "bivlm.studies.study",
     "Sample": "bivlm.types",
+    "adapt": "bivlm.adapting.run",
     "answer": "bivlm.eval.answer",
     "compare_presets": "bivlm.studies.compare.run",
     "evaluate": "bivlm.eval.run",
@@ -55,6 +59,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AdaptSettings",
     "Events",
     "Family",
     "InputError",
@@ -65,6 +70,7 @@ __all__ = [
     "RunSettings",
     "Sample",
     "__version__",
+    "adapt",
     "answer",
     "compare_presets",
     "evaluate",

@@ -10,6 +10,8 @@ import torch
 import transformers
 from transformers import AutoConfig
 
+from bivlm.adapters.lora import attach
+from bivlm.adapters.store import read_adapter
 from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.modules import is_packed, read_modules
@@ -35,6 +37,7 @@ def load(
     expand: bool = False,
     activations: Activations = "float",
     pruning: str | Mapping[str, Any] | Pruning | None = FROM_CHECKPOINT,
+    adapter: str | Path | None = None,
     family: Family | None = None,
 ) -> tuple[transformers.PreTrainedModel, Any]:
     """The model and the processor of a folder or hub id, packed or in full precision. The processor of a
@@ -44,9 +47,10 @@ def load(
     more memory, the same answers, faster. `activations` "int8" rounds the packed linears' inputs to eight
     bits where that is faster (mostly with few tokens at a time); it is a little less exact. `pruning` says
     which visual tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is the pruning of the
-    folder's config.json, None keeps all. `family` declares an architecture that bivlm does not know, for this
-    process. Raises InputError if the folder is missing, incomplete, damaged, or of an architecture that is
-    not supported.
+    folder's config.json, None keeps all. `adapter` is the folder of an adapter that `bivlm.adapt` trained for
+    this packed model. `family` declares an architecture that bivlm does not know, for this process. Raises
+    InputError if a folder is missing, incomplete, damaged, or of an architecture that is not supported, and
+    if the adapter was trained for another model.
     """
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
     folder = resolve_model(model)
@@ -76,6 +80,8 @@ def load(
         expand_weights(loaded)
     if pruning != FROM_CHECKPOINT:
         prune(loaded, wanted)
+    if adapter is not None:
+        attach(loaded, read_adapter(adapter, loaded, folder))
     with folder_blamed(folder):
         return loaded, load_processor(folder, family.reads_images)
 

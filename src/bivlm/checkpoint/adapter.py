@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from bivlm.checkpoint.weight_files import ADAPTER_CONFIG
 from bivlm.errors import InputError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PACKED_RECORD = "bivlm_adapter.json"  # next to an adapter that was trained on a packed model
+PREFIX = "base_model.model."
 _PAIR = re.compile(r"(.+)\.lora_(A|B)(?:\.default)?\.weight")
 _EMBEDDING = re.compile(r"(.+)\.lora_embedding_(A|B)(?:\.default)?")
 # settings that make more of the adapter than a product that is added to the weights
@@ -68,47 +69,67 @@ class Adapter:
 
 
 def read_adapter(folder: Path, wanted: Mapping[str, TensorEntry]) -> Adapter:
-    """The LoRA adapter in a folder, whose weights are `wanted` by their names. Raises InputError for an
-    adapter that is missing, damaged, of another kind, or for another model.
+    """The LoRA adapter in a folder, to be merged into its weights: `wanted` by their names. Raises InputError
+    for an adapter that is missing, damaged, of another kind, for another model, or that was trained on a
+    packed model.
     """
+    if (folder / PACKED_RECORD).exists():
+        raise InputError(
+            f"{folder} holds an adapter that was trained on a packed model ({PACKED_RECORD}): it corrects the"
+            " errors of those packed weights and cannot be merged; give it to them with --adapter"
+        )
     path, weights = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
     if not path.is_file() or not weights.is_file():
         raise InputError(
             f"{folder} has no adapter to merge; it takes {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} in the folder"
             " of the base model"
         )
-    config = read_json(path)
-    _check_kind(path, config)
+    return Adapter(
+        (path, weights), read_pairs(path, weights, {name: one.shape for name, one in wanted.items()})
+    )
+
+
+def read_pairs(path: Path, weights: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Pair]:
+    """The pairs of factors of an adapter's two files, by the names of the weights, whose `shapes` are given.
+    Raises InputError for an adapter that is damaged, of another kind, or for another model.
+    """
+    config = read_config(path)
     factors: dict[str, dict[str, TensorEntry]] = {}
     embeddings = set()
     for key, entry in read_entries([weights]).items():
         plain, embedded = _PAIR.fullmatch(key), _EMBEDDING.fullmatch(key)
         found = plain or embedded
-        if found is None or not key.startswith(_PREFIX):
+        if found is None or not key.startswith(PREFIX):
             raise InputError(f"{weights}: the tensor {key} is no factor of a LoRA pair; merge it with peft")
-        name = found.group(1).removeprefix(_PREFIX)
+        name = found.group(1).removeprefix(PREFIX)
         factors.setdefault(name, {})[found.group(2)] = entry
         if embedded:
             embeddings.add(name)
     pairs = {}
     for name, pair in factors.items():
-        weight = _weight_name(name, wanted, weights)
-        pairs[weight] = _pair(weights, config, name, pair, wanted[weight], name in embeddings)
-    return Adapter((path, weights), pairs)
+        weight = weight_name(name, shapes, weights)
+        pairs[weight] = _pair(weights, config, name, pair, shapes[weight], name in embeddings)
+    return pairs
 
 
-def _check_kind(path: Path, config: Mapping[str, Any]) -> None:
+def read_config(path: Path) -> dict[str, Any]:
+    """The adapter's settings. InputError for another kind of adapter, and for settings of LoRA that change
+    the product itself.
+    """
+    config = read_json(path)
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise InputError(f"{path} is an adapter of the kind {str(kind)[:60]!r}; only LORA is merged here")
+        raise InputError(f"{path} is an adapter of the kind {str(kind)[:60]!r}; only LORA is read here")
+    advice = "merge it into the full-precision model with peft's merge_and_unload"
     for name, what in _REFUSED.items():
         if config.get(name):
-            raise InputError(f"{path}: {name} is set ({what}); merge it with peft's merge_and_unload")
+            raise InputError(f"{path}: {name} is set ({what}); {advice}")
     if config.get("bias", "none") != "none":
-        raise InputError(f"{path}: bias is {config['bias']!r}; merge it with peft's merge_and_unload")
+        raise InputError(f"{path}: bias is {config['bias']!r}; {advice}")
+    return config
 
 
-def _weight_name(name: str, wanted: Mapping[str, TensorEntry], weights: Path) -> str:
+def weight_name(name: str, wanted: Collection[str], weights: Path) -> str:
     """The weight that a pair belongs to: by its full name, or the one whose name ends so."""
     found = [full for full in wanted if full == f"{name}.weight" or full.endswith(f".{name}.weight")]
     if f"{name}.weight" in found:
@@ -125,25 +146,29 @@ def _pair(
     config: Mapping[str, Any],
     name: str,
     pair: Mapping[str, TensorEntry],
-    weight: TensorEntry,
+    shape: tuple[int, ...],
     embedding: bool,
 ) -> Pair:
     if sorted(pair) != ["A", "B"]:
         raise InputError(f"{weights}: {name} has only the factor {sorted(pair)[0]}; the file is incomplete")
     a, b = pair["A"], pair["B"]
-    fits = len(a.shape) == len(b.shape) == len(weight.shape) == 2 and a.shape[0] == b.shape[1] >= 1
+    fits = len(a.shape) == len(b.shape) == len(shape) == 2 and a.shape[0] == b.shape[1] >= 1
     made = (b.shape[:1] + a.shape[1:])[:: -1 if embedding else 1]
-    if not fits or made != weight.shape:
+    if not fits or made != shape:
         raise InputError(
             f"{weights}: the factors of {name} are {list(a.shape)} and {list(b.shape)}, and the weight is"
-            f" {list(weight.shape)}; the adapter is of another model"
+            f" {list(shape)}; the adapter is of another model"
         )
+    return Pair(a, b, scale_of(weights, config, name, a.shape[0]), embedding)
+
+
+def scale_of(weights: Path, config: Mapping[str, Any], name: str, rank: int) -> float:
+    """What the product of a pair is multiplied with. InputError if the settings do not give a finite one."""
     alpha = _setting(config, "alpha_pattern", "lora_alpha", name)
-    rank = a.shape[0]
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     if not math.isfinite(scale):
         raise InputError(f"{weights}: the scale of {name} is {scale}; needs a finite number")
-    return Pair(a, b, scale, embedding)
+    return scale
 
 
 def _setting(config: Mapping[str, Any], pattern: str, name: str, module: str) -> float:

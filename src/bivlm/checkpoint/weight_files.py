@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bivlm.checkpoint.modules import is_packed
 from bivlm.checkpoint.shards import INDEX_NAME, SINGLE_NAME, read_json
 from bivlm.errors import InputError
 
@@ -49,11 +50,17 @@ def is_plain_name(name: Any) -> bool:
 
 def check_no_adapter(folder: Path) -> None:
     """InputError for a folder with an adapter: its weights alone are not the model that the user means."""
-    if (folder / ADAPTER_CONFIG).exists():
+    if not (folder / ADAPTER_CONFIG).exists():
+        return
+    if is_packed(read_json(folder / "config.json")):
         raise InputError(
-            f"{folder} holds an adapter ({ADAPTER_CONFIG}) next to the weights; merge it first, with `bivlm"
-            " quantize --merge-adapter` or peft's merge_and_unload, or take its files out of the folder"
+            f"{folder} holds an adapter ({ADAPTER_CONFIG}) next to packed weights, into which none can be"
+            " merged; move it to a folder of its own, and give that with --adapter"
         )
+    raise InputError(
+        f"{folder} holds an adapter ({ADAPTER_CONFIG}) next to the weights; merge it first, with `bivlm"
+        " quantize --merge-adapter` or peft's merge_and_unload, or take its files out of the folder"
+    )
 
 
 def _named_by_config(folder: Path) -> str | None:

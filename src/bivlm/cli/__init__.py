@@ -15,6 +15,7 @@ import typer
 import bivlm.cli.quantize
 import bivlm.cli.ask
 import bivlm.cli.eval
+import bivlm.cli.adapt
 import bivlm.cli.inspect
 import bivlm.cli.verify
 import bivlm.cli.compare

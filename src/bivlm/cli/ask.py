@@ -8,6 +8,7 @@ import typer
 
 from bivlm.cli.shared import (
     MAIN,
+    AdapterOption,
     JsonOption,
     ModelArgument,
     PruneOption,
@@ -38,6 +39,7 @@ def ask(
     ] = None,
     max_new_tokens: TokensOption = 64,
     prune: PruneOption = None,
+    adapter: AdapterOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Ask a model, packed or not, a question about an image."""
@@ -47,7 +49,7 @@ def ask(
     from bivlm.loading import load
 
     check_text(question, "the question", "")  # before the model is loaded
-    loaded, processor = load(model, pruning=chosen_pruning(prune))
+    loaded, processor = load(model, pruning=chosen_pruning(prune), adapter=adapter)
     text = answer(loaded, processor, image, question, max_new_tokens=max_new_tokens)
     if json_:
         print_json({"question": question, "image": image, "answer": text})

@@ -9,6 +9,7 @@ import typer
 from bivlm.cli.shared import (
     MAIN,
     MORE,
+    AdapterOption,
     BatchOption,
     DataOption,
     DataRootOption,
@@ -55,6 +56,7 @@ def evaluate(
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 16,
     prune: PruneOption = None,
+    adapter: AdapterOption = None,
     shuffle_images: ShuffleOption = False,
     data_root: DataRootOption = None,
     json_: JsonOption = False,
@@ -80,9 +82,10 @@ def evaluate(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             pruning=chosen_pruning(prune),
+            adapter=adapter,
             events=events,
         )
     if json_:
         print_json(result)
     else:
-        out_console.print(result_table({model: result}))
+        out_console.print(result_table({model if adapter is None else f"{model} + {adapter}": result}))

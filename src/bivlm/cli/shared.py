@@ -108,6 +108,12 @@ PruneOption = Annotated[
         "--prune", help=f"{PRUNE_HELP}; none for none; left out: what the checkpoint says", show_default=False
     ),
 ]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER", help="adapter that `bivlm adapt` trained for this packed model", show_default=False
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="print JSON instead of a table", rich_help_panel=MORE)
 ]

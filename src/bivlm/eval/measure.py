@@ -24,14 +24,15 @@ def measure(
     batch_size: int = 32,
     max_new_tokens: int = 16,
     pruning: str | Pruning | None = FROM_CHECKPOINT,
+    adapter: str | Path | None = None,
     events: Events = SILENT,
 ) -> EvalResult:
     """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the
     reference's answers.
 
-    The reference drops no visual tokens; the model is pruned as `pruning` says, as in `bivlm.load`. `events`
-    receives the progress of the "reference answers" and then of the "questions". Raises InputError, before
-    anything is loaded, for samples without an answer.
+    The reference drops no visual tokens; the model is pruned as `pruning` says and has the `adapter`, as in
+    `bivlm.load`. `events` receives the progress of the "reference answers" and then of the "questions".
+    Raises InputError, before anything is loaded, for samples without an answer.
     """
     check_answers(samples)
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
@@ -48,7 +49,7 @@ def measure(
                 events=events,
             )
             del loaded
-        loaded, processor = load(model, expand=True, pruning=pruning)
+        loaded, processor = load(model, expand=True, pruning=pruning, adapter=adapter)
         return evaluate(
             loaded,
             processor,

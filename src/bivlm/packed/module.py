@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from bivlm.errors import InputError
 from bivlm.formats import format_named
 from bivlm.formats.base import PackedTensor
-from bivlm.kernels import reference
 from bivlm.kernels.base import ACTIVATIONS, Activations, Product
 from bivlm.kernels.table import kernel_for
+from bivlm.packed import gradient
 from bivlm.packed.ops import LINEAR, ROWS, new_handle
 
 
@@ -77,7 +77,7 @@ class PackedModule(nn.Module):
                 x, self._expanded.to(x.dtype), None if bias is None else bias.to(x.dtype)
             )
         if x.requires_grad and torch.is_grad_enabled():
-            return reference.linear(x, self.packed, bias)  # the one that torch can differentiate
+            return gradient.linear(x, self.packed, bias)
         return LINEAR(x, bias, self._handle, self.rows, self.activations == "int8")
 
     def look_up(self, index: Tensor) -> Tensor:

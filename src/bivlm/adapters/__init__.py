@@ -1,0 +1,1 @@
+"""Low-rank adapters next to packed linears: the module, its folder on the disk, its bits."""
