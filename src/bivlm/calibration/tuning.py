@@ -52,12 +52,14 @@ def tune_block(
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
     epochs: int,
+    weights: Sequence[Tensor] | None = None,
 ) -> Tuned:
     """Fit the block at `path`, here with its full-precision weights, whose linears are to be `packed`; sample
     i calls it with calls[i] on inputs[i].
 
     `inputs` are the hidden states (…, t, d) that the block receives in the packed model; `targets` are its
-    outputs in the full-precision model. The same arguments give the same result. With fewer than HELD_OUT
+    outputs in the full-precision model. `weights` (t,) say how much the error of each of a sample's tokens
+    counts; without them all count alike. The same arguments give the same result. With fewer than HELD_OUT
     samples, or a block without tunable numbers, nothing is tuned.
     """
     work = _working_copy(block, path, packed)
@@ -69,9 +71,8 @@ def tune_block(
     stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
 
     def loss(i: int) -> Tensor:
-        return token_loss(
-            _as_float(calls[i]).run(work, inputs[i].clone().float()), targets[i].clone().float()
-        )
+        output = _as_float(calls[i]).run(work, inputs[i].clone().float())
+        return token_loss(output, targets[i].clone().float(), None if weights is None else weights[i])
 
     def judged() -> float:
         with torch.no_grad():
@@ -103,12 +104,13 @@ def tune_block(
     return Tuned(_rescaled(packed, path, found), _vectors(found, originals, path, stored), before, best)
 
 
-def token_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over the tokens of ‖output - target‖² / ‖target‖²: a token with massive activations counts as much
-    as any other.
+def token_loss(output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over the tokens of ‖output - target‖² / ‖target‖², each times its weight (t,): a token with
+    massive activations counts as much as any other.
     """
     lost, whole = (output - target).square().sum(-1), target.square().sum(-1)
-    return (lost / (whole + 1e-6 * whole.mean() + 1e-30)).mean()
+    relative = lost / (whole + 1e-6 * whole.mean() + 1e-30)
+    return relative.mean() if weights is None else (relative.reshape(-1) * weights).mean()
 
 
 def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor]) -> nn.Module:

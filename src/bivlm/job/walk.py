@@ -121,6 +121,7 @@ class Walk:
                     packed.hidden,
                     exact.hidden,
                     self.plan.tuning,
+                    self._output_weights(block),
                 )
 
             if not self.plan.tuning:  # each weight is read from the file again when its turn comes
@@ -133,6 +134,17 @@ class Walk:
                 expand_weights(replace_linear(self.source.model, name, weight))
             set_vectors(self.source.model, vectors)
             packed.advance(index, self.source.model.get_submodule(block.path))
+
+    def _output_weights(self, block: BlockPlan) -> list[Tensor] | None:
+        """How much the error of every token of a block's output counts, (t,) for each sample: by its
+        gradient, if the block's quantizers weigh tokens so; None if all count alike.
+        """
+        power = max(linear.quantizer.gradient_power for linear in block.quantized if linear.quantizer)
+        if self.gradients is None or not power:
+            return None
+        found = [self.gradients.weights(block.path, number, power) for number in range(len(self.samples))]
+        weights = [one for one in found if one is not None]
+        return weights if len(weights) == len(found) else None
 
     @torch.inference_mode()
     def _observe(
