@@ -201,7 +201,7 @@ def test_every_block_is_fitted_to_the_full_precision_model(source, tmp_path, mon
     """
     seen = {}
 
-    def spy(block, path, packed, calls, inputs, targets, epochs):
+    def spy(block, path, packed, calls, inputs, targets, epochs, weights=None):
         seen[path] = inputs, targets
         assert epochs == 2
         return tune_block(block, path, packed, calls, inputs, targets, epochs)
