@@ -16,6 +16,7 @@ from bivlm.calibration.inputs import answered, calibration_inputs
 from bivlm.calibration.teacher import ASKING, Prediction, ask_teacher
 from bivlm.checkpoint.output import OutputFolder
 from bivlm.checkpoint.source import SourceModel
+from bivlm.checkpoint.staging import Staging
 from bivlm.checkpoint.verify import verify_folder
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
@@ -130,7 +131,7 @@ def test_an_interrupted_job_ends_with_the_same_bytes(
         if what == "staged":
             patch.setattr(OutputFolder, "_values", stopping(OutputFolder._values, done))
         if what == "moved":
-            patch.setattr(OutputFolder, "_take_tuned", moving_once(OutputFolder._take_tuned))
+            patch.setattr(Staging, "take", moving_once(Staging.take))
         with pytest.raises(KeyboardInterrupt):
             job(source, out, stop_at(what, done))
     job(source, out)
@@ -151,11 +152,10 @@ def stopping(method: Any, calls: int) -> Any:
 
 
 def moving_once(take: Any) -> Any:
-    """`OutputFolder._take_tuned` that dies after it has moved one shard."""
+    """`Staging.take` that dies after it has moved one shard."""
 
-    def one(self: OutputFolder) -> None:
-        staging = self.folder / "tuned"
-        shards = sorted(staging.glob("*.safetensors"))
+    def one(self: Staging) -> None:
+        shards = sorted(self.folder.glob("*.safetensors"))
         if not shards:
             take(self)
             return

@@ -3,7 +3,7 @@ becomes a model only with its last file.
 
     OUT/.bivlm-job/job.json                 identifies this job; another job may not continue it
     OUT/.bivlm-job/<shard>.json             the contents of a shard; written after the shard is complete
-    OUT/.bivlm-job/tuned/                   shards and records that will replace others, all together
+    OUT/.bivlm-job/tuned/                   shards and records that will replace others (staging.py)
     OUT/model-00003-of-00012.safetensors    one unit each (or a piece of the tensors outside the units)
     OUT/…                                   at the end: the index, the source's other files, the report, and
                                             last of all config.json
@@ -29,6 +29,7 @@ from bivlm.checkpoint.companions import CARD, companions
 from bivlm.checkpoint.durable import sync_folder, write_text
 from bivlm.checkpoint.modules import FORMAT_VERSION
 from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock, has_more_than_shards, packed_config
+from bivlm.checkpoint.rest import split_rest
 from bivlm.checkpoint.seal import Seal, module_checksum, text_checksum
 from bivlm.checkpoint.shards import (
     INDEX_NAME,
@@ -40,18 +41,14 @@ from bivlm.checkpoint.shards import (
     write_shard,
 )
 from bivlm.checkpoint.source import SourceModel
+from bivlm.checkpoint.staging import Staging
 from bivlm.checkpoint.verify import verify_folder
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.formats import PackedTensor
 
-# size of the shards of tensors outside the units, about: writing one needs no more memory than this
-REST_SHARD_BYTES = 1 << 30
-
 # fields of the source's config.json that do not hold for the packed folder: code to run, the source's weights
 NOT_IN_CONFIG = ("auto_map", "transformers_weights")
-
-TUNED_MARK = "tuned.mark"  # in the job's folder: `replace_units` is done
 
 Report = Mapping[str, Mapping[str, Any]]
 
@@ -92,12 +89,11 @@ class OutputFolder:
             )
         )
         self._job = digest(self.fingerprint)
-        self.rest = self._split_rest(units)
+        self.rest = split_rest(source, units, shared)
         self.names = [f"rest.{number}" for number in range(len(self.rest))] + list(units)
         self.out, self.is_finished = self.place.out, False
         self._lock = PlaceLock(self.place, self.folder)
         self._done: dict[str, bool] = {}
-        self._staging: Path | None = None  # where `replace_units` writes meanwhile
 
     @property
     def folder(self) -> Path:
@@ -141,7 +137,8 @@ class OutputFolder:
                 shutil.rmtree(self.out)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "job.json", to_json(self.fingerprint))
-        self._take_tuned()
+        self._staging = Staging(self.folder, self.out)
+        self._staging.take()
 
     def _may_work_in(self, folder: Path) -> bool:
         """Whether a folder is free, or holds the unfinished work of this job and of no other."""
@@ -187,20 +184,6 @@ class OutputFolder:
         )
         return f": it holds the unfinished work of another job (its {', '.join(keys)} differ)"
 
-    def _split_rest(self, units: Sequence[str]) -> list[list[str]]:
-        """The stored tensors outside the units, in shards of about REST_SHARD_BYTES."""
-        shards: list[list[str]] = [[]]
-        size = 0
-        for name, entry in sorted({**self.source.entries, **self.source.extra}.items()):
-            if name in self.shared or any(name.startswith(f"{unit}.") for unit in units):
-                continue
-            if shards[-1] and size + entry.nbytes > REST_SHARD_BYTES:
-                shards.append([])
-                size = 0
-            shards[-1].append(name)
-            size += entry.nbytes
-        return [shard for shard in shards if shard]
-
     def shard_path(self, name: str) -> Path:
         return self.out / f"model-{self.names.index(name) + 1:05d}-of-{len(self.names):05d}.safetensors"
 
@@ -217,7 +200,7 @@ class OutputFolder:
 
     def _is_undamaged(self, path: str) -> bool:
         try:
-            record = self._record(path)
+            record = read_json(self._record_path(path))
             own = record.pop("crc32")
             if own != text_checksum(to_json(record)):
                 raise InputError("the record is damaged")
@@ -230,9 +213,6 @@ class OutputFolder:
             pass
         self.events.say(f"{self.shard_path(path).name} or its record is damaged or missing; it is made again")
         return False
-
-    def _record(self, path: str) -> dict[str, Any]:
-        return read_json(self._record_path(path))
 
     def write_rest(self) -> None:
         """Copy the tensors outside the units unchanged."""
@@ -274,50 +254,30 @@ class OutputFolder:
         """Whether `replace_units` has been done. A tuned unit that is damaged cannot be made again alone:
         then no unit counts as done.
         """
-        if not (self.folder / TUNED_MARK).exists():
+        if not self._staging.is_done:
             return False
         if all(self.is_done(name) for name in self.names):
             return True
         self.events.say("a tuned shard is damaged: all shards are made again")
         for name in self.names:
             self._record_path(name).unlink(missing_ok=True)
-        (self.folder / TUNED_MARK).unlink()
+        self._staging.forget()
         self._done.clear()
         return False
 
     def replace_units(self, units: Iterable[Any], outside: Mapping[str, Tensor]) -> None:
-        """Put other units (MadeUnit) in the place of written ones, all of them or none: they are written next
-        to them first. `outside` has new values of parameters that belong to no unit.
+        """Put other units (MadeUnit) in the place of written ones, all of them or none (staging.py).
+        `outside` has new values of parameters that belong to no unit.
         """
-        self._staging = self.folder / "tuned"
-        shutil.rmtree(self._staging, ignore_errors=True)
-        self._staging.mkdir()
-        try:
-            for unit in units:
-                self.write_unit(unit.path, unit.packed, unit.report, unit.vectors)
-            for number, names in enumerate(self.rest):
-                if not outside.keys().isdisjoint(names):
-                    tensors = self._stored(names) | self._values(
-                        {name: value for name, value in outside.items() if name in names}
-                    )
-                    self._write(f"rest.{number}", tensors, {}, {})
-            write_text(self._staging / TUNED_MARK, "")
-        finally:
-            self._staging = None
-        self._take_tuned()
-
-    def _take_tuned(self) -> None:
-        """Move what `replace_units` has written completely into its place; what is incomplete is deleted."""
-        staging = self.folder / "tuned"
-        if (staging / TUNED_MARK).exists():
-            for shard in sorted(staging.glob("*.safetensors")):
-                shard.replace(self.out / shard.name)
-            for record in sorted(staging.glob("model-*.json")):
-                record.replace(self.folder / record.name)
-            sync_folder(self.out)
-            write_text(self.folder / TUNED_MARK, "")
-            self._done.clear()
-        shutil.rmtree(staging, ignore_errors=True)
+        self._staging.begin()
+        for unit in units:
+            self.write_unit(unit.path, unit.packed, unit.report, unit.vectors)
+        for number, names in enumerate(self.rest):
+            own = {name: value for name, value in outside.items() if name in names}
+            if own:
+                self._write(f"rest.{number}", {**self._stored(names), **self._values(own)}, {}, {})
+        self._staging.commit()
+        self._done.clear()
 
     def _values(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters with new values, by their key in the shards, in their stored dtype."""
@@ -338,10 +298,7 @@ class OutputFolder:
         report: Report,
         vectors: Mapping[str, str] | None = None,
     ) -> None:
-        shard, place = self.shard_path(name), self._record_path(name)
-        if self._staging is not None:
-            shard, place = self._staging / shard.name, self._staging / place.name
-        write_shard(shard, tensors)
+        write_shard(self._staging.place(self.shard_path(name)), tensors)
         record = {
             "job": self._job,
             "tensor_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
@@ -351,14 +308,14 @@ class OutputFolder:
             "vectors": dict(vectors or {}),
         }
         record["crc32"] = text_checksum(to_json(record))
-        write_text(place, to_json(record))
+        write_text(self._staging.place(self._record_path(name)), to_json(record))
         self._done[name] = True
 
     def read_unit(
         self, path: str
     ) -> tuple[dict[str, PackedTensor], dict[str, Tensor], dict[str, dict[str, Any]]]:
         """The packed weights of a finished unit, its parameters that had new values, and its report."""
-        record = self._record(path)
+        record = read_json(self._record_path(path))
         stored = read_tensors(read_entries([self.shard_path(path)]).values())
         packed = {
             name: PackedTensor(
@@ -374,7 +331,7 @@ class OutputFolder:
     def records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every shard with its record, in the order of the shards."""
         for name in self.names:
-            yield self.shard_path(name), self._record(name)
+            yield self.shard_path(name), read_json(self._record_path(name))
 
     def finish(self, files: Mapping[str, str], config: Mapping[str, Any]) -> None:
         """Turn the finished shards into a model folder: the index with all checksums, the source's other
