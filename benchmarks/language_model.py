@@ -127,7 +127,8 @@ class Bench:
         kept = self.work / f"sensitivities-{len(self.calibration)}.json"
         try:
             sensitivities = None if recipe.budget is None else kept
-            prepared = prepare(self.folder, Request(recipe, sensitivities=sensitivities))
+            request = Request(recipe, sensitivities=sensitivities, measurements=self.work / "measurements")
+            prepared = prepare(self.folder, request)
             out = self.place(name)
             started, measurable = time.perf_counter(), reset_peak_memory()
             run(prepared, out, calibration_windows(self.calibration), overwrite=True, events=events)

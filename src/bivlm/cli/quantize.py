@@ -77,8 +77,8 @@ EffortOption = Annotated[
     str | None,
     typer.Option(
         help=(
-            "fast, normal (corrects for errors of the blocks before) or high (tunes each block as well); left"
-            " out: as the preset says"
+            "fast, normal (corrects for errors of the blocks before), high (tunes each block as well) or max"
+            " (tunes the whole packed model on the full-precision one); left out: as the preset says"
         ),
         rich_help_panel=MORE,
     ),
@@ -117,6 +117,16 @@ AdapterOption = Annotated[
         rich_help_panel=MORE,
     ),
 ]
+MeasurementsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help=(
+            "keep gradients and predictions of the full-precision model here, for other jobs on the same"
+            " model and data"
+        ),
+    ),
+]
 OverwriteOption = Annotated[
     bool,
     typer.Option(
@@ -147,6 +157,7 @@ def quantize(
     data_root: DataRootOption = None,
     prune: DefaultPruningOption = None,
     sensitivities: SensitivitiesOption = None,
+    measurements: MeasurementsOption = None,
     merge_adapter: AdapterOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
@@ -171,6 +182,7 @@ def quantize(
         parts=words(parts),
         pruning=prune,
         sensitivities=sensitivities,
+        measurements=measurements,
         merge_adapter=merge_adapter,
     )
     prepared = prepare(model, request)

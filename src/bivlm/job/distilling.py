@@ -18,6 +18,7 @@ from bivlm.calibration.teacher import ask_teacher
 from bivlm.checkpoint.source import SourceModel
 from bivlm.events import SILENT, Events
 from bivlm.formats import PackedTensor
+from bivlm.job.measurements import Measurements
 from bivlm.job.plan import Plan, TablePlan
 from bivlm.job.unit import MadeUnit, UnitStore
 from bivlm.job.weighing import exact_stacks
@@ -32,14 +33,18 @@ def distil(
     store: UnitStore,
     samples: Sequence[CalibrationInput],
     folder: Path | None = None,
+    measured: Measurements | None = None,
     events: Events = SILENT,
 ) -> Distilled:
     """Tune the packed model whose units are all in `store`, on samples that all have targets, and replace the
-    units by the tuned ones. In `folder` unfinished work is kept, and taken up again.
+    units by the tuned ones. Unfinished tuning is kept in `folder`, the full-precision model's predictions
+    among what is `measured`; both are taken up again.
 
     The embeddings, the packed weights decoded, and the vectors are in memory at the same time.
     """
-    teacher = ask_teacher(source, exact_stacks(plan), samples, folder, events)
+    stacks = exact_stacks(plan)
+    kept = None if measured is None else measured.place("predictions", [b.path for s in stacks for b in s])
+    teacher = ask_teacher(source, stacks, samples, kept, events)
     student = SourceModel(source.folder, merge_adapter=bool(source.adapter.files))
     dtype = computing_dtype(source.dtype)
     packed, vectors = put_together(student, plan, store, dtype)

@@ -32,7 +32,8 @@ EFFORTS: dict[str, dict[str, Any]] = {  # how long may it take?
 class Request:
     """A checked request. `pruning` is the packed model's default pruning; `family` declares an architecture
     that is not in the table; `sensitivities` is a file that keeps the measurements of a budget;
-    `merge_adapter` says that a LoRA adapter in the model's folder belongs to its weights.
+    `measurements` a folder that keeps gradients and predictions for other jobs; `merge_adapter` says that a
+    LoRA adapter in the model's folder belongs to its weights.
     """
 
     recipe: Recipe
@@ -40,6 +41,7 @@ class Request:
     pruning: Pruning | None = None
     family: Family | None = None
     sensitivities: Path | None = None
+    measurements: Path | None = None
     merge_adapter: bool = False
 
 
@@ -54,6 +56,7 @@ def make_request(
     pruning: str | Mapping[str, Any] | Pruning | None = None,
     family: Family | None = None,
     sensitivities: str | Path | None = None,
+    measurements: str | Path | None = None,
     merge_adapter: bool = False,
 ) -> Request:
     """Check the arguments and combine them into a request.
@@ -78,8 +81,8 @@ def make_request(
         )
     if chosen.budget_from != "answers" and chosen.budget is None:
         raise InputError(
-            f"budget_from={chosen.budget_from} says how a budget is dealt out, and there is none; add bits, or"
-            " leave budget_from out"
+            f"budget_from={chosen.budget_from} says how a budget is dealt out, and there is none; add bits,"
+            " or leave budget_from out"
         )
     return Request(
         chosen,
@@ -87,6 +90,7 @@ def make_request(
         None if pruning is None else parse_pruning(pruning),
         family,
         None if sensitivities is None else Path(sensitivities),
+        None if measurements is None else Path(measurements),
         merge_adapter,
     )
 

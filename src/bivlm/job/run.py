@@ -37,6 +37,7 @@ from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
 from bivlm.job.distilling import distil
+from bivlm.job.measurements import Measurements
 from bivlm.job.plan import Plan, make_plan
 from bivlm.job.preflight import Preflight, check_disk, preflight
 from bivlm.job.presets import DEFAULT_PRESET
@@ -83,6 +84,7 @@ def quantize(
     pruning: str | Mapping[str, Any] | Pruning | None = None,
     family: Family | None = None,
     sensitivities: str | Path | None = None,
+    measurements: str | Path | None = None,
     merge_adapter: bool = False,
     overwrite: bool = False,
     events: Events = SILENT,
@@ -101,6 +103,8 @@ def quantize(
     pruning        the packed model's default pruning ("attention:layer=2,keep=0.25")
     family         the declaration of an architecture that bivlm does not know
     sensitivities  a file that keeps the measurements of a budget, for reuse
+    measurements   a folder that keeps gradients and predictions of the full-precision model, for other jobs
+                   on the same model and data
     merge_adapter  merge the LoRA adapter in the model's folder into the weights; without it such a folder is
                    refused
     overwrite      replace `out` if bivlm wrote it; the old model stays until the new one is complete
@@ -119,6 +123,7 @@ def quantize(
         pruning=pruning,
         family=family,
         sensitivities=sensitivities,
+        measurements=measurements,
         merge_adapter=merge_adapter,
     )
     prepared = prepare(model, request)
@@ -194,14 +199,15 @@ def run(
             events.say(f"{out} holds the result of this job already, complete and undamaged: nothing to do")
             return out
         store.write_rest()
-        gradients = gradients_of(source, plan, inputs, store.folder / "gradients", events)
+        measured = Measurements(prepared.request.measurements or store.folder, source, data_digest(inputs))
+        gradients = gradients_of(source, plan, inputs, measured, events)
         if recipe.budget is not None:
             file = SensitivityFile(store.folder / "sensitivities.json", prepared.request.sensitivities)
             plan = allocate(source, plan, inputs, recipe.budget, file, events, gradients)
         if not (plan.distillation and store.is_tuned):
             Walk(source, plan, store, inputs, events, gradients).run()
             if plan.distillation:
-                distil(source, plan, store, inputs, store.folder / "distillation", events)
+                distil(source, plan, store, inputs, store.folder, measured, events)
         report = {name: row for _, record in store.records() for name, row in record["report"].items()}
         quantization = quantization_config(prepared, store, len(inputs))
         config = {**read_json(source.folder / "config.json"), "quantization_config": quantization}
@@ -245,12 +251,17 @@ def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str
     if request.merge_adapter:
         described["merge_adapter"] = True
     if inputs:
-        digest = hashlib.sha256()
-        for sample in inputs:
-            for name, tensor in sorted(sample.tensors.items()):
-                digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        described["data"] = digest.hexdigest()
+        described["data"] = data_digest(inputs)
     return described
+
+
+def data_digest(inputs: Sequence[CalibrationInput]) -> str:
+    """SHA-256 of calibration inputs and their targets."""
+    found = hashlib.sha256()
+    for sample in inputs:
+        for name, tensor in sorted({**sample.tensors, "targets": sample.targets}.items()):
+            found.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def circumstances(inputs: Sequence[CalibrationInput]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
 from bivlm.calibration.exact import ExactBlock
 from bivlm.calibration.gradients import Gradients, measure_gradients
@@ -14,6 +13,7 @@ from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.stats import StatsCollector, Weighing, collector_for
 from bivlm.checkpoint.source import SourceModel
 from bivlm.events import SILENT, Events
+from bivlm.job.measurements import Measurements
 from bivlm.job.plan import BlockPlan, Plan
 
 
@@ -29,11 +29,11 @@ def gradients_of(
     source: SourceModel,
     plan: Plan,
     samples: Sequence[CalibrationInput],
-    folder: Path | None = None,
+    measured: Measurements | None = None,
     events: Events = SILENT,
 ) -> Gradients | None:
-    """The gradients of every linear that is quantized, on samples that have targets; None if no quantizer
-    looks at them. Finished samples are kept in `folder`.
+    """The gradients of every linear that is quantized, on samples that have targets; None if nothing looks
+    at them. Finished samples are kept among what is `measured`.
     """
     if not plan.needs_gradients:
         return None
@@ -44,6 +44,8 @@ def gradients_of(
         for linear in block.quantized
         if linear.quantizer is not None and linear.quantizer.needs_fisher
     }
+    details = [*linears, *(name for names in linears.values() for name in names), "fisher", *sorted(fishers)]
+    folder = None if measured is None else measured.place("gradients", details)
     return measure_gradients(
         source, exact_stacks(plan), linears, samples, fishers=fishers, folder=folder, events=events
     )
