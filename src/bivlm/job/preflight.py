@@ -7,7 +7,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 
@@ -145,10 +145,17 @@ def _stored_bytes(source: SourceModel, linear: WeightPlan) -> int:
 def _seconds_per_weight(quantizer: Quantizer) -> float:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(PROBE_SHAPE, generator=generator, dtype=torch.float32)
+    inputs = torch.randn(64, PROBE_SHAPE[1], generator=generator, dtype=torch.float32)
     stats = LinearStats(
-        {"text": torch.eye(PROBE_SHAPE[1], dtype=torch.float32)}, {"text": 4 * PROBE_SHAPE[1]}
+        {"text": torch.eye(PROBE_SHAPE[1], dtype=torch.float32)},
+        {"text": 4 * PROBE_SHAPE[1]},
+        visual_share=0.0,
+        fisher=weight.square(),
+        inputs=inputs,
+        inputs_visual=torch.zeros(len(inputs), dtype=torch.bool),
     )
-    quantizer.quantize(weight[:64], stats)  # the first call loads libraries
+    few = replace(stats, fisher=weight[:64].square())
+    quantizer.quantize(weight[:64], few)  # the first call loads libraries
     started = time.perf_counter()
     quantizer.quantize(weight, stats)
     return (time.perf_counter() - started) / weight.numel()
