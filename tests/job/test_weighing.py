@@ -1,0 +1,130 @@
+"""Gradients in a whole job: recipes that ask for them, what they change, and where measurements are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bivlm
+from bivlm.calibration.gradients import MEASURING
+from bivlm.calibration.inputs import answered, calibration_inputs
+from bivlm.checkpoint.verify import verify_folder
+from bivlm.errors import InputError
+from bivlm.job.budget.prediction import PREDICTING
+from bivlm.job.request import make_request
+from bivlm.job.run import prepare, quantize
+from bivlm.job.weighing import block_collector, gradients_of
+from folders import assert_same_files
+from tiny import tiny_checkpoint, tiny_samples
+from told import Told
+
+SAMPLES = tiny_samples(4)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint("llava", tmp_path_factory.mktemp("weighing") / "source")
+
+
+def job(source: Path, out: Path, recipe: str, **more: Any) -> Path:
+    return quantize(source, out, recipe=recipe, parts=["language"], data=SAMPLES, **more)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "trellis-2:gradient_power=0.5",
+        "trellis-2:gradient_power=0.5,propagation=0.25,tuning=1",
+        "trellis-2:modality_weight=gradient",
+        "gptq-2:gradient_power=1",
+        "squeezellm-sparse-2",
+        "squeezellm-2:feedback=true",
+        "mbq-2",
+        "leanquant-2",
+    ],
+)
+def test_recipes_that_look_at_gradients_pack_a_model_that_answers(
+    recipe: str, source: Path, tmp_path: Path
+) -> None:
+    out = job(source, tmp_path / "out", recipe)
+    verify_folder(out)
+    model, processor = bivlm.load(out)
+    assert isinstance(bivlm.answer(model, processor, SAMPLES[0].image, "what?", max_new_tokens=2), str)
+
+
+def test_gradients_are_measured_only_where_they_are_looked_at(source: Path, tmp_path: Path) -> None:
+    for recipe, wanted in (("trellis-2", False), ("trellis-2:modality_weight=gradient", True)):
+        told = Told()
+        job(source, tmp_path / recipe.partition(":")[2], recipe, events=told)
+        assert (MEASURING in {what for what, _, _ in told.steps}) is wanted
+
+
+def test_measurements_are_kept_for_other_jobs_and_change_nothing(source: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    plain = job(source, tmp_path / "plain", "trellis-1:gradient_power=0.5")
+    told = Told()
+    first = job(source, tmp_path / "first", "trellis-1:gradient_power=0.5", measurements=kept)
+    files = {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
+    assert files
+    again = job(source, tmp_path / "again", "trellis-1:gradient_power=0.5", measurements=kept, events=told)
+    other = job(source, tmp_path / "other", "trellis-2:gradient_power=1", measurements=kept)
+    assert files == {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
+    assert_same_files(plain, first)
+    assert_same_files(plain, again)
+    verify_folder(other)
+    few = quantize(
+        source,
+        tmp_path / "few",
+        recipe="trellis-1:gradient_power=0.5",
+        parts=["language"],
+        data=SAMPLES[:2],
+        measurements=kept,
+    )
+    verify_folder(few)  # other data: measured anew, next to the others
+    assert len(list(kept.rglob("*.safetensors"))) > len(files)
+
+
+def test_a_linear_without_gradients_counts_all_tokens_alike(source: Path) -> None:
+    prepared = prepare(source, make_request("trellis-2", settings={"gradient_power": 0.5}))
+    inputs = answered(prepared.source, calibration_inputs(prepared.source, SAMPLES))
+    gradients = gradients_of(prepared.source, prepared.plan, inputs)
+    assert gradients is not None
+    block = next(one for one in prepared.plan.blocks if "language_model.layers" in one.path)
+    name = block.quantized[0].name
+    silent = {**gradients.tokens, name: torch.zeros_like(gradients.tokens[name])}
+    quiet = type(gradients)(silent, gradients.lengths, {})
+    with prepared.source.present(block.path) as module:
+        linear = module.get_submodule(name.removeprefix(f"{block.path}."))
+        moments = []
+        for one in (None, quiet):
+            collector = block_collector(prepared.source, block, inputs, one)
+            torch.manual_seed(0)
+            for number, sample in enumerate(inputs):
+                x = torch.randn(1, len(sample.visual), linear.in_features)
+                with collector.watching(sample.visual, number=number), torch.inference_mode():
+                    linear(x)
+            moments.append(collector.stats(name).hessian)
+    torch.testing.assert_close(moments[0], moments[1])
+
+
+def test_a_budget_by_gradients_is_held_and_gives_sensitive_linears_more(source: Path, tmp_path: Path) -> None:
+    told = Told()
+    out = job(
+        source, tmp_path / "out", "trellis-2", bits=2, settings={"budget_from": "gradients"}, events=told
+    )
+    assert PREDICTING in {what for what, _, _ in told.steps}
+    report = json.loads((out / "bivlm_report.json").read_text())
+    weights = sum(row["weights"] for row in report.values())
+    assert sum(8 * row["stored_bytes"] for row in report.values()) / weights <= 2.0
+    assert len({round(row["bits_per_weight"], 1) for row in report.values()}) > 1
+
+
+def test_a_way_to_deal_out_a_budget_without_one_is_refused() -> None:
+    with pytest.raises(InputError, match="there is none; add bits"):
+        make_request("trellis-2", settings={"budget_from": "gradients"})
+    with pytest.raises(InputError, match="needs one of answers, gradients"):
+        make_request("trellis-2", bits=2, settings={"budget_from": "luck"})
