@@ -31,7 +31,8 @@ tokens / s    one sequence, greedily, after 64 tokens: presets with their kernel
 
 With `--json` finished rows are kept in that file and not measured again as long as protocol, weights and
 recipe are the same; `--again` measures them all the same. A mistake in what is given ends with one line and
-exit code 2."""
+exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def bench_of(model: Path, options: argparse.Namespace, work: Path) -> ModelBench
         work,
         second,
     )
-    return ModelBench(model.resolve().name, weights_digest(SourceModel(folder)), bench, options.threads)
+    return ModelBench(model.absolute().name, weights_digest(SourceModel(folder)), bench, options.threads)
 
 
 def run(
@@ -169,6 +170,8 @@ def report(options: argparse.Namespace) -> None:
     recipes = recipes_of(options.presets)
     peers = [name for name in words(options.peers) if name]
     check_peers(peers)
+    if len({model.absolute().name for model in options.model}) < len(options.model):
+        raise InputError("two models have folders of the same name, which names their rows; rename one")
     protocol = protocol_of(options)
     rows = kept_rows(options.json, protocol, key_of, later=("second",))
     models: dict[str, list[Row]] = {}
@@ -176,7 +179,7 @@ def report(options: argparse.Namespace) -> None:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         events = stack.enter_context(Shown())
         for model in options.model:
-            bench = bench_of(model, options, work / model.resolve().name)
+            bench = bench_of(model, options, work / model.absolute().name)
             run(
                 bench,
                 recipes,

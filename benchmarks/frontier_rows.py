@@ -1,5 +1,6 @@
 """The rows of bench_frontier.py for one model: the model itself, what presets make of it, and what
-llama.cpp's types make of it."""
+llama.cpp's types make of it.
+"""
 
 from __future__ import annotations
 

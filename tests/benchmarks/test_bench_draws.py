@@ -19,17 +19,23 @@ from bivlm.eval.run import evaluate
 from bivlm.events import SILENT
 from bivlm.job.recipe import Recipe, Rule, load_recipe
 from bivlm.loading import load
-from bivlm.types import PARTS
+from comparing import LANGUAGE
 from preset_tables import recipes_of
 from tiny import tiny_checkpoint
 
-PRESET = "trellis-2:bits=3"
+PRESET = "gptq-2:group_size=8"
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    monkeypatch.setattr(bench_draws, "NEW_TOKENS", 3)
 
 
 @pytest.fixture
 def draws(tmp_path) -> Draws:
     folder = tiny_checkpoint("llava", tmp_path / "model", torch.float32)
-    return Draws(folder, read_samples("easy-vqa", limit=5), "easy-vqa", 3, PARTS, tmp_path / "work")
+    questions = read_samples("easy-vqa", limit=5)
+    return Draws(folder, questions, "easy-vqa", 2, LANGUAGE, tmp_path / "work")
 
 
 def test_a_draw_is_judged_by_the_packed_models_answers_and_its_distance(draws):
@@ -77,7 +83,7 @@ def test_the_summary_knows_which_end_is_worst():
 def test_the_whole_run_goes_on_and_writes_its_table(tmp_path, monkeypatch, capsys):
     folder = tiny_checkpoint("llava", tmp_path / "model", torch.float32)
     options = ["--model", str(folder), "--presets", "bivlm-paper:bands=1,salient_max=0"]
-    options += ["--questions", "3", "--samples", "2", "--threads", "1"]
+    options += ["--questions", "3", "--samples", "2", "--threads", "1", "--parts", "language"]
     options += ["--json", str(tmp_path / "rows.json"), "--markdown", str(tmp_path / "rows.md")]
     monkeypatch.setattr(sys, "argv", ["bench_draws.py", *options])
     bench_draws.main()

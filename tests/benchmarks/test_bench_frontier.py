@@ -171,10 +171,15 @@ def test_the_whole_run_goes_on_and_writes_its_page(command, monkeypatch, capsys)
         monkeypatch.setattr(frontier_rows.ModelBench, name, lambda *_: pytest.fail("measured again"))
     bench_frontier.main()
     assert "model rtn-3 (kept)" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--windows", "3"])
-    with pytest.raises(SystemExit, match="2"):
-        bench_frontier.main()
-    assert "another protocol (windows: 2, now 3)" in capsys.readouterr().err
+    given = sys.argv
+    for more, said in (
+        (["--windows", "3"], "another protocol (windows: 2, now 3)"),
+        (["--model", given[2]], "two models have folders of the same name"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*given, *more])
+        with pytest.raises(SystemExit, match="2"):
+            bench_frontier.main()
+        assert said in capsys.readouterr().err
 
 
 def test_failures_are_told_below_their_table():
