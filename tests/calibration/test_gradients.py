@@ -148,3 +148,13 @@ def test_weights_are_powers_with_a_mean_of_one() -> None:
     masks = [torch.tensor([True, False]), torch.tensor([False, True, False])]
     assert gradients.visual_share("a", masks) == pytest.approx(17 / 30)
     assert gradients.visual_share("zero", masks) is None
+
+
+def test_uneven_weights_leave_few_effective_tokens() -> None:
+    gradients = Gradients(
+        {"a": torch.tensor([1.0, 1.0, 1.0, 1.0]), "b": torch.tensor([1.0, 0.0, 0.0, 1e6])}, {}, {}
+    )
+    assert gradients.effective_tokens("a", 0.5) == pytest.approx(4.0)
+    assert gradients.effective_tokens("b", 1.0) == pytest.approx(1.0, abs=1e-5)
+    assert gradients.effective_tokens("b", 0.5) == pytest.approx(1.0, abs=3e-3)
+    assert gradients.effective_tokens("unknown", 0.5) == 0.0

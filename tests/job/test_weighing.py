@@ -128,3 +128,21 @@ def test_a_way_to_deal_out_a_budget_without_one_is_refused() -> None:
         make_request("trellis-2", settings={"budget_from": "gradients"})
     with pytest.raises(InputError, match="needs one of answers, gradients"):
         make_request("trellis-2", bits=2, settings={"budget_from": "luck"})
+
+
+def test_tokens_are_weighed_only_where_enough_of_them_are_left(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(source, make_request("trellis-2", settings={"gradient_power": 0.5}))
+    inputs = answered(prepared.source, calibration_inputs(prepared.source, SAMPLES))
+    gradients = gradients_of(prepared.source, prepared.plan, inputs)
+    assert gradients is not None
+    block = next(one for one in prepared.plan.blocks if "language_model.layers" in one.path)
+    name = block.quantized[0].name
+    least = gradients.effective_tokens(name, 0.5) / block.quantized[0].shape[1]
+    for factor, weighed in ((0.99, True), (1.01, False)):
+        monkeypatch.setattr("bivlm.job.weighing.LEAST_TOKENS", factor * least)
+        with prepared.source.present(block.path):
+            collector = block_collector(prepared.source, block, inputs, gradients)
+        assert collector.weighing is not None
+        assert collector.weighing.weighs(name) is weighed

@@ -68,6 +68,15 @@ class Gradients:
         start = sum(self.lengths[name][:number])
         return (raised[start : start + self.lengths[name][number]] / mean).float()
 
+    def effective_tokens(self, name: str, power: float) -> float:
+        """(Σ w)² / Σ w² of the tokens' weights w: how many equal tokens would give as sure a mean (Kish,
+        Survey Sampling, 1965). 0 if all gradients are zero, or none were measured.
+        """
+        if name not in self.tokens:
+            return 0.0
+        raised = self.tokens[name].double() ** power
+        return float(raised.sum() ** 2 / raised.square().sum()) if raised.sum() > 0 else 0.0
+
     def visual_share(self, name: str, visual: Sequence[Tensor]) -> float | None:
         """The visual tokens' share of the squared gradients, for the masks (t,) of all samples. None if all
         gradients are zero, or none were measured.

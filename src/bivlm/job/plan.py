@@ -112,12 +112,16 @@ class Plan:
     tables: tuple[TablePlan, ...] = ()
     distillation: int = 0
     budget_from: BudgetFrom = "answers"
+    reads_images: bool = True
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether a quantizer, or the budget, looks at gradients of the full-precision model."""
+        """Whether a quantizer, or the budget, looks at gradients of the full-precision model. The share of
+        the visual tokens alone is not asked for where there are none.
+        """
         return self.budget_from == "gradients" or any(
             linear.quantizer.needs_gradients
+            and (self.reads_images or linear.quantizer.gradient_power > 0 or linear.quantizer.needs_fisher)
             for block in self.blocks
             for linear in block.quantized
             if linear.quantizer is not None
@@ -198,6 +202,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         tables,
         recipe.distillation,
         recipe.budget_from,
+        source.family.reads_images,
     )
 
 

@@ -16,6 +16,8 @@ from bivlm.events import SILENT, Events
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import BlockPlan, Plan
 
+LEAST_TOKENS = 4.0  # effective tokens for every input of a linear, or its tokens are not weighed
+
 
 def exact_stacks(plan: Plan) -> list[list[ExactBlock]]:
     """The blocks of a plan, stack by stack, as the full-precision model runs them."""
@@ -64,8 +66,11 @@ def block_collector(
     quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
     weighing = None
     if gradients is not None:
+        shapes = {linear.name: linear.shape for linear in block.quantized}
         powers = {
-            name: quantizer.gradient_power if power is None else power
+            name: _power(gradients, name, shapes[name][1], quantizer.gradient_power)
+            if power is None
+            else power
             for name, quantizer in quantizers.items()
         }
         weighing = Weighing(gradients, powers, [sample.visual for sample in samples])
@@ -78,3 +83,10 @@ def block_collector(
         weighing=weighing,
         keep_inputs=any(quantizer.needs_inputs for quantizer in quantizers.values()),
     )
+
+
+def _power(gradients: Gradients, name: str, columns: int, power: float) -> float:
+    """The power by which the tokens of a linear with so many inputs are weighed: 0, all alike, where the
+    weights leave too few effective tokens for a second moment.
+    """
+    return power if gradients.effective_tokens(name, power) >= LEAST_TOKENS * columns else 0.0
