@@ -41,11 +41,16 @@ ABLATIONS = (
     "trellis-1:feedback=false",
     "trellis-1:refit=false",
     "trellis-1:window=12",
+    "trellis-1:modality_weight=tokens",
     "trellis-1:modality_weight=balanced",
+    "trellis-1:damping=0.1",
     "trellis-1:propagation=0.25",
     "trellis-1:tuning=4",
     "trellis-1:propagation=0.25,tuning=4",
+    "trellis-1:distillation=1",
     "trellis-1:budget=1.06",
+    "trellis-1:budget=1.06,budget_from=gradients",
+    "trellis-1:budget=1.06,budget_from=gradients,distillation=1",
     "trellis-1.5",  # where there are bits to move between columns
     "trellis-1.5:allocation=false",
 )

@@ -16,7 +16,7 @@ from bivlm.events import SILENT, Events
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import BlockPlan, Plan
 
-LEAST_TOKENS = 4.0  # effective tokens for every input of a linear, or its tokens are not weighed
+LEAST_TOKENS = 16.0  # effective tokens for every input of a linear, or its tokens are not weighed
 
 
 def exact_stacks(plan: Plan) -> list[list[ExactBlock]]:
@@ -37,7 +37,7 @@ def gradients_of(
     """The gradients of every linear that is quantized, on samples that have targets; None if nothing looks
     at them. Finished samples are kept among what is `measured`.
     """
-    if not plan.needs_gradients:
+    if not plan.needs_gradients or not _is_worth(plan, samples):
         return None
     linears = {block.path: [linear.name for linear in block.quantized] for block in plan.blocks}
     fishers = {
@@ -50,6 +50,19 @@ def gradients_of(
     folder = None if measured is None else measured.place("gradients", details)
     return measure_gradients(
         source, exact_stacks(plan), linears, samples, fishers=fishers, folder=folder, events=events
+    )
+
+
+def _is_worth(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
+    """Whether the gradients can change anything: powers alone weigh nothing where there are too few tokens."""
+    tokens = sum(sample.visual.numel() for sample in samples)
+    return plan.budget_from == "gradients" or any(
+        linear.quantizer.needs_fisher
+        or (plan.reads_images and linear.quantizer.modality_weight == "gradient")
+        or (linear.quantizer.gradient_power > 0 and tokens >= LEAST_TOKENS * linear.shape[1])
+        for block in plan.blocks
+        for linear in block.quantized
+        if linear.quantizer is not None
     )
 
 
