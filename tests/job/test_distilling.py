@@ -35,6 +35,7 @@ from folders import assert_same_files
 from tiny import tiny_checkpoint, tiny_samples
 from told import Told
 
+PLAIN = "trellis-1:modality_weight=tokens"
 SAMPLES = [
     replace(sample, answers=("red", "blue", "a cat")[i % 3 :]) for i, sample in enumerate(tiny_samples(9))
 ]
@@ -198,7 +199,7 @@ def test_too_few_samples_are_refused(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_walk_in_memory_is_tuned_too(source: Path) -> None:
-    prepared = prepare(source, make_request("trellis-1", settings={"distillation": 1}))
+    prepared = prepare(source, make_request(PLAIN, settings={"distillation": 1}))
     inputs = answered(prepared.source, calibration_inputs(prepared.source, SAMPLES))
     store = MemoryStore()
     Walk(prepared.source, prepared.plan, store, inputs).run()
@@ -242,14 +243,14 @@ def test_a_kept_prediction_never_overrates_the_divergence() -> None:
 
 
 def test_the_packed_units_are_put_together_as_they_load(source: Path, tmp_path: Path) -> None:
-    prepared = prepare(source, make_request("trellis-1", embeddings=4, settings={"distillation": 1}))
+    prepared = prepare(source, make_request(PLAIN, embeddings=4, settings={"distillation": 1}))
     inputs = answered(prepared.source, calibration_inputs(prepared.source, SAMPLES))
     store = MemoryStore()
     Walk(prepared.source, prepared.plan, store, inputs).run()
     student = SourceModel(source)
     put_together(student, prepared.plan, store, torch.float32)
     loaded, _ = bivlm.load(
-        quantize(source, tmp_path / "out", recipe="trellis-1", embeddings=4, data=SAMPLES),
+        quantize(source, tmp_path / "out", recipe=PLAIN, embeddings=4, data=SAMPLES),
         dtype=torch.float32,
     )
     tensors = {n: t.float() if t.is_floating_point() else t for n, t in inputs[0].tensors.items()}

@@ -224,7 +224,7 @@ def test_settings_behind_a_name_are_the_recipes_or_the_quantizers():
     recipe = load_recipe("trellis-2:tuning=4,window=12,propagation=0.25,budget=2")
     assert recipe.name == "trellis-2:tuning=4,window=12,propagation=0.25,budget=2"
     assert (recipe.propagation, recipe.tuning, recipe.budget) == (0.25, 4, 2)
-    assert recipe.rules[0].settings == {"bits": 2, "window": 12}
+    assert recipe.rules[0].settings == load_recipe("trellis-2").rules[0].settings | {"window": 12}
     assert build_quantizer(recipe.rules[0]).window == 12
     assert recipe.true_bits is None
     assert load_recipe(recipe.name) == recipe

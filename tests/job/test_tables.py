@@ -2,6 +2,8 @@
 checkpoint holds twice.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -23,8 +25,13 @@ from bivlm.quantizers import Trellis
 from bivlm.types import LinearStats
 from tiny import tiny_checkpoint, tiny_samples
 
-RECIPE = "trellis-2:embeddings=3"
-SAMPLES = tiny_samples(4)
+RECIPE = "trellis-2:modality_weight=tokens,embeddings=3"
+SAMPLES = [replace(sample, answers=()) for sample in tiny_samples(4)]  # prompts alone
+
+
+def prompts(count):
+    """Samples without answers: the calibration inputs are the prompts alone."""
+    return [replace(sample, answers=()) for sample in tiny_samples(count)]
 
 
 @pytest.fixture(params=["llava", "mllama", "smolvlm"])

@@ -26,7 +26,8 @@ from folders import assert_same_files
 from tiny import tiny_checkpoint, tiny_samples
 from told import Told
 
-TUNED, PROPAGATED, PLAIN = "trellis-2:tuning=2", "trellis-2:propagation=0.5", "trellis-2"
+PLAIN = "trellis-2:modality_weight=tokens,gradient_power=0"
+TUNED, PROPAGATED = f"{PLAIN},tuning=2", f"{PLAIN},propagation=0.5"
 SAMPLES = [replace(sample, answers=()) for sample in tiny_samples(4)]  # prompts alone
 LAYERS = "model.language_model.layers"
 
@@ -242,7 +243,7 @@ def test_a_block_that_is_a_lone_linear_is_tuned_and_corrected(tmp_path):
     out = quantize(
         folder,
         tmp_path / "out",
-        recipe="trellis-2:tuning=1,propagation=0.5",
+        recipe=f"{PLAIN},tuning=1,propagation=0.5",
         data=SAMPLES,
         events=Told(reports.append),
     )

@@ -57,7 +57,10 @@ def test_recipes_that_look_at_gradients_pack_a_model_that_answers(
 
 
 def test_gradients_are_measured_only_where_they_are_looked_at(source: Path, tmp_path: Path) -> None:
-    for recipe, wanted in (("trellis-2", False), ("trellis-2:modality_weight=gradient", True)):
+    for recipe, wanted in (
+        ("trellis-2:modality_weight=tokens", False),
+        ("trellis-2:modality_weight=gradient", True),
+    ):
         told = Told()
         job(source, tmp_path / recipe.partition(":")[2], recipe, events=told)
         assert (MEASURING in {what for what, _, _ in told.steps}) is wanted
