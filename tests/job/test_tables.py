@@ -29,11 +29,6 @@ RECIPE = "trellis-2:modality_weight=tokens,embeddings=3"
 SAMPLES = [replace(sample, answers=()) for sample in tiny_samples(4)]  # prompts alone
 
 
-def prompts(count):
-    """Samples without answers: the calibration inputs are the prompts alone."""
-    return [replace(sample, answers=()) for sample in tiny_samples(count)]
-
-
 @pytest.fixture(params=["llava", "mllama", "smolvlm"])
 def kind(request):
     return request.param

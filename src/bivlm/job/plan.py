@@ -115,19 +115,6 @@ class Plan:
     reads_images: bool = True
 
     @property
-    def needs_gradients(self) -> bool:
-        """Whether a quantizer, or the budget, looks at gradients of the full-precision model. The share of
-        the visual tokens alone is not asked for where there are none.
-        """
-        return self.budget_from == "gradients" or any(
-            linear.quantizer.needs_gradients
-            and (self.reads_images or linear.quantizer.gradient_power > 0 or linear.quantizer.needs_fisher)
-            for block in self.blocks
-            for linear in block.quantized
-            if linear.quantizer is not None
-        )
-
-    @property
     def units(self) -> tuple[UnitPlan, ...]:
         """The units, in the order in which they are written."""
         return (*self.blocks, *self.tables)

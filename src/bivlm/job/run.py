@@ -44,7 +44,7 @@ from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request, make_request
 from bivlm.job.walk import Walk
-from bivlm.job.weighing import gradients_of
+from bivlm.job.weighing import gradients_of, wants_gradients
 from bivlm.pruning.apply import TokenPruning
 from bivlm.pruning.settings import Pruning
 from bivlm.quantizers import Quantizer
@@ -180,7 +180,7 @@ def run(
     _check_samples(recipe, samples)
     check_disk(out, prepared.expected)
     inputs = calibration_inputs(source, samples if recipe.needs_data else ())
-    if plan.needs_gradients or plan.distillation:
+    if wants_gradients(plan, inputs) or plan.distillation:
         inputs = answered(source, inputs, events)
     units = [unit.path for unit in plan.units]
     described = identity(prepared, inputs)

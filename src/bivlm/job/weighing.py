@@ -37,7 +37,7 @@ def gradients_of(
     """The gradients of every linear that is quantized, on samples that have targets; None if nothing looks
     at them. Finished samples are kept among what is `measured`.
     """
-    if not plan.needs_gradients or not _is_worth(plan, samples):
+    if not wants_gradients(plan, samples):
         return None
     linears = {block.path: [linear.name for linear in block.quantized] for block in plan.blocks}
     fishers = {
@@ -53,16 +53,22 @@ def gradients_of(
     )
 
 
-def _is_worth(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
-    """Whether the gradients can change anything: powers alone weigh nothing where there are too few tokens."""
+def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
+    """Whether gradients on these samples can change anything: powers alone weigh nothing where there are too
+    few tokens, and there is no share of visual tokens where there are none.
+    """
     tokens = sum(sample.visual.numel() for sample in samples)
-    return plan.budget_from == "gradients" or any(
-        linear.quantizer.needs_fisher
-        or (plan.reads_images and linear.quantizer.modality_weight == "gradient")
-        or (linear.quantizer.gradient_power > 0 and tokens >= LEAST_TOKENS * linear.shape[1])
+    quantizers = [
+        (linear.quantizer, linear.shape[1])
         for block in plan.blocks
         for linear in block.quantized
-        if linear.quantizer is not None
+        if linear.quantizer is not None and linear.quantizer.needs_gradients
+    ]
+    return plan.budget_from == "gradients" or any(
+        quantizer.needs_fisher
+        or (plan.reads_images and quantizer.modality_weight == "gradient")
+        or (quantizer.gradient_power > 0 and tokens >= LEAST_TOKENS * columns)
+        for quantizer, columns in quantizers
     )
 
 
