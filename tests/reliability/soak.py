@@ -31,6 +31,7 @@ from tiny.language import tiny_language_model
 
 QUESTIONS = ("what is red", "is it a cat", "how many", "a dog on a mat")
 # a budget that is measured, error propagation, tuning, packed embeddings
+TUNED: dict[str, Any] = {"recipe": "trellis-2", "effort": "max"}
 HEAVY: dict[str, Any] = {"recipe": "trellis-2", "bits": 2.6, "effort": "high", "embeddings": 3}
 
 
@@ -54,6 +55,7 @@ def jobs(work: Path) -> dict[str, Callable[[], Killed]]:
         "rtn-2, replacing": replacing,
         "trellis-2 with data": lambda: job("data", vision, {"recipe": "trellis-2", "data": tiny_samples(2)}),
         "everything": lambda: job("heavy", language, {**HEAVY, "data": text}),
+        "the whole model tuned": lambda: job("tuned", language, {**TUNED, "data": text}),
     }
 
 

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from bivlm.checkpoint.durable import WRITING
 from bivlm.checkpoint.place import JOB_FOLDER
 from bivlm.checkpoint.shards import INDEX_NAME
+from bivlm.checkpoint.staging import MARK
 from bivlm.job.run import quantize
+from bivlm.types import Sample
 from reliability.disk import Event, Recorder
 from tiny.language import tiny_language_model
 
@@ -129,3 +132,22 @@ def test_the_old_model_is_deleted_after_the_renames_are_on_the_disk(source, tmp_
     assert min(touched) > synced
     before = [event for event in calls.events[: touched[0]] if event.path.parent == out]
     assert not [event for event in before if event.what in ("unlink", "write")], "the old model was changed"
+
+
+def test_tuned_shards_replace_others_after_all_of_them_are_on_the_disk(source, tmp_path):
+    samples = [Sample(None, f"question {number}", ("yes",)) for number in range(8)]
+    with Recorder(tmp_path).recording() as calls:
+        quantize(source, tmp_path / "out", recipe="trellis-1", effort="max", data=samples)
+    staged = [event for event in calls.events if event.path.parent.name == "tuned"]
+    written = {event.target for event in staged if event.what == "rename" and event.path.suffix == WRITING}
+    disk, moved = Disk(), 0
+    for event in calls.events:
+        if event.what == "rename" and event.path in written and event.target.parent.name != "tuned":
+            if not moved:
+                assert all(disk.certain(path) for path in written), "a shard is moved before all are there"
+            moved += 1
+        if event.what == "rename" and event.target is not None and event.target.name == MARK:
+            before = [path for path in written if path.name != MARK]
+            assert event.target.parent.name != "tuned" or all(map(disk.certain, before))
+        disk.apply(event)
+    assert moved >= 4  # shards and records

@@ -43,7 +43,9 @@ class Staging:
 
     def commit(self) -> None:
         """Everything is written: put it in its place."""
+        sync_folder(self.folder)  # what the mark promises is on the disk before it appears
         write_text(self.folder / MARK, "")
+        sync_folder(self.folder)
         self.is_open = False
         self.take()
 
@@ -55,8 +57,10 @@ class Staging:
                 shard.replace(self.out / shard.name)
             for record in sorted(self.folder.glob("model-*.json")):
                 record.replace(self.job / record.name)
-            sync_folder(self.out)
+            for changed in (self.out, self.job):
+                sync_folder(changed)
             write_text(self.job / MARK, "")
+            sync_folder(self.job)
         shutil.rmtree(self.folder, ignore_errors=True)
         return complete
 
