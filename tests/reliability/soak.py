@@ -55,7 +55,7 @@ def jobs(work: Path) -> dict[str, Callable[[], Killed]]:
         "rtn-2, replacing": replacing,
         "trellis-2 with data": lambda: job("data", vision, {"recipe": "trellis-2", "data": tiny_samples(2)}),
         "everything": lambda: job("heavy", language, {**HEAVY, "data": text}),
-        "the whole model tuned": lambda: job("tuned", language, {**TUNED, "data": text}),
+        "the whole model tuned": lambda: job("tuned", language, {**TUNED, "data": [*text, *text]}),
     }
 
 

@@ -24,12 +24,11 @@ from torch import Tensor
 from bivlm.checkpoint.shards import checksum, read_entries, read_tensors, write_shard
 from bivlm.data.images import open_images
 from bivlm.errors import InputError
-from bivlm.eval.answer import Answers, end_tokens, generate, inference, prepare
+from bivlm.eval.answer import Answers, generate, inference, prepare
 from bivlm.eval.fidelity import answer_logits
 from bivlm.events import Events
-from bivlm.families import Family, family_of, tokenizer_of
-from bivlm.families.inputs import prompt_text as prompt_with_image
-from bivlm.families.text_inputs import prompt_text as prompt_of_text
+from bivlm.families import Family, family_of
+from bivlm.families.answers import answer_tokens
 from bivlm.types import Sample
 
 INPUT, TOKENS, LOGITS = "input.", "tokens", "logits"
@@ -105,7 +104,7 @@ def lessons_from_answers(
     for number, sample in enumerate(samples):
         if not lessons.has(number):
             inputs = prepare(model, processor, family, [sample])
-            tokens = given_tokens(model, processor, family, sample)
+            tokens = torch.tensor([answer_tokens(family, model, processor, sample)], dtype=torch.int64)
             lessons.write(number, Lesson(inputs, tokens, None))
         events.progress("lessons", number + 1, len(samples))
 
@@ -150,7 +149,7 @@ def _answers(
 ) -> Answers:
     if most_tokens is not None:
         return generate(model, processor, family, inputs, most_tokens)
-    tokens = given_tokens(model, processor, family, sample)
+    tokens = torch.tensor([answer_tokens(family, model, processor, sample)], dtype=torch.int64)
     return Answers(tokens.to(model.device), torch.ones_like(tokens, dtype=torch.bool), 0)
 
 
@@ -160,28 +159,3 @@ def _check_same_prompt(teacher: Mapping[str, Tensor], pupil: Mapping[str, Tensor
             "the teacher has another tokenizer or processor than the packed model: the same question gives"
             " other tokens; give the model from which it was packed"
         )
-
-
-def given_tokens(model: Any, processor: Any, family: Family, sample: Sample) -> Tensor:
-    """The tokens (1, a) of a sample's most frequent answer as it follows the prompt, its end included.
-
-    A space stands before the answer unless the prompt ends with white space. The answer is tokenized together
-    with the prompt's last character, because tokenizers treat the beginning of a text in their own way.
-    """
-    tokenizer = tokenizer_of(processor)
-    render = prompt_with_image if family.reads_images else prompt_of_text
-    last = render(processor, family.prompt, sample)[-1:]
-    answer = max(sample.answers, key=sample.answers.count).strip()
-    text = answer if not last or last.isspace() else f" {answer}"
-    before, whole = _ids(tokenizer, last), _ids(tokenizer, last + text)
-    tokens = whole[len(before) :] if whole[: len(before)] == before else _ids(tokenizer, text)
-    ends = end_tokens(model, processor)
-    own = tokenizer.eos_token_id
-    tokens += [own if own in ends else ends[0]] if ends else []
-    if not tokens:
-        raise InputError(f"{sample.origin or 'a sample'}: the answer has no tokens; give another")
-    return torch.tensor([tokens], dtype=torch.int64)
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []

@@ -68,7 +68,9 @@ def calibration_inputs(
 
 
 def calibration_input(source: SourceModel, processor: Any, sample: Sample) -> CalibrationInput:
-    """One sample with its first answer, if it has one; floating-point tensors in the model's dtype."""
+    """One sample with its most frequent answer, if it has any; floating-point tensors in the model's
+    dtype.
+    """
     family = source.family
     tensors = family.inputs(processor, [sample], open_images([sample], family.reads_images), source.config)
     visual = family.visual_mask(source.config, tensors["input_ids"])[0]
@@ -77,7 +79,7 @@ def calibration_input(source: SourceModel, processor: Any, sample: Sample) -> Ca
         for name, tensor in tensors.items()
     }
     prompt = CalibrationInput(cast, visual, torch.zeros_like(visual))
-    if not sample.answers or not sample.answers[0].strip():
+    if not any(answer.strip() for answer in sample.answers):
         return prompt
     return with_answer(source, prompt, answer_tokens(family, source.model, processor, sample))
 

@@ -16,33 +16,50 @@ MOST_TOKENS = 1 << 31  # beyond every vocabulary
 
 
 def answer_tokens(family: Family, model: Any, processor: Any, sample: Sample) -> list[int]:
-    """The tokens of a sample's first answer as they follow its prompt, up to and with the one that ends it.
+    """The tokens of a sample's most frequent answer as they follow its prompt, up to and with the one that
+    ends it.
 
-    They are those of the conversation in the chat template. Where the template cannot show an answer, or
+    The text is that of the conversation in the chat template. Where the template cannot show an answer, or
     shows it otherwise than after the prompt, and for a model without a template, the answer follows after a
-    space. Raises InputError for end-of-sequence settings that are no token ids.
+    space, unless the prompt ends with white space. It is tokenized together with the prompt's last character,
+    because tokenizers treat the beginning of a text in their own way. Raises InputError for an answer without
+    tokens, and for end-of-sequence settings that are no token ids.
     """
-    tokens = tokenizer_of(processor)(_continuation(family, processor, sample), add_special_tokens=False)
-    ids, ends = list(tokens["input_ids"]), end_tokens(model, processor)
+    tokenizer = tokenizer_of(processor)
+    prompt = _prompt(family, processor, sample)
+    last, text = prompt[-1:], _continuation(family, processor, sample, prompt)
+    before, whole = _ids(tokenizer, last), _ids(tokenizer, last + text)
+    ids = whole[len(before) :] if whole[: len(before)] == before else _ids(tokenizer, text)
+    ends = end_tokens(model, processor)
     first = next((place for place, token in enumerate(ids) if token in ends), None)
-    return ids[: first + 1] if first is not None else ids + ends[:1]
+    if first is not None:
+        return ids[: first + 1]
+    own = tokenizer.eos_token_id
+    ids += [own if own in ends else ends[0]] if ends else []
+    if not ids:
+        raise InputError(f"{sample.origin or 'a sample'}: the answer has no tokens; give another")
+    return ids
 
 
-def _continuation(family: Family, processor: Any, sample: Sample) -> str:
-    """The text of the first answer after the prompt's text."""
-    plain = f" {sample.answers[0].strip()}"
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _continuation(family: Family, processor: Any, sample: Sample, prompt: str) -> str:
+    """The text of the most frequent answer after the prompt's text."""
+    answer = max(sample.answers, key=sample.answers.count).strip()
+    plain = answer if not prompt or prompt[-1].isspace() else f" {answer}"
     if processor.chat_template is None:
         return plain
-    content: Any = [{"type": "text", "text": plain.strip()}] if family.reads_images else plain.strip()
+    content: Any = [{"type": "text", "text": answer}] if family.reads_images else answer
     said = {"role": "assistant", "content": content}
-    prompt = _prompt(family, processor, sample)
     try:
         whole = apply_chat_template(processor, _question(family, sample), said)
     except InputError:
         return plain
     shown = whole.removeprefix(prompt)
     image = getattr(processor, "image_token", None)
-    if shown == whole or plain.strip() not in shown or (image is not None and image in shown):
+    if shown == whole or answer not in shown or (image is not None and image in shown):
         return plain
     return shown
 
