@@ -65,8 +65,8 @@ class ExactPass:
         ]
 
     @torch.no_grad()
-    def forward(self) -> None:
-        """Run all blocks on all samples, and keep what `backward` needs."""
+    def forward(self, *, keep: bool = True) -> None:
+        """Run all blocks on all samples, and keep the inputs of the blocks, which `backward` needs."""
         for number, stack in enumerate(self.stacks):
             with self.source.surroundings(self.paths):
                 stack.entries = [self._enter(number, sample) for sample in range(len(self.samples))]
@@ -74,7 +74,8 @@ class ExactPass:
             stack.outputs = [{} for _ in self.samples]
             stack.gradients = [{} for _ in self.samples]
             for index, block in enumerate(stack.blocks):
-                stack.inputs.append(hidden)
+                if keep:
+                    stack.inputs.append(hidden)
                 with self.source.present(block.path) as module:
                     calls = [entry.calls[index] for entry in stack.entries]
                     hidden = [call.run(module, x) for call, x in zip(calls, hidden, strict=True)]

@@ -106,7 +106,7 @@ def _predictions(
 ) -> Iterator[Prediction]:
     exact = ExactPass(source, stacks, samples)
     with torch.no_grad():
-        exact.forward()
+        exact.forward(keep=False)
         for number, logits in exact.each_logits():
             if not bool(logits.isfinite().all()):
                 raise InputError(
