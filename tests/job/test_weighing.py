@@ -56,6 +56,11 @@ def test_recipes_that_look_at_gradients_pack_a_model_that_answers(
     assert isinstance(bivlm.answer(model, processor, SAMPLES[0].image, "what?", max_new_tokens=2), str)
 
 
+def test_one_sample_is_enough(source: Path, tmp_path: Path) -> None:
+    out = quantize(source, tmp_path / "out", recipe="trellis-2:gradient_power=1", data=SAMPLES[:1])
+    verify_folder(out)
+
+
 def test_gradients_are_measured_only_where_they_are_looked_at(source: Path, tmp_path: Path) -> None:
     for recipe, wanted in (
         ("trellis-2:modality_weight=tokens", False),
