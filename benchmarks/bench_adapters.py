@@ -9,7 +9,7 @@ drawn with the seed, the full-precision model as teacher, `--budget-bits`), and 
 with so many more bits for its codes as the adapter takes, or a little more. All three are measured on the
 same questions of the test split: accuracy, and the KL divergence from full precision on its own answers. True
 bits count everything that is stored for the packed linears, the adapter included. CPU minutes are processor
-time of this process.
+time of this process, of trainings that were not interrupted.
 
 With `--json` finished measurements are kept in that file, and the same command goes on; so does an
 interrupted training below `--work`.
@@ -46,6 +46,7 @@ from preset_tables import command_of, markdown_table, number, positive, print_ta
 DATA, CALIBRATION, LONGEST = "easy-vqa", 32, 4
 CLOSE = 0.01  # true bits in which two models may differ
 PRESETS = ("trellis-1", "trellis-1:bits=0.75")
+MEASUREMENTS = {"packed": "packed", "adapter": "with an adapter", "codes": "the same bits as codes"}
 COLUMNS = ("preset", "what", " seeds", " true bits", " KL", " KL of each seed", " accuracy", " CPU minutes")
 
 
@@ -97,7 +98,7 @@ class Bench:
 
     def run(self, preset: str, seed: int) -> None:
         """The three measurements of one preset and seed, as far as they are not done."""
-        keys = {what: f"{preset} seed {seed} {what}" for what in ("packed", "adapter", "codes")}
+        keys = {what: f"{preset} seed {seed} {what}" for what in MEASUREMENTS}
         if all(key in self.rows for key in keys.values()):
             return
         base = self.packed(preset, seed)
@@ -122,6 +123,7 @@ class Bench:
 
     def adapted(self, base: Path, seed: int) -> dict[str, Any]:
         out, started = base.with_name(f"{base.name}-adapter"), time.process_time()
+        resumed = out.exists()
         settings = AdaptSettings(budget_bits=self.options.budget_bits, seed=seed)
         with Shown() as events:
             result = adapt(
@@ -133,7 +135,7 @@ class Bench:
                 samples=self.options.samples,
                 events=events,
             )
-        minutes = (time.process_time() - started) / 60
+        minutes = None if resumed else (time.process_time() - started) / 60
         row = {"bits": result.bits, "adapter_bits": result.adapter_bits, "minutes": minutes}
         return {**row, "losses": list(result.losses), **self.measured(base, result.folder)}
 
@@ -143,18 +145,19 @@ def vars_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> list[list[str]]:
-    """A line for each preset and measurement: geometric mean of the KL, means of the others."""
+    """A line for each preset and measurement, over the seeds for which all three are done: the geometric mean
+    of the KL, the means of the others.
+    """
     lines = []
     for preset in options.presets:
-        for what, title in (
-            ("packed", "packed"),
-            ("adapter", "with an adapter"),
-            ("codes", "the same bits as codes"),
-        ):
-            found = [rows[key] for seed in options.seeds if (key := f"{preset} seed {seed} {what}") in rows]
-            if not found:
-                continue
-            minutes = [row["minutes"] for row in found if "minutes" in row]
+        seeds = [
+            seed
+            for seed in options.seeds
+            if all(f"{preset} seed {seed} {what}" in rows for what in MEASUREMENTS)
+        ]
+        for what, title in MEASUREMENTS.items() if seeds else ():
+            found = [rows[f"{preset} seed {seed} {what}"] for seed in seeds]
+            minutes = [row["minutes"] for row in found if row.get("minutes") is not None]
             lines.append(
                 [
                     preset,
