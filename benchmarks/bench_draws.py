@@ -39,12 +39,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.source import SourceModel
 from bivlm.cli.progress import Shown
-from bivlm.cli.shared import PRESETS_HELP, quiet_libraries, words
+from bivlm.cli.shared import PRESETS_HELP, words
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.eval.answer import Answers, inference, prepare
@@ -66,6 +64,7 @@ from bivlm.types import PARTS, PartName, Sample
 from kept_rows import Row, is_current, kept_rows, plain_recipe, save_rows, weights_digest
 from machine import describe
 from preset_tables import command_of, markdown_table, number, positive, print_table, recipes_of
+from script import run_script
 
 FULL_PRECISION = "full precision"
 SMALLEST = 1e-9  # nats; less counts as this in the geometric mean
@@ -340,14 +339,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    options = parse()
-    quiet_libraries()
-    torch.set_num_threads(options.threads)
-    try:
-        report(options)
-    except InputError as error:
-        print(f"bench_draws: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script("bench_draws", parse(), report)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ import torch
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.cli.progress import Shown
-from bivlm.cli.shared import PRESETS_HELP, quiet_libraries, words
+from bivlm.cli.shared import PRESETS_HELP, words
 from bivlm.errors import InputError
 from bivlm.events import Events
 from bivlm.families import load_processor
@@ -59,6 +59,7 @@ from frontier_rows import PEERS, ModelBench, check_peers
 from kept_rows import Row, is_current, kept_rows, save_rows, weights_digest
 from language_model import FULL_PRECISION, Bench, readable_folder
 from preset_tables import positive, recipes_of
+from script import run_script
 from texts import read_text, token_windows
 
 
@@ -198,14 +199,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    options = parse()
-    quiet_libraries()
-    torch.set_num_threads(options.threads)
-    try:
-        report(options)
-    except InputError as error:
-        print(f"bench_frontier: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script("bench_frontier", parse(), report)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bivlm.checkpoint.source import SourceModel
 from bivlm.cli.progress import Shown
-from bivlm.cli.shared import PRESETS_HELP, quiet_libraries
+from bivlm.cli.shared import PRESETS_HELP
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import load_processor
@@ -74,6 +72,7 @@ from preset_tables import (
     print_table,
     recipes_of,
 )
+from script import run_script
 from texts import read_text, token_windows
 
 COLUMNS = (
@@ -289,14 +288,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    options = parse()
-    quiet_libraries()
-    torch.set_num_threads(options.threads)
-    try:
-        report(options)
-    except InputError as error:
-        print(f"bench_language: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script("bench_language", parse(), report)
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ from bivlm.adapters.store import FILES, Record, read_record, verify_adapter, wri
 from bivlm.adapting.lessons import LessonFolder, lessons_from_answers, lessons_from_teacher
 from bivlm.adapting.recompute import WEIGHT_BYTES, decoded_bytes
 from bivlm.adapting.settings import HELD_OUT, AdaptSettings, target_shapes
-from bivlm.adapting.state import StateFolder
 from bivlm.adapting.train import Trained, Training
 from bivlm.checkpoint.durable import WRITING, sync_folder, write_errors_explained, write_text
 from bivlm.checkpoint.guards import folder_blamed, memory_explained
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock
 from bivlm.checkpoint.shards import read_json, to_json
+from bivlm.checkpoint.training_state import StateFile
 from bivlm.checkpoint.weight_files import ADAPTER_CONFIG, weight_files
 from bivlm.data.files import file_digest
 from bivlm.data.images import open_image
@@ -179,7 +179,12 @@ class _Job:
         ranks = self.settings.ranks(shapes, total.weights)
         _attach_zeros(model, shapes, ranks, self.settings.seed)
         trained = Training(
-            model, LessonFolder(work), len(self.samples), self.settings, StateFolder(work), self.events
+            model,
+            LessonFolder(work),
+            len(self.samples),
+            self.settings,
+            StateFile(work / "state.safetensors"),
+            self.events,
         ).run()
         result = self._result(out, trained, shapes, total)
         if trained.adapter is not None:

@@ -25,7 +25,7 @@ from bivlm.adapters.rounding import rounded
 from bivlm.adapting.lessons import Lesson, LessonFolder
 from bivlm.adapting.recompute import recomputed
 from bivlm.adapting.settings import HELD_OUT, AdaptSettings
-from bivlm.adapting.state import State, StateFolder
+from bivlm.checkpoint.training_state import State, StateFile, adam_tensors, part_of, restore_adam
 from bivlm.errors import InputError
 from bivlm.eval.answer import Answers
 from bivlm.eval.fidelity import answer_logits
@@ -59,7 +59,7 @@ class Training:
         lessons: LessonFolder,
         count: int,
         settings: AdaptSettings,
-        states: StateFolder,
+        states: StateFile,
         events: Events,
     ) -> None:
         self.model, self.family = model, family_of(model.config)
@@ -163,27 +163,18 @@ class Training:
         self.events.say(f"held-out loss {loss:.5f} {when}")
 
     def _state(self) -> State:
-        tensors = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            moments = self.optimizer.state[parameter]
-            tensors |= {f"{part}:{name}": moments[part] for part in ("exp_avg", "exp_avg_sq")}
+        tensors = adam_tensors(self.optimizer, self.parameters)
         for name, factors in (self.best or {}).items():
             tensors |= {f"best:{name}.{letter}": getattr(factors, letter) for letter in FACTORS}
         return State(self.step, tuple(self.losses), tensors)
 
     def _restore(self, state: State) -> None:
         self.step, self.losses = state.step, list(state.losses)
-        stored = state.tensors
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(stored[name])
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(state.step)),
-                    **{part: stored[f"{part}:{name}"] for part in ("exp_avg", "exp_avg_sq")},
-                }
-        if any(key.startswith("best:") for key in stored):
+        restore_adam(self.optimizer, self.parameters, state)
+        best = part_of(state.tensors, "best:")
+        if best:
             self.best = {
-                name: Factors(stored[f"best:{name}.a"], stored[f"best:{name}.b"], lora.scale)
+                name: Factors(best[f"{name}.a"], best[f"{name}.b"], lora.scale)
                 for name, lora in self.loras.items()
             }
         self.events.say(f"the training goes on after step {self.step} of {self.steps}")

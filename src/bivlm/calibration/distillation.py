@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.scaled import SHIFT, ScaledLinear, rounded_shift
 from bivlm.calibration.teacher import Teacher
-from bivlm.checkpoint.shards import read_entries, read_tensors, write_shard
+from bivlm.checkpoint.training_state import State, StateFile, adam_tensors, part_of, restore_adam
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 
@@ -41,6 +41,7 @@ MOST_SAMPLES = 8
 LEAST_STEPS = 32
 JUDGED = 4  # times the held-out samples are judged
 SAVED = 8  # steps between two checkpoints
+FILE = "tuning.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,10 @@ class _Run:
     def loss(self, number: int) -> Tensor:
         """The sum of the divergences of a sample's targets."""
         sample = self.samples[number]
-        positions = sample.targets.nonzero()[:, 0] - 1
-        tokens = len(sample.targets)
-        keep = tokens - int(positions.min())
+        keep, rows = sample.predicting()
         with self.precision:
             logits = self.model(**sample.tensors, use_cache=False, logits_to_keep=keep).logits[0]
-        return self.teacher.prediction(number).divergence(logits[positions - (tokens - keep)]).sum()
+        return self.teacher.prediction(number).divergence(logits[rows]).sum()
 
     @torch.no_grad()
     def judge(self, numbers: Sequence[int]) -> float:
@@ -170,7 +169,7 @@ def _descend(
         [{"params": [p], "lr": rate} for p, rate in zip(run.movable.values(), rates, strict=True)],
         betas=BETAS,
     )
-    state = _State(run, optimizer, folder, before)
+    state = _Progress(run, optimizer, None if folder is None else StateFile(folder / FILE), before, events)
     judged = {round(len(steps) * (turn + 1) / JUDGED) for turn in range(JUDGED)}
     for step in range(state.resume(), len(steps)):
         events.progress(TUNING, step, len(steps))
@@ -181,8 +180,12 @@ def _descend(
         targets = sum(len(run.samples[number].labels) for number in steps[step])
         for number in steps[step]:
             (run.loss(number) / targets).backward()
-        if all(bool(p.grad.isfinite().all()) for p in run.movable.values() if p.grad is not None):
-            optimizer.step()
+        if not all(bool(p.grad.isfinite().all()) for p in run.movable.values() if p.grad is not None):
+            events.say(
+                f"the divergence is not finite at step {step + 1} of {len(steps)}: the tuning ends here"
+            )
+            break
+        optimizer.step()
         if step + 1 in judged:
             state.offer(run.judge(judges))
         if not (step + 1) % SAVED or step + 1 in judged:
@@ -191,63 +194,42 @@ def _descend(
     return state.best
 
 
-class _State:
+class _Progress:
     """The best values so far, with what is needed to continue."""
 
     def __init__(
-        self, run: _Run, optimizer: torch.optim.Optimizer, folder: Path | None, least: float
+        self,
+        run: _Run,
+        optimizer: torch.optim.Optimizer,
+        file: StateFile | None,
+        before: float,
+        events: Events,
     ) -> None:
-        self.run, self.optimizer, self.least = run, optimizer, least
-        self.path = None if folder is None else folder / "tuning.safetensors"
+        self.run, self.optimizer, self.file, self.events = run, optimizer, file, events
+        self.losses = [before]
         self.best: dict[str, Tensor] | None = None
 
     def offer(self, divergence: float) -> None:
         """Keep the present values if their held-out divergence is the smallest."""
         logger.info("held-out divergence %.4g", divergence)
-        if divergence < self.least:
-            self.least, self.best = divergence, self.run.values()
+        if divergence < min(self.losses):
+            self.best = self.run.values()
+        self.losses.append(divergence)
 
     def save(self, step: int) -> None:
-        if self.path is None:
-            return
-        tensors = {f"now:{name}": value for name, value in self.run.values().items()}
-        tensors |= {f"best:{name}": value for name, value in (self.best or {}).items()}
-        for name, parameter in self.run.movable.items():
-            state = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{key}:{name}": value for key, value in state.items()}
-        tensors["step"] = torch.tensor(step, dtype=torch.int64, device="cpu")
-        tensors["least"] = torch.tensor(self.least, dtype=torch.float64, device="cpu")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_shard(self.path, tensors)
+        if self.file is not None:
+            best = {f"best:{name}": value for name, value in (self.best or {}).items()}
+            tensors = adam_tensors(self.optimizer, self.run.movable) | best
+            self.file.save(State(step, tuple(self.losses), tensors))
 
     def resume(self) -> int:
         """Take up what an earlier run left; the step at which to go on."""
-        if self.path is None or not self.path.exists():
+        state = None if self.file is None else self.file.load(self.events)
+        if state is None:
             return 0
-        try:
-            tensors = read_tensors(read_entries([self.path]).values())
-        except InputError:  # damaged: the tuning begins again
-            return 0
-
-        def part(kind: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(f"{kind}:"): value
-                for name, value in tensors.items()
-                if name.startswith(f"{kind}:")
-            }
-
-        self.run.load(part("now"))
-        self.best = part("best") or None
-        self.least = float(tensors["least"])
-        averages, squares, counts = part("exp_avg"), part("exp_avg_sq"), part("step")
-        for name, parameter in self.run.movable.items():
-            if name in averages:
-                self.optimizer.state[parameter] = {
-                    "step": counts[name],
-                    "exp_avg": averages[name],
-                    "exp_avg_sq": squares[name],
-                }
-        return int(tensors["step"])
+        restore_adam(self.optimizer, self.run.movable, state)
+        self.best, self.losses = part_of(state.tensors, "best:") or None, list(state.losses)
+        return state.step
 
 
 def _steps(samples: Sequence[CalibrationInput], train: Sequence[int], passes: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ are in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,12 +103,9 @@ class ExactPass:
                 self._stack_backward(number, watch)
 
     def _logits(self, number: int) -> Tensor:
-        positions = self.samples[number].targets.nonzero()[:, 0] - 1
-        tokens = len(self.samples[number].targets)
-        keep = tokens - int(positions.min())
+        keep, rows = self.samples[number].predicting()
         finished = self._played(number, len(self.stacks))
-        logits = replay(self.source.model, self.samples[number].tensors, finished, keep)
-        return logits[positions - (tokens - keep)]
+        return replay(self.source.model, self.samples[number].tensors, finished, keep)[rows]
 
     def _played(self, number: int, count: int) -> list[tuple[Sequence[nn.Module], Mapping[int, Tensor]]]:
         """The first `count` stacks as finished ones; with gradients, their outputs are leaves of the
@@ -187,26 +184,21 @@ class _Leaves:
 
 
 def chunks(
-    stacks: Stacks, samples: Sequence[CalibrationInput], hidden_bytes: int
-) -> list[Sequence[CalibrationInput]]:
-    """The samples in runs whose kept inputs take about KEPT_BYTES, `hidden_bytes` for a token and block."""
+    source: SourceModel, stacks: Stacks, samples: Sequence[CalibrationInput]
+) -> list[list[CalibrationInput]]:
+    """The samples in runs whose kept inputs take about KEPT_BYTES."""
+    hidden = max(source.config.get_text_config().hidden_size, 1) * source.dtype.itemsize
     blocks = sum(len(stack) for stack in stacks)
     parts: list[list[CalibrationInput]] = [[]]
     size = 0
     for sample in samples:
-        own = blocks * hidden_bytes * sample.visual.numel()
+        own = blocks * hidden * sample.visual.numel()
         if parts[-1] and size + own > KEPT_BYTES:
             parts.append([])
             size = 0
         parts[-1].append(sample)
         size += own
-    return list(parts)
-
-
-@contextmanager
-def nothing(_block: ExactBlock, _module: nn.Module, _sample: int) -> Iterator[None]:
-    """A `watch` that looks at nothing."""
-    yield
+    return parts
 
 
 def _add(sums: dict[int, Tensor], index: int, gradient: Tensor) -> None:

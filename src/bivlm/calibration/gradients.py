@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from bivlm.calibration.exact import ExactBlock, ExactPass, Stacks, chunks
 from bivlm.calibration.inputs import CalibrationInput
-from bivlm.checkpoint.shards import read_entries, read_tensors, write_shard
+from bivlm.checkpoint.kept import read_kept, write_kept
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
@@ -55,9 +55,9 @@ class Gradients:
     lengths: Mapping[str, tuple[int, ...]]
     fisher: Mapping[str, Tensor]
 
-    def weights(self, name: str, number: int, power: float) -> Tensor | None:
-        """The weight (t,) of every token of a sample: the power of its squared gradient, 1 on average over
-        all samples. None if all gradients are zero, or none were measured.
+    def weights(self, name: str, power: float) -> list[Tensor] | None:
+        """The weights (t,) of the tokens of every sample: the power of their squared gradients, 1 on average
+        over all samples. None if all gradients are zero, or none were measured.
         """
         if name not in self.tokens:
             return None
@@ -65,8 +65,7 @@ class Gradients:
         mean = raised.mean()
         if not mean > 0:
             return None
-        start = sum(self.lengths[name][:number])
-        return (raised[start : start + self.lengths[name][number]] / mean).float()
+        return list((raised / mean).float().split(list(self.lengths[name])))
 
     def effective_tokens(self, name: str, power: float) -> float:
         """(Σ w)² / Σ w² of the tokens' weights w: how many equal tokens would give as sure a mean (Kish,
@@ -119,17 +118,15 @@ def measure_gradients(
 
     Raises InputError if a loss is not finite.
     """
-    width = max(source.config.get_text_config().hidden_size, 1) * source.dtype.itemsize
-    parts, done, found = chunks(stacks, samples, width), 0, []
-    for index, part in enumerate(parts):
+    done, found = 0, []
+    for index, part in enumerate(chunks(source, stacks, samples)):
         events.progress(MEASURING, done, len(samples))
         kept = None if folder is None else folder / f"gradients-{index:05d}.safetensors"
-        tensors = None if kept is None else _read(kept)
+        tensors = None if kept is None else read_kept(kept)
         if tensors is None:
             tensors = _pass(source, stacks, linears, part, fishers, done).tensors()
             if kept is not None:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                write_shard(kept, tensors)
+                write_kept(kept, tensors)
         found.append(tensors)
         done += len(part)
     events.progress(MEASURING, done, len(samples))
@@ -208,16 +205,6 @@ def _below(module: nn.Module, name: str, path: str) -> nn.Module:
 
 def _lengths(parts: Sequence[Tensor]) -> Tensor:
     return torch.tensor([len(part) for part in parts], dtype=torch.int64, device="cpu")
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """A finished file; None if it is missing or damaged."""
-    if not path.exists():
-        return None
-    try:
-        return dict(read_tensors(read_entries([path]).values()))
-    except InputError:
-        return None
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> Gradients:

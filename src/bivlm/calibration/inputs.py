@@ -45,6 +45,14 @@ class CalibrationInput:
         mask[0] = False
         return mask
 
+    def predicting(self) -> tuple[int, Tensor]:
+        """How many of the last positions have the logits that predict the targets, and which of those do,
+        (targets,) int64.
+        """
+        positions = self.targets.nonzero()[:, 0] - 1
+        first = int(positions.min())
+        return len(self.targets) - first, positions - first
+
     @property
     def labels(self) -> Tensor:
         """The ids of the targets, (targets,) int64."""
@@ -102,24 +110,14 @@ def answered(
     """
     if all(bool(sample.targets.any()) for sample in inputs):
         return list(inputs)
-    names = list(source.entries)
     processor = load_processor(source.folder, source.family.reads_images)
     ends = end_tokens(source.model, processor)
-    source.materialize(names)
-    source.model.tie_weights()
-    try:
-        found = []
+    found = []
+    with source.surroundings((), head=True):
         for number, sample in enumerate(inputs):
-            own = (
-                sample
-                if bool(sample.targets.any())
-                else with_answer(source, sample, _greedy(source, sample, ends))
-            )
-            found.append(own)
+            given = bool(sample.targets.any())
+            found.append(sample if given else with_answer(source, sample, _greedy(source, sample, ends)))
             events.progress(ANSWERING, number + 1, len(inputs))
-    finally:
-        source.release(names)
-        source.model.tie_weights()
     return found
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.token_sample import TokenSample
 from bivlm.types import LinearStats, Modality
 
@@ -24,21 +23,14 @@ TINY = 1e-30  # the total weight of tokens that no gradient reaches
 
 @dataclass(frozen=True)
 class Weighing:
-    """How gradients weigh the tokens of some linears: `powers` has the power of the squared gradients, by the
-    name of the linear (0: all tokens count alike); `visual` are the masks (t,) of all samples.
+    """What gradients say about some linears, by name: `weights` (t,) of the tokens of every sample, for
+    linears whose tokens are weighed; the visual tokens' `shares` of the squared gradients; the `fisher`
+    information (out, in) of their weights.
     """
 
-    gradients: Gradients
-    powers: Mapping[str, float]
-    visual: Sequence[Tensor]
-
-    def weighs(self, name: str) -> bool:
-        return self.powers.get(name, 0.0) > 0
-
-    def weights(self, name: str, number: int, tokens: int) -> Tensor:
-        """The weight of every token of sample `number`, (t,); ones if no gradient is above zero."""
-        found = self.gradients.weights(name, number, self.powers[name])
-        return torch.ones(tokens, dtype=torch.float32, device="cpu") if found is None else found
+    weights: Mapping[str, Sequence[Tensor]]
+    shares: Mapping[str, float | None]
+    fisher: Mapping[str, Tensor]
 
 
 class StatsCollector:
@@ -118,7 +110,7 @@ class StatsCollector:
 
     def _own(self, name: str) -> bool:
         """Whether a linear has a second moment of its own."""
-        return self.weighing is not None and self.weighing.weighs(name)
+        return self.weighing is not None and name in self.weighing.weights
 
     def _add(self, name: str, x: Tensor, visual: Tensor | None, exact: Tensor | None, number: int) -> None:
         if name in self._stats:
@@ -128,8 +120,8 @@ class StatsCollector:
             self._samples.setdefault(name, TokenSample()).add(rows, visual)
         away = None if exact is None else exact.reshape(rows.shape).float() - rows
         weights = None
-        if self.weighing is not None and self.weighing.weighs(name):
-            weights = self.weighing.weights(name, number, len(rows))
+        if self.weighing is not None and name in self.weighing.weights:
+            weights = self.weighing.weights[name][number]
         chosen: dict[Modality, Tensor | slice]
         if self.joint:
             chosen = {"all": slice(None)}
@@ -182,9 +174,9 @@ class StatsCollector:
         found = self._stats[leader]
         if self.weighing is None:
             return found
-        gradients = self.weighing.gradients
-        share = None if name in self.visual_only else gradients.visual_share(name, self.weighing.visual)
-        return replace(found, visual_share=share, fisher=gradients.fisher.get(name))
+        return replace(
+            found, visual_share=self.weighing.shares.get(name), fisher=self.weighing.fisher.get(name)
+        )
 
 
 def collector_for(

@@ -1,8 +1,9 @@
 """The teacher: what the full-precision model predicts for the targets of the samples, kept compactly.
 
 Of every prediction the LARGEST log probabilities are kept, and the probability of all other tokens together:
-two hundred numbers instead of a whole vocabulary. The divergence of these from a model's predictions is that
-of the two distributions with the rest taken as one event, so it is never larger than the whole divergence.
+a few hundred numbers instead of a whole vocabulary. The divergence of these from a model's predictions is
+that of the two distributions with the rest taken as one event, so it is never larger than the whole
+divergence.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from bivlm.calibration.exact import ExactPass, Stacks, chunks
 from bivlm.calibration.inputs import CalibrationInput
-from bivlm.checkpoint.shards import read_entries, read_tensors, write_shard
+from bivlm.checkpoint.kept import read_kept, write_kept
+from bivlm.checkpoint.shards import read_entries, read_tensors
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
@@ -83,19 +85,15 @@ def ask_teacher(
 
     Raises InputError if a prediction is not finite.
     """
-    width = max(source.config.get_text_config().hidden_size, 1) * source.dtype.itemsize
-    parts, starts, memory = chunks(stacks, samples, width), [], []
-    done = 0
-    for index, part in enumerate(parts):
+    starts, memory, done = [], [], 0
+    for index, part in enumerate(chunks(source, stacks, samples)):
         events.progress(ASKING, done, len(samples))
         starts.append(done)
         kept = None if folder is None else folder / _file_name(index)
-        if kept is None or not _is_whole(kept, len(part)):
-            found = list(_predictions(source, stacks, part, done))
-            memory += found if kept is None else []
-            if kept is not None:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                write_shard(kept, _tensors(found))
+        if kept is None:
+            memory += _predictions(source, stacks, part, done)
+        elif read_kept(kept) is None:
+            write_kept(kept, _tensors(list(_predictions(source, stacks, part, done))))
         done += len(part)
     events.progress(ASKING, done, len(samples))
     return Teacher(memory) if folder is None else Teacher(folder, tuple(starts))
@@ -126,10 +124,3 @@ def _tensors(predictions: Sequence[Prediction]) -> dict[str, Tensor]:
 
 def _file_name(index: int) -> str:
     return f"teacher-{index:05d}.safetensors"
-
-
-def _is_whole(path: Path, count: int) -> bool:
-    try:
-        return path.exists() and len(read_entries([path])) == 2 * count
-    except InputError:
-        return False

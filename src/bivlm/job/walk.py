@@ -142,9 +142,7 @@ class Walk:
         power = max(linear.quantizer.gradient_power for linear in block.quantized if linear.quantizer)
         if self.gradients is None or not power:
             return None
-        found = [self.gradients.weights(block.path, number, power) for number in range(len(self.samples))]
-        weights = [one for one in found if one is not None]
-        return weights if len(weights) == len(found) else None
+        return self.gradients.weights(block.path, power)
 
     @torch.inference_mode()
     def _observe(

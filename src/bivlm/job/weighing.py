@@ -83,29 +83,31 @@ def block_collector(
     one `power` of their squared gradients for all.
     """
     quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
-    weighing = None
-    if gradients is not None:
-        shapes = {linear.name: linear.shape for linear in block.quantized}
-        powers = {
-            name: _power(gradients, name, shapes[name][1], quantizer.gradient_power)
-            if power is None
-            else power
-            for name, quantizer in quantizers.items()
-        }
-        weighing = Weighing(gradients, powers, [sample.visual for sample in samples])
+    modalities = {quantizer.modality_weight for quantizer in quantizers.values()}
     return collector_for(
         source.model,
         quantizers,
         source.family.stacks[block.stack].visual_linears,
-        joint=power is not None
-        or all(quantizer.modality_weight == "tokens" for quantizer in quantizers.values()),
-        weighing=weighing,
+        joint=power is not None or modalities <= {"tokens"},
+        weighing=None if gradients is None else _weighing(block, samples, gradients, power),
         keep_inputs=any(quantizer.needs_inputs for quantizer in quantizers.values()),
     )
 
 
-def _power(gradients: Gradients, name: str, columns: int, power: float) -> float:
-    """The power by which the tokens of a linear with so many inputs are weighed: 0, all alike, where the
-    weights leave too few effective tokens for a second moment.
+def _weighing(
+    block: BlockPlan, samples: Sequence[CalibrationInput], gradients: Gradients, power: float | None
+) -> Weighing:
+    """What the gradients say about the quantized linears of a block. Without one `power` for all, the tokens
+    of a linear are weighed only if the weights leave it enough effective tokens.
     """
-    return power if gradients.effective_tokens(name, power) >= LEAST_TOKENS * columns else 0.0
+    weights, shares = {}, {}
+    for linear in block.quantized:
+        assert linear.quantizer is not None
+        own, least = power, 0.0
+        if own is None:
+            own, least = linear.quantizer.gradient_power, LEAST_TOKENS * linear.shape[1]
+        if own > 0 and gradients.effective_tokens(linear.name, own) >= least:
+            weights[linear.name] = gradients.weights(linear.name, own)
+        shares[linear.name] = gradients.visual_share(linear.name, [sample.visual for sample in samples])
+    known = {name: found for name, found in weights.items() if found is not None}
+    return Weighing(known, shares, gradients.fisher)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
-from bivlm.quantizers.base import Damping, GroupSize, Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.base import Damping, GradientPower, GroupSize, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.gptq import LossExponent
 from bivlm.quantizers.steps.compensation import inverse_factor, visiting_order
 from bivlm.quantizers.steps.grid import LevelsStart, fit_levels
@@ -58,6 +58,7 @@ class LeanQuant(Quantizer):
     block_size       columns between two error pushes
     modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", "gradient", or
                      the visual tokens' share
+    gradient_power   a token counts by this power of its squared output gradient; 0: all alike
     """
 
     name: ClassVar[str] = "leanquant"
@@ -71,6 +72,7 @@ class LeanQuant(Quantizer):
     damping: Damping = 0.1
     block_size: Annotated[int, Field(ge=1)] = 128
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
 
     @property
     def needs_data(self) -> bool:

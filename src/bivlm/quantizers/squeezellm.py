@@ -33,7 +33,7 @@ from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
-from bivlm.quantizers.base import Damping, Quantizer, Weighting, in_range, moment_of
+from bivlm.quantizers.base import Damping, GradientPower, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import inverse_factor, visiting_order
 from bivlm.quantizers.steps.exact_means import best_levels
 from bivlm.quantizers.steps.level_feedback import feedback_codes, levels_weight
@@ -58,6 +58,7 @@ class SqueezeLLM(Quantizer):
     block_size       columns between two error pushes, for `feedback`
     modality_weight  how text and visual tokens share the second moment, for `feedback`: "tokens",
                      "balanced", "gradient", or the visual tokens' share
+    gradient_power   a token counts by this power of its squared output gradient, for `feedback`; 0: all alike
     """
 
     name: ClassVar[str] = "squeezellm"
@@ -72,6 +73,7 @@ class SqueezeLLM(Quantizer):
     damping: Damping = 0.01
     block_size: Annotated[int, Field(ge=1)] = 128
     modality_weight: Weighting = "tokens"
+    gradient_power: GradientPower = 0.0
 
     @property
     def needs_data(self) -> bool:

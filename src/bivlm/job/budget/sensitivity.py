@@ -81,17 +81,13 @@ def measure(
     file.check(found, blocks)
     inputs = samples[:PROBE_SAMPLES]
     if any(block.path not in found for block in blocks):
-        names = list(source.entries)
-        source.materialize(names)
-        source.model.tie_weights()
-        reference = _logits(source, inputs)
-        for number, block in enumerate(blocks):
-            events.progress(MEASURING, number, len(blocks))
-            if block.path not in found:
-                found[block.path] = _probe(source, block, samples, reference, gradients)
-                file.write(found)
-        source.release(names)
-        source.model.tie_weights()  # a tied weight is released together with the other one
+        with source.surroundings((), head=True):
+            reference = _logits(source, inputs)
+            for number, block in enumerate(blocks):
+                events.progress(MEASURING, number, len(blocks))
+                if block.path not in found:
+                    found[block.path] = _probe(source, block, samples, reference, gradients)
+                    file.write(found)
     events.progress(MEASURING, len(blocks), len(blocks))
     file.write(found)
     return [group for block in blocks for group in found[block.path]]
