@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from bivlm.errors import InputError
 from bivlm.families import family_of
-from bivlm.families.inputs import forward_arguments
+from bivlm.families.inputs import forward_arguments, prompt_text
 from bivlm.types import Sample
 from tiny import KINDS, MEMBERS, TEXT_LIMIT, tiny_config, tiny_processor, tiny_samples
 
@@ -194,3 +195,9 @@ def test_extend_makes_answers_text_that_sees_the_image():
     assert grown["mm_token_type_ids"].dtype == inputs["mm_token_type_ids"].dtype
     assert not grown["mm_token_type_ids"][:, -3:].any()
     assert grown["pixel_values"] is inputs["pixel_values"]
+
+
+def test_a_processor_without_a_template_needs_a_prompt_of_the_family() -> None:
+    processor = SimpleNamespace(chat_template=None, image_token="<image>")
+    with pytest.raises(InputError, match=r"has no chat template, and bivlm knows no prompt"):
+        prompt_text(processor, None, Sample(None, "Is it red?", ("yes",)))

@@ -32,7 +32,7 @@ SEEN_FROM_TOKENS = "cross_attention_mask"  # (n, t, images, tiles): which tiles 
 def build(
     processor: Any,
     model_type: str,
-    prompt: str,
+    prompt: str | None,
     samples: Sequence[Sample],
     images: Sequence[Image.Image],
     limit: int | None,
@@ -70,7 +70,7 @@ def build(
     return inputs
 
 
-def prompt_text(processor: Any, prompt: str, sample: Sample) -> str:
+def prompt_text(processor: Any, prompt: str | None, sample: Sample) -> str:
     """The question in the form that the model was trained on: by the processor's chat template, or by the
     family's `prompt` if there is none.
     """
@@ -81,11 +81,21 @@ def prompt_text(processor: Any, prompt: str, sample: Sample) -> str:
                 " image is added by itself"
             )
     if processor.chat_template is None:
-        return prompt.format(
+        return declared_prompt(processor, prompt).format(
             image=processor.image_token, question=sample.question, bos=processor.tokenizer.bos_token or ""
         )
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.question}]}
     return apply_chat_template(processor, message)
+
+
+def declared_prompt(processor: Any, prompt: str | None) -> str:
+    """The family's prompt; InputError if there is none, and so no way to ask the model."""
+    if prompt is None:
+        raise InputError(
+            f"{type(processor).__name__} has no chat template, and bivlm knows no prompt for this"
+            " architecture; put the model's chat template into its folder (chat_template.jinja)"
+        )
+    return prompt
 
 
 def _before_question(text: str, sample: Sample) -> str:

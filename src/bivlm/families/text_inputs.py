@@ -8,13 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from bivlm.errors import InputError
-from bivlm.families.inputs import check_length, name_of, names_of
+from bivlm.families.inputs import check_length, declared_prompt, name_of, names_of
 from bivlm.families.processors import refusals_named
 from bivlm.families.templates import apply_chat_template
 from bivlm.types import Sample
 
 
-def build(tokenizer: Any, prompt: str, samples: Sequence[Sample], limit: int | None) -> dict[str, Tensor]:
+def build(
+    tokenizer: Any, prompt: str | None, samples: Sequence[Sample], limit: int | None
+) -> dict[str, Tensor]:
     """The implementation of `Family.inputs`: prompts padded on the left. `limit` is the most tokens a prompt
     may have.
 
@@ -46,9 +48,11 @@ def build(tokenizer: Any, prompt: str, samples: Sequence[Sample], limit: int | N
     return inputs
 
 
-def prompt_text(tokenizer: Any, prompt: str, sample: Sample) -> str:
+def prompt_text(tokenizer: Any, prompt: str | None, sample: Sample) -> str:
     """The question by the tokenizer's chat template, or by the family's `prompt` if there is none."""
     if tokenizer.chat_template is None:
-        return prompt.format(question=sample.question, bos=tokenizer.bos_token or "")
+        return declared_prompt(tokenizer, prompt).format(
+            question=sample.question, bos=tokenizer.bos_token or ""
+        )
     message = {"role": "user", "content": sample.question}
     return apply_chat_template(tokenizer, message)
