@@ -72,6 +72,7 @@ class Family:
     auto_class: str = "AutoModelForImageTextToText"
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
+    origin: str = "declared"
 
     @property
     def auto_model(self) -> Any:
