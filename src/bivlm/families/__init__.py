@@ -4,11 +4,15 @@ table, by other packages (bivlm.plugins) and by `use`. docs/adding.md shows how 
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
 from bivlm.families.base import Family, Stack, last_block
 from bivlm.families.causal_lm import CAUSAL_LMS
+from bivlm.families.found.record import recorded_family
 from bivlm.families.idefics3 import IDEFICS3
 from bivlm.families.llava import LLAVA
 from bivlm.families.llava_next import LLAVA_NEXT
@@ -25,10 +29,12 @@ __all__ = [
     "FAMILIES",
     "Family",
     "Stack",
+    "declared_family",
     "family_names",
     "family_of",
     "last_block",
     "load_processor",
+    "remember",
     "tokenizer_of",
     "use",
 ]
@@ -56,6 +62,7 @@ def _refusal(name: str, loaded: object) -> str:
 
 _TABLE: Table[Family] = Table("bivlm.families", "family", {**FAMILIES, **CAUSAL_LMS}, _refusal)
 USED: dict[str, Family] = {}  # declared by `use`
+FOUND: dict[str, Family] = {}  # by the fingerprint of a config: found in this process
 
 
 def use(family: Family) -> None:
@@ -72,9 +79,40 @@ def family_names() -> list[str]:
     return sorted({*_TABLE.names(), *USED})
 
 
+def declared_family(config: PretrainedConfig) -> Family | None:
+    """The declaration of a model's architecture; None if there is none, or if it is for other vision towers."""
+    found = USED.get(config.model_type) or _TABLE.named(config.model_type)
+    if found is None or not found.vision_types:
+        return found
+    return found if config.vision_config.model_type in found.vision_types else None
+
+
+def remember(config: PretrainedConfig, family: Family) -> None:
+    """Keep the found family of a model for this process: `family_of` its config gives it."""
+    FOUND[_fingerprint(config)] = family
+
+
+def _fingerprint(config: PretrainedConfig) -> str:
+    """What decides the modules of a model and its tokens: types, numbers and lists of its config, whatever
+    computes it.
+    """
+
+    def described(node: PretrainedConfig) -> dict[str, Any]:
+        parts: dict[str, Any] = {"model_type": node.model_type}
+        for name, value in vars(node).items():
+            if isinstance(value, PretrainedConfig):
+                parts[name] = described(value)
+            elif type(value) is int or isinstance(value, list | tuple):
+                parts[name] = value
+        return parts
+
+    return json.dumps(described(config), sort_keys=True, default=str)
+
+
 def family_of(config: PretrainedConfig | str, family: Family | None = None) -> Family:
     """The family of a model, by its config or its `model_type` alone; `family` itself if it is given and
-    matches the model.
+    matches the model. Given the config, it may be declared, recorded in the config of a packed model, or
+    found earlier in this process (`bivlm.families.found` finds it in a folder).
 
     Raises InputError for an architecture that is not supported, for a family of another architecture, and,
     if the config is given, for a vision tower that the family does not know.
@@ -85,17 +123,13 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
             f"the model is a {model_type!r} and the family is for {family.model_type!r}; give the family of"
             " the model"
         )
-    found = family or USED.get(model_type) or _TABLE.named(model_type)
+    if isinstance(config, str):
+        found = family or USED.get(model_type) or _TABLE.named(model_type)
+    else:
+        found = family or declared_family(config) or recorded_family(config) or FOUND.get(_fingerprint(config))
     if found is None:
         raise InputError(
             f"the architecture {model_type!r} is not supported; supported are {', '.join(family_names())}; to"
             " add one: docs/adding.md"
         )
-    if not isinstance(config, str) and found.vision_types:
-        tower, known = config.vision_config.model_type, ", ".join(found.vision_types)
-        if tower not in found.vision_types:
-            raise InputError(
-                f"{model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to"
-                " add one: docs/adding.md"
-            )
     return found

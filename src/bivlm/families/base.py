@@ -54,7 +54,7 @@ class Family:
     `model_type`s of the vision towers that have these paths; empty if the architecture has only one.
     `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model reads them (in
     most models they mark the image, and 0 is text). `auto_class` is the class of transformers that builds the
-    model.
+    model. `origin` is "found" for a family that was found and not declared.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
@@ -81,8 +81,8 @@ class Family:
 
     @property
     def reads_images(self) -> bool:
-        """Whether the model has a vision part; a language model alone has none."""
-        return any(stack.part == "vision" for stack in self.stacks)
+        """Whether the model takes images; a language model alone does not."""
+        return self.auto_class != "AutoModelForCausalLM"
 
     def inputs(
         self,

@@ -33,6 +33,7 @@ from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, use
+from bivlm.families.found.record import FIELD, to_record
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
@@ -290,6 +291,7 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
         for name, spec in record["linears"].items()
     }
     pruning = {} if request.pruning is None else {"pruning": request.pruning.to_dict()}
+    found = {FIELD: to_record(source.family)} if source.family.origin == "found" else {}
     return {
         "quant_method": "bivlm",
         "format_version": FORMAT_VERSION,
@@ -305,5 +307,6 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
             "linears": {name: source.entries[f"{name}.weight"].nbytes for name in modules},
         },
         **pruning,
+        **found,
         "modules": modules,
     }

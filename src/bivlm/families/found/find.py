@@ -44,11 +44,14 @@ Asking = Callable[[Any], Three]
 
 @dataclass(frozen=True)
 class Small:
-    """A small model that answers, with the inputs that it was asked with."""
+    """A small model that answers, with the inputs that it was asked with; `asked`: by the folder's
+    processor.
+    """
 
     model: Any
     shrunk: Shrunk
     three: Three
+    asked: bool
 
 
 def auto_class_of(model_type: str) -> str:
@@ -58,8 +61,8 @@ def auto_class_of(model_type: str) -> str:
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "AutoModelForCausalLM"
     raise InputError(
-        f"transformers {transformers.__version__} has no model that answers questions about images, and no"
-        f" causal language model, of the architecture {model_type!r}"
+        f"the architecture {model_type!r} is not supported: transformers {transformers.__version__} has no"
+        " model of it that answers questions about images, and no causal language model"
     )
 
 
@@ -73,17 +76,20 @@ def find_structure(config: PretrainedConfig, asking: Asking | None = None) -> St
     auto_class = auto_class_of(config.model_type)
     auto_model = getattr(transformers, auto_class)
     small = _small_model(config, auto_model, asking)
-    structure = _read(small, config.model_type, auto_class, asking is not None)
+    structure = _read(small, config.model_type, auto_class)
     with init_empty_weights(include_buffers=False):
         full = auto_model.from_config(config, dtype=torch.bfloat16)
     return check_against(full, small.model, structure)
 
 
 def _small_model(config: PretrainedConfig, auto_model: Any, asking: Asking | None) -> Small:
-    """The smallest model that can be built and run: narrow and shallow, or only shallow."""
+    """The smallest model that can be built and run: narrow and shallow, or only shallow; asked with the
+    folder's processor, or with made-up inputs.
+    """
     failures = []
-    for widths in (True, False):
-        shrunk = shrink(config, widths=widths, vocabulary=None if asking else VOCABULARY)
+    ways = [(asked, widths) for asked in dict.fromkeys((asking, None)) for widths in (True, False)]
+    for asked, widths in ways:
+        shrunk = shrink(config, widths=widths, vocabulary=None if asked else VOCABULARY)
         try:
             with torch.device("meta"):
                 empty = auto_model.from_config(shrunk.config, dtype=torch.float32)
@@ -92,22 +98,20 @@ def _small_model(config: PretrainedConfig, auto_model: Any, asking: Asking | Non
                 failures.append(f"with {needed / 1e9:.1f} GB of weights it is too large to be tried")
                 continue
             model = seeded_model(auto_model, shrunk.config)
-            three = asking(model) if asking is not None else synthetic(model)
+            three = synthetic(model) if asked is None else asked(model)
             run(model, three.question)
-            return Small(model, shrunk, three)
-        except InputError:
-            raise
-        except NoInputs as error:
-            failures.append(str(error))
+            return Small(model, shrunk, three, asked is not None)
         except Exception as error:  # noqa: BLE001 - a model of unknown code may raise anything
-            failures.append(cut(f"{type(error).__name__}: {error}".partition("\n")[0], 200))
+            first = f"{error}".partition("\n")[0]
+            kind = "" if isinstance(error, InputError | NoInputs) else f"{type(error).__name__}: "
+            failures.append(cut(f"{kind}{first}", 200))
     raise InputError(
         f"the structure of {config.model_type!r} could not be found: a small copy of it does not run"
         f" ({'; '.join(dict.fromkeys(failures))}); a declaration of the family helps: docs/adding.md"
     )
 
 
-def _read(small: Small, model_type: str, auto_class: str, asked: bool) -> Structure:
+def _read(small: Small, model_type: str, auto_class: str) -> Structure:
     model, three = small.model, small.three
     other = None if three.other_image is None else watch(model, three.other_image)
     views = Views(watch(model, three.question), other, watch(model, three.other_question), _pixels(three))
@@ -147,7 +151,7 @@ def _read(small: Small, model_type: str, auto_class: str, asked: bool) -> Struct
         shared=inner.shared_inputs(model, views.question, everywhere),
         experts=inner.experts(model, everywhere),
         tied=bool(getattr(model, "all_tied_weights_keys", {})),
-        inputs="questions by the model's processor" if asked else "made-up inputs",
+        inputs="questions by the model's processor" if small.asked else "made-up inputs",
     )
 
 
