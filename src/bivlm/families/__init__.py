@@ -32,6 +32,7 @@ __all__ = [
     "declared_family",
     "family_names",
     "family_of",
+    "known_family",
     "last_block",
     "load_processor",
     "remember",
@@ -87,6 +88,13 @@ def declared_family(config: PretrainedConfig) -> Family | None:
     return found if config.vision_config.model_type in found.vision_types else None
 
 
+def known_family(config: PretrainedConfig) -> Family | None:
+    """The family of a model that is declared, recorded in the config of a packed model, or was found earlier
+    in this process; None for every other.
+    """
+    return declared_family(config) or recorded_family(config) or FOUND.get(_fingerprint(config))
+
+
 def remember(config: PretrainedConfig, family: Family) -> None:
     """Keep the found family of a model for this process: `family_of` its config gives it."""
     FOUND[_fingerprint(config)] = family
@@ -126,7 +134,7 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
     if isinstance(config, str):
         found = family or USED.get(model_type) or _TABLE.named(model_type)
     else:
-        found = family or declared_family(config) or recorded_family(config) or FOUND.get(_fingerprint(config))
+        found = family or known_family(config)
     if found is None:
         raise InputError(
             f"the architecture {model_type!r} is not supported; supported are {', '.join(family_names())}; to"

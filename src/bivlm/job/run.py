@@ -33,7 +33,7 @@ from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, use
-from bivlm.families.found.record import FIELD, to_record
+from bivlm.families.found.record import FIELD, found_line, to_record
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
@@ -178,6 +178,8 @@ def run(
 ) -> Path:
     """Carry out a prepared job on calibration samples: questions, or inputs that are tokenized already."""
     source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
+    if source.family.origin == "found":
+        events.say(found_line(source.family))
     _check_samples(recipe, samples)
     check_disk(out, prepared.expected)
     inputs = calibration_inputs(source, samples if recipe.needs_data else ())

@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
-from bivlm.families import declared_family, family_names, remember
+from bivlm.families import family_names, known_family, remember
 from bivlm.families.base import Family
 from bivlm.families.found.asking import Asking
 from bivlm.families.found.find import auto_class_of, find_structure
-from bivlm.families.found.record import recorded_family
+from bivlm.families.found.record import found_line
 from bivlm.families.found.structure import Structure
 
 logger = logging.getLogger(__name__)
@@ -23,13 +23,13 @@ def family_in(folder: Path, config: PretrainedConfig) -> Family:
     """The family of the model in a folder. One that has no declaration is found, and remembered for this
     process. Raises InputError if it cannot be found.
     """
-    known = declared_family(config) or recorded_family(config)
+    known = known_family(config)
     if known is not None:
         return known
     structure = structure_in(folder, config)
     family = structure.family
     remember(config, family)
-    logger.info("%s: %s", folder, summary(structure))
+    logger.info("%s: %s", folder, found_line(family))
     return family
 
 
@@ -56,12 +56,3 @@ def _asking(folder: Path, config: Any) -> Asking | None:
     except InputError as error:
         logger.info("%s: the structure is found without the processor: %s", folder, error)
         return None
-
-
-def summary(structure: Structure) -> str:
-    """One line for people: that the family was found, and what."""
-    stacks = ", ".join(f"{stack.part} {stack.path} ({stack.blocks})" for stack in structure.stacks)
-    return (
-        f"{structure.model_type} has no declaration; its structure was found on a small copy, with"
-        f" {structure.inputs}: {stacks}"
-    )

@@ -46,6 +46,15 @@ def to_record(family: Family) -> dict[str, Any]:
     }
 
 
+def found_line(family: Family) -> str:
+    """One line for people: that a family was found, and its stacks."""
+    stacks = ", ".join(f"{stack.part} {stack.path}" for stack in family.stacks)
+    return (
+        f"{family.model_type} has no declaration; its structure was found on a small copy of it: {stacks}"
+        " (bivlm inspect MODEL --structure shows more)"
+    )
+
+
 def read_record(model_type: str, record: Any) -> Family:
     """The family that a record describes. InputError, naming the field, for anything else."""
     fields = _object(record, "family", _FIELDS)
