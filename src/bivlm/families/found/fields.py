@@ -48,7 +48,7 @@ HEADS = {  # heads, and the key-value heads that go with them
 }
 HEAD_WIDTHS = ("head_dim", "d_kv")
 OTHER_WIDTHS = re.compile(
-    r"^(d_ff|ffn_dim|mlp_dim|share_expert_dim|word_embed_proj_dim|mm_embed_dim|output_proj_dims|output_dim"
+    r"^(?!patch_embed_)(d_ff|ffn_dim|mlp_dim|share_expert_dim|word_embed_proj_dim|mm_embed_dim|output_proj_dims|output_dim"
     r"|adapter_(in|out)_dim|projection_dim|vision_output_dim|projector_(in|out)put_dim|projection_hidden_dim"
     r"|(encoder|decoder)_ffn_dim|out_hidden_size|intermediate_size_mlp"
     r"|[a-z_]*(hidden|intermediate)_size|text_embed_dim|pooler_output_size|image_text_hidden_size)$"

@@ -36,7 +36,7 @@ from bivlm.families.found.synthetic import NoInputs, Three, image_token, synthet
 from bivlm.families.found.tracing import accepts, run, watch
 
 logger = logging.getLogger(__name__)
-MEMORY = 2 * 1024**3  # bytes of the small model's weights, at most
+MEMORY = 1024**3  # bytes of the small model's weights, at most
 VOCABULARY = 512  # tokens, where no processor needs more
 
 Asking = Callable[[Any], Three]
@@ -124,6 +124,12 @@ def _read(small: Small, model_type: str, auto_class: str) -> Structure:
     parts = parts_of(seen, views, bool(getattr(model.config, "is_encoder_decoder", False)))
     if "language" not in parts.values():
         raise InputError(f"no blocks of a language model were found in {model_type!r}")
+    between = {path for path, part in parts.items() if part == "projector"}
+    seen = [
+        stack
+        for stack in seen
+        if stack.path not in between or any(map(views.changes_with_text, stack.blocks))
+    ]  # a projector with blocks of its own is one block
     around = find_around(model, views, seen, parts, three.question)
     paths = [stack.path for stack in seen]
     everywhere = [*paths, *around.projectors]
@@ -156,17 +162,19 @@ def _read(small: Small, model_type: str, auto_class: str) -> Structure:
 
 
 def _token(small: Small, views: Views, path: str) -> int | None:
-    return inner.image_token(views, path, small.three.question, image_token(small.model.config))
+    declared = image_token(small.model.config)
+    if declared is None and not small.asked:
+        return None
+    return inner.image_token(views, path, small.three.question, declared)
 
 
-def _pixels(three: Three) -> Tensor | None:
-    """The largest tensor of numbers among the inputs."""
-    floats = [
+def _pixels(three: Three) -> tuple[Tensor, ...]:
+    """The images among the inputs."""
+    return tuple(
         value
         for name, value in three.question.items()
         if isinstance(value, Tensor) and value.is_floating_point() and "mask" not in name
-    ]
-    return max(floats, key=Tensor.numel, default=None)
+    )
 
 
 def _answer_token_type(model: Any, inputs: dict[str, Any]) -> int:

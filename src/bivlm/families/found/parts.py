@@ -24,7 +24,7 @@ class Views:
     question: Trace
     other_image: Trace | None
     other_question: Trace
-    pixels: Tensor | None = None
+    pixels: tuple[Tensor, ...] = ()
 
     def changes_with_text(self, name: str) -> bool:
         return _changes(self.question, self.other_question, name)
@@ -35,16 +35,17 @@ class Views:
     def reads_pixels(self, name: str) -> bool:
         """Whether what enters a module has as many values as the pixels: it is they, maybe in another shape."""
         calls = self.question.of(name)
-        return self.pixels is not None and any(
-            call.entered is not None and call.entered.numel() == self.pixels.numel() for call in calls
-        )
+        sizes = {pixels.numel() for pixels in self.pixels}
+        return any(call.entered is not None and call.entered.numel() in sizes for call in calls)
 
 
 def _changes(one: Trace, other: Trace, name: str) -> bool:
     before, after = one.of(name), other.of(name)
     if len(before) != len(after):
         return True
-    return any(not _equal(a.entered, b.entered) for a, b in zip(before, after, strict=True))
+    return any(
+        a.made != b.made or not _equal(a.entered, b.entered) for a, b in zip(before, after, strict=True)
+    )
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:

@@ -42,20 +42,20 @@ class NoInputs(Exception):
 
 def synthetic(model: Any) -> Three:
     """Three inputs that the model accepts. Raises NoInputs."""
-    said = "its forward takes no pixels that bivlm knows"
+    said: list[str] = []
     pixels: list[dict[str, Any]] = [*pixel_forms(model)] if _takes_pixels(model) else [{}]
     for form in pixels:
         for count in _token_counts(model, form):
             if isinstance(count, str):
-                said = count
+                said.append(count)
                 continue
             inputs = _with_text(model, form, count, shift=0)
-            other = {name: _redrawn(value) for name, value in inputs.items()} if form else None
+            other = {name: _redrawn(name, value) for name, value in inputs.items()} if form else None
             error = _refusal(model, inputs, other)
             if error is None:
                 return Three(inputs, other, _with_text(model, form, count, shift=1))
-            said = error
-    raise NoInputs(said)
+            said.append(error)
+    raise NoInputs(said[0] if said else "its forward takes no pixels that bivlm knows")
 
 
 def _takes_pixels(model: Any) -> bool:
@@ -76,8 +76,8 @@ def _refusal(model: Any, inputs: Mapping[str, Any], other: Mapping[str, Any] | N
     return "another image gives the same logits" if same else None
 
 
-def _redrawn(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 2:
+def _redrawn(name: str, value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point() and ("pixel" in name or "patches" in name):
         return torch.rand(value.shape, generator=torch.Generator().manual_seed(7))
     return value
 
@@ -160,6 +160,9 @@ def _with_text(model: Any, form: Mapping[str, Any], count: int, shift: int) -> d
         inputs["qformer_input_ids"] = torch.tensor([after])
     if "bbox" in named:
         inputs["bbox"] = torch.rand(1, ids.shape[1], 4)
+    if "pixel_attention_mask" in named and "pixel_attention_mask" not in form and form["pixel_values"].ndim == 5:
+        pixels = form["pixel_values"]
+        inputs["pixel_attention_mask"] = torch.ones(1, pixels.shape[1], *pixels.shape[3:], dtype=torch.long)
     if "image_attention_mask" in named and "pixel_values" in form and form["pixel_values"].ndim == 5:
         inputs["image_attention_mask"] = torch.ones(1, ids.shape[1], form["pixel_values"].shape[1])
     latents = getattr(config, "latent_query_num", None)

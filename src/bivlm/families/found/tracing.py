@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ HIDDEN = ("hidden_states", "hidden_state", "x", "inputs_embeds", "input", "image
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: when it began and ended (in events), the tensor that entered it first, the one
-    that left it first, and which tensor object it was that entered.
+    """One call of a module: when it began and ended (in events), the tensor that entered it first, which tensor
+    object that was, the one that left it first (of blocks in lists alone), and a checksum of that one.
     """
 
     start: int
@@ -25,6 +26,7 @@ class Call:
     entered: Tensor | None
     left: Tensor | None
     identity: int
+    made: int
 
 
 @dataclass
@@ -51,6 +53,10 @@ def first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Mapping | tuple | list):
         return next((found for one in inner if (found := first_tensor(one)) is not None), None)
     return None
+
+
+def _checksum(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else crc32(tensor.detach().contiguous().view(torch.uint8).numpy())
 
 
 def entering(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -100,13 +106,18 @@ def watch(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
     def after(name: str, keep: bool) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             start, entered, identity = begun[name].pop()
-            tensor = first_tensor(output) if keep else None
-            left = None if tensor is None else tensor.detach().clone()
-            trace.calls.setdefault(name, []).append(Call(start, tick(), entered, left, identity))
+            tensor = first_tensor(output)
+            left = None if tensor is None or not keep else tensor.detach().clone()
+            call = Call(start, tick(), entered, left, identity, _checksum(tensor))
+            trace.calls.setdefault(name, []).append(call)
 
         return hook
 
-    lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)}
+    lists = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+    }
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             if not name:
