@@ -20,7 +20,6 @@ from bivlm.eval.answer import generate, prepare
 from bivlm.families import family_of
 from bivlm.job.plan import Plan, make_plan
 from bivlm.job.recipe import load_recipe
-from bivlm.job.weighing import exact_stacks
 from bivlm.types import PARTS, Sample
 from tiny import KINDS, tiny_checkpoint, tiny_samples
 from tiny.language import tiny_language_model
@@ -79,7 +78,7 @@ def test_gradients_are_those_of_the_whole_model(
     source, plan, inputs = prepared(tiny_checkpoint(kind, tmp_path / "model"), samples)
     monkeypatch.setattr("bivlm.calibration.exact.KEPT_BYTES", 1)  # every sample in a pass of its own
     names = [name for linears in linears_of(plan).values() for name in linears]
-    found = measure_gradients(source, exact_stacks(plan), linears_of(plan), inputs, fishers=names)
+    found = measure_gradients(source, linears_of(plan), inputs, fishers=names)
     tokens, fisher = whole_model(source, names, inputs)
     for name in names:
         scale = float(tokens[name].max()) + 1e-12
@@ -112,7 +111,7 @@ def test_finished_samples_are_kept_and_damaged_ones_made_again(
 
 
 def measure(source: SourceModel, plan: Plan, inputs: list[CalibrationInput], **more: Any) -> Gradients:
-    return measure_gradients(source, exact_stacks(plan), linears_of(plan), inputs, **more)
+    return measure_gradients(source, linears_of(plan), inputs, **more)
 
 
 def test_a_loss_that_is_not_finite_names_the_sample(tmp_path: Path) -> None:

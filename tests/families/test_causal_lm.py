@@ -11,8 +11,8 @@ import transformers
 
 import bivlm
 from bivlm import families
-from bivlm.calibration.capture import capture
 from bivlm.calibration.inputs import calibration_inputs
+from bivlm.calibration.streams import replayed_logits
 from bivlm.checkpoint.source import SourceModel
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
@@ -37,19 +37,15 @@ def logits(model, folder):
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_blocks_follow_each_other_and_replay_what_the_model_computes(model_type, tmp_path):
+def test_a_pass_that_is_paused_at_every_block_computes_the_same(model_type, tmp_path):
     source = SourceModel(tiny_language_model(model_type, tmp_path / "source"))
     source.materialize(list(source.entries))
     source.model.tie_weights()
     [sample, *_] = calibration_inputs(source, QUESTIONS)
-    blocks = list(source.model.model.layers)
+    paths = [path for stack in source.family.stacks for path in stack.block_paths(source.model)]
     with torch.inference_mode():
-        expected = source.model.model(**sample.tensors, use_cache=False).last_hidden_state
-        captured = capture(source.model, sample.tensors, blocks)
-        hidden = captured.hidden
-        for call, block in zip(captured.calls, blocks, strict=True):
-            hidden = call.run(block, hidden)
-        assert torch.equal(source.model.model.norm(hidden), expected)
+        expected = source.model(**sample.tensors, use_cache=False).logits
+    assert torch.equal(replayed_logits(source.model, sample.tensors, paths), expected)
 
 
 @pytest.mark.parametrize("recipe", ["rtn-3", "trellis-2:embeddings=3,propagation=0.25,tuning=1"])

@@ -92,6 +92,11 @@ class Member:
         module = self.model.get_submodule(stack.path)
         return list(module) if isinstance(module, nn.ModuleList) else [module]
 
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all blocks, in the order of the declaration."""
+        return [path for stack in self.family.stacks for path in stack.block_paths(self.model)]
+
     def last_stack(self, part: str) -> list[nn.Module]:
         """The blocks of the last stack of a part."""
         return self.blocks([stack for stack in self.family.stacks if stack.part == part][-1])

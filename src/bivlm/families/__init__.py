@@ -7,7 +7,7 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
-from bivlm.families.base import Family, Stack, last_block
+from bivlm.families.base import Family, Stack
 from bivlm.families.causal_lm import CAUSAL_LMS
 from bivlm.families.idefics3 import IDEFICS3
 from bivlm.families.llava import LLAVA
@@ -27,7 +27,6 @@ __all__ = [
     "Stack",
     "family_names",
     "family_of",
-    "last_block",
     "load_processor",
     "tokenizer_of",
     "use",

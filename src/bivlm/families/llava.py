@@ -43,7 +43,7 @@ def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: i
 LLAVA = Family(
     model_type="llava",
     stacks=(
-        Stack("vision", "model.vision_tower.encoder.layers", outputs=selected_features),
+        Stack("vision", "model.vision_tower.encoder.layers"),
         Stack("projector", "model.multi_modal_projector"),
         Stack("language", "model.language_model.layers"),
     ),
@@ -57,4 +57,5 @@ LLAVA = Family(
     prompt="USER: {image}\n{question} ASSISTANT:",
     vision_types=("clip_vision_model", "siglip_vision_model"),
     patch_tokens=patch_tokens,
+    tower_outputs=selected_features,
 )

@@ -21,7 +21,6 @@ from bivlm.formats import PackedTensor
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import Plan, TablePlan
 from bivlm.job.unit import MadeUnit, UnitStore
-from bivlm.job.weighing import exact_stacks
 from bivlm.job.weight import packed_errors, weight_of
 from bivlm.packed.embedding import replace_embedding
 from bivlm.packed.module import expand_weights
@@ -42,9 +41,9 @@ def distil(
 
     The embeddings, the packed weights decoded, and the vectors are in memory at the same time.
     """
-    stacks = exact_stacks(plan)
-    kept = None if measured is None else measured.place("predictions", [b.path for s in stacks for b in s])
-    teacher = ask_teacher(source, stacks, samples, kept, events)
+    paths = [block.path for block in plan.blocks]
+    kept = None if measured is None else measured.place("predictions", paths)
+    teacher = ask_teacher(source, paths, samples, kept, events)
     student = SourceModel(source.folder, merge_adapter=bool(source.adapter.files))
     dtype = computing_dtype(source.dtype)
     packed, vectors = put_together(student, plan, store, dtype)

@@ -57,7 +57,7 @@ class Tower:
             )
         stack = [stack for stack in owner.family.stacks if stack.part == "vision"][-1]
         self.blocks: list[nn.Module] = list(model.get_submodule(stack.path))
-        self.read = sorted(stack.outputs(model.config, len(self.blocks)))
+        self.read = sorted(owner.family.tower_outputs(model.config, len(self.blocks)))
         self.projector = model.get_submodule(
             next(stack.path for stack in owner.family.stacks if stack.part == "projector")
         )
