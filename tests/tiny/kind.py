@@ -41,6 +41,7 @@ class Kind:
     after_vocabulary   special tokens whose ids come after the vocabulary
     fixed_tokens       some visual tokens are the same for every image
     scaled_embedding   the embedding is more than a table
+    slow               tests that run on every kind run on this one only with the marker `slow`
     """
 
     model_type: str
@@ -54,6 +55,7 @@ class Kind:
     after_vocabulary: tuple[str, ...] = ()
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    slow: bool = False
 
     @property
     def family(self) -> Family:

@@ -32,6 +32,7 @@ class Member:
     tied              the language head has the embedding's weight
     fixed_tokens      some visual tokens are the same for every image (a learned end of a row)
     scaled_embedding  its embedding is more than a table: packing it is refused
+    slow              its tests have the marker `slow`, to be registered where it is used
     """
 
     name: str
@@ -41,6 +42,7 @@ class Member:
     tied: bool = False
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    slow: bool = False
 
     def __str__(self) -> str:
         return self.name
