@@ -7,8 +7,8 @@ checkpoints and the pieces of a byte-level BPE, so every string has a code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Kind:
     processor          the family's own processor class, from the tokenizer and the chat template
     prompt             how it asks "Is it red?" about the first image; a run of n image tokens is token×n
     tied               embedding and head share their weight
+    named              special tokens that the tokenizer has as attributes, by their names
     adds_bos           the tokenizer puts "<s>" in front by itself
     after_vocabulary   special tokens whose ids come after the vocabulary
     fixed_tokens       some visual tokens are the same for every image
@@ -50,6 +51,7 @@ class Kind:
     config: Callable[[T.PreTrainedTokenizerFast, dict[str, bool]], T.PretrainedConfig]
     processor: Callable[[Any, str | None], Any]
     prompt: str
+    named: Mapping[str, str] = field(default_factory=dict)
     tied: bool = False
     adds_bos: bool = False
     after_vocabulary: tuple[str, ...] = ()
@@ -83,6 +85,7 @@ class Kind:
             bos_token="<s>",
             eos_token="</s>",
             padding_side="right",
+            extra_special_tokens=dict(self.named),
         )
         tokenizer.add_tokens([*self.after_vocabulary], special_tokens=True)
         return tokenizer

@@ -1,5 +1,5 @@
-"""LLaVA-1.5: a CLIP or SigLIP vision tower, a projector of two linears, and a language model with the layers
-of a Llama.
+"""LLaVA-1.5 and Pixtral: a CLIP, SigLIP or Pixtral vision tower, a projector of two linears, and a language
+model with the layers of a Llama.
 
     pixels ─► vision_tower ─ features of inner blocks ─► multi_modal_projector
         ─► visual tokens in place of <image> ─► language_model ─► lm_head
