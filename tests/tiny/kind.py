@@ -19,6 +19,7 @@ from bivlm.families import Family, family_of
 
 TILE, PATCH = 32, 8
 TEXT_LIMIT = 512
+CLIPPED = 3.0
 CORPUS = (
     "What color is the square in the picture? Is it red, green or blue? How many circles are there? Answer"
     " yes or no."
@@ -42,6 +43,7 @@ class Kind:
     after_vocabulary   special tokens whose ids come after the vocabulary
     fixed_tokens       some visual tokens are the same for every image
     scaled_embedding   the embedding is more than a table
+    drops              tokens can be dropped from its language model (otherwise this is refused)
     slow               tests that run on every kind run on this one only with the marker `slow`
     """
 
@@ -57,11 +59,13 @@ class Kind:
     after_vocabulary: tuple[str, ...] = ()
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    drops: bool = True
     slow: bool = False
 
     @property
     def family(self) -> Family:
-        return family_of(self.model_type)
+        found = family_of(self.model_type)
+        return family_of(self.make_config()) if found.variants else found
 
     def tokenizer(self) -> T.PreTrainedTokenizerFast:
         """A byte-level BPE; it pads on the right unless told otherwise, as many real tokenizers do."""
@@ -122,6 +126,9 @@ class Kind:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.copy_(_draw(name, parameter, generator))
+                for name, buffer in model.named_buffers():
+                    if name.endswith(("_min", "_max")):  # where Gemma 4 clips; stored with the weights
+                        buffer.fill_(CLIPPED if name.endswith("_max") else -CLIPPED)
         return model.eval()
 
     def make_processor(self) -> Any:

@@ -1,5 +1,5 @@
-"""The kinds of tiny models of 2025 and 2026: Qwen3-VL and Qwen3.5, Gemma 3 and 4, InternVL, Mistral 3 and Pixtral,
-GLM-V.
+"""The kinds of tiny models of 2025 and 2026: Qwen3-VL and Qwen3.5, Gemma 3 and 4, InternVL, Mistral 3 and
+Pixtral, GLM-V.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ def ids(tokenizer: Any, names: dict[str, str]) -> dict[str, int]:
 # ---- qwen3_vl, qwen3_5
 
 
-
 def qwen3_vl_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig:
     grid = {"num_position_embeddings": 16, "out_hidden_size": 96, "deepstack_visual_indexes": [0, 1]}
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4], "mrope_interleaved": True}
@@ -41,7 +40,7 @@ def qwen3_5_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig:
         "partial_rotary_factor": 0.25,
     }  # fmt: skip
     linear = {
-        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "linear_num_key_heads": 2, "linear_num_value_heads": 4,
         "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     }  # fmt: skip
@@ -61,7 +60,7 @@ QWEN3_VL = replace(
     QWEN2_VL, model_type="qwen3_vl", config=qwen3_vl_config, processor=qwen3_processor, tied=True
 )
 QWEN3_5 = replace(
-    QWEN2_VL, model_type="qwen3_5", config=qwen3_5_config, processor=qwen3_processor, slow=True
+    QWEN2_VL, model_type="qwen3_5", config=qwen3_5_config, processor=qwen3_processor, drops=False, slow=True
 )
 
 
@@ -143,7 +142,9 @@ def gemma4_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig:
 
 
 def gemma4_e2b_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig:
-    """As E2B: the last two blocks read the keys and values of the first two; an embedding per layer; audio."""
+    """As E2B: the last two blocks read the keys and values of the first two; an embedding per layer;
+    audio.
+    """
     shared = {
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -219,7 +220,7 @@ GEMMA4 = Kind(
     scaled_embedding=True,
     slow=True,
 )
-GEMMA4_E2B = replace(GEMMA4, config=gemma4_e2b_config, slow=False)
+GEMMA4_E2B = replace(GEMMA4, config=gemma4_e2b_config, drops=False, slow=False)
 GEMMA4_UNIFIED = replace(
     GEMMA4,
     model_type="gemma4_unified",
@@ -264,9 +265,7 @@ INTERNVL = Kind(
     ),
     config=internvl_config,
     processor=internvl_processor,
-    prompt=(
-        "<|im_start|>user\n<img><IMG_CONTEXT>×12</img>\nIs it red?<|im_end|>\n<|im_start|>assistant\n"
-    ),
+    prompt=("<|im_start|>user\n<img><IMG_CONTEXT>×4</img>\nIs it red?<|im_end|>\n<|im_start|>assistant\n"),
     slow=True,
 )
 
@@ -284,6 +283,7 @@ def mistral3_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig
         text_config=text("mistral", tokenizer, head_dim=24, sliding_window=None),
         image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
         spatial_merge_size=2,
+        **tied,
     )
 
 
@@ -341,7 +341,13 @@ def glm_config(config_class: Any, kind: str, sections: int, rotated: float, toke
         "partial_rotary_factor": rotated,
     }  # fmt: skip
     return config_class(
-        vision_config={**QWEN_GRID, **SIZES, "image_size": TILE, "out_hidden_size": 96, "model_type": f"{kind}_vision"},
+        vision_config={
+            **QWEN_GRID,
+            **SIZES,
+            "image_size": TILE,
+            "out_hidden_size": 96,
+            "model_type": f"{kind}_vision",
+        },
         text_config=text(f"{kind}_text", tokenizer, rope_parameters=rope),
         **ids(tokenizer, GLM_IDS),
     )
@@ -366,9 +372,7 @@ GLM4V = Kind(
     ),
     config=lambda tokenizer, tied: glm_config(T.Glm4vConfig, "glm4v", 2, 0.5, tokenizer),
     processor=lambda tokenizer, template: glm_processor("Glm4v", tokenizer, template),
-    prompt=(
-        "[gMASK]<sop><|user|>\n<|begin_of_image|><|image|>×6<|end_of_image|>Is it red?<|assistant|>\n"
-    ),
+    prompt=("[gMASK]<sop><|user|>\n<|begin_of_image|><|image|>×6<|end_of_image|>Is it red?<|assistant|>\n"),
     slow=True,
 )
 GLM46V = replace(

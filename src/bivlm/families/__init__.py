@@ -7,6 +7,7 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
+from bivlm.families import remote_code
 from bivlm.families.base import Family, Stack, last_block
 from bivlm.families.causal_lm import CAUSAL_LMS
 from bivlm.families.gemma3 import GEMMA3
@@ -106,16 +107,24 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
             " the model"
         )
     found = family or USED.get(model_type) or _TABLE.named(model_type)
+    if found is None and (advice := remote_code.advice(model_type)) is not None:
+        raise InputError(advice)
     if found is None:
         raise InputError(
             f"the architecture {model_type!r} is not supported; supported are {', '.join(family_names())}; to"
             " add one: docs/adding.md"
         )
-    if not isinstance(config, str) and found.vision_types:
-        tower, known = config.vision_config.model_type, ", ".join(found.vision_types)
-        if tower not in found.vision_types:
-            raise InputError(
-                f"{model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to"
-                " add one: docs/adding.md"
-            )
-    return found
+    return found if isinstance(config, str) or not found.vision_types else _for_tower(found, config)
+
+
+def _for_tower(family: Family, config: PretrainedConfig) -> Family:
+    """The variant of a family that knows the model's vision tower."""
+    tower, several = config.vision_config.model_type, (family, *family.variants)
+    for one in several:
+        if tower in one.vision_types:
+            return one
+    known = ", ".join(name for one in several for name in one.vision_types)
+    raise InputError(
+        f"{family.model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to"
+        " add one: docs/adding.md"
+    )

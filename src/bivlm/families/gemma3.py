@@ -16,7 +16,22 @@ Gemma Team, Gemma 3 Technical Report, 2025.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import isqrt
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
 from bivlm.families.base import Family, Stack
+
+
+def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
+    """The patches of a square become one token, their mean."""
+    side, tokens = isqrt(patches), isqrt(config.mm_tokens_per_image)
+    place = torch.arange(side) // (side // tokens)
+    return (place[:, None] * tokens + place).flatten().expand(rows, patches)
+
 
 GEMMA3 = Family(
     model_type="gemma3",
@@ -27,4 +42,5 @@ GEMMA3 = Family(
     full_precision=("lm_head", "model.language_model.embed_tokens", "model.vision_tower.embeddings.*"),
     image_token_id=lambda config: config.image_token_id,
     vision_types=("siglip_vision_model",),
+    patch_tokens=patch_tokens,
 )

@@ -9,16 +9,31 @@ model with sliding windows in most blocks.
 In E2B and E4B the last blocks have no keys and values of their own: they read those of an earlier block.
 
 Kept in full precision: the embedding, which multiplies its rows by the square root of their width and is tied
-to `lm_head`, and the embedding per layer, for the same reason; `per_layer_model_projection`, whose one product
-serves all blocks; the patch embedding, a linear on raw pixels; and the audio tower with its projection, since
-nothing here asks it.
+to `lm_head`, and the embedding per layer, for the same reason; `per_layer_model_projection`, whose one
+product serves all blocks; the patch embedding, a linear on raw pixels; and the audio tower with its
+projection, since nothing here asks it.
 
 Models with experts have the same `model_type`; their experts are no linears.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
 from bivlm.families.base import Family, Stack
+
+
+def token_grids(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+    """Rows and columns of each image's tokens, from the places of its patches; padding is at (-1, -1)."""
+    fold = config.vision_config.pooling_kernel_size
+    return [
+        ((row + 1) // fold, (column + 1) // fold)
+        for column, row in inputs["image_position_ids"].amax(1).tolist()
+    ]
+
 
 GEMMA4 = Family(
     model_type="gemma4",
@@ -37,4 +52,5 @@ GEMMA4 = Family(
         "model.embed_audio.*",
     ),
     image_token_id=lambda config: config.image_token_id,
+    token_grids=token_grids,
 )

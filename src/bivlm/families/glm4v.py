@@ -1,5 +1,5 @@
-"""GLM-4.1V: a vision tower that takes images of any size, a convolution that folds 2 x 2 patches into one token,
-a merger, and GLM-4 with three-axis rotary positions.
+"""GLM-4.1V: a vision tower that takes images of any size, a convolution that folds 2 x 2 patches into one
+token, a merger, and GLM-4 with three-axis rotary positions.
 
     patches of all images in one row ─► visual.blocks ─► visual.downsample (a convolution) ─► visual.merger
         ─► language_model ─► lm_head
@@ -32,5 +32,6 @@ GLM4V = Family(
         "model.visual.downsample",
     ),
     image_token_id=lambda config: config.image_token_id,
+    patch_tokens=QWEN2_VL.patch_tokens,
     token_grids=QWEN2_VL.token_grids,
 )

@@ -23,5 +23,6 @@ GLM_OCR = Family(
         "model.visual.downsample",
     ),
     image_token_id=lambda config: config.image_token_id,
+    patch_tokens=GLM4V.patch_tokens,
     token_grids=GLM4V.token_grids,
 )

@@ -25,8 +25,8 @@ from bivlm.families.base import Family, Stack
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
-    """Neighbours in a square become one token. The folding runs over columns first, then over rows, and leaves
-    the tokens transposed in no way: token (row, column) is made of the patches of its own square.
+    """Neighbours in a square become one token; "default" leaves out the tower's first one, the class
+    token.
     """
     left_out = 1 if config.vision_feature_select_strategy == "default" else 0
     side, fold = isqrt(patches - left_out), round(1 / config.downsample_ratio)

@@ -1,8 +1,8 @@
-"""Mistral Small 3.1 and later, and Ministral 3: a Pixtral tower for images of any shape, a projector that merges
-2 x 2 patches into one token, and Mistral.
+"""Mistral Small 3.1 and later, and Ministral 3: a Pixtral tower for images of any shape, a projector that
+merges 2 x 2 patches into one token, and Mistral.
 
-    patches of all images in one row ─► vision_tower ─► multi_modal_projector (norm, patch_merger, two linears)
-        ─► visual tokens in place of [IMG] ─► language_model ─► lm_head
+    patches of all images in one row ─► vision_tower ─► multi_modal_projector: norm,
+        patch_merger, two linears ─► visual tokens in place of [IMG] ─► language_model ─► lm_head
 
 A mask keeps the images apart. Between the rows of an image the prompt has [IMG_BREAK], at its end [IMG_END].
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from bivlm.families.base import Family, Stack
+from bivlm.families.base import Family
+from bivlm.families.pixtral import PIXTRAL
 
 
 def token_grids(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> list[tuple[int, int]]:
@@ -38,14 +39,10 @@ def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: i
 
 MISTRAL3 = Family(
     model_type="mistral3",
-    stacks=(
-        Stack("vision", "model.vision_tower.transformer.layers"),
-        Stack("projector", "model.multi_modal_projector"),
-        Stack("language", "model.language_model.layers"),
-    ),
-    full_precision=("lm_head", "model.language_model.embed_tokens", "model.vision_tower.patch_conv"),
+    stacks=PIXTRAL.stacks,
+    full_precision=PIXTRAL.full_precision,
     image_token_id=lambda config: config.image_token_id,
-    vision_types=("pixtral",),
+    vision_types=PIXTRAL.vision_types,
     patch_tokens=patch_tokens,
     token_grids=token_grids,
 )
