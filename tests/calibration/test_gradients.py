@@ -21,7 +21,7 @@ from bivlm.families import family_of
 from bivlm.job.plan import Plan, make_plan
 from bivlm.job.recipe import load_recipe
 from bivlm.types import PARTS, Sample
-from tiny import KINDS, tiny_checkpoint, tiny_samples
+from tiny import each, tiny_checkpoint, tiny_samples
 from tiny.language import tiny_language_model
 from told import Told
 
@@ -69,7 +69,7 @@ def whole_model(
     return {name: torch.cat(parts) for name, parts in tokens.items()}, fisher
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each())
 def test_gradients_are_those_of_the_whole_model(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,15 +52,16 @@ class Stack:
 class Family:
     """One architecture of transformers, by its `model_type`.
 
-    `stacks` are listed in the order in which the model first comes to them. `full_precision` are glob
-    patterns of modules outside the stacks, or of linears inside them, that are not quantized.
-    `image_token_id(config)` is the id that marks a visual token in `input_ids`; None for a model whose image
-    enters the language model through cross-attention only. `prompt` has the places `{image}`, `{question}`
-    and `{bos}`; it is used for processors without a chat template, and without it a chat template is needed.
-    `vision_types` are the `model_type`s of the vision towers that have these paths; empty if the architecture
-    has only one. `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model
-    reads them (in most models they mark the image, and 0 is text). `auto_class` is the class of transformers
-    that builds the model.
+    `stacks` are listed in the order in which the model first comes to them. `full_precision` are glob patterns of
+    modules outside the stacks, or of linears inside them, that are not quantized. `image_token_id(config)` is
+    the id that marks a visual token in `input_ids`; None for a model whose image enters the language model
+    through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}`; it is used for
+    processors without a chat template, and without it a chat template is needed. `vision_types` are the
+    `model_type`s of the vision towers that have these paths; empty if the architecture has only one.
+    `variants` are declarations for other towers of the same architecture, whose paths differ.
+    `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model reads them (in
+    most models they mark the image, and 0 is text). `auto_class` is the class of transformers that builds the
+    model.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
@@ -75,6 +76,7 @@ class Family:
     image_token_id: Callable[[PretrainedConfig], int | None]
     prompt: str | None = None
     vision_types: tuple[str, ...] = ()
+    variants: tuple[Family, ...] = ()
     answer_token_type: int = 0
     auto_class: str = "AutoModelForImageTextToText"
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None

@@ -14,11 +14,11 @@ from bivlm.job.run import quantize
 from bivlm.studies.analyze.run import analyze
 from bivlm.studies.analyze.weight import statistics
 from bivlm.studies.study import RunSettings
-from tiny import KINDS, tiny_model
+from tiny import each, tiny_model
 from told import Told
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each())
 def test_every_family_is_analysed(kind, coarse, tmp_path):
     model, told = tiny_model(kind, torch.bfloat16).requires_grad_(False), Told()
     model.save_pretrained(tmp_path / "model")
