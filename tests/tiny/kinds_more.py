@@ -76,7 +76,10 @@ LFM2_VL = Kind(
     template=turn("<image>"),
     config=lfm2_vl_config,
     processor=lfm2_vl_processor,
-    prompt=turned("<|image_start|><image>×4<|image_end|>"),
+    prompt=turned(
+        "<|image_start|><|img_row_1_col_1|><image>×4<|img_row_1_col_2|><image>×4<|img_row_2_col_1|><image>×4"
+        "<|img_row_2_col_2|><image>×4<|img_thumbnail|><image>×2<|image_end|>"
+    ),
     tied=True,
 )  # fmt: skip
 
