@@ -9,8 +9,9 @@ linear attention.
 The row of a batch holds the patches of all images and slices, cut by `cu_seqlens`; after the window merger it
 has a quarter of them. With downsample_mode "4x" the window merger is left out.
 
-Kept in full precision: the embeddings and `lm_head`, the patch embedding (a convolution) and the position
-embedding of the tower, and the short convolutions of the linear attention.
+Kept in full precision: the embeddings and `lm_head`; the patch embedding (a convolution) and the position
+embedding of the tower; and in each linear attention `in_proj_a` and `in_proj_b`, which have one row per head
+and set how fast the head forgets, through an exponential; its short convolution is no linear.
 
 Patches cannot be dropped inside the tower: the mergers need whole images.
 """
@@ -27,6 +28,12 @@ MINICPMV4_6 = Family(
         Stack("projector", "model.merger"),
         Stack("language", "model.language_model.layers"),
     ),
-    full_precision=("lm_head", "model.language_model.embed_tokens", "model.vision_tower.embeddings.*"),
+    full_precision=(
+        "lm_head",
+        "model.language_model.embed_tokens",
+        "model.language_model.layers.*.linear_attn.in_proj_a",
+        "model.language_model.layers.*.linear_attn.in_proj_b",
+        "model.vision_tower.embeddings.*",
+    ),
     image_token_id=lambda config: config.image_token_id,
 )
