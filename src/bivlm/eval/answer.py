@@ -176,7 +176,7 @@ def _with_settings(model: Any, config: GenerationConfig) -> Any:
 
 class _Watch(LogitsProcessor):
     """Records, step by step, which rows have logits that are not finite, and prevents the choice of one
-    token.
+    token, if the head has it at all (Molmo 2's has none for the visual token).
     """
 
     def __init__(self, forbidden: int | None) -> None:
@@ -185,7 +185,7 @@ class _Watch(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.non_finite.append(~scores.isfinite().all(dim=-1))
-        if self.forbidden is not None:
+        if self.forbidden is not None and self.forbidden < scores.shape[1]:
             return cast(
                 torch.FloatTensor,
                 scores.index_fill(1, torch.tensor([self.forbidden], device=scores.device), -torch.inf),

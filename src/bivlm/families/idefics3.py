@@ -25,7 +25,14 @@ from bivlm.families.base import Family, Stack
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
     """`scale_factor` x `scale_factor` neighbours of a square tile become one token."""
-    side, fold = isqrt(patches), config.scale_factor
+    return folded(rows, patches, config.scale_factor)
+
+
+def folded(rows: int, patches: int, fold: int) -> Tensor:
+    """Which token each patch of square tiles becomes, (rows, patches), where `fold` x `fold` neighbours
+    become one.
+    """
+    side = isqrt(patches)
     place = torch.arange(side) // fold
     return (place[:, None] * (side // fold) + place).flatten().expand(rows, patches)
 
