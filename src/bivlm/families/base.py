@@ -52,13 +52,13 @@ class Stack:
 class Family:
     """One architecture of transformers, by its `model_type`.
 
-    `stacks` are listed in the order in which the model first comes to them. `full_precision` are glob patterns of
-    modules outside the stacks, or of linears inside them, that are not quantized. `image_token_id(config)` is
-    the id that marks a visual token in `input_ids`; None for a model whose image enters the language model
-    through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}`; it is used for
-    processors without a chat template, and without it a chat template is needed. `vision_types` are the
-    `model_type`s of the vision towers that have these paths; empty if the architecture has only one.
-    `variants` are declarations for other towers of the same architecture, whose paths differ.
+    `stacks` are listed in the order in which the model first comes to them. `full_precision` are glob
+    patterns of modules outside the stacks, or of linears inside them, that are not quantized.
+    `image_token_id(config)` is the id that marks a visual token in `input_ids`; None for a model whose image
+    enters the language model through cross-attention only. `prompt` has the places `{image}`, `{question}`
+    and `{bos}`; it is used for processors without a chat template, and without it a chat template is needed.
+    `vision_types` are the `model_type`s of the vision towers that have these paths; empty if the architecture
+    has only one. `variants` are declarations for other towers of the same architecture, whose paths differ.
     `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model reads them (in
     most models they mark the image, and 0 is text). `auto_class` is the class of transformers that builds the
     model.

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family
-from bivlm.families.llava import LLAVA
+from bivlm.families.llava import LLAVA, selected_features
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
@@ -35,4 +35,5 @@ VIPLLAVA = Family(
     ),
     vision_types=("clip_vision_model",),
     patch_tokens=patch_tokens,
+    tower_outputs=selected_features,
 )
