@@ -89,8 +89,17 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("preset", [*PRESETS, EMBEDDED])
-@pytest.mark.parametrize("kind", ["llava", "mllama", "qwen2_5_vl"])
+OFTEN = {"llava": ("bivlm", EMBEDDED), "mllama": PRESETS, "qwen2_5_vl": ("bivlm-paper", EMBEDDED)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset"),
+    [
+        pytest.param(kind, preset, marks=() if preset in often else pytest.mark.slow)
+        for kind, often in OFTEN.items()
+        for preset in (*PRESETS, EMBEDDED)
+    ],
+)
 def test_an_interrupted_job_ends_with_the_same_bytes(kind, preset, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
     whole = quantize(source, tmp_path / "whole", recipe=preset, data=tiny_samples(2))

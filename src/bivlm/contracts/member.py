@@ -32,6 +32,7 @@ class Member:
     tied              the language head has the embedding's weight
     fixed_tokens      some visual tokens are the same for every image (a learned end of a row)
     scaled_embedding  its embedding is more than a table: packing it is refused
+    drops             tokens can be dropped from its language model; otherwise this is refused
     slow              its tests have the marker `slow`, to be registered where it is used
     """
 
@@ -42,6 +43,7 @@ class Member:
     tied: bool = False
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    drops: bool = True
     slow: bool = False
 
     def __str__(self) -> str:

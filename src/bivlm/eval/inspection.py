@@ -103,7 +103,8 @@ def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> lis
     for key, entry in entries.items():
         by_base[key.rpartition(".")[0]] += 0 if key.endswith(".bias") else entry.nbytes
     report = read_json(folder / REPORT_NAME)
-    stacks = family_of(model_type).stacks
+    family = family_of(model_type)
+    stacks = [stack for one in (family, *family.variants) for stack in one.stacks]
     linears = []
     for name, spec in quantization["modules"].items():
         part = (

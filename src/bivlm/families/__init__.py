@@ -7,19 +7,28 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
+from bivlm.families import remote_code
 from bivlm.families.aya_vision import AYA_VISION
 from bivlm.families.base import Family, Stack, last_block
 from bivlm.families.causal_lm import CAUSAL_LMS
 from bivlm.families.cohere2_vision import COHERE2_VISION
+from bivlm.families.gemma3 import GEMMA3
+from bivlm.families.gemma4 import GEMMA4
+from bivlm.families.gemma4_unified import GEMMA4_UNIFIED
+from bivlm.families.glm4v import GLM4V
+from bivlm.families.glm46v import GLM46V
+from bivlm.families.glm_ocr import GLM_OCR
 from bivlm.families.granite4_vision import GRANITE4_VISION
 from bivlm.families.idefics2 import IDEFICS2
 from bivlm.families.idefics3 import IDEFICS3
+from bivlm.families.internvl import INTERNVL
 from bivlm.families.lfm2_vl import LFM2_VL
 from bivlm.families.lighton_ocr import LIGHTON_OCR
 from bivlm.families.llava import LLAVA
 from bivlm.families.llava_next import LLAVA_NEXT
 from bivlm.families.llava_onevision import LLAVA_ONEVISION
 from bivlm.families.minicpmv4_6 import MINICPMV4_6
+from bivlm.families.mistral3 import MISTRAL3
 from bivlm.families.mllama import MLLAMA
 from bivlm.families.molmo2 import MOLMO2
 from bivlm.families.ovis2 import OVIS2
@@ -28,6 +37,8 @@ from bivlm.families.paligemma import PALIGEMMA
 from bivlm.families.processors import load_processor, tokenizer_of
 from bivlm.families.qwen2_5_vl import QWEN2_5_VL
 from bivlm.families.qwen2_vl import QWEN2_VL
+from bivlm.families.qwen3_5 import QWEN3_5
+from bivlm.families.qwen3_vl import QWEN3_VL
 from bivlm.families.smolvlm import SMOLVLM
 from bivlm.families.vipllava import VIPLLAVA
 from bivlm.plugins import Table
@@ -65,6 +76,16 @@ FAMILIES: dict[str, Family] = {
     "idefics2": IDEFICS2,
     "lighton_ocr": LIGHTON_OCR,
     "vipllava": VIPLLAVA,
+    "qwen3_vl": QWEN3_VL,
+    "qwen3_5": QWEN3_5,
+    "gemma3": GEMMA3,
+    "gemma4": GEMMA4,
+    "gemma4_unified": GEMMA4_UNIFIED,
+    "internvl": INTERNVL,
+    "mistral3": MISTRAL3,
+    "glm4v": GLM4V,
+    "glm46v": GLM46V,
+    "glm_ocr": GLM_OCR,
 }
 
 
@@ -108,16 +129,24 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
             " the model"
         )
     found = family or USED.get(model_type) or _TABLE.named(model_type)
+    if found is None and (advice := remote_code.advice(model_type)) is not None:
+        raise InputError(advice)
     if found is None:
         raise InputError(
             f"the architecture {model_type!r} is not supported; supported are {', '.join(family_names())}; to"
             " add one: docs/adding.md"
         )
-    if not isinstance(config, str) and found.vision_types:
-        tower, known = config.vision_config.model_type, ", ".join(found.vision_types)
-        if tower not in found.vision_types:
-            raise InputError(
-                f"{model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to"
-                " add one: docs/adding.md"
-            )
-    return found
+    return found if isinstance(config, str) or not found.vision_types else _for_tower(found, config)
+
+
+def _for_tower(family: Family, config: PretrainedConfig) -> Family:
+    """The variant of a family that knows the model's vision tower."""
+    tower, several = config.vision_config.model_type, (family, *family.variants)
+    for one in several:
+        if tower in one.vision_types:
+            return one
+    known = ", ".join(name for one in several for name in one.vision_types)
+    raise InputError(
+        f"{family.model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to"
+        " add one: docs/adding.md"
+    )

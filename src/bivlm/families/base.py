@@ -52,6 +52,7 @@ class Family:
     through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}`; it is used for
     processors without a chat template, and without it a chat template is needed. `vision_types` are the
     `model_type`s of the vision towers that have these paths; empty if the architecture has only one.
+    `variants` are declarations for other towers of the same architecture, whose paths differ.
     `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model reads them (in
     most models they mark the image, and 0 is text). `auto_class` is the class of transformers that builds the
     model.
@@ -68,6 +69,7 @@ class Family:
     image_token_id: Callable[[PretrainedConfig], int | None]
     prompt: str | None = None
     vision_types: tuple[str, ...] = ()
+    variants: tuple[Family, ...] = ()
     answer_token_type: int = 0
     auto_class: str = "AutoModelForImageTextToText"
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
