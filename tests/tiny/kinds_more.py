@@ -18,18 +18,6 @@ WINDOW = {
 }
 
 
-def named(tokenizer: Any, **tokens: str) -> Any:
-    """The tokenizer with attributes that say which of its tokens a processor means."""
-    return T.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        pad_token=tokenizer.pad_token,
-        bos_token=tokenizer.bos_token,
-        eos_token=tokenizer.eos_token,
-        padding_side=tokenizer.padding_side,
-        extra_special_tokens=tokens,
-    )
-
-
 def turn(image: str) -> tuple[str, str, str]:
     """The chat template of Qwen with an image in front of the question."""
     before = "<|im_start|>{{ message['role'] }}\n" + image
@@ -81,6 +69,7 @@ LFM2_VL = Kind(
         "<|img_row_2_col_2|><image>×4<|img_thumbnail|><image>×2<|image_end|>"
     ),
     tied=True,
+    drops=False,
 )  # fmt: skip
 
 
@@ -101,9 +90,7 @@ def paddleocr_vl_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedCo
 
 def paddleocr_vl_processor(tokenizer: Any, template: str | None) -> Any:
     images = T.PaddleOCRVLImageProcessor(size=GRID, patch_size=PATCH, merge_size=2)
-    return T.PaddleOCRVLProcessor(
-        images, named(tokenizer, image_token="<|image_pad|>"), chat_template=template
-    )
+    return T.PaddleOCRVLProcessor(images, tokenizer, chat_template=template)
 
 
 PADDLEOCR_VL = Kind(
@@ -113,6 +100,7 @@ PADDLEOCR_VL = Kind(
     config=paddleocr_vl_config,
     processor=paddleocr_vl_processor,
     prompt="<s>User: <|vision_start|><|image_pad|>×6<|vision_end|>Is it red?\nAssistant:\n",
+    named={"image_token": "<|image_pad|>"},
     slow=True,
 )
 
@@ -136,7 +124,6 @@ def aya_vision_processor(tokenizer: Any, template: str | None) -> Any:
 
 
 SAYS = ("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>")
-PATCHES = "<|IMG_PATCH|>" * 4
 AYA_VISION = Kind(
     model_type="aya_vision",
     special=(*IMAGE, *SAYS, "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "TILE", "TILE_GLOBAL"),
@@ -148,7 +135,7 @@ AYA_VISION = Kind(
     config=aya_vision_config,
     processor=aya_vision_processor,
     prompt=(
-        f"<s><|START_OF_TURN_TOKEN|><|USER_TOKEN|><|START_OF_IMG|>TILE_GLOBAL{PATCHES}<|END_OF_IMG|>"
+        "<s><|START_OF_TURN_TOKEN|><|USER_TOKEN|><|START_OF_IMG|>TILE_GLOBAL<|IMG_PATCH|>×4<|END_OF_IMG|>"
         "Is it red?<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
     ),
     tied=True,
@@ -167,17 +154,17 @@ def cohere2_vision_config(tokenizer: Any, tied: dict[str, bool]) -> T.Pretrained
 
 
 def cohere2_vision_processor(tokenizer: Any, template: str | None) -> Any:
-    tokens = {
-        "image_token": "<|IMG_PATCH|>",
-        "boi_token": "<|START_OF_IMG|>",
-        "eoi_token": "<|END_OF_IMG|>",
-        "img_line_break_token": "<|IMG_LINE_BREAK|>",
-    }
     # here patch_size counts the tokens on a side of a tile
     images = T.Cohere2VisionImageProcessor(size=SQUARE, patch_size=TILE // PATCH // 2, max_patches=4)
-    return T.Cohere2VisionProcessor(images, named(tokenizer, **tokens), chat_template=template)
+    return T.Cohere2VisionProcessor(images, tokenizer, chat_template=template)
 
 
+COHERE2_TOKENS = {
+    "image_token": "<|IMG_PATCH|>",
+    "boi_token": "<|START_OF_IMG|>",
+    "eoi_token": "<|END_OF_IMG|>",
+    "img_line_break_token": "<|IMG_LINE_BREAK|>",
+}
 TILE_LINE = "<|IMG_PATCH|>×4<|IMG_LINE_BREAK|>"
 COHERE2_VISION = Kind(
     model_type="cohere2_vision",
@@ -193,6 +180,7 @@ COHERE2_VISION = Kind(
         f"<s><|START_OF_TURN_TOKEN|><|USER_TOKEN|><|START_OF_IMG|>{TILE_LINE * 5}<|END_OF_IMG|>Is it red?"
         "<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
     ),
+    named=COHERE2_TOKENS,
     tied=True,
     adds_bos=True,
     slow=True,
@@ -295,7 +283,7 @@ def minicpmv4_6_processor(tokenizer: Any, template: str | None) -> Any:
     return T.MiniCPMV4_6Processor(
         T.MiniCPMV4_6ImageProcessor(**sizes),
         T.MiniCPMV4_6VideoProcessor(**sizes),
-        named(tokenizer, **MINICPM_TOKENS),
+        tokenizer,
         chat_template=template,
     )
 
@@ -310,6 +298,8 @@ MINICPMV4_6 = Kind(
         "<image_id>0</image_id><image><|image_pad|>×1</image>"
         "<slice><|image_pad|>×1</slice>\n<slice><|image_pad|>×1</slice>"
     ),
+    named=MINICPM_TOKENS,
+    drops=False,
     slow=True,
 )
 
@@ -342,7 +332,7 @@ def molmo2_processor(tokenizer: Any, template: str | None) -> Any:
     return T.Molmo2Processor(images, videos, tokenizer, chat_template=template)
 
 
-ROW_OF_2, ROW_OF_3 = ("<im_patch>" * columns + "<im_col>" for columns in (2, 3))
+ROW_OF_2, ROW_OF_3 = (f"<im_patch>×{columns}<im_col>" for columns in (2, 3))
 MOLMO2 = Kind(
     model_type="molmo2",
     special=(*TURN, "<|video|>"),
@@ -382,7 +372,7 @@ def ovis2_processor(tokenizer: Any, template: str | None) -> Any:
     return T.Ovis2Processor(images, tokenizer, chat_template=template, image_seq_length=4)
 
 
-ATOMS = "<IMG_ATOM>" * 4
+ATOMS = "<IMG_ATOM>×4"
 OVIS2 = Kind(
     model_type="ovis2",
     special=(
@@ -420,8 +410,7 @@ def idefics2_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig
 def idefics2_processor(tokenizer: Any, template: str | None) -> Any:
     sides = {"shortest_edge": TILE // 2, "longest_edge": TILE}
     images = T.Idefics2ImageProcessor(size=sides, do_image_splitting=True)
-    tokens = {"image_token": "<image>", "image_boundary_token": "<fake_token_around_image>"}
-    return T.Idefics2Processor(images, named(tokenizer, **tokens), image_seq_len=4, chat_template=template)
+    return T.Idefics2Processor(images, tokenizer, image_seq_len=4, chat_template=template)
 
 
 IDEFICS2 = Kind(
@@ -435,6 +424,7 @@ IDEFICS2 = Kind(
         + "<fake_token_around_image><image>×4" * 5
         + "<fake_token_around_image> Is it red?<end_of_utterance>\nAssistant:"
     ),
+    named={"image_token": "<image>", "image_boundary_token": "<fake_token_around_image>"},
     adds_bos=True,
     slow=True,
 )
@@ -453,15 +443,15 @@ def lighton_ocr_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedCon
 
 
 def lighton_ocr_processor(tokenizer: Any, template: str | None) -> Any:
-    tokens = {
-        "image_token": "<|image_pad|>",
-        "image_break_token": "<|vision_pad|>",
-        "image_end_token": "<|vision_end|>",
-    }
     images = T.PixtralImageProcessor(size={"longest_edge": 2 * TILE}, patch_size=2 * PATCH)
-    return T.LightOnOcrProcessor(images, named(tokenizer, **tokens), patch_size=PATCH, chat_template=template)
+    return T.LightOnOcrProcessor(images, tokenizer, patch_size=PATCH, chat_template=template)
 
 
+LIGHTON_TOKENS = {
+    "image_token": "<|image_pad|>",
+    "image_break_token": "<|vision_pad|>",
+    "image_end_token": "<|vision_end|>",
+}
 LIGHTON_OCR = Kind(
     model_type="lighton_ocr",
     special=(*TURN, "<|image_pad|>", "<|vision_pad|>", "<|vision_end|>"),
@@ -469,6 +459,7 @@ LIGHTON_OCR = Kind(
     config=lighton_ocr_config,
     processor=lighton_ocr_processor,
     prompt=turned("<|image_pad|>×9"),
+    named=LIGHTON_TOKENS,
     tied=True,
     slow=True,
 )

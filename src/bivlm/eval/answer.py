@@ -15,6 +15,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, cast
@@ -109,7 +110,9 @@ def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample
     for sample in samples:
         check_text(sample.question, "the question", sample.origin)
     inputs = family.inputs(processor, samples, open_images(samples, family.reads_images), model.config)
-    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    # an OLMo whose embeddings are packed has no parameter left
+    device = next(chain(model.parameters(), model.buffers())).device
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def generate(

@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family
-from bivlm.families.idefics3 import folded
+from bivlm.families.folding import of_square_tiles
 from bivlm.families.llava import LLAVA
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
     """`downsample_factor` x `downsample_factor` neighbours of a square tile become one token."""
-    return folded(rows, patches, config.downsample_factor)
+    return of_square_tiles(rows, patches, config.downsample_factor)
 
 
 AYA_VISION = Family(

@@ -14,7 +14,7 @@ Kept in full precision: the embeddings and `lm_head`, the patch embedding (a lin
 position embedding of the tower, its pooling head where it has one (it is computed and never read), and the
 convolutions, which are small.
 
-Patches cannot be dropped inside the tower: the model looks them up by their place.
+Tokens cannot be dropped: the convolutions have no keys and values.
 """
 
 from __future__ import annotations

@@ -11,25 +11,8 @@ Kept in full precision: the embeddings and `lm_head`, and the patch embedding, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-from transformers import PretrainedConfig
-
 from bivlm.families.base import Family, Stack
-from bivlm.families.paddleocr_vl import folded_rows
-
-
-def token_grids(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-    """Rows and columns of each image's tokens."""
-    side = config.vision_config.patch_size * config.spatial_merge_size
-    return [(height // side, width // side) for height, width in inputs["image_sizes"].tolist()]
-
-
-def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
-    """Squares of patches become tokens; the patches of an image are in the order of its rows."""
-    return folded_rows(token_grids(config, inputs), config.spatial_merge_size)
-
+from bivlm.families.mistral3 import MISTRAL3
 
 LIGHTON_OCR = Family(
     model_type="lighton_ocr",
@@ -41,6 +24,6 @@ LIGHTON_OCR = Family(
     full_precision=("lm_head", "model.language_model.embed_tokens", "model.vision_encoder.patch_conv"),
     image_token_id=lambda config: config.image_token_id,
     vision_types=("pixtral",),
-    patch_tokens=patch_tokens,
-    token_grids=token_grids,
+    patch_tokens=MISTRAL3.patch_tokens,
+    token_grids=MISTRAL3.token_grids,
 )

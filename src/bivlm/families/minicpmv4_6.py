@@ -13,7 +13,7 @@ Kept in full precision: the embeddings and `lm_head`; the patch embedding (a con
 embedding of the tower; and in each linear attention `in_proj_a` and `in_proj_b`, which have one row per head
 and set how fast the head forgets, through an exponential; its short convolution is no linear.
 
-Patches cannot be dropped inside the tower: the mergers need whole images.
+Tokens cannot be dropped: the blocks with linear attention have no keys and values.
 """
 
 from __future__ import annotations

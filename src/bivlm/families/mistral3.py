@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family
+from bivlm.families.folding import of_images_in_a_row
 from bivlm.families.pixtral import PIXTRAL
 
 
@@ -29,12 +29,7 @@ def token_grids(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> list[
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
     """Squares of `spatial_merge_size` patches become one token; the patches of an image are row by row."""
-    fold, before, parts = config.spatial_merge_size, 0, []
-    for height, width in token_grids(config, inputs):
-        row, column = torch.arange(height * fold) // fold, torch.arange(width * fold) // fold
-        parts.append((row[:, None] * width + column).flatten() + before)
-        before += height * width
-    return torch.cat(parts)[None]
+    return of_images_in_a_row(token_grids(config, inputs), config.spatial_merge_size)
 
 
 MISTRAL3 = Family(

@@ -11,7 +11,7 @@ tokens are 0. The embedding has rows for additional tokens after the vocabulary;
 
 Kept in full precision: the embeddings and `lm_head`, and the patch embedding, a linear on raw pixels.
 
-Patches cannot be dropped inside the tower: crops overlap, and tokens look their patches up by place.
+Patches and tokens do not correspond: crops overlap.
 """
 
 from __future__ import annotations

@@ -9,13 +9,23 @@ the last embeddings of the visual table. `head_linear` is a lone linear and is q
 
 Kept in full precision: the embeddings and `lm_head`, the visual table (an embedding that is multiplied, not
 looked up), the patch embedding (a convolution) and the position embedding.
-
-Patches cannot be dropped inside the tower: it folds squares of neighbours before `head_linear`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
 from bivlm.families.base import Family, Stack
+from bivlm.families.folding import of_square_tiles
+
+
+def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
+    """`hidden_stride` x `hidden_stride` neighbours of a square tile become one token."""
+    return of_square_tiles(rows, patches, config.vision_config.hidden_stride)
+
 
 OVIS2 = Family(
     model_type="ovis2",
@@ -31,4 +41,5 @@ OVIS2 = Family(
         "model.vision_tower.transformer.embeddings.*",
     ),
     image_token_id=lambda config: config.image_token_id,
+    patch_tokens=patch_tokens,
 )

@@ -13,32 +13,19 @@ embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family, Stack
+from bivlm.families.folding import of_images_in_a_row
 from bivlm.families.qwen2_vl import token_grids
-
-
-def folded_rows(grids: Sequence[tuple[int, int]], fold: int) -> Tensor:
-    """Which token each patch becomes where the patches of all images are one sequence, (1, patches): images
-    of (rows, columns) of tokens, `fold` x `fold` patches to a token, patches row by row.
-    """
-    parts, before = [], 0
-    for rows, columns in grids:
-        row = (torch.arange(rows * fold) // fold)[:, None]
-        column = torch.arange(columns * fold) // fold
-        parts.append((before + row * columns + column).flatten())
-        before += rows * columns
-    return torch.cat(parts)[None]
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
     """Squares of patches become tokens; the patches of an image are in the order of its rows."""
-    return folded_rows(token_grids(config, inputs), config.vision_config.spatial_merge_size)
+    return of_images_in_a_row(token_grids(config, inputs), config.vision_config.spatial_merge_size)
 
 
 PADDLEOCR_VL = Family(
