@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bivlm.calibration.stream import Entrance, FinishedStack
+from bivlm.families.linears import is_linear
 from bivlm.types import LinearStats
 
 
@@ -27,7 +28,7 @@ def head_stats(entrance: Entrance, finished: Sequence[FinishedStack], propagated
     `propagated`: the full-precision model ran as well, and the residual between both is accumulated too.
     """
     head = entrance.model.get_output_embeddings()
-    assert isinstance(head, nn.Linear)
+    assert is_linear(head)
     moment, residual, tokens = (
         *torch.zeros(2, head.in_features, head.in_features, dtype=torch.float32, device="cpu"),
         0,

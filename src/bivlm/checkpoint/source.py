@@ -50,7 +50,7 @@ class SourceModel:
         self.shards = weight_files(folder)
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
-        check_depth(folder, self.config, len(stored))
+        check_depth(folder, self.config, (entry.shape for entry in stored.values()))
         with folder_blamed(folder), init_empty_weights(include_buffers=False):
             self.model: transformers.PreTrainedModel = self.family.auto_model.from_config(
                 self.config, dtype=self.dtype
@@ -80,6 +80,14 @@ class SourceModel:
     def file_bytes(self) -> int:
         """Size of the folder's files, weights included."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
+    @cached_property
+    def conversion_bytes(self) -> int:
+        """Memory that the largest conversion takes besides what it makes: its stored tensors, and a step
+        between.
+        """
+        conversions = {_conversion(entry) for entry in self.entries.values()} - {None}
+        return max((2 * one.nbytes for one in conversions if one is not None), default=0)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -142,7 +150,8 @@ class SourceModel:
         for together in self._read_together(names):
             tensors = self.read(together, copy=copy)
             if not copy and isinstance(self._place(together[0]), TensorEntry):
-                del tensors  # the check has touched all of it: take a fresh view, of which nothing is in memory
+                # the check has touched all of it: take a fresh view, of which nothing is in memory
+                del tensors
                 tensors = self._stored(together, copy=False)
             for name in together:
                 tensor = tensors.pop(name)

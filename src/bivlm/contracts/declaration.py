@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bivlm.contracts.member import Member
 from bivlm.contracts.samples import picture, tiny_samples
+from bivlm.families.linears import is_linear
 
 
 class DeclarationContract:
@@ -24,7 +25,7 @@ class DeclarationContract:
 
     def test_every_linear_is_in_a_stack_or_stays_in_full_precision(self, member: Member) -> None:
         for name, module in member.model.named_modules():
-            if isinstance(module, nn.Linear):
+            if is_linear(module):
                 owners = [
                     stack.path for stack in member.family.stacks if f"{name}.".startswith(f"{stack.path}.")
                 ]
@@ -94,7 +95,7 @@ class DeclarationContract:
             received: dict[str, Tensor] = {}
             with ExitStack() as hooks:
                 for name, linear in member.model.get_submodule(stack.path).named_modules():
-                    if isinstance(linear, nn.Linear):
+                    if is_linear(linear):
                         hooks.enter_context(
                             watched(
                                 linear,

@@ -1,5 +1,5 @@
-"""What counts as a linear: `nn.Linear` itself, whose forward is x Wᵀ + b. A subclass may compute anything else
-with its weight, and one that does becomes a wrong model if its weight is packed as if it did not.
+"""What counts as a linear: `nn.Linear` itself, whose forward is x Wᵀ + b. A subclass may compute something
+else with its weight, and packed as if it did not, it makes a wrong model.
 
 The subclasses in torch 2.13 and transformers 5.24 that a model can hold, none of which is packed:
 
