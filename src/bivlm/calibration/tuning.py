@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bivlm.calibration.paused import BlockCall, hidden_of
 from bivlm.calibration.scaled import SHIFT, ScaledLinear, rescaled, rounded_shift
+from bivlm.families.linears import is_linear
 from bivlm.formats import PackedTensor
 
 logger = logging.getLogger("bivlm.calibration")
@@ -116,7 +117,7 @@ def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor
         parameter.requires_grad_(parameter.dim() == 1)
     for name, tensor in packed.items():
         linear = block.get_submodule(_below(name, path))
-        assert isinstance(linear, nn.Linear), name
+        assert is_linear(linear), name
         scaled = ScaledLinear(tensor, linear.bias, torch.float32)
         if name == path:
             return scaled

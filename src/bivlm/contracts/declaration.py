@@ -16,6 +16,7 @@ from bivlm.calibration.paused import hidden_of
 from bivlm.calibration.streams import replayed_logits
 from bivlm.contracts.member import Member
 from bivlm.contracts.samples import picture, tiny_samples
+from bivlm.families.linears import is_linear
 
 
 class DeclarationContract:
@@ -25,7 +26,7 @@ class DeclarationContract:
 
     def test_every_linear_is_in_a_stack_or_stays_in_full_precision(self, member: Member) -> None:
         for name, module in member.model.named_modules():
-            if isinstance(module, nn.Linear):
+            if is_linear(module):
                 owners = [
                     stack.path for stack in member.family.stacks if f"{name}.".startswith(f"{stack.path}.")
                 ]
@@ -93,7 +94,7 @@ class DeclarationContract:
             received: dict[str, Tensor] = {}
             with ExitStack() as hooks:
                 for name, linear in member.model.get_submodule(stack.path).named_modules():
-                    if isinstance(linear, nn.Linear):
+                    if is_linear(linear):
                         hooks.enter_context(
                             watched(
                                 linear,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bivlm.calibration.distillation import Distilled, tune_model
 from bivlm.calibration.inputs import CalibrationInput
@@ -17,6 +17,7 @@ from bivlm.calibration.scaled import ScaledLinear, rescaled
 from bivlm.calibration.teacher import ask_teacher
 from bivlm.checkpoint.source import SourceModel
 from bivlm.events import SILENT, Events
+from bivlm.families.linears import is_linear
 from bivlm.formats import PackedTensor
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import Plan, TablePlan
@@ -95,7 +96,7 @@ def put_together(
             continue
         for linear in unit.quantized:
             module = student.model.get_submodule(linear.name)
-            assert isinstance(module, nn.Linear), linear.name
+            assert is_linear(module), linear.name
             student.model.set_submodule(linear.name, ScaledLinear(packed[linear.name], module.bias, dtype))
     if not plan.shared:
         student.model.tie_weights()

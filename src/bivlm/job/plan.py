@@ -19,6 +19,7 @@ from torch import nn
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.families import Family
+from bivlm.families.linears import is_linear
 from bivlm.job.recipe import KEEP, BudgetFrom, Recipe, build_quantizer
 from bivlm.job.tables import table_quantizer
 from bivlm.quantizers import Quantizer
@@ -189,7 +190,7 @@ def _outside(
     return tuple(
         LinearPlan(name, None, (linear.out_features, linear.in_features), None, "outside the blocks")
         for name, linear in model.named_modules()
-        if isinstance(linear, nn.Linear) and name not in inside
+        if is_linear(linear) and name not in inside
     )
 
 
@@ -223,7 +224,7 @@ def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:
     return [
         (f"{path}.{name}" if name else path, child)
         for name, child in block.named_modules()
-        if isinstance(child, nn.Linear)
+        if is_linear(child)
     ]
 
 
