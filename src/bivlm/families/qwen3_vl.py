@@ -22,6 +22,7 @@ from transformers import PretrainedConfig
 from bivlm.families.base import Family, Stack
 from bivlm.families.qwen2_vl import QWEN2_VL
 
+
 def tower_outputs(config: PretrainedConfig, count: int) -> Sequence[int]:
     """The last block's output, and those that the deepstack mergers read."""
     return sorted({*config.vision_config.deepstack_visual_indexes, count - 1})
