@@ -44,10 +44,10 @@ def whole_model(
     tokens: dict[str, list[Tensor]] = {name: [] for name in names}
     fisher: dict[str, Tensor] = {}
     for sample in samples:
-        outputs: dict[str, Tensor] = {}
+        outputs: dict[str, list[Tensor]] = {name: [] for name in names}  # of every call
         handles = [
             model.get_submodule(name).register_forward_hook(
-                lambda _module, _args, output, name=name, outputs=outputs: outputs.update({name: output})
+                lambda _module, _args, output, name=name, outputs=outputs: outputs[name].append(output)
             )
             for name in names
         ]
@@ -57,11 +57,12 @@ def whole_model(
             logits[targets - 1], sample.tensors["input_ids"][0, targets], reduction="sum"
         )
         weights = [model.get_submodule(name).weight for name in names]
-        found = torch.autograd.grad(loss, [*(outputs[name] for name in names), *weights], allow_unused=True)
-        for name, gradient in zip(names, found[: len(names)], strict=True):
-            given = torch.zeros_like(outputs[name]) if gradient is None else gradient
+        calls = [(name, output) for name in names for output in outputs[name]]
+        found = torch.autograd.grad(loss, [*(output for _, output in calls), *weights], allow_unused=True)
+        for (name, output), gradient in zip(calls, found[: len(calls)], strict=True):
+            given = torch.zeros_like(output) if gradient is None else gradient
             tokens[name].append(given.reshape(-1, given.shape[-1]).square().mean(1))
-        for name, gradient in zip(names, found[len(names) :], strict=True):
+        for name, gradient in zip(names, found[len(calls) :], strict=True):
             if gradient is not None:
                 fisher[name] = fisher.get(name, 0) + gradient.square()
         for handle in handles:
@@ -81,10 +82,10 @@ def test_gradients_are_those_of_the_whole_model(
     found = measure_gradients(source, linears_of(plan), inputs, fishers=names)
     tokens, fisher = whole_model(source, names, inputs)
     for name in names:
-        scale = float(tokens[name].max()) + 1e-12
+        scale = float(tokens[name].max()) + 1e-10  # of zeros, rounding is left
         torch.testing.assert_close(found.tokens[name] / scale, tokens[name] / scale, rtol=1e-3, atol=1e-5)
         if name in fisher:
-            top = float(fisher[name].max()) + 1e-12
+            top = float(fisher[name].max()) + 1e-10  # of zeros, rounding is left
             torch.testing.assert_close(found.fisher[name] / top, fisher[name] / top, rtol=1e-3, atol=1e-5)
     assert any(float(found.tokens[name].max()) > 0 for name in names)
 

@@ -157,9 +157,10 @@ def _pass(
     @contextmanager
     def watch(path: str, module: nn.Module, number: int) -> Iterator[None]:
         watched = {name: _below(module, name, path) for name in linears[path]} | {path: module}
-        seen: dict[str, list[Tensor]] = {}
+        seen, weights = dict[str, list[Tensor]](), dict[str, Tensor]()
         handles = [
-            child.register_forward_hook(_hook(name, seen, sums, scale)) for name, child in watched.items()
+            child.register_forward_hook(_hook(name, seen, weights if name in sums.fishers else None, scale))
+            for name, child in watched.items()
         ]
         try:
             yield
@@ -170,6 +171,8 @@ def _pass(
             kept = sums.tokens.setdefault(name, [])
             kept += [_NO_TOKENS] * (number - len(kept))  # samples that do not meet the block
             kept.append(torch.cat(squares))
+        for name, gradient in weights.items():
+            sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(gradient)) + gradient.square()
 
     ExactPass(source, list(linears), samples).differentiate(loss, watch)
     for kept in sums.tokens.values():
@@ -177,8 +180,12 @@ def _pass(
     return sums
 
 
-def _hook(name: str, seen: dict[str, list[Tensor]], sums: _Sums, scale: float) -> Callable[..., None]:
-    """A forward hook that notes the tokens of an output, zeros, until its gradient comes."""
+def _hook(
+    name: str, seen: dict[str, list[Tensor]], weights: dict[str, Tensor] | None, scale: float
+) -> Callable[..., None]:
+    """A forward hook that notes the tokens of an output, zeros, until its gradient comes; and, in `weights`,
+    the gradient of the weight over all calls of one sample.
+    """
 
     def forward(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         states = hidden_of(output)
@@ -190,9 +197,9 @@ def _hook(name: str, seen: dict[str, list[Tensor]], sums: _Sums, scale: float) -
         def backward(gradient: Tensor) -> None:
             grown = gradient.detach().reshape(rows, -1).float() / scale
             calls[place] += grown.square().mean(1)
-            if name in sums.fishers:
+            if weights is not None:
                 weight = grown.T @ args[0].detach().reshape(rows, -1).float()
-                sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(weight)) + weight.square()
+                weights[name] = weights[name] + weight if name in weights else weight
 
         if states.requires_grad:
             states.register_hook(backward)
