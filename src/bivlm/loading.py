@@ -116,7 +116,7 @@ def check_model_folder(folder: Path, family: Family | None = None) -> Family:
     shards = weight_files(folder)
     with folder_blamed(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        check_depth(folder, config, len(read_entries(shards)))
+        check_depth(folder, config, (entry.shape for entry in read_entries(shards).values()))
     found = family_in(folder, config) if family is None else family_of(config, family)
     verify_files(folder, read_seal(folder))
     return found

@@ -20,9 +20,8 @@ from bivlm.eval.answer import generate, prepare
 from bivlm.families import family_of
 from bivlm.job.plan import Plan, make_plan
 from bivlm.job.recipe import load_recipe
-from bivlm.job.weighing import exact_stacks
 from bivlm.types import PARTS, Sample
-from tiny import KINDS, tiny_checkpoint, tiny_samples
+from tiny import each, tiny_checkpoint, tiny_samples
 from tiny.language import tiny_language_model
 from told import Told
 
@@ -45,10 +44,10 @@ def whole_model(
     tokens: dict[str, list[Tensor]] = {name: [] for name in names}
     fisher: dict[str, Tensor] = {}
     for sample in samples:
-        outputs: dict[str, Tensor] = {}
+        outputs: dict[str, list[Tensor]] = {name: [] for name in names}  # of every call
         handles = [
             model.get_submodule(name).register_forward_hook(
-                lambda _module, _args, output, name=name, outputs=outputs: outputs.update({name: output})
+                lambda _module, _args, output, name=name, outputs=outputs: outputs[name].append(output)
             )
             for name in names
         ]
@@ -58,11 +57,12 @@ def whole_model(
             logits[targets - 1], sample.tensors["input_ids"][0, targets], reduction="sum"
         )
         weights = [model.get_submodule(name).weight for name in names]
-        found = torch.autograd.grad(loss, [*(outputs[name] for name in names), *weights], allow_unused=True)
-        for name, gradient in zip(names, found[: len(names)], strict=True):
-            given = torch.zeros_like(outputs[name]) if gradient is None else gradient
+        calls = [(name, output) for name in names for output in outputs[name]]
+        found = torch.autograd.grad(loss, [*(output for _, output in calls), *weights], allow_unused=True)
+        for (name, output), gradient in zip(calls, found[: len(calls)], strict=True):
+            given = torch.zeros_like(output) if gradient is None else gradient
             tokens[name].append(given.reshape(-1, given.shape[-1]).square().mean(1))
-        for name, gradient in zip(names, found[len(names) :], strict=True):
+        for name, gradient in zip(names, found[len(calls) :], strict=True):
             if gradient is not None:
                 fisher[name] = fisher.get(name, 0) + gradient.square()
         for handle in handles:
@@ -70,7 +70,7 @@ def whole_model(
     return {name: torch.cat(parts) for name, parts in tokens.items()}, fisher
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each())
 def test_gradients_are_those_of_the_whole_model(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,13 +79,13 @@ def test_gradients_are_those_of_the_whole_model(
     source, plan, inputs = prepared(tiny_checkpoint(kind, tmp_path / "model"), samples)
     monkeypatch.setattr("bivlm.calibration.exact.KEPT_BYTES", 1)  # every sample in a pass of its own
     names = [name for linears in linears_of(plan).values() for name in linears]
-    found = measure_gradients(source, exact_stacks(plan), linears_of(plan), inputs, fishers=names)
+    found = measure_gradients(source, linears_of(plan), inputs, fishers=names)
     tokens, fisher = whole_model(source, names, inputs)
     for name in names:
-        scale = float(tokens[name].max()) + 1e-12
+        scale = float(tokens[name].max()) + 1e-10  # of zeros, rounding is left
         torch.testing.assert_close(found.tokens[name] / scale, tokens[name] / scale, rtol=1e-3, atol=1e-5)
         if name in fisher:
-            top = float(fisher[name].max()) + 1e-12
+            top = float(fisher[name].max()) + 1e-10  # of zeros, rounding is left
             torch.testing.assert_close(found.fisher[name] / top, fisher[name] / top, rtol=1e-3, atol=1e-5)
     assert any(float(found.tokens[name].max()) > 0 for name in names)
 
@@ -112,7 +112,7 @@ def test_finished_samples_are_kept_and_damaged_ones_made_again(
 
 
 def measure(source: SourceModel, plan: Plan, inputs: list[CalibrationInput], **more: Any) -> Gradients:
-    return measure_gradients(source, exact_stacks(plan), linears_of(plan), inputs, **more)
+    return measure_gradients(source, linears_of(plan), inputs, **more)
 
 
 def test_a_loss_that_is_not_finite_names_the_sample(tmp_path: Path) -> None:

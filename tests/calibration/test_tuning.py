@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bivlm.calibration.capture import BlockCall
+from bivlm.calibration.paused import BlockCall
 from bivlm.calibration.scaled import scaled_rows
 from bivlm.calibration.tuning import HELD_OUT, token_loss, tune_block
 from bivlm.formats import FORMATS
@@ -16,8 +16,11 @@ from bivlm.quantizers import RTN, Trellis
 from weights import factors
 
 PATH = "model.layers.3"
-CALL = BlockCall((), {}, by_keyword=False)
 WIDTHS = {"up": (48, 32), "down": (32, 48)}
+
+
+def calls_of(inputs, kwargs=None):
+    return [BlockCall(PATH, (states,), kwargs or {}) for states in inputs]
 
 
 class Toy(nn.Module):
@@ -53,9 +56,9 @@ def hidden(count=8, dtype=torch.float32, seed=1):
         return [torch.randn(1, 12, 32, generator=random).to(dtype) for _ in range(count)]
 
 
-def outputs(block, inputs, call=CALL):
+def outputs(block, inputs, kwargs=None):
     with torch.inference_mode():
-        return [call.run(block, states) for states in inputs]
+        return [call.try_run(block) for call in calls_of(inputs, kwargs)]
 
 
 def pack(block, quantizer=None):
@@ -107,12 +110,12 @@ def rebuilt(block, packed, vectors):
     return block
 
 
-def held_out_loss(block, inputs, targets, call=CALL):
+def held_out_loss(block, inputs, targets, kwargs=None):
     judges = range(0, len(inputs), HELD_OUT)
-    with torch.inference_mode():
-        return sum(
-            float(token_loss(call.run(block, inputs[i].float()), targets[i].float())) for i in judges
-        ) / len(judges)
+    found = outputs(block, [inputs[i].float() for i in judges], kwargs)
+    return sum(
+        float(token_loss(output, targets[i].float())) for output, i in zip(found, judges, strict=True)
+    ) / len(judges)
 
 
 def tuned_toy(dtype=torch.float32, epochs=15, count=8, packed=None):
@@ -124,7 +127,7 @@ def tuned_toy(dtype=torch.float32, epochs=15, count=8, packed=None):
         packed,
         inputs,
         targets,
-        tune_block(block, PATH, packed, [CALL] * count, inputs, targets, epochs),
+        tune_block(block, PATH, packed, calls_of(inputs), targets, epochs),
     )
 
 
@@ -181,7 +184,7 @@ def test_arguments_are_left_alone():
     packed, targets = disturb(pack(block)), outputs(block, inputs)
     state = copy.deepcopy(block.state_dict())
     before = copy.deepcopy((packed, inputs, targets))
-    tune_block(block, PATH, packed, [CALL] * 8, inputs, targets, 2)
+    tune_block(block, PATH, packed, calls_of(inputs), targets, 2)
     assert all(torch.equal(tensor, state[name]) for name, tensor in block.state_dict().items())
     assert not any(parameter.requires_grad for parameter in block.parameters())
     for name, tensor in packed.items():
@@ -199,7 +202,7 @@ def test_what_is_worse_on_held_out_samples_is_not_kept():
     packed = pack(block)
     targets = outputs(rebuilt(block, packed, {}), inputs)
     misleading = [target if i % HELD_OUT == 0 else 1.5 * target for i, target in enumerate(targets)]
-    tuned = tune_block(block, PATH, packed, [CALL] * 8, inputs, misleading, 3)
+    tuned = tune_block(block, PATH, packed, calls_of(inputs), misleading, 3)
     assert tuned.packed is packed
     assert tuned.vectors == {}
     assert tuned.after == tuned.before < 1e-10
@@ -210,7 +213,7 @@ def test_it_is_never_worse_on_held_out_samples(seed):
     """Whatever the targets are: here they have nothing to do with the block."""
     block, inputs, targets = toy(), hidden(), hidden(seed=10 + seed)
     packed = pack(block)
-    tuned = tune_block(block, PATH, packed, [CALL] * 8, inputs, targets, 2)
+    tuned = tune_block(block, PATH, packed, calls_of(inputs), targets, 2)
     assert tuned.after <= tuned.before
     assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) <= tuned.before * (
         1 + 1e-5
@@ -221,7 +224,7 @@ def test_targets_that_are_no_numbers_leave_everything():
     block, inputs = toy(), hidden()
     packed = pack(block)
     tuned = tune_block(
-        block, PATH, packed, [CALL] * 8, inputs, [torch.full_like(states, torch.inf) for states in inputs], 1
+        block, PATH, packed, calls_of(inputs), [torch.full_like(states, torch.inf) for states in inputs], 1
     )
     assert tuned.packed is packed
     assert tuned.vectors == {}
@@ -269,7 +272,7 @@ def test_the_row_scales_of_factors_are_fitted_too():
     inputs = hidden()
     targets = outputs(block, inputs)
     disturbed = disturb(packed)
-    tuned = tune_block(block, PATH, disturbed, [CALL] * 8, inputs, targets, 15)
+    tuned = tune_block(block, PATH, disturbed, calls_of(inputs), targets, 15)
     assert tuned.after < 0.2 * tuned.before
     assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(
         tuned.after, rel=1e-4
@@ -283,11 +286,10 @@ def test_calls_in_half_precision_are_followed():
     block, inputs = toy(torch.bfloat16), hidden(dtype=torch.bfloat16)
     with torch.inference_mode():
         kwargs = {"mask": torch.linspace(-1, 1, 12).bfloat16(), "places": torch.arange(12)}
-    call = BlockCall((), kwargs, by_keyword=True)
-    targets, packed = outputs(block, inputs, call), disturb(pack(block))
-    tuned = tune_block(block, PATH, packed, [call] * 8, inputs, targets, 4)
+    targets, packed = outputs(block, inputs, kwargs), disturb(pack(block))
+    tuned = tune_block(block, PATH, packed, calls_of(inputs, kwargs), targets, 4)
     assert tuned.after < tuned.before
-    whole = BlockCall((), {**kwargs, "mask": kwargs["mask"].float()}, by_keyword=True)
+    whole = {**kwargs, "mask": kwargs["mask"].float()}
     assert held_out_loss(
         rebuilt(block, tuned.packed, tuned.vectors), inputs, targets, whole
     ) == pytest.approx(tuned.after, rel=1e-4)
@@ -300,7 +302,7 @@ def test_a_block_may_be_a_lone_linear(bias):
     right = Trellis(bits=3, feedback=False).quantize(block.weight, None)
     block.weight.copy_(right.dequantize())
     targets = outputs(block, inputs)
-    tuned = tune_block(block, PATH, disturb({PATH: right.encode()}), [CALL] * 8, inputs, targets, 15)
+    tuned = tune_block(block, PATH, disturb({PATH: right.encode()}), calls_of(inputs), targets, 15)
     assert tuned.after < 0.2 * tuned.before
     assert set(tuned.vectors) == ({f"{PATH}.bias"} if bias else set())
     assert held_out_loss(rebuilt(block, tuned.packed, tuned.vectors), inputs, targets) == pytest.approx(
@@ -312,7 +314,7 @@ def test_a_block_with_nothing_to_move_stays():
     torch.manual_seed(0)
     block, inputs = nn.Linear(32, 48, bias=False).requires_grad_(False), hidden()
     packed = {PATH: RTN(bits=2).quantize(block.weight, None).encode()}
-    tuned = tune_block(block, PATH, packed, [CALL] * 8, inputs, outputs(block, inputs), 2)
+    tuned = tune_block(block, PATH, packed, calls_of(inputs), outputs(block, inputs), 2)
     assert tuned.packed is packed
     assert tuned.after == tuned.before > 0
 

@@ -97,11 +97,11 @@ def test_no_quantization(whole):
 )
 def test_a_config_that_asks_for_more_than_the_files_hold(change):
     config = transformers.LlamaConfig(**{"num_hidden_layers": 2})
-    check_depth(Path("m"), config, 20)
+    check_depth(Path("m"), config, [(4, 4)] * 20)
     for name, value in change.items():
         setattr(config, name, value)
     with pytest.raises(InputError, match=next(iter(change))):
-        check_depth(Path("m"), config, 20)
+        check_depth(Path("m"), config, [(4, 4)] * 20)
 
 
 def test_whatever_a_folder_leads_to_is_one_line():

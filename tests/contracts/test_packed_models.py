@@ -20,7 +20,7 @@ from bivlm.packed.embedding import replace_embedding
 from bivlm.packed.linear import packed_linears, replace_linear
 from bivlm.packed.module import packed_modules
 from folders import assert_same_files
-from tiny import KINDS, SCALED_EMBEDDING, TIED, tiny_checkpoint, tiny_samples
+from tiny import KINDS, SCALED_EMBEDDING, TIED, each, tiny_checkpoint, tiny_samples
 from told import Told
 
 PRESETS = ("bivlm-paper", "bivlm")
@@ -40,7 +40,7 @@ def logits(model, processor, samples):
 
 
 @pytest.mark.parametrize("preset", [EMBEDDED])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in SCALED_EMBEDDING])
+@pytest.mark.parametrize("kind", each(kind for kind in KINDS if kind not in SCALED_EMBEDDING))
 def test_the_loaded_model_computes_what_the_packed_tensors_say(kind, preset, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
     out = quantize(source, tmp_path / "out", recipe=preset, data=tiny_samples(3))
@@ -78,7 +78,7 @@ def test_the_loaded_model_computes_what_the_packed_tensors_say(kind, preset, tmp
         assert torch.equal(stored[name], tensor), name
 
 
-@pytest.mark.parametrize("kind", sorted(SCALED_EMBEDDING))
+@pytest.mark.parametrize("kind", each(sorted(SCALED_EMBEDDING)))
 def test_an_embedding_that_is_more_than_a_table_is_refused(kind, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
     with pytest.raises(InputError, match="embedding"):
@@ -89,8 +89,17 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("preset", [*PRESETS, EMBEDDED])
-@pytest.mark.parametrize("kind", ["llava", "mllama", "qwen2_5_vl"])
+OFTEN = {"llava": ("bivlm", EMBEDDED), "mllama": PRESETS, "qwen2_5_vl": ("bivlm-paper", EMBEDDED)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset"),
+    [
+        pytest.param(kind, preset, marks=() if preset in often else pytest.mark.slow)
+        for kind, often in OFTEN.items()
+        for preset in (*PRESETS, EMBEDDED)
+    ],
+)
 def test_an_interrupted_job_ends_with_the_same_bytes(kind, preset, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "source", torch.bfloat16)
     whole = quantize(source, tmp_path / "whole", recipe=preset, data=tiny_samples(2))

@@ -27,10 +27,11 @@ from bivlm.pruning.dropping.cache import cache_bytes
 from bivlm.pruning.grid import GridPruner
 from bivlm.pruning.joined import JoinedPruner
 from bivlm.pruning.random import RandomPruner
-from tiny import KINDS, MEMBERS, tiny_samples
+from tiny import MEMBERS, each, tiny_samples
 
 BY_NAME = {member.name: member for member in MEMBERS}
-WITH_TOWER = [member.name for member in MEMBERS if member.family.patch_tokens is not None]
+DROPPING = [member.name for member in MEMBERS if member.drops]
+WITH_TOWER = [name for name in DROPPING if BY_NAME[name].family.patch_tokens is not None]
 
 
 class TestPruners(PrunerContract):
@@ -97,7 +98,7 @@ def test_cross_attention_sees_what_was_kept_and_nothing_else(member, pruner, sit
 
 @pytest.mark.parametrize("spec", ["attention:layer=1,keep=0.3", "diversity:site=input,keep=0.3"])
 @pytest.mark.parametrize("numbers", BATCHES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each(DROPPING))
 def test_the_answer_is_the_same_with_and_without_a_cache(member, numbers, spec):
     inputs = member.ask(*numbers)
     expected = answer(member, inputs)
@@ -110,14 +111,14 @@ def test_the_answer_is_the_same_with_and_without_a_cache(member, numbers, spec):
     )
 
 
-@pytest.mark.parametrize("kind", WITH_TOWER)
+@pytest.mark.parametrize("kind", each(WITH_TOWER))
 def test_answers_after_dropping_in_the_tower_need_no_cache_either(member):
     inputs = member.ask(0, 1)
     prune(member.model, "diversity:site=vision,layer=1,keep=0.4")
     assert torch.equal(answer(member, inputs), answer(member, inputs, use_cache=False))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each(DROPPING))
 def test_a_batch_computes_what_its_prompts_compute_alone(member):
     prune(member.model, "joined:layer=1,keep=0.3")
     together = answer(member, member.ask(0, 1, 2))
@@ -125,7 +126,7 @@ def test_a_batch_computes_what_its_prompts_compute_alone(member):
     assert torch.equal(together, torch.cat(alone))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each(DROPPING))
 def test_the_cache_is_smaller(member):
     inputs = member.ask(0)
     with torch.inference_mode():
@@ -159,7 +160,7 @@ def test_padding_on_the_right(member):
     torch.testing.assert_close(found[0, -1], alone, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each(DROPPING))
 def test_a_prompt_without_an_image_is_left_alone_and_says_so_once(member, caplog):
     tokenizer = member.processor.tokenizer
     inputs = dict(tokenizer("Is it red?", return_tensors="pt"))

@@ -20,7 +20,7 @@ from bivlm.eval.answer import Answers, answer, answer_batch, end_tokens, generat
 from bivlm.families import family_of
 from bivlm.pruning.apply import prune
 from bivlm.types import Sample
-from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
+from tiny import each, tiny_model, tiny_processor, tiny_samples
 
 TOKENS = 5
 
@@ -65,7 +65,7 @@ def answers_of(
         return generate(model, processor, family, prepare(model, processor, family, samples), steps)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each())
 def test_a_batch_is_answered_as_each_sample_alone_step_by_step(kind: str):
     subject, samples = member(kind), tiny_samples(3)
     expected = [step_by_step(*subject, sample, TOKENS) for sample in samples]

@@ -21,7 +21,7 @@ from bivlm.eval.answer import inference, prepare
 from bivlm.eval.divergence import Fidelity
 from bivlm.eval.fidelity import INDEX, ReferenceAnswers, collect_reference, judge
 from bivlm.families import family_of
-from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
+from tiny import each, tiny_model, tiny_processor, tiny_samples
 from told import Told
 
 TOKENS = 4
@@ -66,7 +66,7 @@ def distance(model: Any, processor: Any, reference: ReferenceAnswers, count: int
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each())
 def test_a_model_is_at_no_distance_from_itself(kind: str, dtype: torch.dtype):
     reference = collect_reference(*member(kind, dtype), tiny_samples(5), batch_size=2, max_new_tokens=TOKENS)
     assert reference.sizes == (2, 2, 1)

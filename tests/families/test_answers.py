@@ -14,7 +14,7 @@ from bivlm.families import family_of
 from bivlm.families.answers import answer_tokens, end_tokens
 from bivlm.types import Sample
 from bivlm.zoo import embedded_model
-from tiny import KINDS, tiny_checkpoint, tiny_samples
+from tiny import each, tiny_checkpoint, tiny_samples
 from tiny.language import tiny_language_model
 
 CHAT = (
@@ -24,7 +24,7 @@ CHAT = (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each())
 def test_an_answer_follows_its_prompt_and_is_ended(kind: str, tmp_path: Path) -> None:
     model, processor = bivlm.load(tiny_checkpoint(kind, tmp_path / "model"))
     family, sample = family_of(model.config), replace(tiny_samples(1)[0], answers=("a cat", "ignored"))

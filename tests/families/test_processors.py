@@ -14,10 +14,10 @@ import transformers
 from bivlm.errors import InputError
 from bivlm.families import load_processor
 from bivlm.families.processors import check_processor
-from tiny import KINDS, tiny_processor
+from tiny import each, tiny_processor
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each())
 def test_what_was_saved_is_loaded(kind: str, tmp_path: Path):
     processor = tiny_processor(kind)
     processor.save_pretrained(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from bivlm.errors import InputError
 from bivlm.families import templates
 from bivlm.families.templates import apply_chat_template
-from tiny import KINDS, tiny_processor
+from tiny import KINDS, each, tiny_processor
 
 MESSAGE = {
     "role": "user",
@@ -26,7 +26,9 @@ def theirs(processor: Any, message: dict[str, Any]) -> str:
     return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
 
 
-@pytest.mark.parametrize("kind", [name for name in KINDS if tiny_processor(name).chat_template is not None])
+@pytest.mark.parametrize(
+    "kind", each(name for name in KINDS if tiny_processor(name).chat_template is not None)
+)
 def test_every_family_s_template(kind: str):
     processor = tiny_processor(kind)
     assert apply_chat_template(processor, MESSAGE) == theirs(processor, MESSAGE)

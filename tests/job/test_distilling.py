@@ -27,7 +27,6 @@ from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from bivlm.job.unit import MemoryStore
 from bivlm.job.walk import Walk
-from bivlm.job.weighing import exact_stacks
 from bivlm.kl import kl_divergence
 from bivlm.packed.linear import packed_linears
 from bivlm.types import PARTS
@@ -220,8 +219,8 @@ def test_the_teacher_predicts_as_the_model_does(kind: str, tmp_path: Path) -> No
     source = SourceModel(tiny_checkpoint(kind, tmp_path / "model"))
     inputs = answered(source, calibration_inputs(source, tiny_samples(2)))
     plan = make_plan(source, load_recipe("rtn-3"), PARTS)
-    teacher = ask_teacher(source, exact_stacks(plan), inputs, tmp_path / "kept")
-    again = ask_teacher(source, exact_stacks(plan), inputs)
+    teacher = ask_teacher(source, [block.path for block in plan.blocks], inputs, tmp_path / "kept")
+    again = ask_teacher(source, [block.path for block in plan.blocks], inputs)
     model, _ = bivlm.load(source.folder)
     for number, sample in enumerate(inputs):
         with torch.inference_mode():

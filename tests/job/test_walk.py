@@ -202,10 +202,10 @@ def test_every_block_is_fitted_to_the_full_precision_model(source, tmp_path, mon
     """
     seen = {}
 
-    def spy(block, path, packed, calls, inputs, targets, epochs, weights=None):
-        seen[path] = inputs, targets
+    def spy(block, path, packed, calls, targets, epochs, weights=None):
+        seen[path] = [call.hidden for call in calls], targets
         assert epochs == 2
-        return tune_block(block, path, packed, calls, inputs, targets, epochs)
+        return tune_block(block, path, packed, calls, targets, epochs)
 
     monkeypatch.setattr(walk, "tune_block", spy)
     out = quantize(source, tmp_path / "out", recipe=TUNED, data=SAMPLES)

@@ -4,20 +4,22 @@ checkpoints on the disk, and questions.
     model, processor = tiny_model("mllama"), tiny_processor("mllama")
     folder = tiny_checkpoint("mllama", tmp_path / "model", torch.bfloat16)
 
-A new kind is an entry in kinds.py.
+A new kind is an entry in a file of kinds; ALL has them all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers as T
 
 from bivlm.contracts import Member, tiny_samples
-from tiny import kinds
-from tiny.kind import TEXT_LIMIT
+from tiny import kinds, kinds_more, kinds_today
+from tiny.kind import TEXT_LIMIT, Kind
 
 __all__ = [
     "KINDS",
@@ -25,6 +27,7 @@ __all__ = [
     "SCALED_EMBEDDING",
     "TEXT_LIMIT",
     "TIED",
+    "each",
     "tiny_checkpoint",
     "tiny_config",
     "tiny_model",
@@ -32,23 +35,28 @@ __all__ = [
     "tiny_samples",
 ]
 
-KINDS: tuple[str, ...] = tuple(kinds.ALL)
-TIED: frozenset[str] = frozenset(name for name, kind in kinds.ALL.items() if kind.tied)
-SCALED_EMBEDDING: frozenset[str] = frozenset(
-    name for name, kind in kinds.ALL.items() if kind.scaled_embedding
-)
+ALL: dict[str, Kind] = {**kinds.ALL, **kinds_today.ALL, **kinds_more.ALL}
+KINDS: tuple[str, ...] = tuple(ALL)
+TIED: frozenset[str] = frozenset(name for name, kind in ALL.items() if kind.tied)
+SCALED_EMBEDDING: frozenset[str] = frozenset(name for name, kind in ALL.items() if kind.scaled_embedding)
+
+
+def each(names: Iterable[str] = KINDS) -> list[Any]:
+    """Kinds as parameters of a test: those that are slow run with the marker `slow` alone."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, id=name, marks=slow if ALL[name].slow else ()) for name in names]
 
 
 def tiny_config(kind: str) -> T.PretrainedConfig:
-    return kinds.ALL[kind].make_config()
+    return ALL[kind].make_config()
 
 
 def tiny_model(kind: str, dtype: torch.dtype = torch.float32) -> Any:
-    return kinds.ALL[kind].make_model(dtype)
+    return ALL[kind].make_model(dtype)
 
 
 def tiny_processor(kind: str) -> Any:
-    return kinds.ALL[kind].make_processor()
+    return ALL[kind].make_processor()
 
 
 def tiny_checkpoint(kind: str, folder: Path, dtype: torch.dtype = torch.float32, **save: Any) -> Path:
@@ -60,7 +68,7 @@ def tiny_checkpoint(kind: str, folder: Path, dtype: torch.dtype = torch.float32,
     return folder
 
 
-def _member(name: str, kind: kinds.Kind) -> Member:
+def _member(name: str, kind: Kind) -> Member:
     return Member(
         name,
         kind.family,
@@ -69,7 +77,9 @@ def _member(name: str, kind: kinds.Kind) -> Member:
         tied=kind.tied,
         fixed_tokens=kind.fixed_tokens,
         scaled_embedding=kind.scaled_embedding,
+        drops=kind.drops,
+        slow=kind.slow,
     )
 
 
-MEMBERS: tuple[Member, ...] = tuple(_member(name, kind) for name, kind in kinds.ALL.items())
+MEMBERS: tuple[Member, ...] = tuple(_member(name, kind) for name, kind in ALL.items())

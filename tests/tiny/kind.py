@@ -7,8 +7,8 @@ checkpoints and the pieces of a byte-level BPE, so every string has a code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from bivlm.families import Family, family_of
 
 TILE, PATCH = 32, 8
 TEXT_LIMIT = 512
+CLIPPED = 3.0
 CORPUS = (
     "What color is the square in the picture? Is it red, green or blue? How many circles are there? Answer"
     " yes or no."
@@ -37,10 +38,13 @@ class Kind:
     processor          the family's own processor class, from the tokenizer and the chat template
     prompt             how it asks "Is it red?" about the first image; a run of n image tokens is token×n
     tied               embedding and head share their weight
+    named              special tokens that the tokenizer has as attributes, by their names
     adds_bos           the tokenizer puts "<s>" in front by itself
     after_vocabulary   special tokens whose ids come after the vocabulary
     fixed_tokens       some visual tokens are the same for every image
     scaled_embedding   the embedding is more than a table
+    drops              tokens can be dropped from its language model (otherwise this is refused)
+    slow               tests that run on every kind run on this one only with the marker `slow`
     """
 
     model_type: str
@@ -49,15 +53,19 @@ class Kind:
     config: Callable[[T.PreTrainedTokenizerFast, dict[str, bool]], T.PretrainedConfig]
     processor: Callable[[Any, str | None], Any]
     prompt: str
+    named: Mapping[str, str] = field(default_factory=dict)
     tied: bool = False
     adds_bos: bool = False
     after_vocabulary: tuple[str, ...] = ()
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    drops: bool = True
+    slow: bool = False
 
     @property
     def family(self) -> Family:
-        return family_of(self.model_type)
+        found = family_of(self.model_type)
+        return family_of(self.make_config()) if found.variants else found
 
     def tokenizer(self) -> T.PreTrainedTokenizerFast:
         """A byte-level BPE; it pads on the right unless told otherwise, as many real tokenizers do."""
@@ -81,6 +89,7 @@ class Kind:
             bos_token="<s>",
             eos_token="</s>",
             padding_side="right",
+            extra_special_tokens=dict(self.named),
         )
         tokenizer.add_tokens([*self.after_vocabulary], special_tokens=True)
         return tokenizer
@@ -117,6 +126,9 @@ class Kind:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.copy_(_draw(name, parameter, generator))
+                for name, buffer in model.named_buffers():
+                    if name.endswith(("_min", "_max")):  # where Gemma 4 clips; stored with the weights
+                        buffer.fill_(CLIPPED if name.endswith("_max") else -CLIPPED)
         return model.eval()
 
     def make_processor(self) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bivlm.errors import InputError
+from bivlm.families.linears import is_linear
 from bivlm.packed.linear import PackedLinear
 
 SUBMODULE = "lora"
@@ -72,7 +73,9 @@ def _add(linear: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
 def linears_of(model: nn.Module) -> dict[str, nn.Linear | PackedLinear]:
     """Every linear of a model that can have an adapter, packed or not, by its name."""
     return {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | PackedLinear)
+        name: module
+        for name, module in model.named_modules()
+        if is_linear(module) or isinstance(module, PackedLinear)
     }
 
 

@@ -72,7 +72,7 @@ class _Run:
         sample = self.samples[number]
         keep, rows = sample.predicting()
         with self.precision:
-            logits = self.model(**sample.tensors, use_cache=False, logits_to_keep=keep).logits[0]
+            logits = self.model(**sample.tensors, use_cache=False, logits_to_keep=keep).logits[0, -keep:]
         return self.teacher.prediction(number).divergence(logits[rows]).sum()
 
     @torch.no_grad()

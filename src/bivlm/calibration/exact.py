@@ -1,194 +1,164 @@
 """The full-precision model on a few samples, block by block, forward and backward: the weights of one block
 are in memory at a time.
 
-    forward     the input of every block is kept ─► the logits that predict the samples' targets
-    backward    from the last block to the first: a block runs again on its kept input, with gradients; what
-                is between two stacks (mergers, poolers) passes the gradients on to the earlier stack
+    forward     the call of every block is kept ─► the logits that predict the samples' targets
+    backward    from the block that ran last to the first: a block runs again on its kept arguments, with
+                gradients; what the model does between its blocks passes the gradients on to earlier blocks
 
 (Recomputation instead of kept activations: Chen, Xu, Zhang, Guestrin, arXiv 1604.06174.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from bivlm.calibration.capture import BlockCall, Captured, capture, replay
 from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.paused import BlockCall
+from bivlm.calibration.streams import Streams, logits_of
+from bivlm.calibration.trees import Place, change_in_place, mapped, same, tensors
 from bivlm.checkpoint.source import SourceModel
 
 KEPT_BYTES = 1 << 29  # of kept inputs, about, at a time
 
+Watch = Callable[[str, nn.Module, int], AbstractContextManager[None]]  # path of a block, module, sample
+
 
 @dataclass(frozen=True)
-class ExactBlock:
-    """A block as the full-precision model runs it: its path, and whether the model reads its output later."""
-
-    path: str
-    is_output: bool
-
-
-Stacks = Sequence[Sequence[ExactBlock]]
-Watch = Callable[[ExactBlock, nn.Module, int], AbstractContextManager[None]]  # block, module, sample
-
-
-@dataclass
-class _Stack:
-    """A stack during one pass: for every sample its entry, the inputs of its blocks, and the outputs that the
-    model reads, by block index.
+class _Visit:
+    """A block that has run on a sample: its call as the model made it, with the graph between the blocks; and
+    what came of it, as leaves of that graph: tensors that it returned, and that it put into its arguments.
     """
 
-    blocks: Sequence[ExactBlock]
-    modules: list[nn.Module]
-    entries: list[Captured] = field(default_factory=list)
-    inputs: list[list[Tensor]] = field(default_factory=list)  # [block][sample]
-    outputs: list[dict[int, Tensor]] = field(default_factory=list)  # [sample]
-    gradients: list[dict[int, Tensor]] = field(default_factory=list)  # [sample]: of the outputs
+    call: BlockCall
+    returned: dict[Place, Tensor]
+    put: dict[Place, Tensor]
 
 
 class ExactPass:
-    """One pass over some samples. `forward` first; then `logits` of every sample, `backward` if gradients are
-    wanted.
-    """
+    """One pass of the full-precision model over some samples. `paths` are its blocks, in their order."""
 
-    def __init__(self, source: SourceModel, stacks: Stacks, samples: Sequence[CalibrationInput]) -> None:
-        self.source, self.samples = source, samples
-        self.paths = [block.path for stack in stacks for block in stack]
-        self.stacks = [
-            _Stack(stack, [source.model.get_submodule(block.path) for block in stack]) for stack in stacks
-        ]
+    def __init__(
+        self, source: SourceModel, paths: Sequence[str], samples: Sequence[CalibrationInput]
+    ) -> None:
+        self.source, self.paths, self.samples = source, paths, samples
+        self._visits: list[tuple[str, dict[int, _Visit]]] = []
 
-    @torch.no_grad()
-    def forward(self, *, keep: bool = True) -> None:
-        """Run all blocks on all samples, and keep the inputs of the blocks, which `backward` needs."""
-        for number, stack in enumerate(self.stacks):
-            with self.source.surroundings(self.paths):
-                stack.entries = [self._enter(number, sample) for sample in range(len(self.samples))]
-            hidden = [entry.hidden for entry in stack.entries]
-            stack.outputs = [{} for _ in self.samples]
-            stack.gradients = [{} for _ in self.samples]
-            for index, block in enumerate(stack.blocks):
-                if keep:
-                    stack.inputs.append(hidden)
-                with self.source.present(block.path) as module:
-                    calls = [entry.calls[index] for entry in stack.entries]
-                    hidden = [call.run(module, x) for call, x in zip(calls, hidden, strict=True)]
-                if block.is_output:
-                    for outputs, states in zip(stack.outputs, hidden, strict=True):
-                        outputs[index] = states
-
-    def each_logits(self) -> Iterator[tuple[int, Tensor]]:
-        """The number of every sample with the logits (targets, vocabulary) that predict its targets; in
-        torch's graph, where gradients are enabled.
+    def predict(self, take: Callable[[int, Tensor], None]) -> None:
+        """Run all blocks on all samples. `take` receives the number of every sample with the logits (targets,
+        vocabulary) that predict its targets.
         """
-        with self.source.surroundings(self.paths, head=True):
-            for number in range(len(self.samples)):
-                yield number, self._logits(number)
+        with torch.no_grad():
+            self._forward(take, gradients=False)
 
-    def backward(self, loss: Callable[[int, Tensor], Tensor], watch: Watch) -> None:
+    def differentiate(self, loss: Callable[[int, Tensor], Tensor], watch: Watch) -> None:
         """Gradients of loss(sample, logits) through all blocks. While a block runs on a sample, within the
-        context `watch` of both, it may hook whatever it wants to see.
+        context `watch`, it may be hooked for whatever there is to see.
         """
         with torch.enable_grad():
-            for number, logits in self.each_logits():
-                loss(number, logits).backward()
-                self._take_gradients(number, len(self.stacks))
-            for number in reversed(range(len(self.stacks))):
-                self._stack_backward(number, watch)
+            self._forward(lambda number, logits: loss(number, logits).backward(), gradients=True)
+            while self._visits:
+                path, visits = self._visits.pop()
+                with self.source.present(path) as module:
+                    for number, visit in visits.items():
+                        with watch(path, module, number):
+                            _backward(module, visit)
 
-    def _logits(self, number: int) -> Tensor:
-        keep, rows = self.samples[number].predicting()
-        finished = self._played(number, len(self.stacks))
-        return replay(self.source.model, self.samples[number].tensors, finished, keep)[rows]
+    def _forward(self, take: Callable[[int, Tensor], None], *, gradients: bool) -> None:
+        predicting = [sample.predicting() for sample in self.samples]
 
-    def _played(self, number: int, count: int) -> list[tuple[Sequence[nn.Module], Mapping[int, Tensor]]]:
-        """The first `count` stacks as finished ones; with gradients, their outputs are leaves of the
-        graph.
-        """
-        if torch.is_grad_enabled():
-            for stack in self.stacks[:count]:
-                stack.outputs[number] = {
-                    index: output.detach().requires_grad_() for index, output in stack.outputs[number].items()
-                }
-        return [(stack.modules, stack.outputs[number]) for stack in self.stacks[:count]]
+        def resume(number: int, output: Any) -> None:
+            result = streams.resume(number, output)
+            if result is not None:
+                keep, rows = predicting[number]
+                take(number, logits_of(result, keep)[rows])
 
-    def _enter(self, number: int, sample: int) -> Captured:
-        stack = self.stacks[number]
-        return capture(
-            self.source.model, self.samples[sample].tensors, stack.modules, self._played(sample, number)
-        )
-
-    def _take_gradients(self, number: int, count: int) -> None:
-        """Move the gradients of the first `count` stacks' outputs into their sums, for one sample."""
-        for stack in self.stacks[:count]:
-            for index, output in stack.outputs[number].items():
-                if output.grad is not None:
-                    _add(stack.gradients[number], index, output.grad)
-                    output.grad = None
-
-    def _stack_backward(self, number: int, watch: Watch) -> None:
-        stack = self.stacks[number]
-        with self.source.surroundings(self.paths):
-            entries = [self._enter(number, sample) for sample in range(len(self.samples))]
-        split = [_Leaves(entry) for entry in entries]
-        gradients: list[Tensor | None] = [None] * len(self.samples)  # of each block's output
-        for index in reversed(range(len(stack.blocks))):
-            block, inputs = stack.blocks[index], stack.inputs.pop()
-            with self.source.present(block.path) as module:
-                for sample, states in enumerate(inputs):
-                    above = _sum(gradients[sample], stack.gradients[sample].pop(index, None))
-                    hidden = states.detach().requires_grad_()
-                    with watch(block, module, sample):
-                        output = split[sample].calls[index].run(module, hidden)
-                        # an output that nothing reads has gradients of zero
-                        output.backward(torch.zeros_like(output) if above is None else above)
-                    gradients[sample] = hidden.grad
-        for sample, leaves in enumerate(split):
-            leaves.pass_on(gradients[sample])
-            self._take_gradients(sample, number)
+        keep = [count for count, _ in predicting]
+        with (
+            self.source.surroundings(self.paths, head=True),
+            Streams(self.source.model, self.samples, self.paths, keep=keep, gradients=gradients) as streams,
+        ):
+            for number in range(len(self.samples)):
+                resume(number, None)
+            while (path := streams.next_block()) is not None:
+                calls, visits = streams.calls(path), dict[int, _Visit]()
+                with self.source.present(path) as module:
+                    for number, call in calls.items():
+                        output, visit = _visit(module, call) if gradients else (call.run(module), None)
+                        if visit is not None:
+                            visits[number] = visit
+                        resume(number, output)
+                streams.leave(path)
+                self._visits.append((path, visits))
 
 
-class _Leaves:
-    """The calls of a captured sample, whose tensors with a graph are replaced by leaves: a block's backward
-    pass ends at them. `pass_on` then continues below them.
+def _visit(module: nn.Module, call: BlockCall) -> tuple[Any, _Visit]:
+    """Run a block without gradients. Returns its output, whose tensors are leaves of the graph from here on,
+    and the visit.
     """
+    before = call.mapped(same)
+    known = {id(value) for _, value in tensors((call.args, dict(call.kwargs)))}
+    with torch.no_grad():
+        output = call.run(module)
+    arguments = (call.args, dict(call.kwargs))
 
-    def __init__(self, entry: Captured) -> None:
-        self.hidden = entry.hidden
-        self._leaves: dict[int, tuple[Tensor, Tensor]] = {}
-        self.calls = [self._cut(call) for call in entry.calls]
+    def leaf(value: Tensor) -> Tensor:
+        new = id(value) not in known and value.is_floating_point()
+        return value.detach().requires_grad_() if new else value
 
-    def _cut(self, call: BlockCall) -> BlockCall:
-        return replace(
-            call, args=tree_map(self._leaf, call.args), kwargs=tree_map(self._leaf, dict(call.kwargs))
-        )
+    change_in_place(arguments, leaf)
+    put = {place: value for place, value in tensors(arguments) if id(value) not in known}
+    output = mapped(output, leaf)
+    returned = {place: value for place, value in tensors(output) if id(value) not in known}
+    return output, _Visit(before, returned, put)
 
-    def _leaf(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.requires_grad:
+
+def _backward(module: nn.Module, visit: _Visit) -> None:
+    """Run the block again, with the gradients of what came of it, and pass them on to what it was called
+    with.
+    """
+    leaves: dict[int, tuple[Tensor, Tensor]] = {}
+    hidden = id(visit.call.hidden)
+
+    def cut(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
             return value
-        return self._leaves.setdefault(id(value), (value, value.detach().requires_grad_()))[1]
+        if value.requires_grad or id(value) == hidden:  # without a leaf a first block has no graph
+            return leaves.setdefault(id(value), (value, value.detach().requires_grad_()))[1]
+        return value
 
-    def pass_on(self, gradient: Tensor | None) -> None:
-        """Continue the backward pass below the stack's entry; `gradient` is that of its hidden states."""
-        pairs = [(value, leaf.grad) for value, leaf in self._leaves.values() if leaf.grad is not None]
-        if gradient is not None and self.hidden.requires_grad:
-            pairs.append((self.hidden, gradient))
-        if pairs:
-            torch.autograd.backward([value for value, _ in pairs], [grad for _, grad in pairs])
+    call = visit.call.mapped(cut)
+    returned = dict(tensors(call.run(module)))
+    filled = dict(tensors((call.args, dict(call.kwargs))))
+    pairs = [(returned[place], leaf) for place, leaf in visit.returned.items()]
+    pairs += [(filled[place], leaf) for place, leaf in visit.put.items()]
+    # an output that nothing reads has gradients of zero
+    found = [
+        (output, torch.zeros_like(output) if leaf.grad is None else leaf.grad)
+        for output, leaf in pairs
+        if output.requires_grad
+    ]
+    if found:
+        torch.autograd.backward([output for output, _ in found], [gradient for _, gradient in found])
+    passed = [
+        (value, own.grad) for value, own in leaves.values() if own.grad is not None and value.requires_grad
+    ]
+    if passed:  # several blocks may hang on the same part of the graph
+        torch.autograd.backward(
+            [value for value, _ in passed], [gradient for _, gradient in passed], retain_graph=True
+        )
 
 
 def chunks(
-    source: SourceModel, stacks: Stacks, samples: Sequence[CalibrationInput]
+    source: SourceModel, blocks: int, samples: Sequence[CalibrationInput]
 ) -> list[list[CalibrationInput]]:
-    """The samples in runs whose kept inputs take about KEPT_BYTES."""
+    """The samples in runs whose kept inputs of that many blocks take about KEPT_BYTES."""
     hidden = max(source.config.get_text_config().hidden_size, 1) * source.dtype.itemsize
-    blocks = sum(len(stack) for stack in stacks)
     parts: list[list[CalibrationInput]] = [[]]
     size = 0
     for sample in samples:
@@ -199,13 +169,3 @@ def chunks(
         parts[-1].append(sample)
         size += own
     return parts
-
-
-def _add(sums: dict[int, Tensor], index: int, gradient: Tensor) -> None:
-    sums[index] = sums[index] + gradient if index in sums else gradient
-
-
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return one + other

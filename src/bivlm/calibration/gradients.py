@@ -29,8 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bivlm.calibration.exact import ExactBlock, ExactPass, Stacks, chunks
+from bivlm.calibration.exact import ExactPass, chunks
 from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.paused import hidden_of
 from bivlm.checkpoint.kept import read_kept, write_kept
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
@@ -39,6 +40,7 @@ from bivlm.events import SILENT, Events
 MEASURING = "samples differentiated"  # what the progress is called
 LOSS_SCALE = 1024.0  # for models in float16, whose gradients would vanish
 FISHER = "fisher:"  # before the name of a linear in the file
+_NO_TOKENS = torch.zeros(0, dtype=torch.float32, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,6 @@ class _Sums:
 
 def measure_gradients(
     source: SourceModel,
-    stacks: Stacks,
     linears: Mapping[str, Sequence[str]],
     samples: Sequence[CalibrationInput],
     *,
@@ -112,19 +113,19 @@ def measure_gradients(
     folder: Path | None = None,
     events: Events = SILENT,
 ) -> Gradients:
-    """The gradients of some linears, by the path of their block, on samples that all have targets; `fishers`
-    names the linears whose weights' gradients are wanted. In `folder` finished samples are kept, and taken up
-    again.
+    """The gradients of some linears on samples that all have targets: `linears` has those of every block, by
+    its path, in the order in which the model runs them; `fishers` names the linears whose weights' gradients
+    are wanted. In `folder` finished samples are kept, and taken up again.
 
     Raises InputError if a loss is not finite.
     """
     done, found = 0, []
-    for index, part in enumerate(chunks(source, stacks, samples)):
+    for index, part in enumerate(chunks(source, len(linears), samples)):
         events.progress(MEASURING, done, len(samples))
         kept = None if folder is None else folder / f"gradients-{index:05d}.safetensors"
         tensors = None if kept is None else read_kept(kept)
         if tensors is None:
-            tensors = _pass(source, stacks, linears, part, fishers, done).tensors()
+            tensors = _pass(source, linears, part, fishers, done).tensors()
             if kept is not None:
                 write_kept(kept, tensors)
         found.append(tensors)
@@ -135,7 +136,6 @@ def measure_gradients(
 
 def _pass(
     source: SourceModel,
-    stacks: Stacks,
     linears: Mapping[str, Sequence[str]],
     samples: Sequence[CalibrationInput],
     fishers: Collection[str],
@@ -155,12 +155,12 @@ def _pass(
         return total * scale
 
     @contextmanager
-    def watch(block: ExactBlock, module: nn.Module, _number: int) -> Iterator[None]:
-        watched = {name: _below(module, name, block.path) for name in linears.get(block.path, ())}
-        watched[block.path] = module
-        seen: dict[str, list[Tensor]] = {}
+    def watch(path: str, module: nn.Module, number: int) -> Iterator[None]:
+        watched = {name: _below(module, name, path) for name in linears[path]} | {path: module}
+        seen, weights = dict[str, list[Tensor]](), dict[str, Tensor]()
         handles = [
-            child.register_forward_hook(_hook(name, seen, sums, scale)) for name, child in watched.items()
+            child.register_forward_hook(_hook(name, seen, weights if name in sums.fishers else None, scale))
+            for name, child in watched.items()
         ]
         try:
             yield
@@ -168,19 +168,27 @@ def _pass(
             for handle in handles:
                 handle.remove()
         for name, squares in seen.items():
-            sums.tokens.setdefault(name, []).append(torch.cat(squares))
+            kept = sums.tokens.setdefault(name, [])
+            kept += [_NO_TOKENS] * (number - len(kept))  # samples that do not meet the block
+            kept.append(torch.cat(squares))
+        for name, gradient in weights.items():
+            sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(gradient)) + gradient.square()
 
-    exact = ExactPass(source, stacks, samples)
-    exact.forward()
-    exact.backward(loss, watch)
+    ExactPass(source, list(linears), samples).differentiate(loss, watch)
+    for kept in sums.tokens.values():
+        kept += [_NO_TOKENS] * (len(samples) - len(kept))
     return sums
 
 
-def _hook(name: str, seen: dict[str, list[Tensor]], sums: _Sums, scale: float) -> Callable[..., None]:
-    """A forward hook that notes the tokens of an output, zeros, until its gradient comes."""
+def _hook(
+    name: str, seen: dict[str, list[Tensor]], weights: dict[str, Tensor] | None, scale: float
+) -> Callable[..., None]:
+    """A forward hook that notes the tokens of an output, zeros, until its gradient comes; and, in `weights`,
+    the gradient of the weight over all calls of one sample.
+    """
 
     def forward(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        states = output[0] if isinstance(output, tuple) else output
+        states = hidden_of(output)
         rows = states.shape[:-1].numel()
         calls = seen.setdefault(name, [])
         calls.append(torch.zeros(rows, dtype=torch.float32, device="cpu"))
@@ -189,9 +197,9 @@ def _hook(name: str, seen: dict[str, list[Tensor]], sums: _Sums, scale: float) -
         def backward(gradient: Tensor) -> None:
             grown = gradient.detach().reshape(rows, -1).float() / scale
             calls[place] += grown.square().mean(1)
-            if name in sums.fishers:
+            if weights is not None:
                 weight = grown.T @ args[0].detach().reshape(rows, -1).float()
-                sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(weight)) + weight.square()
+                weights[name] = weights[name] + weight if name in weights else weight
 
         if states.requires_grad:
             states.register_hook(backward)

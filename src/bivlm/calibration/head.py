@@ -1,4 +1,4 @@
-"""The second moment of the language head's inputs, after all stacks have run. The head's weight is quantized
+"""The second moment of the language head's inputs, after all blocks have run. The head's weight is quantized
 with it.
 
     the packed blocks' last output ─► final norm ─► the head's input ─► its second moment
@@ -12,38 +12,39 @@ corrects part of the accumulated error of all blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bivlm.calibration.stream import Entrance, FinishedStack
+from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.paused import BlockCall
 from bivlm.types import LinearStats
 
 
-def head_stats(entrance: Entrance, finished: Sequence[FinishedStack], propagated: bool) -> LinearStats:
-    """Statistics of the language head's inputs at the text tokens of the samples, after all stacks.
-
-    `propagated`: the full-precision model ran as well, and the residual between both is accumulated too.
+def head_stats(
+    width: int,
+    samples: Sequence[CalibrationInput],
+    packed: Mapping[int, BlockCall],
+    exact: Mapping[int, BlockCall] | None,
+) -> LinearStats:
+    """Statistics of the inputs, `width` wide, of the language head at the text tokens of the samples.
+    `packed` has the head's calls, by the samples' numbers; `exact` those in the full-precision model, if it
+    ran as well, and then the residual between both is accumulated too.
     """
-    head = entrance.model.get_output_embeddings()
-    assert isinstance(head, nn.Linear)
-    moment, residual, tokens = (
-        *torch.zeros(2, head.in_features, head.in_features, dtype=torch.float32, device="cpu"),
-        0,
-    )
+    moment, residual = torch.zeros(2, width, width, dtype=torch.float32, device="cpu")
+    tokens = 0
 
-    def text_of(number: int, exact: bool) -> Tensor:
+    def text_of(number: int, call: BlockCall) -> Tensor:
         """The head's input at a sample's text tokens, (t, d) float32."""
-        hidden = entrance.capture(number, [head], finished, exact=exact).hidden
-        return hidden[0, ~entrance.samples[number].visual].float()
+        return call.hidden[0, ~samples[number].visual].float()
 
-    for number in range(len(entrance.samples)):
-        text = text_of(number, exact=False)
+    for number, call in packed.items():
+        text = text_of(number, call)
         moment.addmm_(text.T, text)
         tokens += len(text)
-        if propagated:
-            residual.addmm_((text_of(number, exact=True) - text).T, text)
+        if exact is not None:
+            residual.addmm_((text_of(number, exact[number]) - text).T, text)
     return LinearStats(
-        {"text": moment / tokens}, {"text": tokens}, {"text": residual / tokens} if propagated else None
+        {"text": moment / tokens}, {"text": tokens}, None if exact is None else {"text": residual / tokens}
     )

@@ -129,7 +129,7 @@ def _greedy(source: SourceModel, prompt: CalibrationInput, ends: Sequence[int]) 
     while len(answer) < MOST_TOKENS and not (answer and answer[-1] in ends):
         grown = with_answer(source, prompt, answer).tensors if answer else prompt.tensors
         logits = source.model(**grown, use_cache=False, logits_to_keep=1).logits[0, -1]
-        if forbidden is not None:
+        if forbidden is not None and forbidden < len(logits):
             logits[forbidden] = -torch.inf
         answer.append(int(logits.argmax()))
     return answer

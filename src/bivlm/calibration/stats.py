@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bivlm.calibration.token_sample import TokenSample
+from bivlm.families.linears import is_linear
 from bivlm.types import LinearStats, Modality
 
 TINY = 1e-30  # the total weight of tokens that no gradient reaches
@@ -194,7 +195,7 @@ def collector_for(
     """
     linears = {name: model.get_submodule(name) for name in names}
     visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
-    watched = {name: linear for name, linear in linears.items() if isinstance(linear, nn.Linear)}
+    watched = {name: linear for name, linear in linears.items() if is_linear(linear)}
     return StatsCollector(watched, frozenset(visual), joint=joint, weighing=weighing, keep_inputs=keep_inputs)
 
 

@@ -8,14 +8,13 @@ divergence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from bivlm.calibration.exact import ExactPass, Stacks, chunks
+from bivlm.calibration.exact import ExactPass, chunks
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.checkpoint.kept import read_kept, write_kept
 from bivlm.checkpoint.shards import read_entries, read_tensors
@@ -75,43 +74,46 @@ class Teacher:
 
 def ask_teacher(
     source: SourceModel,
-    stacks: Stacks,
+    paths: Sequence[str],
     samples: Sequence[CalibrationInput],
     folder: Path | None = None,
     events: Events = SILENT,
 ) -> Teacher:
-    """Run the full-precision model on samples that all have targets, block by block. In `folder` the
+    """Run the full-precision model, whose blocks are at `paths`, on samples that all have targets, block by
+    block. In `folder` the
     predictions are kept, and taken up again.
 
     Raises InputError if a prediction is not finite.
     """
     starts, memory, done = [], [], 0
-    for index, part in enumerate(chunks(source, stacks, samples)):
+    for index, part in enumerate(chunks(source, len(paths), samples)):
         events.progress(ASKING, done, len(samples))
         starts.append(done)
         kept = None if folder is None else folder / _file_name(index)
         if kept is None:
-            memory += _predictions(source, stacks, part, done)
+            memory += _predictions(source, paths, part, done)
         elif read_kept(kept) is None:
-            write_kept(kept, _tensors(list(_predictions(source, stacks, part, done))))
+            write_kept(kept, _tensors(_predictions(source, paths, part, done)))
         done += len(part)
     events.progress(ASKING, done, len(samples))
     return Teacher(memory) if folder is None else Teacher(folder, tuple(starts))
 
 
 def _predictions(
-    source: SourceModel, stacks: Stacks, samples: Sequence[CalibrationInput], before: int
-) -> Iterator[Prediction]:
-    exact = ExactPass(source, stacks, samples)
-    with torch.no_grad():
-        exact.forward(keep=False)
-        for number, logits in exact.each_logits():
-            if not bool(logits.isfinite().all()):
-                raise InputError(
-                    f"calibration sample {before + number + 1}: the full-precision model's logits are NaN or"
-                    " infinite; the packed model cannot be tuned to them: leave the sample out"
-                )
-            yield Prediction.of(logits)
+    source: SourceModel, paths: Sequence[str], samples: Sequence[CalibrationInput], before: int
+) -> list[Prediction]:
+    found: dict[int, Prediction] = {}
+
+    def take(number: int, logits: Tensor) -> None:
+        if not bool(logits.isfinite().all()):
+            raise InputError(
+                f"calibration sample {before + number + 1}: the full-precision model's logits are NaN or"
+                " infinite; the packed model cannot be tuned to them: leave the sample out"
+            )
+        found[number] = Prediction.of(logits)
+
+    ExactPass(source, paths, samples).predict(take)
+    return [found[number] for number in range(len(samples))]
 
 
 def _tensors(predictions: Sequence[Prediction]) -> dict[str, Tensor]:

@@ -15,15 +15,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from bivlm.calibration.capture import BlockCall
+from bivlm.calibration.paused import BlockCall, hidden_of
 from bivlm.calibration.scaled import SHIFT, ScaledLinear, rescaled, rounded_shift
+from bivlm.families.linears import is_linear
 from bivlm.formats import PackedTensor
 
 logger = logging.getLogger("bivlm.calibration")
@@ -49,29 +48,27 @@ def tune_block(
     path: str,
     packed: Mapping[str, PackedTensor],
     calls: Sequence[BlockCall],
-    inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
     epochs: int,
     weights: Sequence[Tensor] | None = None,
 ) -> Tuned:
-    """Fit the block at `path`, here with its full-precision weights, whose linears are to be `packed`; sample
-    i calls it with calls[i] on inputs[i].
+    """Fit the block at `path`, here with its full-precision weights, whose linears are to be `packed`.
 
-    `inputs` are the hidden states (…, t, d) that the block receives in the packed model; `targets` are its
-    outputs in the full-precision model. `weights` (t,) say how much the error of each of a sample's tokens
+    `calls` are the samples' calls of the block in the packed model; `targets` its outputs (…, t, d) in the
+    full-precision model. `weights` (t,) say how much the error of each of a sample's tokens
     counts; without them all count alike. The same arguments give the same result. With fewer than HELD_OUT
     samples, or a block without tunable numbers, nothing is tuned.
     """
     work = _working_copy(block, path, packed)
     train, judge = (
-        [i for i in range(len(inputs)) if i % HELD_OUT],
-        [i for i in range(len(inputs)) if not i % HELD_OUT],
+        [i for i in range(len(calls)) if i % HELD_OUT],
+        [i for i in range(len(calls)) if not i % HELD_OUT],
     )
     movable = {name: parameter for name, parameter in work.named_parameters() if parameter.requires_grad}
     stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
 
     def loss(i: int) -> Tensor:
-        output = _as_float(calls[i]).run(work, inputs[i].clone().float())
+        output = hidden_of(calls[i].mapped(_as_float).run(work))
         return token_loss(output, targets[i].clone().float(), None if weights is None else weights[i])
 
     def judged() -> float:
@@ -79,7 +76,7 @@ def tune_block(
             return sum(float(loss(i)) for i in judge) / len(judge)
 
     before = judged()
-    if len(inputs) < HELD_OUT or not movable:
+    if len(calls) < HELD_OUT or not movable:
         return Tuned(packed, {}, before, before)
     rates = [
         {"params": [parameter], "lr": RATE * _size(parameter, name)} for name, parameter in movable.items()
@@ -120,7 +117,7 @@ def _working_copy(block: nn.Module, path: str, packed: Mapping[str, PackedTensor
         parameter.requires_grad_(parameter.dim() == 1)
     for name, tensor in packed.items():
         linear = block.get_submodule(_below(name, path))
-        assert isinstance(linear, nn.Linear), name
+        assert is_linear(linear), name
         scaled = ScaledLinear(tensor, linear.bias, torch.float32)
         if name == path:
             return scaled
@@ -137,15 +134,9 @@ def _joined(*names: str) -> str:
     return ".".join(filter(None, names))
 
 
-def _as_float(call: BlockCall) -> BlockCall:
-    """The call with every floating-point tensor among its arguments in float32, free of inference mode."""
-
-    def convert(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return value.clone().float() if value.is_floating_point() else value.clone()
-
-    return replace(call, args=tree_map(convert, call.args), kwargs=tree_map(convert, dict(call.kwargs)))
+def _as_float(value: Tensor) -> Tensor:
+    """An argument of a block free of inference mode, floating-point numbers in float32."""
+    return value.clone().float() if value.is_floating_point() else value.clone()
 
 
 def _size(parameter: Tensor, name: str) -> float:

@@ -8,7 +8,7 @@ becomes one line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ MOST_POSITIONS = 1 << 24
 _NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "bad alloc")
 
 
-def check_depth(folder: Path, config: Any, stored: int) -> None:
-    """InputError if the config asks for more repeated modules than the files have tensors (`stored`), or for
-    a computed table that no model has.
+def check_depth(folder: Path, config: Any, shapes: Iterable[tuple[int, ...]]) -> None:
+    """InputError if the config asks for more repeated modules than the files have tensors (of these `shapes`;
+    a tensor of three dims may hold as many experts as it is long), or for a computed table that no model has.
     """
+    lengths = [shape[0] if len(shape) == 3 else 1 for shape in shapes]
+    stored, experts = max(len(lengths), 1), max([len(lengths), *lengths])
     for name, value in _numbers(config.to_dict()):
-        if _REPEATS.fullmatch(name) and value > max(stored, 1):
+        if _REPEATS.fullmatch(name) and value > (experts if name.endswith("experts") else stored):
             raise InputError(
-                f"{folder / 'config.json'}: {name} is {value}, and the files hold {stored} tensors; they do"
-                " not belong together"
+                f"{folder / 'config.json'}: {name} is {value}, and the files hold {len(lengths)} tensors;"
+                " they do not belong together"
             )
         if _TABLES.search(name) and value > MOST_POSITIONS:
             raise InputError(

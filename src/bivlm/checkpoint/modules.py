@@ -19,6 +19,7 @@ from bivlm.formats import FORMATS
 
 FORMAT_VERSION = 2
 KINDS = ("linear", "embedding", "head")
+KEYS_ARE_NAMES = "names"  # the value of the field `keys` where tensors are named as in the model
 LARGEST = 1 << 40  # of a dimension: beyond every file
 _TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
@@ -28,6 +29,19 @@ def is_packed(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is of a folder that bivlm packed."""
     quantization = config.get("quantization_config")
     return isinstance(quantization, Mapping) and quantization.get("quant_method") == "bivlm"
+
+
+def keys_are_names(quantization: Mapping[str, Any]) -> bool:
+    """Whether a packed folder names its tensors as the model in memory does, so that nothing is renamed or
+    converted when it is loaded. InputError for another value of the field `keys`.
+    """
+    keys = quantization.get("keys")
+    if keys not in (None, KEYS_ARE_NAMES):
+        raise InputError(
+            f"quantization_config: keys is {_shown(keys)}; this bivlm knows {KEYS_ARE_NAMES!r}: pip install"
+            " -U bivlm"
+        )
+    return keys is not None
 
 
 @dataclass(frozen=True)

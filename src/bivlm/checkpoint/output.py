@@ -235,7 +235,7 @@ class OutputFolder:
         tensors |= self._values(vectors)
         linears: dict[str, Any] = {}
         for linear, weight in packed.items():
-            base = self.source.entries[f"{linear}.weight"].key.removesuffix("weight")
+            base = self.source.key_of(f"{linear}.weight").removesuffix("weight")
             tensors |= {base + name: tensor for name, tensor in weight.tensors.items()}
             linears[linear] = {
                 "key": base,
@@ -247,7 +247,7 @@ class OutputFolder:
                     for name, tensor in weight.tensors.items()
                 },
             }
-        self._write(path, tensors, linears, report, {name: self.source.entries[name].key for name in vectors})
+        self._write(path, tensors, linears, report, {name: self.source.key_of(name) for name in vectors})
 
     @property
     def is_tuned(self) -> bool:
@@ -281,13 +281,14 @@ class OutputFolder:
 
     def _values(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters with new values, by their key in the shards, in their stored dtype."""
-        entries = {name: self.source.entries[name] for name in vectors}
-        return {entry.key: vectors[name].to(entry.dtype).contiguous() for name, entry in entries.items()}
+        return {
+            self.source.key_of(name): value.to(self.source.entries[name].dtype).contiguous()
+            for name, value in vectors.items()
+        }
 
     def _stored(self, names: Sequence[str]) -> dict[str, Any]:
-        places = {**self.source.entries, **self.source.extra}
         return {
-            places[name].key: tensor for name, tensor in self.source.read(list(names), copy=False).items()
+            self.source.key_of(name): tensor for name, tensor in self.source.read(names, copy=False).items()
         }
 
     def _write(

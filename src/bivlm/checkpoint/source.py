@@ -1,8 +1,8 @@
 """A model folder that is read block by block: the model is on the meta device, and a module has its weights
 only while it is needed.
 
-transformers' own key mapping says which tensor of which shard belongs to a parameter, so older hub layouts
-work too.
+transformers' own mapping says which stored tensors belong to a parameter, so older hub layouts work, and
+checkpoints that transformers converts while loading (conversion.py).
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import transformers
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from bivlm.checkpoint.adapter import Adapter, read_adapter
+from bivlm.checkpoint.conversion import Conversion, ConvertedEntry, Entry, KeyMap
 from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError
 from bivlm.families import Family
 from bivlm.families.found.entrance import check_model_type, family_in
+from bivlm.families.linears import is_linear
 
 
 class SourceModel:
     """A Hugging Face model folder whose weights stay on the disk.
 
     `model` has every parameter on the meta device, and every computed buffer (rotary frequencies and the
-    like) in memory. `entries` maps each parameter's name in the model to its place in the shards. `extra` has
-    stored tensors that the model does not have; they are copied like the others. An `adapter` in the folder
-    is merged into what is read if `merge_adapter` says so, and refused otherwise. Raises InputError for a
-    folder that is missing, empty, incomplete, damaged, of an unsupported architecture (unless its `family` is
-    given), or already quantized.
+    like) in memory. `entries` maps each parameter's name in the model to its place in the shards, or to the
+    stored tensors that it is made of. `extra` has stored tensors that the model does not have; they are
+    copied like the others. An `adapter` in the folder is merged into what is read if `merge_adapter` says so,
+    and refused otherwise. Raises InputError for a folder that is missing, empty, incomplete, damaged, of an
+    unsupported architecture (unless its `family` is given), or already quantized.
     """
 
     def __init__(self, folder: Path, *, merge_adapter: bool = False) -> None:
@@ -50,7 +50,7 @@ class SourceModel:
         self.shards = weight_files(folder)
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
-        check_depth(folder, self.config, len(stored))
+        check_depth(folder, self.config, (entry.shape for entry in stored.values()))
         self.family: Family = family_in(folder, self.config)
         with folder_blamed(folder), init_empty_weights(include_buffers=False):
             self.model: transformers.PreTrainedModel = self.family.auto_model.from_config(
@@ -60,7 +60,10 @@ class SourceModel:
         if (folder / "generation_config.json").is_file():  # which tokens end an answer
             with folder_blamed(folder):
                 self.model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
-        self.entries = self._map_parameters(stored)
+        found = KeyMap(folder, self.model, stored)
+        self.entries: Mapping[str, Entry] = found.entries
+        self.extra: Mapping[str, TensorEntry] = found.extra
+        self.keys_are_names: bool = found.keys_are_names
         self.adapter = read_adapter(folder, self.entries) if merge_adapter else Adapter(())
 
     def _model_dtype(self, stored: Mapping[str, TensorEntry]) -> torch.dtype:
@@ -74,44 +77,18 @@ class SourceModel:
             (entry.dtype for entry in stored.values() if entry.dtype.is_floating_point), torch.float32
         )
 
-    def _map_parameters(self, stored: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
-        mapping = get_model_conversion_mapping(self.model)
-        renamings = [change for change in mapping if isinstance(change, WeightRenaming)]
-        converters = [change for change in mapping if isinstance(change, WeightConverter)]
-        wanted = self.model.state_dict()
-        entries: dict[str, TensorEntry] = {}
-        for key, entry in stored.items():
-            name, converter = rename_source_key(
-                key, renamings, converters, self.model.base_model_prefix, wanted
-            )
-            if converter is not None:
-                raise InputError(
-                    f"{self.folder}: {key} is stored in a form that transformers converts while loading; save"
-                    " the model once with save_pretrained"
-                )
-            if name not in wanted and key in wanted:
-                name = key
-            if name in wanted and tuple(wanted[name].shape) != entry.shape:
-                raise InputError(
-                    f"{entry.shard}: {key} has the shape {entry.shape}, but config.json asks for"
-                    f" {tuple(wanted[name].shape)}"
-                )
-            entries[name] = entry
-        self.extra = {name: entry for name, entry in entries.items() if name not in wanted}
-        entries = {name: entry for name, entry in entries.items() if name in wanted}
-        tied = self.model.all_tied_weights_keys
-        missing = [name for name in wanted if name not in entries and name not in tied]
-        if missing:
-            raise InputError(
-                f"{self.folder}: the shards lack {missing[0]} ({len(missing)} tensors of the model are"
-                " missing); get the model again"
-            )
-        return entries
-
     @cached_property
     def file_bytes(self) -> int:
         """Size of the folder's files, weights included."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
+    @cached_property
+    def conversion_bytes(self) -> int:
+        """Memory that the largest conversion takes besides what it makes: its stored tensors, and a step
+        between.
+        """
+        conversions = {_conversion(entry) for entry in self.entries.values()} - {None}
+        return max((2 * one.nbytes for one in conversions if one is not None), default=0)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -127,27 +104,41 @@ class SourceModel:
                 found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
         return found
 
-    def read(self, names: list[str], *, copy: bool = True) -> dict[str, Tensor]:
+    def read(self, names: Collection[str], *, copy: bool = True) -> dict[str, Tensor]:
         """The stored tensors of some parameters, by parameter name, in their stored dtype; InputError if one
         is not finite.
 
         With `copy` False they are backed by the file: good for tensors that are only written again.
         """
-        places, tensors = {**self.entries, **self.extra}, self._stored(names, copy=copy)
+        tensors = self._stored(names, copy=copy)
         for name, tensor in tensors.items():
             if not is_finite(tensor):
-                entry = places[name]
-                bad = int((~tensor.isfinite()).sum())
+                entry, bad = self._place(name), int((~tensor.isfinite()).sum())
+                if isinstance(entry, ConvertedEntry):
+                    entry, bad = entry.conversion.not_finite() or (entry, bad)
                 raise InputError(
                     f"{entry.shard}: {entry.key} holds {bad} values that are NaN or infinite; such a weight"
                     " cannot be quantized: get the model again"
                 )
         return tensors
 
-    def _stored(self, names: list[str], *, copy: bool) -> dict[str, Tensor]:
-        places = {**self.entries, **self.extra}
-        by_key = read_tensors((places[name] for name in names), copy=copy)
-        return {name: self.adapter.merged(name, by_key[places[name].key]) for name in names}
+    def key_of(self, name: str) -> str:
+        """The key under which a parameter is written into a packed folder: the source's own, or its name."""
+        return name if self.keys_are_names else self._place(name).key
+
+    def _place(self, name: str) -> Entry:
+        return self.entries[name] if name in self.entries else self.extra[name]
+
+    def _stored(self, names: Collection[str], *, copy: bool) -> dict[str, Tensor]:
+        places = {name: self._place(name) for name in names}
+        plain = {name: entry for name, entry in places.items() if isinstance(entry, TensorEntry)}
+        by_key = read_tensors(plain.values(), copy=copy)
+        found = {name: by_key[entry.key] for name, entry in plain.items()}
+        for conversion in dict.fromkeys(map(_conversion, places.values())):
+            if conversion is not None:
+                made = conversion.make(copy=copy)
+                found |= {name: tensor for name, tensor in made.items() if name in places}
+        return {name: self.adapter.merged(name, found[name]) for name in names}
 
     def parameter_names(self, module: str) -> list[str]:
         """Names of the stored parameters and buffers at or below a module path."""
@@ -157,15 +148,23 @@ class SourceModel:
         """Give some parameters their weights, in the model's dtype. With `copy` False those that are stored
         in it stay in the file: of an embedding only the rows that are read come into memory.
         """
+        for together in self._read_together(names):
+            tensors = self.read(together, copy=copy)
+            if not copy and isinstance(self._place(together[0]), TensorEntry):
+                # the check has touched all of it: take a fresh view, of which nothing is in memory
+                del tensors
+                tensors = self._stored(together, copy=False)
+            for name in together:
+                tensor = tensors.pop(name)
+                value = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+                set_module_tensor_to_device(self.model, name, "cpu", value=value)
+
+    def _read_together(self, names: Collection[str]) -> list[list[str]]:
+        """The names one by one, but those that one conversion makes together."""
+        groups: dict[object, list[str]] = {}
         for name in names:
-            [tensor] = self.read([name], copy=copy).values()
-            if not copy:
-                del (
-                    tensor
-                )  # the check has touched all of it: take a fresh view, of which nothing is in memory
-                [tensor] = self._stored([name], copy=False).values()
-            value = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-            set_module_tensor_to_device(self.model, name, "cpu", value=value)
+            groups.setdefault(_conversion(self._place(name)) or name, []).append(name)
+        return list(groups.values())
 
     def release(self, names: list[str]) -> None:
         """Take the weights away again."""
@@ -181,7 +180,7 @@ class SourceModel:
         originals = {
             name: child
             for name, child in self.model.get_submodule(module).named_modules()
-            if isinstance(child, nn.Linear)
+            if is_linear(child)
         }
         self.materialize(names)
         try:
@@ -208,6 +207,10 @@ class SourceModel:
             self.release(around)
             if head:
                 self.model.tie_weights()  # a tied weight is released together with the other one
+
+
+def _conversion(entry: Entry) -> Conversion | None:
+    return entry.conversion if isinstance(entry, ConvertedEntry) else None
 
 
 def read_config(folder: Path) -> Any:

@@ -117,6 +117,17 @@ AdapterOption = Annotated[
         rich_help_panel=MORE,
     ),
 ]
+KeptExpertsOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-kept-experts",
+        help=(
+            "pack a model whose blocks are for the most part fused experts, which stay in full precision;"
+            " without it such a model is refused"
+        ),
+        rich_help_panel=MORE,
+    ),
+]
 MeasurementsOption = Annotated[
     Path | None,
     typer.Option(
@@ -159,6 +170,7 @@ def quantize(
     sensitivities: SensitivitiesOption = None,
     measurements: MeasurementsOption = None,
     merge_adapter: AdapterOption = False,
+    allow_kept_experts: KeptExpertsOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json_: JsonOption = False,
@@ -184,6 +196,7 @@ def quantize(
         sensitivities=sensitivities,
         measurements=measurements,
         merge_adapter=merge_adapter,
+        allow_kept_experts=allow_kept_experts,
     )
     prepared = prepare(model, request)
     warning = _show_plan(prepared, json_)

@@ -23,7 +23,7 @@ def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
     caption = (
         f"at most {size(expected.bytes_after)} on the disk (now {size(expected.bytes_before)}), about"
         f" {size(expected.memory_bytes)} of memory, about {max(expected.seconds, 1):.0f} s of quantizing,"
-        " calibration not counted"
+        f" calibration not counted; {expected.kept_share:.1%} of the model's bytes stay in full precision"
     )
     table = rich_table(
         f"recipe {recipe.name}", ("part", "what happens", " linears", " weights", " bits ≤"), caption
@@ -36,6 +36,8 @@ def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
 def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
     before, after = inspection.folder_bytes_before, inspection.folder_bytes_after
     caption = f"whole folder: {size(before)} before, {size(after)} now ({after / before:.1%})"
+    if inspection.kept_share is not None:
+        caption += f"; {inspection.kept_share:.1%} of the model's bytes stayed in full precision"
     columns = ("", " linears", " weights", " before", " now", " true bits", " paper bits")
     table = rich_table(f"recipe {inspection.recipe}", columns, caption)
     groups = [inspection.layers] if layers else []

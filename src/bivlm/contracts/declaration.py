@@ -7,14 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.paused import hidden_of
+from bivlm.calibration.streams import replayed_logits
 from bivlm.contracts.member import Member
 from bivlm.contracts.samples import picture, tiny_samples
+from bivlm.families.linears import is_linear
 
 
 class DeclarationContract:
@@ -24,7 +26,7 @@ class DeclarationContract:
 
     def test_every_linear_is_in_a_stack_or_stays_in_full_precision(self, member: Member) -> None:
         for name, module in member.model.named_modules():
-            if isinstance(module, nn.Linear):
+            if is_linear(module):
                 owners = [
                     stack.path for stack in member.family.stacks if f"{name}.".startswith(f"{stack.path}.")
                 ]
@@ -42,45 +44,43 @@ class DeclarationContract:
             pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)
         ] == []
 
-    def test_blocks_run_once_each_on_the_output_of_the_one_before(self, member: Member) -> None:
-        runs: list[Any] = []
+    def test_blocks_run_once_each_in_the_order_of_their_stack(self, member: Member) -> None:
+        runs: list[tuple[int, int]] = []
         with ExitStack() as hooks:
             for number, stack in enumerate(member.family.stacks):
                 for index, block in enumerate(member.blocks(stack)):
                     hooks.enter_context(
-                        watched(
-                            block,
-                            lambda entered, left, place=(number, index): runs.append((place, entered, left)),
-                        )
+                        watched(block, lambda _entered, _left, place=(number, index): runs.append(place))
                     )
             member.logits(member.ask(1))
-        expected = [
-            (number, index)
-            for number, stack in enumerate(member.family.stacks)
-            for index in range(len(member.blocks(stack)))
-        ]
-        assert [place for place, _, _ in runs] == expected
-        for (before, _, left), (after, entered, _) in pairwise(runs):
-            assert entered is left or before[0] != after[0]
+        assert len(set(runs)) == len(runs)
+        for number, stack in enumerate(member.family.stacks):
+            own = [index for place, index in runs if place == number]
+            assert own == list(range(len(member.blocks(stack))))
 
-    def test_the_model_reads_the_declared_outputs_and_no_others(self, member: Member) -> None:
-        """A stack that replays the declared outputs, and returns the input unchanged in the other blocks,
+    def test_a_forward_pass_that_is_paused_at_every_block_computes_the_same(self, member: Member) -> None:
+        """Bit for bit, though every block runs twice, as it does while it is observed."""
+        inputs = member.ask(1)
+        assert torch.equal(replayed_logits(member.model, inputs, member.paths), member.logits(inputs))
+
+    def test_the_model_reads_the_declared_outputs_of_the_tower_and_no_others(self, member: Member) -> None:
+        """A tower that replays the declared outputs, and returns the input unchanged in the other blocks,
         gives the same logits; with one output fewer the logits differ.
         """
-        inputs = member.ask(1)
-        for stack in member.family.stacks:
-            blocks, runs = member.blocks(stack), []
-            with ExitStack() as hooks:
-                for block in blocks:
-                    hooks.enter_context(watched(block, lambda _, left, runs=runs: runs.append(left)))
-                logits = member.logits(inputs)
-            declared = {index: runs[index] for index in stack.outputs(member.config, len(blocks))}
-            assert torch.equal(_play(member, inputs, blocks, declared), logits)
-            if stack.part == "projector":
-                continue  # input and output of a projector have different widths
-            for index in declared:
-                others = {other: output for other, output in declared.items() if other != index}
-                assert not torch.equal(_play(member, inputs, blocks, others), logits)
+        if member.family.patch_tokens is None:
+            return  # patches are not pruned in its tower, and nothing else asks which outputs are read
+        inputs, runs = member.ask(1), list[Tensor]()
+        blocks = member.last_stack("vision")
+        with ExitStack() as hooks:
+            for block in blocks:
+                hooks.enter_context(watched(block, lambda _, left: runs.append(left)))
+            logits = member.logits(inputs)
+        outputs = member.family.tower_outputs(member.config, len(blocks))
+        declared = {index: runs[index] for index in outputs}
+        assert torch.equal(_play(member, inputs, blocks, declared), logits)
+        for index in declared:
+            others = {other: output for other, output in declared.items() if other != index}
+            assert not torch.equal(_play(member, inputs, blocks, others), logits)
 
     def test_visual_linears_see_the_image_and_nothing_else(self, member: Member) -> None:
         """With another question about the same image their input stays the same; the input of every other
@@ -94,7 +94,7 @@ class DeclarationContract:
             received: dict[str, Tensor] = {}
             with ExitStack() as hooks:
                 for name, linear in member.model.get_submodule(stack.path).named_modules():
-                    if isinstance(linear, nn.Linear):
+                    if is_linear(linear):
                         hooks.enter_context(
                             watched(
                                 linear,
@@ -130,7 +130,7 @@ def watched(block: nn.Module, note: Callable[[Tensor, Tensor], None]) -> Iterato
     """Within this context `note` receives the input and the output of `block`."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        note(args[0] if args else kwargs["hidden_states"], output[0] if isinstance(output, tuple) else output)
+        note(hidden_of((args, kwargs)), hidden_of(output))
 
     handle = block.register_forward_hook(hook, with_kwargs=True)
     try:
@@ -145,7 +145,7 @@ def _play(
     with ExitStack() as patches:
         for index, block in enumerate(blocks):
             block.forward = lambda *args, index=index, **kwargs: (
-                outputs[index] if index in outputs else args[0] if args else kwargs["hidden_states"]
+                outputs[index] if index in outputs else hidden_of((args, kwargs))
             )
             patches.callback(block.__dict__.pop, "forward")
         return member.logits(inputs)

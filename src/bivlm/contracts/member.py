@@ -32,6 +32,8 @@ class Member:
     tied              the language head has the embedding's weight
     fixed_tokens      some visual tokens are the same for every image (a learned end of a row)
     scaled_embedding  its embedding is more than a table: packing it is refused
+    drops             tokens can be dropped from its language model; otherwise this is refused
+    slow              its tests have the marker `slow`, to be registered where it is used
     """
 
     name: str
@@ -41,6 +43,8 @@ class Member:
     tied: bool = False
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    drops: bool = True
+    slow: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -91,6 +95,11 @@ class Member:
     def blocks(self, stack: Stack) -> list[nn.Module]:
         module = self.model.get_submodule(stack.path)
         return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all blocks, in the order of the declaration."""
+        return [path for stack in self.family.stacks for path in stack.block_paths(self.model)]
 
     def last_stack(self, part: str) -> list[nn.Module]:
         """The blocks of the last stack of a part."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bivlm.contracts.member import Member
 from bivlm.contracts.samples import picture, tiny_samples
+from bivlm.families.linears import is_linear
 from bivlm.job.run import quantize
 from bivlm.loading import load
 from bivlm.packed.linear import packed_linears, replace_linear
@@ -66,7 +67,7 @@ def linears_of_the_stacks(member: Member, model: nn.Module) -> set[str]:
     return {
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
+        if is_linear(module)
         and f"{name}.".startswith(tuple(stacks))
         and not any(fnmatchcase(name, pattern) for pattern in kept)
     }

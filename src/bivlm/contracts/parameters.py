@@ -12,9 +12,14 @@ def parametrize(
     metafunc: pytest.Metafunc, subjects: Mapping[str, Sequence[Any]], ids: Callable[[Any], str] = str
 ) -> None:
     """Run a test once for every subject of a kind that it asks for by name; one without a subject is skipped,
-    and says so.
+    and says so. Subjects that are `slow` have pytest's marker of this name.
     """
+    slow = pytest.mark.slow
     for name, several in subjects.items():
         if name in metafunc.fixturenames:
             nothing = pytest.param(None, marks=pytest.mark.skip(f"nothing here is {name!r}"), id="none")
-            metafunc.parametrize(name, [pytest.param(one, id=ids(one)) for one in several] or [nothing])
+            found = [
+                pytest.param(one, id=ids(one), marks=slow if getattr(one, "slow", False) else ())
+                for one in several
+            ]
+            metafunc.parametrize(name, found or [nothing])

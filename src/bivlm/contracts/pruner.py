@@ -33,19 +33,21 @@ class PrunerContract:
     members: ClassVar[Sequence[Member]] = (embedded_member(),)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """`example` and `member`: all of them; `in_tower`: pruners that work in a vision tower; `in_prompt`:
-        members with visual tokens in their prompts; `with_tower`: those whose patches correspond to tokens.
+        """`example`: all of them; `member`: those that can drop tokens; `in_tower`: pruners that work in a
+        vision tower; `in_prompt`: members with visual tokens in their prompts; `with_tower`: those whose
+        patches correspond to tokens.
         """
         if not self.examples:
             raise pytest.UsageError(
                 f"{type(self).__name__} has no examples; set `examples`, the defaults first"
             )
+        members = [member for member in self.members if member.drops]
         chosen: dict[str, list[Any]] = {
             "example": list(self.examples),
             "in_tower": [pruner for pruner in self.examples if pruner.queries != "last"],
-            "member": list(self.members),
-            "in_prompt": [member for member in self.members if not member.crosses],
-            "with_tower": [member for member in self.members if member.family.patch_tokens is not None],
+            "member": members,
+            "in_prompt": [member for member in members if not member.crosses],
+            "with_tower": [member for member in members if member.family.patch_tokens is not None],
         }
         parametrize(metafunc, chosen, ids=_id_of)
 

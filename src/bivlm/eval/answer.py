@@ -15,6 +15,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, cast
@@ -109,7 +110,9 @@ def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample
     for sample in samples:
         check_text(sample.question, "the question", sample.origin)
     inputs = family.inputs(processor, samples, open_images(samples, family.reads_images), model.config)
-    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    # an OLMo whose embeddings are packed has no parameter left
+    device = next(chain(model.parameters(), model.buffers())).device
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def generate(
@@ -176,7 +179,7 @@ def _with_settings(model: Any, config: GenerationConfig) -> Any:
 
 class _Watch(LogitsProcessor):
     """Records, step by step, which rows have logits that are not finite, and prevents the choice of one
-    token.
+    token, if the head has it at all (Molmo 2's has none for the visual token).
     """
 
     def __init__(self, forbidden: int | None) -> None:
@@ -185,7 +188,7 @@ class _Watch(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.non_finite.append(~scores.isfinite().all(dim=-1))
-        if self.forbidden is not None:
+        if self.forbidden is not None and self.forbidden < scores.shape[1]:
             return cast(
                 torch.FloatTensor,
                 scores.index_fill(1, torch.tensor([self.forbidden], device=scores.device), -torch.inf),

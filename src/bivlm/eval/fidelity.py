@@ -154,11 +154,11 @@ def answer_logits(model: Any, family: Family, inputs: Mapping[str, Tensor], answ
     row, k the number of answer tokens.
 
     The head runs only at the positions that predict the answers: from the prompt's last token to the token
-    before the answer's last.
+    before the answer's last (MiniCPM-V's runs everywhere).
     """
-    grown = family.extend(inputs, answers.tokens, answers.mask)
-    logits = model(**grown, use_cache=False, logits_to_keep=answers.tokens.shape[1] + 1).logits
-    return logits[:, :-1][answers.mask]
+    grown, count = family.extend(inputs, answers.tokens, answers.mask), answers.tokens.shape[1] + 1
+    logits = model(**grown, use_cache=False, logits_to_keep=count).logits
+    return logits[:, -count:-1][answers.mask]
 
 
 def _reference_batch(

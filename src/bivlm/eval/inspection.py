@@ -40,7 +40,9 @@ class InspectRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A packed folder: rows by part and by layer, the total, and the sizes of the whole folder."""
+    """A packed folder: rows by part and by layer, the total, the sizes of the whole folder, and the share of
+    the source's bytes that stayed in full precision (None in folders that do not say).
+    """
 
     recipe: str
     parts: tuple[InspectRow, ...]
@@ -48,6 +50,7 @@ class Inspection:
     total: InspectRow
     folder_bytes_before: int
     folder_bytes_after: int
+    kept_share: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -91,6 +94,7 @@ def _count(folder: Path, family: Family, quantization: dict[str, Any]) -> Inspec
         total=_row("total", linears),
         folder_bytes_before=quantization["source"]["file_bytes"],
         folder_bytes_after=files,
+        kept_share=quantization.get("kept", {}).get("share"),
     )
 
 

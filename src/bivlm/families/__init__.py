@@ -10,19 +10,41 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
-from bivlm.families.base import Family, Stack, last_block
+from bivlm.families import remote_code
+from bivlm.families.aya_vision import AYA_VISION
+from bivlm.families.base import Family, Stack
 from bivlm.families.causal_lm import CAUSAL_LMS
+from bivlm.families.cohere2_vision import COHERE2_VISION
 from bivlm.families.found.record import recorded_family
+from bivlm.families.gemma3 import GEMMA3
+from bivlm.families.gemma4 import GEMMA4
+from bivlm.families.gemma4_unified import GEMMA4_UNIFIED
+from bivlm.families.glm4v import GLM4V
+from bivlm.families.glm46v import GLM46V
+from bivlm.families.glm_ocr import GLM_OCR
+from bivlm.families.granite4_vision import GRANITE4_VISION
+from bivlm.families.idefics2 import IDEFICS2
 from bivlm.families.idefics3 import IDEFICS3
+from bivlm.families.internvl import INTERNVL
+from bivlm.families.lfm2_vl import LFM2_VL
+from bivlm.families.lighton_ocr import LIGHTON_OCR
 from bivlm.families.llava import LLAVA
 from bivlm.families.llava_next import LLAVA_NEXT
 from bivlm.families.llava_onevision import LLAVA_ONEVISION
+from bivlm.families.minicpmv4_6 import MINICPMV4_6
+from bivlm.families.mistral3 import MISTRAL3
 from bivlm.families.mllama import MLLAMA
+from bivlm.families.molmo2 import MOLMO2
+from bivlm.families.ovis2 import OVIS2
+from bivlm.families.paddleocr_vl import PADDLEOCR_VL
 from bivlm.families.paligemma import PALIGEMMA
 from bivlm.families.processors import load_processor, tokenizer_of
 from bivlm.families.qwen2_5_vl import QWEN2_5_VL
 from bivlm.families.qwen2_vl import QWEN2_VL
+from bivlm.families.qwen3_5 import QWEN3_5
+from bivlm.families.qwen3_vl import QWEN3_VL
 from bivlm.families.smolvlm import SMOLVLM
+from bivlm.families.vipllava import VIPLLAVA
 from bivlm.plugins import Table
 
 __all__ = [
@@ -33,7 +55,6 @@ __all__ = [
     "family_names",
     "family_of",
     "known_family",
-    "last_block",
     "load_processor",
     "remember",
     "tokenizer_of",
@@ -50,6 +71,27 @@ FAMILIES: dict[str, Family] = {
     "idefics3": IDEFICS3,
     "smolvlm": SMOLVLM,
     "paligemma": PALIGEMMA,
+    "qwen3_vl": QWEN3_VL,
+    "qwen3_5": QWEN3_5,
+    "gemma3": GEMMA3,
+    "gemma4": GEMMA4,
+    "gemma4_unified": GEMMA4_UNIFIED,
+    "internvl": INTERNVL,
+    "mistral3": MISTRAL3,
+    "glm4v": GLM4V,
+    "glm46v": GLM46V,
+    "glm_ocr": GLM_OCR,
+    "lfm2_vl": LFM2_VL,
+    "paddleocr_vl": PADDLEOCR_VL,
+    "aya_vision": AYA_VISION,
+    "cohere2_vision": COHERE2_VISION,
+    "granite4_vision": GRANITE4_VISION,
+    "minicpmv4_6": MINICPMV4_6,
+    "molmo2": MOLMO2,
+    "ovis2": OVIS2,
+    "idefics2": IDEFICS2,
+    "lighton_ocr": LIGHTON_OCR,
+    "vipllava": VIPLLAVA,
 }
 
 
@@ -81,11 +123,12 @@ def family_names() -> list[str]:
 
 
 def declared_family(config: PretrainedConfig) -> Family | None:
-    """The declaration of a model's architecture; None if there is none, or if it is for other vision towers."""
+    """The declaration of a model's architecture and of its vision tower; None if there is none."""
     found = USED.get(config.model_type) or _TABLE.named(config.model_type)
     if found is None or not found.vision_types:
         return found
-    return found if config.vision_config.model_type in found.vision_types else None
+    tower = config.vision_config.model_type
+    return next((one for one in (found, *found.variants) if tower in one.vision_types), None)
 
 
 def known_family(config: PretrainedConfig) -> Family | None:
@@ -135,6 +178,8 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
         found = family or USED.get(model_type) or _TABLE.named(model_type)
     else:
         found = family or known_family(config)
+    if found is None and (advice := remote_code.advice(model_type)) is not None:
+        raise InputError(advice)
     if found is None:
         raise InputError(
             f"the architecture {model_type!r} is not supported; supported are {', '.join(family_names())}; to"

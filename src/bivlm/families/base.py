@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from bivlm.families import inputs as model_inputs
@@ -22,36 +22,43 @@ from bivlm.types import PartName, Sample
 
 
 def last_block(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """The default of `Stack.outputs`: only the last block's output is read."""
+    """The default of `Family.tower_outputs`: only the last block's output is read."""
     return (count - 1,)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks that run one after the other, each on the output of the one before.
+    """Blocks that each run once in a forward pass, one after the other; what the model does between them is
+    its own affair.
 
     `path` names a `ModuleList` of blocks, or one module that is a single block (a projector; it may be a lone
-    `nn.Linear`). `outputs(config, count)` gives the indices of the blocks whose output the rest of the model
-    reads (the last one, unless the model picks features from inner blocks). `visual_linears` are the linears
+    `nn.Linear`). `visual_linears` are the linears
     of a language block whose input is visual tokens alone (cross-attention keys and values).
     """
 
     part: PartName
     path: str
-    outputs: Callable[[PretrainedConfig, int], Sequence[int]] = last_block
     visual_linears: tuple[str, ...] = ()
+
+    def block_paths(self, model: nn.Module) -> list[str]:
+        """The module paths of the blocks: the entries of a ModuleList, or the one module itself."""
+        module = model.get_submodule(self.path)
+        if isinstance(module, nn.ModuleList):
+            return [f"{self.path}.{index}" for index in range(len(module))]
+        return [self.path]
 
 
 @dataclass(frozen=True)
 class Family:
     """One architecture of transformers, by its `model_type`.
 
-    `stacks` are listed in the order in which the model runs them. `full_precision` are glob patterns of
-    modules outside the stacks, or of linears inside them, that are not quantized. `image_token_id(config)` is
-    the id that marks a visual token in `input_ids`; None for a model whose image enters the language model
-    through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}`; it is used for
-    processors without a chat template, and without it a chat template is needed. `vision_types` are the
-    `model_type`s of the vision towers that have these paths; empty if the architecture has only one.
+    `stacks` are listed in the order in which the model first comes to them. `full_precision` are glob
+    patterns of modules outside the stacks, or of linears inside them, that are not quantized.
+    `image_token_id(config)` is the id that marks a visual token in `input_ids`; None for a model whose image
+    enters the language model through cross-attention only. `prompt` has the places `{image}`, `{question}`
+    and `{bos}`; it is used for processors without a chat template, and without it a chat template is needed.
+    `vision_types` are the `model_type`s of the vision towers that have these paths; empty if the architecture
+    has only one. `variants` are declarations for other towers of the same architecture, whose paths differ.
     `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model reads them (in
     most models they mark the image, and 0 is text). `auto_class` is the class of transformers that builds the
     model. `origin` is "found" for a family that was found and not declared.
@@ -59,7 +66,8 @@ class Family:
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
     tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of each image's tokens from
-    the inputs; None if images are squares.
+    the inputs; None if images are squares. `tower_outputs(config, count)` gives the indices of the blocks of
+    the last vision stack whose outputs the model reads.
     """
 
     model_type: str
@@ -68,10 +76,12 @@ class Family:
     image_token_id: Callable[[PretrainedConfig], int | None]
     prompt: str | None = None
     vision_types: tuple[str, ...] = ()
+    variants: tuple[Family, ...] = ()
     answer_token_type: int = 0
     auto_class: str = "AutoModelForImageTextToText"
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
+    tower_outputs: Callable[[PretrainedConfig, int], Sequence[int]] = last_block
     origin: str = "declared"
 
     @property

@@ -2,15 +2,30 @@
 
     tokens ─► model.embed_tokens ─► model.layers ─► model.norm ─► lm_head
 
-They are packed, loaded and asked like the language part of any family; there is no image. Kept in full
-precision: the embeddings and `lm_head`, unless a recipe packs them, and the norms.
+They are packed, loaded and asked like the language part of any family; there is no image. Only dense models
+are listed: experts are no linears.
+
+Kept in full precision: the embeddings and `lm_head`, unless a recipe packs them, and the norms. Blocks of
+Qwen3.5 with linear attention also keep `in_proj_a` and `in_proj_b`, which have one row per head and set how
+fast the head forgets, through an exponential. Gemma 4 keeps the projection that feeds all its blocks, and the
+small models' embeddings per layer.
 """
 
 from __future__ import annotations
 
 from bivlm.families.base import Family, Stack
 
-MODEL_TYPES = ("llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+MODEL_TYPES = (
+    "apertus", "arcee", "cohere", "cohere2", "cwm", "diffllama", "ernie4_5", "exaone4", "gemma", "gemma2",
+    "gemma3_text", "gemma4_text", "glm", "glm4", "granite", "granite_swa", "helium", "hunyuan_v1_dense",
+    "hyperclovax", "jais2", "lfm2", "llama", "minicpm3", "ministral", "ministral3", "mistral", "nanochat",
+    "nemotron", "olmo", "olmo2", "olmo3", "persimmon", "phi", "phi3", "qwen2", "qwen3", "qwen3_5_text",
+    "seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma",
+)  # fmt: skip
+ALSO_KEPT: dict[str, tuple[str, ...]] = {
+    "gemma4_text": ("model.embed_tokens_per_layer", "model.per_layer_model_projection"),
+    "qwen3_5_text": ("model.layers.*.linear_attn.in_proj_a", "model.layers.*.linear_attn.in_proj_b"),
+}
 
 
 def causal_lm(model_type: str) -> Family:
@@ -18,7 +33,7 @@ def causal_lm(model_type: str) -> Family:
     return Family(
         model_type=model_type,
         stacks=(Stack("language", "model.layers"),),
-        full_precision=("lm_head", "model.embed_tokens"),
+        full_precision=("lm_head", "model.embed_tokens", *ALSO_KEPT.get(model_type, ())),
         image_token_id=lambda config: None,
         prompt="{bos}{question}",
         auto_class="AutoModelForCausalLM",

@@ -14,20 +14,17 @@ embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isqrt
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family, Stack
+from bivlm.families.folding import of_square_tiles
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
     """`scale_factor` x `scale_factor` neighbours of a square tile become one token."""
-    side, fold = isqrt(patches), config.scale_factor
-    place = torch.arange(side) // fold
-    return (place[:, None] * (side // fold) + place).flatten().expand(rows, patches)
+    return of_square_tiles(rows, patches, config.scale_factor)
 
 
 IDEFICS3 = Family(

@@ -1,5 +1,5 @@
 """LLaVA-1.5: a CLIP or SigLIP vision tower, a projector of two linears, and a language model with the layers
-of a Llama.
+of a Llama. With a Pixtral tower the paths differ (pixtral.py).
 
     pixels ─► vision_tower ─ features of inner blocks ─► multi_modal_projector
         ─► visual tokens in place of <image> ─► language_model ─► lm_head
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family, Stack
+from bivlm.families.pixtral import PIXTRAL
 
 
 def selected_features(config: PretrainedConfig, count: int) -> Sequence[int]:
@@ -43,7 +44,7 @@ def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: i
 LLAVA = Family(
     model_type="llava",
     stacks=(
-        Stack("vision", "model.vision_tower.encoder.layers", outputs=selected_features),
+        Stack("vision", "model.vision_tower.encoder.layers"),
         Stack("projector", "model.multi_modal_projector"),
         Stack("language", "model.language_model.layers"),
     ),
@@ -56,5 +57,7 @@ LLAVA = Family(
     image_token_id=lambda config: config.image_token_id,
     prompt="USER: {image}\n{question} ASSISTANT:",
     vision_types=("clip_vision_model", "siglip_vision_model"),
+    variants=(PIXTRAL,),
     patch_tokens=patch_tokens,
+    tower_outputs=selected_features,
 )

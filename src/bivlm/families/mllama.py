@@ -15,26 +15,12 @@ of tile, aspect ratio and position with their gates. The projector is a lone lin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from transformers import PretrainedConfig
-
 from bivlm.families.base import Family, Stack
-
-
-def intermediate_and_last(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """The blocks whose outputs are concatenated after the global transformer, and the last one, which feeds
-    it. Index i is the output of block i.
-    """
-    return tuple(
-        sorted({index % count for index in config.vision_config.intermediate_layers_indices} | {count - 1})
-    )
-
 
 MLLAMA = Family(
     model_type="mllama",
     stacks=(
-        Stack("vision", "model.vision_model.transformer.layers", outputs=intermediate_and_last),
+        Stack("vision", "model.vision_model.transformer.layers"),
         Stack("vision", "model.vision_model.global_transformer.layers"),
         Stack("projector", "model.multi_modal_projector"),
         Stack(

@@ -31,7 +31,9 @@ def model_card(
     if source.family.reads_images:
         asked, task = '"photo.jpg", "What is in the picture?"', "image-text-to-text"
     kinds = {module.get("kind", "linear") for module in quantization["modules"].values()}
+    rest = quantization["kept"]
     kept = "norms, convolutions" if "embedding" in kinds else "embeddings, norms, language head"
+    kept += "".join(f", {kind}" for kind in sorted({row["kind"] for row in rest["weights"]}))
     pruning = quantization.get("pruning")
     dropped = (
         "" if pruning is None else f"| visual tokens dropped by default | `{parse_pruning(pruning)}` |\n"
@@ -57,6 +59,7 @@ tags:
 | true bits per weight | {8 * stored / weights:.3f}{_paper_count(report, weights)} |
 | bytes of these | {before:,} before, {stored:,} now |
 | relative weight error | {error:.4f} |
+| everything else | {rest["bytes"]:,} bytes, {rest["share"]:.1%} of the model's bytes before |
 | calibration samples | {quantization["calibration_samples"]} |
 {dropped}
 Everything else ({kept}, what the recipe keeps) is stored as it was in `{name}`; `{REPORT_NAME}` has a \

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bivlm.calibration.distillation import Distilled, tune_model
 from bivlm.calibration.inputs import CalibrationInput
@@ -17,11 +17,11 @@ from bivlm.calibration.scaled import ScaledLinear, rescaled
 from bivlm.calibration.teacher import ask_teacher
 from bivlm.checkpoint.source import SourceModel
 from bivlm.events import SILENT, Events
+from bivlm.families.linears import is_linear
 from bivlm.formats import PackedTensor
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import Plan, TablePlan
 from bivlm.job.unit import MadeUnit, UnitStore
-from bivlm.job.weighing import exact_stacks
 from bivlm.job.weight import packed_errors, weight_of
 from bivlm.packed.embedding import replace_embedding
 from bivlm.packed.module import expand_weights
@@ -42,9 +42,9 @@ def distil(
 
     The embeddings, the packed weights decoded, and the vectors are in memory at the same time.
     """
-    stacks = exact_stacks(plan)
-    kept = None if measured is None else measured.place("predictions", [b.path for s in stacks for b in s])
-    teacher = ask_teacher(source, stacks, samples, kept, events)
+    paths = [block.path for block in plan.blocks]
+    kept = None if measured is None else measured.place("predictions", paths)
+    teacher = ask_teacher(source, paths, samples, kept, events)
     student = SourceModel(source.folder, merge_adapter=bool(source.adapter.files))
     dtype = computing_dtype(source.dtype)
     packed, vectors = put_together(student, plan, store, dtype)
@@ -96,7 +96,7 @@ def put_together(
             continue
         for linear in unit.quantized:
             module = student.model.get_submodule(linear.name)
-            assert isinstance(module, nn.Linear), linear.name
+            assert is_linear(module), linear.name
             student.model.set_submodule(linear.name, ScaledLinear(packed[linear.name], module.bias, dtype))
     if not plan.shared:
         student.model.tie_weights()

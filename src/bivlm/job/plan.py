@@ -18,7 +18,8 @@ from torch import nn
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
-from bivlm.families import Family, Stack
+from bivlm.families import Family
+from bivlm.families.linears import is_linear
 from bivlm.job.recipe import KEEP, BudgetFrom, Recipe, build_quantizer
 from bivlm.job.tables import table_quantizer
 from bivlm.quantizers import Quantizer
@@ -78,13 +79,10 @@ WeightPlan = LinearPlan | TablePlan
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One block: its path in the model and its linears. `stack` indexes the family's stacks; `is_output`: the
-    model reads its output later.
-    """
+    """One block: its path in the model and its linears. `stack` indexes the family's stacks."""
 
     path: str
     stack: int
-    is_output: bool
     linears: tuple[LinearPlan, ...]
 
     @property
@@ -155,14 +153,6 @@ class Plan:
         return block.needs_data or bool(block.quantized and self.runs_beside)
 
 
-def block_paths(model: nn.Module, stack: Stack) -> list[str]:
-    """The module paths of a stack's blocks: the entries of a ModuleList, or the one module itself."""
-    module = model.get_submodule(stack.path)
-    if isinstance(module, nn.ModuleList):
-        return [f"{stack.path}.{index}" for index in range(len(module))]
-    return [stack.path]
-
-
 def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) -> Plan:
     """Match every linear of the model with the recipe.
 
@@ -172,13 +162,11 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
     match = _Match(source.family, recipe, parts)
     blocks: list[BlockPlan] = []
     for index, stack in enumerate(source.family.stacks):
-        paths = block_paths(source.model, stack)
-        outputs = set(stack.outputs(source.config, len(paths)))
-        for position, path in enumerate(paths):
+        for path in stack.block_paths(source.model):
             linears = tuple(
                 match.plan(name, stack.part, linear) for name, linear in _linears_below(source.model, path)
             )
-            blocks.append(BlockPlan(path, index, position in outputs, linears))
+            blocks.append(BlockPlan(path, index, linears))
     match.check()
     tables = () if recipe.embeddings is None else _plan_tables(source, recipe.embeddings, recipe.needs_data)
     return Plan(
@@ -202,7 +190,7 @@ def _outside(
     return tuple(
         LinearPlan(name, None, (linear.out_features, linear.in_features), None, "outside the blocks")
         for name, linear in model.named_modules()
-        if isinstance(linear, nn.Linear) and name not in inside
+        if is_linear(linear) and name not in inside
     )
 
 
@@ -236,7 +224,7 @@ def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:
     return [
         (f"{path}.{name}" if name else path, child)
         for name, child in block.named_modules()
-        if isinstance(child, nn.Linear)
+        if is_linear(child)
     ]
 
 

@@ -15,6 +15,7 @@ import torch
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
+from bivlm.job.kept import kept_bytes, kept_weights
 from bivlm.job.plan import LinearPlan, Plan, WeightPlan
 from bivlm.job.recipe import Recipe
 from bivlm.quantizers import Quantizer
@@ -39,7 +40,8 @@ class PreflightRow:
 @dataclass(frozen=True)
 class Preflight:
     """The table and the predictions: bytes of the model's files before and after, peak resident bytes,
-    seconds of quantizing without calibration.
+    seconds of quantizing without calibration; bytes of the tensors that stay in full precision, whatever
+    they are, and their share of all.
 
     `bits` is an upper bound per weight for all quantized linears together. The row width with the most bits
     per weight is `dearest_columns`, and these bits are `dearest_bits`.
@@ -53,6 +55,8 @@ class Preflight:
     bytes_after: int
     memory_bytes: int
     seconds: float
+    kept_bytes: int
+    kept_share: float
 
 
 def treatment_of(linear: WeightPlan) -> str:
@@ -90,6 +94,10 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
             bits = 8 * packed / weights
             seconds += weights * _seconds_per_weight(quantizer)
         rows.append(PreflightRow(part, treatment, len(linears), weights, bits))
+    for kept in kept_weights(source):
+        rows.append(
+            PreflightRow(kept.part or "outside", f"kept: {kept.because}", kept.matrices, kept.weights, None)
+        )
     before = source.file_bytes
     return Preflight(
         tuple(rows),
@@ -98,6 +106,7 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
         before - saved,
         _memory(source, plan, whole=budget is not None or bool(plan.distillation)),
         seconds,
+        *kept_bytes(source, plan),
     )
 
 
@@ -162,8 +171,9 @@ def _seconds_per_weight(quantizer: Quantizer) -> float:
 
 
 def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:
-    """Bytes of the process, the largest block with the working memory of its largest linear, the largest
-    piece outside the blocks, and, with data, the second moments.
+    """Bytes of the process, the largest block with the working memory of its largest linear and of what
+    transformers' operations convert, the largest piece outside the blocks, and, with data, the second
+    moments.
 
     `whole`: all blocks are in memory at once.
     """
@@ -185,6 +195,7 @@ def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:
         PROCESS_BYTES
         + (sum(blocks) if whole else max(blocks, default=0))
         + 16 * largest
+        + source.conversion_bytes
         + moments
         + min(2 * outside, outside + (1 << 30))
     )

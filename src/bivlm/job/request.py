@@ -33,7 +33,8 @@ class Request:
     """A checked request. `pruning` is the packed model's default pruning; `family` declares an architecture
     that is not in the table; `sensitivities` is a file that keeps the measurements of a budget;
     `measurements` a folder that keeps gradients and predictions for other jobs; `merge_adapter` says that a
-    LoRA adapter in the model's folder belongs to its weights.
+    LoRA adapter in the model's folder belongs to its weights; `allow_kept_experts` that a model may be packed
+    most of whose weights stay, because they are fused experts.
     """
 
     recipe: Recipe
@@ -43,6 +44,7 @@ class Request:
     sensitivities: Path | None = None
     measurements: Path | None = None
     merge_adapter: bool = False
+    allow_kept_experts: bool = False
 
 
 def make_request(
@@ -58,6 +60,7 @@ def make_request(
     sensitivities: str | Path | None = None,
     measurements: str | Path | None = None,
     merge_adapter: bool = False,
+    allow_kept_experts: bool = False,
 ) -> Request:
     """Check the arguments and combine them into a request.
 
@@ -92,6 +95,7 @@ def make_request(
         None if sensitivities is None else Path(sensitivities),
         None if measurements is None else Path(measurements),
         merge_adapter,
+        allow_kept_experts,
     )
 
 

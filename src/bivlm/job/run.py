@@ -24,7 +24,7 @@ from bivlm.checkpoint.companions import check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
 from bivlm.checkpoint.guards import memory_explained
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.modules import FORMAT_VERSION
+from bivlm.checkpoint.modules import FORMAT_VERSION, KEYS_ARE_NAMES
 from bivlm.checkpoint.output import OutputFolder
 from bivlm.checkpoint.place import REPORT_NAME
 from bivlm.checkpoint.shards import read_json, to_json
@@ -38,6 +38,7 @@ from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
 from bivlm.job.distilling import distil
+from bivlm.job.kept import check_experts, kept_weights
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import Plan, make_plan
 from bivlm.job.preflight import Preflight, check_disk, preflight
@@ -87,6 +88,7 @@ def quantize(
     sensitivities: str | Path | None = None,
     measurements: str | Path | None = None,
     merge_adapter: bool = False,
+    allow_kept_experts: bool = False,
     overwrite: bool = False,
     events: Events = SILENT,
 ) -> Path:
@@ -108,6 +110,8 @@ def quantize(
                    on the same model and data
     merge_adapter  merge the LoRA adapter in the model's folder into the weights; without it such a folder is
                    refused
+    allow_kept_experts  pack a model whose blocks are for the most part fused experts, which stay in full
+                   precision; without it such a model is refused
     overwrite      replace `out` if bivlm wrote it; the old model stays until the new one is complete
     events         receives the progress
 
@@ -126,6 +130,7 @@ def quantize(
         sensitivities=sensitivities,
         measurements=measurements,
         merge_adapter=merge_adapter,
+        allow_kept_experts=allow_kept_experts,
     )
     prepared = prepare(model, request)
     drawn = calibration_samples(prepared, data, samples, seed, data_root)
@@ -142,6 +147,8 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     check_readable(companions(source.folder))
     family_of(source.config, request.family)  # refuses a family of another architecture
     plan = make_plan(source, request.recipe, request.parts)
+    if not request.allow_kept_experts:
+        check_experts(source, plan, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
     if request.pruning is not None:
         TokenPruning(source.model, request.pruning)  # refuses a pruning that this model cannot do
@@ -297,6 +304,7 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
     return {
         "quant_method": "bivlm",
         "format_version": FORMAT_VERSION,
+        **({"keys": KEYS_ARE_NAMES} if source.keys_are_names else {}),
         "bivlm_version": __version__,
         "recipe": json.loads(json.dumps(request.recipe.to_dict())),
         "parts": list(request.parts),
@@ -307,6 +315,11 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
             "name": source.folder.resolve().name,
             "file_bytes": source.file_bytes,
             "linears": {name: source.entries[f"{name}.weight"].nbytes for name in modules},
+        },
+        "kept": {
+            "bytes": prepared.expected.kept_bytes,
+            "share": round(prepared.expected.kept_share, 4),
+            "weights": [kept.to_dict() for kept in kept_weights(source)],
         },
         **pruning,
         **found,

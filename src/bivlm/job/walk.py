@@ -1,8 +1,8 @@
-"""The walk: stack by stack, block by block; each block is quantized on the outputs of the packed blocks
-before it.
+"""The walk, block by block, in the order in which the model runs them; each block is quantized on the
+outputs of the packed blocks before it.
 
-    for each stack:   enter it          (finished stacks replay their outputs)
-      for each block: weights from the source ─► observe ─► finish the unit ─► packed in place ─► next block
+    the model's own forward pass, paused at a block (calibration/streams.py)
+      ─► weights from the source ─► observe ─► finish the unit ─► run it packed ─► the next block …
     the tables last, if the recipe packs them: the head with statistics of its inputs
 
 If the recipe asks for error propagation or tuning, the full-precision model runs next to the packed one,
@@ -14,8 +14,9 @@ same numbers, so a walk that was interrupted ends with the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.head import head_stats
 from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.paused import BlockCall, hidden_of
 from bivlm.calibration.stats import StatsCollector
-from bivlm.calibration.stream import Entrance, FinishedStack, Stream
+from bivlm.calibration.streams import Streams
 from bivlm.calibration.tuning import Tuned, tune_block
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
@@ -38,7 +40,7 @@ from bivlm.types import LinearStats
 
 
 class Walk:
-    """Quantizes every unit of a plan into a store; each method is one step.
+    """Quantizes every unit of a plan into a store.
 
     `samples` are used only if a quantizer needs data or the full-precision model runs as well; `gradients`
     are theirs, if a quantizer needs them.
@@ -56,97 +58,109 @@ class Walk:
         self.source, self.plan, self.store, self.samples = source, plan, store, samples
         self.gradients = gradients
         self.maker = UnitMaker(source, plan, store, events)
-        self.entrance = Entrance(source.model, samples)
-        self.paths = [block.path for block in plan.blocks]
-        self.finished: list[FinishedStack] = []
+        self.blocks = {block.path: block for block in plan.blocks}
 
     def run(self) -> None:
-        """All units, in their order. Raises InputError if samples are needed and there are none."""
+        """All units. Raises InputError if samples are needed and there are none, or none reaches a block that
+        needs them.
+        """
         if self.plan.needs_data and not self.samples:
             raise InputError(
                 "the recipe's quantizer needs calibration samples and there are none; give --data, or choose"
                 " a preset that needs no data"
             )
-        count = self._blocks_with_data()
-        head = self._run_blocks(self.plan.blocks[:count]) if count else None
-        for block in self.plan.blocks[count:]:
+        left, head = dict(self.blocks), None
+        if self.plan.needs_data:
+            head = self._run_samples(left)
+        for block in left.values():
+            if self.plan.runs(block) and not self.store.is_done(block.path):
+                raise InputError(
+                    f"no calibration sample reaches {block.path}; give samples that use it (with images, if"
+                    " it is of the vision part), or leave its part out with --parts"
+                )
             self.maker.finish(block)
         for table in self.plan.tables:
             self._finish_table(table, head)
 
-    def _blocks_with_data(self) -> int:
-        """How many blocks the samples run through: up to the last block that uses them."""
-        if self.plan.head_needs_data:
-            return len(self.plan.blocks)
-        return 1 + max(
-            (index for index, block in enumerate(self.plan.blocks) if self.plan.runs(block)), default=-1
-        )
+    def _run_samples(self, left: dict[str, BlockPlan]) -> LinearStats | None:
+        """Run the samples through the blocks until none that is `left` uses them; blocks that have run are
+        finished, and leave it. Returns statistics of the language head's inputs if they are needed.
+        """
+        heads = [table.head or table.path for table in self.plan.tables if table.needs_data]
+        model, stops, beside = self.source.model, [*self.blocks, *heads], self.plan.runs_beside
+        with (
+            self.source.surroundings(list(self.blocks)),
+            Streams(model, self.samples, stops) as packed,
+            Streams(model, self.samples, stops) if beside else nullcontext() as exact,
+        ):
+            for streams in filter(None, (packed, exact)):
+                streams.start()
+            while self.plan.head_needs_data or any(self.plan.runs(block) for block in left.values()):
+                path = packed.next_block()
+                if path is None:
+                    return None
+                if path not in self.blocks:
+                    return self._observe_head(path, packed, exact)
+                self._run_block(left.pop(path), packed, exact)
+        return None
 
-    def _run_blocks(self, blocks: Sequence[BlockPlan]) -> LinearStats | None:
-        """Finish some blocks on the samples; returns statistics of the language head's inputs if needed."""
-        for _, stack in groupby(blocks, key=lambda block: block.stack):
-            self._run_stack(tuple(stack))
-        with self.source.surroundings(self.paths):
-            return self._observe_head()
-
-    def _run_stack(self, blocks: Sequence[BlockPlan]) -> None:
-        """Finish the blocks of one stack, and keep the outputs that the model reads later."""
-        modules = [self.source.model.get_submodule(block.path) for block in blocks]
-        with self.source.surroundings(self.paths):
-            exact = self.entrance.enter(modules, self.finished, exact=True) if self.plan.runs_beside else None
-            packed = self.entrance.enter(modules, self.finished)
-        stack = FinishedStack(modules, len(self.samples))
-        for index, block in enumerate(blocks):
-            self._run_block(block, index, packed, exact)
-            if block.is_output:
-                stack.record(index, packed, exact)
-        self.finished.append(stack)
-
-    def _run_block(self, block: BlockPlan, index: int, packed: Stream, exact: Stream | None) -> None:
+    def _run_block(self, block: BlockPlan, packed: Streams, exact: Streams | None) -> None:
         """Observe one block, finish it, and run it: `packed` on the packed weights, `exact` on its own."""
+        calls, beside = packed.calls(block.path), None if exact is None else exact.calls(block.path)
+        whole: dict[int, Any] = {}
         with self.source.present(block.path) as module:
-            collector = self._observe(block, module, index, packed, exact)
-            if exact is not None:
-                exact.advance(index, module)
-
-            def tune(weights: Packed) -> Tuned:
-                assert exact is not None
-                # the full-precision model has run through the block already: its hidden states are the
-                # targets
-                return tune_block(
-                    module,
-                    block.path,
-                    weights,
-                    packed.calls(index),
-                    packed.hidden,
-                    exact.hidden,
-                    self.plan.tuning,
-                    self._output_weights(block),
-                )
-
+            collector = self._observe(block, module, calls, beside)
+            if beside is not None:
+                whole = _run(module, beside)
             if not self.plan.tuning:  # each weight is read from the file again when its turn comes
                 self.source.release([f"{linear.name}.weight" for linear in block.quantized])
-            stats = None if collector is None else collector.stats
-            weights, vectors = self.maker.finish(block, stats, tune if self.plan.tuning else None)
+            tune = self._tuner(block, module, calls, whole) if self.plan.tuning else None
+            weights, vectors = self.maker.finish(block, None if collector is None else collector.stats, tune)
             for name, weight in weights.items():
                 # decoded and multiplied by torch: the kernels' sums depend on the machine's instruction set,
                 # and the bytes of the blocks that follow must not
                 expand_weights(replace_linear(self.source.model, name, weight))
             set_vectors(self.source.model, vectors)
-            packed.advance(index, self.source.model.get_submodule(block.path))
+            ready = self.source.model.get_submodule(block.path)
+            outputs = _run(ready, calls)
+        packed.leave(block.path, outputs)
+        if exact is not None:
+            exact.leave(block.path, whole)
+
+    def _tuner(
+        self, block: BlockPlan, module: nn.Module, calls: Mapping[int, BlockCall], whole: Mapping[int, Any]
+    ) -> Callable[[Packed], Tuned]:
+        """Tuning of a block, here with its full-precision weights, to the outputs of the full-precision
+        model.
+        """
+        targets = [hidden_of(whole[number]) for number in calls]
+        weights = self._output_weights(block)
+        chosen = None if weights is None else [weights[number] for number in calls]
+
+        def tune(packed: Packed) -> Tuned:
+            made = list(calls.values())
+            return tune_block(module, block.path, packed, made, targets, self.plan.tuning, chosen)
+
+        return tune
 
     def _output_weights(self, block: BlockPlan) -> list[Tensor] | None:
         """How much the error of every token of a block's output counts, (t,) for each sample: by its
         gradient, if the block's quantizers weigh tokens so; None if all count alike.
         """
-        power = max(linear.quantizer.gradient_power for linear in block.quantized if linear.quantizer)
+        power = max(
+            (linear.quantizer.gradient_power for linear in block.quantized if linear.quantizer), default=0.0
+        )
         if self.gradients is None or not power:
             return None
         return self.gradients.weights(block.path, power)
 
     @torch.inference_mode()
     def _observe(
-        self, block: BlockPlan, module: nn.Module, index: int, packed: Stream, exact: Stream | None
+        self,
+        block: BlockPlan,
+        module: nn.Module,
+        calls: Mapping[int, BlockCall],
+        exact: Mapping[int, BlockCall] | None,
     ) -> StatsCollector | None:
         """Statistics of the inputs of the block's linears, with the residual to the full-precision model;
         None if nothing uses them.
@@ -156,23 +170,27 @@ class Walk:
             return None
         stack = self.source.family.stacks[block.stack]
         collector = block_collector(self.source, block, self.samples, self.gradients)
-        calls = packed.calls(index)
-        for number, sample in enumerate(self.samples):
+        for number, call in calls.items():
             received = None
             if exact is not None:
                 with collector.inputs() as received:
-                    exact.calls(index)[number].run(module, exact.hidden[number])
-            visual = sample.visual if stack.part == "language" else None
+                    exact[number].try_run(module)
+            visual = self.samples[number].visual if stack.part == "language" else None
             with collector.watching(visual, received, number):
-                calls[number].run(module, packed.hidden[number])
+                call.try_run(module)
         return collector
 
-    def _observe_head(self) -> LinearStats | None:
-        """Statistics of the language head's inputs from the packed blocks, if its weight is still to be
-        packed.
+    def _observe_head(self, path: str, packed: Streams, exact: Streams | None) -> LinearStats | None:
+        """Statistics of the inputs of the language head at `path` from the packed blocks, if its weight is
+        still to be packed.
         """
-        wanted = any(table.needs_data and not self.store.is_done(table.path) for table in self.plan.tables)
-        return head_stats(self.entrance, self.finished, bool(self.plan.propagation)) if wanted else None
+        wanted = [
+            table for table in self.plan.tables if table.needs_data and not self.store.is_done(table.path)
+        ]
+        if not wanted:
+            return None
+        beside = None if exact is None else exact.calls(path)
+        return head_stats(wanted[0].shape[1], self.samples, packed.calls(path), beside)
 
     def _finish_table(self, table: TablePlan, head: LinearStats | None) -> None:
         """Pack the embedding or the head; `head` has the statistics of the head's inputs."""
@@ -182,6 +200,12 @@ class Walk:
             return head
 
         self.maker.finish(table, stats if table.needs_data else None)
+
+
+@torch.inference_mode()
+def _run(module: nn.Module, calls: Mapping[int, BlockCall]) -> dict[int, Any]:
+    """What a block returns for every sample."""
+    return {number: call.run(module) for number, call in calls.items()}
 
 
 def set_vectors(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:

@@ -5,9 +5,7 @@ by block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
-from bivlm.calibration.exact import ExactBlock
 from bivlm.calibration.gradients import Gradients, measure_gradients
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.stats import StatsCollector, Weighing, collector_for
@@ -17,14 +15,6 @@ from bivlm.job.measurements import Measurements
 from bivlm.job.plan import BlockPlan, Plan
 
 LEAST_TOKENS = 16.0  # effective tokens for every input of a linear, or its tokens are not weighed
-
-
-def exact_stacks(plan: Plan) -> list[list[ExactBlock]]:
-    """The blocks of a plan, stack by stack, as the full-precision model runs them."""
-    return [
-        [ExactBlock(block.path, block.is_output) for block in stack]
-        for _, stack in groupby(plan.blocks, key=lambda block: block.stack)
-    ]
 
 
 def gradients_of(
@@ -48,9 +38,7 @@ def gradients_of(
     }
     details = [*linears, *(name for names in linears.values() for name in names), "fisher", *sorted(fishers)]
     folder = None if measured is None else measured.place("gradients", details)
-    return measure_gradients(
-        source, exact_stacks(plan), linears, samples, fishers=fishers, folder=folder, events=events
-    )
+    return measure_gradients(source, linears, samples, fishers=fishers, folder=folder, events=events)
 
 
 def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bivlm.families.linears import is_linear
 from bivlm.formats.base import PackedTensor
 from bivlm.packed.module import PackedModule, check_shape
 
@@ -66,7 +67,7 @@ def replace_embedding(
     replacement = PackedEmbedding(packed, embedding.padding_idx, embedding.weight.dtype)
     if head is not None:
         linear = root.get_submodule(head)
-        assert isinstance(linear, nn.Linear), head
+        assert is_linear(linear), head
         check_shape(head, packed, linear.weight)
         root.set_submodule(head, TiedHead(replacement, linear.bias))
     root.set_submodule(name, replacement)

@@ -22,11 +22,12 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from bivlm.checkpoint.modules import FORMAT_VERSION, ModuleSpec, read_modules
+from bivlm.checkpoint.modules import FORMAT_VERSION, ModuleSpec, keys_are_names, read_modules
 from bivlm.checkpoint.seal import read_seal
 from bivlm.checkpoint.shards import read_entries
 from bivlm.checkpoint.verify import verify_modules, verify_shards
 from bivlm.errors import InputError
+from bivlm.families.linears import is_linear
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
 from bivlm.packed.linear import PackedLinear, replace_linear
@@ -76,6 +77,14 @@ class BivlmHfQuantizer(HfQuantizer):
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         read_modules(self.quantization_config.to_dict())
+
+    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+        """What transformers renames and converts while loading: nothing where the tensors have the names of
+        the model already, which its rules are not made for.
+        """
+        if keys_are_names(self.quantization_config.to_dict()):
+            return []
+        return super().update_weight_conversions(weight_conversions, model)
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
@@ -182,7 +191,7 @@ def resolve_modules(
     If `model` has no language head, the head is left out. Raises InputError if a recorded module is not in
     the model, or if several modules match: a silent skip would leave random weights.
     """
-    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linears = {name for name, module in model.named_modules() if is_linear(module)}
     embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     for recorded, spec in modules.items():
         kind = spec.kind

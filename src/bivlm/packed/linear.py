@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from bivlm.families.linears import is_linear
 from bivlm.formats.base import PackedTensor
 from bivlm.packed.module import PackedModule, check_shape
 
@@ -34,7 +35,7 @@ def replace_linear(root: nn.Module, name: str, packed: PackedTensor) -> PackedLi
     module. InputError if the packed weight has another shape.
     """
     linear = root.get_submodule(name)
-    assert isinstance(linear, nn.Linear), name
+    assert is_linear(linear), name
     check_shape(name, packed, linear.weight)
     replacement = PackedLinear(packed, linear.bias, linear.weight.dtype)
     root.set_submodule(name, replacement)

@@ -29,7 +29,7 @@ from bivlm.families import Family, family_of
 from bivlm.pruning.base import Pruner
 from bivlm.pruning.dropping.cache import cache_in
 from bivlm.pruning.dropping.cross import CrossAttentionDrop
-from bivlm.pruning.dropping.geometry import runs, shape_of, token_places
+from bivlm.pruning.dropping.geometry import dealt, runs, shape_of, token_places
 from bivlm.pruning.dropping.language import LanguageDrop
 from bivlm.pruning.dropping.state import Call, Decision, Encoding
 from bivlm.pruning.dropping.tower import TowerDrop, TowerWatch
@@ -198,13 +198,13 @@ class TokenPruning:
 
     def _places(self, visual: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """The places of each prompt's visual tokens."""
-        shapes = [[shape_of(count) for count in runs(row)] for row in visual]
+        counts = visual.sum(1).tolist()
         known = (
             None if self.family.token_grids is None else self.family.token_grids(self.model.config, inputs)
         )
-        if known is not None and len(known) == sum(map(len, shapes)):
-            remaining = iter(known)
-            shapes = [[next(remaining) for _ in row] for row in shapes]
+        shapes = None if known is None else dealt(known, counts)
+        if shapes is None:
+            shapes = [[shape_of(count) for count in runs(row)] for row in visual]
         return tuple(token_places(row) for row in shapes)
 
     def _tell(self, what: str) -> None:

@@ -190,7 +190,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path, text):
 
 def test_sensitivities_of_other_linears_are_refused(tmp_path):
     linear = LinearPlan("model.layers.0.q", "language", (4, 4), Trellis())
-    block = BlockPlan("model.layers.0", 0, False, (linear,))
+    block = BlockPlan("model.layers.0", 0, (linear,))
     file = SensitivityFile(tmp_path / "job.json")
     file.check({}, [block])
     file.check({"model.layers.0": [Sensitivity(("model.layers.0.q",), PROBES, (1.0, 0.5, 0.1))]}, [block])

@@ -10,15 +10,16 @@ from safetensors.torch import load_file, save_file
 
 from analyzing import saved
 from bivlm.errors import InputError
+from bivlm.families import family_of
 from bivlm.job.run import quantize
 from bivlm.studies.analyze.run import analyze
 from bivlm.studies.analyze.weight import statistics
 from bivlm.studies.study import RunSettings
-from tiny import KINDS, tiny_model
+from tiny import each, tiny_model
 from told import Told
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each())
 def test_every_family_is_analysed(kind, coarse, tmp_path):
     model, told = tiny_model(kind, torch.bfloat16).requires_grad_(False), Told()
     model.save_pretrained(tmp_path / "model")
@@ -42,7 +43,10 @@ def test_every_family_is_analysed(kind, coarse, tmp_path):
         assert all(linear.name.endswith(linear.kind) for linear in linears)
         assert part.weights == sum(linear.shape[0] * linear.shape[1] for linear in linears)
     depths = {part.part: {linear.depth for linear in found.of_part(part.part)} for part in found.parts}
-    blocks = {"vision": 5 if kind == "mllama" else 3, "projector": 1, "language": 3}
+    blocks = dict.fromkeys(depths, 0)
+    for stack in family_of(model.config).stacks:
+        module = model.get_submodule(stack.path)
+        blocks[stack.part] += len(module) if isinstance(module, torch.nn.ModuleList) else 1
     assert depths == {part: set(range(count)) for part, count in blocks.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
-from bivlm.families import family_names, known_family, remember
+from bivlm.families import family_names, known_family, remember, remote_code
 from bivlm.families.base import Family
 from bivlm.families.found.asking import Asking
 from bivlm.families.found.find import auto_class_of, find_structure
@@ -35,11 +35,15 @@ def family_in(folder: Path, config: PretrainedConfig) -> Family:
 
 def check_model_type(model_type: str) -> None:
     """InputError for an architecture that has no declaration, and that transformers cannot build."""
-    if model_type not in family_names():
-        try:
-            auto_class_of(model_type)
-        except InputError as error:
-            raise InputError(f"{error}; declared are {', '.join(family_names())}; to add one: docs/adding.md") from error
+    if model_type in family_names():
+        return
+    if (advice := remote_code.advice(model_type)) is not None:
+        raise InputError(advice)
+    try:
+        auto_class_of(model_type)
+    except InputError as error:
+        declared = f"declared are {', '.join(family_names())}; to add one: docs/adding.md"
+        raise InputError(f"{error}; {declared}") from error
 
 
 def structure_in(folder: Path, config: PretrainedConfig) -> Structure:

@@ -16,16 +16,18 @@ of a group at one bit saturates, the predicted one does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.paused import BlockCall
 from bivlm.calibration.stats import StatsCollector
-from bivlm.calibration.stream import Entrance, FinishedStack, Stream
+from bivlm.calibration.streams import Streams
 from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.budget.sensitivity import PROBES, Sensitivity, SensitivityFile, quantized
 from bivlm.job.plan import BlockPlan, Plan
@@ -76,37 +78,44 @@ class _Prediction:
 
     def run(self, found: dict[str, list[Sensitivity]]) -> None:
         """Predict what is not in `found` yet; the file is written after every block."""
-        entrance, finished = Entrance(self.source.model, self.samples), list[FinishedStack]()
-        paths = [block.path for block in self.plan.blocks]
-        done = 0
-        for number in sorted({block.stack for block in self.plan.blocks}):
-            stack = [block for block in self.plan.blocks if block.stack == number]
-            modules = [self.source.model.get_submodule(block.path) for block in stack]
-            with self.source.surroundings(paths):
-                stream = entrance.enter(modules, finished)
-            record = FinishedStack(modules, len(self.samples))
-            for index, block in enumerate(stack):
-                self.events.progress(PREDICTING, done, len(paths))
-                with self.source.present(block.path) as module:
-                    if block.quantized and block.path not in found:
-                        found[block.path] = self._block(block, module, stream, index)
+        blocks = {block.path: block for block in self.plan.blocks}
+        missing = {block.path for block in self.plan.blocks if block.quantized} - found.keys()
+        source, done = self.source, 0
+        with (
+            source.surroundings(list(blocks)),
+            Streams(source.model, self.samples, list(blocks)) as streams,
+        ):
+            streams.start()
+            while missing and (path := streams.next_block()) is not None:
+                self.events.progress(PREDICTING, done, len(blocks))
+                calls = streams.calls(path)
+                with source.present(path) as module:
+                    if path in missing:
+                        found[path] = self._block(blocks[path], module, calls)
                         self.file.write(found)
-                    stream.advance(index, module)
-                if block.is_output:
-                    record.record(index, stream, None)
+                        missing.remove(path)
+                    with torch.inference_mode():
+                        outputs = {number: call.run(module) for number, call in calls.items()}
+                streams.leave(path, outputs)
                 done += 1
-            finished.append(record)
-        self.events.progress(PREDICTING, done, len(paths))
+        if missing:
+            raise InputError(
+                f"no calibration sample reaches {min(missing)}; give samples that use it (with images, if it"
+                " is of the vision part), or leave its part out with --parts"
+            )
+        self.events.progress(PREDICTING, len(blocks), len(blocks))
 
     @torch.inference_mode()
-    def _block(self, block: BlockPlan, module: nn.Module, stream: Stream, index: int) -> list[Sensitivity]:
+    def _block(
+        self, block: BlockPlan, module: nn.Module, calls: Mapping[int, BlockCall]
+    ) -> list[Sensitivity]:
         own = block_collector(self.source, block, self.samples, self.gradients)
         judge = block_collector(self.source, block, self.samples, self.gradients, power=1.0)
         language = self.source.family.stacks[block.stack].part == "language"
-        for number, (call, hidden) in enumerate(zip(stream.calls(index), stream.hidden, strict=True)):
+        for number, call in calls.items():
             visual = self.samples[number].visual if language else None
             with own.watching(visual, number=number), judge.watching(visual, number=number):
-                call.run(module, hidden)
+                call.try_run(module)
         quantizers = {
             linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None
         }

@@ -12,7 +12,7 @@ from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from bivlm.errors import InputError
 from bivlm.pruning.dropping.kept import Kept
@@ -51,6 +51,15 @@ class PrunedLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         stored = super().get_seq_length()
         return stored + self.dropped if stored else 0
+
+
+def hold_all_tokens(cache: Cache) -> None:
+    """Let the layers of an empty cache that would hold a sliding window hold all tokens, so that tokens can
+    be dropped from them; the masks that the model makes keep the window.
+    """
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicSlidingWindowLayer and not layer.is_initialized:
+            cache.layers[index] = DynamicLayer()
 
 
 def make_pruned(cache: Cache | None, layer: int, kept: Kept) -> None:

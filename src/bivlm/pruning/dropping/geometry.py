@@ -34,3 +34,19 @@ def runs(mask: Tensor) -> list[int]:
     """Lengths of the runs of True in (n,), in order: the images of a prompt, unless they touch."""
     edges = torch.cat([mask.new_zeros(1), mask, mask.new_zeros(1)]).int().diff()
     return ((edges == -1).nonzero() - (edges == 1).nonzero())[:, 0].tolist()
+
+
+def dealt(shapes: Sequence[tuple[int, int]], counts: Sequence[int]) -> list[list[tuple[int, int]]] | None:
+    """The images of each prompt, from the (rows, columns) of all images in order and the number of visual
+    tokens of each prompt; None if they do not add up.
+    """
+    remaining, found = list(shapes), []
+    for count in counts:
+        found.append([])
+        while count > 0 and remaining:
+            rows, columns = remaining.pop(0)
+            found[-1].append((rows, columns))
+            count -= rows * columns
+        if count:
+            return None
+    return None if remaining else found

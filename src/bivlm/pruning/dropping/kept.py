@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ class Kept:
         ]
         return tensor.take_along_dim(self.index.view(shape), dim)
 
+    def put_back(self, tensor: Tensor) -> Tensor:
+        """The reverse of `take` along dimension 1: (batch, m, d) becomes (batch, length, d), zero where
+        nothing goes on.
+        """
+        whole = tensor.new_zeros(len(tensor), self.length, tensor.shape[-1])
+        return whole.scatter_(1, self.index[..., None].expand_as(tensor), tensor)
+
     def attention_mask(self, mask: Tensor | None, queries: int, past: int) -> Tensor | None:
         """A block's mask for the tokens that go on: as keys and, in a whole sequence, as queries.
 
@@ -96,6 +104,14 @@ class Kept:
         if kwargs.get("position_ids") is not None:
             cut["position_ids"] = whole.take(kwargs["position_ids"], -1)
         return cut
+
+
+def arguments_after_the_first(
+    block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a block without its hidden states, all by name: some models give the mask by place."""
+    names = list(signature(block.forward).parameters)[: len(args)]
+    return {**dict(zip(names[1:], args[1:], strict=True)), **kwargs}
 
 
 def hide(mask: Tensor, real: Tensor, *, square: bool) -> Tensor:

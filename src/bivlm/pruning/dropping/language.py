@@ -1,8 +1,10 @@
 """Dropping tokens inside the language model: from one block on the sequence is shorter, and so are cache,
 positions and masks.
 
-The deciding block chooses by its input and cuts the hidden states. This block and all later ones get shorter
-positions and masks, and a cache layer that records which tokens it holds (cache.py).
+The deciding block chooses by its input. This block and all later ones get shorter hidden states, positions
+and masks, and a cache layer that records which tokens it holds (cache.py). Between two blocks the sequence
+has its whole length again, with zeros for what was dropped, since some models add visual features there
+(Qwen3-VL); the last block's output stays short.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from bivlm.errors import InputError
-from bivlm.pruning.dropping.cache import cache_in, kept_in, make_pruned
+from bivlm.pruning.dropping.cache import cache_in, hold_all_tokens, kept_in, make_pruned
 from bivlm.pruning.dropping.choose import choose
-from bivlm.pruning.dropping.kept import Kept
+from bivlm.pruning.dropping.kept import Kept, arguments_after_the_first
 from bivlm.pruning.dropping.received import attention_received
 from bivlm.pruning.dropping.state import Call, Encoding, decision_from
 
@@ -32,15 +34,25 @@ class LanguageDrop:
         self.owner = owner
         self.blocks = language_blocks(owner)
         self.first = owner.pruning.layer if owner.pruning.site == "language" else 0
+        _check_blocks(owner)
         if self.first >= len(self.blocks):
             raise InputError(
                 f"layer is {self.first}, and the language model has the blocks 0 to {len(self.blocks) - 1}"
             )
 
     def attach(self) -> Iterator[Any]:
+        yield self.blocks[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         for index, block in enumerate(self.blocks):
             if index >= self.first:
                 yield block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
+            if self.first <= index < len(self.blocks) - 1:
+                yield block.register_forward_hook(self._after)
+
+    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The first block of a prompt: the cache is empty."""
+        call, cache = self.owner.call, cache_in(kwargs)
+        if call is not None and not call.past and cache is not None:
+            hold_all_tokens(cache)
 
     def _before(
         self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -59,10 +71,19 @@ class LanguageDrop:
         assert call.visual is not None
         count = call.visual.shape[1]
         kept = call.decision.kept.grown(count)
-        if index == self.first:
-            hidden = kept.take(hidden, 1)
         make_pruned(cache, index, kept)
-        return (hidden, *args[1:]), kept.call_arguments(kwargs, count, 0)
+        named = arguments_after_the_first(block, args, kwargs)
+        return (kept.take(hidden, 1),), kept.call_arguments(named, count, 0)
+
+    def _after(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        call = self.owner.call
+        if call is None or call.past or call.decision is None:
+            return None
+        assert call.visual is not None
+        kept = call.decision.kept.grown(call.visual.shape[1])
+        hidden = output[0] if isinstance(output, tuple) else output
+        whole = kept.put_back(hidden)
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
     def _decide(self, call: Call, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         real, candidates = call.real(), self._candidates(call)
@@ -118,6 +139,22 @@ class LanguageDrop:
             else tuple(line(int(count)) for count in candidates.sum(1))
         )
         return choose(owner.pruner, owner.pruning.keep, candidates, hidden, scores, places, call.seeds)
+
+
+def _check_blocks(owner: TokenPruning) -> None:
+    """InputError for a language model from whose blocks no token can be taken away."""
+    config, name = owner.model.config.get_text_config(), owner.family.model_type
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if others:
+        raise InputError(
+            f"dropping tokens is not offered for {name}: some of its blocks have no keys and values that"
+            f" could be dropped ({', '.join(sorted(others))})"
+        )
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise InputError(
+            f"dropping tokens is not offered for this {name}: its last {config.num_kv_shared_layers} blocks"
+            " read the keys and values of earlier ones"
+        )
 
 
 def language_blocks(owner: TokenPruning) -> list[nn.Module]:

@@ -1,8 +1,12 @@
 """Pruning in the vision tower: dropping patches early, or measuring the attention that they receive at its
 end.
 
-    patches ─ block 0 … j-1 ─ decide, cut ─ block j … ─ fewer patches ─ put back among zeros ─ projector
-        ─► visual tokens ─ language.py drops the zeros
+    patches ─ block 0 … j-1 ─ decide ─┬─► cut ─ block j ─ put back among zeros ─┬─► projector
+                                       └─────────── block j + 1 … ◄──────────────┘
+        ─► visual tokens ─ language.py drops those of the zeros
+
+What the model itself does between two blocks, or with the output of one, therefore sees sequences of the
+whole length: it pools, folds and selects as always.
 
 A projector may merge several patches into one token. The patches of a token are kept or dropped together;
 `Family.patch_tokens` says which patches these are. Each image (or tile) has its own budget.
@@ -22,7 +26,7 @@ from torch import Tensor, nn
 from bivlm.errors import InputError
 from bivlm.pruning.dropping.choose import choose
 from bivlm.pruning.dropping.geometry import shape_of, token_places
-from bivlm.pruning.dropping.kept import Kept
+from bivlm.pruning.dropping.kept import Kept, arguments_after_the_first
 from bivlm.pruning.dropping.received import attention_received
 from bivlm.pruning.dropping.state import Encoding
 
@@ -32,12 +36,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches that stay in the tower: `kept` (rows, patches), and a mask (rows, inputs) of the
-    projector's inputs that come from them.
-    """
+    """The patches that stay in the tower: `kept`, of (rows, patches)."""
 
     kept: Kept
-    inputs: Tensor
 
 
 class Tower:
@@ -57,10 +58,7 @@ class Tower:
             )
         stack = [stack for stack in owner.family.stacks if stack.part == "vision"][-1]
         self.blocks: list[nn.Module] = list(model.get_submodule(stack.path))
-        self.read = sorted(stack.outputs(model.config, len(self.blocks)))
-        self.projector = model.get_submodule(
-            next(stack.path for stack in owner.family.stacks if stack.part == "projector")
-        )
+        self.read = sorted(owner.family.tower_outputs(model.config, len(self.blocks)))
 
     def tokens_of(self, noted: Encoding, hidden: Tensor) -> Tensor:
         """Which token each patch becomes: (rows, patches), -1 for none; tokens are numbered in each row."""
@@ -133,7 +131,8 @@ class TowerDrop(Tower):
         for index, block in enumerate(self.blocks):
             if index >= self.first:
                 yield block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
-        yield self.projector.register_forward_pre_hook(self._put_back)
+                # before the hooks by which the model records the outputs of its blocks
+                yield block.register_forward_hook(self._after, prepend=True)
 
     def _before(
         self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -146,9 +145,8 @@ class TowerDrop(Tower):
         if noted.patches is None:
             return None
         kept: Kept = noted.patches.kept
-        if index == self.first:
-            hidden = kept.take(hidden[None], 1)[0] if hidden.dim() == 2 else kept.take(hidden, 1)
-        return (hidden, *args[1:]), _cut_arguments(kept, kwargs)
+        hidden = kept.take(hidden[None], 1)[0] if hidden.dim() == 2 else kept.take(hidden, 1)
+        return (hidden,), _cut_arguments(kept, arguments_after_the_first(block, args, kwargs))
 
     def _decide(
         self, noted: Encoding, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -166,9 +164,7 @@ class TowerDrop(Tower):
         noted.stays = chosen.flatten()
         if bool(chosen.all()):
             return
-        stays = (tokens < 0) | chosen.gather(1, tokens.clamp_min(0))
-        inputs = stays[tokens >= 0].view(len(tokens), -1)
-        noted.patches = Patches(Kept.of(stays), inputs)
+        noted.patches = Patches(Kept.of((tokens < 0) | chosen.gather(1, tokens.clamp_min(0))))
 
     def _choose(self, noted: Encoding, images: Tensor, features: Tensor, scores: Tensor | None) -> Tensor:
         """Which tokens (rows, tokens) stay, image by image."""
@@ -190,16 +186,15 @@ class TowerDrop(Tower):
             ).view_as(images)
         return chosen
 
-    def _put_back(self, projector: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Give the projector zeros in place of dropped patches."""
+    def _after(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Zeros in place of dropped patches."""
         noted = self.owner.encoding
         if noted is None or noted.patches is None:
             return None
-        hidden = args[0]
-        rows = hidden[None] if hidden.dim() == 2 else hidden
-        whole = rows.new_zeros(*noted.patches.inputs.shape, rows.shape[-1])
-        whole[noted.patches.inputs] = rows.flatten(0, 1)
-        return (whole[0] if hidden.dim() == 2 else whole, *args[1:])
+        hidden = output[0] if isinstance(output, tuple) else output
+        kept: Kept = noted.patches.kept
+        whole = kept.put_back(hidden[None])[0] if hidden.dim() == 2 else kept.put_back(hidden)
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
 
 def token_means(values: Tensor, tokens: Tensor) -> Tensor:
@@ -219,8 +214,13 @@ def _cut_arguments(kept: Kept, kwargs: dict[str, Any]) -> dict[str, Any]:
     cut = dict(kwargs)
     if kwargs.get("attention_mask") is not None:
         cut["attention_mask"] = kept.attention_mask(kwargs["attention_mask"], kept.length, 0)
-    if kwargs.get("position_embeddings") is not None:  # of one sequence: (patches, d) each
-        cut["position_embeddings"] = tuple(table[kept.index[0]] for table in kwargs["position_embeddings"])
+    if (
+        kwargs.get("position_embeddings") is not None
+    ):  # of one sequence (patches, d), or (rows or 1, patches, d)
+        cut["position_embeddings"] = tuple(
+            table[kept.index[0]] if table.dim() == 2 else kept.take(table, 1)
+            for table in kwargs["position_embeddings"]
+        )
     if kwargs.get("cu_seqlens") is not None:
         cut["cu_seqlens"] = _lengths_left(kept, kwargs["cu_seqlens"])
         if kwargs.get("max_seqlen") is not None:
