@@ -174,10 +174,14 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
             f"the model is a {model_type!r} and the family is for {family.model_type!r}; give the family of"
             " the model"
         )
-    if isinstance(config, str):
-        found = family or USED.get(model_type) or _TABLE.named(model_type)
-    else:
-        found = family or known_family(config)
+    declared = USED.get(model_type) or _TABLE.named(model_type)
+    found = family or (declared if isinstance(config, str) else known_family(config))
+    if found is None and declared is not None and not isinstance(config, str):
+        known = ", ".join(name for one in (declared, *declared.variants) for name in one.vision_types)
+        raise InputError(
+            f"{model_type} with the vision tower {config.vision_config.model_type!r} is not supported; its"
+            f" towers are {known}; to add one: docs/adding.md"
+        )
     if found is None and (advice := remote_code.advice(model_type)) is not None:
         raise InputError(advice)
     if found is None:

@@ -20,7 +20,6 @@ UNREAD = "nothing reads what it computes"
 NEVER = "does not run when a question about an image is asked"
 TEXT = "outside the stacks, and sees text"
 CONSTANT = "does not depend on image or text"
-OFTEN = "runs more than once"
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,14 @@ def find_around(
     ends = tables(model)
     foreign = [*ends, *(stack.path for stack in stacks)]
     reasons: dict[str, str] = dict.fromkeys(ends, TABLE)
+    if "vision" not in parts.values():  # no tower: the pixels enter through linears
+        pixels = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and views.reads_pixels(name)
+        ]
+        reasons |= dict.fromkeys(pixels, PIXELS)
+        foreign += pixels
     projectors: dict[str, tuple[PartName, int]] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or any(inside(name, path) for path in foreign):
@@ -62,7 +69,7 @@ def find_around(
             projectors[path] = ("projector" if seen else "vision", min(one[0].start for one in calls if one))
         else:
             reasons[name] = reason
-    return Around(projectors, _collapsed(model, reasons, [*foreign, *projectors]))
+    return Around(projectors, _collapsed(model, reasons, [*ends, *(stack.path for stack in stacks), *projectors]))
 
 
 def _reason(
@@ -77,8 +84,6 @@ def _reason(
         return TEXT
     if not any(map(views.changes_with_image, blocks)):
         return CONSTANT
-    if any(len(trace.of(block)) > 1 for block in blocks):
-        return OFTEN
     start = min(trace.of(block)[0].start for block in blocks if trace.of(block))
     towers = [stack for stack in stacks if parts[stack.path] == "vision"]
     paths = [stack.path for stack in stacks]
@@ -86,8 +91,6 @@ def _reason(
         own = number == 0 or inside(path, branch_of(tower.path, paths))
         if own and start < tower.start:
             return PIXELS
-    if not towers and any(map(views.reads_pixels, blocks)):
-        return PIXELS
     return None
 
 

@@ -81,11 +81,9 @@ def parts_of(stacks: Sequence[Seen], views: Views, encoder_decoder: bool) -> dic
     return parts
 
 
-def outermost(
-    model: nn.Module, linear: str, trace: Trace, foreign: Sequence[str]
-) -> str:
-    """The largest module around a linear that runs once (or is a list of such) and holds nothing `foreign`:
-    no stack, embedding or head.
+def outermost(model: nn.Module, linear: str, trace: Trace, foreign: Sequence[str]) -> str:
+    """The largest module around a linear that runs (or is a list of such) and holds nothing `foreign`: no
+    stack, embedding or head.
     """
     modules, path = dict(model.named_modules()), linear
     while parent := path.rpartition(".")[0]:
@@ -94,10 +92,10 @@ def outermost(
         module = modules[parent]
         if isinstance(module, nn.ModuleList):
             whole = all(
-                trace.once(f"{parent}.{index}") for index, child in enumerate(module) if has_linear(child)
+                trace.of(f"{parent}.{index}") for index, child in enumerate(module) if has_linear(child)
             )
         else:
-            whole = trace.once(parent) is not None
+            whole = bool(trace.of(parent))
         if not whole:
             break
         path = parent

@@ -56,7 +56,7 @@ def first_tensor(value: Any) -> Tensor | None:
 
 
 def _checksum(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else crc32(tensor.detach().contiguous().view(torch.uint8).numpy())
+    return 0 if tensor is None else crc32(tensor.detach().reshape(-1).contiguous().numpy().tobytes())
 
 
 def entering(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
