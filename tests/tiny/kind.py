@@ -125,7 +125,7 @@ class Kind:
             generator = torch.Generator().manual_seed(1)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
-                    parameter.copy_(_draw(name, parameter, generator))
+                    parameter.copy_(draw(name, parameter, generator))
                 for name, buffer in model.named_buffers():
                     if name.endswith(("_min", "_max")):  # where Gemma 4 clips; stored with the weights
                         buffer.fill_(CLIPPED if name.endswith("_max") else -CLIPPED)
@@ -136,7 +136,7 @@ class Kind:
         return self.processor(self.tokenizer(), self.chat_template())
 
 
-def _draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Weights of variance 1 / in, norms about 1, gates about one half, small biases."""
     noise = torch.randn(parameter.shape, generator=generator)
     if parameter.ndim >= 2:
