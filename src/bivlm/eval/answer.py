@@ -15,7 +15,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, cast
@@ -105,14 +104,17 @@ def _turn(model: nn.Module) -> Any:
 
 def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample]) -> dict[str, Tensor]:
     """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, if it
-    cannot be read or asked.
+    cannot be read or asked, and for a model without any parameter.
     """
     for sample in samples:
         check_text(sample.question, "the question", sample.origin)
     inputs = family.inputs(processor, samples, open_images(samples, family.reads_images), model.config)
-    # an OLMo whose embeddings are packed has no parameter left
-    device = next(chain(model.parameters(), model.buffers())).device
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
+    if next(model.parameters(), None) is None:  # an OLMo: its norms have no weights
+        raise InputError(
+            "everything in the model is packed, and transformers does not generate with a model that has no"
+            " parameter left; pack it again without embeddings"
+        )
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
 def generate(
