@@ -54,7 +54,8 @@ LLAVA = Family(
         "model.vision_tower.head.*",
     ),
     image_token_id=lambda config: config.image_token_id,
-    prompt="USER: {image}\n{question} ASSISTANT:",
+    prompt="USER: {image}{question} ASSISTANT:",
+    image_place="{image}\n",
     vision_types=("clip_vision_model", "siglip_vision_model"),
     patch_tokens=patch_tokens,
 )
