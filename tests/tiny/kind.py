@@ -43,6 +43,7 @@ class Kind:
     after_vocabulary   special tokens whose ids come after the vocabulary
     fixed_tokens       some visual tokens are the same for every image
     scaled_embedding   the embedding is more than a table
+    needs_image        the processor refuses a question without an image
     """
 
     model_type: str
@@ -56,6 +57,7 @@ class Kind:
     after_vocabulary: tuple[str, ...] = ()
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    needs_image: bool = False
 
     @property
     def family(self) -> Family:

@@ -50,6 +50,11 @@ def build(
             "the processor's tokenizer has no pad_token, so questions of different lengths cannot share a"
             " batch; use a batch size of 1"
         )
+    if not family.mixed_batches and len({len(own) for own in images}) > 1:
+        raise InputError(
+            f"{names_of(samples)}: the questions have different numbers of images, which cannot share a batch"
+            " in this model; use a batch size of 1"
+        )
     texts = [prompt_text(processor, family, sample) for sample in samples]
     with refusals_named(names_of(samples)):
         batch = processor(
