@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from analyzing import saved
 from bivlm.errors import InputError
-from bivlm.families import family_of
 from bivlm.job.run import quantize
 from bivlm.studies.analyze.run import analyze
 from bivlm.studies.analyze.weight import statistics
