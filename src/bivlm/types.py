@@ -7,7 +7,7 @@ samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,20 +25,71 @@ ModalityWeight = (
 )  # how text and visual tokens share a second moment: LinearStats.second_moment says how
 
 
+Picture = Path | Image.Image  # a path is opened when it is needed, so a large set costs no memory
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One visual question: an image, what is asked of it, and what people answered.
+    """One question, the images that it is about, and what people answered.
 
-    `image` is a path (opened when it is needed, so a large set costs no memory), an image in memory, or None
-    for a language model without vision parts. `answers` holds every accepted answer: one for exact match,
-    several (usually ten) for VQA accuracy. `origin` says where the sample came from ("vqa.jsonl:12"); error
-    messages name it.
+    `image` is one image (a path, or an image in memory), several of them in their order, or None for a
+    question without an image. `answers` holds every accepted answer: one for exact match, several (usually
+    ten) for VQA accuracy. `origin` says where the sample came from ("vqa.jsonl:12"); error messages name it.
+    `system` is a system prompt. `places` says how many characters of the question come before each image,
+    ascending; left out, all images come first (`Sample.of` makes a sample from texts and images in order).
+    Raises ValueError for places that do not fit the images and the question.
     """
 
-    image: Path | Image.Image | None
+    image: Picture | Sequence[Picture] | None
     question: str
     answers: tuple[str, ...] = ()
     origin: str = ""
+    system: str = ""
+    places: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        fit = len(self.places) == len(self.images) and list(self.places) == sorted(self.places)
+        if self.places and not (fit and self.places[0] >= 0 and self.places[-1] <= len(self.question)):
+            raise ValueError(
+                f"places {self.places} do not fit {len(self.images)} images in {len(self.question)}"
+                " characters"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[str | Picture],
+        answers: tuple[str, ...] = (),
+        origin: str = "",
+        system: str = "",
+    ) -> Sample:
+        """A sample from texts and images in their order; the texts together are its question."""
+        question, images, places = "", [], []
+        for part in parts:
+            if isinstance(part, str):
+                question += part
+            else:
+                images.append(part)
+                places.append(len(question))
+        image = None if not images else images[0] if len(images) == 1 else tuple(images)
+        return cls(image, question, answers, origin, system, tuple(places) if any(places) else ())
+
+    @property
+    def images(self) -> tuple[Picture, ...]:
+        """The images in their order."""
+        if self.image is None:
+            return ()
+        return (self.image,) if isinstance(self.image, Path | Image.Image) else tuple(self.image)
+
+    @property
+    def parts(self) -> tuple[str | Picture, ...]:
+        """Texts and images in their order; no text is empty."""
+        found: list[str | Picture] = []
+        start = 0
+        for image, place in zip(self.images, self.places or (0,) * len(self.images), strict=True):
+            found += [self.question[start:place], image]
+            start = place
+        return tuple(part for part in (*found, self.question[start:]) if part != "")
 
 
 @dataclass(frozen=True)

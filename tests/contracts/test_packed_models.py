@@ -29,7 +29,7 @@ EMBEDDED = "trellis-2:embeddings=3"  # embedding and head packed as well
 
 def logits(model, processor, samples):
     inputs = family_of(model.config).inputs(
-        processor, samples, [open_image(sample) for sample in samples], model.config
+        processor, samples, [open_image(sample.image, sample.origin) for sample in samples], model.config
     )
     cast = {
         name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor

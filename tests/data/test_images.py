@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bivlm.data import images
-from bivlm.data.images import FORMATS, open_image, open_undecoded
+from bivlm.data.images import FORMATS, open_image, open_images, open_undecoded
 from bivlm.errors import InputError
 from bivlm.types import Sample
 
@@ -52,18 +52,18 @@ def test_the_camera_s_orientation_is_undone(orientation: int, turned, tmp_path: 
     exif[0x0112] = orientation
     path = tmp_path / "photo.png"
     path.write_bytes(encoded(photo(), exif=exif))
-    assert np.array_equal(np.asarray(open_image(Sample(path, "?"))), turned(np.asarray(photo())))
+    assert np.array_equal(np.asarray(open_image(path)), turned(np.asarray(photo())))
 
 
 def test_the_first_frame_of_an_animation_counts(tmp_path: Path):
     path = tmp_path / "moving.gif"
     Image.new("RGB", (2, 2), GREEN).save(path, save_all=True, append_images=[Image.new("RGB", (2, 2), BLUE)])
-    assert open_image(Sample(path, "?")).getpixel((0, 0)) == GREEN
+    assert open_image(path).getpixel((0, 0)) == GREEN
 
 
 def test_an_image_in_memory_stays_as_it_is():
     image = photo()
-    opened = open_image(Sample(image, "?"))
+    opened = open_image(image)
     assert opened is not image
     opened.putpixel((0, 0), RED)
     assert np.array_equal(np.asarray(image), np.asarray(photo()))
@@ -73,10 +73,12 @@ def test_an_undecoded_image_gives_its_pixels_again_and_again_and_keeps_none():
     image = open_undecoded(io.BytesIO(encoded(photo())), "set:3")
     sample = Sample(image, "?")
     for _ in range(2):
-        assert np.array_equal(np.asarray(open_image(sample)), np.asarray(photo()))
+        assert np.array_equal(np.asarray(open_images([sample])[0][0]), np.asarray(photo()))
     assert image.tile, "the sample's own image was decoded"
     assert np.array_equal(np.asarray(image), np.asarray(photo())), "it can still be decoded by others"
-    assert np.array_equal(np.asarray(open_image(sample)), np.asarray(photo())), "and be read after that"
+    assert np.array_equal(np.asarray(open_images([sample])[0][0]), np.asarray(photo())), (
+        "and be read after that"
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "ICO"])
@@ -84,7 +86,7 @@ def test_what_was_drawn_on_an_opened_image_is_seen(kind: str):
     """An icon holds on to its file after it was decoded; others let go of it."""
     image = Image.open(io.BytesIO(encoded(Image.new("RGB", (16, 16), GREEN), kind)))
     image.paste(Image.new("RGB", (16, 16), RED))
-    assert open_image(Sample(image, "?")).getpixel((0, 0)) == RED
+    assert open_image(image).getpixel((0, 0)) == RED
 
 
 # ---- damage
@@ -92,7 +94,7 @@ def test_what_was_drawn_on_an_opened_image_is_seen(kind: str):
 
 def refusal(sample: Sample) -> str:
     with pytest.raises(InputError) as caught:
-        open_image(sample)
+        open_images([sample])
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -133,7 +135,7 @@ def test_any_damage_gives_an_image_or_one_clear_line(cut: int, kind: str, flips:
         if place < len(content):
             content[place] ^= 0xFF
     try:
-        result = open_image(Sample(open_undecoded(io.BytesIO(content), "set:3"), "?", origin="set:3")).mode
+        result = open_image(open_undecoded(io.BytesIO(content), "set:3"), "set:3").mode
     except InputError as error:
         result = str(error)
     assert result == "RGB" or (result.startswith("set:3: the image ") and "\n" not in result)
@@ -155,7 +157,7 @@ def test_a_picture_of_exactly_the_limit_is_read(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "photo.png"
     photo((24, 16)).save(path)
     monkeypatch.setattr(images, "MAX_PIXELS", 384)
-    assert open_image(Sample(path, "?")).size == (24, 16)
+    assert open_image(path).size == (24, 16)
 
 
 def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -184,5 +186,5 @@ def test_every_format_of_the_list_is_read(kind: str, tmp_path: Path):
         pytest.skip(f"this Pillow has no {kind}")
     path = tmp_path / "photo"
     path.write_bytes(encoded(Image.new("RGB", (16, 16), RED), kind))
-    found = np.asarray(open_image(Sample(path, "?")), dtype=int)
+    found = np.asarray(open_image(path), dtype=int)
     assert np.abs(found - RED).max() <= 3

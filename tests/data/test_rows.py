@@ -91,7 +91,6 @@ def test_mistakes_are_named(fields: dict[str, Any], message: str):
     [
         ({"conversations": [{"from": "human", "value": "What?"}]}, "a LLaVA conversation"),
         ({"messages": [{"role": "user", "content": "What?"}]}, "a chat with messages"),
-        ({"images": ["a.png", "b.png"], "text": "What?"}, "a record with several images"),
     ],
 )
 def test_the_shape_of_another_kind_of_data_set_is_named(record: dict[str, Any], shape: str):

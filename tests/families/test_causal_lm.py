@@ -34,8 +34,10 @@ QUESTIONS = [
 # the others of the table run through the same tests with the marker slow
 USUAL = ("llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
 EACH = [pytest.param(name, id=name, marks=() if name in USUAL else pytest.mark.slow) for name in MODEL_TYPES]
-# their embeddings are more than tables
-SCALED = ("gemma", "gemma2", "gemma3_text", "gemma4_text", "minicpm3", "vaultgemma")
+# their embeddings are more than tables, or nothing would be left in full precision
+WITHOUT_EMBEDDINGS = (
+    "gemma", "gemma2", "gemma3_text", "gemma4_text", "minicpm3", "nanochat", "olmo", "vaultgemma",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -81,7 +83,7 @@ def test_a_pass_that_is_paused_at_every_block_computes_the_same(model_type, tmp_
 @pytest.mark.parametrize("recipe", ["rtn-3", "trellis-2:embeddings=3,propagation=0.25,tuning=1"])
 @pytest.mark.parametrize("model_type", EACH)
 def test_it_is_packed_and_loads_as_what_was_packed(model_type, recipe, tmp_path):
-    if model_type in SCALED:
+    if model_type in WITHOUT_EMBEDDINGS:
         recipe = recipe.replace("embeddings=3,", "")
     source = tiny_language_model(model_type, tmp_path / "source")
     out = quantize(source, tmp_path / "out", recipe=recipe, data=QUESTIONS)
@@ -100,6 +102,15 @@ def test_it_is_packed_and_loads_as_what_was_packed(model_type, recipe, tmp_path)
         assert torch.equal(logits(loaded, out), logits(expected, out))
         assert not torch.equal(logits(loaded, out), full)
     assert "pipeline_tag: text-generation" in (out / "README.md").read_text()
+
+
+def test_a_model_without_any_parameter_is_not_asked(tmp_path):
+    """OLMo's norms have no weights."""
+    source = tiny_language_model("olmo", tmp_path / "source")
+    model, tokenizer = bivlm.load(quantize(source, tmp_path / "out", recipe="rtn-3:embeddings=3"))
+    assert not list(model.parameters())
+    with pytest.raises(InputError, match=r"everything in the model is packed.*without embeddings"):
+        bivlm.answer(model, tokenizer, None, "is it a cat")
 
 
 def test_a_budget_is_dealt_out(tmp_path):

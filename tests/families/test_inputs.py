@@ -12,7 +12,8 @@ from PIL import Image
 
 from bivlm.errors import InputError
 from bivlm.families import family_of
-from bivlm.families.inputs import forward_arguments, prompt_text
+from bivlm.families.inputs import forward_arguments
+from bivlm.families.prompts import prompt_text
 from bivlm.types import Sample
 from tiny import MEMBERS, TEXT_LIMIT, each, tiny_config, tiny_processor, tiny_samples
 
@@ -32,13 +33,13 @@ def text_of(kind: str, inputs: dict[str, torch.Tensor]) -> str:
 
 @pytest.mark.parametrize("kind", each())
 def test_beginning_of_sequence_stands_at_most_once(kind: str):
-    """Whether the template writes it, the tokenizer adds it, both would, or none does; with a template, and
-    without one where the family has a prompt.
+    """Whether the template writes it, the tokenizer adds it, both would, or none does; and by the family's
+    own prompt, if it has one.
     """
-    processors = [tiny_processor(kind), tiny_processor(kind)]
-    processors[1].chat_template = None
-    has_prompt = family_of(tiny_config(kind)).prompt is not None
-    for processor in processors if has_prompt else processors[:1]:
+    without_template = tiny_processor(kind)
+    without_template.chat_template = None
+    declared = family_of(tiny_config(kind)).prompt is not None
+    for processor in (tiny_processor(kind), *([without_template] if declared else [])):
         text = text_of(kind, ask(kind, *tiny_samples(1), processor=processor))
         assert text.count("<s>") == PROMPTS[kind].count("<s>") <= 1
 
@@ -172,11 +173,11 @@ def test_what_forward_does_not_take_is_left_out():
         "attention_mask",
         "pixel_values",
     }
-    assert "batch_num_images" in forward_arguments("llava_onevision")
+    assert "batch_num_images" in forward_arguments("AutoModelForImageTextToText", "llava_onevision")
 
 
 def test_as_many_images_as_samples():
-    with pytest.raises(ValueError, match="2 samples need as many images"):
+    with pytest.raises(ValueError, match="2 samples need their images"):
         family_of("llava").inputs(tiny_processor("llava"), tiny_samples(2), [tiny_samples(1)[0].image])
 
 
@@ -203,4 +204,4 @@ def test_extend_makes_answers_text_that_sees_the_image():
 def test_a_processor_without_a_template_needs_a_prompt_of_the_family() -> None:
     processor = SimpleNamespace(chat_template=None, image_token="<image>")
     with pytest.raises(InputError, match=r"has no chat template, and bivlm knows no prompt"):
-        prompt_text(processor, None, Sample(None, "Is it red?", ("yes",)))
+        prompt_text(processor, replace(family_of("llava"), prompt=None), Sample(None, "Is it red?", ("yes",)))

@@ -39,7 +39,7 @@ def received_by_head(model, processor):
     rows, family = [], family_of(model.config)
     handle = model.lm_head.register_forward_pre_hook(lambda module, args: rows.append(args[0][0]))
     for sample in SAMPLES:
-        inputs = family.inputs(processor, [sample], [open_image(sample)], model.config)
+        inputs = family.inputs(processor, [sample], [open_image(sample.image, sample.origin)], model.config)
         cast = {
             name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in inputs.items()

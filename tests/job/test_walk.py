@@ -73,7 +73,9 @@ def full_precision(source):
 def outputs(model, processor):
     """What the model says about every sample, hidden states and all."""
     for sample in SAMPLES:
-        inputs = family_of(model.config).inputs(processor, [sample], [open_image(sample)], model.config)
+        inputs = family_of(model.config).inputs(
+            processor, [sample], [open_image(sample.image, sample.origin)], model.config
+        )
         cast = {
             name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in inputs.items()

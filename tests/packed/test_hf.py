@@ -35,7 +35,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def inputs_of(model, processor):
     samples = tiny_samples(2)
     inputs = family_of(model.config).inputs(
-        processor, samples, [open_image(sample) for sample in samples], model.config
+        processor, samples, [open_image(sample.image, sample.origin) for sample in samples], model.config
     )
     return {
         name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor

@@ -16,10 +16,9 @@ import pytest
 from PIL import Image
 
 from bivlm.data import images, places
-from bivlm.data.images import open_image
+from bivlm.data.images import open_image, open_images
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
-from bivlm.types import Sample
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -36,7 +35,7 @@ def refusal(image: str, folder: Path, **options) -> str:
     """What is said about an image that a JSONL file names, when it is listed or opened."""
     (folder / "d.jsonl").write_text(json.dumps({"image": image, "question": "What?"}) + "\n")
     with pytest.raises(InputError) as caught:
-        open_image(read_samples(folder / "d.jsonl", **options)[0])
+        open_images(read_samples(folder / "d.jsonl", **options))
     message = str(caught.value)
     assert message.startswith("d.jsonl:1: ")
     assert message.isprintable()
@@ -135,7 +134,7 @@ def test_a_place_without_an_image_is_told_in_one_short_line(name: str, said: str
 def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "fifo.png")
     with pytest.raises(InputError, match="is a pipe"):
-        open_image(Sample(tmp_path / "fifo.png", "What?"))
+        open_image(tmp_path / "fifo.png")
 
 
 # ---- data URIs
@@ -151,7 +150,7 @@ def test_a_data_uri_is_read(kind: str, tmp_path: Path):
     file.write_text(json.dumps({"image": uri(small(kind), f"image/{kind}"), "question": "What?"}) + "\n")
     sample = read_samples(file)[0]
     for _ in range(2):
-        assert open_image(sample).getpixel((0, 0))[0] > 250
+        assert open_images([sample])[0][0].getpixel((0, 0))[0] > 250
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_paths_stay_in_the_root(tmp_path: Path):
     for name in ("a.png", "../deep/a.png", str(inside / "a.png"), "back.png", uri(small())):
         (inside / "d.jsonl").write_text(json.dumps({"image": name, "question": "What?"}) + "\n")
         sample = read_samples(inside / "d.jsonl", data_root=root)[0]
-        assert open_image(sample).size == (8, 8)
+        assert open_images([sample])[0][0].size == (8, 8)
     for name in ("../../in-not/a.png", str(outside / "a.png"), "link.png", "folder/a.png", "/etc/passwd"):
         assert f"lies outside {root}, the folder given with --data-root" in refusal(
             name, inside, data_root=root
@@ -244,7 +243,9 @@ def test_bytes_in_a_saved_data_set_are_read_as_listed_formats_alone(tmp_path: Pa
             "a LLaVA conversation, which is not read",
         ),
         ('{"image": "a.png", "messages": [{"role": "user"}]}', "a chat with messages, which is not read"),
-        ('{"images": ["a.png"], "question": "q"}', "a record with several images, which is not read"),
+        ('{"images": "a.png", "question": "q"}', "'images' must be a list of texts, and is a str"),
+        ('{"images": [1], "question": "q"}', "an entry of 'images' must be a text, and is the number 1"),
+        ('{"images": [], "image": "a.png", "question": "q"}', "both 'image' and 'images' are there"),
         ('{"image": ["a.png"], "question": "q"}', "'image' must be a text, and is a list"),
         ('{"image": {"bytes": "AAAA"}, "question": "q"}', "'image' must be a text, and is an object"),
         ("[" * 100_000, "d.jsonl:1: not JSON"),

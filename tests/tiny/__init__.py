@@ -77,6 +77,7 @@ def _member(name: str, kind: Kind) -> Member:
         tied=kind.tied,
         fixed_tokens=kind.fixed_tokens,
         scaled_embedding=kind.scaled_embedding,
+        needs_image=kind.needs_image,
         drops=kind.drops,
         slow=kind.slow,
     )

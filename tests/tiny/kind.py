@@ -7,6 +7,7 @@ checkpoints and the pieces of a byte-level BPE, so every string has a code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from bivlm.families import Family, family_of
 
 TILE, PATCH = 32, 8
 TEXT_LIMIT = 512
+IMAGE_MARK = re.compile(r"image|img|vision", re.IGNORECASE)
 CLIPPED = 3.0
 CORPUS = (
     "What color is the square in the picture? Is it red, green or blue? How many circles are there? Answer"
@@ -43,6 +45,7 @@ class Kind:
     after_vocabulary   special tokens whose ids come after the vocabulary
     fixed_tokens       some visual tokens are the same for every image
     scaled_embedding   the embedding is more than a table
+    needs_image        the processor refuses a question without an image
     drops              tokens can be dropped from its language model (otherwise this is refused)
     slow               tests that run on every kind run on this one only with the marker `slow`
     """
@@ -59,6 +62,7 @@ class Kind:
     after_vocabulary: tuple[str, ...] = ()
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    needs_image: bool = False
     drops: bool = True
     slow: bool = False
 
@@ -95,17 +99,23 @@ class Kind:
         return tokenizer
 
     def chat_template(self) -> str | None:
-        """A Jinja template that renders one message of one image and one text as the family's real
-        checkpoints do.
+        """A Jinja template that renders messages of texts and images in their order, one after the other.
+        What stands for an image is the end of `template`'s first text, from the first special token that has
+        to do with images.
         """
         if self.template is None:
             return None
         before, after, answer = self.template
-        texts = "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+        marks = (*self.special, *self.after_vocabulary)
+        start = min(before.index(mark) for mark in marks if mark in before and IMAGE_MARK.search(mark))
+        once = "<s>" if before.startswith("<s>") else ""
         return (
-            "{% for message in messages %}"
-            + before
-            + texts
+            once
+            + "{% for message in messages %}"
+            + before[len(once) : start]
+            + "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+            + before[start:].replace("\n", "{{ '\n' }}")
+            + "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
             + after
             + "{% endfor %}{% if add_generation_prompt %}"
             + answer
@@ -125,7 +135,7 @@ class Kind:
             generator = torch.Generator().manual_seed(1)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
-                    parameter.copy_(_draw(name, parameter, generator))
+                    parameter.copy_(draw(name, parameter, generator))
                 for name, buffer in model.named_buffers():
                     if name.endswith(("_min", "_max")):  # where Gemma 4 clips; stored with the weights
                         buffer.fill_(CLIPPED if name.endswith("_max") else -CLIPPED)
@@ -136,7 +146,7 @@ class Kind:
         return self.processor(self.tokenizer(), self.chat_template())
 
 
-def _draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Weights of variance 1 / in, norms about 1, gates about one half, small biases."""
     noise = torch.randn(parameter.shape, generator=generator)
     if parameter.ndim >= 2:

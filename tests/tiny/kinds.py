@@ -318,6 +318,7 @@ PALIGEMMA = Kind(
     prompt="<image>×16<s>Is it red?\n",
     tied=True,
     scaled_embedding=True,
+    needs_image=True,
 )
 
 

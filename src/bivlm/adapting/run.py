@@ -37,8 +37,7 @@ from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock
 from bivlm.checkpoint.shards import read_json, to_json
 from bivlm.checkpoint.training_state import StateFile
 from bivlm.checkpoint.weight_files import ADAPTER_CONFIG, weight_files
-from bivlm.data.files import file_digest
-from bivlm.data.images import open_image
+from bivlm.data.digests import Digests
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.eval.inspection import InspectRow, inspect
@@ -307,18 +306,9 @@ def _circumstances() -> dict[str, Any]:
 
 def _digest(samples: Sequence[Sample]) -> str:
     """One text for the content of samples: questions, answers, and images by their bytes."""
-    whole, images = hashlib.sha256(), dict[Path, str]()
+    whole, known = hashlib.sha256(), Digests()
     for sample in samples:
-        if isinstance(sample.image, Path):
-            if sample.image not in images:
-                images[sample.image] = file_digest(sample.image, sample.origin)
-            image = images[sample.image]
-        elif sample.image is None:
-            image = ""
-        else:
-            opened = open_image(sample)
-            image = f"{opened.size} {hashlib.sha256(opened.tobytes()).hexdigest()}"
-        whole.update(repr((sample.question, sample.answers, image)).encode())
+        whole.update(known.of_sample(sample).encode())
     return whole.hexdigest()[:16]
 
 

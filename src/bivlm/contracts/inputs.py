@@ -5,14 +5,18 @@ answers in one sequence.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from bivlm.contracts.declaration import watched
 from bivlm.contracts.member import Member
-from bivlm.contracts.samples import picture, tiny_samples
+from bivlm.contracts.samples import mixed_samples, picture, tiny_samples
+from bivlm.errors import InputError
 
 
 class InputsContract:
@@ -38,6 +42,46 @@ class InputsContract:
             assert alone.isfinite().all()
             assert not batch["attention_mask"][number, :-length].any()
             torch.testing.assert_close(together[number, -length:], alone, rtol=0, atol=1e-4)
+
+    def test_every_number_of_images_gives_the_same_logits_alone_and_in_a_padded_batch(
+        self, member: Member
+    ) -> None:
+        """None, one, two, and two in the midst of the text; where the family says that they do not mix, they
+        are refused.
+        """
+        samples = mixed_samples()
+        if member.needs_image:
+            with pytest.raises(InputError, match="mixed:4"):
+                member.inputs(samples[3:])
+            samples = samples[:3]
+        if not member.family.mixed_batches:
+            with pytest.raises(InputError, match="batch size of 1"):
+                member.inputs(samples)
+            samples = samples[:2]
+        together = member.logits(member.inputs(samples))
+        for number, sample in enumerate(samples):
+            alone = member.logits(member.inputs([sample]))[0]
+            assert alone.isfinite().all()
+            torch.testing.assert_close(together[number, -len(alone) :], alone, rtol=0, atol=1e-4)
+
+    def test_every_image_is_seen_in_its_place(self, member: Member) -> None:
+        for sample in mixed_samples()[:2]:
+            first, second = sample.images
+            logits = [
+                member.logits(member.inputs([replace(sample, image=images)]))[0, -1]
+                for images in ((first, second), (second, first), (first, first))
+            ]
+            for one, other in combinations(logits, 2):
+                assert (one - other).abs().max() > 1e-4
+
+    def test_a_system_prompt_stands_before_the_question_or_is_refused(self, member: Member) -> None:
+        sample = replace(tiny_samples(1)[0], system="Answer in green.")
+        if member.processor.chat_template is None:
+            with pytest.raises(InputError, match="no place for a system prompt"):
+                member.inputs([sample])
+            return
+        text = member.processor.tokenizer.decode(member.inputs([sample])["input_ids"][0])
+        assert 0 <= text.find(sample.system) < text.find(sample.question)
 
     def test_inputs_are_what_forward_takes_and_generate_accepts(self, member: Member) -> None:
         inputs = member.ask(0, 1, 2)
@@ -89,8 +133,14 @@ class InputsContract:
         member.ask(0, 1, 2)
         assert state() == before
 
-    def test_extended_inputs_give_the_logits_of_decoding_step_by_step(self, member: Member) -> None:
-        inputs = member.ask(0, 1, 2)
+    @pytest.mark.parametrize("images", ["one", "several", "none"])
+    def test_extended_inputs_give_the_logits_of_decoding_step_by_step(
+        self, member: Member, images: str
+    ) -> None:
+        if member.needs_image and images == "none":
+            pytest.skip("its processor refuses a question without an image")
+        mixed = mixed_samples()
+        inputs = member.inputs({"one": tiny_samples(3), "several": mixed[:2], "none": mixed[3:]}[images])
         answers, stepwise = _generate(member, inputs)
         forced = member.logits(member.family.extend(inputs, answers, torch.ones_like(answers)))
         torch.testing.assert_close(

@@ -4,7 +4,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from bivlm.contracts.samples import picture, tiny_samples
+from bivlm.contracts.samples import opened, tiny_samples
 from bivlm.families import Family, Stack, family_of, load_processor
+from bivlm.types import Sample
 from bivlm.zoo import embedded_model
 
 
@@ -32,6 +33,7 @@ class Member:
     tied              the language head has the embedding's weight
     fixed_tokens      some visual tokens are the same for every image (a learned end of a row)
     scaled_embedding  its embedding is more than a table: packing it is refused
+    needs_image       its processor refuses a question without an image
     drops             tokens can be dropped from its language model; otherwise this is refused
     slow              its tests have the marker `slow`, to be registered where it is used
     """
@@ -43,6 +45,7 @@ class Member:
     tied: bool = False
     fixed_tokens: bool = False
     scaled_embedding: bool = False
+    needs_image: bool = False
     drops: bool = True
     slow: bool = False
 
@@ -85,8 +88,11 @@ class Member:
 
     def ask(self, *numbers: int) -> dict[str, Tensor]:
         """The inputs of some of the three samples, as one batch."""
-        samples = [tiny_samples(3)[number] for number in numbers]
-        return self.family.inputs(self.processor, samples, [*map(picture, samples)], self.config)
+        return self.inputs([tiny_samples(3)[number] for number in numbers])
+
+    def inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """The inputs of samples with images in memory, as one batch."""
+        return self.family.inputs(self.processor, samples, opened(samples), self.config)
 
     def visual(self, inputs: dict[str, Tensor]) -> Tensor:
         """(batch, t) bool: where the prompt's tokens are visual."""

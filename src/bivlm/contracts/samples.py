@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -31,3 +33,19 @@ def picture(sample: Sample) -> Image.Image:
     """The image of a tiny sample, which is in memory."""
     assert isinstance(sample.image, Image.Image)
     return sample.image
+
+
+def mixed_samples() -> list[Sample]:
+    """Questions about two images, about two in the midst of the text, about one, and about none."""
+    first, second, third = map(picture, tiny_samples(3))
+    return [
+        Sample((first, second), "Which of them is green?", ("red",), "mixed:1"),
+        Sample.of(("Is ", third, " or ", first, " red?"), ("red",), "mixed:2"),
+        Sample(second, "How many circles are there?", ("red",), "mixed:3"),
+        Sample(None, "Is it a square?", ("red",), "mixed:4"),
+    ]
+
+
+def opened(samples: Sequence[Sample]) -> list[list[Image.Image]]:
+    """The images of samples that have them in memory."""
+    return [[image for image in sample.images if isinstance(image, Image.Image)] for sample in samples]

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from bivlm.data.colours import to_rgb
 from bivlm.data.files import why_no_file
 from bivlm.errors import InputError, cut
-from bivlm.types import Sample
+from bivlm.types import Picture, Sample
 
 # plain pixels; none of them starts another program (EPS starts Ghostscript) or names other files. Phones'
 # MPO is read as JPEG; AVIF only where Pillow has it
@@ -46,28 +46,28 @@ DAMAGED = (
 )
 
 
-def open_image(sample: Sample) -> Image.Image:
-    """The sample's image as upright 8-bit RGB. The sample is not changed; an undecoded image in it stays
-    undecoded.
+def open_image(picture: Picture, origin: str = "") -> Image.Image:
+    """An image as upright 8-bit RGB. What is given is not changed; an undecoded image stays undecoded.
 
-    Raises InputError, naming the sample and its file, when the file is missing, no regular file, unreadable,
-    in none of FORMATS, cut short, or has more than MAX_PIXELS pixels, or when its values have no declared
-    range (floating point, signed, 32 bits).
+    Raises InputError, naming `origin` and the file, when the file is missing, no regular file, unreadable, in
+    none of FORMATS, cut short, or has more than MAX_PIXELS pixels, or when its values have no declared range
+    (floating point, signed, 32 bits).
     """
-    origin = f"{sample.origin}: " if sample.origin else ""
-    if sample.image is None:
-        raise InputError(f"{origin}there is no image, and the model reads one; give an image")
-    path = f" {cut(str(sample.image), 200)}" if isinstance(sample.image, Path) else ""
-    where = f"{origin}the image{path}"
-    if isinstance(sample.image, Path):
-        _check_file(sample.image, where)
-    with _errors_named(where), _undecoded(sample.image) as image:
+    path = f" {cut(str(picture), 200)}" if isinstance(picture, Path) else ""
+    where = f"{origin}: the image{path}" if origin else f"the image{path}"
+    if isinstance(picture, Path):
+        _check_file(picture, where)
+    with _errors_named(where), _undecoded(picture) as image:
         return to_rgb(image)
 
 
-def open_images(samples: Sequence[Sample], wanted: bool = True) -> list[Image.Image]:
-    """The images of some samples; none if the model reads no images. Raises InputError as `open_image`."""
-    return [open_image(sample) for sample in samples] if wanted else []
+def open_images(samples: Sequence[Sample], wanted: bool = True) -> list[tuple[Image.Image, ...]]:
+    """The images of every sample; none at all if the model reads no images. Raises InputError as
+    `open_image`.
+    """
+    if not wanted:
+        return []
+    return [tuple(open_image(picture, sample.origin) for picture in sample.images) for sample in samples]
 
 
 def open_undecoded(file: IO[bytes], origin: str) -> Image.Image:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from bivlm.data.files import because, why_no_file
 from bivlm.data.places import find_image
-from bivlm.data.rows import text_field, to_sample
+from bivlm.data.rows import to_sample
 from bivlm.errors import InputError, cut
 from bivlm.types import Sample
 
@@ -27,15 +26,10 @@ def read_lines(
     for an image file that is not there.
     """
     shown = file.name if file == source else (Path(source.name) / file.relative_to(source)).as_posix()
-    samples = [
-        to_sample(
-            record,
-            _image(record, file.parent, origin, root) if images else None,
-            origin,
-            answers_required=answers_required,
-        )
-        for record, origin in _records(file, shown)
-    ]
+    samples = []
+    for record, origin in _records(file, shown):
+        find = partial(find_image, origin=origin, folder=file.parent, root=root) if images else None
+        samples.append(to_sample(record, None, origin, answers_required=answers_required, find=find))
     if not samples:
         raise InputError(f"{source} holds no samples; write one JSON object a line: image, question, answer")
     _check_image_files(samples)
@@ -51,12 +45,6 @@ def _records(file: Path, shown: str) -> Iterator[tuple[dict[str, Any], str]]:
                     yield _record(line, f"{shown}:{number}"), f"{shown}:{number}"
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from error
-
-
-def _image(record: dict[str, Any], folder: Path, origin: str, root: Path | None) -> Path | Image.Image:
-    """The image of a record; its path is relative to the folder of the file."""
-    named_by = "image" if record.get("image") is not None or "file_name" not in record else "file_name"
-    return find_image(text_field(record, named_by, origin), origin, folder, root)
 
 
 def _record(line: bytes, origin: str) -> dict[str, Any]:
@@ -99,14 +87,15 @@ def _shape_of_part(line: bytes) -> str:
 
 def _check_image_files(samples: Sequence[Sample]) -> None:
     wrong = [
-        (sample, why)
+        (sample, image, why)
         for sample in samples
-        if isinstance(sample.image, Path) and (why := why_no_file(sample.image))
+        for image in sample.images
+        if isinstance(image, Path) and (why := why_no_file(image))
     ]
     if wrong:
-        (first, why), more = wrong[0], len(wrong) - 1
+        (first, image, why), more = wrong[0], len(wrong) - 1
         others = f" (and {more} more lines name images that are not there)" if more else ""
         raise InputError(
-            f"{first.origin}: there is no image file {cut(str(first.image), 200)}{because(why)}{others};"
+            f"{first.origin}: there is no image file {cut(str(image), 200)}{because(why)}{others};"
             " paths are relative to the folder of the JSONL file"
         )

@@ -1,26 +1,26 @@
-"""The contents of one record of a data set, from any kind of file: a question, and all answers that people
-gave.
+"""The contents of one record of a data set, from any kind of file: images, a question, and all answers that
+people gave.
 
     {"image": "cat.png", "question": "What is on the mat?", "answer": "a cat"}
     {"image": "cat.png", "question": "What is on the mat?", "answers": ["cat", "a cat", "cat", …]}
     {"image": "cat.png", "question": "What is on the mat?", "answers": [{"answer": "cat"}, …]}
+    {"images": ["cat.png", "dog.png"], "question": "Which is larger?"}
+    {"question": [{"type": "text", "text": "Is this"}, {"type": "image", "image": "cat.png"}, …]}
+    {"image": null, "question": "What is a mat?", "system": "Answer in one word."}
 
-If a record has both, `answers` is used, unless it is empty. An answer may be a number: 3 is "3". True and
-false are refused, because only the set's author knows whether they are "yes" and "no". Other fields are
-ignored.
+Several images come before the question, unless the question is a list of its parts. If a record has both,
+`answers` is used, unless it is empty. An answer may be a number: 3 is "3". True and false are refused,
+because only the set's author knows whether they are "yes" and "no". Other fields are ignored.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from PIL import Image
-
 from bivlm.errors import InputError, cut
-from bivlm.types import Sample
+from bivlm.types import Picture, Sample
 
 LARGEST_NUMBER = 10**15  # larger numbers are not exact in every JSON reader
 # fields of other kinds of data sets, and what to do with one
@@ -33,25 +33,79 @@ OTHER_SHAPES = {
         ": a chat with messages, which is not read; write each turn as one record with image, question and"
         " answer"
     ),
-    "images": ": a record with several images, which is not read; name one as image",
 }
+Find = Callable[[str], Picture]  # the image that a name in a record means
 
 
 def to_sample(
-    record: Mapping[str, Any], image: Path | Image.Image | None, origin: str, *, answers_required: bool
+    record: Mapping[str, Any],
+    image: Picture | Sequence[Picture] | None,
+    origin: str,
+    *,
+    answers_required: bool,
+    find: Find | None = None,
 ) -> Sample:
-    """The sample of a record. Raises InputError, naming `origin`, for a missing field, a wrong type or an
-    empty text.
+    """The sample of a record. `image` is what was read from it elsewhere; or `find` says which image a name
+    in the record means. With neither, images are left out, for a language model.
+
+    Raises InputError, naming `origin`, for a missing field, a wrong type or an empty text.
     """
+    in_parts = image is None and isinstance(record.get("question"), list)
+    parts = _parts(record, find, origin) if in_parts else []
+    if find is not None and not in_parts:
+        image = _images(record, find, origin)
     answers = _answers(record, origin)
     if answers_required and not answers:
         raise InputError(
             f"{origin}: neither 'answer' nor 'answers' is there; accuracy needs one of them"
             f" ({_fields(record)})"
         )
-    return Sample(
-        image=image, question=text_field(record, "question", origin), answers=answers, origin=origin
-    )
+    system = "" if record.get("system") is None else text_field(record, "system", origin)
+    if in_parts:
+        return Sample.of(parts, answers, origin, system)
+    return Sample(image, text_field(record, "question", origin), answers, origin, system)
+
+
+def _images(record: Mapping[str, Any], find: Find, origin: str) -> Picture | tuple[Picture, ...] | None:
+    """The image or images that a record names next to its question."""
+    several = record.get("images")
+    if several is not None:
+        if any(record.get(name) is not None for name in ("image", "file_name")):
+            raise InputError(f"{origin}: both 'image' and 'images' are there; give one of them")
+        if not isinstance(several, list):
+            raise InputError(f"{origin}: 'images' must be a list of texts, and is {_kind(several)}")
+        return tuple(find(check_text(name, "an entry of 'images'", origin)) for name in several)
+    if "image" in record and record["image"] is None and "file_name" not in record:
+        return None
+    named_by = "image" if record.get("image") is not None or "file_name" not in record else "file_name"
+    return find(text_field(record, named_by, origin))
+
+
+def _parts(record: Mapping[str, Any], find: Find | None, origin: str) -> list[str | Picture]:
+    """The texts and images of a question that is a list of its parts; texts alone if `find` is None."""
+    other = next((name for name in ("image", "images", "file_name") if record.get(name) is not None), None)
+    if other is not None:
+        raise InputError(
+            f"{origin}: 'question' is a list of parts, and '{other}' is there too; name every image in the"
+            " list"
+        )
+    parts: list[str | Picture] = []
+    for entry in record["question"]:
+        kind = entry.get("type") if isinstance(entry, Mapping) else None
+        if kind not in ("text", "image"):
+            raise InputError(
+                f"{origin}: each part of 'question' must be"
+                ' {"type": "text", "text": …} or {"type": "image", "image": …}, and one is'
+                f" {_kind(entry) if kind is None else f'of type {cut(str(kind))}'}"
+            )
+        content = entry.get(kind)
+        if kind == "text":
+            parts.append(check_text(content, "a text in 'question'", origin))
+        elif find is not None:
+            parts.append(find(check_text(content, "an image in 'question'", origin)))
+    if not any(isinstance(part, str) for part in parts):
+        raise InputError(f"{origin}: 'question' is a list without a text; say what is asked")
+    return parts
 
 
 def text_field(record: Mapping[str, Any], name: str, origin: str) -> str:

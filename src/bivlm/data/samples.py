@@ -13,20 +13,21 @@ when it is needed (images.py).
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
+from PIL import Image
+
 from bivlm.data.builtin import Split, easy_vqa
-from bivlm.data.files import because, check_root, file_digest, why_no_file, why_no_folder
-from bivlm.data.images import open_image
+from bivlm.data.digests import Digests
+from bivlm.data.files import because, check_root, why_no_file, why_no_folder
 from bivlm.data.lines import read_lines
 from bivlm.data.saved import is_saved_dataset, read_saved, split_wanted
 from bivlm.errors import InputError, cut
-from bivlm.types import Sample
+from bivlm.types import Picture, Sample
 
 EASY_VQA = "easy-vqa"
 METADATA = "metadata.jsonl"
@@ -86,27 +87,35 @@ def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
     not by name, because a set may hold one image under several names. Raises InputError if all images are the
     same.
     """
-    digests = _content_digests(samples)
-    first = {
-        digest: sample.image for digest, sample in zip(reversed(digests), reversed(samples), strict=True)
-    }
+    known = Digests()
+    digests = [[known.of_image(image, sample.origin) for image in sample.images] for sample in samples]
+    first: dict[str, Picture] = {}
+    for sample, own in zip(samples, digests, strict=True):
+        for image, digest in zip(sample.images, own, strict=True):
+            first.setdefault(digest, image)
     if len(first) < 2:
         raise InputError(
             f"shuffling images needs two that differ; the {len(samples)} samples have {len(first)}"
         )
-    ring = list(dict.fromkeys(digests))
+    ring = list(first)
     random.Random(seed).shuffle(ring)
     following = dict(
         zip(ring, ring[1:] + ring[:1], strict=True)
     )  # one random cycle through all: nothing stays in its place
     return [
-        replace(sample, image=first[following[digest]])
-        for sample, digest in zip(samples, digests, strict=True)
+        _with_images(sample, [first[following[digest]] for digest in own])
+        for sample, own in zip(samples, digests, strict=True)
     ]
 
 
+def _with_images(sample: Sample, images: Sequence[Picture]) -> Sample:
+    """The same question about other images, as many."""
+    alone = isinstance(sample.image, Path | Image.Image)
+    return replace(sample, image=None if sample.image is None else images[0] if alone else tuple(images))
+
+
 def _without_images(samples: Sequence[Sample]) -> list[Sample]:
-    return [replace(sample, image=None) for sample in samples]
+    return [replace(sample, image=None, places=()) for sample in samples]
 
 
 def _easy_vqa(split: str) -> list[Sample]:
@@ -145,20 +154,3 @@ def _metadata_file(path: Path, split: str | None) -> Path:
     raise InputError(
         f"{path} holds neither {METADATA} nor a Hugging Face data set saved on disk (datasets' save_to_disk)"
     )
-
-
-def _content_digests(samples: Sequence[Sample]) -> list[str]:
-    """One text for each sample, equal for images of the same content: the bytes of a file, the pixels of an
-    image in memory.
-    """
-    known: dict[Path, str] = {}
-    digests = []
-    for sample in samples:
-        if not isinstance(sample.image, Path):
-            image = open_image(sample)
-            digests.append(f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}")
-            continue
-        if sample.image not in known:
-            known[sample.image] = file_digest(sample.image, sample.origin)
-        digests.append(known[sample.image])
-    return digests

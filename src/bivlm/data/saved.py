@@ -1,4 +1,5 @@
-"""Hugging Face data sets that `save_to_disk` wrote, with the columns image, question, and answer or answers.
+"""Hugging Face data sets that `save_to_disk` wrote, with the columns image or images, question, and answer or
+answers.
 
 The images stay where they are: a sample holds a view of the mapped Arrow file, so a set that is larger than
 memory can be read.
@@ -10,19 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from PIL import Image
-
 from bivlm.data.files import because, why_no_file
 from bivlm.data.images import open_undecoded
 from bivlm.data.places import find_image
 from bivlm.data.rows import text_field, to_sample
 from bivlm.errors import InputError, cut
-from bivlm.types import Sample
+from bivlm.types import Picture, Sample
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow
 
+TEXTS = ("question", "answer", "answers", "system")  # columns
 MARKS = (
     "dataset_dict.json",
     "dataset_info.json",
@@ -51,16 +51,17 @@ def read_saved(
     name = f"{folder.name}/{split}" if (folder / MARKS[0]).is_file() else folder.name
     if len(dataset) == 0:
         raise InputError(f"{name} holds no samples")
-    for column in ("image", "question"):
+    pictures = "images" if "images" in dataset.column_names else "image"
+    for column in (pictures, "question"):
         if column not in dataset.column_names:
             raise InputError(f"{name} has no column '{column}' (it has {', '.join(dataset.column_names)})")
     table = cast("pyarrow.Table", dataset.with_format("arrow")[:])
     rows = choose(len(dataset))
-    texts = [column for column in ("question", "answer", "answers") if column in dataset.column_names]
+    texts = [column for column in TEXTS if column in dataset.column_names]
     records = table.select(texts).take(list(rows)).to_pylist()
-    read_image = _image_reader(dataset, table["image"], folder, name, root)
+    read_images = _image_reader(dataset, pictures, table[pictures], folder, name, root)
     return [
-        to_sample(record, read_image(row), f"{name}:{row}", answers_required=answers_required)
+        to_sample(record, read_images(row), f"{name}:{row}", answers_required=answers_required)
         for row, record in zip(rows, records, strict=True)
     ]
 
@@ -103,25 +104,32 @@ def split_wanted(folder: Path, splits: Sequence[str], split: str | None) -> str:
 
 
 def _image_reader(
-    dataset: datasets.Dataset, column: pyarrow.ChunkedArray, folder: Path, name: str, root: Path | None
-) -> Callable[[int], Path | Image.Image]:
-    """The function that gives a row's image: opened and undecoded if the set contains its bytes, a path if it
-    names a file.
+    dataset: datasets.Dataset,
+    name: str,
+    column: pyarrow.ChunkedArray,
+    folder: Path,
+    shown: str,
+    root: Path | None,
+) -> Callable[[int], Picture | tuple[Picture, ...]]:
+    """The function that gives a row's image, or images if the column is called so: opened and undecoded if
+    the set contains its bytes, a path if it names a file.
     """
     import datasets
     import pyarrow
 
-    feature = dataset.features["image"]
+    feature: Any = dataset.features[name]
+    one, kind = feature, column.type
+    if name == "images":
+        one, kind = getattr(feature, "feature", None), getattr(kind, "value_type", pyarrow.null())
+    wanted = "lists of datasets.Image()" if name == "images" else "datasets.Image()"
 
-    def image_at(row: int) -> Path | Image.Image:
-        stored = column.slice(row, 1).chunk(0)
-        origin = f"{name}:{row}"
-        if isinstance(feature, datasets.Image):
+    def read(stored: Any, origin: str) -> Picture:
+        if isinstance(one, datasets.Image):
             encoded, path = _bytes_in_place(stored.field("bytes")), stored.field("path")[0].as_py()
             if encoded is not None:
                 return open_undecoded(pyarrow.BufferReader(encoded), origin)
         else:
-            path = text_field({"image": stored[0].as_py()}, "image", origin)
+            path = text_field({name: stored[0].as_py()}, name, origin)
         if not path:
             raise InputError(f"{origin}: there is no image")
         image = find_image(path, origin, folder, root)
@@ -129,15 +137,20 @@ def _image_reader(
             raise InputError(f"{origin}: there is no image file {cut(str(image), 200)}{because(why)}")
         return image
 
+    def images_at(row: int) -> Picture | tuple[Picture, ...]:
+        stored, origin = column.slice(row, 1).chunk(0), f"{shown}:{row}"
+        if name == "image":
+            return read(stored, origin)
+        several = stored.flatten()
+        return tuple(read(several.slice(index, 1), origin) for index in range(len(several)))
+
     if (
-        not isinstance(feature, datasets.Image)
-        and not pyarrow.types.is_string(column.type)
-        and not pyarrow.types.is_large_string(column.type)
+        not isinstance(one, datasets.Image)
+        and not pyarrow.types.is_string(kind)
+        and not pyarrow.types.is_large_string(kind)
     ):
-        raise InputError(
-            f"{name}: the column 'image' holds {feature}; cast it to datasets.Image() or to paths"
-        )
-    return image_at
+        raise InputError(f"{shown}: the column '{name}' holds {feature}; cast it to {wanted} or to paths")
+    return images_at
 
 
 def _bytes_in_place(one: Any) -> pyarrow.Buffer | None:

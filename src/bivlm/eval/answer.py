@@ -15,7 +15,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, cast
@@ -34,6 +33,7 @@ from bivlm.families import Family, family_of, tokenizer_of
 from bivlm.families.answers import end_tokens
 from bivlm.types import Sample
 
+Named = Path | str | Image.Image  # an image, or the name of one
 _turns: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # an RLock for every model that was asked
 _turns_lock = Lock()
 
@@ -54,18 +54,21 @@ class Answers:
 def answer(
     model: Any,
     processor: Any,
-    image: Path | str | Image.Image | None,
+    image: Named | Sequence[Named] | None,
     question: str,
     *,
+    system: str = "",
     max_new_tokens: int = 64,
 ) -> str:
-    """The model's answer to one question about one image; the image is None for a language model. A text
-    names a file, or is a data URI.
+    """The model's answer to one question about an image, several images in their order, or none. A text names
+    a file, or is a data URI. `system` is a system prompt.
 
     May be called from several threads; those that ask the same model take turns. Raises InputError for an
-    image or a question that cannot be read.
+    image or a question that cannot be read, or that the model does not take.
     """
-    sample = Sample(find_image(image, "the image given") if isinstance(image, str) else image, question)
+    several = [] if image is None else [image] if isinstance(image, str | Path | Image.Image) else image
+    found = [find_image(one, "the image given") if isinstance(one, str) else one for one in several]
+    sample = Sample(tuple(found), question, system=system)
     return answer_batch(model, processor, family_of(model.config), [sample], max_new_tokens=max_new_tokens)[0]
 
 
@@ -105,14 +108,19 @@ def _turn(model: nn.Module) -> Any:
 
 def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample]) -> dict[str, Tensor]:
     """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, if it
-    cannot be read or asked.
+    cannot be read or asked, and for a model without any parameter.
     """
     for sample in samples:
         check_text(sample.question, "the question", sample.origin)
+        if sample.system:
+            check_text(sample.system, "the system prompt", sample.origin)
     inputs = family.inputs(processor, samples, open_images(samples, family.reads_images), model.config)
-    # an OLMo whose embeddings are packed has no parameter left
-    device = next(chain(model.parameters(), model.buffers())).device
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
+    if next(model.parameters(), None) is None:  # an OLMo: its norms have no weights
+        raise InputError(
+            "everything in the model is packed, and transformers does not generate with a model that has no"
+            " parameter left; pack it again without embeddings"
+        )
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
 def generate(

@@ -6,10 +6,9 @@ from typing import Any
 
 from bivlm.errors import InputError, cut
 from bivlm.families.base import Family
-from bivlm.families.inputs import prompt_text as prompt_with_image
 from bivlm.families.processors import tokenizer_of
+from bivlm.families.prompts import content_of, image_tokens, messages_of, prompt_text
 from bivlm.families.templates import apply_chat_template
-from bivlm.families.text_inputs import prompt_text as prompt_without_image
 from bivlm.types import Sample
 
 MOST_TOKENS = 1 << 31  # beyond every vocabulary
@@ -26,7 +25,7 @@ def answer_tokens(family: Family, model: Any, processor: Any, sample: Sample) ->
     tokens, and for end-of-sequence settings that are no token ids.
     """
     tokenizer = tokenizer_of(processor)
-    prompt = _prompt(family, processor, sample)
+    prompt = prompt_text(processor, family, sample)
     last, text = prompt[-1:], _continuation(family, processor, sample, prompt)
     before, whole = _ids(tokenizer, last), _ids(tokenizer, last + text)
     ids = whole[len(before) :] if whole[: len(before)] == before else _ids(tokenizer, text)
@@ -51,27 +50,15 @@ def _continuation(family: Family, processor: Any, sample: Sample, prompt: str) -
     plain = answer if not prompt or prompt[-1].isspace() else f" {answer}"
     if processor.chat_template is None:
         return plain
-    content: Any = [{"type": "text", "text": answer}] if family.reads_images else answer
-    said = {"role": "assistant", "content": content}
+    said = {"role": "assistant", "content": content_of(family, [answer])}
     try:
-        whole = apply_chat_template(processor, _question(family, sample), said)
+        whole = apply_chat_template(processor, *messages_of(processor, family, sample), said)
     except InputError:
         return plain
     shown = whole.removeprefix(prompt)
-    image = getattr(processor, "image_token", None)
-    if shown == whole or answer not in shown or (image is not None and image in shown):
+    if shown == whole or answer not in shown or any(token in shown for token in image_tokens(processor)):
         return plain
     return shown
-
-
-def _prompt(family: Family, processor: Any, sample: Sample) -> str:
-    text_of = prompt_with_image if family.reads_images else prompt_without_image
-    return text_of(processor, family.prompt, sample)
-
-
-def _question(family: Family, sample: Sample) -> dict[str, Any]:
-    parts = [{"type": "image"}, {"type": "text", "text": sample.question}]
-    return {"role": "user", "content": parts if family.reads_images else sample.question}
 
 
 def end_tokens(model: Any, processor: Any) -> list[int]:

@@ -57,11 +57,14 @@ class Family:
     `image_token_id(config)` is the id that marks a visual token in `input_ids`; None for a model whose image
     enters the language model through cross-attention only. `prompt` has the places `{image}`, `{question}`
     and `{bos}`; it is used for processors without a chat template, and without it a chat template is needed.
-    `vision_types` are the `model_type`s of the vision towers that have these paths; empty if the architecture
-    has only one. `variants` are declarations for other towers of the same architecture, whose paths differ.
-    `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model reads them (in
-    most models they mark the image, and 0 is text). `auto_class` is the class of transformers that builds the
-    model. `origin` is "found" for a family that was found and not declared.
+    `image_place` is what stands in the prompt for each image, with the place `{image}` of the processor's
+    token. `vision_types` are the `model_type`s of the vision towers that have these paths; empty if the
+    architecture has only one. `variants` are declarations for other towers of the same architecture, whose
+    paths differ. `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model
+    reads them (in most models they mark the image, and 0 is text). `mixed_batches` is False for a model in
+    which the number of images of one question changes what it computes for others in its batch. `auto_class`
+    is the class of transformers that builds the model. `origin` is "found" for a family that was found and
+    not declared.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
@@ -77,7 +80,9 @@ class Family:
     prompt: str | None = None
     vision_types: tuple[str, ...] = ()
     variants: tuple[Family, ...] = ()
+    image_place: str = "{image}"
     answer_token_type: int = 0
+    mixed_batches: bool = True
     auto_class: str = "AutoModelForImageTextToText"
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
@@ -98,11 +103,11 @@ class Family:
         self,
         processor: Any,
         samples: Sequence[Sample],
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | Sequence[Image.Image]],
         config: PretrainedConfig | None = None,
     ) -> dict[str, Tensor]:
-        """The model's inputs for a batch of questions, one image each, prompts padded on the left and ending
-        where the answer begins.
+        """The model's inputs for a batch of questions, prompts padded on the left and ending where the answer
+        begins. `images` has an entry for each sample: its image, or its images in order.
 
         Only arguments of the model's `forward` are returned; the processor is not changed, and nothing is
         ever truncated. Raises InputError, naming the sample, if a question cannot be asked, or, given the
@@ -110,8 +115,9 @@ class Family:
         """
         limit = None if config is None else self.token_limit(config)
         if not self.reads_images:
-            return text_inputs.build(processor, self.prompt, samples, limit)
-        return model_inputs.build(processor, self.model_type, self.prompt, samples, images, limit)
+            return text_inputs.build(processor, self, samples, limit)
+        opened = [(own,) if isinstance(own, Image.Image) else tuple(own) for own in images]
+        return model_inputs.build(processor, self, samples, opened, limit)
 
     def extend(self, inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The inputs of prompt and answer, for teacher forcing: `answers` (n, a) are token ids after the

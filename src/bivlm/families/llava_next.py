@@ -17,6 +17,7 @@ LLAVA_NEXT = Family(
     stacks=LLAVA.stacks,
     full_precision=LLAVA.full_precision,
     image_token_id=lambda config: config.image_token_id,
-    prompt="[INST] {image}\n{question} [/INST]",
+    prompt="[INST] {image}{question} [/INST]",
+    image_place=LLAVA.image_place,
     vision_types=LLAVA.vision_types,
 )

@@ -17,6 +17,7 @@ LLAVA_ONEVISION = Family(
     stacks=LLAVA.stacks,
     full_precision=LLAVA.full_precision,
     image_token_id=lambda config: config.image_token_id,
-    prompt="<|im_start|>user {image}\n{question}<|im_end|><|im_start|>assistant\n",
+    prompt="<|im_start|>user {image}{question}<|im_end|><|im_start|>assistant\n",
+    image_place=LLAVA.image_place,
     vision_types=LLAVA.vision_types,
 )

@@ -8,6 +8,8 @@ cross-attention alone.
 The prompt has no visual tokens: one `<|image|>` marks the position after which the text can attend to the
 image. The language blocks named in `cross_attention_layers` have no self-attention. Their `cross_attn.k_proj`
 and `cross_attn.v_proj` receive visual tokens alone, their queries text alone. Text-only prompts skip them.
+Text before the first image attends to every image slot of the batch, empty ones too (transformers masks
+nothing in such rows), so questions with different numbers of images do not share a batch.
 
 Kept in full precision: the embeddings and `lm_head`, the patch embedding (a convolution), and the embeddings
 of tile, aspect ratio and position with their gates. The projector is a lone linear and is quantized.
@@ -38,4 +40,5 @@ MLLAMA = Family(
     ),
     image_token_id=lambda config: None,
     prompt="{image}{bos}{question}",
+    mixed_batches=False,
 )

@@ -35,6 +35,7 @@ QWEN2_5_VL = Family(
     full_precision=QWEN2_VL.full_precision,
     image_token_id=lambda config: config.image_token_id,
     prompt=QWEN2_VL.prompt,
+    image_place=QWEN2_VL.image_place,
     patch_tokens=patch_tokens,
     token_grids=QWEN2_VL.token_grids,
 )

@@ -47,8 +47,9 @@ QWEN2_VL = Family(
     image_token_id=lambda config: config.image_token_id,
     prompt=(
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n"
     ),
+    image_place="<|vision_start|>{image}<|vision_end|>",
     patch_tokens=patch_tokens,
     token_grids=token_grids,
 )

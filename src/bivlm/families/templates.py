@@ -35,11 +35,9 @@ PATIENCE = 120.0  # seconds until a process that neither computes nor answers is
 FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
 
 
-def apply_chat_template(
-    processor: Any, message: Mapping[str, Any], answer: Mapping[str, Any] | None = None
-) -> str:
-    """One message of the user in the form that the model was trained on, up to where the answer begins; with
-    an `answer`, a message of the assistant, to its end.
+def apply_chat_template(processor: Any, *messages: Mapping[str, Any]) -> str:
+    """Messages in the form that the model was trained on, up to where the answer begins; if the last one is
+    the assistant's, to its end.
 
     `processor` is a processor or a tokenizer with a chat template. Raises InputError, naming the template's
     file and line, if the template is damaged, refuses the message, or takes more than SECONDS, MEMORY_BYTES
@@ -47,10 +45,10 @@ def apply_chat_template(
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     variables = {
-        "messages": [message] if answer is None else [message, answer],
+        "messages": list(messages),
         "tools": None,
         "documents": None,
-        "add_generation_prompt": answer is None,
+        "add_generation_prompt": messages[-1]["role"] != "assistant",
         **tokenizer.special_tokens_map,
     }
     reply = _PROCESS.ask({"template": _template_of(processor), "variables": variables})

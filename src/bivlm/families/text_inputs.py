@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from bivlm.errors import InputError
-from bivlm.families.inputs import check_length, declared_prompt, name_of, names_of
+from bivlm.families.inputs import check_length
 from bivlm.families.processors import refusals_named
-from bivlm.families.templates import apply_chat_template
+from bivlm.families.prompts import name_of, names_of, prompt_text
 from bivlm.types import Sample
 
+if TYPE_CHECKING:
+    from bivlm.families.base import Family
 
-def build(
-    tokenizer: Any, prompt: str | None, samples: Sequence[Sample], limit: int | None
-) -> dict[str, Tensor]:
+
+def build(tokenizer: Any, family: Family, samples: Sequence[Sample], limit: int | None) -> dict[str, Tensor]:
     """The implementation of `Family.inputs`: prompts padded on the left. `limit` is the most tokens a prompt
     may have.
 
     Raises InputError, naming the sample, if it has an image or is too long.
     """
-    seen = next((sample for sample in samples if sample.image is not None), None)
+    seen = next((sample for sample in samples if sample.images), None)
     if seen is not None:
         raise InputError(
             f"{name_of(seen)}: the model is a language model and reads no image; leave the image out"
@@ -32,7 +33,7 @@ def build(
             "the tokenizer has no pad_token, so questions of different lengths cannot share a batch; use a"
             " batch size of 1"
         )
-    texts = [prompt_text(tokenizer, prompt, sample) for sample in samples]
+    texts = [prompt_text(tokenizer, family, sample) for sample in samples]
     bos = tokenizer.bos_token
     with refusals_named(names_of(samples)):
         batch = tokenizer(
@@ -46,13 +47,3 @@ def build(
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     check_length(inputs["attention_mask"], samples, limit)
     return inputs
-
-
-def prompt_text(tokenizer: Any, prompt: str | None, sample: Sample) -> str:
-    """The question by the tokenizer's chat template, or by the family's `prompt` if there is none."""
-    if tokenizer.chat_template is None:
-        return declared_prompt(tokenizer, prompt).format(
-            question=sample.question, bos=tokenizer.bos_token or ""
-        )
-    message = {"role": "user", "content": sample.question}
-    return apply_chat_template(tokenizer, message)

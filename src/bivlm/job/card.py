@@ -59,7 +59,7 @@ tags:
 | true bits per weight | {8 * stored / weights:.3f}{_paper_count(report, weights)} |
 | bytes of these | {before:,} before, {stored:,} now |
 | relative weight error | {error:.4f} |
-| everything else | {rest["bytes"]:,} bytes, {rest["share"]:.1%} of the model's bytes before |
+| everything else | {rest["bytes"]:,} bytes, {rest["share"]:.1%} of the model before |
 | calibration samples | {quantization["calibration_samples"]} |
 {dropped}
 Everything else ({kept}, what the recipe keeps) is stored as it was in `{name}`; `{REPORT_NAME}` has a \

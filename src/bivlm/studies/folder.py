@@ -18,8 +18,7 @@ from filelock import FileLock, Timeout
 
 from bivlm.checkpoint.durable import write_text
 from bivlm.checkpoint.shards import read_json
-from bivlm.data.files import file_digest
-from bivlm.data.images import open_image
+from bivlm.data.digests import Digests
 from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers
 from bivlm.types import Sample
@@ -110,13 +109,8 @@ def plain(content: Any) -> Any:
 
 def digests(samples: Sequence[Sample]) -> list[str]:
     """One text for each sample, alike for the same question, answers and image content."""
-    known: dict[Path, str] = {}
-    return [
-        hashlib.sha256(
-            repr((sample.question, sample.answers, _image_digest(sample, known))).encode()
-        ).hexdigest()
-        for sample in samples
-    ]
+    known = Digests()
+    return [known.of_sample(sample) for sample in samples]
 
 
 def joined(texts: Sequence[str]) -> str:
@@ -131,12 +125,3 @@ def model_files(folder: Path) -> list[list[Any]]:
         for path in sorted(folder.iterdir())
         if path.is_file()
     ]
-
-
-def _image_digest(sample: Sample, known: dict[Path, str]) -> str:
-    if not isinstance(sample.image, Path):
-        image = open_image(sample)
-        return f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}"
-    if sample.image not in known:
-        known[sample.image] = file_digest(sample.image, sample.origin)
-    return known[sample.image]

@@ -43,20 +43,21 @@ def test_found_packed_and_loaded_without_finding(undeclared, tmp_path, monkeypat
     family = family_of(model.config)
     assert family.origin == "found"
     sample = tiny_samples(1)[0]
-    answer = bivlm.answer(model, processor, sample, max_new_tokens=3)
+    answer = bivlm.answer(model, processor, sample.image, sample.question, max_new_tokens=3)
     assert {row.name for row in inspect(packed).parts} == {"vision", "projector", "language"}
     bivlm.prune(model, "random:layer=1,keep=0.5")
-    bivlm.answer(model, processor, sample, max_new_tokens=3)
+    bivlm.answer(model, processor, sample.image, sample.question, max_new_tokens=3)
     monkeypatch.undo()
     declared, processor = bivlm.load(quantize(folder, tmp_path / "declared", recipe=RTN(bits=2)))
-    assert bivlm.answer(declared, processor, sample, max_new_tokens=3) == answer
+    assert bivlm.answer(declared, processor, sample.image, sample.question, max_new_tokens=3) == answer
 
 
 def test_a_model_in_full_precision_is_found_when_it_is_loaded(undeclared, tmp_path):
     folder = tiny_checkpoint("qwen2_vl", tmp_path, torch.float32)
     model, processor = bivlm.load(folder)
     assert family_of(model.config).origin == "found"
-    assert isinstance(bivlm.answer(model, processor, tiny_samples(1)[0], max_new_tokens=2), str)
+    sample = tiny_samples(1)[0]
+    assert isinstance(bivlm.answer(model, processor, sample.image, sample.question, max_new_tokens=2), str)
 
 
 def test_without_processor_files_the_structure_is_found_still(undeclared, tmp_path):

@@ -135,7 +135,9 @@ class TestRefused:
         assert "\n" not in str(caught.value)
 
     def test_no_model_of_images_or_text(self):
-        self.refused(transformers.WhisperConfig(), "'whisper' is not supported: transformers .* has no model")
+        self.refused(transformers.ViTConfig(), "'vit' is not supported: transformers .* has no model")
+        config = transformers.WhisperConfig(architectures=["WhisperForConditionalGeneration"])
+        self.refused(config, "'whisper' is not supported: transformers .* has no model")
 
     def test_unknown_to_transformers(self):
         with pytest.raises(InputError, match=r"'nobodys' is not supported.*llava.*docs/adding"):

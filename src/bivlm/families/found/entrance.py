@@ -54,7 +54,7 @@ def structure_in(folder: Path, config: PretrainedConfig) -> Structure:
 
 
 def _asking(folder: Path, config: Any) -> Asking | None:
-    auto_class = auto_class_of(config.model_type)
+    auto_class = auto_class_of(config.model_type, config.architectures or ())
     try:
         return Asking(folder, config.model_type, auto_class)
     except InputError as error:

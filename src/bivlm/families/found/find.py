@@ -9,7 +9,7 @@ A question, another image, and another question show what sees what. Nothing of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,14 @@ class Small:
     asked: bool
 
 
-def auto_class_of(model_type: str) -> str:
-    """The class of transformers that builds an architecture. InputError if it knows none."""
+def auto_class_of(model_type: str, made_as: Sequence[str] = ()) -> str:
+    """The class of transformers that builds an architecture. `made_as` are the classes that a config names as
+    its own. InputError if transformers knows no class, or only a language model that is part of these.
+    """
     if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return "AutoModelForImageTextToText"
-    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    language = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    if language is not None and (not made_as or language in made_as):
         return "AutoModelForCausalLM"
     raise InputError(
         f"the architecture {model_type!r} is not supported: transformers {transformers.__version__} has no"
@@ -73,7 +76,7 @@ def find_structure(config: PretrainedConfig, asking: Asking | None = None) -> St
     Raises InputError, naming the place, if the model cannot be shrunk and run, or runs in a way that cannot
     be packed block by block.
     """
-    auto_class = auto_class_of(config.model_type)
+    auto_class = auto_class_of(config.model_type, config.architectures or ())
     auto_model = getattr(transformers, auto_class)
     small = _small_model(config, auto_model, asking)
     structure = _read(small, config.model_type, auto_class)
