@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from bivlm.cli.shared import MAIN, JsonOption, ModelArgument, command, out_console, print_json, quiet_libraries
+from bivlm.cli.shared import (
+    MAIN,
+    JsonOption,
+    ModelArgument,
+    command,
+    out_console,
+    print_json,
+    quiet_libraries,
+)
 
 
 @command("inspect", MAIN, "bivlm inspect out --layers")

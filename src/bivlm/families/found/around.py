@@ -34,7 +34,9 @@ def tables(model: Any) -> tuple[str, ...]:
     """The names of token embedding and language head."""
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     return tuple(
-        name for name, module in model.named_modules() if any(module is end for end in ends if end is not None)
+        name
+        for name, module in model.named_modules()
+        if any(module is end for end in ends if end is not None)
     )
 
 
@@ -69,7 +71,9 @@ def find_around(
             projectors[path] = ("projector" if seen else "vision", min(one[0].start for one in calls if one))
         else:
             reasons[name] = reason
-    return Around(projectors, _collapsed(model, reasons, [*ends, *(stack.path for stack in stacks), *projectors]))
+    return Around(
+        projectors, _collapsed(model, reasons, [*ends, *(stack.path for stack in stacks), *projectors])
+    )
 
 
 def _reason(

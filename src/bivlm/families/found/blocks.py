@@ -37,7 +37,9 @@ def kept_inside(model: nn.Module, views: Views, paths: Sequence[str]) -> tuple[K
             else:
                 kept.setdefault(pattern_of(name), UNCALLED)
     return tuple(
-        Kept(pattern, reason) for pattern, reason in kept.items() if reason != UNCALLED or pattern not in called
+        Kept(pattern, reason)
+        for pattern, reason in kept.items()
+        if reason != UNCALLED or pattern not in called
     )
 
 

@@ -16,8 +16,8 @@ UNSEEN = "the small copy of the model has no such linear"
 
 
 def check_against(full: Any, small: Any, structure: Structure) -> Structure:
-    """The structure with the full model's numbers of blocks. Linears that only the full model has are kept and
-    named. Raises InputError if a stack is not in the full model.
+    """The structure with the full model's numbers of blocks. Linears that only the full model has are kept
+    and named. Raises InputError if a stack is not in the full model.
     """
     stacks = []
     for stack in structure.stacks:
@@ -50,6 +50,6 @@ def _check_complete(full: Any, structure: Structure) -> None:
         placed = any(inside(name, stack.path) for stack in structure.stacks)
         if not placed and not any(fnmatchcase(name, kept.pattern) for kept in structure.kept):
             raise InputError(
-                f"{structure.model_type!r}: the place of the linear {name} was not found; a declaration of the"
-                " family helps: docs/adding.md"
+                f"{structure.model_type!r}: the place of the linear {name} was not found; a declaration of"
+                " the family helps: docs/adding.md"
             )

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 
 PARTS = ("vision_config", "vq_config", "encoder", "vlm_config")
 CHANNELS = 3
+SIDES = (224, 384)  # of an image in pixels, where the config names no size that fits
 
 
 def _drawn(*shape: int) -> Tensor:
@@ -44,7 +45,9 @@ class Geometry:
 
         self.patch = _number(field("patch_size", "model_patch_size"), 16)
         self.image = _number(field("image_size", "crop_size", "resolution", "max_image_size"), 224)
-        self.fold = _number(field("spatial_merge_size", "merge_size", "pooling_kernel_size", "merge_kernel_size"), 2)
+        self.fold = _number(
+            field("spatial_merge_size", "merge_size", "pooling_kernel_size", "merge_kernel_size"), 2
+        )
         self.frames = _number(field("temporal_patch_size", "patch_temporal"), 1)
         self.tiles = _number(field("max_num_tiles"), 4)
         self.patches = _number(field("num_patches"), 0)
@@ -143,7 +146,7 @@ def _flattened(size: Geometry) -> Iterator[dict[str, Any]]:
 
 def _two_sizes(size: Geometry) -> Iterator[dict[str, Any]]:
     """The same image in two resolutions."""
-    for large in (1024, 2 * size.image):
+    for large in (2 * size.image, 1024):
         yield {
             "pixel_values": _drawn(1, CHANNELS, size.image, size.image),
             "high_res_pixel_values": _drawn(1, CHANNELS, large, large),
@@ -171,7 +174,7 @@ def _images_of_video(size: Geometry) -> Iterator[dict[str, Any]]:
 
 def _whole(size: Geometry) -> Iterator[dict[str, Any]]:
     """Whole images; a list of images per prompt; images of frames."""
-    for side in dict.fromkeys((size.image, 224, 384, 1024)):
+    for side in dict.fromkeys((size.image, *SIDES)):
         yield {"pixel_values": _drawn(1, CHANNELS, side, side)}
         yield {"pixel_values": _drawn(1, 1, CHANNELS, side, side)}
 

@@ -123,6 +123,4 @@ def _is_number(given: Any, largest: int) -> bool:
 
 def _need(condition: bool, name: str, given: Any, wanted: str) -> None:
     if not condition:
-        raise InputError(
-            f"quantization_config: family: {name} is {repr(given)[:60]}; needs {wanted}"
-        )
+        raise InputError(f"quantization_config: family: {name} is {repr(given)[:60]}; needs {wanted}")

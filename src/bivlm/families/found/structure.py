@@ -46,8 +46,8 @@ class Kept:
 class Structure:
     """An architecture as it was found.
 
-    `shared` are groups of linears that receive the same tensor, as patterns. `experts` are the patterns of
-    stacked expert weights, which are parameters and no linears. `tied`: embedding and head share their weight.
+    `shared` are groups of linears that receive the same tensor, as patterns. `experts` are patterns of
+    stacked expert weights, which are parameters and no linears. `tied`: embedding and head share a weight.
     `notes` are remarks about what could not be seen. `inputs` says what the small model was run on.
     """
 

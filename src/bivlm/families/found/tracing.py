@@ -17,8 +17,9 @@ HIDDEN = ("hidden_states", "hidden_state", "x", "inputs_embeds", "input", "image
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: when it began and ended (in events), the tensor that entered it first, which tensor
-    object that was, the one that left it first (of blocks in lists alone), and a checksum of that one.
+    """One call of a module: when it began and ended (in events), the first tensor that entered it and the
+    first that left it (of blocks in lists alone); which tensor object entered, and a checksum of the
+    one that left.
     """
 
     start: int
@@ -114,9 +115,7 @@ def watch(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
         return hook
 
     lists = {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential)
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)
     }
     with ExitStack() as hooks:
         for name, module in model.named_modules():
