@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from bivlm import families
+from tiny.experts import expert_family, expert_model
+
 
 def test_quantize_ask_eval_inspect(run, source, tmp_path, questions):
     out = tmp_path / "out"
@@ -98,6 +101,23 @@ def test_a_preset_that_is_dear_on_this_model_says_so(run, source, tmp_path):
         "quantize", source, tmp_path / "out", "--preset", f"{recipe}:bands=2", "--dry-run", "--json"
     )
     assert json.loads(text)["warning"] == ""
+
+
+def test_a_model_of_experts_is_packed_only_on_demand(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "USED", {"llama4": expert_family("llama4")})
+    source, out = expert_model("llama4", tmp_path / "source"), tmp_path / "out"
+    code, text, error = run("quantize", source, out, "--preset", "rtn-3", "--parts", "language")
+    assert (code, text) == (2, "")
+    assert "are fused experts" in error
+    assert "--allow-kept-experts" in error
+    assert "Traceback" not in error
+    words = ("--preset", "rtn-3", "--parts", "language", "--allow-kept-experts", "--dry-run")
+    code, text, _ = run("quantize", source, out, *words)
+    assert code == 0
+    for said in ("kept: fused experts", "kept: Llama4Router is no plain linear", "stay in full precision"):
+        assert said in " ".join(text.split())
+    expected = json.loads(run("quantize", source, out, *words, "--json")[1])
+    assert 0.5 < expected["kept_share"] < 1
 
 
 def test_a_packed_model_prunes_by_default_and_on_demand(run, source, tmp_path, questions):
