@@ -14,6 +14,7 @@ from typing import Any
 
 from bivlm.errors import InputError
 from bivlm.families import Family
+from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe, load_recipe, recipe_of, split_settings
 from bivlm.pruning.settings import Pruning, parse_pruning
@@ -33,7 +34,8 @@ class Request:
     """A checked request. `pruning` is the packed model's default pruning; `family` declares an architecture
     that is not in the table; `sensitivities` is a file that keeps the measurements of a budget;
     `measurements` a folder that keeps gradients and predictions for other jobs; `merge_adapter` says that a
-    LoRA adapter in the model's folder belongs to its weights.
+    LoRA adapter in the model's folder belongs to its weights. `pixels` bounds the images, in calibration and
+    as the packed model's default.
     """
 
     recipe: Recipe
@@ -43,6 +45,7 @@ class Request:
     sensitivities: Path | None = None
     measurements: Path | None = None
     merge_adapter: bool = False
+    pixels: PixelBounds = UNBOUNDED
 
 
 def make_request(
@@ -58,6 +61,8 @@ def make_request(
     sensitivities: str | Path | None = None,
     measurements: str | Path | None = None,
     merge_adapter: bool = False,
+    max_pixels: int | None = None,
+    min_pixels: int | None = None,
 ) -> Request:
     """Check the arguments and combine them into a request.
 
@@ -92,6 +97,7 @@ def make_request(
         None if sensitivities is None else Path(sensitivities),
         None if measurements is None else Path(measurements),
         merge_adapter,
+        PixelBounds(max_pixels, min_pixels),
     )
 
 
