@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from bivlm.errors import InputError
+from bivlm.families.pixels import fitted
 from bivlm.families.processors import check_processor, refusals_named
 from bivlm.families.prompts import name_of, names_of, prompt_text
 from bivlm.types import Sample
@@ -59,7 +60,7 @@ def build(
     with refusals_named(names_of(samples)):
         batch = processor(
             text=texts,
-            images=[list(own) for own in images] if any(images) else None,
+            images=[[fitted(processor, image) for image in own] for own in images] if any(images) else None,
             do_convert_rgb=True,  # transparency onto white, by transformers
             padding=len(samples) > 1,
             padding_side="left",

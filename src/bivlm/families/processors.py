@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bivlm.errors import InputError, cut
+from bivlm.families.pixels import UNBOUNDED, PixelBounds, bound_pixels
 
 # LLaVA's processors count visual tokens with these; checkpoints from before transformers 4.50 may lack them,
 # and then the count is unknown
@@ -24,13 +25,15 @@ REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
 MOST = 1 << 20  # of a processor's own numbers; as many visual tokens are written out as text
 
 
-def load_processor(folder: Path, reads_images: bool = True) -> Any:
-    """The processor of a model folder, or the tokenizer of a language model that reads no images. No code
-    from the folder is run.
+def load_processor(folder: Path, reads_images: bool = True, pixels: PixelBounds = UNBOUNDED) -> Any:
+    """The processor of a model folder, its images within `pixels`, or the tokenizer of a language model that
+    reads no images. No code from the folder is run.
 
-    Raises InputError if its files are missing or damaged, if a package that it needs is missing, or if it
-    cannot count visual tokens.
+    Raises InputError if its files are missing or damaged, if a package that it needs is missing, if it cannot
+    count visual tokens, or if it does not have such bounds of pixels.
     """
+    if pixels and not reads_images:
+        raise InputError(f"{folder}: a language model reads no images; leave the bounds of pixels out")
     try:
         # with an unsuitable torchvision it fails here, not above
         from transformers import AutoProcessor, AutoTokenizer
@@ -47,8 +50,14 @@ def load_processor(folder: Path, reads_images: bool = True) -> Any:
         ) from error
     try:
         check_processor(processor)
+        bound_pixels(processor, pixels)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
+    except REFUSALS as error:
+        raise InputError(
+            f"{folder}: the settings of its image processor make no sense ({first_line(error)}); get the"
+            " folder again"
+        ) from error
     return processor
 
 

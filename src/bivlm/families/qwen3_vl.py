@@ -18,7 +18,6 @@ from __future__ import annotations
 from bivlm.families.base import Family, Stack
 from bivlm.families.qwen2_vl import QWEN2_VL
 
-
 QWEN3_VL = Family(
     model_type="qwen3_vl",
     stacks=(
