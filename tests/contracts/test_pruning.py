@@ -56,10 +56,10 @@ def member(kind: str) -> Iterator[Member]:
 
 
 def answer(member: Member, inputs: dict[str, Tensor], **more: Any) -> Tensor:
-    """Five tokens, none of which is a place of an image."""
+    """Five tokens of text: a model that counts its image tokens refuses more of them."""
     image = member.family.image_token_id(member.config)
-    plain = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0, **more}
-    plain["suppress_tokens"] = None if image is None else [image]
+    text = {} if image is None else {"suppress_tokens": [image]}
+    plain = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0, **text, **more}
     with torch.inference_mode():
         return member.model.generate(**inputs, **plain)[:, inputs["input_ids"].shape[1] :]
 
@@ -224,6 +224,22 @@ def test_what_cannot_be_done_is_refused(member, spec, message):
     with pytest.raises(InputError, match=message):
         prune(member.model, spec)
     assert describe(member.model) == "grid:layer=1,keep=0.5", "what was set before stays"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("gemma4_e2b", "last 2 blocks read the keys and values of earlier ones"),
+        pytest.param(
+            "qwen3_5", "no keys and values that could be dropped.*linear_att", marks=pytest.mark.slow
+        ),
+    ],
+)
+@pytest.mark.parametrize("site", ["language", "input"])
+def test_a_language_model_that_cannot_drop_tokens_says_why(member, message, site):
+    with pytest.raises(InputError, match=message):
+        prune(member.model, f"grid:layer=0,keep=0.5,site={site}")
+    assert describe(member.model) is None
 
 
 @pytest.mark.parametrize("kind", ["llava"])

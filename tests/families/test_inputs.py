@@ -32,13 +32,13 @@ def text_of(kind: str, inputs: dict[str, torch.Tensor]) -> str:
 
 @pytest.mark.parametrize("kind", each())
 def test_beginning_of_sequence_stands_at_most_once(kind: str):
-    """Whether the template writes it, the tokenizer adds it, both would, or none does; with a template, and
-    without one where the family has a prompt.
+    """Whether the template writes it, the tokenizer adds it, both would, or none does; and by the family's
+    own prompt, if it has one.
     """
-    processors = [tiny_processor(kind), tiny_processor(kind)]
-    processors[1].chat_template = None
-    has_prompt = family_of(tiny_config(kind)).prompt is not None
-    for processor in processors if has_prompt else processors[:1]:
+    without_template = tiny_processor(kind)
+    without_template.chat_template = None
+    declared = family_of(tiny_config(kind)).prompt is not None
+    for processor in (tiny_processor(kind), *([without_template] if declared else [])):
         text = text_of(kind, ask(kind, *tiny_samples(1), processor=processor))
         assert text.count("<s>") == PROMPTS[kind].count("<s>") <= 1
 

@@ -13,7 +13,7 @@ to `lm_head`, and the embedding per layer, for the same reason; `per_layer_model
 product serves all blocks; the patch embedding, a linear on raw pixels; and the audio tower with its
 projection, since nothing here asks it.
 
-Models with experts have the same `model_type`; their experts are no linears.
+Models with experts (26B-A4B) have the same `model_type`; their experts are no linears and stay as they are.
 """
 
 from __future__ import annotations

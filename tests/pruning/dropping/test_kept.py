@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from bivlm.errors import InputError
-from bivlm.pruning.dropping.cache import PrunedLayer, cache_bytes, kept_in, make_pruned
-from bivlm.pruning.dropping.kept import Kept
+from bivlm.pruning.dropping.cache import PrunedLayer, cache_bytes, hold_all_tokens, kept_in, make_pruned
+from bivlm.pruning.dropping.kept import Kept, arguments_after_the_first
 
 keeps = st.integers(1, 3).flatmap(
     lambda rows: st.integers(1, 7).flatmap(
@@ -22,6 +22,41 @@ keeps = st.integers(1, 3).flatmap(
         )
     )
 )
+
+
+@given(keeps)
+@settings(deadline=None, max_examples=40)
+def test_what_is_put_back_is_in_its_place_among_zeros(rows):
+    kept = Kept.of(torch.tensor(rows))
+    whole = torch.arange(1.0, torch.tensor(rows).numel() * 2 + 1).view(len(rows), -1, 2)
+    there = torch.zeros(len(rows), kept.length, dtype=torch.bool).scatter(1, kept.index, True)
+    found = kept.put_back(kept.take(whole, 1))
+    assert torch.equal(found, whole * there[..., None])
+
+
+def test_arguments_by_place_get_their_names():
+    class Block(torch.nn.Module):
+        def forward(self, hidden_states, attention_mask, position_ids=None, **rest):
+            return hidden_states
+
+    block = Block()
+    assert arguments_after_the_first(block, ("h", "m"), {"x": 1}) == {"attention_mask": "m", "x": 1}
+    assert arguments_after_the_first(block, ("h", "m", "p"), {}) == {
+        "attention_mask": "m",
+        "position_ids": "p",
+    }
+    assert arguments_after_the_first(block, ("h",), {"attention_mask": "m"}) == {"attention_mask": "m"}
+
+
+def test_windows_of_an_empty_cache_hold_all_tokens_and_no_others_change():
+    cache, full = DynamicCache(), DynamicLayer()
+    used = DynamicSlidingWindowLayer(sliding_window=4)
+    used.update(torch.ones(1, 1, 2, 3), torch.ones(1, 1, 2, 3))
+    cache.layers += [DynamicSlidingWindowLayer(sliding_window=4), full, used]
+    hold_all_tokens(cache)
+    assert type(cache.layers[0]) is DynamicLayer
+    assert cache.layers[1] is full
+    assert cache.layers[2] is used
 
 
 @given(keeps)
