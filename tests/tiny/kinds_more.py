@@ -1,4 +1,4 @@
-"""More kinds of tiny models, one for each family of the long tail; their tests are slow, but for one kind."""
+"""More kinds of tiny models, one for each family of the long tail; their tests are slow."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ LFM2_VL = Kind(
     ),
     tied=True,
     drops=False,
+    slow=True,
 )  # fmt: skip
 
 

@@ -37,12 +37,12 @@ class DeclarationContract:
         """In this member, or in one of a family with the same list: a pooling head that one tower lacks,
         another has.
         """
-        patterns = member.family.full_precision
-        models = [other.model for other in self.members if other.family.full_precision == patterns]
-        names = [name for model in models for name, _ in model.named_modules()]
-        assert [
-            pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)
-        ] == []
+        patterns = set(member.family.full_precision)
+        for other in (member, *self.members):
+            if patterns and other.family.full_precision == member.family.full_precision:
+                names = [name for name, _ in other.model.named_modules()]
+                patterns -= {one for one in patterns if any(fnmatchcase(name, one) for name in names)}
+        assert patterns == set()
 
     def test_blocks_run_once_each_in_the_order_of_their_stack(self, member: Member) -> None:
         runs: list[tuple[int, int]] = []
