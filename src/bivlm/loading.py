@@ -21,6 +21,8 @@ from bivlm.checkpoint.verify import verify_files
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of, load_processor, use
+from bivlm.families.found.entrance import check_model_type, family_in
+from bivlm.families.found.record import check_paths
 from bivlm.families.pixels import PixelBounds
 from bivlm.kernels.base import Activations
 from bivlm.packed.module import expand_weights, set_activations
@@ -88,6 +90,7 @@ def load(
         prune(loaded, wanted)
     if adapter is not None:
         attach(loaded, read_adapter(adapter, loaded, folder))
+    check_paths(loaded, family)
     with folder_blamed(folder):
         return loaded, load_processor(folder, family.reads_images, pixels or recorded_pixels(folder))
 
@@ -119,7 +122,7 @@ def check_model_folder(folder: Path, family: Family | None = None) -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise InputError(f"{folder / 'config.json'} names no model_type; is this a transformers model?")
-    found = family_of(model_type, family)
+    check_model_type(model_type)
     if is_packed(config):
         read_modules(config["quantization_config"])
     check_no_adapter(folder)
@@ -127,5 +130,6 @@ def check_model_folder(folder: Path, family: Family | None = None) -> Family:
     with folder_blamed(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         check_depth(folder, config, (entry.shape for entry in read_entries(shards).values()))
+    found = family_in(folder, config) if family is None else family_of(config, family)
     verify_files(folder, read_seal(folder))
     return found

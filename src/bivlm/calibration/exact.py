@@ -11,7 +11,7 @@ are in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,16 +57,17 @@ class ExactPass:
             self._forward(take, gradients=False)
 
     def differentiate(self, loss: Callable[[int, Tensor], Tensor], watch: Watch) -> None:
-        """Gradients of loss(sample, logits) through all blocks. While a block runs on a sample, within the
-        context `watch`, it may be hooked for whatever there is to see.
+        """Gradients of loss(sample, logits) through all blocks. While a block runs on a sample, for the first
+        time in its pass, within the context `watch`, it may be hooked for whatever there is to see.
         """
         with torch.enable_grad():
             self._forward(lambda number, logits: loss(number, logits).backward(), gradients=True)
             while self._visits:
                 path, visits = self._visits.pop()
+                before = {number for other, earlier in self._visits if other == path for number in earlier}
                 with self.source.present(path) as module:
                     for number, visit in visits.items():
-                        with watch(path, module, number):
+                        with nullcontext() if number in before else watch(path, module, number):
                             _backward(module, visit)
 
     def _forward(self, take: Callable[[int, Tensor], None], *, gradients: bool) -> None:
@@ -93,7 +94,6 @@ class ExactPass:
                         if visit is not None:
                             visits[number] = visit
                         resume(number, output)
-                streams.leave(path)
                 self._visits.append((path, visits))
 
 

@@ -26,7 +26,8 @@ from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError
-from bivlm.families import Family, family_of
+from bivlm.families import Family
+from bivlm.families.found.entrance import check_model_type, family_in
 from bivlm.families.linears import is_linear
 
 
@@ -44,13 +45,13 @@ class SourceModel:
     def __init__(self, folder: Path, *, merge_adapter: bool = False) -> None:
         self.folder = folder
         self.config = read_config(folder)
-        self.family: Family = family_of(self.config)
         if not merge_adapter:
             check_no_adapter(folder)
         self.shards = weight_files(folder)
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
         check_depth(folder, self.config, (entry.shape for entry in stored.values()))
+        self.family: Family = family_in(folder, self.config)
         with folder_blamed(folder), init_empty_weights(include_buffers=False):
             self.model: transformers.PreTrainedModel = self.family.auto_model.from_config(
                 self.config, dtype=self.dtype
@@ -239,6 +240,6 @@ def read_config(folder: Path) -> Any:
         )
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{path} names no model_type; is this a transformers model?")
-    family_of(config["model_type"])
+    check_model_type(config["model_type"])
     with folder_blamed(folder):
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -1,4 +1,4 @@
-"""bivlm inspect: the true bits of a packed folder."""
+"""bivlm inspect: the true bits of a packed folder, or the structure of a full-precision one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,39 @@ from typing import Annotated
 
 import typer
 
-from bivlm.cli.shared import MAIN, JsonOption, ModelArgument, command, out_console, print_json
+from bivlm.cli.shared import (
+    MAIN,
+    JsonOption,
+    ModelArgument,
+    command,
+    out_console,
+    print_json,
+    quiet_libraries,
+)
 
 
 @command("inspect", MAIN, "bivlm inspect out --layers")
 def inspect(
     model: ModelArgument,
     layers: Annotated[bool, typer.Option("--layers", help="a row for every block as well")] = False,
+    structure: Annotated[
+        bool,
+        typer.Option(
+            "--structure",
+            help="of a full-precision model: its stacks, and what would stay in full precision and why;"
+            " config.json alone is enough",
+        ),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Count the true bits of a packed model, by part and by layer, from the bytes in its files.
 
-    Every checksum is checked.
+    Every checksum is checked. With --structure: show what a full-precision model is made of, found on a small
+    copy of it.
     """
+    if structure:
+        show_structure(model, json_)
+        return
     from bivlm.cli.tables import inspection_table
     from bivlm.eval.inspection import inspect as inspect_folder
 
@@ -27,3 +47,17 @@ def inspect(
         print_json(inspection)
     else:
         out_console.print(inspection_table(inspection, layers=layers))
+
+
+def show_structure(model: str, json_: bool) -> None:
+    """The tables of `bivlm inspect --structure`."""
+    from bivlm.cli.tables import structure_tables
+    from bivlm.eval.structure import find_structure_of
+
+    quiet_libraries()
+    report = find_structure_of(model)
+    if json_:
+        print_json(report)
+        return
+    for table in structure_tables(report):
+        out_console.print(table)

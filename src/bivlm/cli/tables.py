@@ -11,6 +11,7 @@ from rich.table import Table
 from bivlm.doctor import Diagnosis
 from bivlm.eval.inspection import Inspection
 from bivlm.eval.run import EvalResult
+from bivlm.eval.structure import StructureReport
 from bivlm.job.preflight import Preflight
 from bivlm.job.recipe import Recipe
 from bivlm.studies.cells import interval, number, rich_table, size
@@ -53,6 +54,30 @@ def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
             )
         table.add_section()
     return table
+
+
+def structure_tables(report: StructureReport) -> tuple[Table, ...]:
+    """One table with the weights by place, one with what else was found."""
+    structure = report.structure
+    caption = f"{report.weights:,} weights, of which {report.packable:.1%} can be packed"
+    columns = ("part", "path", " blocks", " weights", " share", "full precision because")
+    weights = rich_table(f"{structure.model_type}, found with {structure.inputs}", columns, caption)
+    for row in report.rows:
+        blocks = "" if row.blocks is None else str(row.blocks)
+        weights.add_row(row.what, row.name, blocks, f"{row.weights:,}", f"{row.share:.1%}", row.reason)
+    more = rich_table("", ("found", ""))
+    token = structure.image_token_id
+    more.add_row("visual token", "none: the image enters elsewhere" if token is None else str(token))
+    more.add_row("embedding and head", "share their weight" if structure.tied else "have their own weights")
+    more.add_row("declaration", "there is one, and it is used" if report.declared else "none; this is used")
+    for group in structure.shared:
+        more.add_row("linears with the same input", "\n".join(group))
+    for stack in structure.stacks:
+        if stack.visual_linears:
+            more.add_row("linears that see the image alone", "\n".join(stack.visual_linears))
+    for note in structure.notes:
+        more.add_row("note", note)
+    return weights, more
 
 
 def result_table(results: Mapping[str, EvalResult]) -> Table:

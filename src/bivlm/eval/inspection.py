@@ -18,7 +18,7 @@ from bivlm.checkpoint.shards import read_entries, read_json
 from bivlm.checkpoint.verify import verify_folder
 from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
-from bivlm.families import family_of
+from bivlm.families import Family
 from bivlm.loading import check_model_folder
 from bivlm.types import EMBEDDINGS
 
@@ -71,7 +71,7 @@ def inspect(model: str | Path) -> Inspection:
     packed, or damaged.
     """
     folder = resolve_model(model)
-    check_model_folder(folder)
+    family = check_model_folder(folder)
     config = packed_config(folder)
     if config is None:
         raise InputError(
@@ -81,11 +81,11 @@ def inspect(model: str | Path) -> Inspection:
     verify_folder(folder)
     quantization = config["quantization_config"]
     with folder_blamed(folder):
-        return _count(folder, config["model_type"], quantization)
+        return _count(folder, family, quantization)
 
 
-def _count(folder: Path, model_type: str, quantization: dict[str, Any]) -> Inspection:
-    linears = _linears(folder, model_type, quantization)
+def _count(folder: Path, family: Family, quantization: dict[str, Any]) -> Inspection:
+    linears = _linears(folder, family, quantization)
     files = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     return Inspection(
         recipe=quantization["recipe"]["name"],
@@ -98,7 +98,7 @@ def _count(folder: Path, model_type: str, quantization: dict[str, Any]) -> Inspe
     )
 
 
-def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> list[_Linear]:
+def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list[_Linear]:
     """Every packed linear with the bytes that its tensors take in the files (config.json is not used for
     this).
     """
@@ -107,8 +107,7 @@ def _linears(folder: Path, model_type: str, quantization: dict[str, Any]) -> lis
     for key, entry in entries.items():
         by_base[key.rpartition(".")[0]] += 0 if key.endswith(".bias") else entry.nbytes
     report = read_json(folder / REPORT_NAME)
-    family = family_of(model_type)
-    stacks = [stack for one in (family, *family.variants) for stack in one.stacks]
+    stacks = family.stacks
     linears = []
     for name, spec in quantization["modules"].items():
         part = (

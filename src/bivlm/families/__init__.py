@@ -4,6 +4,9 @@ table, by other packages (bivlm.plugins) and by `use`. docs/adding.md shows how 
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
@@ -12,6 +15,7 @@ from bivlm.families.aya_vision import AYA_VISION
 from bivlm.families.base import Family, Stack
 from bivlm.families.causal_lm import CAUSAL_LMS
 from bivlm.families.cohere2_vision import COHERE2_VISION
+from bivlm.families.found.record import recorded_family
 from bivlm.families.gemma3 import GEMMA3
 from bivlm.families.gemma4 import GEMMA4
 from bivlm.families.gemma4_unified import GEMMA4_UNIFIED
@@ -47,9 +51,12 @@ __all__ = [
     "FAMILIES",
     "Family",
     "Stack",
+    "declared_family",
     "family_names",
     "family_of",
+    "known_family",
     "load_processor",
+    "remember",
     "tokenizer_of",
     "use",
 ]
@@ -98,6 +105,7 @@ def _refusal(name: str, loaded: object) -> str:
 
 _TABLE: Table[Family] = Table("bivlm.families", "family", {**FAMILIES, **CAUSAL_LMS}, _refusal)
 USED: dict[str, Family] = {}  # declared by `use`
+FOUND: dict[str, Family] = {}  # by the fingerprint of a config: found in this process
 
 
 def use(family: Family) -> None:
@@ -114,9 +122,48 @@ def family_names() -> list[str]:
     return sorted({*_TABLE.names(), *USED})
 
 
+def declared_family(config: PretrainedConfig) -> Family | None:
+    """The declaration of a model's architecture and of its vision tower; None if there is none."""
+    found = USED.get(config.model_type) or _TABLE.named(config.model_type)
+    if found is None or not found.vision_types:
+        return found
+    tower = config.vision_config.model_type
+    return next((one for one in (found, *found.variants) if tower in one.vision_types), None)
+
+
+def known_family(config: PretrainedConfig) -> Family | None:
+    """The family of a model that is declared, recorded in the config of a packed model, or was found earlier
+    in this process; None for every other.
+    """
+    return declared_family(config) or recorded_family(config) or FOUND.get(_fingerprint(config))
+
+
+def remember(config: PretrainedConfig, family: Family) -> None:
+    """Keep the found family of a model for this process: `family_of` its config gives it."""
+    FOUND[_fingerprint(config)] = family
+
+
+def _fingerprint(config: PretrainedConfig) -> str:
+    """What decides the modules of a model and its tokens: types, numbers and lists of its config, whatever
+    computes it.
+    """
+
+    def described(node: PretrainedConfig) -> dict[str, Any]:
+        parts: dict[str, Any] = {"model_type": node.model_type}
+        for name, value in vars(node).items():
+            if isinstance(value, PretrainedConfig):
+                parts[name] = described(value)
+            elif type(value) is int or isinstance(value, list | tuple):
+                parts[name] = value
+        return parts
+
+    return json.dumps(described(config), sort_keys=True, default=str)
+
+
 def family_of(config: PretrainedConfig | str, family: Family | None = None) -> Family:
     """The family of a model, by its config or its `model_type` alone; `family` itself if it is given and
-    matches the model.
+    matches the model. Given the config, it may be declared, recorded in the config of a packed model, or
+    found earlier in this process (`bivlm.families.found` finds it in a folder).
 
     Raises InputError for an architecture that is not supported, for a family of another architecture, and,
     if the config is given, for a vision tower that the family does not know.
@@ -127,7 +174,14 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
             f"the model is a {model_type!r} and the family is for {family.model_type!r}; give the family of"
             " the model"
         )
-    found = family or USED.get(model_type) or _TABLE.named(model_type)
+    declared = USED.get(model_type) or _TABLE.named(model_type)
+    found = family or (declared if isinstance(config, str) else known_family(config))
+    if found is None and declared is not None and not isinstance(config, str):
+        known = ", ".join(name for one in (declared, *declared.variants) for name in one.vision_types)
+        raise InputError(
+            f"{model_type} with the vision tower {config.vision_config.model_type!r} is not supported; its"
+            f" towers are {known}; to add one: docs/adding.md"
+        )
     if found is None and (advice := remote_code.advice(model_type)) is not None:
         raise InputError(advice)
     if found is None:
@@ -135,17 +189,4 @@ def family_of(config: PretrainedConfig | str, family: Family | None = None) -> F
             f"the architecture {model_type!r} is not supported; supported are {', '.join(family_names())}; to"
             " add one: docs/adding.md"
         )
-    return found if isinstance(config, str) or not found.vision_types else _for_tower(found, config)
-
-
-def _for_tower(family: Family, config: PretrainedConfig) -> Family:
-    """The variant of a family that knows the model's vision tower."""
-    tower, several = config.vision_config.model_type, (family, *family.variants)
-    for one in several:
-        if tower in one.vision_types:
-            return one
-    known = ", ".join(name for one in several for name in one.vision_types)
-    raise InputError(
-        f"{family.model_type} with the vision tower {tower!r} is not supported; its towers are {known}; to"
-        " add one: docs/adding.md"
-    )
+    return found

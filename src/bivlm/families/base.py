@@ -63,7 +63,8 @@ class Family:
     paths differ. `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model
     reads them (in most models they mark the image, and 0 is text). `mixed_batches` is False for a model in
     which the number of images of one question changes what it computes for others in its batch. `auto_class`
-    is the class of transformers that builds the model.
+    is the class of transformers that builds the model. `origin` is "found" for a family that was found and
+    not declared.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
@@ -86,6 +87,7 @@ class Family:
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
     tower_outputs: Callable[[PretrainedConfig, int], Sequence[int]] = last_block
+    origin: str = "declared"
 
     @property
     def auto_model(self) -> Any:
@@ -94,8 +96,8 @@ class Family:
 
     @property
     def reads_images(self) -> bool:
-        """Whether the model has a vision part; a language model alone has none."""
-        return any(stack.part == "vision" for stack in self.stacks)
+        """Whether the model takes images; a language model alone does not."""
+        return self.auto_class != "AutoModelForCausalLM"
 
     def inputs(
         self,

@@ -33,6 +33,7 @@ from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, load_processor, use
+from bivlm.families.found.record import FIELD, found_line, to_record
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
@@ -191,6 +192,8 @@ def run(
 ) -> Path:
     """Carry out a prepared job on calibration samples: questions, or inputs that are tokenized already."""
     source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
+    if source.family.origin == "found":
+        events.say(found_line(source.family))
     _check_samples(recipe, samples)
     check_disk(out, prepared.expected)
     inputs = calibration_inputs(source, samples if recipe.needs_data else (), prepared.request.pixels)
@@ -307,6 +310,7 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
     }
     pruning = {} if request.pruning is None else {"pruning": request.pruning.to_dict()}
     pixels = {"pixels": request.pixels.to_dict()} if request.pixels else {}
+    found = {FIELD: to_record(source.family)} if source.family.origin == "found" else {}
     return {
         "quant_method": "bivlm",
         "format_version": FORMAT_VERSION,
@@ -329,5 +333,6 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
         },
         **pruning,
         **pixels,
+        **found,
         "modules": modules,
     }

@@ -1,0 +1,357 @@
+"""Configs of the model types whose default config makes no model that runs, as data: parts that must fit
+together, and sizes that have no default. Values are small; they mean nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+IMAGE = 390
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4]}
+GLM_ROPE = {**MROPE, "mrope_section": [2, 2, 2], "partial_rotary_factor": 0.5}
+INTERLEAVED = {**MROPE, "mrope_interleaved": True}
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 8}
+QWEN_TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": 391,
+    "vision_start_token_id": 392,
+    "vision_end_token_id": 393,
+}
+GLM_TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": 391,
+    "image_start_token_id": 392,
+    "image_end_token_id": 393,
+    "video_start_token_id": 394,
+    "video_end_token_id": 395,
+}
+LINEAR_ATTENTION = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+
+
+def text(**fields: Any) -> dict[str, Any]:
+    sizes = {
+        "hidden_size": 96,
+        "intermediate_size": 160,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 400,
+        "max_position_embeddings": 1024,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return {**sizes, **fields}
+
+
+def tower(**fields: Any) -> dict[str, Any]:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return {**sizes, "image_size": 32, "patch_size": 8, **fields}
+
+
+def siglip(**fields: Any) -> dict[str, Any]:
+    return tower(model_type="siglip_vision_model", vision_use_head=False, **fields)
+
+
+def grid_tower(**fields: Any) -> dict[str, Any]:
+    sizes = {"depth": 4, "hidden_size": 64, "intermediate_size": 96, "num_heads": 4, "patch_size": 8}
+    merge = {"spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 96}
+    return {**sizes, **merge, "num_position_embeddings": 16, **fields}
+
+
+GLM_TOWER = {**grid_tower(depth=3, image_size=32)}
+del GLM_TOWER["num_position_embeddings"]
+QWEN3_5_TEXT = text(
+    head_dim=32,
+    rope_parameters={**INTERLEAVED, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25},
+    layer_types=["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    **LINEAR_ATTENTION,
+)
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+QWEN3_TEXT = text(head_dim=24, rope_parameters=INTERLEAVED)
+GEMMA4_TEXT = text(
+    head_dim=24,
+    global_head_dim=32,
+    **SLIDING,
+    vocab_size_per_layer_input=400,
+    hidden_size_per_layer_input=16,
+)
+GEMMA4_TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": 391,
+    "boi_token_id": 392,
+    "eoi_token_id": 393,
+    "audio_token_id": 394,
+    "boa_token_id": 395,
+    "eoa_token_index": 396,
+}
+QFORMER = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+OPT_TEXT = {
+    "model_type": "opt",
+    "hidden_size": 96,
+    "ffn_dim": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 400,
+    "word_embed_proj_dim": 96,
+    "max_position_embeddings": 512,
+}
+VQ = {
+    "embed_dim": 32,
+    "num_embeddings": 64,
+    "latent_channels": 32,
+    "resolution": 32,
+    "base_channels": 32,
+    "channel_multiplier": [1, 2],
+    "num_res_blocks": 1,
+}
+
+SPECIAL: dict[str, dict[str, Any]] = {
+    "aya_vision": {
+        "image_token_index": IMAGE,
+        "text_config": text(model_type="cohere2", head_dim=24, **SLIDING),
+        "vision_config": siglip(),
+    },
+    "blip-2": {
+        "image_token_index": IMAGE,
+        "num_query_tokens": 8,
+        "vision_config": tower(),
+        "qformer_config": {**QFORMER, "encoder_hidden_size": 64, "cross_attention_frequency": 1},
+        "text_config": OPT_TEXT,
+    },
+    "instructblip": {
+        "image_token_index": IMAGE,
+        "num_query_tokens": 8,
+        "vision_config": tower(),
+        "qformer_config": {
+            **QFORMER,
+            "encoder_hidden_size": 64,
+            "cross_attention_frequency": 1,
+            "vocab_size": 400,
+        },
+        "text_config": OPT_TEXT,
+    },
+    "gemma3": {
+        "image_token_id": IMAGE,
+        "mm_tokens_per_image": 4,
+        "text_config": text(head_dim=24, **SLIDING),
+        "vision_config": siglip(),
+    },
+    "gemma4": {
+        **GEMMA4_TOKENS,
+        "text_config": GEMMA4_TEXT,
+        "vision_config": {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 16,
+            "global_head_dim": 16,
+            "patch_size": 8,
+            "position_embedding_size": 64,
+            "pooling_kernel_size": 2,
+        },
+    },
+    "gemma4_unified": {
+        **GEMMA4_TOKENS,
+        "text_config": text(head_dim=24, **SLIDING),
+        "vision_config": {
+            "patch_size": 8,
+            "pooling_kernel_size": 2,
+            "mm_embed_dim": 96,
+            "mm_posemb_size": 64,
+            "output_proj_dims": 96,
+        },
+    },
+    "glm4v": {**GLM_TOKENS, "text_config": text(rope_parameters=GLM_ROPE), "vision_config": GLM_TOWER},
+    "glm46v": {
+        **GLM_TOKENS,
+        "text_config": text(rope_parameters=GLM_ROPE, model_type="glm4v_text"),
+        "vision_config": {**GLM_TOWER, "model_type": "glm4v_vision"},
+    },
+    "glm4v_moe": {
+        **GLM_TOKENS,
+        "text_config": text(
+            rope_parameters=GLM_ROPE,
+            moe_intermediate_size=48,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            n_shared_experts=1,
+            first_k_dense_replace=1,
+        ),
+        "vision_config": GLM_TOWER,
+    },
+    "glm_ocr": {
+        **GLM_TOKENS,
+        "text_config": text(rope_parameters={**MROPE, "partial_rotary_factor": 1.0}),
+        "vision_config": GLM_TOWER,
+    },
+    "granite4_vision": {
+        "image_token_index": IMAGE,
+        "vision_feature_select_strategy": "full",
+        "image_grid_pinpoints": [[32, 64]],
+        "image_seq_length": 16,
+        "downsample_rate": "2/4",
+        "deepstack_layer_map": [[-2, 0], [-1, 1]],
+        "spatial_vision_layer": -1,
+        "spatial_target_layers": [2, 3],
+        "text_config": text(),
+        "vision_config": siglip(),
+        "qformer_config": {**QFORMER, "num_hidden_layers": 1, "encoder_hidden_size": 64},
+    },
+    "idefics3": {
+        "image_token_id": IMAGE,
+        "scale_factor": 2,
+        "text_config": text(model_type="llama"),
+        "vision_config": tower(),
+    },
+    "instructblipvideo": {
+        "video_token_index": IMAGE,
+        "num_query_tokens": 8,
+        "vision_config": tower(),
+        "qformer_config": {
+            **QFORMER,
+            "encoder_hidden_size": 64,
+            "cross_attention_frequency": 1,
+            "vocab_size": 400,
+        },
+        "text_config": OPT_TEXT,
+    },
+    "llama4": {
+        "image_token_index": IMAGE,
+        "boi_token_index": 391,
+        "eoi_token_index": 392,
+        "text_config": text(
+            head_dim=24,
+            intermediate_size_mlp=160,
+            num_local_experts=4,
+            num_experts_per_tok=1,
+            interleave_moe_layer_step=2,
+            attention_chunk_size=8,
+            no_rope_layers=None,
+            layer_types=None,
+            moe_layers=None,
+        ),
+        "vision_config": tower(
+            intermediate_size=256,
+            vision_output_dim=64,
+            projector_input_dim=64,
+            projector_output_dim=64,
+            pixel_shuffle_ratio=0.5,
+        ),
+    },
+    "molmo2": {
+        "image_start_token_id": 391,
+        "low_res_image_start_token_id": 392,
+        "image_end_token_id": 393,
+        "image_patch_id": IMAGE,
+        "frame_start_token_id": 394,
+        "frame_end_token_id": 395,
+        "text_config": text(head_dim=24, additional_vocab_size=16),
+        "vision_config": {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 16,
+            "image_size": [32, 32],
+            "patch_size": 8,
+            "num_position_embeddings": 16,
+        },
+        "adapter_config": {
+            "vision_feature_layer": [3, 1],
+            "hidden_size": 64,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 16,
+            "intermediate_size": 96,
+            "text_hidden_size": 96,
+        },
+    },
+    "ovis2": {
+        "image_token_id": IMAGE,
+        "visual_indicator_token_ids": [391, 392, 393, 394, 395],
+        "vocab_size": 400,
+        "hidden_size": 96,
+        "text_config": text(model_type="qwen2"),
+        "vision_config": tower(vocab_size=64, hidden_stride=2),
+    },
+    "qwen2_vl": {
+        **QWEN_TOKENS,
+        "text_config": text(rope_parameters=MROPE),
+        "vision_config": {
+            "depth": 3,
+            "num_heads": 4,
+            "patch_size": 8,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "embed_dim": 64,
+            "hidden_size": 96,
+            "mlp_ratio": 2,
+        },
+    },
+    "qwen2_5_vl": {
+        **QWEN_TOKENS,
+        "text_config": text(rope_parameters=MROPE),
+        "vision_config": {
+            **{name: value for name, value in grid_tower().items() if name != "num_position_embeddings"},
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+    },
+    "qwen3_5": {**QWEN_TOKENS, "text_config": QWEN3_5_TEXT, "vision_config": grid_tower()},
+    "qwen3_5_moe": {
+        **QWEN_TOKENS,
+        "text_config": {**QWEN3_5_TEXT, **EXPERTS, "shared_expert_intermediate_size": 48},
+        "vision_config": grid_tower(),
+    },
+    "qwen3_vl": {
+        **QWEN_TOKENS,
+        "text_config": QWEN3_TEXT,
+        "vision_config": grid_tower(deepstack_visual_indexes=[1, 2]),
+    },
+    "qwen3_vl_moe": {
+        **QWEN_TOKENS,
+        "text_config": {**QWEN3_TEXT, **EXPERTS},
+        "vision_config": grid_tower(deepstack_visual_indexes=[1, 2]),
+    },
+    "qwen4_exp": {
+        **QWEN_TOKENS,
+        "text_config": text(
+            head_dim=32,
+            rope_parameters={**INTERLEAVED, "mrope_section": [6, 5, 5]},
+            layer_types=["linear_attention", "indexed_attention"] * 2,
+            hc_count=2,
+            hc_lowrank=16,
+            indexer_n_heads=2,
+            indexer_kv_heads=1,
+            indexer_head_dim=32,
+            indexer_budget=8,
+            indexer_compress_ratio=2,
+            shared_expert_intermediate_size=48,
+            **EXPERTS,
+            **LINEAR_ATTENTION,
+        ),
+        "vision_config": grid_tower(),
+    },
+    "shieldgemma2": {
+        "image_token_index": IMAGE,
+        "mm_tokens_per_image": 4,
+        "text_config": text(head_dim=24, **SLIDING),
+        "vision_config": siglip(),
+    },
+    "smolvlm": {
+        "image_token_id": IMAGE,
+        "scale_factor": 2,
+        "text_config": text(model_type="llama"),
+        "vision_config": tower(),
+    },
+    "chameleon": {**text(), "vq_config": VQ, "vocabulary_map": {"<image>": IMAGE}},
+}

@@ -1,0 +1,250 @@
+"""What bivlm can do with every model type that `AutoModelForImageTextToText` of the installed transformers
+builds: the table of docs/families.md.
+
+    python benchmarks/family_table.py [--only TYPE,TYPE] [--json F] [--markdown docs/families.md]
+
+Rows that the JSON file has already are not made again, unless `--only` names them.
+
+Each type is tried with a small seeded random model: its default config (family_configs.py where the default
+makes no model that runs), shrunk as bivlm shrinks a model to find its structure. No weights of the hub and no
+processors are used; the inputs are made up. For each type:
+
+    found      the structure was found by three forward passes of the small model
+    replayed   the model's forward pass, paused at every block, gives the same logits, bit for bit
+    packed     `bivlm.quantize` packs the saved model to 2 bits (round to nearest); loaded again, with the
+               packed weights decoded, it gives the logits of the model with the decoded weights, bit for bit
+    pruned     a forward pass drops half of the visual tokens before the second language block
+    share      weights that can be packed, of all weights of the config (not of the small copy)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+import bivlm
+from bivlm import families
+from bivlm.calibration.paused import PausedForward, stopping
+from bivlm.cli.shared import quiet_libraries
+from bivlm.errors import InputError, cut
+from bivlm.eval.structure import count_weights
+from bivlm.families.found.build import seeded_model
+from bivlm.families.found.find import VOCABULARY, find_structure
+from bivlm.families.found.parts import blocks_below
+from bivlm.families.found.shrink import shrink
+from bivlm.families.found.structure import Structure
+from bivlm.families.found.synthetic import synthetic
+from bivlm.families.found.tracing import run
+from bivlm.packed.module import expand_weights, packed_modules
+from bivlm.pruning.apply import active_pruning, prune
+from bivlm.quantizers import RTN
+from family_configs import SPECIAL
+
+SECONDS = 600  # for one type
+PRUNING = "attention:layer=1,keep=0.5"
+STEPS = ("found", "replayed", "packed", "pruned")
+
+
+@dataclass
+class Row:
+    """One model type: whether each step went well, what stopped it, and the share of weights packed."""
+
+    model_type: str
+    declared: bool
+    default: bool
+    found: bool = False
+    replayed: bool | None = None
+    packed: bool | None = None
+    pruned: bool | None = None
+    share: float | None = None
+    experts: bool = False
+    reason: str = ""
+
+
+class OutOfTime(Exception):
+    """One type took too long."""
+
+
+def try_type(model_type: str) -> Row:
+    """Every step for one type; a step that fails says why, and the later ones that need it are left out."""
+    row = Row(model_type, model_type in families.FAMILIES, model_type not in SPECIAL)
+    signal.signal(signal.SIGALRM, _ring)
+    signal.alarm(SECONDS)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _steps(row, Path(folder))
+    except Exception as error:
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        row.reason = cut(f"{kind}{error}".strip().partition("\n")[0], 240)
+    finally:
+        signal.alarm(0)
+        families.FOUND.clear()
+    return row
+
+
+def _ring(*_: object) -> None:
+    raise OutOfTime(f"more than {SECONDS} seconds")
+
+
+def _steps(row: Row, folder: Path) -> None:
+    config = transformers.CONFIG_MAPPING[row.model_type](**SPECIAL.get(row.model_type, {}))
+    structure = find_structure(config)
+    row.found, row.experts = True, bool(structure.experts)
+    row.share = _share(config, structure)
+    small = shrink(config, vocabulary=VOCABULARY).config
+    auto_model = getattr(transformers, structure.auto_class)
+    model = seeded_model(auto_model, small)
+    inputs = synthetic(model).question
+    row.replayed = _replays(model, inputs, structure)
+    if not row.replayed:
+        row.reason = "the paused forward pass gives other logits"
+    model.save_pretrained(folder / "model")
+    row.packed = False
+    bivlm.quantize(
+        folder / "model", folder / "packed", recipe=RTN(bits=2, group_size=32), allow_kept_experts=True
+    )
+    loaded = auto_model.from_pretrained(folder / "packed", dtype=torch.float32).eval()
+    expand_weights(loaded)
+    row.packed = _is_exact(model, loaded, inputs)
+    if not row.packed:
+        row.reason = "the loaded model gives other logits than its decoded weights"
+    row.pruned = False
+    if structure.image_token_id is None and not any(stack.visual_linears for stack in structure.stacks):
+        row.reason = row.reason or "no visual tokens in the prompt to drop"
+        return
+    prune(loaded, PRUNING)
+    run(loaded, inputs)
+    active = active_pruning(loaded)
+    row.pruned = active is not None and active.last is not None
+
+
+def _share(config: Any, structure: Structure) -> float:
+    with init_empty_weights(include_buffers=False):
+        full = getattr(transformers, structure.auto_class).from_config(config, dtype=torch.bfloat16)
+    rows, _ = count_weights(full, structure)
+    return sum(row.share for row in rows if not row.reason)
+
+
+def _replays(model: Any, inputs: Mapping[str, Any], structure: Structure) -> bool:
+    """Whether the forward pass, stopped at every block, gives the same logits."""
+    paths = [block for stack in structure.stacks for block in blocks_below(model, stack.path)]
+    modules = {path: model.get_submodule(path) for path in paths}
+    expected, reached = run(model, inputs), set()
+    with torch.inference_mode(), stopping(modules):
+        paused = PausedForward(lambda: run(model, inputs))
+        paused.resume()
+        while paused.call is not None:
+            block = modules[paused.call.path]
+            reached.add(paused.call.path)
+            paused.resume(type(block).forward(block, *paused.call.args, **paused.call.kwargs))
+    found = paused.result
+    return (
+        expected is not None
+        and found is not None
+        and bool(torch.equal(expected, found))
+        and reached == {*paths}
+    )
+
+
+def _is_exact(model: Any, loaded: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether the loaded model gives the logits of `model` with the decoded weights in it."""
+    with torch.no_grad():
+        for name, module in packed_modules(loaded).items():
+            model.get_submodule(name).weight.copy_(module.dequantize())
+    expected, found = run(model, inputs), run(loaded, inputs)
+    return expected is not None and found is not None and bool(torch.equal(expected, found))
+
+
+MARKS: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}
+
+
+def page(rows: Sequence[Row], command: str) -> str:
+    """docs/families.md."""
+    packed = [row for row in rows if row.packed]
+    lines = [
+        "# Which models can be packed",
+        "",
+        (
+            f"Every model type that `AutoModelForImageTextToText` of transformers {transformers.__version__}"
+            f" builds: {len(rows)}. Found: {sum(row.found for row in rows)}. Packed and loaded again,"
+            f" exactly: {len(packed)}. This page is the output of `{command}`."
+        ),
+        "",
+        (
+            "A declared family is written down in `src/bivlm/families`; the structure of every other model is"
+            " found when it is packed ([adding](adding.md)). The table is made with small random models,"
+            " without the hub's weights and processors:"
+        ),
+        "",
+        (
+            "- **found**: three forward passes of a small copy show the stacks of blocks, their parts and"
+            " what stays."
+        ),
+        "- **replayed**: the forward pass, paused at every block, gives the same logits, bit for bit.",
+        (
+            "- **packed**: packed to 2 bits and loaded again, the model computes exactly with its packed"
+            " weights."
+        ),
+        "- **pruned**: a forward pass drops half of the visual tokens after the first language block.",
+        (
+            "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
+            " small config, because the type's default config makes no model that runs. Experts that are"
+            " stacked in one parameter stay in full precision."
+        ),
+        "",
+        "| model type | declared | found | replayed | packed | pruned | share | why not |",
+        "|---|:-:|:-:|:-:|:-:|:-:|--:|---|",
+    ]
+    for row in rows:
+        share = "" if row.share is None else f"{row.share:.0%}{'' if row.default else '*'}"
+        why = row.reason or ("stacked experts stay" if row.experts else "")
+        marks = " | ".join(MARKS[getattr(row, step)] for step in STEPS)
+        declared = "yes" if row.declared else ""
+        lines.append(f"| {row.model_type} | {declared} | {marks} | {share} | {why.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--only", default="", help="model types, separated by commas")
+    parser.add_argument("--json", type=Path, help="also write the rows as JSON")
+    parser.add_argument("--markdown", type=Path, help="write the page")
+    options = parser.parse_args(arguments)
+    quiet_libraries()
+    warnings.simplefilter("ignore")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    known = list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    rows = {row["model_type"]: Row(**row) for row in kept}
+    for model_type in options.only.split(",") if options.only else known:
+        if model_type not in rows or options.only:
+            rows[model_type] = try_type(model_type)
+            print(rows[model_type], flush=True)
+        if options.json:
+            content = json.dumps([asdict(row) for row in rows.values()], indent=1)
+            options.json.write_text(content + "\n", encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(
+            page(
+                [rows[name] for name in known if name in rows],
+                "python benchmarks/family_table.py --markdown docs/families.md",
+            )
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,55 @@
+"""Inputs for a small model from the processor of the model's own folder: a question about an image, the same
+about another image, and another question.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from bivlm.families.base import Family, Stack
+from bivlm.families.found.structure import ImageToken
+from bivlm.families.found.synthetic import Three
+from bivlm.families.processors import load_processor
+from bivlm.types import Sample
+
+SIZE = (224, 160)  # width and height in pixels
+QUESTIONS = ("Is the square in this image red?", "How many circles are on the table?")
+
+
+class Asking:
+    """Asks with a folder's processor. Raises InputError when it is made, if the processor cannot be used."""
+
+    def __init__(self, folder: Path, model_type: str, auto_class: str) -> None:
+        self.reads_images = auto_class != "AutoModelForCausalLM"
+        self.processor = load_processor(folder, self.reads_images)
+        self.family = Family(
+            model_type=model_type,
+            stacks=(Stack("vision", ""),) if self.reads_images else (),
+            full_precision=(),
+            image_token_id=ImageToken(None),
+            prompt="{image}{question}" if self.reads_images else "{bos}{question}",
+            auto_class=auto_class,
+        )
+
+    def __call__(self, model: Any) -> Three:
+        """The three inputs; the model is not needed for them."""
+        asked = self._inputs(QUESTIONS[0], 1)
+        other = self._inputs(QUESTIONS[0], 2) if self.reads_images else None
+        return Three(asked, other, self._inputs(QUESTIONS[1], 1))
+
+    def _inputs(self, question: str, seed: int) -> dict[str, Any]:
+        image = _picture(seed)
+        sample = Sample(image=image if self.reads_images else None, question=question, answers=("yes",))
+        return dict(self.family.inputs(self.processor, [sample], [image]))
+
+
+def _picture(seed: int) -> Image.Image:
+    """An image of noise: every patch differs from every other."""
+    width, height = SIZE
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(values.numpy())

@@ -1,0 +1,126 @@
+"""A found family as data: what `config.json` of a packed folder holds, so that loading has to find nothing.
+
+    {"auto_class": "AutoModelForImageTextToText",
+     "stacks": [{"part": "vision", "path": "model.visual.blocks", "visual_linears": []}, …],
+     "full_precision": ["lm_head", …], "image_token_id": 151655, "answer_token_type": 0}
+
+It comes from strangers and is read strictly: names, patterns and small numbers, nothing that is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from bivlm.errors import InputError
+from bivlm.families.base import Family, Stack
+from bivlm.families.found.structure import ImageToken, family_from
+from bivlm.types import PARTS
+
+FIELD = "family"  # of the quantization_config
+AUTO_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
+LONGEST, MOST = 300, 1000  # of a path; of entries in a list
+LARGEST_TOKEN = 1 << 31
+_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+_PATTERN = re.compile(r"[\w*]+(\.[\w*]+)*")
+_FIELDS = {"auto_class", "stacks", "full_precision", "image_token_id", "answer_token_type"}
+_STACK_FIELDS = {"part", "path", "visual_linears"}
+
+
+def to_record(family: Family) -> dict[str, Any]:
+    """A found family as JSON."""
+    token = family.image_token_id
+    assert isinstance(token, ImageToken), "only a found family is recorded"
+    return {
+        "auto_class": family.auto_class,
+        "stacks": [
+            {"part": stack.part, "path": stack.path, "visual_linears": list(stack.visual_linears)}
+            for stack in family.stacks
+        ],
+        "full_precision": list(family.full_precision),
+        "image_token_id": token.token,
+        "answer_token_type": family.answer_token_type,
+    }
+
+
+def found_line(family: Family) -> str:
+    """One line for people: that a family was found, and its stacks."""
+    stacks = ", ".join(f"{stack.part} {stack.path}" for stack in family.stacks)
+    return (
+        f"{family.model_type} has no declaration; its structure was found on a small copy of it: {stacks}"
+        " (bivlm inspect MODEL --structure shows more)"
+    )
+
+
+def read_record(model_type: str, record: Any) -> Family:
+    """The family that a record describes. InputError, naming the field, for anything else."""
+    fields = _object(record, "family", _FIELDS)
+    auto_class, token = fields["auto_class"], fields["image_token_id"]
+    _need(auto_class in AUTO_CLASSES, "auto_class", auto_class, f"one of {', '.join(AUTO_CLASSES)}")
+    _need(token is None or _is_number(token, LARGEST_TOKEN), "image_token_id", token, "a token's number")
+    kind = fields["answer_token_type"]
+    _need(_is_number(kind, 1), "answer_token_type", kind, "0 or 1")
+    stacks = tuple(map(_stack, _list(fields["stacks"], "stacks")))
+    _need(bool(stacks), "stacks", fields["stacks"], "at least one stack")
+    patterns = _list(fields["full_precision"], "full_precision")
+    for pattern in patterns:
+        _need(_is_text(pattern, _PATTERN), "full_precision", pattern, "names of modules, with stars")
+    return family_from(model_type, auto_class, stacks, tuple(patterns), token, kind)
+
+
+def recorded_family(config: Any) -> Family | None:
+    """The family that the `quantization_config` of a model's config records; None if it records none."""
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None and not isinstance(quantization, Mapping):
+        quantization = quantization.to_dict()
+    if not isinstance(quantization, Mapping) or quantization.get("quant_method") != "bivlm":
+        return None
+    record = quantization.get(FIELD)
+    return None if record is None else read_record(config.model_type, record)
+
+
+def check_paths(model: nn.Module, family: Family) -> None:
+    """InputError if a stack of a recorded family is not in the model."""
+    names = {name for name, _ in model.named_modules()}
+    for stack in family.stacks:
+        if stack.path not in names:
+            raise InputError(
+                f"quantization_config: the family's stack {stack.path} is not in {type(model).__name__};"
+                " config.json was changed: get the folder again"
+            )
+
+
+def _stack(given: Any) -> Stack:
+    fields = _object(given, "stacks", _STACK_FIELDS)
+    _need(fields["part"] in PARTS, "part", fields["part"], f"one of {', '.join(PARTS)}")
+    _need(_is_text(fields["path"], _PATH), "path", fields["path"], "a module's name")
+    linears = _list(fields["visual_linears"], "visual_linears")
+    for name in linears:
+        _need(_is_text(name, _PATH), "visual_linears", name, "names of linears")
+    return Stack(part=fields["part"], path=fields["path"], visual_linears=tuple(linears))
+
+
+def _object(given: Any, name: str, fields: set[str]) -> Mapping[str, Any]:
+    _need(isinstance(given, Mapping) and {*given} == fields, name, given, f"the fields {sorted(fields)}")
+    return given
+
+
+def _list(given: Any, name: str) -> list[Any]:
+    _need(isinstance(given, list) and len(given) <= MOST, name, given, f"a list of at most {MOST}")
+    return given
+
+
+def _is_text(given: Any, form: re.Pattern[str]) -> bool:
+    return isinstance(given, str) and len(given) <= LONGEST and form.fullmatch(given) is not None
+
+
+def _is_number(given: Any, largest: int) -> bool:
+    return type(given) is int and 0 <= given <= largest
+
+
+def _need(condition: bool, name: str, given: Any, wanted: str) -> None:
+    if not condition:
+        raise InputError(f"quantization_config: family: {name} is {repr(given)[:60]}; needs {wanted}")
