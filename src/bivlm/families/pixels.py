@@ -27,7 +27,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from PIL import Image
-from transformers.image_processing_utils import select_best_resolution
 
 from bivlm.errors import InputError, cut
 
@@ -241,6 +240,9 @@ def _pinpoints(images: Any, size: Mapping[str, int]) -> Way | None:
         allowed = [(height, width) for height, width in grids if height * width <= bound]
 
         def fit(image: Image.Image) -> Image.Image:
+            # imports torchvision where one is installed, also one that does not go with torch
+            from transformers.image_processing_utils import select_best_resolution
+
             height, width = select_best_resolution((image.height, image.width), allowed)
             return _inside(image, width, height)
 
