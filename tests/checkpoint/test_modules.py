@@ -118,7 +118,7 @@ def test_whatever_a_folder_leads_to_is_one_line():
         assert "\n" not in str(told.value)
         assert told.value.__cause__ is error
     with pytest.raises(ImportError), folder_blamed(Path("m")):
-        raise ImportError("torchvision")
+        raise ImportError("cannot import name 'x'")
     with pytest.raises(InputError, match="mine"), folder_blamed(Path("m")):
         raise InputError("mine")
 

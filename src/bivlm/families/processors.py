@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bivlm.errors import InputError, cut
+from bivlm.families.packages import missing_package
 from bivlm.families.pixels import UNBOUNDED, PixelBounds, bound_pixels
 
 # LLaVA's processors count visual tokens with these; checkpoints from before transformers 4.50 may lack them,
@@ -41,9 +40,14 @@ def load_processor(folder: Path, reads_images: bool = True, pixels: PixelBounds 
         if not reads_images:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except ImportError as error:
-        raise InputError(f"{folder}: {_missing_package(error)}") from error
     except Exception as error:  # transformers checks little of what it reads: damage ends anywhere in it
+        needed = missing_package(error)
+        if needed is not None:
+            raise InputError(f"{folder}: its processor {needed}") from error
+        if isinstance(error, ImportError):
+            raise InputError(
+                f"{folder}: its processor needs a package that is not installed: {first_line(error)}"
+            ) from error
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise InputError(
             f"{folder}: the files of its processor are missing or damaged ({kind}{first_line(error)})"
@@ -99,21 +103,6 @@ def refusals_named(where: str) -> Iterator[None]:
         raise InputError(
             f"{where}: the processor refuses the image or the question ({first_line(error)})"
         ) from error
-
-
-def _missing_package(error: ImportError) -> str:
-    if any("torchvision" in str(cause).lower() for cause in _causes(error)):
-        return (
-            "its processor needs torchvision, which is missing or does not go with the installed torch"
-            f" {torch.__version__}; install the torchvision of the same release (pip install torchvision)"
-        )
-    return f"its processor needs a package that is not installed: {first_line(error)}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def first_line(error: BaseException) -> str:
