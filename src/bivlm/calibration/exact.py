@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall
-from bivlm.calibration.streams import Streams, logits_of
+from bivlm.calibration.streams import Streams
 from bivlm.calibration.trees import Place, change_in_place, mapped, same, tensors
 from bivlm.checkpoint.source import SourceModel
+from bivlm.families.last_logits import last_logits
 
 KEPT_BYTES = 1 << 29  # of kept inputs, about, at a time
 
@@ -77,7 +78,7 @@ class ExactPass:
             result = streams.resume(number, output)
             if result is not None:
                 keep, rows = predicting[number]
-                take(number, logits_of(result, keep)[rows])
+                take(number, last_logits(result, keep)[0, rows])
 
         keep = [count for count, _ in predicting]
         with (

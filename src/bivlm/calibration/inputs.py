@@ -22,6 +22,7 @@ from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import load_processor
 from bivlm.families.answers import answer_tokens, end_tokens
+from bivlm.families.last_logits import keeping, last_logits
 from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.families.prompts import name_of
 from bivlm.types import Sample
@@ -139,7 +140,8 @@ def _greedy(source: SourceModel, prompt: CalibrationInput, ends: Sequence[int]) 
     answer: list[int] = []
     while len(answer) < MOST_TOKENS and not (answer and answer[-1] in ends):
         grown = with_answer(source, prompt, answer).tensors if answer else prompt.tensors
-        logits = source.model(**grown, use_cache=False, logits_to_keep=1).logits[0, -1]
+        output = source.model(**grown, use_cache=False, **keeping(source.model, 1))
+        logits = last_logits(output, 1)[0, -1]
         if forbidden is not None and forbidden < len(logits):
             logits[forbidden] = -torch.inf
         answer.append(int(logits.argmax()))

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
-from inspect import signature
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall, PausedForward, stopping
-
-KEEP = "logits_to_keep"
+from bivlm.families.last_logits import keeping
 
 
 class Streams:
@@ -44,8 +42,8 @@ class Streams:
         self.model, self.gradients = model, gradients
         self._order = {path: number for number, path in enumerate(paths)}
         inputs = [dict(sample.tensors) for sample in samples]
-        if keep is not None and _takes_keep(type(model)):
-            inputs = [own | {KEEP: count} for own, count in zip(inputs, keep, strict=True)]
+        if keep is not None:
+            inputs = [own | keeping(model, count) for own, count in zip(inputs, keep, strict=True)]
         self._passes = [PausedForward(partial(model, **own, use_cache=False)) for own in inputs]
 
     def __enter__(self) -> Streams:
@@ -96,18 +94,6 @@ class Streams:
         modules = {path: self.model.get_submodule(path) for path in self._order}
         with stopping(modules), torch.inference_mode(not self.gradients):
             yield
-
-
-@cache
-def _takes_keep(model_class: type[nn.Module]) -> bool:
-    return KEEP in signature(model_class.forward).parameters
-
-
-def logits_of(output: Any, keep: int) -> Tensor:
-    """The logits (keep, vocabulary) of the last `keep` positions, from what a pass on one sample
-    returned.
-    """
-    return output.logits[0, -keep:]
 
 
 @torch.inference_mode()
