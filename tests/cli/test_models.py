@@ -33,6 +33,21 @@ def test_quantize_ask_eval_inspect(run, source, tmp_path, questions):
     assert json.loads(text)["total"] == packed["total"]
 
 
+def test_ask_takes_several_images_none_and_a_system_prompt(run, source, questions):
+    image, short = questions["IMAGE"], ("--max-new-tokens", 3, "--json")
+    for options, shown in (
+        ((), None),
+        (("--image", image), str(image)),
+        (("--image", image, "--image", image, "--system", "Be brief."), [str(image)] * 2),
+    ):
+        code, text, _ = run("ask", source, "Same?", *options, *short)
+        assert (code, json.loads(text)["image"]) == (0, shown)
+    code, _, error = run("ask", source, "Same?", "--system", "See <image>")
+    assert (code, "the system prompt holds <image>" in error) == (2, True)
+    code, _, error = run("ask", source, "Same?", "--max-pixels", 500)
+    assert (code, "every image the same size" in error) == (2, True)
+
+
 def test_bits_are_a_budget_and_effort_is_a_recipe(run, source, tmp_path, questions):
     data = questions["DATA"]
     data.write_text(4 * data.read_text())

@@ -61,6 +61,6 @@ def test_a_tokenizer_that_needs_sentencepiece_is_told_apart_from_damage(
 
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", refuse)
     with pytest.raises(
-        InputError, match="its processor needs the package tiktoken.*pip install sentencepiece"
+        InputError, match=r"its processor needs the package tiktoken.*pip install sentencepiece"
     ):
         load_processor(tmp_path)

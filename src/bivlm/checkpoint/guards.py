@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from bivlm.errors import InputError
-from bivlm.families.packages import missing_package
 
 # how often a module is made, and the sizes of tables that are computed and not stored
 _REPEATS = re.compile(r"(num|n)_(\w+_)?(layers?|experts|blocks|stages)|depths?")
@@ -73,6 +72,8 @@ def folder_blamed(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except ImportError as error:
+        from bivlm.families.packages import missing_package  # needs torch, which help and faults do without
+
         needed = missing_package(error)
         if needed is None:
             raise
