@@ -49,15 +49,14 @@ class PackedEmbedding(PackedModule):
     ) -> None:
         super().__init__(packed, compute_dtype)
         self.num_embeddings, self.embedding_dim = packed.shape
-        self.padding_idx, self._kind, self._scale = (
-            padding_idx,
-            kind,
-            scale,
-        )  # tensors have the names without _
+        self.padding_idx = padding_idx
+        self._kind, self._scale = kind, scale  # the packed tensors have the names without _
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = self.look_up(ids)
-        return rows if self._kind is nn.Embedding else rows * torch.tensor(self._scale, dtype=rows.dtype)
+        if self._kind is nn.Embedding:
+            return rows
+        return rows * torch.tensor(self._scale, dtype=rows.dtype, device=rows.device)
 
     def plain(self, weight: nn.Parameter) -> nn.Embedding:
         """An embedding of the kind that was replaced, with the given table."""
