@@ -111,6 +111,20 @@ VQ = {
     "num_res_blocks": 1,
 }
 
+# defaults of which only the parts do not fit together: the fields that make them fit
+FITTED: dict[str, dict[str, Any]] = {
+    "aria": {"vision_config": {"model_type": "idefics3_vision", "image_size": 490, "patch_size": 14}},
+    "cosmos3_omni": {"vision_config": {"out_hidden_size": 4096}},
+    "exaone4_5": {"vision_config": {"out_hidden_size": 4096}},
+    "glm5_next": {"vision_config": {"out_hidden_size": 4096}},
+}
+
+GLM46V = {
+    **GLM_TOKENS,
+    "text_config": text(rope_parameters=GLM_ROPE, model_type="glm4v_text"),
+    "vision_config": {**GLM_TOWER, "model_type": "glm4v_vision"},
+}
+
 SPECIAL: dict[str, dict[str, Any]] = {
     "aya_vision": {
         "image_token_index": IMAGE,
@@ -170,11 +184,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         },
     },
     "glm4v": {**GLM_TOKENS, "text_config": text(rope_parameters=GLM_ROPE), "vision_config": GLM_TOWER},
-    "glm46v": {
-        **GLM_TOKENS,
-        "text_config": text(rope_parameters=GLM_ROPE, model_type="glm4v_text"),
-        "vision_config": {**GLM_TOWER, "model_type": "glm4v_vision"},
-    },
+    "glm46v": GLM46V,
+    "glmga": GLM46V,
     "glm4v_moe": {
         **GLM_TOKENS,
         "text_config": text(
@@ -354,4 +365,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "vision_config": tower(),
     },
     "chameleon": {**text(), "vq_config": VQ, "vocabulary_map": {"<image>": IMAGE}},
+}
+
+# images that are smaller than the default, for speed alone: part, field, value
+SMALL_IMAGES: dict[str, tuple[tuple[str, str, Any], ...]] = {
+    "mllama": (("vision_config", "image_size", 56),),
+    "llava": (("vision_config", "image_size", 112),),
 }

@@ -22,18 +22,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
+import resource
 import signal
 import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from accelerate import init_empty_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 import bivlm
@@ -52,9 +54,9 @@ from bivlm.families.found.tracing import run
 from bivlm.packed.module import expand_weights, packed_modules
 from bivlm.pruning.apply import active_pruning, prune
 from bivlm.quantizers import RTN
-from family_configs import SPECIAL
+from family_configs import FITTED, SMALL_IMAGES, SPECIAL
 
-SECONDS = 600  # for one type
+SECONDS, MEMORY = 600, 8 << 30  # for one type; bytes of address space
 PRUNING = "attention:layer=1,keep=0.5"
 STEPS = ("found", "replayed", "packed", "pruned")
 
@@ -80,20 +82,44 @@ class OutOfTime(Exception):
 
 
 def try_type(model_type: str) -> Row:
-    """Every step for one type; a step that fails says why, and the later ones that need it are left out."""
-    row = Row(model_type, model_type in families.FAMILIES, model_type not in SPECIAL)
+    """Every step for one type, in a process of its own with limits of time and memory. A step that fails says
+    why, and the later ones are left out.
+    """
+    forking = multiprocessing.get_context("fork")
+    ours, theirs = forking.Pipe(duplex=False)
+    process = forking.Process(target=_try_here, args=(model_type, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        return replace(_row(model_type), reason=f"the process ended: more than {MEMORY >> 30} GiB of memory?")
+    finally:
+        process.join()
+
+
+def _row(model_type: str) -> Row:
+    return Row(model_type, model_type in families.FAMILIES, model_type not in SPECIAL)
+
+
+def _config(model_type: str) -> Any:
+    """The default config, with parts that fit together; or the special one."""
+    fields = SPECIAL.get(model_type, FITTED.get(model_type, {}))
+    return transformers.CONFIG_MAPPING[model_type](**fields)
+
+
+def _try_here(model_type: str, answer: Connection) -> None:
+    row = _row(model_type)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, _ring)
     signal.alarm(SECONDS)
     try:
         with tempfile.TemporaryDirectory() as folder:
             _steps(row, Path(folder))
-    except Exception as error:
+    except Exception as error:  # a model may raise anything; the table says what
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         row.reason = cut(f"{kind}{error}".strip().partition("\n")[0], 240)
-    finally:
-        signal.alarm(0)
-        families.FOUND.clear()
-    return row
+    answer.send(row)
 
 
 def _ring(*_: object) -> None:
@@ -101,11 +127,13 @@ def _ring(*_: object) -> None:
 
 
 def _steps(row: Row, folder: Path) -> None:
-    config = transformers.CONFIG_MAPPING[row.model_type](**SPECIAL.get(row.model_type, {}))
+    config = _config(row.model_type)
     structure = find_structure(config)
     row.found, row.experts = True, bool(structure.experts)
     row.share = _share(config, structure)
     small = shrink(config, vocabulary=VOCABULARY).config
+    for part, name, value in SMALL_IMAGES.get(row.model_type, ()):
+        setattr(getattr(small, part), name, value)
     auto_model = getattr(transformers, structure.auto_class)
     model = seeded_model(auto_model, small)
     inputs = synthetic(model).question
@@ -130,10 +158,12 @@ def _steps(row: Row, folder: Path) -> None:
     run(loaded, inputs)
     active = active_pruning(loaded)
     row.pruned = active is not None and active.last is not None
+    if not row.pruned:
+        row.reason = "no visual token is dropped"
 
 
 def _share(config: Any, structure: Structure) -> float:
-    with init_empty_weights(include_buffers=False):
+    with torch.device("meta"):
         full = getattr(transformers, structure.auto_class).from_config(config, dtype=torch.bfloat16)
     rows, _ = count_weights(full, structure)
     return sum(row.share for row in rows if not row.reason)
@@ -174,37 +204,26 @@ MARKS: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}
 
 def page(rows: Sequence[Row], command: str) -> str:
     """docs/families.md."""
-    packed = [row for row in rows if row.packed]
     lines = [
         "# Which models can be packed",
         "",
-        (
-            f"Every model type that `AutoModelForImageTextToText` of transformers {transformers.__version__}"
-            f" builds: {len(rows)}. Found: {sum(row.found for row in rows)}. Packed and loaded again,"
-            f" exactly: {len(packed)}. This page is the output of `{command}`."
-        ),
+        "Every model type that `AutoModelForImageTextToText` of transformers"
+        f" {transformers.__version__} builds: {len(rows)}. Found: {sum(row.found for row in rows)}. Packed"
+        f" and loaded again, exactly: {sum(bool(row.packed) for row in rows)}. This page is the output of",
         "",
-        (
-            "A declared family is written down in `src/bivlm/families`; the structure of every other model is"
-            " found when it is packed ([adding](adding.md)). The table is made with small random models,"
-            " without the hub's weights and processors:"
-        ),
+        f"    {command}",
         "",
-        (
-            "- **found**: three forward passes of a small copy show the stacks of blocks, their parts and"
-            " what stays."
-        ),
+        "A declared family is written down in `src/bivlm/families`; the structure of every other model is"
+        " found when it is packed ([adding](adding.md)). The table is made with small random models, without"
+        " the hub's weights and processors:",
+        "",
+        "- **found**: forward passes of a small copy show the stacks of blocks, their parts and what stays.",
         "- **replayed**: the forward pass, paused at every block, gives the same logits, bit for bit.",
-        (
-            "- **packed**: packed to 2 bits and loaded again, the model computes exactly with its packed"
-            " weights."
-        ),
+        "- **packed**: packed to 2 bits and loaded again, the model computes exactly with these weights.",
         "- **pruned**: a forward pass drops half of the visual tokens after the first language block.",
-        (
-            "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
-            " small config, because the type's default config makes no model that runs. Experts that are"
-            " stacked in one parameter stay in full precision."
-        ),
+        "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
+        " small config, because the type's default config makes no model that runs. Experts that are stacked in one"
+        " parameter stay in full precision.",
         "",
         "| model type | declared | found | replayed | packed | pruned | share | why not |",
         "|---|:-:|:-:|:-:|:-:|:-:|--:|---|",

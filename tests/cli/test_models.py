@@ -160,3 +160,21 @@ def test_a_packed_model_prunes_by_default_and_on_demand(run, source, tmp_path, q
         code, text, _ = run("eval", out, "--data", data, "--max-new-tokens", 2, "--json", *option)
         assert code == 0
         assert json.loads(text)["pruning"] == expected
+
+
+def test_inspect_shows_the_structure_of_a_config_alone(run, source, tmp_path):
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    code, text, _ = run("inspect", tmp_path, "--structure", "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert [stack["part"] for stack in found["stacks"]] == ["vision", "projector", "language"]
+    assert sum(row["weights"] for row in found["rows"]) == found["weights"]
+    assert sum(row["share"] for row in found["rows"]) == pytest.approx(1)
+    assert found["declared"]
+    code, text, _ = run("inspect", source, "--structure")
+    assert code == 0
+    for words in ("model.vision_tower.encoder.layers", "found with questions by the model's", "visual token"):
+        assert words in " ".join(text.split())
+    code, _, said = run("inspect", tmp_path / "nothing", "--structure")
+    assert code == 2
+    assert "nothing" in said

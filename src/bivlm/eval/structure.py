@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import init_empty_weights
 from torch import nn
 
 from bivlm.checkpoint.guards import folder_blamed
@@ -74,7 +73,7 @@ def find_structure_of(model: str | Path) -> StructureReport:
     folder = resolve_model(model)
     config = read_config(folder)
     structure = structure_in(folder, config)
-    with folder_blamed(folder), init_empty_weights(include_buffers=False):
+    with folder_blamed(folder), torch.device("meta"):
         full = getattr(transformers, structure.auto_class).from_config(config, dtype=torch.bfloat16)
     rows, total = count_weights(full, structure)
     return StructureReport(structure, declared_family(config) is not None, total, rows)

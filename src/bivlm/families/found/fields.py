@@ -38,7 +38,7 @@ LAYER_PAIRS = ("deepstack_layer_map",)  # (vision block, language block)
 BASE_WIDTHS = ("hidden_size", "embed_dim", "d_model", "n_embd")
 HEADS = {  # heads, and the key-value heads that go with them
     "num_attention_heads": ("num_key_value_heads", "num_global_key_value_heads"),
-    "num_heads": ("num_kv_heads",),
+    "num_heads": ("num_kv_heads", "num_key_value_heads"),
     "n_head": (),
     "n_heads": (),
     "attention_heads": (),

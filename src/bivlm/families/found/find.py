@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import (
@@ -34,6 +33,7 @@ from bivlm.families.found.stacks import find_stacks
 from bivlm.families.found.structure import FoundStack, Structure
 from bivlm.families.found.synthetic import NoInputs, Three, image_token, synthetic
 from bivlm.families.found.tracing import accepts, run, watch
+from bivlm.types import PartName
 
 logger = logging.getLogger(__name__)
 MEMORY = 1024**3  # bytes of the small model's weights, at most
@@ -80,7 +80,7 @@ def find_structure(config: PretrainedConfig, asking: Asking | None = None) -> St
     auto_model = getattr(transformers, auto_class)
     small = _small_model(config, auto_model, asking)
     structure = _read(small, config.model_type, auto_class)
-    with init_empty_weights(include_buffers=False):
+    with torch.device("meta"):
         full = auto_model.from_config(config, dtype=torch.bfloat16)
     return check_against(full, small.model, structure)
 
@@ -104,8 +104,8 @@ def _small_model(config: PretrainedConfig, auto_model: Any, asking: Asking | Non
             three = synthetic(model) if asked is None else asked(model)
             run(model, three.question)
             return Small(model, shrunk, three, asked is not None)
-        except Exception as error:
-            first = f"{error}".partition("\n")[0]
+        except Exception as error:  # a model of unknown code may raise anything
+            first = f"{error}".strip().partition("\n")[0]
             kind = "" if isinstance(error, InputError | NoInputs) else f"{type(error).__name__}: "
             failures.append(cut(f"{kind}{first}", 200))
     raise InputError(
@@ -136,7 +136,9 @@ def _read(small: Small, model_type: str, auto_class: str) -> Structure:
     around = find_around(model, views, seen, parts, three.question)
     paths = [stack.path for stack in seen]
     everywhere = [*paths, *around.projectors]
-    begun = {stack.path: (parts[stack.path], stack.start) for stack in seen} | dict(around.projectors)
+    begun: dict[str, tuple[PartName, int]] = {
+        stack.path: (parts[stack.path], stack.start) for stack in seen
+    } | dict(around.projectors)
     stacks = tuple(
         FoundStack(
             part,

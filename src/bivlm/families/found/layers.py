@@ -28,9 +28,7 @@ WHOLE = 6  # a list of so many numbers of blocks keeps its length: widths may de
 
 
 def set_field(config: PretrainedConfig, name: str, value: Any) -> None:
-    """Set a field as it is stored, without the checks of a whole config in which other fields still
-    change.
-    """
+    """Set a field as it is stored, without checks: other fields of the config change as well."""
     vars(config)[name] = value
 
 
@@ -64,6 +62,7 @@ def shrink_depths(config: PretrainedConfig, wanted: Sequence[int] = ()) -> Depth
         _cut_list(config, name, value, depths, main)
     if main is None:
         return None
+    _cut_overrides(config, depths[main])
     for name in LAST_LAYERS:
         if isinstance(last := vars(config).get(name), int):
             set_field(config, name, sum(index >= main - last for index in depths[main].kept))
@@ -74,6 +73,14 @@ def shrink_depths(config: PretrainedConfig, wanted: Sequence[int] = ()) -> Depth
         if isinstance(index := vars(config).get(name), int):
             set_field(config, name, depths[main].place(index))
     return depths[main]
+
+
+def _cut_overrides(config: PretrainedConfig, depth: Depth) -> None:
+    """Fields that single blocks have for themselves, by the number of the block."""
+    own = config.to_dict().get("per_layer_config")
+    if own:
+        kept = {depth.kept.index(int(old)): fields for old, fields in own.items() if int(old) in depth.kept}
+        config.per_layer_config = kept
 
 
 def shrink_references(config: PretrainedConfig, vision: Depth | None, text: Depth | None) -> None:
@@ -146,7 +153,8 @@ def _kept(config: PretrainedConfig, count: int, wanted: Sequence[int]) -> tuple[
     }
     must |= {value for name in ONE_LAYER if isinstance(value := fields.get(name), int) and value < count}
     for length in range(FEWEST, min(LONGEST_PREFIX, count) + 1):
-        if {*kinds[:length]} == {*kinds} and all(index < length for index in must):
+        complete = {*kinds[:length]} == {*kinds} and kinds[length - 1] == kinds[-1]
+        if complete and all(index < length for index in must):
             return tuple(range(length))
     return tuple(sorted({kinds.index(kind) for kind in kinds} | must | {0, 1, count - 1}))
 

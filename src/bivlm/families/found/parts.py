@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -33,9 +32,7 @@ class Views:
         return self.other_image is not None and _changes(self.question, self.other_image, name)
 
     def reads_pixels(self, name: str) -> bool:
-        """Whether what enters a module has as many values as the pixels: it is they, maybe in another
-        shape.
-        """
+        """Whether what enters a module has as many values as the pixels: then it is they, in some shape."""
         calls = self.question.of(name)
         sizes = {pixels.numel() for pixels in self.pixels}
         return any(call.entered is not None and call.entered.numel() in sizes for call in calls)
@@ -58,8 +55,11 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
 
 def branch_of(path: str, paths: Sequence[str]) -> str:
     """The first module on a path that the other paths do not share."""
-    common = commonprefix([one.split(".") for one in {*paths}]) if len({*paths}) > 1 else []
-    return ".".join(path.split(".")[: len(common) + 1])
+    words = [one.split(".") for one in {*paths}]
+    common = 0
+    while len(words) > 1 and len({tuple(one[: common + 1]) for one in words}) == 1:
+        common += 1
+    return ".".join(path.split(".")[: common + 1])
 
 
 def parts_of(stacks: Sequence[Seen], views: Views, encoder_decoder: bool) -> dict[str, PartName]:

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 
 PARTS = ("vision_config", "vq_config", "encoder", "vlm_config")
 CHANNELS = 3
+SIDES = (224, 384)  # of an image in pixels, where the config names no size that fits
 
 
 def _drawn(*shape: int) -> Tensor:
@@ -145,7 +146,7 @@ def _flattened(size: Geometry) -> Iterator[dict[str, Any]]:
 
 def _two_sizes(size: Geometry) -> Iterator[dict[str, Any]]:
     """The same image in two resolutions."""
-    for large in (1024, 2 * size.image):
+    for large in (2 * size.image, 1024):
         yield {
             "pixel_values": _drawn(1, CHANNELS, size.image, size.image),
             "high_res_pixel_values": _drawn(1, CHANNELS, large, large),
@@ -173,7 +174,7 @@ def _images_of_video(size: Geometry) -> Iterator[dict[str, Any]]:
 
 def _whole(size: Geometry) -> Iterator[dict[str, Any]]:
     """Whole images; a list of images per prompt; images of frames."""
-    for side in dict.fromkeys((size.image, 224, 384, 1024)):
+    for side in dict.fromkeys((size.image, *SIDES)):
         yield {"pixel_values": _drawn(1, CHANNELS, side, side)}
         yield {"pixel_values": _drawn(1, 1, CHANNELS, side, side)}
 

@@ -77,7 +77,7 @@ def _shrink_widths(config: PretrainedConfig) -> None:
         _set_heads(node, new)
     bases = dict(new)
     for node in nodes(config):
-        own = [vars(node)[name] for name in BASE_WIDTHS if vars(node).get(name) in bases]
+        own = [width for name in BASE_WIDTHS if type(width := vars(node).get(name)) is int]
         for name, value in vars(node).items():
             if OTHER_WIDTHS.match(name) and name not in BASE_WIDTHS:
                 for width in [value] if isinstance(value, int) else value or ():
@@ -138,7 +138,7 @@ def _set_heads(node: PretrainedConfig, new: Mapping[int, int]) -> None:
 def _other_width(width: int, own: list[int], bases: Mapping[int, int]) -> int:
     """A multiple of a residual stream stays one; every other width is free."""
     for base in [*own, *bases]:
-        if width % base == 0 and width // base <= LARGEST_RATIO:
+        if base and width % base == 0 and width // base <= LARGEST_RATIO:
             return width // base * bases[base]
     return min(width, FREE)
 

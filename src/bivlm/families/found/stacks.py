@@ -1,13 +1,12 @@
-"""Stacks in a trace: lists of modules whose children run once each, in order, on hidden states of one
-width.
-"""
+"""Stacks in a trace: lists of modules whose children run once each, in order, on states of one width."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bivlm.families.found.tracing import Call, Trace
 
@@ -73,36 +72,17 @@ def _alike(module: nn.ModuleList | nn.Sequential) -> bool:
 
 
 def _is_chain(calls: list[Call]) -> bool:
-    """Whether blocks ran one after the other, each on what the one before made, or on that with something
-    added to it.
+    """Whether blocks ran one after the other on states of one width. Between them a model may add features or
+    merge tokens.
     """
-    entered = [call.entered for call in calls]
-    left = [call.left for call in calls]
-    if any(one is None for one in (*entered, *left)):
-        return False
-    if any(later.start < earlier.end for earlier, later in zip(calls, calls[1:], strict=False)):
-        return False
-    pairs = [
-        (before, after)
-        for before, after in zip(left, entered[1:], strict=False)
-        if before is not None and after is not None
-    ]
-    if not all(
-        a is not None and b is not None and a.shape[-1] == b.shape[-1]
-        for a, b in zip(entered, left, strict=True)
-    ):
-        return False
-    return all(_follows(before, after) for before, after in pairs) and not _is_parallel(entered)
+    widths = {None if one is None else one.shape[-1] for call in calls for one in (call.entered, call.left)}
+    in_order = all(earlier.end < later.start for earlier, later in pairwise(calls))
+    return len(widths) == 1 and None not in widths and in_order and not _is_parallel(calls)
 
 
-def _follows(before: Tensor, after: Tensor) -> bool:
-    return before.shape[-1] == after.shape[-1]
-
-
-def _is_parallel(entered: list[Tensor | None]) -> bool:
-    """Whether several blocks got the very same input: then they stand side by side."""
-    first = entered[0]
+def _is_parallel(calls: list[Call]) -> bool:
+    """Whether several blocks got the very same input: then they stand next to each other."""
+    entered = [call.entered for call in calls if call.entered is not None]
     return len(entered) > 1 and all(
-        one is not None and first is not None and one.shape == first.shape and torch.equal(one, first)
-        for one in entered[1:]
+        one.shape == entered[0].shape and torch.equal(one, entered[0]) for one in entered[1:]
     )

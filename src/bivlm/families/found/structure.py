@@ -46,9 +46,9 @@ class Kept:
 class Structure:
     """An architecture as it was found.
 
-    `shared` are groups of linears that receive the same tensor, as patterns. `experts` are the patterns of
-    stacked expert weights, which are parameters and no linears. `tied`: embedding and head share their
-    weight. `notes` are remarks about what could not be seen. `inputs` says what the small model was run on.
+    `shared` are groups of linears that receive the same tensor, as patterns. `experts` are patterns of
+    stacked expert weights, which are parameters and no linears. `tied`: embedding and head share a weight.
+    `notes` are remarks about what could not be seen. `inputs` says what the small model was run on.
     """
 
     model_type: str

@@ -70,7 +70,7 @@ def _refusal(model: Any, inputs: Mapping[str, Any], other: Mapping[str, Any] | N
         if other is None or logits is None:
             return None
         changed = run(model, other)
-    except Exception as error:
+    except Exception as error:  # a model may raise anything for inputs of another form
         return cut(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
     same = changed is not None and torch.equal(logits, changed)
     return "another image gives the same logits" if same else None
@@ -106,7 +106,7 @@ def _token_counts(model: Any, form: Mapping[str, Any]) -> Iterator[int | str]:
             with torch.inference_mode():
                 made = features(**{name: one for name, one in form.items() if name in named or loose})
             counted = _rows(getattr(made, "pooler_output", made))
-        except Exception as error:
+        except Exception as error:  # as above
             yield cut(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
     if counted:
         yield counted
@@ -160,15 +160,13 @@ def _with_text(model: Any, form: Mapping[str, Any], count: int, shift: int) -> d
         inputs["qformer_input_ids"] = torch.tensor([after])
     if "bbox" in named:
         inputs["bbox"] = torch.rand(1, ids.shape[1], 4)
-    if (
-        "pixel_attention_mask" in named
-        and "pixel_attention_mask" not in form
-        and form["pixel_values"].ndim == 5
-    ):
-        pixels = form["pixel_values"]
-        inputs["pixel_attention_mask"] = torch.ones(1, pixels.shape[1], *pixels.shape[3:], dtype=torch.long)
-    if "image_attention_mask" in named and "pixel_values" in form and form["pixel_values"].ndim == 5:
-        inputs["image_attention_mask"] = torch.ones(1, ids.shape[1], form["pixel_values"].shape[1])
+    pixels = form.get("pixel_values")
+    if pixels is not None and pixels.ndim == 5:  # (prompts, images, channels, height, width)
+        masks = {
+            "pixel_attention_mask": torch.ones(1, pixels.shape[1], *pixels.shape[3:], dtype=torch.long),
+            "image_attention_mask": torch.ones(1, ids.shape[1], pixels.shape[1]),
+        }
+        inputs |= {name: mask for name, mask in masks.items() if name in named}
     latents = getattr(config, "latent_query_num", None)
     if "image_embeds_position_mask" in named and latents:  # places of the image instead of a token for it
         places = torch.zeros(1, latents + ids.shape[1], dtype=torch.long)

@@ -17,8 +17,9 @@ HIDDEN = ("hidden_states", "hidden_state", "x", "inputs_embeds", "input", "image
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: when it began and ended (in events), the tensor that entered it first, which
-    tensor object that was, the one that left it first (of blocks in lists alone), and a checksum of that one.
+    """One call of a module: when it began and ended (in events), the first tensor that entered it and the
+    first that left it (of blocks in lists alone); which tensor object entered, and a checksum of the
+    one that left.
     """
 
     start: int
