@@ -1,9 +1,46 @@
-"""How text and visual tokens share a second moment."""
+"""Samples of texts and images in their order; how text and visual tokens share a second moment."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from bivlm.types import LinearStats
+from bivlm.types import LinearStats, Sample
+
+A, B = Path("a.png"), Path("b.png")
+
+
+@pytest.mark.parametrize(
+    ("sample", "parts"),
+    [
+        (Sample(A, "What?"), (A, "What?")),
+        (Sample(None, "What?"), ("What?",)),
+        (Sample((A, B), "What?"), (A, B, "What?")),
+        (Sample([A, B], "What?"), (A, B, "What?")),
+        (Sample((A, B), "What?", places=(0, 4)), (A, "What", B, "?")),
+        (Sample.of(("Is ", A, "or", B, "?")), ("Is ", A, "or", B, "?")),
+        (Sample.of(("Is ", "it ", A, B)), ("Is it ", A, B)),
+    ],
+)
+def test_texts_and_images_stand_in_their_order(sample, parts):
+    assert sample.parts == parts
+    assert sample.images == tuple(part for part in parts if isinstance(part, Path))
+    assert Sample.of(parts).parts == parts
+
+
+def test_one_image_before_the_question_is_the_plain_form():
+    assert Sample.of((A, "What?"), ("red",), "x:1", "Be brief.") == Sample(
+        A, "What?", ("red",), "x:1", "Be brief."
+    )
+    assert Sample.of(("What?",)) == Sample(None, "What?")
+
+
+@pytest.mark.parametrize("places", [(0,), (3, 2), (-1, 2), (0, 6)])
+def test_places_that_do_not_fit_are_refused(places):
+    with pytest.raises(ValueError, match="do not fit 2 images in 5 characters"):
+        replace(Sample((A, B), "What?"), places=places)
+
 
 TEXT, VISUAL = torch.diag(torch.tensor([1.0, 2.0])), torch.diag(torch.tensor([5.0, 0.0]))
 BOTH = LinearStats({"text": TEXT, "visual": VISUAL}, {"text": 10, "visual": 30})

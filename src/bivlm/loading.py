@@ -23,6 +23,7 @@ from bivlm.errors import InputError
 from bivlm.families import Family, family_of, load_processor, use
 from bivlm.families.found.entrance import check_model_type, family_in
 from bivlm.families.found.record import check_paths
+from bivlm.families.pixels import PixelBounds
 from bivlm.kernels.base import Activations
 from bivlm.packed.module import expand_weights, set_activations
 from bivlm.pruning.apply import prune
@@ -41,6 +42,8 @@ def load(
     pruning: str | Mapping[str, Any] | Pruning | None = FROM_CHECKPOINT,
     adapter: str | Path | None = None,
     family: Family | None = None,
+    max_pixels: int | None = None,
+    min_pixels: int | None = None,
 ) -> tuple[transformers.PreTrainedModel, Any]:
     """The model and the processor of a folder or hub id, packed or in full precision. The processor of a
     language model alone is its tokenizer.
@@ -50,10 +53,13 @@ def load(
     bits where that is faster (mostly with few tokens at a time); it is a little less exact. `pruning` says
     which visual tokens the model drops ("attention:layer=2,keep=0.25"); "checkpoint" is the pruning of the
     folder's config.json, None keeps all. `adapter` is the folder of an adapter that `bivlm.adapt` trained for
-    this packed model. `family` declares an architecture that bivlm does not know, for this process. Raises
-    InputError if a folder is missing, incomplete, damaged, or of an architecture that is not supported, and
-    if the adapter was trained for another model.
+    this packed model. `family` declares an architecture that bivlm does not know, for this process.
+    `max_pixels` and `min_pixels` bound the pixels of every image, in the processor's own way; left out, as
+    the folder was packed. Raises InputError if a folder is missing, incomplete, damaged, or of an
+    architecture that is not supported, if the adapter was trained for another model, and for bounds that its
+    processor does not have.
     """
+    pixels = PixelBounds(max_pixels, min_pixels)
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
     folder = resolve_model(model)
     if family is not None:
@@ -86,7 +92,14 @@ def load(
         attach(loaded, read_adapter(adapter, loaded, folder))
     check_paths(loaded, family)
     with folder_blamed(folder):
-        return loaded, load_processor(folder, family.reads_images)
+        return loaded, load_processor(folder, family.reads_images, pixels or recorded_pixels(folder))
+
+
+def recorded_pixels(folder: Path) -> PixelBounds:
+    """The bounds of pixels with which a model folder was packed. Raises InputError if they make no sense."""
+    config = read_json(folder / "config.json")
+    record = config["quantization_config"].get("pixels", {}) if is_packed(config) else {}
+    return PixelBounds.from_dict(record)
 
 
 def check_model_folder(folder: Path, family: Family | None = None) -> Family:

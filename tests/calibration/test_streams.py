@@ -10,7 +10,6 @@ from torch import nn
 
 from bivlm.calibration.paused import PausedForward, stopping
 from bivlm.calibration.streams import Streams, replayed_logits
-from bivlm.errors import InputError
 from calibration.toy_model import PATHS, Model, sample
 
 
@@ -22,8 +21,7 @@ def walked(model, samples, run=lambda number, call, block: call.run(block), grad
         while (path := streams.next_block()) is not None:
             order.append((path, sorted(streams.calls(path))))
             block = model.get_submodule(path)
-            outputs = {number: run(number, call, block) for number, call in streams.calls(path).items()}
-            streams.leave(path, outputs)
+            streams.go_on({number: run(number, call, block) for number, call in streams.calls(path).items()})
         results = [one.result.logits for one in streams._passes]
     return order, results
 
@@ -70,9 +68,11 @@ def test_what_a_try_leaves_in_the_arguments_is_gone():
 
 
 @torch.inference_mode()
-def test_a_block_that_runs_twice_is_refused_by_its_name():
-    with pytest.raises(InputError, match=r"runs blocks\.0 more than once"):
-        walked(Model(twice=True), [sample(1, 2)])
+def test_a_block_that_runs_twice_is_named_twice():
+    model, one = Model(twice=True), sample(1, 2, 3, 4)
+    order, results = walked(model, [one])
+    assert [path for path, _ in order] == PATHS * 2
+    assert torch.equal(results[0], model(**one.tensors).logits)
 
 
 def test_a_block_under_autocast_is_refused_by_its_name():

@@ -59,7 +59,9 @@ def test_every_parameter_is_the_one_that_from_pretrained_makes(kind, copy, folde
     for name, tensor in found.items():
         entry = opened.entries[name]
         assert (entry.shape, entry.dtype) == (tuple(tensor.shape), tensor.dtype)
-        assert entry.nbytes == tensor.nbytes <= tensor.untyped_storage().nbytes()
+        assert entry.nbytes == tensor.nbytes
+        if copy or isinstance(entry, ConvertedEntry):  # no view that keeps more in memory
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
         assert torch.equal(tensor, expected[name]), name
 
 
@@ -80,10 +82,8 @@ def test_a_block_is_read_without_the_others_and_once(kind, folders, monkeypatch)
     assert all(parameter.is_meta for parameter in module.parameters())
     assert {re.search(r"(?:layers|blocks)\.(\d+)", key)[1] for key in read} == {"1"}
     assert set(read.values()) == {1}
-    assert opened.conversion_bytes >= max(
-        (opened.entries[name].nbytes for name in opened.parameter_names(block) if "experts" in name),
-        default=1,
-    )
+    made = [entry for entry in opened.entries.values() if isinstance(entry, ConvertedEntry)]
+    assert opened.conversion_bytes >= max(entry.nbytes for entry in made)
 
 
 def test_the_dtype_is_the_stored_one_until_the_model_needs_it(tmp_path):

@@ -104,6 +104,13 @@ def test_a_config_that_asks_for_more_than_the_files_hold(change):
         check_depth(Path("m"), config, [(4, 4)] * 20)
 
 
+def test_one_tensor_may_hold_many_experts():
+    config = transformers.LlamaConfig(num_hidden_layers=2, num_experts=64)
+    check_depth(Path("m"), config, [(64, 4, 4), (4, 4)])
+    with pytest.raises(InputError, match="num_experts is 64, and the files hold 2 tensors"):
+        check_depth(Path("m"), config, [(4, 4), (4, 4)])
+
+
 def test_whatever_a_folder_leads_to_is_one_line():
     for error in (KeyError("x"), TypeError("a\nb"), ZeroDivisionError(), RecursionError("deep")):
         with pytest.raises(InputError, match="cannot be loaded") as told, folder_blamed(Path("m")):
@@ -111,7 +118,7 @@ def test_whatever_a_folder_leads_to_is_one_line():
         assert "\n" not in str(told.value)
         assert told.value.__cause__ is error
     with pytest.raises(ImportError), folder_blamed(Path("m")):
-        raise ImportError("torchvision")
+        raise ImportError("cannot import name 'x'")
     with pytest.raises(InputError, match="mine"), folder_blamed(Path("m")):
         raise InputError("mine")
 

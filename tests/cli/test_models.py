@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from bivlm import families
+from tiny.experts import expert_family, expert_model
+
 
 def test_quantize_ask_eval_inspect(run, source, tmp_path, questions):
     out = tmp_path / "out"
@@ -28,6 +31,21 @@ def test_quantize_ask_eval_inspect(run, source, tmp_path, questions):
     code, text, _ = run("inspect", out, "--json")
     assert code == 0
     assert json.loads(text)["total"] == packed["total"]
+
+
+def test_ask_takes_several_images_none_and_a_system_prompt(run, source, questions):
+    image, short = questions["IMAGE"], ("--max-new-tokens", 3, "--json")
+    for options, shown in (
+        ((), None),
+        (("--image", image), str(image)),
+        (("--image", image, "--image", image, "--system", "Be brief."), [str(image)] * 2),
+    ):
+        code, text, _ = run("ask", source, "Same?", *options, *short)
+        assert (code, json.loads(text)["image"]) == (0, shown)
+    code, _, error = run("ask", source, "Same?", "--system", "See <image>")
+    assert (code, "the system prompt holds <image>" in error) == (2, True)
+    code, _, error = run("ask", source, "Same?", "--max-pixels", 500)
+    assert (code, "every image the same size" in error) == (2, True)
 
 
 def test_bits_are_a_budget_and_effort_is_a_recipe(run, source, tmp_path, questions):
@@ -98,6 +116,23 @@ def test_a_preset_that_is_dear_on_this_model_says_so(run, source, tmp_path):
         "quantize", source, tmp_path / "out", "--preset", f"{recipe}:bands=2", "--dry-run", "--json"
     )
     assert json.loads(text)["warning"] == ""
+
+
+def test_a_model_of_experts_is_packed_only_on_demand(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "USED", {"llama4": expert_family("llama4")})
+    source, out = expert_model("llama4", tmp_path / "source"), tmp_path / "out"
+    code, text, error = run("quantize", source, out, "--preset", "rtn-3", "--parts", "language")
+    assert (code, text) == (2, "")
+    assert "are fused experts" in error
+    assert "--allow-kept-experts" in error
+    assert "Traceback" not in error
+    words = ("--preset", "rtn-3", "--parts", "language", "--allow-kept-experts", "--dry-run")
+    code, text, _ = run("quantize", source, out, *words)
+    assert code == 0
+    for said in ("kept: fused experts", "kept: Llama4Router is no plain linear", "stay in full precision"):
+        assert said in " ".join(text.split())
+    expected = json.loads(run("quantize", source, out, *words, "--json")[1])
+    assert 0.5 < expected["kept_share"] < 1
 
 
 def test_a_packed_model_prunes_by_default_and_on_demand(run, source, tmp_path, questions):

@@ -9,6 +9,7 @@ import pytest
 
 from bivlm.data.rows import text_field, to_sample
 from bivlm.errors import InputError
+from bivlm.types import Sample
 
 IMAGE = Path("cat.png")
 
@@ -96,6 +97,58 @@ def test_mistakes_are_named(fields: dict[str, Any], message: str):
 def test_the_shape_of_another_kind_of_data_set_is_named(record: dict[str, Any], shape: str):
     with pytest.raises(InputError, match=shape):
         text_field(record, "question", "vqa.jsonl:1")
+
+
+def found(record: dict[str, Any], find: Any = Path) -> Sample:
+    return to_sample(record, None, "vqa.jsonl:3", answers_required=False, find=find)
+
+
+def test_several_images_come_before_the_question():
+    sample = found({"images": ["a.png", "b.png"], "question": "Which?", "system": "Be brief."})
+    assert sample == Sample((Path("a.png"), Path("b.png")), "Which?", (), "vqa.jsonl:3", "Be brief.")
+    assert sample.parts == (Path("a.png"), Path("b.png"), "Which?")
+
+
+def test_a_question_in_parts_says_where_its_images_are():
+    text, image = {"type": "text", "text": "Is "}, {"type": "image", "image": "a.png"}
+    sample = found({"question": [text, image, {"type": "text", "text": " red?"}], "answer": "yes"})
+    assert sample.parts == ("Is ", Path("a.png"), " red?")
+    assert (sample.question, sample.answers) == ("Is  red?", ("yes",))
+    assert found({"question": [image, text]}) == Sample(Path("a.png"), "Is ", (), "vqa.jsonl:3")
+    assert found({"question": [text]}).images == ()
+    assert found({"question": [text, image]}, find=None).images == ()
+
+
+@pytest.mark.parametrize("record", [{"image": None}, {"images": []}])
+def test_a_record_may_say_that_it_has_no_image(record: dict[str, Any]):
+    assert found({**record, "question": "Why?"}).images == ()
+    with pytest.raises(InputError, match="the field 'image' is missing"):
+        found({"question": "Why?"})
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"images": "a.png", "question": "?"}, "'images' must be a list of texts, and is a str"),
+        ({"images": ["a.png", None], "question": "?"}, "an entry of 'images' must be a text, and is null"),
+        ({"image": "a.png", "images": ["b.png"]}, "both 'image' and 'images' are there; give one"),
+        ({"question": []}, "'question' is a list without a text"),
+        ({"question": [{"type": "image", "image": "a.png"}]}, "'question' is a list without a text"),
+        ({"question": ["Is it red?"]}, "and one is a str"),
+        ({"question": [{"type": "audio", "audio": "a.wav"}]}, "and one is of type audio"),
+        ({"question": [{"type": "text", "text": " "}]}, "a text in 'question' is empty"),
+        ({"question": [{"type": "image"}]}, "an image in 'question' must be a text, and is null"),
+        ({"question": [{"type": "text", "text": "?"}], "image": "a.png"}, "and 'image' is there too"),
+        ({"image": "a.png", "question": "?", "system": ""}, "'system' is empty"),
+        ({"image": "a.png", "question": "?", "system": 1}, "'system' must be a text"),
+    ],
+    ids=str,
+)
+def test_mistakes_about_images_are_named(record: dict[str, Any], message: str):
+    with pytest.raises(InputError) as caught:
+        found(record)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("vqa.jsonl:3: ")
 
 
 def test_a_field_next_to_the_question_does_not_matter():

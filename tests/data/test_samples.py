@@ -62,6 +62,42 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(folder: 
     assert [sample.origin for sample in read_samples(folder / "vqa.jsonl")] == ["vqa.jsonl:1", "vqa.jsonl:3"]
 
 
+def test_every_image_of_a_line_is_looked_for_and_confined(folder: Path, tmp_path_factory: Any):
+    records = (
+        {"images": ["red.png", "no.png"], "question": "Which?"},
+        {"question": [{"type": "text", "text": "This?"}, {"type": "image", "image": "blue.png"}]},
+        {"image": None, "question": "Why?"},
+    )
+    file = write_lines(folder / "vqa.jsonl", *records)
+    assert f"vqa.jsonl:1: there is no image file {folder / 'no.png'}" in refusal(file)
+    (folder / "no.png").write_bytes((folder / "green.png").read_bytes())
+    samples = read_samples(file, data_root=folder)
+    assert [sample.images for sample in samples] == [
+        (folder / "red.png", folder / "no.png"),
+        (folder / "blue.png",),
+        (),
+    ]
+    assert samples[1].parts == ("This?", folder / "blue.png")
+    assert all(not sample.images for sample in read_samples(file, images=False))
+    other = tmp_path_factory.mktemp("other")
+    assert f"lies outside {other}" in refusal(file, data_root=other)
+
+
+def test_shuffled_images_keep_their_number_and_places(folder: Path):
+    red, blue, green = (folder / f"{name}.png" for name in ("red", "blue", "green"))
+    samples = [Sample((red, blue), "Which?"), Sample.of(("Is ", green, " red?")), Sample(None, "Why?")]
+    shuffled = shuffle_images(samples)
+    assert [len(sample.images) for sample in shuffled] == [2, 1, 0]
+    assert shuffled[1].places == samples[1].places
+    pairs = [
+        pair
+        for one, other in zip(samples, shuffled, strict=True)
+        for pair in zip(one.images, other.images, strict=True)
+    ]
+    assert all(before != after for before, after in pairs)
+    assert shuffled[2] == samples[2]
+
+
 def test_absolute_image_paths_stay(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     file = write_lines(tmp_path_factory.mktemp("other") / "vqa.jsonl", row(str(folder / "red.png")))
     assert read_samples(file)[0].image == folder / "red.png"

@@ -57,6 +57,41 @@ def refusal(*args: Any, **kwargs: Any) -> str:
     return str(caught.value)
 
 
+def test_a_column_of_images_holds_several_for_a_row(tmp_path: Path):
+    first, second, third = colours(3)
+    several = datasets.Sequence(datasets.Image())
+    columns = {
+        "images": [[first, second], [third], []],
+        "question": ["a?", "b?", "c?"],
+        "system": ["Be brief."] * 3,
+    }
+    samples = read_samples(saved(make(columns, images=several, system=TEXT), tmp_path / "set"))
+    assert [[open_image(image).getpixel((0, 0))[0] for image in one.images] for one in samples] == [
+        [0, 20], [40], [],
+    ]  # fmt: skip
+    assert {sample.system for sample in samples} == {"Be brief."}
+
+
+def test_a_column_of_images_may_name_files(tmp_path: Path):
+    colours(1)[0].save(tmp_path / "a.png")
+    columns = {"images": [[str(tmp_path / "a.png")]], "question": ["a?"]}
+    [sample] = read_samples(saved(make(columns, images=datasets.Sequence(TEXT)), tmp_path / "set"))
+    assert sample.images == (tmp_path / "a.png",)
+
+
+def test_a_column_of_images_that_holds_none_is_named(tmp_path: Path):
+    columns = {"images": ["a.png"], "question": ["a?"]}
+    folder = saved(make(columns, images=TEXT), tmp_path / "set")
+    assert "the column 'images' holds" in refusal(folder)
+    assert "cast it to lists of datasets.Image() or to paths" in refusal(folder)
+
+
+def test_a_question_in_parts_is_for_jsonl_files(tmp_path: Path):
+    columns = {"image": colours(1), "question": [["a?"]]}
+    folder = saved(make(columns, question=datasets.Sequence(TEXT)), tmp_path / "set")
+    assert "set:0: 'question' must be a text, and is a list" in refusal(folder)
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_rows_become_samples_with_undecoded_images(shards: int, tmp_path: Path):
     folder = saved(make(questions(7)), tmp_path / "set", num_shards=shards)

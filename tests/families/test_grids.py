@@ -24,6 +24,9 @@ def test_grids_hold_the_tokens_of_the_prompts_and_have_the_pictures_shapes(kind:
     member, inputs = BY_NAME[kind], asked(kind)
     assert member.family.token_grids is not None
     grids = member.family.token_grids(member.config, inputs)
+    assert sum(rows * columns for rows, columns in grids) == int(member.visual(inputs).sum())
+    if len(grids) > 3:
+        return  # the grids of the tiles that images are cut into
     assert [rows * columns for rows, columns in grids] == member.visual(inputs).sum(1).tolist()
     for (rows, columns), sample in zip(grids, tiny_samples(3), strict=True):
         assert not isinstance(sample.image, str)

@@ -23,7 +23,7 @@ PROMPTS = {member.name: member.prompt for member in MEMBERS}
 def ask(kind: str, *samples: Sample, processor: object = None) -> dict[str, torch.Tensor]:
     config = tiny_config(kind)
     return family_of(config).inputs(
-        processor or tiny_processor(kind), samples, [sample.image for sample in samples], config
+        processor or tiny_processor(kind), samples, [sample.images for sample in samples], config
     )
 
 
@@ -174,6 +174,73 @@ def test_what_forward_does_not_take_is_left_out():
         "pixel_values",
     }
     assert "batch_num_images" in forward_arguments("AutoModelForImageTextToText", "llava_onevision")
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "model_type", "taken", "left_out"),
+    [
+        ("AutoModelForImageTextToText", "gemma3", "token_type_ids", "num_crops"),
+        ("AutoModelForMultimodalLM", "qwen2_5_omni_thinker", "input_features", "kwargs"),
+        ("AutoModelForCausalLM", "qwen3", "attention_mask", "token_type_ids"),
+    ],
+)
+def test_what_forward_takes_is_that_of_the_class_that_is_built(
+    auto_class: str, model_type: str, taken: str, left_out: str
+):
+    names = forward_arguments(auto_class, model_type)
+    assert taken in names
+    assert left_out not in names
+
+
+def test_a_prompt_without_a_chat_template_holds_images_where_they_stand():
+    processor = tiny_processor("qwen2_vl")
+    processor.chat_template = None
+    image = tiny_samples(1)[0].image
+    mark = "<|vision_start|><|image_pad|><|vision_end|>"
+    family = family_of("qwen2_vl")
+    for parts, said in (
+        ((image, image, "Is it red?"), f"user\n{mark}{mark}Is it red?<|im_end|>"),
+        ((image, "Is ", image, " red?"), f"user\n{mark}Is {mark} red?<|im_end|>"),
+        (("Is it red?",), "user\nIs it red?<|im_end|>"),
+    ):
+        assert said in prompt_text(processor, family, Sample.of(parts))
+
+
+def test_a_template_with_too_few_places_is_named():
+    processor, image = tiny_processor("llava"), tiny_samples(1)[0].image
+    processor.chat_template = "USER: <image>\n{{ messages[0]['content'][-1]['text'] }} ASSISTANT:"
+    sample = Sample((image, image), "Is it red?", origin="vqa.jsonl:7")
+    with pytest.raises(InputError, match=r"vqa\.jsonl:7: 2 images are given.*has a place for 1; give fewer"):
+        ask("llava", sample, processor=processor)
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("{{ messages[0]['content'] + ' ' }}{{ messages[1]['content'][0]['text'] }}", "Be brief. Is it red?"),
+        ("{{ messages[0]['content'] }}{{ messages[1]['content'][0]['text'] }}", "Be brief.Is it red?"),
+        (
+            "{{ messages[0]['content'][0]['text'] }}|{{ messages[1]['content'][0]['text'] }}",
+            "Be brief.|Is it",
+        ),
+        ("{{ messages[-1]['content'][0]['text'] }}", None),
+        ("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}a", None),
+    ],
+)
+def test_a_system_prompt_takes_the_form_of_the_template(template: str, shown: str | None):
+    processor = tiny_processor("llava")
+    processor.chat_template = template
+    sample = Sample(None, "Is it red?", system="Be brief.")
+    if shown is None:
+        with pytest.raises(InputError, match="chat template shows no system prompt"):
+            prompt_text(processor, family_of("llava"), sample)
+    else:
+        assert prompt_text(processor, family_of("llava"), sample).startswith(shown)
+
+
+def test_a_place_of_an_image_in_the_system_prompt_is_refused():
+    with pytest.raises(InputError, match="the system prompt holds <image>"):
+        ask("llava", replace(tiny_samples(1)[0], system="See <image>"))
 
 
 def test_as_many_images_as_samples():

@@ -286,3 +286,25 @@ def test_norms_that_are_stored_in_another_dtype_than_the_model_computes_in(sourc
         packed_language(folder, tmp_path / "other", TUNED, events=stop_after(5))
     packed_language(folder, tmp_path / "other", TUNED)
     assert_same_files(one, tmp_path / "other")
+
+
+def test_blocks_that_run_once_for_every_image_are_observed_in_their_first_run(source, tmp_path, monkeypatch):
+    """As if the model encoded its image twice: the same bytes, though tower and projector run twice."""
+    recipe = "trellis-2:propagation=0.25,modality_weight=gradient"
+    once = quantize(source, tmp_path / "once", recipe=recipe, data=SAMPLES)
+    model_class = transformers.models.llava.modeling_llava.LlavaModel
+    encode = model_class.get_image_features
+
+    def twice(self, *args, **kwargs):
+        encode(self, *args, **kwargs)
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(model_class, "get_image_features", twice)
+    again = quantize(source, tmp_path / "again", recipe=recipe, data=SAMPLES)
+    assert len(stored(once)) == 8
+    assert stored(once) == stored(again)
+
+
+def stored(folder):
+    """The bytes of all weight files."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}

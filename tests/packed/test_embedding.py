@@ -8,10 +8,11 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
-from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
+from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding, scale_of
 from bivlm.packed.linear import packed_linears
 from bivlm.packed.module import expand_weights, packed_modules, prepared_bytes, set_activations
 from bivlm.packed.ops import ROWS
@@ -177,6 +178,30 @@ def test_compiled_in_one_graph():
     with torch.inference_mode():
         for ids in (IDS, IDS[:1, :2]):
             assert torch.equal(compiled(ids), model(ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_are_scaled_as_the_embedding_did_and_the_head_is_not(dtype):
+    """Gemma multiplies by the square root of the width, rounded to the dtype: 55.5 where it is 55.4256."""
+    packed, model = packed_by(METHODS["trellis 3 bits"]), Model().to(dtype)
+    scaled = Gemma3TextScaledWordEmbedding(*ROWS_COLUMNS, padding_idx=0, embed_scale=3072**0.5).to(dtype)
+    scaled.weight = model.head.weight = nn.Parameter(table_of(packed).to(dtype))
+    model.embed = scaled
+    expected, rows = scaled(IDS), model.head.weight.clone()
+    embedding = replace_embedding(model, "embed", packed, "head")
+    assert torch.equal(embedding(IDS), expected)
+    torch.testing.assert_close(model.head(torch.eye(48, dtype=dtype)), rows.T, rtol=0, atol=1e-2)
+    plain = embedding.plain(nn.Parameter(rows))
+    assert type(plain) is Gemma3TextScaledWordEmbedding
+    assert torch.equal(plain(IDS), expected)
+
+
+def test_an_embedding_of_an_unknown_kind_has_no_scale():
+    class Odd(nn.Embedding):
+        pass
+
+    assert scale_of(nn.Embedding(2, 3)) == 1
+    assert scale_of(Odd(2, 3)) is None
 
 
 @pytest.mark.parametrize("wrong", [90, -1])

@@ -18,7 +18,7 @@ import torch
 import transformers as T
 
 from bivlm.contracts import Member, tiny_samples
-from tiny import kinds, kinds_more, kinds_today
+from tiny import kinds, kinds_more, kinds_tail, kinds_today
 from tiny.kind import TEXT_LIMIT, Kind
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "tiny_samples",
 ]
 
-ALL: dict[str, Kind] = {**kinds.ALL, **kinds_today.ALL, **kinds_more.ALL}
+ALL: dict[str, Kind] = {**kinds.ALL, **kinds_today.ALL, **kinds_more.ALL, **kinds_tail.ALL}
 KINDS: tuple[str, ...] = tuple(ALL)
 TIED: frozenset[str] = frozenset(name for name, kind in ALL.items() if kind.tied)
 SCALED_EMBEDDING: frozenset[str] = frozenset(name for name, kind in ALL.items() if kind.scaled_embedding)

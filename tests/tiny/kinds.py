@@ -317,7 +317,6 @@ PALIGEMMA = Kind(
     processor=paligemma_processor,
     prompt="<image>×16<s>Is it red?\n",
     tied=True,
-    scaled_embedding=True,
     needs_image=True,
 )
 

@@ -67,10 +67,8 @@ QWEN3_5 = replace(
 # ---- gemma3, gemma4, gemma4_unified
 
 GEMMA3_NAMED = {
-    "boi_token": "<start_of_image>",
-    "image_token": "<image_soft_token>",
-    "eoi_token": "<end_of_image>",
-}
+    "boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>",
+}  # fmt: skip
 GEMMA4_NAMED = {
     "boi_token": "<|image>",
     "image_token": "<|image|>",
@@ -205,7 +203,6 @@ GEMMA3 = Kind(
     ),
     tied=True,
     adds_bos=True,
-    scaled_embedding=True,
 )
 GEMMA4 = Kind(
     model_type="gemma4",
@@ -217,7 +214,6 @@ GEMMA4 = Kind(
     prompt="<s><|turn>user\n<|image><|image|>×63<image|>Is it red?<turn|>\n<|turn>model\n",
     tied=True,
     adds_bos=True,
-    scaled_embedding=True,
     slow=True,
 )
 GEMMA4_E2B = replace(GEMMA4, config=gemma4_e2b_config, drops=False, slow=False)

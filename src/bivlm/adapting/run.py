@@ -44,7 +44,7 @@ from bivlm.eval.inspection import InspectRow, inspect
 from bivlm.eval.run import check_answers
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, load_processor
-from bivlm.loading import check_model_folder, load
+from bivlm.loading import check_model_folder, load, recorded_pixels
 from bivlm.packed.module import expand_weights
 from bivlm.types import Sample
 
@@ -239,9 +239,12 @@ class _Job:
         if self.teacher is not None:
             with folder_blamed(self.base):
                 config = AutoConfig.from_pretrained(self.base, trust_remote_code=False, local_files_only=True)
-            processor = load_processor(self.base, self.family.reads_images)
+            pixels = recorded_pixels(self.base)
+            processor = load_processor(self.base, self.family.reads_images, pixels)
             most = None if self.settings.given_answers else self.settings.max_new_tokens
-            taught = load(self.teacher, expand=True, pruning=None)
+            taught = load(
+                self.teacher, expand=True, pruning=None, max_pixels=pixels.most, min_pixels=pixels.least
+            )
             lessons_from_teacher(lessons, taught, (config, processor), self.samples, most, self.events)
             del taught
         model, processor = load(self.base, pruning=None)

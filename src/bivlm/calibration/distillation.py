@@ -29,6 +29,7 @@ from bivlm.calibration.teacher import Teacher
 from bivlm.checkpoint.training_state import State, StateFile, adam_tensors, part_of, restore_adam
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
+from bivlm.families.last_logits import keeping, last_logits
 
 logger = logging.getLogger("bivlm.calibration")
 
@@ -72,7 +73,8 @@ class _Run:
         sample = self.samples[number]
         keep, rows = sample.predicting()
         with self.precision:
-            logits = self.model(**sample.tensors, use_cache=False, logits_to_keep=keep).logits[0, -keep:]
+            output = self.model(**sample.tensors, use_cache=False, **keeping(self.model, keep))
+            logits = last_logits(output, keep)[0]
         return self.teacher.prediction(number).divergence(logits[rows]).sum()
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ are in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall
-from bivlm.calibration.streams import Streams, logits_of
+from bivlm.calibration.streams import Streams
 from bivlm.calibration.trees import Place, change_in_place, mapped, same, tensors
 from bivlm.checkpoint.source import SourceModel
+from bivlm.families.last_logits import last_logits
 
 KEPT_BYTES = 1 << 29  # of kept inputs, about, at a time
 
@@ -57,16 +58,17 @@ class ExactPass:
             self._forward(take, gradients=False)
 
     def differentiate(self, loss: Callable[[int, Tensor], Tensor], watch: Watch) -> None:
-        """Gradients of loss(sample, logits) through all blocks. While a block runs on a sample, within the
-        context `watch`, it may be hooked for whatever there is to see.
+        """Gradients of loss(sample, logits) through all blocks. While a block runs on a sample, for the first
+        time in its pass, within the context `watch`, it may be hooked for whatever there is to see.
         """
         with torch.enable_grad():
             self._forward(lambda number, logits: loss(number, logits).backward(), gradients=True)
             while self._visits:
                 path, visits = self._visits.pop()
+                before = {number for other, earlier in self._visits if other == path for number in earlier}
                 with self.source.present(path) as module:
                     for number, visit in visits.items():
-                        with watch(path, module, number):
+                        with nullcontext() if number in before else watch(path, module, number):
                             _backward(module, visit)
 
     def _forward(self, take: Callable[[int, Tensor], None], *, gradients: bool) -> None:
@@ -76,7 +78,7 @@ class ExactPass:
             result = streams.resume(number, output)
             if result is not None:
                 keep, rows = predicting[number]
-                take(number, logits_of(result, keep)[rows])
+                take(number, last_logits(result, keep)[0, rows])
 
         keep = [count for count, _ in predicting]
         with (
@@ -93,7 +95,6 @@ class ExactPass:
                         if visit is not None:
                             visits[number] = visit
                         resume(number, output)
-                streams.leave(path)
                 self._visits.append((path, visits))
 
 

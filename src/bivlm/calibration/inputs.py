@@ -18,9 +18,13 @@ from torch import Tensor
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.data.images import open_images
+from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import load_processor
 from bivlm.families.answers import answer_tokens, end_tokens
+from bivlm.families.last_logits import keeping, last_logits
+from bivlm.families.pixels import UNBOUNDED, PixelBounds
+from bivlm.families.prompts import name_of
 from bivlm.types import Sample
 
 ANSWERING = "own answers"  # what the progress of `answered` is called
@@ -60,15 +64,23 @@ class CalibrationInput:
 
 
 def calibration_inputs(
-    source: SourceModel, samples: Sequence[Sample | CalibrationInput]
+    source: SourceModel, samples: Sequence[Sample | CalibrationInput], pixels: PixelBounds = UNBOUNDED
 ) -> list[CalibrationInput]:
-    """The samples as inputs of `source`; samples that are inputs already are not changed.
+    """The samples as inputs of `source`, their images within `pixels`; samples that are inputs already are
+    not changed.
 
-    Raises InputError, naming the sample, if it cannot be read or asked.
+    Raises InputError, naming the sample, if it cannot be read or asked, or has no image where the model reads
+    images: the blocks of the vision tower calibrate on what reaches them.
     """
     if all(isinstance(sample, CalibrationInput) for sample in samples):
         return [sample for sample in samples if isinstance(sample, CalibrationInput)]
-    processor = load_processor(source.folder, source.family.reads_images)
+    blind = next((sample for sample in samples if isinstance(sample, Sample) and not sample.images), None)
+    if blind is not None and source.family.reads_images:
+        raise InputError(
+            f"{name_of(blind)}: there is no image, and a model that reads images calibrates on questions with"
+            " images; leave the sample out"
+        )
+    processor = load_processor(source.folder, source.family.reads_images, pixels)
     return [
         sample if isinstance(sample, CalibrationInput) else calibration_input(source, processor, sample)
         for sample in samples
@@ -128,7 +140,8 @@ def _greedy(source: SourceModel, prompt: CalibrationInput, ends: Sequence[int]) 
     answer: list[int] = []
     while len(answer) < MOST_TOKENS and not (answer and answer[-1] in ends):
         grown = with_answer(source, prompt, answer).tensors if answer else prompt.tensors
-        logits = source.model(**grown, use_cache=False, logits_to_keep=1).logits[0, -1]
+        output = source.model(**grown, use_cache=False, **keeping(source.model, 1))
+        logits = last_logits(output, 1)[0, -1]
         if forbidden is not None and forbidden < len(logits):
             logits[forbidden] = -torch.inf
         answer.append(int(logits.argmax()))

@@ -1,6 +1,6 @@
 """All samples on their way through the model, block by block: for every sample a paused forward pass.
 
-    start ─► next_block ─► calls ─ the caller runs the block ─► resume ─► next_block …
+    start ─► next_block ─► calls ─ the caller runs the block ─► go_on ─► next_block …
 
 Samples need not take the same way: one without an image meets no block of the vision part.
 """
@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
-from inspect import signature
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall, PausedForward, stopping
-from bivlm.errors import InputError
-
-KEEP = "logits_to_keep"
+from bivlm.families.last_logits import keeping
 
 
 class Streams:
@@ -44,10 +41,9 @@ class Streams:
     ) -> None:
         self.model, self.gradients = model, gradients
         self._order = {path: number for number, path in enumerate(paths)}
-        self._passed: set[str] = set()
         inputs = [dict(sample.tensors) for sample in samples]
-        if keep is not None and _takes_keep(type(model)):
-            inputs = [own | {KEEP: count} for own, count in zip(inputs, keep, strict=True)]
+        if keep is not None:
+            inputs = [own | keeping(model, count) for own, count in zip(inputs, keep, strict=True)]
         self._passes = [PausedForward(partial(model, **own, use_cache=False)) for own in inputs]
 
     def __enter__(self) -> Streams:
@@ -65,18 +61,9 @@ class Streams:
 
     def next_block(self) -> str | None:
         """The path of the block that is to run next: the first of those that samples wait at. None if all
-        have ended.
-
-        Raises InputError if a sample has come to a block that has run already.
+        have ended. A block that a model runs several times, for one image after the other, is named as often.
         """
         waiting = {one.call.path for one in self._passes if one.call is not None}
-        again = waiting & self._passed
-        if again:
-            raise InputError(
-                f"the model runs {min(again)} more than once, or not in the same order for all samples; only"
-                " blocks that run once can be packed with calibration data: choose a preset without data, or"
-                " other --parts"
-            )
         return min(waiting, key=self._order.__getitem__, default=None)
 
     def calls(self, path: str) -> dict[int, BlockCall]:
@@ -95,11 +82,10 @@ class Streams:
             self._passes[number].resume(output)
         return self._passes[number].result
 
-    def leave(self, path: str, outputs: Mapping[int, Any] | None = None) -> None:
-        """The block at `path` has run: go on with its `outputs`, by the numbers of the samples."""
-        self._passed.add(path)
+    def go_on(self, outputs: Mapping[int, Any]) -> None:
+        """Go on with what a block has returned, by the numbers of the samples."""
         with self._going():
-            for number, output in (outputs or {}).items():
+            for number, output in outputs.items():
                 self._passes[number].resume(output)
 
     @contextmanager
@@ -108,18 +94,6 @@ class Streams:
         modules = {path: self.model.get_submodule(path) for path in self._order}
         with stopping(modules), torch.inference_mode(not self.gradients):
             yield
-
-
-@cache
-def _takes_keep(model_class: type[nn.Module]) -> bool:
-    return KEEP in signature(model_class.forward).parameters
-
-
-def logits_of(output: Any, keep: int) -> Tensor:
-    """The logits (keep, vocabulary) of the last `keep` positions, from what a pass on one sample
-    returned.
-    """
-    return output.logits[0, -keep:]
 
 
 @torch.inference_mode()

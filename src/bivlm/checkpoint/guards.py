@@ -64,12 +64,20 @@ def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
 @contextmanager
 def folder_blamed(folder: Path) -> Iterator[None]:
     """Turn whatever transformers raises over the contents of a folder into InputError that names the folder
-    and what was raised; also a lack of memory, which a hostile folder may ask for.
+    and what was raised; also a lack of memory, which a hostile folder may ask for, and a package that is
+    missing.
     """
     try:
         yield
-    except (InputError, ImportError):
+    except InputError:
         raise
+    except ImportError as error:
+        from bivlm.families.packages import missing_package  # needs torch, which help and faults do without
+
+        needed = missing_package(error)
+        if needed is None:
+            raise
+        raise InputError(f"{folder}: the model {needed}") from error
     except Exception as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         if is_lack_of_memory(error):

@@ -287,9 +287,8 @@ class OutputFolder:
         }
 
     def _stored(self, names: Sequence[str]) -> dict[str, Any]:
-        return {
-            self.source.key_of(name): tensor for name, tensor in self.source.read(names, copy=False).items()
-        }
+        tensors = self.source.read(names, copy=False)
+        return {self.source.key_of(name): tensor for name, tensor in tensors.items()}
 
     def _write(
         self,

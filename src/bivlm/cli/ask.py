@@ -11,6 +11,8 @@ from bivlm.cli.shared import (
     MORE,
     AdapterOption,
     JsonOption,
+    MaxPixelsOption,
+    MinPixelsOption,
     ModelArgument,
     PruneOption,
     TokensOption,
@@ -49,6 +51,8 @@ def ask(
     max_new_tokens: TokensOption = 64,
     prune: PruneOption = None,
     adapter: AdapterOption = None,
+    max_pixels: MaxPixelsOption = None,
+    min_pixels: MinPixelsOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Ask a model, packed or not, a question about an image, several images, or none."""
@@ -58,7 +62,13 @@ def ask(
     from bivlm.loading import load
 
     check_text(question, "the question", "")  # before the model is loaded
-    loaded, processor = load(model, pruning=chosen_pruning(prune), adapter=adapter)
+    loaded, processor = load(
+        model,
+        pruning=chosen_pruning(prune),
+        adapter=adapter,
+        max_pixels=max_pixels,
+        min_pixels=min_pixels,
+    )
     text = answer(loaded, processor, image, question, system=system, max_new_tokens=max_new_tokens)
     if json_:
         shown_image = image[0] if image and len(image) == 1 else image or None

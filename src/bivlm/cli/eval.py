@@ -15,6 +15,8 @@ from bivlm.cli.shared import (
     DataRootOption,
     JsonOption,
     LimitOption,
+    MaxPixelsOption,
+    MinPixelsOption,
     ModelArgument,
     PruneOption,
     SeedOption,
@@ -57,6 +59,8 @@ def evaluate(
     max_new_tokens: TokensOption = 16,
     prune: PruneOption = None,
     adapter: AdapterOption = None,
+    max_pixels: MaxPixelsOption = None,
+    min_pixels: MinPixelsOption = None,
     shuffle_images: ShuffleOption = False,
     data_root: DataRootOption = None,
     json_: JsonOption = False,
@@ -83,6 +87,8 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             pruning=chosen_pruning(prune),
             adapter=adapter,
+            max_pixels=max_pixels,
+            min_pixels=min_pixels,
             events=events,
         )
     if json_:

@@ -17,6 +17,8 @@ from bivlm.cli.shared import (
     PRUNE_HELP,
     DataRootOption,
     JsonOption,
+    MaxPixelsOption,
+    MinPixelsOption,
     ModelArgument,
     PartsOption,
     SeedOption,
@@ -167,6 +169,8 @@ def quantize(
     seed: SeedOption = 0,
     data_root: DataRootOption = None,
     prune: DefaultPruningOption = None,
+    max_pixels: MaxPixelsOption = None,
+    min_pixels: MinPixelsOption = None,
     sensitivities: SensitivitiesOption = None,
     measurements: MeasurementsOption = None,
     merge_adapter: AdapterOption = False,
@@ -197,6 +201,8 @@ def quantize(
         measurements=measurements,
         merge_adapter=merge_adapter,
         allow_kept_experts=allow_kept_experts,
+        max_pixels=max_pixels,
+        min_pixels=min_pixels,
     )
     prepared = prepare(model, request)
     warning = _show_plan(prepared, json_)

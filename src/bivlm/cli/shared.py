@@ -114,6 +114,26 @@ AdapterOption = Annotated[
         metavar="FOLDER", help="adapter that `bivlm adapt` trained for this packed model", show_default=False
     ),
 ]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        help="the most pixels of an image that the model reads; left out: what the checkpoint says",
+        show_default=False,
+        rich_help_panel=MORE,
+    ),
+]
+MinPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--min-pixels",
+        metavar="N",
+        help="the least; for processors that count pixels (Qwen-VL, GLM-V, PaddleOCR-VL)",
+        show_default=False,
+        rich_help_panel=MORE,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="print JSON instead of a table", rich_help_panel=MORE)
 ]

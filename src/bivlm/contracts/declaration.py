@@ -37,12 +37,12 @@ class DeclarationContract:
         """In this member, or in one of a family with the same list: a pooling head that one tower lacks,
         another has.
         """
-        patterns = member.family.full_precision
-        models = [other.model for other in self.members if other.family.full_precision == patterns]
-        names = [name for model in models for name, _ in model.named_modules()]
-        assert [
-            pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)
-        ] == []
+        patterns = set(member.family.full_precision)
+        for other in (member, *self.members):
+            if patterns and other.family.full_precision == member.family.full_precision:
+                names = [name for name, _ in other.model.named_modules()]
+                patterns -= {one for one in patterns if any(fnmatchcase(name, one) for name in names)}
+        assert patterns == set()
 
     def test_blocks_run_once_each_in_the_order_of_their_stack(self, member: Member) -> None:
         runs: list[tuple[int, int]] = []
@@ -65,22 +65,25 @@ class DeclarationContract:
 
     def test_the_model_reads_the_declared_outputs_of_the_tower_and_no_others(self, member: Member) -> None:
         """A tower that replays the declared outputs, and returns the input unchanged in the other blocks,
-        gives the same logits; with one output fewer the logits differ.
+        gives the same logits; with one output fewer the logits differ. Projectors that run between the
+        tower's blocks are replayed.
         """
         if member.family.patch_tokens is None:
             return  # patches are not pruned in its tower, and nothing else asks which outputs are read
-        inputs, runs = member.ask(1), list[Tensor]()
-        blocks = member.last_stack("vision")
+        inputs, tower = member.ask(1), member.last_stack("vision")
+        projectors = [b for s in member.family.stacks if s.part == "projector" for b in member.blocks(s)]
+        runs: dict[nn.Module, Tensor] = {}
         with ExitStack() as hooks:
-            for block in blocks:
-                hooks.enter_context(watched(block, lambda _, left: runs.append(left)))
+            for block in (*tower, *projectors):
+                hooks.enter_context(watched(block, lambda _, left, block=block: runs.update({block: left})))
             logits = member.logits(inputs)
-        outputs = member.family.tower_outputs(member.config, len(blocks))
-        declared = {index: runs[index] for index in outputs}
-        assert torch.equal(_play(member, inputs, blocks, declared), logits)
-        for index in declared:
-            others = {other: output for other, output in declared.items() if other != index}
-            assert not torch.equal(_play(member, inputs, blocks, others), logits)
+        ran = list(runs)
+        between = {block: runs[block] for block in projectors if ran.index(block) < ran.index(tower[-1])}
+        declared = member.family.tower_outputs(member.config, len(tower))
+        for left_out in (None, *declared):
+            outputs = {tower[index]: runs[tower[index]] for index in declared if index != left_out}
+            played = _play(member, inputs, tower, between | outputs)
+            assert torch.equal(played, logits) == (left_out is None)
 
     def test_visual_linears_see_the_image_and_nothing_else(self, member: Member) -> None:
         """With another question about the same image their input stays the same; the input of every other
@@ -140,12 +143,13 @@ def watched(block: nn.Module, note: Callable[[Tensor, Tensor], None]) -> Iterato
 
 
 def _play(
-    member: Member, inputs: dict[str, Tensor], blocks: list[nn.Module], outputs: dict[int, Tensor]
+    member: Member, inputs: dict[str, Tensor], tower: list[nn.Module], outputs: dict[nn.Module, Tensor]
 ) -> Tensor:
+    """The logits, where modules return these outputs, and other blocks of the tower what they received."""
     with ExitStack() as patches:
-        for index, block in enumerate(blocks):
-            block.forward = lambda *args, index=index, **kwargs: (
-                outputs[index] if index in outputs else hidden_of((args, kwargs))
+        for block in {*tower, *outputs}:
+            block.forward = lambda *args, block=block, **kwargs: (
+                outputs[block] if block in outputs else hidden_of((args, kwargs))
             )
             patches.callback(block.__dict__.pop, "forward")
         return member.logits(inputs)

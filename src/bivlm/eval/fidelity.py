@@ -30,6 +30,7 @@ from bivlm.eval.answer import Answers, generate, inference, prepare
 from bivlm.eval.divergence import Fidelity, compare
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of
+from bivlm.families.last_logits import keeping, last_logits
 from bivlm.types import Sample
 
 INDEX = "reference.json"  # written last: a folder without it is not whole
@@ -157,8 +158,8 @@ def answer_logits(model: Any, family: Family, inputs: Mapping[str, Tensor], answ
     before the answer's last (MiniCPM-V's runs everywhere).
     """
     grown, count = family.extend(inputs, answers.tokens, answers.mask), answers.tokens.shape[1] + 1
-    logits = model(**grown, use_cache=False, logits_to_keep=count).logits
-    return logits[:, -count:-1][answers.mask]
+    output = model(**grown, use_cache=False, **keeping(model, count))
+    return last_logits(output, count)[:, :-1][answers.mask]
 
 
 def _reference_batch(

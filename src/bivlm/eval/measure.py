@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bivlm.checkpoint.hub import resolve_model
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
 from bivlm.eval.run import EvalResult, check_answers, evaluate
 from bivlm.events import SILENT, Events
-from bivlm.loading import FROM_CHECKPOINT, load
+from bivlm.families.pixels import PixelBounds
+from bivlm.loading import FROM_CHECKPOINT, load, recorded_pixels
 from bivlm.pruning.settings import Pruning
 from bivlm.types import Sample
 
@@ -25,20 +27,26 @@ def measure(
     max_new_tokens: int = 16,
     pruning: str | Pruning | None = FROM_CHECKPOINT,
     adapter: str | Path | None = None,
+    max_pixels: int | None = None,
+    min_pixels: int | None = None,
     events: Events = SILENT,
 ) -> EvalResult:
     """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the
     reference's answers.
 
     The reference drops no visual tokens; the model is pruned as `pruning` says and has the `adapter`, as in
-    `bivlm.load`. `events` receives the progress of the "reference answers" and then of the "questions".
-    Raises InputError, before anything is loaded, for samples without an answer.
+    `bivlm.load`; both read images within the same bounds of pixels. `events` receives the progress of the
+    "reference answers" and then of the "questions". Raises InputError, before anything is loaded, for samples
+    without an answer.
     """
     check_answers(samples)
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
         answers: ReferenceAnswers | None = None
         if reference is not None:
-            loaded, processor = load(reference, expand=True, pruning=None)
+            pixels = PixelBounds(max_pixels, min_pixels) or recorded_pixels(resolve_model(model))
+            loaded, processor = load(
+                reference, expand=True, pruning=None, max_pixels=pixels.most, min_pixels=pixels.least
+            )
             answers = collect_reference(
                 loaded,
                 processor,
@@ -49,7 +57,14 @@ def measure(
                 events=events,
             )
             del loaded
-        loaded, processor = load(model, expand=True, pruning=pruning, adapter=adapter)
+        loaded, processor = load(
+            model,
+            expand=True,
+            pruning=pruning,
+            adapter=adapter,
+            max_pixels=max_pixels,
+            min_pixels=min_pixels,
+        )
         return evaluate(
             loaded,
             processor,

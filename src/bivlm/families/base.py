@@ -70,7 +70,7 @@ class Family:
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
     tokens do not correspond. `token_grids(config, inputs)` gives rows and columns of each image's tokens from
     the inputs; None if images are squares. `tower_outputs(config, count)` gives the indices of the blocks of
-    the last vision stack whose outputs the model reads.
+    the last vision stack whose outputs the model reads, other than by the blocks of a projector.
     """
 
     model_type: str

@@ -8,8 +8,8 @@ model with sliding windows in most blocks.
 
 In E2B and E4B the last blocks have no keys and values of their own: they read those of an earlier block.
 
-Kept in full precision: the embedding, which multiplies its rows by the square root of their width and is tied
-to `lm_head`, and the embedding per layer, for the same reason; `per_layer_model_projection`, whose one
+Kept in full precision: the embedding, tied to `lm_head`, and the embedding per layer, unless a recipe packs
+them (both multiply their rows by the square root of their width); `per_layer_model_projection`, whose one
 product serves all blocks; the patch embedding, a linear on raw pixels; and the audio tower with its
 projection, since nothing here asks it.
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from bivlm.errors import InputError
+from bivlm.families.pixels import fitted
 from bivlm.families.processors import check_processor, refusals_named
 from bivlm.families.prompts import name_of, names_of, prompt_text
 from bivlm.types import Sample
@@ -27,7 +28,7 @@ from bivlm.types import Sample
 if TYPE_CHECKING:
     from bivlm.families.base import Family
 
-TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # (n, t)
+TOKEN_TYPES, MODALITIES = "token_type_ids", "mm_token_type_ids"  # (n, t); a modality of 0 is text
 TARGETS = "labels"  # targets of training: with them `forward` computes a loss
 SEEN_FROM_TOKENS = "cross_attention_mask"  # (n, t, images, tiles): which tiles of the image a token sees
 
@@ -59,7 +60,7 @@ def build(
     with refusals_named(names_of(samples)):
         batch = processor(
             text=texts,
-            images=[list(own) for own in images] if any(images) else None,
+            images=[[fitted(processor, image) for image in own] for own in images] if any(images) else None,
             do_convert_rgb=True,  # transparency onto white, by transformers
             padding=len(samples) > 1,
             padding_side="left",
@@ -114,7 +115,7 @@ def check_length(attention_mask: Tensor, samples: Sequence[Sample], limit: int |
 
 def extend(inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor, token_type: int) -> dict[str, Tensor]:
     """The implementation of `Family.extend`: every tensor that has an entry per token grows by the answers'
-    length, the others do not change. `token_type` marks the answers.
+    length, the others do not change. `token_type` marks the answers in TOKEN_TYPES.
     """
     if answers.shape != mask.shape or len(answers) != len(inputs["input_ids"]):
         shapes = f"answers {tuple(answers.shape)} and mask {tuple(mask.shape)}"
@@ -124,9 +125,9 @@ def extend(inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor, token_ty
         return torch.cat([inputs[name], added.to(inputs[name])], dim=1)
 
     grown = {"input_ids": after("input_ids", answers), "attention_mask": after("attention_mask", mask)}
-    grown |= {
-        name: after(name, torch.full_like(answers, token_type)) for name in TOKEN_TYPES if name in inputs
-    }
+    for name, value in ((TOKEN_TYPES, token_type), (MODALITIES, 0)):
+        if name in inputs:
+            grown[name] = after(name, torch.full_like(answers, value))
     if SEEN_FROM_TOKENS in inputs:
         last = inputs[SEEN_FROM_TOKENS][:, -1:]
         grown[SEEN_FROM_TOKENS] = after(SEEN_FROM_TOKENS, last.expand(-1, answers.shape[1], -1, -1))

@@ -19,20 +19,8 @@ Tokens cannot be dropped: the convolutions have no keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-from transformers import PretrainedConfig
-
 from bivlm.families.base import Family, Stack
 from bivlm.families.llava import LLAVA
-
-
-def token_grids(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-    """Rows and columns of the tokens of each tile and thumbnail."""
-    fold = config.downsample_factor
-    return [(height // fold, width // fold) for height, width in inputs["spatial_shapes"].tolist()]
-
 
 LFM2_VL = Family(
     model_type="lfm2_vl",
@@ -44,5 +32,4 @@ LFM2_VL = Family(
     full_precision=LLAVA.full_precision,
     image_token_id=lambda config: config.image_token_id,
     vision_types=("siglip2_vision_model",),
-    token_grids=token_grids,
 )

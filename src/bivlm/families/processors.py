@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bivlm.errors import InputError, cut
+from bivlm.families.packages import missing_package
+from bivlm.families.pixels import UNBOUNDED, PixelBounds, bound_pixels
 
 # LLaVA's processors count visual tokens with these; checkpoints from before transformers 4.50 may lack them,
 # and then the count is unknown
@@ -24,13 +24,15 @@ REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
 MOST = 1 << 20  # of a processor's own numbers; as many visual tokens are written out as text
 
 
-def load_processor(folder: Path, reads_images: bool = True) -> Any:
-    """The processor of a model folder, or the tokenizer of a language model that reads no images. No code
-    from the folder is run.
+def load_processor(folder: Path, reads_images: bool = True, pixels: PixelBounds = UNBOUNDED) -> Any:
+    """The processor of a model folder, its images within `pixels`, or the tokenizer of a language model that
+    reads no images. No code from the folder is run.
 
-    Raises InputError if its files are missing or damaged, if a package that it needs is missing, or if it
-    cannot count visual tokens.
+    Raises InputError if its files are missing or damaged, if a package that it needs is missing, if it cannot
+    count visual tokens, or if it does not have such bounds of pixels.
     """
+    if pixels and not reads_images:
+        raise InputError(f"{folder}: a language model reads no images; leave the bounds of pixels out")
     try:
         # with an unsuitable torchvision it fails here, not above
         from transformers import AutoProcessor, AutoTokenizer
@@ -38,17 +40,28 @@ def load_processor(folder: Path, reads_images: bool = True) -> Any:
         if not reads_images:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except ImportError as error:
-        raise InputError(f"{folder}: {_missing_package(error)}") from error
     except Exception as error:  # transformers checks little of what it reads: damage ends anywhere in it
+        needed = missing_package(error)
+        if needed is not None:
+            raise InputError(f"{folder}: its processor {needed}") from error
+        if isinstance(error, ImportError):
+            raise InputError(
+                f"{folder}: its processor needs a package that is not installed: {first_line(error)}"
+            ) from error
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise InputError(
             f"{folder}: the files of its processor are missing or damaged ({kind}{first_line(error)})"
         ) from error
     try:
         check_processor(processor)
+        bound_pixels(processor, pixels)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
+    except REFUSALS as error:
+        raise InputError(
+            f"{folder}: the settings of its image processor make no sense ({first_line(error)}); get the"
+            " folder again"
+        ) from error
     return processor
 
 
@@ -90,21 +103,6 @@ def refusals_named(where: str) -> Iterator[None]:
         raise InputError(
             f"{where}: the processor refuses the image or the question ({first_line(error)})"
         ) from error
-
-
-def _missing_package(error: ImportError) -> str:
-    if any("torchvision" in str(cause).lower() for cause in _causes(error)):
-        return (
-            "its processor needs torchvision, which is missing or does not go with the installed torch"
-            f" {torch.__version__}; install the torchvision of the same release (pip install torchvision)"
-        )
-    return f"its processor needs a package that is not installed: {first_line(error)}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ in which three of four blocks have a linear attention (a gated delta rule) in pl
         ─► language_model: linear_attn, linear_attn, linear_attn, self_attn, … ─► lm_head
 
 Kept in full precision: the embeddings and `lm_head`; the patch embedding and the position embedding; and in
-each linear attention `in_proj_a` and `in_proj_b`, which have one row per head (0.1 % of the block) and set
+each linear attention `in_proj_a` and `in_proj_b`, which have one row per head and set
 how fast the head forgets, through an exponential; its convolution is no linear. The checkpoint's block for
 predicting several tokens (`mtp`) is not a part of the model that transformers builds.
 """

@@ -15,18 +15,8 @@ Bai et al., Qwen3-VL Technical Report, 2025; Meng et al., DeepStack, NeurIPS 202
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from transformers import PretrainedConfig
-
 from bivlm.families.base import Family, Stack
 from bivlm.families.qwen2_vl import QWEN2_VL
-
-
-def tower_outputs(config: PretrainedConfig, count: int) -> Sequence[int]:
-    """The last block's output, and those that the deepstack mergers read."""
-    return sorted({*config.vision_config.deepstack_visual_indexes, count - 1})
-
 
 QWEN3_VL = Family(
     model_type="qwen3_vl",
@@ -45,5 +35,4 @@ QWEN3_VL = Family(
     image_token_id=lambda config: config.image_token_id,
     patch_tokens=QWEN2_VL.patch_tokens,
     token_grids=QWEN2_VL.token_grids,
-    tower_outputs=tower_outputs,
 )

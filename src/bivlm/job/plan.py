@@ -22,6 +22,7 @@ from bivlm.families import Family
 from bivlm.families.linears import is_linear
 from bivlm.job.recipe import KEEP, BudgetFrom, Recipe, build_quantizer
 from bivlm.job.tables import table_quantizer
+from bivlm.packed.embedding import scale_of
 from bivlm.quantizers import Quantizer
 from bivlm.types import EMBEDDINGS, PartName
 
@@ -195,26 +196,37 @@ def _outside(
 
 
 def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[TablePlan, ...]:
-    """The token embedding, and the language head unless it shares the embedding's weight. `calibrated`: the
-    head's inputs are known from data.
+    """The token embedding, a second one that serves the blocks (Gemma 4's, per layer) if there is one, and
+    the language head unless it shares the embedding's weight. `calibrated`: the head's inputs are known from
+    data.
 
     Raises InputError for a model whose embedding or head is of a kind that cannot be packed.
     """
     embedding, head = source.model.get_input_embeddings(), source.model.get_output_embeddings()
     names = {id(module): name for name, module in source.model.named_modules()}
-    if type(embedding) is not nn.Embedding or type(head) is not nn.Linear:
+    if scale_of(embedding) is None or type(head) is not nn.Linear:
         raise InputError(
             f"embeddings = {bits:g}: the embedding of {type(source.model).__name__} is a"
-            f" {type(embedding).__name__} and its head a {type(head).__name__}; only nn.Embedding and"
-            " nn.Linear can be packed: leave embeddings out"
+            f" {type(embedding).__name__} and its head a {type(head).__name__}, which cannot be packed; leave"
+            " embeddings out"
         )
+    second = getattr(source.model, "get_per_layer_input_embeddings", lambda: None)()
+    others = tuple(
+        TablePlan(
+            names[id(one)], "embedding", tuple(one.weight.shape), table_quantizer(bits, calibrated=False)
+        )
+        for one in (second,)
+        if one is not None and scale_of(one) is not None
+    )
     name, head_name = names[id(embedding)], names[id(head)]
     shape = (embedding.num_embeddings, embedding.embedding_dim)
     if f"{head_name}.weight" in source.model.all_tied_weights_keys:
-        return (TablePlan(name, "embedding", shape, table_quantizer(bits, calibrated), head=head_name),)
+        tied = TablePlan(name, "embedding", shape, table_quantizer(bits, calibrated), head=head_name)
+        return (tied, *others)
     head_shape = (head.out_features, head.in_features)
     return (
         TablePlan(name, "embedding", shape, table_quantizer(bits, calibrated=False)),
+        *others,
         TablePlan(head_name, "head", head_shape, table_quantizer(bits, calibrated)),
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from bivlm.errors import InputError
 from bivlm.families import Family
+from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe, load_recipe, recipe_of, split_settings
 from bivlm.pruning.settings import Pruning, parse_pruning
@@ -34,7 +35,8 @@ class Request:
     that is not in the table; `sensitivities` is a file that keeps the measurements of a budget;
     `measurements` a folder that keeps gradients and predictions for other jobs; `merge_adapter` says that a
     LoRA adapter in the model's folder belongs to its weights; `allow_kept_experts` that a model may be packed
-    most of whose weights stay, because they are fused experts.
+    most of whose weights stay, because they are fused experts. `pixels` bounds the images, in calibration and
+    as the packed model's default.
     """
 
     recipe: Recipe
@@ -45,6 +47,7 @@ class Request:
     measurements: Path | None = None
     merge_adapter: bool = False
     allow_kept_experts: bool = False
+    pixels: PixelBounds = UNBOUNDED
 
 
 def make_request(
@@ -61,6 +64,8 @@ def make_request(
     measurements: str | Path | None = None,
     merge_adapter: bool = False,
     allow_kept_experts: bool = False,
+    max_pixels: int | None = None,
+    min_pixels: int | None = None,
 ) -> Request:
     """Check the arguments and combine them into a request.
 
@@ -96,6 +101,7 @@ def make_request(
         None if measurements is None else Path(measurements),
         merge_adapter,
         allow_kept_experts,
+        PixelBounds(max_pixels, min_pixels),
     )
 
 

@@ -32,7 +32,7 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
-from bivlm.families import Family, family_of, use
+from bivlm.families import Family, family_of, load_processor, use
 from bivlm.families.found.record import FIELD, found_line, to_record
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
@@ -89,6 +89,8 @@ def quantize(
     measurements: str | Path | None = None,
     merge_adapter: bool = False,
     allow_kept_experts: bool = False,
+    max_pixels: int | None = None,
+    min_pixels: int | None = None,
     overwrite: bool = False,
     events: Events = SILENT,
 ) -> Path:
@@ -112,6 +114,7 @@ def quantize(
                    refused
     allow_kept_experts  pack a model whose blocks are for the most part fused experts, which stay in full
                    precision; without it such a model is refused
+    max_pixels     the most pixels of an image, in calibration and later by default; min_pixels the least
     overwrite      replace `out` if bivlm wrote it; the old model stays until the new one is complete
     events         receives the progress
 
@@ -131,6 +134,8 @@ def quantize(
         measurements=measurements,
         merge_adapter=merge_adapter,
         allow_kept_experts=allow_kept_experts,
+        max_pixels=max_pixels,
+        min_pixels=min_pixels,
     )
     prepared = prepare(model, request)
     drawn = calibration_samples(prepared, data, samples, seed, data_root)
@@ -150,6 +155,8 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     if not request.allow_kept_experts:
         check_experts(source, plan, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
+    if request.pixels:
+        load_processor(source.folder, source.family.reads_images, request.pixels)  # refuses what it lacks
     if request.pruning is not None:
         TokenPruning(source.model, request.pruning)  # refuses a pruning that this model cannot do
     return Prepared(request, source, plan, preflight(source, plan, budget))
@@ -189,7 +196,7 @@ def run(
         events.say(found_line(source.family))
     _check_samples(recipe, samples)
     check_disk(out, prepared.expected)
-    inputs = calibration_inputs(source, samples if recipe.needs_data else ())
+    inputs = calibration_inputs(source, samples if recipe.needs_data else (), prepared.request.pixels)
     if wants_gradients(plan, inputs) or plan.distillation:
         inputs = answered(source, inputs, events)
     units = [unit.path for unit in plan.units]
@@ -260,6 +267,8 @@ def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str
         described["pruning"] = request.pruning.to_dict()
     if request.merge_adapter:
         described["merge_adapter"] = True
+    if request.pixels:
+        described["pixels"] = request.pixels.to_dict()
     if inputs:
         described["data"] = data_digest(inputs)
     return described
@@ -300,6 +309,7 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
         for name, spec in record["linears"].items()
     }
     pruning = {} if request.pruning is None else {"pruning": request.pruning.to_dict()}
+    pixels = {"pixels": request.pixels.to_dict()} if request.pixels else {}
     found = {FIELD: to_record(source.family)} if source.family.origin == "found" else {}
     return {
         "quant_method": "bivlm",
@@ -322,6 +332,7 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
             "weights": [kept.to_dict() for kept in kept_weights(source)],
         },
         **pruning,
+        **pixels,
         **found,
         "modules": modules,
     }

@@ -99,9 +99,12 @@ class Walk:
                 path = packed.next_block()
                 if path is None:
                     return None
-                if path not in self.blocks:
+                if path in left:
+                    self._run_block(left.pop(path), packed, exact)
+                elif path in self.blocks:
+                    self._run_again(path, packed, exact)
+                else:
                     return self._observe_head(path, packed, exact)
-                self._run_block(left.pop(path), packed, exact)
         return None
 
     def _run_block(self, block: BlockPlan, packed: Streams, exact: Streams | None) -> None:
@@ -116,16 +119,31 @@ class Walk:
                 self.source.release([f"{linear.name}.weight" for linear in block.quantized])
             tune = self._tuner(block, module, calls, whole) if self.plan.tuning else None
             weights, vectors = self.maker.finish(block, None if collector is None else collector.stats, tune)
-            for name, weight in weights.items():
-                # decoded and multiplied by torch: the kernels' sums depend on the machine's instruction set,
-                # and the bytes of the blocks that follow must not
-                expand_weights(replace_linear(self.source.model, name, weight))
-            set_vectors(self.source.model, vectors)
-            ready = self.source.model.get_submodule(block.path)
-            outputs = _run(ready, calls)
-        packed.leave(block.path, outputs)
+            outputs = _run(self._packed(block.path, weights, vectors), calls)
+        packed.go_on(outputs)
         if exact is not None:
-            exact.leave(block.path, whole)
+            exact.go_on(whole)
+
+    def _run_again(self, path: str, packed: Streams, exact: Streams | None) -> None:
+        """Run a block that is finished: some models run a projector for one image after the other. Only the
+        first run is observed.
+        """
+        weights, vectors, _ = self.store.read_unit(path)
+        with self.source.present(path) as module:
+            whole = {} if exact is None else _run(module, exact.calls(path))
+            outputs = _run(self._packed(path, weights, vectors), packed.calls(path))
+        packed.go_on(outputs)
+        if exact is not None:
+            exact.go_on(whole)
+
+    def _packed(self, path: str, weights: Packed, vectors: Mapping[str, Tensor]) -> nn.Module:
+        """The block at `path`, now with its packed linears."""
+        for name, weight in weights.items():
+            # decoded and multiplied by torch: the kernels' sums depend on the machine's instruction set, and
+            # the bytes of the blocks that follow must not
+            expand_weights(replace_linear(self.source.model, name, weight))
+        set_vectors(self.source.model, vectors)
+        return self.source.model.get_submodule(path)
 
     def _tuner(
         self, block: BlockPlan, module: nn.Module, calls: Mapping[int, BlockCall], whole: Mapping[int, Any]

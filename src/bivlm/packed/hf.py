@@ -127,10 +127,11 @@ class BivlmHfQuantizer(HfQuantizer):
             if isinstance(module, PackedLinear):
                 model.set_submodule(name, plain_linear(weight, module.bias))
             elif isinstance(module, PackedEmbedding):
-                model.set_submodule(name, plain_embedding(weight, module.padding_idx))
+                model.set_submodule(name, module.plain(weight))
                 for place, head in heads.items():
-                    model.set_submodule(place, plain_linear(weight, head.bias))
-                    tie_again(model)
+                    if head.embedding is module:
+                        model.set_submodule(place, plain_linear(weight, head.bias))
+                        tie_again(model)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -174,12 +175,6 @@ def plain_linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     linear.weight, linear.bias = weight, bias
     return linear
-
-
-def plain_embedding(weight: nn.Parameter, padding_idx: int | None) -> nn.Embedding:
-    embedding = nn.Embedding(*weight.shape, padding_idx=padding_idx, device="meta")
-    embedding.weight = weight
-    return embedding
 
 
 def resolve_modules(

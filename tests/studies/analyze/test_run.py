@@ -23,6 +23,9 @@ MORE_BLOCKS = {  # than three in the tower, one projector, three in the language
     "gemma3": {"projector": 0},
     "gemma4_e2b": {"language": 4},
     "gemma4_unified": {"vision": 1, "projector": 0},
+    "granite4_vision": {"projector": 6},
+    "minicpmv4_6": {"vision": 4},
+    "molmo2": {"projector": 2},
 }
 
 

@@ -96,7 +96,7 @@ class _Prediction:
                         missing.remove(path)
                     with torch.inference_mode():
                         outputs = {number: call.run(module) for number, call in calls.items()}
-                streams.leave(path, outputs)
+                streams.go_on(outputs)
                 done += 1
         if missing:
             raise InputError(

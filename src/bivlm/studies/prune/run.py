@@ -26,6 +26,7 @@ from bivlm.eval.answer import inference, prepare
 from bivlm.eval.fidelity import ReferenceAnswers
 from bivlm.eval.run import check_answers, in_batches
 from bivlm.families import family_of
+from bivlm.families.last_logits import keeping
 from bivlm.loading import check_model_folder, load
 from bivlm.machine import machine, machine_line
 from bivlm.pruning.apply import TokenPruning, prune
@@ -227,7 +228,7 @@ class _Sweep(Study):
             with inference(self.other):
                 for batch in in_batches(self.samples, 1, answers):
                     inputs = prepare(self.other, self.processor, family_of(self.other.config), batch)
-                    self.other(**inputs, use_cache=False, logits_to_keep=1)
+                    self.other(**inputs, use_cache=False, **keeping(self.other, 1))
         finally:
             prune(self.other, None)
         return heard.choices

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from bivlm.eval.answer import inference
+from bivlm.families.last_logits import keeping
 from bivlm.pruning.apply import prune
 from bivlm.pruning.dropping.cache import cache_argument, cache_bytes
 from bivlm.pruning.settings import Pruning
@@ -24,7 +25,7 @@ def prefill(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:
     cache = DynamicCache(config=model.config.get_text_config())
     with inference(model):
         start = time.perf_counter()
-        model(**inputs, **cache_argument(model, cache), use_cache=True, logits_to_keep=1)
+        model(**inputs, **cache_argument(model, cache), use_cache=True, **keeping(model, 1))
         return time.perf_counter() - start, cache_bytes(cache)
 
 

@@ -1,0 +1,157 @@
+"""Bounds of an image's pixels in every processor's own way, and what is said where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers as T
+from PIL import Image
+
+from bivlm.errors import InputError
+from bivlm.families.pixels import MOST, PixelBounds, bound_pixels, fitted
+from tiny import MEMBERS, tiny_processor, tiny_samples
+from tiny.kind import TILE
+
+TEMPORAL = 2  # frames of which the patches of Qwen-VL and GLM-V consist; an image is repeated
+# the image processor, a bound, the pixels of what it may add: an overview of the whole image
+BOUNDED = [
+    ("Qwen2VLImageProcessor", 300_000, 0),
+    ("Glm4vImageProcessor", 300_000, 0),
+    ("PaddleOCRVLImageProcessor", 300_000, 0),
+    ("Gemma4ImageProcessor", 300_000, 0),
+    ("Lfm2VlImageProcessor", 600_000, 512 * 512),
+    ("Lfm2VlImageProcessor", 100_000, 0),
+    ("Llama4ImageProcessor", 300_000, 336 * 336),
+    ("Cohere2VisionImageProcessor", 600_000, 512 * 512),
+    ("MiniCPMV4_6ImageProcessor", 600_000, 448 * 448),
+    ("Molmo2ImageProcessor", 300_000, 378 * 378),
+    ("MuseGlimmerImageProcessor", 300_000, 0),
+    ("PixtralImageProcessor", 300_000, 0),
+    ("Idefics2ImageProcessor", 300_000, 0),
+    ("Idefics3ImageProcessor", 600_000, 364 * 364),
+    ("LlavaNextImageProcessor", 302_000, 224 * 224),
+    ("LlavaOnevisionImageProcessor", 600_000, 384 * 384),
+    ("MllamaImageProcessor", 120_000, 0),
+]
+
+
+def photo(width: int = 1100, height: int = 750) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@dataclass(eq=False)
+class Processor:
+    image_processor: Any
+
+
+def processor_of(name: str, **settings: Any) -> Processor:
+    return Processor(getattr(T, name)(**settings))
+
+
+def pixels_read(processor: Any, image: Image.Image) -> float:
+    """How many pixels of an image reach the model; empty tiles, which Mllama adds, do not count."""
+    values = processor.image_processor(images=[fitted(processor, image)], return_tensors="pt")["pixel_values"]
+    if values.ndim == 6:
+        values = values[:, :, values.flatten(3).ne(0).any(-1)[0, 0]]
+    repeated = TEMPORAL if values.shape[-1] % (3 * TEMPORAL) == 0 and values.ndim == 2 else 1
+    return values.numel() / 3 / repeated
+
+
+@pytest.mark.parametrize(("name", "most", "overview"), BOUNDED)
+@pytest.mark.parametrize("turned", [False, True])
+def test_no_image_has_more_pixels_than_the_bound(name: str, most: int, overview: int, turned: bool):
+    image = photo(750, 1100) if turned else photo()
+    free, bounded = processor_of(name), processor_of(name)
+    bound_pixels(bounded, PixelBounds(most))
+    assert pixels_read(bounded, image) <= most + overview
+    assert pixels_read(free, image) > pixels_read(bounded, image)
+
+
+@pytest.mark.parametrize("name", ["Qwen2VLImageProcessor", "Glm4vImageProcessor"])
+def test_no_image_has_fewer_pixels_than_the_lower_bound(name: str):
+    processor = processor_of(name)
+    bound_pixels(processor, PixelBounds(least=200_000))
+    assert pixels_read(processor, photo(100, 60)) >= 200_000
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in BOUNDED])
+def test_without_bounds_a_processor_stays_as_it_is(name: str):
+    processor = processor_of(name)
+    before = processor.image_processor.to_json_string()
+    bound_pixels(processor, PixelBounds())
+    assert processor.image_processor.to_json_string() == before
+    image = photo(20, 30)
+    assert fitted(processor, image) is image
+
+
+@pytest.mark.parametrize("name", ["CLIPImageProcessor", "SiglipImageProcessor", "Gemma3ImageProcessor"])
+def test_one_size_for_all_images_takes_no_bound(name: str):
+    with pytest.raises(
+        InputError, match=r"makes every image the same size, of 50176 pixels; leave --max-pix"
+    ):
+        bound_pixels(processor_of(name), PixelBounds(60_000))
+
+
+@pytest.mark.parametrize("name", ["PixtralImageProcessor", "LlavaNextImageProcessor", "CLIPImageProcessor"])
+def test_what_has_no_lower_bound_takes_none(name: str):
+    with pytest.raises(InputError, match="no lower bound of pixels; leave --min-pixels out"):
+        bound_pixels(processor_of(name), PixelBounds(least=10))
+
+
+@pytest.mark.parametrize(
+    ("most", "least", "said"),
+    [
+        (0, None, "--max-pixels is 0; give a number of pixels from 1"),
+        (MOST + 1, None, f"--max-pixels is {MOST + 1}"),
+        (True, None, "--max-pixels is True"),
+        (None, -1, "--min-pixels is -1"),
+        (10, 11, "--min-pixels is 11 and --max-pixels is 10; give a lower minimum"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_named(most: Any, least: Any, said: str):
+    with pytest.raises(InputError) as caught:
+        PixelBounds(most, least)
+    assert said in str(caught.value)
+
+
+def test_a_bound_below_the_smallest_step_is_refused():
+    with pytest.raises(InputError, match="--max-pixels is 100, and Processor reads 225792 at least"):
+        bound_pixels(processor_of("LlavaNextImageProcessor"), PixelBounds(100))
+
+
+def test_settings_of_a_stranger_do_not_fill_the_memory():
+    """A bound of its own beyond MOST is lowered; one size beyond it is refused; without a size MOST holds."""
+    huge = {"shortest_edge": 10**12, "longest_edge": 10**13}
+    processor = processor_of("Qwen2VLImageProcessor", size=huge)
+    bound_pixels(processor, PixelBounds())
+    assert dict(processor.image_processor.size) == {"shortest_edge": MOST, "longest_edge": MOST}
+    with pytest.raises(InputError, match="same size, of 100000000 pixels; correct its size"):
+        bound_pixels(
+            processor_of("SiglipImageProcessor", size={"height": 10_000, "width": 10_000}), PixelBounds()
+        )
+    unresized = processor_of("SiglipImageProcessor", do_resize=False)
+    bound_pixels(unresized, PixelBounds())
+    large = Image.new("RGB", (5000, 4000))
+    assert np.prod(fitted(unresized, large).size) <= MOST
+
+
+def test_a_record_of_bounds_is_read_back_and_others_are_refused():
+    for bounds in (PixelBounds(), PixelBounds(9), PixelBounds(9, 3), PixelBounds(least=3)):
+        assert PixelBounds.from_dict(bounds.to_dict()) == bounds
+    for record in ([], {"max": 3}, {"max_pixels": "9"}, {"max_pixels": 1e6}, "x"):
+        with pytest.raises(InputError):
+            PixelBounds.from_dict(record)
+
+
+@pytest.mark.parametrize("member", [one for one in MEMBERS if one.name in {"llava_next", "mllama"}], ids=str)
+def test_a_model_that_knows_the_grids_reads_bounded_images(member: Any):
+    """The number of visual tokens, which the model checks, fits the smaller grid."""
+    processor = tiny_processor(member.name)
+    bound_pixels(processor, PixelBounds(2 * TILE * TILE))
+    sample = tiny_samples(3)[2]
+    inputs = member.family.inputs(processor, [sample], [sample.images], member.config)
+    assert member.logits(inputs).isfinite().all()
+    assert inputs["pixel_values"].flatten(-3).ne(0).any(-1).sum() <= 3
