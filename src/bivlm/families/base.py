@@ -54,7 +54,8 @@ class Family:
     in the prompt for each image, with the place `{image}` of the processor's token. `vision_types` are the
     `model_type`s of the vision towers that have these paths; empty if the architecture has only one.
     `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model reads them (in
-    most models they mark the image, and 0 is text). `mixed_batches` is False for a model in which the number
+    most models they mark the image, and 0 is text). `most_images` of one question is None for
+    any number. `mixed_batches` is False for a model in which the number
     of images of one question changes what it computes for others in its batch. `auto_class` is the class of
     transformers that builds the model.
 
@@ -72,6 +73,7 @@ class Family:
     vision_types: tuple[str, ...] = ()
     image_place: str = "{image}"
     answer_token_type: int = 0
+    most_images: int | None = None
     mixed_batches: bool = True
     auto_class: str = "AutoModelForImageTextToText"
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
