@@ -222,8 +222,8 @@ def page(rows: Sequence[Row], command: str) -> str:
         "- **packed**: packed to 2 bits and loaded again, the model computes exactly with these weights.",
         "- **pruned**: a forward pass drops half of the visual tokens after the first language block.",
         "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
-        " small config, because the type's default config makes no model that runs. Experts that are stacked in one"
-        " parameter stay in full precision.",
+        " small config, because the type's default config makes no model that runs. Experts that are"
+        " stacked in one parameter stay in full precision.",
         "",
         "| model type | declared | found | replayed | packed | pruned | share | why not |",
         "|---|:-:|:-:|:-:|:-:|:-:|--:|---|",

@@ -136,9 +136,8 @@ def _read(small: Small, model_type: str, auto_class: str) -> Structure:
     around = find_around(model, views, seen, parts, three.question)
     paths = [stack.path for stack in seen]
     everywhere = [*paths, *around.projectors]
-    begun: dict[str, tuple[PartName, int]] = {
-        stack.path: (parts[stack.path], stack.start) for stack in seen
-    } | dict(around.projectors)
+    begun: dict[str, tuple[PartName, int]] = dict(around.projectors)
+    begun.update({stack.path: (parts[stack.path], stack.start) for stack in seen})
     stacks = tuple(
         FoundStack(
             part,

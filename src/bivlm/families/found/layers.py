@@ -79,7 +79,9 @@ def _cut_overrides(config: PretrainedConfig, depth: Depth) -> None:
     """Fields that single blocks have for themselves, by the number of the block."""
     own = config.to_dict().get("per_layer_config")
     if own:
-        kept = {depth.kept.index(int(old)): fields for old, fields in own.items() if int(old) in depth.kept}
+        kept: dict[int | str, dict[str, Any]] = {
+            depth.kept.index(int(old)): fields for old, fields in own.items() if int(old) in depth.kept
+        }
         config.per_layer_config = kept
 
 
