@@ -214,6 +214,15 @@ def test_a_template_with_too_few_places_is_named():
         ask("llava", sample, processor=processor)
 
 
+def test_more_images_than_the_model_takes_are_named():
+    family, image = replace(family_of("llava"), most_images=1), tiny_samples(1)[0].image
+    sample = Sample((image, image), "Is it red?", origin="vqa.jsonl:7")
+    with pytest.raises(
+        InputError, match=r"vqa\.jsonl:7: 2 images are given, and this model takes 1; give fewer"
+    ):
+        family.inputs(tiny_processor("llava"), [sample], [sample.images])
+
+
 @pytest.mark.parametrize(
     ("template", "shown"),
     [

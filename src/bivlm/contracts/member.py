@@ -80,6 +80,11 @@ class Member:
         """Whether the image reaches the language model through cross-attention alone."""
         return any(stack.visual_linears for stack in self.family.stacks)
 
+    def takes(self, sample: Sample) -> bool:
+        """Whether the model takes a question with as many images."""
+        most = self.family.most_images
+        return bool(sample.images or not self.needs_image) and (most is None or len(sample.images) <= most)
+
     def save(self, folder: Path, dtype: torch.dtype) -> Path:
         """Model and processor as `save_pretrained` writes them; returns the folder."""
         for one in self.make(dtype):

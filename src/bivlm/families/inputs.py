@@ -51,6 +51,12 @@ def build(
             "the processor's tokenizer has no pad_token, so questions of different lengths cannot share a"
             " batch; use a batch size of 1"
         )
+    many = next((one for one in samples if len(one.images) > (family.most_images or len(one.images))), None)
+    if many is not None:
+        raise InputError(
+            f"{name_of(many)}: {len(many.images)} images are given, and this model takes"
+            f" {family.most_images}; give fewer"
+        )
     if not family.mixed_batches and len({len(own) for own in images}) > 1:
         raise InputError(
             f"{names_of(samples)}: the questions have different numbers of images, which cannot share a batch"

@@ -112,7 +112,9 @@ def bound_pixels(processor: Any, bounds: PixelBounds) -> None:
         raise InputError(f"{name} makes every image the same size, of {way.own} pixels; {advice}")
     most = min(way.own, MOST) if bounds.most is None else bounds.most
     if most < way.smallest:
-        raise InputError(f"--max-pixels is {most}, and {name} reads {way.smallest} at least; give more")
+        given = f"--max-pixels is {most}" if bounds.most else f"at most {MOST} pixels of an image are read"
+        advice = "give more" if bounds.most else "correct its settings"
+        raise InputError(f"{given}, and {name} reads {way.smallest} at least; {advice}")
     fit = way.set_most(most)
     if fit is not None:
         _FITS[processor] = fit
