@@ -23,6 +23,7 @@ import argparse
 import json
 import logging
 import multiprocessing
+import re
 import resource
 import signal
 import sys
@@ -198,6 +199,15 @@ def _is_exact(model: Any, loaded: Any, inputs: Mapping[str, Any]) -> bool:
 MARKS: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}
 
 
+def _why(row: Row) -> str:
+    """What stopped a type, without what every row would say, and without paths of this machine."""
+    if not row.reason:
+        return "stacked experts stay" if row.experts else ""
+    said = re.sub(r"the structure of '.*?' could not be found: ", "", row.reason)
+    said = said.partition("; a decl")[0]
+    return re.sub(r"/\S+/model\S*?(?=:? )", "the saved model", said).replace("|", "/")
+
+
 def page(rows: Sequence[Row], command: str) -> str:
     """docs/families.md."""
     lines = [
@@ -221,15 +231,17 @@ def page(rows: Sequence[Row], command: str) -> str:
         " small config, because the type's default config makes no model that runs. Experts that are stacked"
         " in one parameter stay in full precision.",
         "",
+        "A small copy that does not run speaks of default configs and made-up inputs alone: a real folder"
+        " brings its own config and its own processor, and may be found.",
+        "",
         "| model type | declared | found | replayed | packed | pruned | share | why not |",
         "|---|:-:|:-:|:-:|:-:|:-:|--:|---|",
     ]
     for row in rows:
         share = "" if row.share is None else f"{row.share:.0%}{'' if row.default else '*'}"
-        why = row.reason or ("stacked experts stay" if row.experts else "")
         marks = " | ".join(MARKS[getattr(row, step)] for step in STEPS)
         declared = "yes" if row.declared else ""
-        lines.append(f"| {row.model_type} | {declared} | {marks} | {share} | {why.replace('|', '/')} |")
+        lines.append(f"| {row.model_type} | {declared} | {marks} | {share} | {_why(row)} |")
     return "\n".join(lines) + "\n"
 
 
