@@ -52,7 +52,6 @@ class Stack:
 class Family:
     """One architecture of transformers, by its `model_type`.
 
-<<<<<<< HEAD
     `stacks` are listed in the order in which the model first comes to them. `full_precision` are glob
     patterns of modules outside the stacks, or of linears inside them, that are not quantized.
     `image_token_id(config)` is the id that marks a visual token in `input_ids`; None for a model whose image
@@ -62,24 +61,11 @@ class Family:
     token. `vision_types` are the `model_type`s of the vision towers that have these paths; empty if the
     architecture has only one. `variants` are declarations for other towers of the same architecture, whose
     paths differ. `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model
-    reads them (in most models they mark the image, and 0 is text). `mixed_batches` is False for a model in
+    reads them (in most models they mark the image, and 0 is text). `most_images` of one question is None for
+    any number. `mixed_batches` is False for a model in
     which the number of images of one question changes what it computes for others in its batch. `auto_class`
     is the class of transformers that builds the model. `origin` is "found" for a family that was found and
     not declared.
-=======
-    `stacks` are listed in the order in which the model runs them. `full_precision` are glob patterns of
-    modules outside the stacks, or of linears inside them, that are not quantized. `image_token_id(config)` is
-    the id that marks a visual token in `input_ids`; None for a model whose image enters the language model
-    through cross-attention only. `prompt` has the places `{image}`, `{question}` and `{bos}`; it is used for
-    processors without a chat template, and without it a chat template is needed. `image_place` is what stands
-    in the prompt for each image, with the place `{image}` of the processor's token. `vision_types` are the
-    `model_type`s of the vision towers that have these paths; empty if the architecture has only one.
-    `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model reads them (in
-    most models they mark the image, and 0 is text). `most_images` of one question is None for
-    any number. `mixed_batches` is False for a model in which the number
-    of images of one question changes what it computes for others in its batch. `auto_class` is the class of
-    transformers that builds the model.
->>>>>>> inputs
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
