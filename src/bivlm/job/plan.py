@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -214,13 +214,14 @@ def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[Ta
 
     Raises InputError for a model whose embedding or head is of a kind that cannot be packed.
     """
-    embedding, head = source.model.get_input_embeddings(), source.model.get_output_embeddings()
+    embedding: Any = source.model.get_input_embeddings()
+    head = source.model.get_output_embeddings()
     names = {id(module): name for name, module in source.model.named_modules()}
     if scale_of(embedding) is None or type(head) is not nn.Linear:
         raise InputError(
             f"embeddings = {bits:g}: the embedding of {type(source.model).__name__} is a"
-            f" {type(embedding).__name__} and its head a {type(head).__name__}, which cannot be packed; leave"
-            " embeddings out"
+            f" {type(embedding).__name__} and its head a {type(head).__name__}; only a table, whose rows may"
+            " be scaled, and nn.Linear can be packed: leave embeddings out"
         )
     second = getattr(source.model, "get_per_layer_input_embeddings", lambda: None)()
     others = tuple(
