@@ -73,7 +73,6 @@ QWEN3_5_TEXT = text(
     **LINEAR_ATTENTION,
 )
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-QWEN3_TEXT = text(head_dim=24, rope_parameters=INTERLEAVED)
 GEMMA4_TEXT = text(
     head_dim=24,
     global_head_dim=32,
@@ -111,26 +110,61 @@ VQ = {
     "num_res_blocks": 1,
 }
 
+GLM_WIDE_ROPE = {**GLM_ROPE, "mrope_section": [8, 12, 12]}
+SIGLIP_SO400M = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 364,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+
 # defaults of which only the parts do not fit together: the fields that make them fit
 FITTED: dict[str, dict[str, Any]] = {
     "aria": {"vision_config": {"model_type": "idefics3_vision", "image_size": 490, "patch_size": 14}},
+    "aya_vision": {"vision_config": {**SIGLIP_SO400M}},
     "cosmos3_omni": {"vision_config": {"out_hidden_size": 4096}},
     "exaone4_5": {"vision_config": {"out_hidden_size": 4096}},
+    "gemma3": {"mm_tokens_per_image": 49},
+    "glm46v": {"text_config": {"model_type": "glm4v_text", "rope_parameters": GLM_WIDE_ROPE}},
+    "glm4v": {"text_config": {"rope_parameters": GLM_WIDE_ROPE}},
     "glm5_next": {"vision_config": {"out_hidden_size": 4096}},
+    "glmga": {"text_config": {"model_type": "glm4v_text", "rope_parameters": GLM_WIDE_ROPE}},
+    "idefics3": {"vision_config": {"image_size": 256}},
+    "qwen2_5_vl": {"vision_config": {"out_hidden_size": 8192}},
+    "qwen2_vl": {"vision_config": {"hidden_size": 8192}},
+    "qwen3_5": {"vision_config": {"out_hidden_size": 4096}},
+    "qwen3_5_moe": {"vision_config": {"out_hidden_size": 2048}},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 151652},
+    "qwen3_omni_moe_thinker": {
+        "vision_config": {"out_hidden_size": 2048},
+        "vision_start_token_id": 151652,
+    },
+    "qwen3_vl": {"vision_config": {"out_hidden_size": 4096}},
+    "qwen3_vl_moe": {"vision_config": {"out_hidden_size": 2048}},
+    "shieldgemma2": {"mm_tokens_per_image": 49},
+    "smolvlm": {"vision_config": {"image_size": 256}},
+    "step3p7": {"text_config": {"sliding_window": 512}},
+    "t5gemma2": {"encoder": {"mm_tokens_per_image": 49}},
 }
 
-GLM46V = {
-    **GLM_TOKENS,
-    "text_config": text(rope_parameters=GLM_ROPE, model_type="glm4v_text"),
-    "vision_config": {**GLM_TOWER, "model_type": "glm4v_vision"},
+MINICPM = {
+    "image_token_id": IMAGE,
+    "video_token_id": 391,
+    "insert_layer_id": 1,
+    "image_size": 64,
+    "patch_size": 8,
+    "text_config": {**QWEN3_5_TEXT, "model_type": "qwen3_5_text"},
+    "vision_config": tower(num_hidden_layers=4, image_size=64, insert_layer_id=1),
 }
 
 SPECIAL: dict[str, dict[str, Any]] = {
-    "aya_vision": {
-        "image_token_index": IMAGE,
-        "text_config": text(model_type="cohere2", head_dim=24, **SLIDING),
-        "vision_config": siglip(),
-    },
+    "minicpm_ocr": {**MINICPM, "text_config": text(model_type="qwen3", head_dim=24)},
+    "minicpmv4_6": MINICPM,
+    "minicpmv4_7": MINICPM,
     "blip-2": {
         "image_token_index": IMAGE,
         "num_query_tokens": 8,
@@ -149,12 +183,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
             "vocab_size": 400,
         },
         "text_config": OPT_TEXT,
-    },
-    "gemma3": {
-        "image_token_id": IMAGE,
-        "mm_tokens_per_image": 4,
-        "text_config": text(head_dim=24, **SLIDING),
-        "vision_config": siglip(),
     },
     "gemma4": {
         **GEMMA4_TOKENS,
@@ -183,9 +211,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
             "output_proj_dims": 96,
         },
     },
-    "glm4v": {**GLM_TOKENS, "text_config": text(rope_parameters=GLM_ROPE), "vision_config": GLM_TOWER},
-    "glm46v": GLM46V,
-    "glmga": GLM46V,
     "glm4v_moe": {
         **GLM_TOKENS,
         "text_config": text(
@@ -215,12 +240,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "text_config": text(),
         "vision_config": siglip(),
         "qformer_config": {**QFORMER, "num_hidden_layers": 1, "encoder_hidden_size": 64},
-    },
-    "idefics3": {
-        "image_token_id": IMAGE,
-        "scale_factor": 2,
-        "text_config": text(model_type="llama"),
-        "vision_config": tower(),
     },
     "instructblipvideo": {
         "video_token_index": IMAGE,
@@ -294,45 +313,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "text_config": text(model_type="qwen2"),
         "vision_config": tower(vocab_size=64, hidden_stride=2),
     },
-    "qwen2_vl": {
-        **QWEN_TOKENS,
-        "text_config": text(rope_parameters=MROPE),
-        "vision_config": {
-            "depth": 3,
-            "num_heads": 4,
-            "patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "embed_dim": 64,
-            "hidden_size": 96,
-            "mlp_ratio": 2,
-        },
-    },
-    "qwen2_5_vl": {
-        **QWEN_TOKENS,
-        "text_config": text(rope_parameters=MROPE),
-        "vision_config": {
-            **{name: value for name, value in grid_tower().items() if name != "num_position_embeddings"},
-            "window_size": 32,
-            "fullatt_block_indexes": [1],
-        },
-    },
-    "qwen3_5": {**QWEN_TOKENS, "text_config": QWEN3_5_TEXT, "vision_config": grid_tower()},
-    "qwen3_5_moe": {
-        **QWEN_TOKENS,
-        "text_config": {**QWEN3_5_TEXT, **EXPERTS, "shared_expert_intermediate_size": 48},
-        "vision_config": grid_tower(),
-    },
-    "qwen3_vl": {
-        **QWEN_TOKENS,
-        "text_config": QWEN3_TEXT,
-        "vision_config": grid_tower(deepstack_visual_indexes=[1, 2]),
-    },
-    "qwen3_vl_moe": {
-        **QWEN_TOKENS,
-        "text_config": {**QWEN3_TEXT, **EXPERTS},
-        "vision_config": grid_tower(deepstack_visual_indexes=[1, 2]),
-    },
     "qwen4_exp": {
         **QWEN_TOKENS,
         "text_config": text(
@@ -351,18 +331,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
             **LINEAR_ATTENTION,
         ),
         "vision_config": grid_tower(),
-    },
-    "shieldgemma2": {
-        "image_token_index": IMAGE,
-        "mm_tokens_per_image": 4,
-        "text_config": text(head_dim=24, **SLIDING),
-        "vision_config": siglip(),
-    },
-    "smolvlm": {
-        "image_token_id": IMAGE,
-        "scale_factor": 2,
-        "text_config": text(model_type="llama"),
-        "vision_config": tower(),
     },
     "chameleon": {**text(), "vq_config": VQ, "vocabulary_map": {"<image>": IMAGE}},
 }

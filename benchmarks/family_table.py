@@ -44,12 +44,9 @@ from bivlm.calibration.paused import PausedForward, stopping
 from bivlm.cli.shared import quiet_libraries
 from bivlm.errors import InputError, cut
 from bivlm.eval.structure import count_weights
-from bivlm.families.found.build import seeded_model
-from bivlm.families.found.find import VOCABULARY, find_structure
+from bivlm.families.found.find import find_structure, small_model
 from bivlm.families.found.parts import blocks_below
-from bivlm.families.found.shrink import shrink
 from bivlm.families.found.structure import Structure
-from bivlm.families.found.synthetic import synthetic
 from bivlm.families.found.tracing import run
 from bivlm.packed.module import expand_weights, packed_modules
 from bivlm.pruning.apply import active_pruning, prune
@@ -104,7 +101,7 @@ def _row(model_type: str) -> Row:
 
 def _config(model_type: str) -> Any:
     """The default config, with parts that fit together; or the special one."""
-    fields = SPECIAL.get(model_type, FITTED.get(model_type, {}))
+    fields = FITTED.get(model_type, SPECIAL.get(model_type, {}))
     return transformers.CONFIG_MAPPING[model_type](**fields)
 
 
@@ -131,12 +128,11 @@ def _steps(row: Row, folder: Path) -> None:
     structure = find_structure(config)
     row.found, row.experts = True, bool(structure.experts)
     row.share = _share(config, structure)
-    small = shrink(config, vocabulary=VOCABULARY).config
     for part, name, value in SMALL_IMAGES.get(row.model_type, ()):
-        setattr(getattr(small, part), name, value)
+        setattr(getattr(config, part), name, value)
     auto_model = getattr(transformers, structure.auto_class)
-    model = seeded_model(auto_model, small)
-    inputs = synthetic(model).question
+    small = small_model(config, auto_model, None)
+    model, inputs = small.model, small.three.question
     row.replayed = _replays(model, inputs, structure)
     if not row.replayed:
         row.reason = "the paused forward pass gives other logits"
@@ -222,8 +218,8 @@ def page(rows: Sequence[Row], command: str) -> str:
         "- **packed**: packed to 2 bits and loaded again, the model computes exactly with these weights.",
         "- **pruned**: a forward pass drops half of the visual tokens after the first language block.",
         "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
-        " small config, because the type's default config makes no model that runs. Experts that are"
-        " stacked in one parameter stay in full precision.",
+        " small config, because the type's default config makes no model that runs. Experts that are stacked"
+        " in one parameter stay in full precision.",
         "",
         "| model type | declared | found | replayed | packed | pruned | share | why not |",
         "|---|:-:|:-:|:-:|:-:|:-:|--:|---|",

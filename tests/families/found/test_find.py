@@ -24,6 +24,7 @@ from tiny.language import tiny_language_config, tiny_language_model
 
 # linears that a declaration keeps for a reason that no forward pass shows, or cuts into other blocks
 JUDGED = {
+    "qwen3_5_text": "in_proj_a and in_proj_b are small and delicate",
     "qwen3_5": "in_proj_a and in_proj_b are small and delicate",
     "minicpmv4_6": "the same; and its merger inside the tower counts as vision",
     "molmo2": "the projector is declared as two blocks",
@@ -74,7 +75,8 @@ def test_language_models_are_found(model_type, tmp_path):
     config = transformers.AutoConfig.from_pretrained(folder)
     found, declared = structure_in(folder, config).family, family_of(config)
     assert places(found) == places(declared)
-    assert quantized(config, found) == quantized(config, declared)
+    assert quantized(config, found) >= quantized(config, declared)
+    assert model_type in JUDGED or quantized(config, found) == quantized(config, declared)
     assert found.prompt == declared.prompt
     assert not found.reads_images
 

@@ -32,7 +32,10 @@ class Around:
 
 def tables(model: Any) -> tuple[str, ...]:
     """The names of token embedding and language head."""
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    try:
+        ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    except NotImplementedError:  # some encoder-decoders
+        return ()
     return tuple(
         name
         for name, module in model.named_modules()

@@ -78,14 +78,14 @@ def find_structure(config: PretrainedConfig, asking: Asking | None = None) -> St
     """
     auto_class = auto_class_of(config.model_type, config.architectures or ())
     auto_model = getattr(transformers, auto_class)
-    small = _small_model(config, auto_model, asking)
+    small = small_model(config, auto_model, asking)
     structure = _read(small, config.model_type, auto_class)
     with torch.device("meta"):
         full = auto_model.from_config(config, dtype=torch.bfloat16)
     return check_against(full, small.model, structure)
 
 
-def _small_model(config: PretrainedConfig, auto_model: Any, asking: Asking | None) -> Small:
+def small_model(config: PretrainedConfig, auto_model: Any, asking: Asking | None) -> Small:
     """The smallest model that can be built and run: narrow and shallow, or only shallow; asked with the
     folder's processor, or with made-up inputs.
     """
@@ -136,8 +136,9 @@ def _read(small: Small, model_type: str, auto_class: str) -> Structure:
     around = find_around(model, views, seen, parts, three.question)
     paths = [stack.path for stack in seen]
     everywhere = [*paths, *around.projectors]
-    begun: dict[str, tuple[PartName, int]] = dict(around.projectors)
-    begun.update({stack.path: (parts[stack.path], stack.start) for stack in seen})
+    begun: dict[str, tuple[PartName, int]] = {**around.projectors}
+    for stack in seen:
+        begun[stack.path] = (parts[stack.path], stack.start)
     stacks = tuple(
         FoundStack(
             part,

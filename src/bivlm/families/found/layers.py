@@ -112,9 +112,11 @@ def named_layers(config: PretrainedConfig) -> tuple[int, ...]:
 
 
 def _state(state: int, depth: Depth) -> int:
-    """A hidden state by number: 0 is the input of the first block, negative ones count from the end."""
+    """A hidden state by its number, which begins at the first block's input or at its output; negative ones
+    count from the end.
+    """
     count = len(depth.kept)
-    return max(state, -count) if state < 0 else min(state, count)
+    return max(state, -count) if state < 0 else min(state, count - 1)
 
 
 def _is_per_layer(value: Any, count: int) -> bool:

@@ -5,7 +5,6 @@ worth knowing before it is packed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,9 +116,3 @@ def family_from(
         auto_class=auto_class,
         origin="found",
     )
-
-
-def shares(counts: Mapping[str, int]) -> dict[str, float]:
-    """Shares of the whole, by name."""
-    total = sum(counts.values()) or 1
-    return {name: count / total for name, count in counts.items()}

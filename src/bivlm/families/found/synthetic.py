@@ -22,7 +22,13 @@ from bivlm.families.found.pixels import pixel_forms
 from bivlm.families.found.shrink import nodes
 from bivlm.families.found.tracing import first_tensor, run
 
-IMAGE_TOKENS = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
+IMAGE_TOKENS = (
+    "image_token_id",
+    "image_token_index",
+    "image_patch_id",
+    "media_placeholder_token_id",
+    "video_token_index",
+)
 TYPES = ("mm_token_type_ids", "token_type_ids")
 FEATURES_NEEDED = re.compile(r"features:? ?(?:torch\.Size\()?\[?(\d+)")
 
