@@ -61,7 +61,8 @@ class Family:
     token. `vision_types` are the `model_type`s of the vision towers that have these paths; empty if the
     architecture has only one. `variants` are declarations for other towers of the same architecture, whose
     paths differ. `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model
-    reads them (in most models they mark the image, and 0 is text). `mixed_batches` is False for a model in
+    reads them (in most models they mark the image, and 0 is text). `most_images` of one question is None for
+    any number. `mixed_batches` is False for a model in
     which the number of images of one question changes what it computes for others in its batch. `auto_class`
     is the class of transformers that builds the model. `origin` is "found" for a family that was found and
     not declared.

@@ -208,8 +208,8 @@ def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[Ta
     if scale_of(embedding) is None or type(head) is not nn.Linear:
         raise InputError(
             f"embeddings = {bits:g}: the embedding of {type(source.model).__name__} is a"
-            f" {type(embedding).__name__} and its head a {type(head).__name__}, which cannot be packed; leave"
-            " embeddings out"
+            f" {type(embedding).__name__} and its head a {type(head).__name__}; only a table, whose rows may"
+            " be scaled, and nn.Linear can be packed: leave embeddings out"
         )
     second = getattr(source.model, "get_per_layer_input_embeddings", lambda: None)()
     others = tuple(
