@@ -22,8 +22,8 @@ QWEN3_VL = Family(
     model_type="qwen3_vl",
     stacks=(
         Stack("vision", "model.visual.blocks"),
-        Stack("projector", "model.visual.merger"),
         Stack("projector", "model.visual.deepstack_merger_list"),
+        Stack("projector", "model.visual.merger"),
         Stack("language", "model.language_model.layers"),
     ),
     full_precision=(
