@@ -41,12 +41,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 import bivlm
 from bivlm import families
-from bivlm.calibration.paused import PausedForward, stopping
+from bivlm.calibration.streams import replay
 from bivlm.cli.shared import quiet_libraries
 from bivlm.errors import InputError, cut
 from bivlm.eval.structure import count_weights
+from bivlm.families.base import block_paths
 from bivlm.families.found.find import find_structure, small_model
-from bivlm.families.found.parts import blocks_below
 from bivlm.families.found.structure import Structure
 from bivlm.families.found.tracing import run
 from bivlm.packed.module import expand_weights, packed_modules
@@ -167,24 +167,10 @@ def _share(config: Any, structure: Structure) -> float:
 
 
 def _replays(model: Any, inputs: Mapping[str, Any], structure: Structure) -> bool:
-    """Whether the forward pass, stopped at every block, gives the same logits."""
-    paths = [block for stack in structure.stacks for block in blocks_below(model, stack.path)]
-    modules = {path: model.get_submodule(path) for path in paths}
-    expected, reached = run(model, inputs), set()
-    with torch.inference_mode(), stopping(modules):
-        paused = PausedForward(lambda: run(model, inputs))
-        paused.resume()
-        while paused.call is not None:
-            block = modules[paused.call.path]
-            reached.add(paused.call.path)
-            paused.resume(type(block).forward(block, *paused.call.args, **paused.call.kwargs))
-    found = paused.result
-    return (
-        expected is not None
-        and found is not None
-        and bool(torch.equal(expected, found))
-        and reached == {*paths}
-    )
+    """Whether the forward pass, paused at every block, gives the same logits, and comes to all of them."""
+    paths = [block for stack in structure.stacks for block in block_paths(model, stack.path)]
+    found, ran = replay(lambda: run(model, inputs), {path: model.get_submodule(path) for path in paths})
+    return _equal(run(model, inputs), found) and {*ran} == {*paths}
 
 
 def _is_exact(model: Any, loaded: Any, inputs: Mapping[str, Any]) -> bool:
@@ -192,8 +178,12 @@ def _is_exact(model: Any, loaded: Any, inputs: Mapping[str, Any]) -> bool:
     with torch.no_grad():
         for name, module in packed_modules(loaded).items():
             model.get_submodule(name).weight.copy_(module.dequantize())
-    expected, found = run(model, inputs), run(loaded, inputs)
-    return expected is not None and found is not None and bool(torch.equal(expected, found))
+    return _equal(run(model, inputs), run(loaded, inputs))
+
+
+def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    """Whether both are tensors, and the same."""
+    return one is not None and other is not None and bool(torch.equal(one, other))
 
 
 MARKS: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}

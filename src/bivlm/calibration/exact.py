@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall
 from bivlm.calibration.streams import Streams
-from bivlm.calibration.trees import Place, change_in_place, mapped, same, tensors
 from bivlm.checkpoint.source import SourceModel
 from bivlm.families.last_logits import last_logits
+from bivlm.trees import Place, change_in_place, mapped, same, tensors
 
 KEPT_BYTES = 1 << 29  # of kept inputs, about, at a time
 

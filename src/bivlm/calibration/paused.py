@@ -22,7 +22,7 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-from bivlm.calibration.trees import Change, mapped, same, tensors
+from bivlm.trees import Change, mapped, same, tensors
 
 
 @dataclass(frozen=True)

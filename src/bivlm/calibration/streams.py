@@ -7,17 +7,18 @@ Samples need not take the same way: one without an image meets no block of the v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall, PausedForward, stopping
+from bivlm.errors import InputError
 from bivlm.families.last_logits import keeping
 
 
@@ -96,19 +97,35 @@ class Streams:
             yield
 
 
+def unreached(path: str) -> InputError:
+    """The error for a block that no sample meets, though it needs them."""
+    return InputError(
+        f"no calibration sample reaches {path}; give samples that use it (with images, if it is of the vision"
+        " part), or leave its part out with --parts"
+    )
+
+
 @torch.inference_mode()
-def replayed_logits(model: Any, tensors: Mapping[str, Tensor], paths: Sequence[str]) -> Tensor:
-    """The logits (batch, t, vocabulary) of a pass that is paused at every block, where each block runs twice:
-    as many times as while it is observed. They are those of the model itself, bit for bit, unless a block
-    keeps something from one run to the next.
+def replay(forward: Callable[[], Any], modules: Mapping[str, nn.Module]) -> tuple[Any, list[str]]:
+    """What a forward pass returns that is paused at some modules, by their paths; and the paths in the order
+    in which they ran. Each module runs twice, as while it is observed.
+
+    The result is what the pass returns without pauses, bit for bit, unless a module keeps something from one
+    run to the next.
     """
-    modules = {path: model.get_submodule(path) for path in paths}
-    one = PausedForward(partial(model, **tensors, use_cache=False))
-    output = None
+    one, output, ran = PausedForward(forward), None, list[str]()
     while not one.has_ended:
         with stopping(modules):
             one.resume(output)
         if one.call is not None:
+            ran.append(one.call.path)
             one.call.try_run(modules[one.call.path])
             output = one.call.run(modules[one.call.path])
-    return one.result.logits
+    return one.result, ran
+
+
+def replayed_logits(model: Any, tensors: Mapping[str, Tensor], paths: Sequence[str]) -> Tensor:
+    """The logits (batch, t, vocabulary) of a model's replay at the modules at `paths`."""
+    modules = {path: model.get_submodule(path) for path in paths}
+    output, _ = replay(partial(model, **tensors, use_cache=False), modules)
+    return output.logits

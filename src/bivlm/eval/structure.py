@@ -20,6 +20,7 @@ from bivlm.checkpoint.source import read_config
 from bivlm.families import declared_family
 from bivlm.families.found.entrance import structure_in
 from bivlm.families.found.structure import Structure, pattern_of
+from bivlm.families.linears import is_linear
 
 OTHER = "norms, biases, convolutions, positions"
 
@@ -85,7 +86,7 @@ def count_weights(full: nn.Module, structure: Structure) -> tuple[tuple[Structur
     """
     left = {name: parameter.numel() for name, parameter in full.named_parameters()}
     total = sum(left.values())
-    linears = {f"{name}.weight" for name, module in full.named_modules() if type(module) is nn.Linear}
+    linears = {f"{name}.weight" for name, module in full.named_modules() if is_linear(module)}
 
     def take(chosen: Callable[[str], bool]) -> int:
         names = [name for name in left if chosen(name)]

@@ -26,14 +26,22 @@ def last_block(config: PretrainedConfig, count: int) -> Sequence[int]:
     return (count - 1,)
 
 
+def block_paths(model: nn.Module, path: str) -> list[str]:
+    """The module paths of the blocks at a path: the entries of a ModuleList, or the one module itself."""
+    module = model.get_submodule(path)
+    if isinstance(module, nn.ModuleList):
+        return [f"{path}.{index}" for index in range(len(module))]
+    return [path]
+
+
 @dataclass(frozen=True)
 class Stack:
     """Blocks that each run once in a forward pass, one after the other; what the model does between them is
     its own affair.
 
     `path` names a `ModuleList` of blocks, or one module that is a single block (a projector; it may be a lone
-    `nn.Linear`). `visual_linears` are the linears
-    of a language block whose input is visual tokens alone (cross-attention keys and values).
+    `nn.Linear`). `visual_linears` are the linears of a language block whose input is visual tokens alone
+    (cross-attention keys and values).
     """
 
     part: PartName
@@ -41,11 +49,8 @@ class Stack:
     visual_linears: tuple[str, ...] = ()
 
     def block_paths(self, model: nn.Module) -> list[str]:
-        """The module paths of the blocks: the entries of a ModuleList, or the one module itself."""
-        module = model.get_submodule(self.path)
-        if isinstance(module, nn.ModuleList):
-            return [f"{self.path}.{index}" for index in range(len(module))]
-        return [self.path]
+        """The module paths of the blocks."""
+        return block_paths(model, self.path)
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,9 @@ class Family:
     architecture has only one. `variants` are declarations for other towers of the same architecture, whose
     paths differ. `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model
     reads them (in most models they mark the image, and 0 is text). `most_images` of one question is None for
-    any number. `mixed_batches` is False for a model in
-    which the number of images of one question changes what it computes for others in its batch. `auto_class`
-    is the class of transformers that builds the model. `origin` is "found" for a family that was found and
-    not declared.
+    any number. `mixed_batches` is False for a model in which the number of images of one question changes
+    what it computes for others in its batch. `auto_class` is the class of transformers that builds the model.
+    `origin` is "found" for a family that was found and not declared.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and

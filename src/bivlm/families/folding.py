@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 
-def of_square_tiles(rows: int, patches: int, fold: int) -> Tensor:
-    """(rows, patches), tokens numbered in each row: every row is a square tile, `fold` x `fold` neighbours
-    become one token.
+def of_square_tiles(rows: int, patches: int, fold: int, left_out: int = 0) -> Tensor:
+    """(rows, patches), tokens numbered in each row: every row is a square tile after the first `left_out`
+    patches, which become none; `fold` x `fold` neighbours become one token.
     """
-    side = isqrt(patches)
+    side = isqrt(patches - left_out)
     place = torch.arange(side) // fold
-    return (place[:, None] * (side // fold) + place).flatten().expand(rows, patches)
+    tokens = (place[:, None] * (side // fold) + place).flatten()
+    return torch.cat([torch.full((left_out,), -1), tokens]).expand(rows, patches)
 
 
 def of_images_in_a_row(grids: Sequence[tuple[int, int]], fold: int) -> Tensor:

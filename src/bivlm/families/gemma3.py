@@ -19,18 +19,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isqrt
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family, Stack
+from bivlm.families.folding import of_square_tiles
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
     """The patches of a square become one token, their mean."""
-    side, tokens = isqrt(patches), isqrt(config.mm_tokens_per_image)
-    place = torch.arange(side) // (side // tokens)
-    return (place[:, None] * tokens + place).flatten().expand(rows, patches)
+    return of_square_tiles(rows, patches, isqrt(patches) // isqrt(config.mm_tokens_per_image))
 
 
 GEMMA3 = Family(

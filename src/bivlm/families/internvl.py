@@ -15,13 +15,12 @@ Zhu et al., InternVL3, 2025.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isqrt
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family, Stack
+from bivlm.families.folding import of_square_tiles
 
 
 def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: int, patches: int) -> Tensor:
@@ -29,10 +28,7 @@ def patch_tokens(config: PretrainedConfig, inputs: Mapping[str, Tensor], rows: i
     token.
     """
     left_out = 1 if config.vision_feature_select_strategy == "default" else 0
-    side, fold = isqrt(patches - left_out), round(1 / config.downsample_ratio)
-    place = torch.arange(side) // fold
-    tokens = (place[:, None] * (side // fold) + place).flatten()
-    return torch.cat([torch.full((left_out,), -1), tokens]).expand(rows, patches)
+    return of_square_tiles(rows, patches, round(1 / config.downsample_ratio), left_out)
 
 
 INTERNVL = Family(

@@ -4,7 +4,6 @@ experts, which are parameters of three dims. It is always said, with its share o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
+from bivlm.families.found.structure import pattern_of
 from bivlm.families.linears import is_linear
 from bivlm.job.plan import Plan
 from bivlm.types import PartName
@@ -64,7 +64,7 @@ def kept_weights(source: SourceModel) -> tuple[KeptWeights, ...]:
             KeptWeights(
                 part,
                 kind,
-                tuple(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names)),
+                tuple(dict.fromkeys(map(pattern_of, names))),
                 sum(entry.shape[0] if kind == EXPERTS else 1 for entry in entries),
                 sum(_count(source, name) for name in names),
                 sum(entry.nbytes for entry in entries),

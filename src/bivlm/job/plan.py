@@ -205,7 +205,7 @@ def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[Ta
     embedding: Any = source.model.get_input_embeddings()
     head = source.model.get_output_embeddings()
     names = {id(module): name for name, module in source.model.named_modules()}
-    if scale_of(embedding) is None or type(head) is not nn.Linear:
+    if scale_of(embedding) is None or not is_linear(head):
         raise InputError(
             f"embeddings = {bits:g}: the embedding of {type(source.model).__name__} is a"
             f" {type(embedding).__name__} and its head a {type(head).__name__}; only a table, whose rows may"

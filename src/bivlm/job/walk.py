@@ -26,7 +26,7 @@ from bivlm.calibration.head import head_stats
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall, hidden_of
 from bivlm.calibration.stats import StatsCollector
-from bivlm.calibration.streams import Streams
+from bivlm.calibration.streams import Streams, unreached
 from bivlm.calibration.tuning import Tuned, tune_block
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
@@ -74,10 +74,7 @@ class Walk:
             head = self._run_samples(left)
         for block in left.values():
             if self.plan.runs(block) and not self.store.is_done(block.path):
-                raise InputError(
-                    f"no calibration sample reaches {block.path}; give samples that use it (with images, if"
-                    " it is of the vision part), or leave its part out with --parts"
-                )
+                raise unreached(block.path)
             self.maker.finish(block)
         for table in self.plan.tables:
             self._finish_table(table, head)

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from bivlm.families.found.parts import Views, blocks_below, branch_of, has_effect, outermost
+from bivlm.families.base import block_paths
+from bivlm.families.found.parts import Views, branch_of, has_effect, outermost
 from bivlm.families.found.stacks import Seen, inside
 from bivlm.families.found.structure import Kept, pattern_of
 from bivlm.families.found.tracing import Trace
@@ -69,7 +70,7 @@ def find_around(
         if reason is None and not has_effect(model, path, inputs, views.question.output):
             reason = UNREAD
         if reason is None:
-            calls = [views.question.of(block) for block in blocks_below(model, path)]
+            calls = [views.question.of(block) for block in block_paths(model, path)]
             seen = any(part == "vision" for part in parts.values())
             projectors[path] = ("projector" if seen else "vision", min(one[0].start for one in calls if one))
         else:
@@ -84,7 +85,7 @@ def _reason(
 ) -> str | None:
     """Why a module stays in full precision; None for a projector."""
     trace: Trace = views.question
-    blocks = blocks_below(model, path)
+    blocks = block_paths(model, path)
     if not any(trace.of(block) for block in blocks):
         return NEVER
     if any(map(views.changes_with_text, blocks)):

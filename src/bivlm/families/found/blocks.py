@@ -14,6 +14,7 @@ from bivlm.families.found.parts import Views
 from bivlm.families.found.stacks import inside
 from bivlm.families.found.structure import Kept, pattern_of
 from bivlm.families.found.tracing import Trace
+from bivlm.families.linears import is_linear
 
 UNCALLED = "another module reads its weight, or it never runs"
 
@@ -30,7 +31,7 @@ def kept_inside(model: nn.Module, views: Views, paths: Sequence[str]) -> tuple[K
     called: set[str] = set()
     for path in paths:
         for name, module in linears_below(model, path):
-            if type(module) is not nn.Linear:
+            if not is_linear(module):
                 kept[pattern_of(name)] = f"is a {type(module).__name__}, no plain linear"
             elif views.question.of(name) or views.other_question.of(name):
                 called.add(pattern_of(name))

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bivlm.families.base import block_paths
 from bivlm.families.found.stacks import Seen, has_linear, inside
-from bivlm.families.found.tracing import Trace, first_tensor, run
+from bivlm.families.found.tracing import Trace, run
+from bivlm.trees import first_tensor
 from bivlm.types import PartName
 
 
@@ -104,14 +106,6 @@ def outermost(model: nn.Module, linear: str, trace: Trace, foreign: Sequence[str
     return path
 
 
-def blocks_below(model: nn.Module, path: str) -> list[str]:
-    """The modules that run, at a path: the entries of a list, or the module itself."""
-    module = model.get_submodule(path)
-    if isinstance(module, nn.ModuleList):
-        return [f"{path}.{index}" for index in range(len(module))]
-    return [path]
-
-
 def has_effect(model: nn.Module, path: str, inputs: Mapping[str, Any], logits: Tensor | None) -> bool:
     """Whether the logits change if a module gives something else: many towers compute what nobody reads."""
 
@@ -121,7 +115,7 @@ def has_effect(model: nn.Module, path: str, inputs: Mapping[str, Any], logits: T
             tensor.mul_(-1.5).add_(0.25)
         return output
 
-    handles = [model.get_submodule(block).register_forward_hook(other) for block in blocks_below(model, path)]
+    handles = [model.get_submodule(block).register_forward_hook(other) for block in block_paths(model, path)]
     try:
         changed = run(model, inputs)
     finally:

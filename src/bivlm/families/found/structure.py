@@ -81,20 +81,14 @@ class Structure:
         return asdict(self)
 
 
+@dataclass(frozen=True)
 class ImageToken:
-    """A constant token of the image, whatever the config; it compares by value."""
+    """A constant token of the image, whatever the config."""
 
-    def __init__(self, token: int | None) -> None:
-        self.token = token
+    token: int | None
 
     def __call__(self, config: PretrainedConfig) -> int | None:
         return self.token
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ImageToken) and other.token == self.token
-
-    def __hash__(self) -> int:
-        return hash(self.token)
 
 
 def family_from(

@@ -20,7 +20,8 @@ from bivlm.errors import cut
 from bivlm.families.found.fields import TOKEN
 from bivlm.families.found.pixels import pixel_forms
 from bivlm.families.found.shrink import nodes
-from bivlm.families.found.tracing import first_tensor, run
+from bivlm.families.found.tracing import run
+from bivlm.trees import first_tensor
 
 IMAGE_TOKENS = (
     "image_token_id",

@@ -12,6 +12,8 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
+from bivlm.trees import first_tensor
+
 HIDDEN = ("hidden_states", "hidden_state", "x", "inputs_embeds", "input", "image_features", "pixel_values")
 
 
@@ -44,16 +46,6 @@ class Trace:
         """The call of a module that ran exactly once."""
         calls = self.of(name)
         return calls[0] if len(calls) == 1 else None
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return value
-    inner = value.values() if isinstance(value, Mapping) else value
-    if isinstance(value, Mapping | tuple | list):
-        return next((found for one in inner if (found := first_tensor(one)) is not None), None)
-    return None
 
 
 def _checksum(tensor: Tensor | None) -> int:

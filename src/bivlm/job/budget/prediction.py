@@ -25,9 +25,8 @@ from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall
 from bivlm.calibration.stats import StatsCollector
-from bivlm.calibration.streams import Streams
+from bivlm.calibration.streams import Streams, unreached
 from bivlm.checkpoint.source import SourceModel
-from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.budget.sensitivity import PROBES, Sensitivity, SensitivityFile, quantized
 from bivlm.job.plan import BlockPlan, Plan
@@ -99,10 +98,7 @@ class _Prediction:
                 streams.go_on(outputs)
                 done += 1
         if missing:
-            raise InputError(
-                f"no calibration sample reaches {min(missing)}; give samples that use it (with images, if it"
-                " is of the vision part), or leave its part out with --parts"
-            )
+            raise unreached(min(missing))
         self.events.progress(PREDICTING, len(blocks), len(blocks))
 
     @torch.inference_mode()

@@ -7,7 +7,7 @@ from collections import UserDict, namedtuple
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from bivlm.calibration.trees import change_in_place, mapped, same, tensors
+from bivlm.trees import change_in_place, mapped, same, tensors
 
 Pair = namedtuple("Pair", "left right")
 

@@ -60,5 +60,10 @@ def tensors(tree: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
             yield from tensors(value, (*place, index))
 
 
+def first_tensor(tree: Any) -> Tensor | None:
+    """The first tensor, if there is one."""
+    return next((value for _, value in tensors(tree)), None)
+
+
 def same(value: Tensor) -> Tensor:
     return value
