@@ -214,12 +214,10 @@ def _cut_arguments(kept: Kept, kwargs: dict[str, Any]) -> dict[str, Any]:
     cut = dict(kwargs)
     if kwargs.get("attention_mask") is not None:
         cut["attention_mask"] = kept.attention_mask(kwargs["attention_mask"], kept.length, 0)
-    if (
-        kwargs.get("position_embeddings") is not None
-    ):  # of one sequence (patches, d), or (rows or 1, patches, d)
+    tables = kwargs.get("position_embeddings")  # of one sequence (patches, d), or (rows or 1, patches, d)
+    if tables is not None:
         cut["position_embeddings"] = tuple(
-            table[kept.index[0]] if table.dim() == 2 else kept.take(table, 1)
-            for table in kwargs["position_embeddings"]
+            table[kept.index[0]] if table.dim() == 2 else kept.take(table, 1) for table in tables
         )
     if kwargs.get("cu_seqlens") is not None:
         cut["cu_seqlens"] = _lengths_left(kept, kwargs["cu_seqlens"])
