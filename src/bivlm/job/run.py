@@ -17,9 +17,7 @@ from typing import Any
 import torch
 
 from bivlm import __version__
-from bivlm.calibration.distillation import HELD_OUT as WHOLE_HELD_OUT
 from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
-from bivlm.calibration.tuning import HELD_OUT
 from bivlm.checkpoint.companions import check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
 from bivlm.checkpoint.guards import memory_explained
@@ -30,7 +28,6 @@ from bivlm.checkpoint.place import REPORT_NAME
 from bivlm.checkpoint.shards import read_json, to_json
 from bivlm.checkpoint.source import SourceModel
 from bivlm.data.samples import read_samples
-from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, load_processor, use
 from bivlm.families.found.record import FIELD, found_line, to_record
@@ -45,6 +42,7 @@ from bivlm.job.preflight import Preflight, check_disk, preflight
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request, make_request
+from bivlm.job.samples import check_images, check_samples
 from bivlm.job.walk import Walk
 from bivlm.job.weighing import gradients_of, wants_gradients
 from bivlm.pruning.apply import TokenPruning
@@ -194,9 +192,10 @@ def run(
     source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
     if source.family.origin == "found":
         events.say(found_line(source.family))
-    _check_samples(recipe, samples)
+    check_samples(recipe, samples)
     check_disk(out, prepared.expected)
     inputs = calibration_inputs(source, samples if recipe.needs_data else (), prepared.request.pixels)
+    check_images(source, plan, inputs)
     if wants_gradients(plan, inputs) or plan.distillation:
         inputs = answered(source, inputs, events)
     units = [unit.path for unit in plan.units]
@@ -231,26 +230,6 @@ def run(
         card = model_card(source, recipe, report, quantization)
         store.finish({REPORT_NAME: to_json(report), "README.md": card}, config)
     return out
-
-
-def _check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
-    """InputError if a recipe needs more calibration samples than there are."""
-    if recipe.needs_data and not samples:
-        raise InputError(
-            f"recipe {recipe.name} calibrates on data and none was given; add --data, or choose a preset that"
-            " needs no data"
-        )
-    if recipe.tuning and len(samples) < HELD_OUT:
-        raise InputError(
-            f"recipe {recipe.name} tunes on calibration samples of which every {HELD_OUT}th is held out, and"
-            f" {len(samples)} are given; give at least {HELD_OUT}, or leave tuning out"
-        )
-    if recipe.distillation and len(samples) < WHOLE_HELD_OUT:
-        raise InputError(
-            f"recipe {recipe.name} tunes the whole model on calibration samples of which every"
-            f" {WHOLE_HELD_OUT}th is held out, and {len(samples)} are given; give at least {WHOLE_HELD_OUT},"
-            " or leave distillation out"
-        )
 
 
 def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
