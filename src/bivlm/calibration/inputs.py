@@ -76,7 +76,7 @@ def calibration_inputs(
     """
     if all(isinstance(sample, CalibrationInput) for sample in samples):
         return [sample for sample in samples if isinstance(sample, CalibrationInput)]
-    processor = load_processor(source.folder, source.family.reads_images, pixels)
+    processor = load_processor(source.folder, source.family.reads_images, pixels, source.trust_remote_code)
     return [
         sample if isinstance(sample, CalibrationInput) else calibration_input(source, processor, sample)
         for sample in samples
@@ -118,7 +118,9 @@ def answered(
     """
     if all(bool(sample.targets.any()) for sample in inputs):
         return list(inputs)
-    processor = load_processor(source.folder, source.family.reads_images)
+    processor = load_processor(
+        source.folder, source.family.reads_images, trust_remote_code=source.trust_remote_code
+    )
     ends = end_tokens(source.model, processor)
     found = []
     with source.surroundings((), head=True):

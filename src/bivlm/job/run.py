@@ -89,6 +89,7 @@ def quantize(
     allow_kept_experts: bool = False,
     max_pixels: int | None = None,
     min_pixels: int | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     events: Events = SILENT,
 ) -> Path:
@@ -113,6 +114,8 @@ def quantize(
     allow_kept_experts  pack a model whose blocks are for the most part fused experts, which stay in full
                    precision; without it such a model is refused
     max_pixels     the most pixels of an image, in calibration and later by default; min_pixels the least
+    trust_remote_code  run the code of the model's folder, where the model or its processor needs it, and copy
+                   it into `out`; without it such a model is refused
     overwrite      replace `out` if bivlm wrote it; the old model stays until the new one is complete
     events         receives the progress
 
@@ -134,6 +137,7 @@ def quantize(
         allow_kept_experts=allow_kept_experts,
         max_pixels=max_pixels,
         min_pixels=min_pixels,
+        trust_remote_code=trust_remote_code,
     )
     prepared = prepare(model, request)
     drawn = calibration_samples(prepared, data, samples, seed, data_root)
@@ -146,15 +150,18 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     """
     if request.family is not None:
         use(request.family)
-    source = SourceModel(resolve_model(model), merge_adapter=request.merge_adapter)
-    check_readable(companions(source.folder))
+    trusted = request.trust_remote_code
+    source = SourceModel(
+        resolve_model(model, trusted), merge_adapter=request.merge_adapter, trust_remote_code=trusted
+    )
+    check_readable(companions(source.folder, trusted))
     family_of(source.config, request.family)  # refuses a family of another architecture
     plan = make_plan(source, request.recipe, request.parts)
     if not request.allow_kept_experts:
         check_experts(source, plan, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
     if request.pixels:
-        load_processor(source.folder, source.family.reads_images, request.pixels)  # refuses what it lacks
+        load_processor(source.folder, source.family.reads_images, request.pixels, trusted)  # if it has them
     if request.pruning is not None:
         TokenPruning(source.model, request.pruning)  # refuses a pruning that this model cannot do
     return Prepared(request, source, plan, preflight(source, plan, budget))
@@ -246,6 +253,8 @@ def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str
         described["pruning"] = request.pruning.to_dict()
     if request.merge_adapter:
         described["merge_adapter"] = True
+    if request.trust_remote_code:
+        described["trust_remote_code"] = True
     if request.pixels:
         described["pixels"] = request.pixels.to_dict()
     if inputs:
