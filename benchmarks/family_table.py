@@ -222,7 +222,9 @@ def page(rows: Sequence[Row], command: str) -> str:
         " in one parameter stay in full precision.",
         "",
         "A small copy that does not run speaks of default configs and made-up inputs alone: a real folder"
-        " brings its own config and its own processor, and may be found.",
+        " brings its own config and its own processor, and may be found. A model with code of its own, of"
+        " which transformers has no class, is found in the same way with `--trust-remote-code`"
+        " ([trust](trust.md)).",
         "",
         "| model type | declared | found | replayed | packed | pruned | share | why not |",
         "|---|:-:|:-:|:-:|:-:|:-:|--:|---|",

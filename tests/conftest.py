@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -22,6 +23,9 @@ if extra := os.environ.get("BIVLM_TEST_TORCHVISION"):
     sys.path.append(extra)  # a torchvision that only the tests see (Makefile)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "HF_MODULES_CACHE" not in os.environ:  # where transformers copies the code of folders that are trusted
+    MODULES = TemporaryDirectory(prefix="bivlm-code-")
+    os.environ["HF_MODULES_CACHE"] = MODULES.name
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

@@ -56,9 +56,3 @@ def test_bounds_that_a_processor_does_not_have_are_refused_before_the_work(tmp_p
     with pytest.raises(InputError, match="every image the same size"):
         bivlm.quantize(folder, tmp_path / "out", recipe="rtn-3", max_pixels=500)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_calibration_question_without_an_image_is_named(source: Path):
-    [sample] = tiny_samples(1)
-    with pytest.raises(InputError, match=r"tiny:1: there is no image, and a model that reads images"):
-        calibration_inputs(SourceModel(source), [bivlm.Sample(None, sample.question, origin=sample.origin)])

@@ -72,7 +72,7 @@ class Diagnosis:
         return asdict(self)
 
 
-def diagnose(model: str | Path | None = None) -> Diagnosis:
+def diagnose(model: str | Path | None = None, trust_remote_code: bool = False) -> Diagnosis:
     """Examine this installation, and a packed model if given. InputError for a folder that is no packed
     model, and for environment variables that ask for something unavailable.
     """
@@ -88,7 +88,7 @@ def diagnose(model: str | Path | None = None) -> Diagnosis:
         versions={name: described[name] for name in ("bivlm", "python", "torch", "transformers")},
         extras={name: _version(name) for name in EXTRAS},
         model=None if model is None else str(model),
-        linears=() if model is None else _linears(model),
+        linears=() if model is None else _linears(model, trust_remote_code),
     )
 
 
@@ -103,11 +103,11 @@ def _kernel(name: str) -> KernelRow:
     )
 
 
-def _linears(model: str | Path) -> tuple[LinearsRow, ...]:
+def _linears(model: str | Path, trust_remote_code: bool) -> tuple[LinearsRow, ...]:
     import bivlm.packed.hf
 
-    folder = resolve_model(model)
-    check_model_folder(folder)
+    folder = resolve_model(model, trust_remote_code)
+    check_model_folder(folder, trust_remote_code=trust_remote_code)
     config = packed_config(folder)
     if config is None:
         raise InputError(f"{folder} is not packed by bivlm; give the folder of a packed model, or none")

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig
 
 from bivlm.adapters.lora import attach
 from bivlm.adapters.store import read_adapter
@@ -24,6 +23,7 @@ from bivlm.families import Family, family_of, load_processor, use
 from bivlm.families.found.entrance import check_model_type, family_in
 from bivlm.families.found.record import check_paths
 from bivlm.families.pixels import PixelBounds
+from bivlm.families.remote_code import is_needed, read_config
 from bivlm.kernels.base import Activations
 from bivlm.packed.module import expand_weights, set_activations
 from bivlm.pruning.apply import prune
@@ -44,6 +44,7 @@ def load(
     family: Family | None = None,
     max_pixels: int | None = None,
     min_pixels: int | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[transformers.PreTrainedModel, Any]:
     """The model and the processor of a folder or hub id, packed or in full precision. The processor of a
     language model alone is its tokenizer.
@@ -55,24 +56,27 @@ def load(
     folder's config.json, None keeps all. `adapter` is the folder of an adapter that `bivlm.adapt` trained for
     this packed model. `family` declares an architecture that bivlm does not know, for this process.
     `max_pixels` and `min_pixels` bound the pixels of every image, in the processor's own way; left out, as
-    the folder was packed. Raises InputError if a folder is missing, incomplete, damaged, or of an
-    architecture that is not supported, if the adapter was trained for another model, and for bounds that its
-    processor does not have.
+    the folder was packed. `trust_remote_code` runs the code of the folder, where the model or its processor
+    needs it; without it such a folder is refused.
+
+    Raises InputError if a folder is missing, incomplete, damaged, or of an architecture that is not
+    supported, if the adapter was trained for another model, and for bounds that its processor does not have.
     """
     pixels = PixelBounds(max_pixels, min_pixels)
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
-    folder = resolve_model(model)
+    folder = resolve_model(model, trust_remote_code)
     if family is not None:
         use(family)
-    family = check_model_folder(folder, family)
+    family = check_model_folder(folder, family, trust_remote_code)
     import bivlm.packed.hf  # noqa: F401 - registers the checkpoint's method
 
+    code = trust_remote_code and is_needed(read_json(folder / "config.json"))
     with folder_blamed(folder):
         result: Any = family.auto_model.from_pretrained(
             folder,
             dtype=dtype or "auto",
             output_loading_info=True,
-            trust_remote_code=False,
+            trust_remote_code=code,
             local_files_only=True,
             use_safetensors=True,
         )
@@ -92,7 +96,8 @@ def load(
         attach(loaded, read_adapter(adapter, loaded, folder))
     check_paths(loaded, family)
     with folder_blamed(folder):
-        return loaded, load_processor(folder, family.reads_images, pixels or recorded_pixels(folder))
+        bounds = pixels or recorded_pixels(folder)
+        return loaded, load_processor(folder, family.reads_images, bounds, trust_remote_code)
 
 
 def recorded_pixels(folder: Path) -> PixelBounds:
@@ -102,9 +107,10 @@ def recorded_pixels(folder: Path) -> PixelBounds:
     return PixelBounds.from_dict(record)
 
 
-def check_model_folder(folder: Path, family: Family | None = None) -> Family:
+def check_model_folder(folder: Path, family: Family | None = None, trust_remote_code: bool = False) -> Family:
     """The family of a complete model folder. InputError for a folder that is not a complete model (unfinished
-    jobs and missing shards included), or of an architecture that is not supported.
+    jobs and missing shards included), or of an architecture that is not supported, or that needs its folder's
+    code and is not trusted with it.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds config.json and the weights")
@@ -122,14 +128,14 @@ def check_model_folder(folder: Path, family: Family | None = None) -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise InputError(f"{folder / 'config.json'} names no model_type; is this a transformers model?")
-    check_model_type(model_type)
+    check_model_type(folder, config, trust_remote_code)
     if is_packed(config):
         read_modules(config["quantization_config"])
     check_no_adapter(folder)
     shards = weight_files(folder)
     with folder_blamed(folder):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = read_config(folder, config, trust_remote_code)
         check_depth(folder, config, (entry.shape for entry in read_entries(shards).values()))
-    found = family_in(folder, config) if family is None else family_of(config, family)
+    found = family_in(folder, config, trust_remote_code) if family is None else family_of(config, family)
     verify_files(folder, read_seal(folder))
     return found

@@ -72,7 +72,7 @@ def failing(run: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run `bivlm inspect` when it raises an exception."""
 
     def call(error: BaseException, *words: str) -> tuple[int, str, str]:
-        def fail(_: Any) -> None:
+        def fail(*_: Any) -> None:
             raise error
 
         monkeypatch.setattr(bivlm.eval.inspection, "inspect", fail)

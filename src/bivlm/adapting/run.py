@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from bivlm import __version__
 from bivlm.adapters.identity import BaseIdentity, base_identity
@@ -44,6 +43,7 @@ from bivlm.eval.inspection import InspectRow, inspect
 from bivlm.eval.run import check_answers
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, load_processor
+from bivlm.families.remote_code import read_config
 from bivlm.loading import check_model_folder, load, recorded_pixels
 from bivlm.packed.module import expand_weights
 from bivlm.types import Sample
@@ -85,6 +85,7 @@ def adapt(
     settings: AdaptSettings | None = None,
     samples: int = 512,
     data_root: str | Path | None = None,
+    trust_remote_code: bool = False,
     events: Events = SILENT,
 ) -> Adapted:
     """Train a low-rank adapter next to the packed linears of `model`, and write it to the folder `out`.
@@ -93,20 +94,22 @@ def adapt(
     answers; with one, the full-precision model, it learns to answer as that does. Every fourth sample is held
     out and judges. `events` receives the progress. The same command continues interrupted work. Raises
     InputError for a model that bivlm did not pack, for samples that cannot be asked, and for an `out` that
-    holds anything else.
+    holds anything else. `trust_remote_code` runs the code of both folders where it is needed.
     """
-    settings, folder, place = settings or AdaptSettings(), resolve_model(model), Path(out)
+    settings, place = settings or AdaptSettings(), Path(out)
+    folder = resolve_model(model, trust_remote_code)
     if place.exists() and not place.is_dir():
         raise InputError(f"{out} is a file; OUT is a folder for the adapter")
-    family = check_model_folder(folder)
+    family = check_model_folder(folder, trust_remote_code=trust_remote_code)
     job = _Job(
         folder,
         base_identity(folder),
         family,
         _samples(data, samples, settings, family, teacher, data_root),
-        None if teacher is None else resolve_model(teacher),
+        None if teacher is None else resolve_model(teacher, trust_remote_code),
         settings,
         events,
+        trust_remote_code,
     )
     there = Place(place, folder)
     lock = PlaceLock(there, there.out / JOB_FOLDER)
@@ -163,6 +166,7 @@ class _Job:
     teacher: Path | None
     settings: AdaptSettings
     events: Events
+    trusted: bool = False  # with the folders' code
 
     def run(self, out: Path) -> Adapted:
         described = self._described()
@@ -171,7 +175,7 @@ class _Job:
             self.events.say(f"{out} holds this adapter already, complete and undamaged: nothing to do")
             shutil.rmtree(out / JOB_FOLDER, ignore_errors=True)
             return _from_details(out, read_record(out))
-        total, work = inspect(self.base).total, out / JOB_FOLDER
+        total, work = inspect(self.base, self.trusted).total, out / JOB_FOLDER
         _begin(out, work, described | _circumstances())
         model = self._taught(LessonFolder(work))
         shapes = target_shapes(model, self.settings.linears)
@@ -238,16 +242,21 @@ class _Job:
         """Make the lessons, then load the packed model: it and the teacher are not in memory together."""
         if self.teacher is not None:
             with folder_blamed(self.base):
-                config = AutoConfig.from_pretrained(self.base, trust_remote_code=False, local_files_only=True)
+                config = read_config(self.base, read_json(self.base / "config.json"), self.trusted)
             pixels = recorded_pixels(self.base)
-            processor = load_processor(self.base, self.family.reads_images, pixels)
+            processor = load_processor(self.base, self.family.reads_images, pixels, self.trusted)
             most = None if self.settings.given_answers else self.settings.max_new_tokens
             taught = load(
-                self.teacher, expand=True, pruning=None, max_pixels=pixels.most, min_pixels=pixels.least
+                self.teacher,
+                expand=True,
+                pruning=None,
+                max_pixels=pixels.most,
+                min_pixels=pixels.least,
+                trust_remote_code=self.trusted,
             )
             lessons_from_teacher(lessons, taught, (config, processor), self.samples, most, self.events)
             del taught
-        model, processor = load(self.base, pruning=None)
+        model, processor = load(self.base, pruning=None, trust_remote_code=self.trusted)
         if self.teacher is None:
             lessons_from_answers(lessons, model, processor, self.samples, self.events)
         if decoded_bytes(model) <= WEIGHT_BYTES:

@@ -171,6 +171,8 @@ def _descend(
         [{"params": [p], "lr": rate} for p, rate in zip(run.movable.values(), rates, strict=True)],
         betas=BETAS,
     )
+    for parameter in run.movable.values():  # samples without images reach no vision part: a gradient of zero
+        parameter.grad = torch.zeros_like(parameter)
     state = _Progress(run, optimizer, None if folder is None else StateFile(folder / FILE), before, events)
     judged = {round(len(steps) * (turn + 1) / JUDGED) for turn in range(JUDGED)}
     for step in range(state.resume(), len(steps)):
@@ -178,7 +180,7 @@ def _descend(
         share = 0.5 * (1 + math.cos(math.pi * step / len(steps)))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * share
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)
         targets = sum(len(run.samples[number].labels) for number in steps[step])
         for number in steps[step]:
             (run.loss(number) / targets).backward()

@@ -49,8 +49,8 @@ class Gradients:
 
     `tokens[name]` (Σ t,) float32 has, for every token of all samples one after the other, the mean squared
     gradient of the outputs of a linear, or of a block, by its name; `lengths[name]` the number of tokens of
-    each sample. `fisher[name]` (out, in) float32 is the squared gradient of a weight, summed over the
-    samples.
+    each sample, 0 for one that does not meet it. `fisher[name]` (out, in) float32 is the squared gradient of
+    a weight, summed over the samples.
     """
 
     tokens: Mapping[str, Tensor]
@@ -84,7 +84,8 @@ class Gradients:
         """
         if name not in self.tokens:
             return None
-        squares, mask = self.tokens[name].double(), torch.cat(list(visual))
+        met = [mask for mask, length in zip(visual, self.lengths[name], strict=True) if length]
+        squares, mask = self.tokens[name].double(), torch.cat([*met, _NO_TOKENS.bool()])
         if squares.shape != mask.shape or not squares.sum() > 0:
             return None
         return float(squares[mask].sum() / squares.sum())
@@ -175,7 +176,8 @@ def _pass(
             sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(gradient)) + gradient.square()
 
     ExactPass(source, list(linears), samples).differentiate(loss, watch)
-    for kept in sums.tokens.values():
+    for name in (name for path, below in linears.items() for name in (path, *below)):
+        kept = sums.tokens.setdefault(name, [])
         kept += [_NO_TOKENS] * (len(samples) - len(kept))
     return sums
 
@@ -218,9 +220,13 @@ def _lengths(parts: Sequence[Tensor]) -> Tensor:
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> Gradients:
     ends = ".lengths"
     names = [name.removesuffix(ends) for name in parts[0] if name.endswith(ends)]
-    fishers = [name for name in parts[0] if name.startswith(FISHER)]
+    # a weight that no sample of a part meets has no gradient there
+    fishers = dict.fromkeys(name for part in parts for name in part if name.startswith(FISHER))
     return Gradients(
         {name: torch.cat([part[name] for part in parts]) for name in names},
         {name: tuple(n for part in parts for n in part[name + ends].tolist()) for name in names},
-        {name.removeprefix(FISHER): torch.stack([part[name] for part in parts]).sum(0) for name in fishers},
+        {
+            name.removeprefix(FISHER): torch.stack([part[name] for part in parts if name in part]).sum(0)
+            for name in fishers
+        },
     )

@@ -18,13 +18,11 @@ from torch import Tensor
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.data.images import open_images
-from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import load_processor
 from bivlm.families.answers import answer_tokens, end_tokens
 from bivlm.families.last_logits import keeping, last_logits
 from bivlm.families.pixels import UNBOUNDED, PixelBounds
-from bivlm.families.prompts import name_of
 from bivlm.types import Sample
 
 ANSWERING = "own answers"  # what the progress of `answered` is called
@@ -41,6 +39,11 @@ class CalibrationInput:
     tensors: Mapping[str, Tensor]
     visual: Tensor
     target_mask: Tensor | None = None
+
+    @property
+    def has_image(self) -> bool:
+        """Whether it holds more than the ids and masks of tokens: pixels, which are no integers."""
+        return any(tensor.is_floating_point() for tensor in self.tensors.values())
 
     @property
     def targets(self) -> Tensor:
@@ -69,18 +72,11 @@ def calibration_inputs(
     """The samples as inputs of `source`, their images within `pixels`; samples that are inputs already are
     not changed.
 
-    Raises InputError, naming the sample, if it cannot be read or asked, or has no image where the model reads
-    images: the blocks of the vision tower calibrate on what reaches them.
+    Raises InputError, naming the sample, if it cannot be read or asked.
     """
     if all(isinstance(sample, CalibrationInput) for sample in samples):
         return [sample for sample in samples if isinstance(sample, CalibrationInput)]
-    blind = next((sample for sample in samples if isinstance(sample, Sample) and not sample.images), None)
-    if blind is not None and source.family.reads_images:
-        raise InputError(
-            f"{name_of(blind)}: there is no image, and a model that reads images calibrates on questions with"
-            " images; leave the sample out"
-        )
-    processor = load_processor(source.folder, source.family.reads_images, pixels)
+    processor = load_processor(source.folder, source.family.reads_images, pixels, source.trust_remote_code)
     return [
         sample if isinstance(sample, CalibrationInput) else calibration_input(source, processor, sample)
         for sample in samples
@@ -122,7 +118,9 @@ def answered(
     """
     if all(bool(sample.targets.any()) for sample in inputs):
         return list(inputs)
-    processor = load_processor(source.folder, source.family.reads_images)
+    processor = load_processor(
+        source.folder, source.family.reads_images, trust_remote_code=source.trust_remote_code
+    )
     ends = end_tokens(source.model, processor)
     found = []
     with source.surroundings((), head=True):

@@ -3,20 +3,24 @@ tokenizer, templates, generation settings, licence, documents.
 
 Not copied: weights in any form, code, what is hidden, links to places outside the model, folders with weights
 or code in them. Except for weights and what is hidden they are named, so that nobody misses them later.
-`auto_map`, which asks transformers to run code from the folder, is taken out of the copies.
+`auto_map`, which asks transformers to run code from the folder, is taken out of the copies. Of a folder whose
+code is trusted, the code that `auto_map` names is copied, and what it imports from the folder.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bivlm.checkpoint.durable import copy_file, sync_folder, write_text
 from bivlm.checkpoint.seal import file_checksum, text_checksum
 from bivlm.checkpoint.shards import read_json
 from bivlm.checkpoint.weight_files import ADAPTER_CONFIG
 from bivlm.errors import InputError
+from bivlm.families.remote_code import FIELD, code_files, code_of, is_needed
 
 WEIGHTS = {
     ".safetensors",
@@ -38,18 +42,21 @@ MOST_DEPTH = 4  # folders inside folders
 
 @dataclass(frozen=True)
 class Companions:
-    """`copied`: paths relative to the folder, sorted. `left_out`: the others, with the reason, for people."""
+    """`copied`: paths relative to the folder, sorted. `left_out`: the others, with the reason, for people.
+    `trusted`: the folder's code is run, and copied.
+    """
 
     folder: Path
     copied: tuple[Path, ...]
     left_out: dict[str, str]
+    trusted: bool = False
 
     def copy_to(self, out: Path) -> None:
         """Copy them; every file, and every folder inside `out`, is on the disk afterwards."""
         for path in self.copied:
             target = out / name_in_result(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            changed = without_code(self.folder / path)
+            changed = None if self.trusted else without_code(self.folder / path)
             if changed is None:
                 copy_file(self.folder / path, target)
             else:
@@ -63,19 +70,35 @@ class Companions:
         """
         sums: dict[str, str] = {}
         for path in self.copied:
-            changed = without_code(self.folder / path)
+            changed = None if self.trusted else without_code(self.folder / path)
             own = file_checksum(self.folder / path) if changed is None else text_checksum(changed)
             sums[name_in_result(path).as_posix()] = own
         sums.pop(SOURCE_CARD, None)
         return sums
 
+    def code_in(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The `auto_map` of the source's `config` as the packed folder's config.json has it: none without
+        trust; without the model's classes if transformers has its own, which bivlm uses.
+        """
+        code = code_of(config) if self.trusted else {}
+        if not is_needed(config):
+            code = {
+                name: value
+                for name, value in code.items()
+                if not name.startswith(("AutoModel", "AutoConfig"))
+            }
+        return {FIELD: code} if code else {}
 
-def companions(folder: Path) -> Companions:
-    """What a packed folder gets of a model folder. Raises InputError if a file cannot be read."""
+
+def companions(folder: Path, trust_remote_code: bool = False) -> Companions:
+    """What a packed folder gets of a model folder. Raises InputError if a file cannot be read, or if code
+    that is trusted is missing.
+    """
     copied: list[Path] = []
     left_out: dict[str, str] = {}
+    code = code_files(folder) if trust_remote_code else []
     for path in sorted(folder.iterdir()):
-        reason = _reason_to_leave(path, folder)
+        reason = None if path in code and is_inside(path, folder) else _reason_to_leave(path, folder)
         if reason is not None:
             if reason:
                 left_out[path.name] = reason
@@ -87,7 +110,7 @@ def companions(folder: Path) -> Companions:
                 copied += inner
         else:
             copied.append(path.relative_to(folder))
-    return Companions(folder, tuple(copied), left_out)
+    return Companions(folder, tuple(copied), left_out, trust_remote_code)
 
 
 def name_in_result(path: Path) -> Path:

@@ -17,9 +17,9 @@ NEEDED = [
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def resolve_model(model: str | Path) -> Path:
+def resolve_model(model: str | Path, trust_remote_code: bool = False) -> Path:
     """The folder of a model: `model` itself if it exists, else the hub's snapshot (downloaded once, then
-    cached by huggingface_hub).
+    cached by huggingface_hub); with its code only if that is trusted.
 
     Raises InputError if it is neither.
     """
@@ -29,7 +29,9 @@ def resolve_model(model: str | Path) -> Path:
     if not HUB_ID.fullmatch(str(model)):
         raise InputError(f"there is no folder {model}, and it is no model id of the hub (OWNER/NAME) either")
     try:
-        return Path(snapshot_download(str(model), allow_patterns=NEEDED))
+        return Path(
+            snapshot_download(str(model), allow_patterns=[*NEEDED, *(["*.py"] if trust_remote_code else [])])
+        )
     except RepositoryNotFoundError as error:
         raise InputError(
             f"there is no folder {model} and the hub has no such model (or it is private: log in with `hf"

@@ -338,10 +338,10 @@ class OutputFolder:
         files, `files` by name, and config.json last; then put it in OUT's place if it is not there yet.
         """
         self._check_source_unchanged()
-        others = companions(self.source.folder)
+        others = companions(self.source.folder, self.source.trust_remote_code)
         for name, reason in others.left_out.items():
             self.events.say(f"{name} of the source is not copied: {reason}")
-        config = {name: value for name, value in config.items() if name not in NOT_IN_CONFIG}
+        config = {k: value for k, value in config.items() if k not in NOT_IN_CONFIG} | others.code_in(config)
         written = {**files, "config.json": to_json(config)}
         sums = others.checksums() | {
             name: text_checksum(content) for name, content in written.items() if name != CARD

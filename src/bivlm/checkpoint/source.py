@@ -26,7 +26,7 @@ from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError
-from bivlm.families import Family
+from bivlm.families import Family, remote_code
 from bivlm.families.found.entrance import check_model_type, family_in
 from bivlm.families.linears import is_linear
 
@@ -38,20 +38,21 @@ class SourceModel:
     like) in memory. `entries` maps each parameter's name in the model to its place in the shards, or to the
     stored tensors that it is made of. `extra` has stored tensors that the model does not have; they are
     copied like the others. An `adapter` in the folder is merged into what is read if `merge_adapter` says so,
-    and refused otherwise. Raises InputError for a folder that is missing, empty, incomplete, damaged, of an
-    unsupported architecture (unless its `family` is given), or already quantized.
+    and refused otherwise. Code in the folder is run only with `trust_remote_code`. Raises InputError for a
+    folder that is missing, empty, incomplete, damaged, of an unsupported architecture (unless its `family` is
+    given), or already quantized.
     """
 
-    def __init__(self, folder: Path, *, merge_adapter: bool = False) -> None:
-        self.folder = folder
-        self.config = read_config(folder)
+    def __init__(self, folder: Path, *, merge_adapter: bool = False, trust_remote_code: bool = False) -> None:
+        self.folder, self.trust_remote_code = folder, trust_remote_code
+        self.config = read_config(folder, trust_remote_code)
         if not merge_adapter:
             check_no_adapter(folder)
         self.shards = weight_files(folder)
         stored = read_entries(self.shards)
         self.dtype: torch.dtype = self._model_dtype(stored)
         check_depth(folder, self.config, (entry.shape for entry in stored.values()))
-        self.family: Family = family_in(folder, self.config)
+        self.family: Family = family_in(folder, self.config, trust_remote_code)
         with folder_blamed(folder), init_empty_weights(include_buffers=False):
             self.model: transformers.PreTrainedModel = self.family.auto_model.from_config(
                 self.config, dtype=self.dtype
@@ -213,9 +214,9 @@ def _conversion(entry: Entry) -> Conversion | None:
     return entry.conversion if isinstance(entry, ConvertedEntry) else None
 
 
-def read_config(folder: Path) -> Any:
-    """The configuration of a full-precision model folder; InputError if there is none, if it is damaged, or
-    if it is quantized already.
+def read_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The configuration of a full-precision model folder; InputError if there is none, if it is damaged, if
+    it is quantized already, or if it needs the folder's code and `trust_remote_code` is not given.
     """
     if not folder.exists():
         raise InputError(
@@ -240,6 +241,6 @@ def read_config(folder: Path) -> Any:
         )
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{path} names no model_type; is this a transformers model?")
-    check_model_type(config["model_type"])
+    check_model_type(folder, config, trust_remote_code)
     with folder_blamed(folder):
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return remote_code.read_config(folder, config, trust_remote_code)

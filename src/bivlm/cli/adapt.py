@@ -15,6 +15,7 @@ from bivlm.cli.shared import (
     JsonOption,
     ModelArgument,
     SeedOption,
+    TrustOption,
     command,
     out_console,
     print_json,
@@ -103,6 +104,7 @@ def adapt(
     given_answers: GivenOption = False,
     seed: SeedOption = 0,
     data_root: DataRootOption = None,
+    trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Train a small low-rank adapter (LoRA) for a packed model; the packed weights stay as they are.
@@ -135,6 +137,7 @@ def adapt(
             settings=settings,
             samples=samples,
             data_root=data_root,
+            trust_remote_code=trust_remote_code,
             events=events,
         )
     if json_:

@@ -11,6 +11,7 @@ from bivlm.cli.shared import (
     MORE,
     JsonOption,
     ModelArgument,
+    TrustOption,
     command,
     command_line,
     out_console,
@@ -25,7 +26,12 @@ OutOption = Annotated[
 
 
 @command("analyze", MORE, "bivlm analyze path/to/model --out analysis")
-def analyze(model: ModelArgument, out: OutOption, json_: JsonOption = False) -> None:
+def analyze(
+    model: ModelArgument,
+    out: OutOption,
+    trust_remote_code: TrustOption = False,
+    json_: JsonOption = False,
+) -> None:
     """Look at the weights of a full-precision model: how Gaussian they are, and what a tail gains.
 
     Histograms and fitted Gaussian, KL divergence and outliers by depth, and the error as the salient tail
@@ -42,7 +48,10 @@ def analyze(model: ModelArgument, out: OutOption, json_: JsonOption = False) -> 
     require_matplotlib()
     check_out(out)
     with Shown() as events:
-        found = analyze_model(model, settings=RunSettings(command=command_line(), events=events))
+        found = analyze_model(
+            model,
+            settings=RunSettings(command=command_line(), events=events, trust_remote_code=trust_remote_code),
+        )
         write_page(found, out)
     if json_:
         print_json(found)

@@ -16,6 +16,7 @@ from bivlm.cli.shared import (
     ModelArgument,
     PruneOption,
     TokensOption,
+    TrustOption,
     chosen_pruning,
     command,
     print_json,
@@ -53,6 +54,7 @@ def ask(
     adapter: AdapterOption = None,
     max_pixels: MaxPixelsOption = None,
     min_pixels: MinPixelsOption = None,
+    trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Ask a model, packed or not, a question about an image, several images, or none."""
@@ -68,6 +70,7 @@ def ask(
         adapter=adapter,
         max_pixels=max_pixels,
         min_pixels=min_pixels,
+        trust_remote_code=trust_remote_code,
     )
     text = answer(loaded, processor, image, question, system=system, max_new_tokens=max_new_tokens)
     if json_:

@@ -19,6 +19,7 @@ from bivlm.cli.shared import (
     ModelArgument,
     PartsOption,
     TokensOption,
+    TrustOption,
     command,
     command_line,
     out_console,
@@ -85,6 +86,7 @@ def compare(
     max_new_tokens: TokensOption = 16,
     keep_models: KeepModelsOption = False,
     data_root: DataRootOption = None,
+    trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Pack a model with several presets, ask every packed model the same questions: accuracy by true bits.
@@ -123,7 +125,7 @@ def compare(
             parts=words(parts),
             parts_study=parts_study,
             keep_models=keep_models,
-            settings=RunSettings(batch_size, max_new_tokens, command_line(), events),
+            settings=RunSettings(batch_size, max_new_tokens, command_line(), events, trust_remote_code),
         )
         write_page(found, out)
     _show(found, out, json_)

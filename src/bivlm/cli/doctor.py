@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bivlm.cli.shared import MORE, JsonOption, command, out_console, print_json
+from bivlm.cli.shared import MORE, JsonOption, TrustOption, command, out_console, print_json
 
 
 @command("doctor", MORE, "bivlm doctor", "bivlm doctor out")
@@ -15,6 +15,7 @@ def doctor(
         str | None,
         typer.Argument(metavar="[MODEL]", help="also say what its packed linears run on", show_default=False),
     ] = None,
+    trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Say which kernels this installation runs packed models on, and why.
@@ -24,7 +25,7 @@ def doctor(
     from bivlm.cli.tables import doctor_tables
     from bivlm.doctor import diagnose
 
-    found = diagnose(model)
+    found = diagnose(model, trust_remote_code)
     if json_:
         print_json(found)
     else:

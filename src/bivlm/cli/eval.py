@@ -21,6 +21,7 @@ from bivlm.cli.shared import (
     PruneOption,
     SeedOption,
     TokensOption,
+    TrustOption,
     chosen_pruning,
     command,
     out_console,
@@ -63,6 +64,7 @@ def evaluate(
     min_pixels: MinPixelsOption = None,
     shuffle_images: ShuffleOption = False,
     data_root: DataRootOption = None,
+    trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Measure a model on visual questions: accuracy with its 95 % interval, and fidelity to a reference."""
@@ -89,6 +91,7 @@ def evaluate(
             adapter=adapter,
             max_pixels=max_pixels,
             min_pixels=min_pixels,
+            trust_remote_code=trust_remote_code,
             events=events,
         )
     if json_:

@@ -10,6 +10,7 @@ from bivlm.cli.shared import (
     MAIN,
     JsonOption,
     ModelArgument,
+    TrustOption,
     command,
     out_console,
     print_json,
@@ -29,6 +30,7 @@ def inspect(
             " config.json alone is enough",
         ),
     ] = False,
+    trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Count the true bits of a packed model, by part and by layer, from the bytes in its files.
@@ -37,25 +39,25 @@ def inspect(
     copy of it.
     """
     if structure:
-        show_structure(model, json_)
+        show_structure(model, json_, trust_remote_code)
         return
     from bivlm.cli.tables import inspection_table
     from bivlm.eval.inspection import inspect as inspect_folder
 
-    inspection = inspect_folder(model)
+    inspection = inspect_folder(model, trust_remote_code)
     if json_:
         print_json(inspection)
     else:
         out_console.print(inspection_table(inspection, layers=layers))
 
 
-def show_structure(model: str, json_: bool) -> None:
+def show_structure(model: str, json_: bool, trust_remote_code: bool) -> None:
     """The tables of `bivlm inspect --structure`."""
     from bivlm.cli.tables import structure_tables
     from bivlm.eval.structure import find_structure_of
 
     quiet_libraries()
-    report = find_structure_of(model)
+    report = find_structure_of(model, trust_remote_code)
     if json_:
         print_json(report)
         return

@@ -17,6 +17,7 @@ from bivlm.cli.shared import (
     ModelArgument,
     SeedOption,
     TokensOption,
+    TrustOption,
     command,
     command_line,
     numbers,
@@ -102,6 +103,7 @@ def prune(
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 16,
     data_root: DataRootOption = None,
+    trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Drop visual tokens with several pruners, from several blocks on: accuracy, time, memory by what stays.
@@ -114,12 +116,17 @@ def prune(
     from bivlm.data.samples import read_samples
     from bivlm.studies.picture import require_matplotlib
     from bivlm.studies.prune.page import write_page
-    from bivlm.studies.prune.run import study_pruning
+    from bivlm.studies.prune.run import default_layers, study_pruning
     from bivlm.studies.prune.table import redundancy_table
     from bivlm.studies.study import RunSettings
 
     require_matplotlib()
-    prunings = _prunings(model, pruners, sites, layers, keep, tokens)
+    depth = (
+        default_layers(model, trust_remote_code)
+        if layers is None
+        else numbers(layers, int, "--layers", "block numbers: 2,5,10")
+    )
+    prunings = _prunings(pruners, sites, depth, keep, tokens)
     samples = read_samples(
         data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
     )
@@ -131,7 +138,7 @@ def prune(
             samples=samples,
             reference=reference,
             ranking=ranking,
-            settings=RunSettings(batch_size, max_new_tokens, command_line(), events),
+            settings=RunSettings(batch_size, max_new_tokens, command_line(), events, trust_remote_code),
         )
         write_page(found, out)
     if json_:
@@ -142,16 +149,12 @@ def prune(
 
 
 def _prunings(
-    model: str, pruners: list[str] | None, sites: str, layers: str | None, keep: str, tokens: str
+    pruners: list[str] | None, sites: str, depth: list[int], keep: str, tokens: str
 ) -> list[Pruning]:
     """Every pruning that the options ask for, each once."""
     from bivlm.job.recipe import split_presets
     from bivlm.pruning import PRUNERS
     from bivlm.pruning.settings import sweep
-    from bivlm.studies.prune.run import default_layers
 
-    depth = (
-        default_layers(model) if layers is None else numbers(layers, int, "--layers", "block numbers: 2,5,10")
-    )
     shares = numbers(keep, float, "--keep", "shares: 0.5,0.25")
     return sweep(split_presets(pruners or sorted(PRUNERS)), words(sites), depth, shares, tokens)

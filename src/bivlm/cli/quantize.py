@@ -22,6 +22,7 @@ from bivlm.cli.shared import (
     ModelArgument,
     PartsOption,
     SeedOption,
+    TrustOption,
     command,
     note,
     out_console,
@@ -175,6 +176,7 @@ def quantize(
     measurements: MeasurementsOption = None,
     merge_adapter: AdapterOption = False,
     allow_kept_experts: KeptExpertsOption = False,
+    trust_remote_code: TrustOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json_: JsonOption = False,
@@ -203,6 +205,7 @@ def quantize(
         allow_kept_experts=allow_kept_experts,
         max_pixels=max_pixels,
         min_pixels=min_pixels,
+        trust_remote_code=trust_remote_code,
     )
     prepared = prepare(model, request)
     warning = _show_plan(prepared, json_)
@@ -211,7 +214,7 @@ def quantize(
             print_json({**asdict(prepared.expected), "warning": warning})
         return
     _pack(prepared, out, calibration_samples(prepared, data or (), samples, seed, data_root), overwrite)
-    _show_packed(out, json_)
+    _show_packed(out, json_, trust_remote_code)
 
 
 def _show_plan(prepared: Prepared, json_: bool) -> str:
@@ -236,11 +239,11 @@ def _pack(prepared: Prepared, out: Path, samples: Sequence[Sample], overwrite: b
         run(prepared, out, samples, overwrite=overwrite, events=events)
 
 
-def _show_packed(out: Path, json_: bool) -> None:
+def _show_packed(out: Path, json_: bool, trust_remote_code: bool) -> None:
     from bivlm.cli.tables import inspection_table
     from bivlm.eval.inspection import inspect
 
-    inspection = inspect(out)
+    inspection = inspect(out, trust_remote_code)
     if json_:
         print_json(inspection)
         return

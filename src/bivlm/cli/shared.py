@@ -134,6 +134,17 @@ MinPixelsOption = Annotated[
         rich_help_panel=MORE,
     ),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help=(
+            "run the code of the model's folder, where the model or its processor needs it; without it no"
+            " code of a folder is ever run"
+        ),
+        rich_help_panel=MORE,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="print JSON instead of a table", rich_help_panel=MORE)
 ]

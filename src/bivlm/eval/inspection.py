@@ -66,12 +66,12 @@ class _Linear:
     paper_bits: float | None
 
 
-def inspect(model: str | Path) -> Inspection:
+def inspect(model: str | Path, trust_remote_code: bool = False) -> Inspection:
     """Count the bytes of a packed model folder, after checking every checksum. InputError if it is not
-    packed, or damaged.
+    packed, or damaged, or needs code of its own and is not trusted with it.
     """
-    folder = resolve_model(model)
-    family = check_model_folder(folder)
+    folder = resolve_model(model, trust_remote_code)
+    family = check_model_folder(folder, trust_remote_code=trust_remote_code)
     config = packed_config(folder)
     if config is None:
         raise InputError(

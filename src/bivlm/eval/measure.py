@@ -29,23 +29,31 @@ def measure(
     adapter: str | Path | None = None,
     max_pixels: int | None = None,
     min_pixels: int | None = None,
+    trust_remote_code: bool = False,
     events: Events = SILENT,
 ) -> EvalResult:
     """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the
     reference's answers.
 
     The reference drops no visual tokens; the model is pruned as `pruning` says and has the `adapter`, as in
-    `bivlm.load`; both read images within the same bounds of pixels. `events` receives the progress of the
-    "reference answers" and then of the "questions". Raises InputError, before anything is loaded, for samples
-    without an answer.
+    `bivlm.load`; both read images within the same bounds of pixels. `trust_remote_code` runs the code of both
+    folders where it is needed. `events` receives the progress of the "reference answers" and then of the
+    "questions". Raises InputError, before anything is loaded, for samples without an answer.
     """
     check_answers(samples)
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
         answers: ReferenceAnswers | None = None
         if reference is not None:
-            pixels = PixelBounds(max_pixels, min_pixels) or recorded_pixels(resolve_model(model))
+            pixels = PixelBounds(max_pixels, min_pixels) or recorded_pixels(
+                resolve_model(model, trust_remote_code)
+            )
             loaded, processor = load(
-                reference, expand=True, pruning=None, max_pixels=pixels.most, min_pixels=pixels.least
+                reference,
+                expand=True,
+                pruning=None,
+                max_pixels=pixels.most,
+                min_pixels=pixels.least,
+                trust_remote_code=trust_remote_code,
             )
             answers = collect_reference(
                 loaded,
@@ -64,6 +72,7 @@ def measure(
             adapter=adapter,
             max_pixels=max_pixels,
             min_pixels=min_pixels,
+            trust_remote_code=trust_remote_code,
         )
         return evaluate(
             loaded,

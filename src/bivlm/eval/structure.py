@@ -66,14 +66,15 @@ class StructureReport:
         }
 
 
-def find_structure_of(model: str | Path) -> StructureReport:
-    """The structure of a full-precision folder or hub id; a folder with config.json alone is enough.
+def find_structure_of(model: str | Path, trust_remote_code: bool = False) -> StructureReport:
+    """The structure of a full-precision folder or hub id; a folder with config.json alone is enough (with
+    `trust_remote_code`, and the code that it names).
 
     Raises InputError if it is quantized, damaged, or if its structure cannot be found.
     """
-    folder = resolve_model(model)
-    config = read_config(folder)
-    structure = structure_in(folder, config)
+    folder = resolve_model(model, trust_remote_code)
+    config = read_config(folder, trust_remote_code)
+    structure = structure_in(folder, config, trust_remote_code)
     with folder_blamed(folder), torch.device("meta"):
         full = getattr(transformers, structure.auto_class).from_config(config, dtype=torch.bfloat16)
     rows, total = count_weights(full, structure)

@@ -150,6 +150,8 @@ def _fingerprint(config: PretrainedConfig) -> str:
 
     def described(node: PretrainedConfig) -> dict[str, Any]:
         parts: dict[str, Any] = {"model_type": node.model_type}
+        if not type(node).__module__.startswith("transformers."):
+            parts["class"] = type(node).__module__  # the code of a folder, by the hash of its files
         for name, value in vars(node).items():
             if isinstance(value, PretrainedConfig):
                 parts[name] = described(value)

@@ -6,6 +6,7 @@ The walk, the checkpoint and the evaluation read it; none of them knows a model 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from transformers import PretrainedConfig
 from bivlm.families import inputs as model_inputs
 from bivlm.families import text_inputs
 from bivlm.types import PartName, Sample
+
+_IMAGES = re.compile(r"pixel|image")  # in the name of an argument
 
 
 def last_block(config: PretrainedConfig, count: int) -> Sequence[int]:
@@ -69,6 +72,7 @@ class Family:
     reads them (in most models they mark the image, and 0 is text). `most_images` of one question is None for
     any number. `mixed_batches` is False for a model in which the number of images of one question changes
     what it computes for others in its batch. `auto_class` is the class of transformers that builds the model.
+    `takes` are the arguments of the model's `forward`; left out, those of transformers' class.
     `origin` is "found" for a family that was found and not declared.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
@@ -93,6 +97,7 @@ class Family:
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
     tower_outputs: Callable[[PretrainedConfig, int], Sequence[int]] = last_block
+    takes: tuple[str, ...] = ()
     origin: str = "declared"
 
     @property
@@ -102,8 +107,10 @@ class Family:
 
     @property
     def reads_images(self) -> bool:
-        """Whether the model takes images; a language model alone does not."""
-        return self.auto_class != "AutoModelForCausalLM"
+        """Whether the model takes images; a language model alone does not. (The code of a folder may offer a
+        model that does as a causal language model.)
+        """
+        return self.auto_class != "AutoModelForCausalLM" or any(map(_IMAGES.search, self.takes))
 
     def inputs(
         self,

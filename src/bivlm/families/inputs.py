@@ -74,7 +74,7 @@ def build(
             add_special_tokens=not _begin_with_bos(processor.tokenizer.bos_token, texts, samples),
             return_tensors="pt",
         )
-    accepted = forward_arguments(family.auto_class, family.model_type)
+    accepted = family.takes or forward_arguments(family.auto_class, family.model_type)
     inputs = {name: tensor for name, tensor in batch.items() if name in accepted and name != TARGETS}
     check_length(inputs["attention_mask"], samples, limit)
     return inputs
@@ -106,8 +106,17 @@ def forward_arguments(auto_class: str, model_type: str) -> frozenset[str]:
     """
     found = getattr(transformers, auto_class)._model_mapping[transformers.CONFIG_MAPPING[model_type]]
     model_class = found if isinstance(found, type) else found[0]  # of several the first is the default
+    return arguments_of(model_class)
+
+
+def arguments_of(model_class: Any) -> frozenset[str]:
+    """The names of what the `forward` of a model's class takes."""
     taken = signature(model_class.forward).parameters.values()
-    return frozenset(one.name for one in taken if one.kind is not one.VAR_KEYWORD)
+    return frozenset(
+        one.name
+        for one in taken
+        if one.name != "self" and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+    )
 
 
 def check_length(attention_mask: Tensor, samples: Sequence[Sample], limit: int | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from bivlm.errors import InputError, cut
 from bivlm.families.packages import missing_package
 from bivlm.families.pixels import UNBOUNDED, PixelBounds, bound_pixels
+from bivlm.families.remote_code import OPTION, code_files
 
 # LLaVA's processors count visual tokens with these; checkpoints from before transformers 4.50 may lack them,
 # and then the count is unknown
@@ -24,22 +25,29 @@ REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
 MOST = 1 << 20  # of a processor's own numbers; as many visual tokens are written out as text
 
 
-def load_processor(folder: Path, reads_images: bool = True, pixels: PixelBounds = UNBOUNDED) -> Any:
+def load_processor(
+    folder: Path,
+    reads_images: bool = True,
+    pixels: PixelBounds = UNBOUNDED,
+    trust_remote_code: bool = False,
+) -> Any:
     """The processor of a model folder, its images within `pixels`, or the tokenizer of a language model that
-    reads no images. No code from the folder is run.
+    reads no images. Code from the folder is run only with `trust_remote_code`.
 
     Raises InputError if its files are missing or damaged, if a package that it needs is missing, if it cannot
     count visual tokens, or if it does not have such bounds of pixels.
     """
     if pixels and not reads_images:
         raise InputError(f"{folder}: a language model reads no images; leave the bounds of pixels out")
+    if trust_remote_code:
+        code_files(folder)  # nothing is fetched from another repository
     try:
         # with an unsuitable torchvision it fails here, not above
         from transformers import AutoProcessor, AutoTokenizer
 
         if not reads_images:
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers checks little of what it reads: damage ends anywhere in it
         needed = missing_package(error)
         if needed is not None:
@@ -47,6 +55,11 @@ def load_processor(folder: Path, reads_images: bool = True, pixels: PixelBounds 
         if isinstance(error, ImportError):
             raise InputError(
                 f"{folder}: its processor needs a package that is not installed: {first_line(error)}"
+            ) from error
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise InputError(
+                f"{folder}: its processor needs the code of the folder, which bivlm does not run by itself;"
+                f" {OPTION} runs it, if you trust where it is from"
             ) from error
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise InputError(

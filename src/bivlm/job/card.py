@@ -34,6 +34,7 @@ def model_card(
     rest = quantization["kept"]
     kept = "norms, convolutions" if "embedding" in kinds else "embeddings, norms, language head"
     kept += "".join(f", {kind}" for kind in sorted({row["kind"] for row in rest["weights"]}))
+    trusted = ", trust_remote_code=True" if source.trust_remote_code else ""
     pruning = quantization.get("pruning")
     dropped = (
         "" if pruning is None else f"| visual tokens dropped by default | `{parse_pruning(pruning)}` |\n"
@@ -67,7 +68,7 @@ row for everything that is packed.
 
 ```python
 import bivlm
-model, processor = bivlm.load("PATH/TO/THIS/FOLDER")
+model, processor = bivlm.load("PATH/TO/THIS/FOLDER"{trusted})
 print(bivlm.answer(model, processor, {asked}))
 ```
 """

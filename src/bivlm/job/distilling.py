@@ -45,7 +45,11 @@ def distil(
     paths = [block.path for block in plan.blocks]
     kept = None if measured is None else measured.place("predictions", paths)
     teacher = ask_teacher(source, paths, samples, kept, events)
-    student = SourceModel(source.folder, merge_adapter=bool(source.adapter.files))
+    student = SourceModel(
+        source.folder,
+        merge_adapter=bool(source.adapter.files),
+        trust_remote_code=source.trust_remote_code,
+    )
     dtype = computing_dtype(source.dtype)
     packed, vectors = put_together(student, plan, store, dtype)
     stored = {name: entry.dtype for name, entry in source.entries.items()}

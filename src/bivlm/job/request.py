@@ -36,7 +36,7 @@ class Request:
     `measurements` a folder that keeps gradients and predictions for other jobs; `merge_adapter` says that a
     LoRA adapter in the model's folder belongs to its weights; `allow_kept_experts` that a model may be packed
     most of whose weights stay, because they are fused experts. `pixels` bounds the images, in calibration and
-    as the packed model's default.
+    as the packed model's default. `trust_remote_code` runs the code of the model's folder where it is needed.
     """
 
     recipe: Recipe
@@ -48,6 +48,7 @@ class Request:
     merge_adapter: bool = False
     allow_kept_experts: bool = False
     pixels: PixelBounds = UNBOUNDED
+    trust_remote_code: bool = False
 
 
 def make_request(
@@ -66,6 +67,7 @@ def make_request(
     allow_kept_experts: bool = False,
     max_pixels: int | None = None,
     min_pixels: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Request:
     """Check the arguments and combine them into a request.
 
@@ -102,6 +104,7 @@ def make_request(
         merge_adapter,
         allow_kept_experts,
         PixelBounds(max_pixels, min_pixels),
+        trust_remote_code,
     )
 
 

@@ -17,9 +17,7 @@ from typing import Any
 import torch
 
 from bivlm import __version__
-from bivlm.calibration.distillation import HELD_OUT as WHOLE_HELD_OUT
 from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
-from bivlm.calibration.tuning import HELD_OUT
 from bivlm.checkpoint.companions import check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
 from bivlm.checkpoint.guards import memory_explained
@@ -30,7 +28,6 @@ from bivlm.checkpoint.place import REPORT_NAME
 from bivlm.checkpoint.shards import read_json, to_json
 from bivlm.checkpoint.source import SourceModel
 from bivlm.data.samples import read_samples
-from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, load_processor, use
 from bivlm.families.found.record import FIELD, found_line, to_record
@@ -45,6 +42,7 @@ from bivlm.job.preflight import Preflight, check_disk, preflight
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request, make_request
+from bivlm.job.samples import check_images, check_samples
 from bivlm.job.walk import Walk
 from bivlm.job.weighing import gradients_of, wants_gradients
 from bivlm.pruning.apply import TokenPruning
@@ -91,6 +89,7 @@ def quantize(
     allow_kept_experts: bool = False,
     max_pixels: int | None = None,
     min_pixels: int | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     events: Events = SILENT,
 ) -> Path:
@@ -115,6 +114,8 @@ def quantize(
     allow_kept_experts  pack a model whose blocks are for the most part fused experts, which stay in full
                    precision; without it such a model is refused
     max_pixels     the most pixels of an image, in calibration and later by default; min_pixels the least
+    trust_remote_code  run the code of the model's folder, where the model or its processor needs it, and copy
+                   it into `out`; without it such a model is refused
     overwrite      replace `out` if bivlm wrote it; the old model stays until the new one is complete
     events         receives the progress
 
@@ -136,6 +137,7 @@ def quantize(
         allow_kept_experts=allow_kept_experts,
         max_pixels=max_pixels,
         min_pixels=min_pixels,
+        trust_remote_code=trust_remote_code,
     )
     prepared = prepare(model, request)
     drawn = calibration_samples(prepared, data, samples, seed, data_root)
@@ -148,15 +150,18 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     """
     if request.family is not None:
         use(request.family)
-    source = SourceModel(resolve_model(model), merge_adapter=request.merge_adapter)
-    check_readable(companions(source.folder))
+    trusted = request.trust_remote_code
+    source = SourceModel(
+        resolve_model(model, trusted), merge_adapter=request.merge_adapter, trust_remote_code=trusted
+    )
+    check_readable(companions(source.folder, trusted))
     family_of(source.config, request.family)  # refuses a family of another architecture
     plan = make_plan(source, request.recipe, request.parts)
     if not request.allow_kept_experts:
         check_experts(source, plan, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
     if request.pixels:
-        load_processor(source.folder, source.family.reads_images, request.pixels)  # refuses what it lacks
+        load_processor(source.folder, source.family.reads_images, request.pixels, trusted)  # if it has them
     if request.pruning is not None:
         TokenPruning(source.model, request.pruning)  # refuses a pruning that this model cannot do
     return Prepared(request, source, plan, preflight(source, plan, budget))
@@ -194,9 +199,10 @@ def run(
     source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
     if source.family.origin == "found":
         events.say(found_line(source.family))
-    _check_samples(recipe, samples)
+    check_samples(recipe, samples)
     check_disk(out, prepared.expected)
     inputs = calibration_inputs(source, samples if recipe.needs_data else (), prepared.request.pixels)
+    check_images(source, plan, inputs)
     if wants_gradients(plan, inputs) or plan.distillation:
         inputs = answered(source, inputs, events)
     units = [unit.path for unit in plan.units]
@@ -233,26 +239,6 @@ def run(
     return out
 
 
-def _check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
-    """InputError if a recipe needs more calibration samples than there are."""
-    if recipe.needs_data and not samples:
-        raise InputError(
-            f"recipe {recipe.name} calibrates on data and none was given; add --data, or choose a preset that"
-            " needs no data"
-        )
-    if recipe.tuning and len(samples) < HELD_OUT:
-        raise InputError(
-            f"recipe {recipe.name} tunes on calibration samples of which every {HELD_OUT}th is held out, and"
-            f" {len(samples)} are given; give at least {HELD_OUT}, or leave tuning out"
-        )
-    if recipe.distillation and len(samples) < WHOLE_HELD_OUT:
-        raise InputError(
-            f"recipe {recipe.name} tunes the whole model on calibration samples of which every"
-            f" {WHOLE_HELD_OUT}th is held out, and {len(samples)} are given; give at least {WHOLE_HELD_OUT},"
-            " or leave distillation out"
-        )
-
-
 def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
     """What the user decided about the result, besides the source: a folder made with the same is its
     result.
@@ -267,6 +253,8 @@ def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str
         described["pruning"] = request.pruning.to_dict()
     if request.merge_adapter:
         described["merge_adapter"] = True
+    if request.trust_remote_code:
+        described["trust_remote_code"] = True
     if request.pixels:
         described["pixels"] = request.pixels.to_dict()
     if inputs:

@@ -28,12 +28,14 @@ class RunSettings:
     max_new_tokens  longest answer, in tokens
     command         what the result says that it was made by
     events          hears of progress, and of every finished run in a line
+    trust_remote_code  run the code of the models' folders where it is needed
     """
 
     batch_size: int = 32
     max_new_tokens: int = 16
     command: str = ""
     events: Events = SILENT
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -5,6 +5,7 @@ refused with one line.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,11 +144,11 @@ class TestRefused:
 
     def test_unknown_to_transformers(self):
         with pytest.raises(InputError, match=r"'nobodys' is not supported.*llava.*docs/adding"):
-            check_model_type("nobodys")
+            check_model_type(Path("m"), {"model_type": "nobodys"})
 
     def test_code_of_a_folder(self):
         with pytest.raises(InputError, match="'internvl_chat' needs the code of its folder"):
-            check_model_type("internvl_chat")
+            check_model_type(Path("m"), {"model_type": "internvl_chat"})
 
     def test_parts_of_unknown_types(self):
         config = transformers.LlavaConfig(vision_config=transformers.Wav2Vec2Config())

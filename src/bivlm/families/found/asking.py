@@ -4,14 +4,15 @@ about another image, and another question.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from bivlm.families.base import Family, Stack
-from bivlm.families.found.structure import ImageToken
+from bivlm.families.base import Stack
+from bivlm.families.found.structure import family_from
 from bivlm.families.found.synthetic import Three
 from bivlm.families.processors import load_processor
 from bivlm.types import Sample
@@ -23,16 +24,20 @@ QUESTIONS = ("Is the square in this image red?", "How many circles are on the ta
 class Asking:
     """Asks with a folder's processor. Raises InputError when it is made, if the processor cannot be used."""
 
-    def __init__(self, folder: Path, model_type: str, auto_class: str) -> None:
-        self.reads_images = auto_class != "AutoModelForCausalLM"
-        self.processor = load_processor(folder, self.reads_images)
-        self.family = Family(
-            model_type=model_type,
-            stacks=(Stack("vision", ""),) if self.reads_images else (),
-            full_precision=(),
-            image_token_id=ImageToken(None),
-            prompt="{image}{question}" if self.reads_images else "{bos}{question}",
-            auto_class=auto_class,
+    def __init__(
+        self,
+        folder: Path,
+        model_type: str,
+        auto_class: str,
+        takes: tuple[str, ...] = (),
+        trust_remote_code: bool = False,
+    ) -> None:
+        blind = family_from(model_type, auto_class, (), (), None, 0, takes)
+        self.reads_images = blind.reads_images
+        self.processor = load_processor(folder, self.reads_images, trust_remote_code=trust_remote_code)
+        prompt = "{image}{question}" if self.reads_images else "{bos}{question}"
+        self.family = replace(
+            blind, stacks=(Stack("vision", ""),) if self.reads_images else (), prompt=prompt
         )
 
     def __call__(self, model: Any) -> Three:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bivlm.errors import InputError, cut
+from bivlm.families import remote_code
 from bivlm.families.found import blocks as inner
 from bivlm.families.found.around import find_around
 from bivlm.families.found.build import seeded_model
@@ -33,6 +34,7 @@ from bivlm.families.found.stacks import find_stacks
 from bivlm.families.found.structure import FoundStack, Structure
 from bivlm.families.found.synthetic import NoInputs, Three, image_token, synthetic
 from bivlm.families.found.tracing import accepts, run, watch
+from bivlm.families.inputs import arguments_of
 from bivlm.types import PartName
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,22 @@ def auto_class_of(model_type: str, made_as: Sequence[str] = ()) -> str:
     )
 
 
+def auto_class_in(config: PretrainedConfig) -> str:
+    """The class of transformers that builds the model of a config: that of its architecture, or the one for
+    which the code of its folder offers a class. Raises InputError as `auto_class_of`.
+    """
+    own = remote_code.own_class(config)
+    return auto_class_of(config.model_type, config.architectures or ()) if own is None else own[0]
+
+
+def taken_by(config: PretrainedConfig) -> tuple[str, ...]:
+    """The arguments of `forward` of a model that is built with the code of its folder; none for every other,
+    whose class can be looked up.
+    """
+    own = remote_code.own_class(config)
+    return () if own is None else tuple(sorted(arguments_of(own[1])))
+
+
 def find_structure(config: PretrainedConfig, asking: Asking | None = None) -> Structure:
     """The structure of the model of a config. `asking` makes the inputs of the small model (from the folder's
     processor); without it they are made up.
@@ -76,10 +94,10 @@ def find_structure(config: PretrainedConfig, asking: Asking | None = None) -> St
     Raises InputError, naming the place, if the model cannot be shrunk and run, or runs in a way that cannot
     be packed block by block.
     """
-    auto_class = auto_class_of(config.model_type, config.architectures or ())
+    auto_class = auto_class_in(config)
     auto_model = getattr(transformers, auto_class)
     small = small_model(config, auto_model, asking)
-    structure = _read(small, config.model_type, auto_class)
+    structure = replace(_read(small, config.model_type, auto_class), takes=taken_by(config))
     with torch.device("meta"):
         full = auto_model.from_config(config, dtype=torch.bfloat16)
     return check_against(full, small.model, structure)

@@ -25,8 +25,10 @@ AUTO_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
 LONGEST, MOST = 300, 1000  # of a path; of entries in a list
 LARGEST_TOKEN = 1 << 31
 _PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+_NAME = re.compile(r"[A-Za-z_]\w*")
 _PATTERN = re.compile(r"[\w*]+(\.[\w*]+)*")
 _FIELDS = {"auto_class", "stacks", "full_precision", "image_token_id", "answer_token_type"}
+_TAKES = "takes"  # recorded only for a model whose class is not transformers' own
 _STACK_FIELDS = {"part", "path", "visual_linears"}
 
 
@@ -43,6 +45,7 @@ def to_record(family: Family) -> dict[str, Any]:
         "full_precision": list(family.full_precision),
         "image_token_id": token.token,
         "answer_token_type": family.answer_token_type,
+        **({_TAKES: list(family.takes)} if family.takes else {}),
     }
 
 
@@ -57,7 +60,8 @@ def found_line(family: Family) -> str:
 
 def read_record(model_type: str, record: Any) -> Family:
     """The family that a record describes. InputError, naming the field, for anything else."""
-    fields = _object(record, "family", _FIELDS)
+    known = _FIELDS | ({_TAKES} if isinstance(record, Mapping) and _TAKES in record else set())
+    fields = _object(record, "family", known)
     auto_class, token = fields["auto_class"], fields["image_token_id"]
     _need(auto_class in AUTO_CLASSES, "auto_class", auto_class, f"one of {', '.join(AUTO_CLASSES)}")
     _need(token is None or _is_number(token, LARGEST_TOKEN), "image_token_id", token, "a token's number")
@@ -68,7 +72,10 @@ def read_record(model_type: str, record: Any) -> Family:
     patterns = _list(fields["full_precision"], "full_precision")
     for pattern in patterns:
         _need(_is_text(pattern, _PATTERN), "full_precision", pattern, "names of modules, with stars")
-    return family_from(model_type, auto_class, stacks, tuple(patterns), token, kind)
+    takes = _list(fields.get(_TAKES, []), _TAKES)
+    for name in takes:
+        _need(_is_text(name, _NAME), _TAKES, name, "names of arguments")
+    return family_from(model_type, auto_class, stacks, tuple(patterns), token, kind, tuple(takes))
 
 
 def recorded_family(config: Any) -> Family | None:

@@ -5,7 +5,7 @@ worth knowing before it is packed.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -48,6 +48,7 @@ class Structure:
     `shared` are groups of linears that receive the same tensor, as patterns. `experts` are patterns of
     stacked expert weights, which are parameters and no linears. `tied`: embedding and head share a weight.
     `notes` are remarks about what could not be seen. `inputs` says what the small model was run on.
+    `takes` are the arguments of `forward`, if the model's class is not transformers' own.
     """
 
     model_type: str
@@ -61,6 +62,7 @@ class Structure:
     tied: bool = False
     notes: tuple[str, ...] = ()
     inputs: str = ""
+    takes: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -75,6 +77,7 @@ class Structure:
             tuple(kept.pattern for kept in self.kept),
             self.image_token_id,
             self.answer_token_type,
+            self.takes,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,15 +101,17 @@ def family_from(
     full_precision: tuple[str, ...],
     image_token_id: int | None,
     answer_token_type: int,
+    takes: tuple[str, ...] = (),
 ) -> Family:
     """A found family. Language models are asked without a chat template if they have none."""
-    return Family(
+    found = Family(
         model_type=model_type,
         stacks=stacks,
         full_precision=full_precision,
         image_token_id=ImageToken(image_token_id),
-        prompt="{bos}{question}" if auto_class == "AutoModelForCausalLM" else None,
         answer_token_type=answer_token_type,
         auto_class=auto_class,
+        takes=takes,
         origin="found",
     )
+    return found if found.reads_images else replace(found, prompt="{bos}{question}")

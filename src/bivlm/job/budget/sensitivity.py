@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.stats import StatsCollector
+from bivlm.calibration.streams import unreached
 from bivlm.checkpoint.durable import write_text
 from bivlm.checkpoint.shards import read_json
 from bivlm.checkpoint.source import SourceModel
@@ -79,35 +80,54 @@ def measure(
     blocks = [block for block in plan.blocks if block.quantized]
     found = file.read()
     file.check(found, blocks)
-    inputs = samples[:PROBE_SAMPLES]
+    numbers = probe_samples(samples)
     if any(block.path not in found for block in blocks):
         with source.surroundings((), head=True):
-            reference = _logits(source, inputs)
+            reference = _logits(source, [samples[number] for number in numbers])
             for number, block in enumerate(blocks):
                 events.progress(MEASURING, number, len(blocks))
                 if block.path not in found:
-                    found[block.path] = _probe(source, block, samples, reference, gradients)
+                    found[block.path] = _probe(source, block, samples, numbers, reference, gradients)
                     file.write(found)
     events.progress(MEASURING, len(blocks), len(blocks))
     file.write(found)
     return [group for block in blocks for group in found[block.path]]
 
 
+def probe_samples(samples: Sequence[CalibrationInput]) -> list[int]:
+    """The numbers of the samples on which a budget is measured: the first PROBE_SAMPLES; if some samples have
+    images and others have none, the first of both kinds, in their proportion, at least one of each.
+    """
+    count = min(PROBE_SAMPLES, len(samples))
+    seeing = [number for number, sample in enumerate(samples) if sample.has_image]
+    blind = [number for number, sample in enumerate(samples) if not sample.has_image]
+    if not seeing or not blind:
+        return list(range(count))
+    share = min(max(round(count * len(seeing) / len(samples)), 1), count - 1)
+    return sorted(seeing[:share] + blind[: count - share])
+
+
 def _probe(
     source: SourceModel,
     block: BlockPlan,
     samples: Sequence[CalibrationInput],
+    numbers: Sequence[int],
     reference: Sequence[Tensor],
     gradients: Gradients | None,
 ) -> list[Sensitivity]:
-    """The sensitivities of one block's groups; the whole model is in memory."""
+    """The sensitivities of one block's groups on the samples with these `numbers`; the whole model is in
+    memory.
+    """
     stack = source.family.stacks[block.stack]
     quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
-    collector, inputs = block_collector(source, block, samples, gradients), samples[:PROBE_SAMPLES]
-    for number, sample in enumerate(inputs):
+    collector = block_collector(source, block, samples, gradients)
+    inputs = [samples[number] for number in numbers]
+    for number, sample in zip(numbers, inputs, strict=True):
         visual = sample.visual if stack.part == "language" else None
         with collector.watching(visual, number=number), torch.inference_mode():
             source.model(**sample.tensors, use_cache=False)
+    if not collector.groups():
+        raise unreached(block.path)
     return probe_block(
         collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs))
     )

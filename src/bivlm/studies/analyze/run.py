@@ -31,12 +31,14 @@ PRESET = "bivlm-paper"  # its rules have the paper's largest salient share of ea
 
 
 def analyze(model: str | Path, *, settings: RunSettings = DEFAULT_SETTINGS) -> Analysis:
-    """Measure the weights of `model` (a folder or hub id). Of the settings it takes the command and events.
+    """Measure the weights of `model` (a folder or hub id). Of the settings it takes the command, the
+    events, and whether the folder's code may be run.
 
     Raises InputError for what the user has to put right: no model, one that is packed, a damaged weight.
     """
     started = time.perf_counter()
-    source = SourceModel(resolve_model(model))
+    trusted = settings.trust_remote_code
+    source = SourceModel(resolve_model(model, trusted), trust_remote_code=trusted)
     plan = make_plan(source, load_recipe(PRESET), PARTS)
     linears = _linears(source, plan, settings.events)
     return Analysis(

@@ -70,7 +70,8 @@ def compare_presets(
     combinations = COMBINATIONS if parts_study else (checked_parts(parts),)
     check_samples(samples, calibration, recipes)
     folder = ComparisonFolder(Path(out))
-    source = SourceModel(resolve_model(model))
+    trusted = settings.trust_remote_code
+    source = SourceModel(resolve_model(model, trusted), trust_remote_code=trusted)
     asked, calibrated = digests(samples), digests(calibration)
     common = {"model": model_files(source.folder), "samples": joined(asked), **settings.fingerprint()}
     with folder:
@@ -112,7 +113,7 @@ class _Comparing(Study):
         if known is not None and reference is not None:
             self.say(f"{FULL_PRECISION}: measured before")
             return ComparisonRow.from_dict(known["row"]), reference, known["evaluation"]["metric"]
-        loaded, processor = load(self.source.folder)
+        loaded, processor = load(self.source.folder, trust_remote_code=self.settings.trust_remote_code)
         reference = self.collect_reference(FULL_PRECISION, loaded, processor)
         result = self.evaluate(FULL_PRECISION, loaded, processor, reference)
         row = _measured(
@@ -166,13 +167,13 @@ class _Comparing(Study):
         reference: ReferenceAnswers,
     ) -> dict[str, Any]:
         """Pack, count, load, ask: the content of the run's record."""
-        label = label_of(recipe.name, parts)
-        prepared = prepare(self.source.folder, Request(recipe, parts))
+        label, trusted = label_of(recipe.name, parts), self.settings.trust_remote_code
+        prepared = prepare(self.source.folder, Request(recipe, parts, trust_remote_code=trusted))
         events = Labelled(self.settings.events, label)
         cost = pack(self.folder, name, fingerprint, prepared, self.calibration, events)
         target = self.folder.model(name)
-        inspection = inspect(target)
-        result = self.evaluate(label, *load(target, expand=True), reference)
+        inspection = inspect(target, trusted)
+        result = self.evaluate(label, *load(target, expand=True, trust_remote_code=trusted), reference)
         row = _measured(
             recipe.name,
             method_of(recipe),

@@ -17,16 +17,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import transformers
 from torch import Tensor
 
 from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.shards import read_json
 from bivlm.errors import InputError
 from bivlm.eval.answer import inference, prepare
 from bivlm.eval.fidelity import ReferenceAnswers
 from bivlm.eval.run import check_answers, in_batches
 from bivlm.families import family_of
 from bivlm.families.last_logits import keeping
+from bivlm.families.remote_code import read_config
 from bivlm.loading import check_model_folder, load
 from bivlm.machine import machine, machine_line
 from bivlm.pruning.apply import TokenPruning, prune
@@ -67,9 +68,11 @@ def study_pruning(
     """
     _check(prunings, samples, reference, ranking)
     folder = PruningFolder(Path(out))
-    places = [resolve_model(model), *([] if reference is None else [resolve_model(reference)])]
-    loaded, processor = load(places[0], expand=True, pruning=None)
-    other = None if reference is None else load(places[1], expand=True, pruning=None)[0]
+    trusted = settings.trust_remote_code
+    places = [resolve_model(place, trusted) for place in (model, reference) if place is not None]
+    how: dict[str, Any] = {"expand": True, "pruning": None, "trust_remote_code": trusted}
+    loaded, processor = load(places[0], **how)
+    other = None if reference is None else load(places[1], **how)[0]
     for pruning in prunings:
         TokenPruning(loaded, pruning)  # refuses what this model cannot do
     fingerprint = {
@@ -96,15 +99,15 @@ def study_pruning(
     )
 
 
-def default_layers(model: str | Path) -> list[int]:
+def default_layers(model: str | Path, trust_remote_code: bool = False) -> list[int]:
     """Six blocks over the depth of a model's language model, or all if there are fewer: the first ones, where
     most can be gained, and every quarter.
 
-    Raises InputError if the folder is not that of a supported model.
+    Raises InputError if the folder is not that of a supported model, or needs code that is not trusted.
     """
-    folder = resolve_model(model)
-    check_model_folder(folder)
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    folder = resolve_model(model, trust_remote_code)
+    check_model_folder(folder, trust_remote_code=trust_remote_code)
+    config = read_config(folder, read_json(folder / "config.json"), trust_remote_code)
     depth = config.get_text_config().num_hidden_layers
     return sorted({layer for layer in (0, 1, 2, depth // 4, depth // 2, 3 * depth // 4) if layer < depth})
 

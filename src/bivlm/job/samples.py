@@ -1,0 +1,69 @@
+"""Whether a job has the calibration samples that it needs: enough of them, and questions with images for the
+parts that see images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bivlm.calibration.distillation import HELD_OUT as WHOLE_HELD_OUT
+from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.tuning import HELD_OUT
+from bivlm.checkpoint.source import SourceModel
+from bivlm.errors import InputError
+from bivlm.job.plan import BlockPlan, Plan
+from bivlm.job.recipe import Recipe
+from bivlm.types import PARTS
+
+
+def check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
+    """InputError if a recipe needs more calibration samples than there are."""
+    if recipe.needs_data and not samples:
+        raise InputError(
+            f"recipe {recipe.name} calibrates on data and none was given; add --data, or choose a preset that"
+            " needs no data"
+        )
+    if recipe.tuning and len(samples) < HELD_OUT:
+        raise InputError(
+            f"recipe {recipe.name} tunes on calibration samples of which every {HELD_OUT}th is held out, and"
+            f" {len(samples)} are given; give at least {HELD_OUT}, or leave tuning out"
+        )
+    if recipe.distillation and len(samples) < WHOLE_HELD_OUT:
+        raise InputError(
+            f"recipe {recipe.name} tunes the whole model on calibration samples of which every"
+            f" {WHOLE_HELD_OUT}th is held out, and {len(samples)} are given; give at least {WHOLE_HELD_OUT},"
+            " or leave distillation out"
+        )
+
+
+def check_images(source: SourceModel, plan: Plan, inputs: Sequence[CalibrationInput]) -> None:
+    """InputError if blocks that only a question with an image reaches are calibrated, and none of the samples
+    has an image, or fewer than their tuning needs.
+    """
+    needed = [block for block in plan.blocks if plan.runs(block) and _sees_images(source, block)]
+    parts = {source.family.stacks[block.stack].part for block in needed}
+    seeing = sum(sample.has_image for sample in inputs)
+    least = HELD_OUT if plan.tuning else 1
+    if not needed or seeing >= least:
+        return
+    named = " and ".join(part for part in PARTS if part in parts)
+    places = needed[0].path if len(needed) == 1 else f"{needed[0].path} and others"
+    other = "" if "language" in parts else ", or pack the language model alone (--parts language)"
+    count = (
+        "no calibration sample has" if not seeing else f"{seeing} of {len(inputs)} calibration samples have"
+    )
+    why = "calibrated on images" if least == 1 else f"tuned on {least} samples with images or more"
+    raise InputError(
+        f"{count} an image, and {places} ({named}) {'is' if len(needed) == 1 else 'are'} {why}; give"
+        f" questions with images{other}"
+    )
+
+
+def _sees_images(source: SourceModel, block: BlockPlan) -> bool:
+    """Whether a question without an image leaves out a block: one of another part than the language model, or
+    one that reads the image by cross-attention.
+    """
+    stack = source.family.stacks[block.stack]
+    visual = tuple(f".{name}" for name in stack.visual_linears)
+    return stack.part != "language" or any(linear.name.endswith(visual) for linear in block.linears)
