@@ -30,6 +30,8 @@ IMAGE_TOKENS = (
     "media_placeholder_token_id",
     "video_token_index",
 )
+ENCODERS = ("get_image_features", "get_video_features")  # pixels in, visual tokens out
+QFORMER_INPUTS = ("qformer_input_ids",)  # of the text that a Q-Former reads with the image
 TYPES = ("mm_token_type_ids", "token_type_ids")
 FEATURES_NEEDED = re.compile(r"features:? ?(?:torch\.Size\()?\[?(\d+)")
 
@@ -103,15 +105,24 @@ def _token_counts(model: Any, form: Mapping[str, Any]) -> Iterator[int | str]:
         yield 0
         return
     counted = None
-    features = getattr(model, "get_image_features", None) or getattr(
-        getattr(model, "model", None), "get_image_features", None
+    features = next(
+        (
+            encode
+            for owner in (model, getattr(model, "model", None))
+            for name in ENCODERS
+            if (encode := getattr(owner, name, None)) is not None
+        ),
+        None,
     )
     if features is not None:
         named = signature(features).parameters
         loose = any(one.kind is one.VAR_KEYWORD for one in named.values())
         try:
             with torch.inference_mode():
-                made = features(**{name: one for name, one in form.items() if name in named or loose})
+                given = {name: one for name, one in form.items() if name in named or loose}
+                text = _with_text(model, form, 1, shift=0)
+                given |= {name: text[name] for name in QFORMER_INPUTS if name in named and name in text}
+                made = features(**given)
             counted = _rows(getattr(made, "pooler_output", made))
         except Exception as error:  # as above
             yield cut(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
@@ -163,8 +174,9 @@ def _with_text(model: Any, form: Mapping[str, Any], count: int, shift: int) -> d
         inputs["cross_attention_mask"] = torch.ones(1, ids.shape[1], 1, tiles, dtype=torch.long)
     if "decoder_input_ids" in named:
         inputs["decoder_input_ids"] = torch.tensor([after])
-    if "qformer_input_ids" in named:
-        inputs["qformer_input_ids"] = torch.tensor([after])
+    for name in QFORMER_INPUTS:
+        if name in named:
+            inputs[name] = torch.tensor([after])
     if "bbox" in named:
         inputs["bbox"] = torch.rand(1, ids.shape[1], 4)
     pixels = form.get("pixel_values")

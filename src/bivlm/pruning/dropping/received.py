@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from bivlm.errors import InputError
 from bivlm.pruning.dropping.cache import without_cache
 
 NAME = "bivlm_received"
@@ -74,6 +75,11 @@ def attention_received(
             block.forward(*args, **without_cache(kwargs))
     finally:
         _listening.pop()
+    if not probe.parts:
+        raise InputError(
+            f"the attention of a {type(block).__name__} cannot be measured: it does not go through the"
+            " attention functions of transformers; use a pruner that asks for no attention"
+        )
     return torch.cat(probe.parts, dim=1)
 
 
