@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from bivlm.cutting import Kept, hidden_and_named, token_axes
 from bivlm.errors import InputError
 from bivlm.pruning.dropping.cache import PrunedLayer, cache_bytes, hold_all_tokens, kept_in, make_pruned
-from bivlm.cutting import Kept, hidden_and_named, token_axes
 
 keeps = st.integers(1, 3).flatmap(
     lambda rows: st.integers(1, 7).flatmap(
@@ -291,7 +291,11 @@ def test_whatever_a_block_receives_is_cut(rows):
         0,
     )
     for row, stay in enumerate(kept.index):
-        assert cut["position_ids"][:, row].tolist() == [stay.tolist(), (10 + stay).tolist(), (20 + stay).tolist()]
+        assert cut["position_ids"][:, row].tolist() == [
+            stay.tolist(),
+            (10 + stay).tolist(),
+            (20 + stay).tolist(),
+        ]
         assert cut["types"][row].tolist() == stay.tolist()
         assert cut["per_layer"][row, :, 1].tolist() == stay.tolist()
         assert torch.equal(cut["window_mask"][row, 0], mask[row, 0][stay][:, stay])
