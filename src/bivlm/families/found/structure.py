@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family, Stack
+from bivlm.families.found.patches import Patches
 from bivlm.types import PartName
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
@@ -47,7 +48,8 @@ class Structure:
 
     `shared` are groups of linears that receive the same tensor, as patterns. `experts` are patterns of
     stacked expert weights, which are parameters and no linears. `tied`: embedding and head share a weight.
-    `notes` are remarks about what could not be seen. `inputs` says what the small model was run on.
+    `notes` are remarks about what could not be seen. `inputs` says what the small model was run on. `patches`
+    says which visual tokens the tower's patches become, if patches can be dropped in it.
     """
 
     model_type: str
@@ -61,6 +63,7 @@ class Structure:
     tied: bool = False
     notes: tuple[str, ...] = ()
     inputs: str = ""
+    patches: Patches | None = None
 
     @property
     def family(self) -> Family:
@@ -75,6 +78,7 @@ class Structure:
             tuple(kept.pattern for kept in self.kept),
             self.image_token_id,
             self.answer_token_type,
+            self.patches,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,6 +102,7 @@ def family_from(
     full_precision: tuple[str, ...],
     image_token_id: int | None,
     answer_token_type: int,
+    patches: Patches | None = None,
 ) -> Family:
     """A found family. Language models are asked without a chat template if they have none."""
     return Family(
@@ -109,4 +114,5 @@ def family_from(
         answer_token_type=answer_token_type,
         auto_class=auto_class,
         origin="found",
+        **({} if patches is None else patches.declared()),
     )

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 
 from bivlm.errors import cut
 from bivlm.families.found.fields import TOKEN
-from bivlm.families.found.pixels import pixel_forms
+from bivlm.families.found.pixels import pixel_forms, two_sizes
 from bivlm.families.found.shrink import nodes
 from bivlm.families.found.tracing import run
 from bivlm.trees import first_tensor
@@ -38,11 +38,14 @@ FEATURES_NEEDED = re.compile(r"features:? ?(?:torch\.Size\()?\[?(\d+)")
 
 @dataclass(frozen=True)
 class Three:
-    """The inputs of three forward passes, and what a token of an image is, if the prompt has such tokens."""
+    """The inputs of three forward passes; and more of them, each about two images of different sizes, where
+    such inputs are known.
+    """
 
     question: dict[str, Any]
     other_image: dict[str, Any] | None
     other_question: dict[str, Any]
+    two_images: tuple[dict[str, Any], ...] = ()
 
 
 class NoInputs(Exception):
@@ -62,9 +65,20 @@ def synthetic(model: Any) -> Three:
             other = {name: _redrawn(name, value) for name, value in inputs.items()} if form else None
             error = _refusal(model, inputs, other)
             if error is None:
-                return Three(inputs, other, _with_text(model, form, count, shift=1))
+                return Three(inputs, other, _with_text(model, form, count, shift=1), _two_images(model, form))
             said.append(error)
     raise NoInputs(said[0] if said else "its forward takes no pixels that bivlm knows")
+
+
+def _two_images(model: Any, form: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Two images of different sizes in one prompt, if the form of the pixels tells how they are given."""
+    for two in two_sizes(form):
+        for count in _token_counts(model, two):
+            if isinstance(count, int) and count:
+                inputs = _with_text(model, two, count, shift=0)
+                if _refusal(model, inputs) is None:
+                    return (inputs,)
+    return ()
 
 
 def _takes_pixels(model: Any) -> bool:
