@@ -13,7 +13,8 @@ processors are used; the inputs are made up. For each type:
     replayed   the model's forward pass, paused at every block, gives the same logits, bit for bit
     packed     `bivlm.quantize` packs the saved model to 2 bits (round to nearest); loaded again, with the
                packed weights decoded, it gives the logits of the model with the decoded weights, bit for bit
-    pruned     a forward pass drops half of the visual tokens before the second language block
+    pruned     a forward pass drops half of the visual tokens before the second language block; the tokens
+               that stay have the logits of the whole model with the dropped tokens masked (rounding apart)
     share      weights that can be packed, of all weights of the config (not of the small copy)
 """
 
@@ -43,6 +44,7 @@ import bivlm
 from bivlm import families
 from bivlm.calibration.streams import replay
 from bivlm.cli.shared import quiet_libraries
+from bivlm.contracts.hiding import hidden_tokens
 from bivlm.errors import InputError, cut
 from bivlm.eval.structure import count_weights
 from bivlm.families.base import block_paths
@@ -56,6 +58,7 @@ from family_configs import FITTED, SMALL_IMAGES, SPECIAL
 
 SECONDS, MEMORY = 600, 8 << 30  # for one type; bytes of address space
 PRUNING = "attention:layer=1,keep=0.5"
+TOLERANCE, LARGEST_NOISE = 2e-4, 1e-2  # of logits: what rounding may change; what eager attention may
 STEPS = ("found", "replayed", "packed", "pruned")
 
 
@@ -100,7 +103,7 @@ def _row(model_type: str) -> Row:
     return Row(model_type, model_type in families.FAMILIES, model_type not in SPECIAL)
 
 
-def _config(model_type: str) -> Any:
+def config_of(model_type: str) -> Any:
     """The default config, with parts that fit together; or the special one."""
     fields = FITTED.get(model_type, SPECIAL.get(model_type, {}))
     return transformers.CONFIG_MAPPING[model_type](**fields)
@@ -125,7 +128,7 @@ def _ring(*_: object) -> None:
 
 
 def _steps(row: Row, folder: Path) -> None:
-    config = _config(row.model_type)
+    config = config_of(row.model_type)
     structure = find_structure(config)
     row.found, row.experts = True, bool(structure.experts)
     row.share = _share(config, structure)
@@ -148,15 +151,9 @@ def _steps(row: Row, folder: Path) -> None:
     if not row.packed:
         row.reason = "the loaded model gives other logits than its decoded weights"
     row.pruned = False
-    if structure.image_token_id is None and not any(stack.visual_linears for stack in structure.stacks):
-        row.reason = row.reason or "no visual tokens in the prompt to drop"
-        return
-    prune(loaded, PRUNING)
-    run(loaded, inputs)
-    active = active_pruning(loaded)
-    row.pruned = active is not None and active.last is not None
-    if not row.pruned:
-        row.reason = "no visual token is dropped"
+    why = pruning_differs(loaded, inputs)
+    row.pruned = not why
+    row.reason = row.reason or why
 
 
 def _share(config: Any, structure: Structure) -> float:
@@ -186,6 +183,53 @@ def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     return one is not None and other is not None and bool(torch.equal(one, other))
 
 
+def pruning_differs(model: Any, inputs: Mapping[str, Any], pruning: str = PRUNING) -> str:
+    """Why a pruned forward pass does not give the logits of the whole model with the dropped tokens masked;
+    empty if it does. `model` has a family; it is left with the pruning. Raises InputError if it cannot be
+    pruned.
+    """
+    plain = _logits(model, inputs)
+    prune(model, pruning)
+    active = active_pruning(model)
+    assert active is not None
+    found, decision, family = _logits(model, inputs), active.last, active.family
+    if decision is None:
+        return "no visual token is dropped"
+    prune(model, None)
+    path = next(stack.path for stack in family.stacks if stack.part == "language")
+    blocks = [*model.get_submodule(path)]
+    with hidden_tokens(model, {}):
+        noise = float((_logits(model, inputs) - plain).abs().max())
+    if any(stack.visual_linears for stack in family.stacks):
+        hidden = _all_but(decision.kept.index, decision.kept.length)
+        places, blocks = slice(None), [block for block in blocks if hasattr(block, "cross_attn")]
+    else:
+        hidden = family.visual_mask(model.config, inputs["input_ids"])
+        hidden &= _all_but(decision.kept.index, decision.kept.length)
+        places, blocks = decision.kept.index[0], blocks[active.pruning.layer :]
+    with hidden_tokens(model, dict.fromkeys(blocks, hidden)):
+        expected = _logits(model, inputs)[:, places]
+    if noise > LARGEST_NOISE:
+        return (
+            f"the masked model, computed with eager attention, differs by {noise:.0e}: nothing to compare"
+            " with"
+        )
+    off = float((found - expected).abs().max())
+    return (
+        "" if off <= max(TOLERANCE, 8 * noise) else f"the logits differ by {off:.0e} from the masked model's"
+    )
+
+
+def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(**inputs, use_cache=False).logits
+
+
+def _all_but(index: torch.Tensor, length: int) -> torch.Tensor:
+    """(rows, length) bool: False at the places in `index` (rows, m)."""
+    return torch.ones(len(index), length, dtype=torch.bool).scatter(1, index, False)
+
+
 MARKS: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}
 
 
@@ -203,28 +247,39 @@ def page(rows: Sequence[Row], command: str) -> str:
     lines = [
         "# Which models can be packed",
         "",
-        "Every model type that `AutoModelForImageTextToText` of transformers"
-        f" {transformers.__version__} builds: {len(rows)}. Found: {sum(row.found for row in rows)}. Packed"
-        f" and loaded again, exactly: {sum(bool(row.packed) for row in rows)}. This page is the output of",
+        (
+            f"Every model type that `AutoModelForImageTextToText` of transformers {transformers.__version__}"
+            f" builds: {len(rows)}. Found: {sum(row.found for row in rows)}. Packed and loaded again,"
+            f" exactly: {sum(bool(row.packed) for row in rows)}. This page is the output of"
+        ),
         "",
         f"    {command}",
         "",
-        "A declared family is written down in `src/bivlm/families`; the structure of every other model is"
-        " found when it is packed ([adding](adding.md)). The table is made with small random models, without"
-        " the hub's weights and processors:",
+        (
+            "A declared family is written down in `src/bivlm/families`; the structure of every other model is"
+            " found when it is packed ([adding](adding.md)). The table is made with small random models,"
+            " without the hub's weights and processors:"
+        ),
         "",
         "- **found**: forward passes of a small copy show the stacks of blocks, their parts and what stays.",
         "- **replayed**: the forward pass, paused at every block, gives the same logits, bit for bit.",
         "- **packed**: packed to 2 bits and loaded again, the model computes exactly with these weights.",
-        "- **pruned**: a forward pass drops half of the visual tokens after the first language block.",
-        "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
-        " small config, because the type's default config makes no model that runs. Experts that are stacked"
-        " in one parameter stay in full precision.",
+        (
+            "- **pruned**: a forward pass drops half of the visual tokens after the first language block, and"
+            " the tokens that stay have the logits of the whole model with the dropped tokens masked."
+        ),
+        (
+            "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
+            " small config, because the type's default config makes no model that runs. Experts that are"
+            " stacked in one parameter stay in full precision."
+        ),
         "",
-        "A small copy that does not run speaks of default configs and made-up inputs alone: a real folder"
-        " brings its own config and its own processor, and may be found. A model with code of its own, of"
-        " which transformers has no class, is found in the same way with `--trust-remote-code`"
-        " ([trust](trust.md)).",
+        (
+            "A small copy that does not run speaks of default configs and made-up inputs alone: a real folder"
+            " brings its own config and its own processor, and may be found. A model with code of its own, of"
+            " which transformers has no class, is found in the same way with `--trust-remote-code`"
+            " ([trust](trust.md))."
+        ),
         "",
         "| model type | declared | found | replayed | packed | pruned | share | why not |",
         "|---|:-:|:-:|:-:|:-:|:-:|--:|---|",

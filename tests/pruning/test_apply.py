@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from bivlm.cutting import Kept
 from bivlm.families import family_of
 from bivlm.pruning import Pruner
 from bivlm.pruning.apply import active_pruning, describe, prune
 from bivlm.pruning.dropping.cache import PrunedLayer, cache_argument
-from bivlm.pruning.dropping.kept import Kept
 from bivlm.pruning.dropping.state import Call, Decision, decision_from
 from tiny import tiny_model, tiny_processor, tiny_samples
 

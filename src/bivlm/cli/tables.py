@@ -70,6 +70,18 @@ def structure_tables(report: StructureReport) -> tuple[Table, ...]:
     more.add_row("visual token", "none: the image enters elsewhere" if token is None else str(token))
     more.add_row("embedding and head", "share their weight" if structure.tied else "have their own weights")
     more.add_row("declaration", "there is one, and it is used" if report.declared else "none; this is used")
+    seen = structure.patches
+    more.add_row(
+        "patches",
+        (
+            "cannot be dropped in the tower"
+            if seen is None
+            else (
+                f"{seen.tokens.fold} x {seen.tokens.fold} become a visual token; they can be dropped in the"
+                " tower"
+            )
+        ),
+    )
     for group in structure.shared:
         more.add_row("linears with the same input", "\n".join(group))
     for stack in structure.stacks:

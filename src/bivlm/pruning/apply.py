@@ -31,7 +31,7 @@ from bivlm.pruning.dropping.cache import cache_in
 from bivlm.pruning.dropping.cross import CrossAttentionDrop
 from bivlm.pruning.dropping.geometry import dealt, runs, shape_of, token_places
 from bivlm.pruning.dropping.language import LanguageDrop
-from bivlm.pruning.dropping.state import Call, Decision, Encoding
+from bivlm.pruning.dropping.state import Call, Decision, Encoding, pixels_in
 from bivlm.pruning.dropping.tower import TowerDrop, TowerWatch
 from bivlm.pruning.settings import Pruning, parse_pruning
 
@@ -147,7 +147,7 @@ class TokenPruning:
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what this call reads."""
         self.call = None
-        ids, pixels = kwargs.get("input_ids", args[0] if args else None), kwargs.get("pixel_values")
+        ids, pixels = kwargs.get("input_ids", args[0] if args else None), pixels_in(kwargs)
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         cache = cache_in(kwargs)
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -175,7 +175,7 @@ class TokenPruning:
     def _read(self, ids: Tensor, visual: Tensor, kwargs: Mapping[str, Any], pixels: Tensor | None) -> None:
         """Handle a prompt that is read whole: either one with a decision already, or a new one."""
         inputs = {**(self.encoding.inputs if self.encoding is not None else {}), **kwargs}
-        image = pixels if pixels is not None else inputs.get("pixel_values")
+        image = pixels if pixels is not None else pixels_in(inputs)
         if image is None:
             assert self.encoding is not None
             image = torch.cat(

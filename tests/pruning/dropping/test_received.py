@@ -13,6 +13,8 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from bivlm.errors import InputError
+from bivlm.families import attention
 from bivlm.pruning.dropping import received as module
 from bivlm.pruning.dropping.cache import cache_argument
 from bivlm.pruning.dropping.received import attention_received, received
@@ -165,7 +167,12 @@ def test_windows_are_joined_and_the_block_is_left_as_it_was():
     with pytest.raises(RuntimeError, match="was run"):
         attention_received(block, (query, key), {}, tokens=6)
     assert block.config._attn_implementation_internal == "sdpa"
-    assert not module._listening
+    assert not attention._functions
+
+
+def test_attention_of_another_kind_is_refused():
+    with pytest.raises(InputError, match="attention of a Linear cannot be measured"):
+        attention_received(nn.Linear(2, 2), (torch.ones(1, 3, 2),), {}, tokens=3)
 
 
 @torch.inference_mode()

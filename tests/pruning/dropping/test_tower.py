@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bivlm.cutting import Kept
 from bivlm.pruning.apply import prune
-from bivlm.pruning.dropping.kept import Kept
-from bivlm.pruning.dropping.tower import Tower, _cut_arguments, _lengths_left, token_means
+from bivlm.pruning.dropping.tower import Tower, token_means
 from bivlm.types import Sample
 from tiny import tiny_model, tiny_processor, tiny_samples
 
@@ -52,7 +52,7 @@ def test_windows_count_what_stays_in_them(sizes, data):
         edges.append(edges[-1] + size)
         if stay:
             left.append(left[-1] + stay)
-    found = _lengths_left(Kept.of(torch.tensor([keep])), torch.tensor(edges, dtype=torch.int32))
+    found = Kept.of(torch.tensor([keep])).lengths_left(torch.tensor(edges, dtype=torch.int32))
     assert found.dtype == torch.int32
     assert found.tolist() == left
 
@@ -67,14 +67,14 @@ def test_a_blocks_arguments_follow_the_patches():
         "attention_mask": mask,
         "other": 1,
     }
-    cut = _cut_arguments(kept, given_)
+    cut = kept.patch_arguments(given_)
     assert cut["cu_seqlens"].tolist() == [0, 1, 3]
     assert cut["max_seqlen"] == 2
     assert cut["position_embeddings"][1].tolist() == [[0, -1], [-8, -9], [-10, -11]]
     assert cut["attention_mask"][0, 0].tolist() == [[0, 4, 5], [24, 28, 29], [30, 34, 35]]
     assert cut["other"] == 1
     assert given_["max_seqlen"] == 3
-    assert _cut_arguments(kept, {"attention_mask": None}) == {"attention_mask": None}
+    assert kept.patch_arguments({"attention_mask": None}) == {"attention_mask": None}
 
 
 @pytest.mark.parametrize(

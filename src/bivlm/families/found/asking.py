@@ -4,6 +4,7 @@ about another image, and another question.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bivlm.families.found.synthetic import Three
 from bivlm.families.processors import load_processor
 from bivlm.types import Sample
 
-SIZE = (224, 160)  # width and height in pixels
+SIZE, OTHER_SIZE = (224, 160), (112, 196)  # width and height in pixels
 QUESTIONS = ("Is the square in this image red?", "How many circles are on the table?")
 
 
@@ -44,17 +45,30 @@ class Asking:
         """The three inputs; the model is not needed for them."""
         asked = self._inputs(QUESTIONS[0], 1)
         other = self._inputs(QUESTIONS[0], 2) if self.reads_images else None
-        return Three(asked, other, self._inputs(QUESTIONS[1], 1))
+        return Three(asked, other, self._inputs(QUESTIONS[1], 1), self._two_images())
 
     def _inputs(self, question: str, seed: int) -> dict[str, Any]:
         image = _picture(seed)
         sample = Sample(image=image if self.reads_images else None, question=question, answers=("yes",))
         return dict(self.family.inputs(self.processor, [sample], [image]))
 
+    def _two_images(self) -> tuple[dict[str, Any], ...]:
+        """A question about two images of different sizes; or two questions, if the processor takes one image
+        alone. None if it takes neither.
+        """
+        if not self.reads_images:
+            return ()
+        pair = _picture(3), _picture(4, OTHER_SIZE)
+        for images in ([pair], [[one] for one in pair]):
+            samples = [Sample(tuple(own), QUESTIONS[0], ("yes",)) for own in images]
+            with suppress(Exception):  # of a processor of unknown code
+                return (dict(self.family.inputs(self.processor, samples, images)),)
+        return ()
 
-def _picture(seed: int) -> Image.Image:
+
+def _picture(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
     """An image of noise: every patch differs from every other."""
-    width, height = SIZE
+    width, height = size
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(values.numpy())

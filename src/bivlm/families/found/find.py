@@ -24,15 +24,20 @@ from transformers.models.auto.modeling_auto import (
 
 from bivlm.errors import InputError, cut
 from bivlm.families import remote_code
+from bivlm.families.base import block_paths
 from bivlm.families.found import blocks as inner
 from bivlm.families.found.around import find_around
 from bivlm.families.found.build import seeded_model
 from bivlm.families.found.check import check_against
+from bivlm.families.found.correspondence import Asked, Towers, find_patches
+from bivlm.families.found.cuttable import can_be_cut
+from bivlm.families.found.layers import feature_layers
 from bivlm.families.found.parts import Views, parts_of
+from bivlm.families.found.patches import Patches
 from bivlm.families.found.shrink import Shrunk, shrink
 from bivlm.families.found.stacks import find_stacks
 from bivlm.families.found.structure import FoundStack, Structure
-from bivlm.families.found.synthetic import NoInputs, Three, image_token, synthetic
+from bivlm.families.found.synthetic import ENCODERS, NoInputs, Three, image_token, synthetic
 from bivlm.families.found.tracing import accepts, run, watch
 from bivlm.families.inputs import arguments_of
 from bivlm.types import PartName
@@ -179,7 +184,36 @@ def _read(small: Small, model_type: str, auto_class: str) -> Structure:
         experts=inner.experts(model, everywhere),
         tied=bool(getattr(model, "all_tied_weights_keys", {})),
         inputs="questions by the model's processor" if small.asked else "made-up inputs",
+        patches=_patches(small, views, stacks, token),
     )
+
+
+def _patches(small: Small, views: Views, stacks: Sequence[FoundStack], token: int | None) -> Patches | None:
+    """How the patches of the last tower become visual tokens, if some of them can be dropped in it."""
+    model, trace = small.model, views.question
+    paths = [stack.path for stack in stacks if stack.part == "vision"]
+    language = next(stack.path for stack in stacks if stack.part == "language")
+    if token is None or not paths or not hasattr(model.base_model, ENCODERS[0]):
+        return None
+    tower = block_paths(model, paths[-1])
+    first, last = trace.of(tower[0])[0].start, trace.of(tower[-1])[0].end
+    between = [
+        block
+        for stack in stacks
+        if stack.part == "projector"
+        for block in block_paths(model, stack.path)
+        if trace.of(block) and first < trace.of(block)[0].start < last
+    ]
+    blocks = [model.get_submodule(path) for path in tower]
+    towers = Towers(
+        blocks,
+        model.get_submodule(block_paths(model, language)[0]),
+        [model.get_submodule(path) for path in between],
+    )
+    questions = [Asked(small.three.question, 1), *(Asked(one, 2) for one in small.three.two_images)]
+    if len(tower) < 2 or not all(can_be_cut(model, blocks, one.inputs) for one in questions):
+        return None
+    return find_patches(model, towers, questions, token, feature_layers(small.shrunk.config))
 
 
 def _token(small: Small, views: Views, path: str) -> int | None:

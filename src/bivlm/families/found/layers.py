@@ -102,6 +102,19 @@ def shrink_references(config: PretrainedConfig, vision: Depth | None, text: Dept
             set_field(config, name, type(value)(type(value[0])(pair) for pair in pairs))
 
 
+def feature_layers(config: PretrainedConfig) -> tuple[int, ...]:
+    """The hidden states of the vision tower that a config or one of its parts asks for by number: one alone,
+    or the only one of a list.
+    """
+    found = []
+    for node in (config, *(one for one in vars(config).values() if isinstance(one, PretrainedConfig))):
+        for name, value in vars(node).items():
+            states = value if isinstance(value, list | tuple) else [value]
+            if FEATURE_LAYERS.match(name) and len(states) == 1 and isinstance(states[0], int):
+                found.append(states[0])
+    return tuple(found)
+
+
 def named_layers(config: PretrainedConfig) -> tuple[int, ...]:
     """The blocks of the language model that the config around the parts names."""
     lists = [vars(config).get(name) or () for name in TEXT_LAYERS]

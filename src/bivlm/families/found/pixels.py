@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from itertools import chain
 from typing import Any
@@ -177,6 +177,21 @@ def _whole(size: Geometry) -> Iterator[dict[str, Any]]:
     for side in dict.fromkeys((size.image, *SIDES)):
         yield {"pixel_values": _drawn(1, CHANNELS, side, side)}
         yield {"pixel_values": _drawn(1, 1, CHANNELS, side, side)}
+
+
+def two_sizes(form: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The pixels of two images of other shapes than a square, in the form of one that is a square."""
+    pixels, grid = form.get("pixel_values"), form.get("image_grid_thw")
+    if pixels is None or grid is None:
+        return
+    side = int(grid[0, 1])
+    grids = torch.tensor([[1, side, 2 * side], [1, 2 * side, 3 * side]])
+    axis = pixels.ndim - (3 if pixels.ndim > 3 else 2)
+    whole = [*pixels.shape]
+    whole[axis] = 8 * side * side
+    yield {**form, "pixel_values": _drawn(*whole), "image_grid_thw": grids} | {
+        name: value.expand(2) for name, value in form.items() if name == "image_merge_sizes"
+    }
 
 
 FORMS: tuple[tuple[tuple[str, ...], Any], ...] = (

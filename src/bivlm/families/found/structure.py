@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from bivlm.families.base import Family, Stack
+from bivlm.families.found.patches import Patches
 from bivlm.types import PartName
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
@@ -48,7 +49,8 @@ class Structure:
     `shared` are groups of linears that receive the same tensor, as patterns. `experts` are patterns of
     stacked expert weights, which are parameters and no linears. `tied`: embedding and head share a weight.
     `notes` are remarks about what could not be seen. `inputs` says what the small model was run on.
-    `takes` are the arguments of `forward`, if the model's class is not transformers' own.
+    `takes` are the arguments of `forward`, if the model's class is not transformers' own. `patches` says
+    which visual tokens the tower's patches become, if patches can be dropped in it.
     """
 
     model_type: str
@@ -63,6 +65,7 @@ class Structure:
     notes: tuple[str, ...] = ()
     inputs: str = ""
     takes: tuple[str, ...] = ()
+    patches: Patches | None = None
 
     @property
     def family(self) -> Family:
@@ -78,6 +81,7 @@ class Structure:
             self.image_token_id,
             self.answer_token_type,
             self.takes,
+            self.patches,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +106,7 @@ def family_from(
     image_token_id: int | None,
     answer_token_type: int,
     takes: tuple[str, ...] = (),
+    patches: Patches | None = None,
 ) -> Family:
     """A found family. Language models are asked without a chat template if they have none."""
     found = Family(
@@ -113,5 +118,6 @@ def family_from(
         auto_class=auto_class,
         takes=takes,
         origin="found",
+        **({} if patches is None else patches.declared()),
     )
     return found if found.reads_images else replace(found, prompt="{bos}{question}")

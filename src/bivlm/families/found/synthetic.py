@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 
 from bivlm.errors import cut
 from bivlm.families.found.fields import TOKEN
-from bivlm.families.found.pixels import pixel_forms
+from bivlm.families.found.pixels import pixel_forms, two_sizes
 from bivlm.families.found.shrink import nodes
 from bivlm.families.found.tracing import run
 from bivlm.trees import first_tensor
@@ -30,17 +30,22 @@ IMAGE_TOKENS = (
     "media_placeholder_token_id",
     "video_token_index",
 )
+ENCODERS = ("get_image_features", "get_video_features")  # pixels in, visual tokens out
+QFORMER_INPUTS = ("qformer_input_ids",)  # of the text that a Q-Former reads with the image
 TYPES = ("mm_token_type_ids", "token_type_ids")
 FEATURES_NEEDED = re.compile(r"features:? ?(?:torch\.Size\()?\[?(\d+)")
 
 
 @dataclass(frozen=True)
 class Three:
-    """The inputs of three forward passes, and what a token of an image is, if the prompt has such tokens."""
+    """The inputs of three forward passes; and more of them, each about two images of different sizes, where
+    such inputs are known.
+    """
 
     question: dict[str, Any]
     other_image: dict[str, Any] | None
     other_question: dict[str, Any]
+    two_images: tuple[dict[str, Any], ...] = ()
 
 
 class NoInputs(Exception):
@@ -60,9 +65,20 @@ def synthetic(model: Any) -> Three:
             other = {name: _redrawn(name, value) for name, value in inputs.items()} if form else None
             error = _refusal(model, inputs, other)
             if error is None:
-                return Three(inputs, other, _with_text(model, form, count, shift=1))
+                return Three(inputs, other, _with_text(model, form, count, shift=1), _two_images(model, form))
             said.append(error)
     raise NoInputs(said[0] if said else "its forward takes no pixels that bivlm knows")
+
+
+def _two_images(model: Any, form: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Two images of different sizes in one prompt, if the form of the pixels tells how they are given."""
+    for two in two_sizes(form):
+        for count in _token_counts(model, two):
+            if isinstance(count, int) and count:
+                inputs = _with_text(model, two, count, shift=0)
+                if _refusal(model, inputs) is None:
+                    return (inputs,)
+    return ()
 
 
 def _takes_pixels(model: Any) -> bool:
@@ -103,15 +119,24 @@ def _token_counts(model: Any, form: Mapping[str, Any]) -> Iterator[int | str]:
         yield 0
         return
     counted = None
-    features = getattr(model, "get_image_features", None) or getattr(
-        getattr(model, "model", None), "get_image_features", None
+    features = next(
+        (
+            encode
+            for owner in (model, getattr(model, "model", None))
+            for name in ENCODERS
+            if (encode := getattr(owner, name, None)) is not None
+        ),
+        None,
     )
     if features is not None:
         named = signature(features).parameters
         loose = any(one.kind is one.VAR_KEYWORD for one in named.values())
         try:
             with torch.inference_mode():
-                made = features(**{name: one for name, one in form.items() if name in named or loose})
+                given = {name: one for name, one in form.items() if name in named or loose}
+                text = _with_text(model, form, 1, shift=0)
+                given |= {name: text[name] for name in QFORMER_INPUTS if name in named and name in text}
+                made = features(**given)
             counted = _rows(getattr(made, "pooler_output", made))
         except Exception as error:  # as above
             yield cut(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
@@ -163,8 +188,9 @@ def _with_text(model: Any, form: Mapping[str, Any], count: int, shift: int) -> d
         inputs["cross_attention_mask"] = torch.ones(1, ids.shape[1], 1, tiles, dtype=torch.long)
     if "decoder_input_ids" in named:
         inputs["decoder_input_ids"] = torch.tensor([after])
-    if "qformer_input_ids" in named:
-        inputs["qformer_input_ids"] = torch.tensor([after])
+    for name in QFORMER_INPUTS:
+        if name in named:
+            inputs[name] = torch.tensor([after])
     if "bbox" in named:
         inputs["bbox"] = torch.rand(1, ids.shape[1], 4)
     pixels = form.get("pixel_values")

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
+from bivlm.cutting import Kept
 from bivlm.errors import InputError
-from bivlm.pruning.dropping.kept import Kept
 
 NAMES = ("cache", "past_key_values")
 

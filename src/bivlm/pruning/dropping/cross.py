@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bivlm.cutting import Kept, hide
 from bivlm.errors import InputError
 from bivlm.pruning.dropping.cache import cache_in, kept_in, make_pruned
 from bivlm.pruning.dropping.choose import choose
 from bivlm.pruning.dropping.geometry import shape_of, token_places
-from bivlm.pruning.dropping.kept import Kept, hide
 from bivlm.pruning.dropping.language import language_blocks, last_real
 from bivlm.pruning.dropping.received import attention_received
 from bivlm.pruning.dropping.state import Call, decision_from
@@ -43,8 +43,14 @@ class CrossAttentionDrop:
             for index, block in enumerate(blocks)
             if hasattr(block, "cross_attn") and index >= owner.pruning.layer
         }
+        places = [index for index, block in enumerate(blocks) if hasattr(block, "cross_attn")]
+        if not places:
+            raise InputError(
+                f"dropping tokens is not offered for {owner.family.model_type}: its language model looks at"
+                f" the image by a cross-attention that bivlm does not know ({type(blocks[0]).__name__} has no"
+                " cross_attn)"
+            )
         if not self.blocks:
-            places = [index for index, block in enumerate(blocks) if hasattr(block, "cross_attn")]
             raise InputError(
                 f"layer is {owner.pruning.layer}, and the language model looks at the image in blocks"
                 f" {', '.join(map(str, places))} only"

@@ -2,9 +2,9 @@
 positions and masks.
 
 The deciding block chooses by its input. This block and all later ones get shorter hidden states, positions
-and masks, and a cache layer that records which tokens it holds (cache.py). Between two blocks the sequence
-has its whole length again, with zeros for what was dropped, since some models add visual features there
-(Qwen3-VL); the last block's output stays short.
+and masks, and a cache layer that records which tokens it holds (cache.py). After each block the sequence has
+its whole length again, with zeros for what was dropped, since some models add visual features there
+(Qwen3-VL). What the module around the blocks returns is short.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bivlm.cutting import Kept, hidden_and_named
 from bivlm.errors import InputError
 from bivlm.pruning.dropping.cache import cache_in, hold_all_tokens, kept_in, make_pruned
 from bivlm.pruning.dropping.choose import choose
-from bivlm.pruning.dropping.kept import Kept, arguments_after_the_first
 from bivlm.pruning.dropping.received import attention_received
 from bivlm.pruning.dropping.state import Call, Encoding, decision_from
+from bivlm.trees import mapped
 
 if TYPE_CHECKING:
     from bivlm.pruning.apply import TokenPruning
@@ -32,7 +33,7 @@ class LanguageDrop:
 
     def __init__(self, owner: TokenPruning) -> None:
         self.owner = owner
-        self.blocks = language_blocks(owner)
+        self.blocks, self.around = language_blocks(owner), _around_blocks(owner)
         self.first = owner.pruning.layer if owner.pruning.site == "language" else 0
         _check_blocks(owner)
         if self.first >= len(self.blocks):
@@ -45,8 +46,8 @@ class LanguageDrop:
         for index, block in enumerate(self.blocks):
             if index >= self.first:
                 yield block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
-            if self.first <= index < len(self.blocks) - 1:
                 yield block.register_forward_hook(self._after)
+        yield self.around.register_forward_hook(self._leave)
 
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The first block of a prompt: the cache is empty."""
@@ -60,19 +61,20 @@ class LanguageDrop:
         call = self.owner.call
         if call is None:
             return None
-        cache, hidden = cache_in(kwargs), args[0]
+        cache, (hidden, named) = cache_in(kwargs), hidden_and_named(block, args, kwargs)
         if call.past:
             kept = kept_in(cache, index)
-            return None if kept is None else (args, kept.call_arguments(kwargs, hidden.shape[1], call.past))
+            return (
+                None if kept is None else ((hidden,), kept.call_arguments(named, hidden.shape[1], call.past))
+            )
         if index == self.first and call.decision is None:
-            self._decide(call, block, args, kwargs)
+            self._decide(call, block, args, kwargs, hidden)
         if call.decision is None:
             return None
         assert call.visual is not None
         count = call.visual.shape[1]
         kept = call.decision.kept.grown(count)
         make_pruned(cache, index, kept)
-        named = arguments_after_the_first(block, args, kwargs)
         return (kept.take(hidden, 1),), kept.call_arguments(named, count, 0)
 
     def _after(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -85,14 +87,31 @@ class LanguageDrop:
         whole = kept.put_back(hidden)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
-    def _decide(self, call: Call, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _leave(self, around: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Only the tokens that stay, of all states that the language model returns."""
+        call = self.owner.call
+        if call is None or call.past or call.decision is None:
+            return None
+        assert call.visual is not None
+        shape = call.visual.shape
+        kept = call.decision.kept.grown(shape[1])
+        return mapped(output, lambda one: kept.take(one, 1) if one.shape[:2] == shape else one)
+
+    def _decide(
+        self,
+        call: Call,
+        block: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        hidden: Tensor,
+    ) -> None:
         real, candidates = call.real(), self._candidates(call)
         if self.owner.pruning.site == "vision":
             noted = self._noted(call)
             assert noted.stays is not None
             chosen = _laid_out(candidates, noted.stays)
         else:
-            chosen = self._choose(call, candidates, real, block, args, kwargs)
+            chosen = self._choose(call, candidates, real, block, args, kwargs, hidden)
         if bool((chosen == candidates).all()):
             return
         self.owner.decided(decision_from(call, Kept.of(real & (~candidates | chosen)), candidates, chosen))
@@ -124,8 +143,9 @@ class LanguageDrop:
         block: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        hidden: Tensor,
     ) -> Tensor:
-        owner, hidden, scores = self.owner, args[0], None
+        owner, scores = self.owner, None
         if owner.pruner.queries is not None and owner.pruning.site == "input":
             noted = self._noted(call)
             assert noted.scores is not None
@@ -144,6 +164,16 @@ class LanguageDrop:
 def _check_blocks(owner: TokenPruning) -> None:
     """InputError for a language model from whose blocks no token can be taken away."""
     config, name = owner.model.config.get_text_config(), owner.family.model_type
+    if getattr(owner.model.config, "is_encoder_decoder", False):
+        raise InputError(
+            f"dropping tokens is not offered for {name}: a decoder reads all that its encoder makes of the"
+            " prompt"
+        )
+    if owner.pruning.tokens == "image" and owner.family.image_token_id(owner.model.config) is None:
+        raise InputError(
+            f"dropping visual tokens is not offered for {name}: no token of its prompt stands for a part of"
+            " an image"
+        )
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if others:
         raise InputError(
@@ -158,8 +188,24 @@ def _check_blocks(owner: TokenPruning) -> None:
 
 
 def language_blocks(owner: TokenPruning) -> list[nn.Module]:
-    stack = next(stack for stack in owner.family.stacks if stack.part == "language")
-    return list(owner.model.get_submodule(stack.path))
+    return list(owner.model.get_submodule(_language_path(owner)))
+
+
+def _language_path(owner: TokenPruning) -> str:
+    return next(stack.path for stack in owner.family.stacks if stack.part == "language")
+
+
+def _around_blocks(owner: TokenPruning) -> nn.Module:
+    """The innermost module around the language blocks that runs: a list or a dictionary of modules does
+    not.
+    """
+    path = _language_path(owner)
+    while path:
+        path = path.rpartition(".")[0]
+        module = owner.model.get_submodule(path)
+        if not isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential):
+            return module
+    return owner.model
 
 
 def _laid_out(where: Tensor, values: Tensor) -> Tensor:

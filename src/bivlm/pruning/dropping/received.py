@@ -10,18 +10,18 @@ after the attention is not run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from bivlm.errors import InputError
+from bivlm.families.attention import attention_replaced, is_causal
 from bivlm.pruning.dropping.cache import without_cache
 
-NAME = "bivlm_received"
 SCORES = 1 << 24  # entries of the score that are computed at a time: 64 MiB of float32
 
 
@@ -41,15 +41,21 @@ class _Probe:
     parts: list[Tensor] = field(default_factory=list)
 
     def hear(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, causal: bool
-    ) -> None:
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float | None,
+        kwargs: dict[str, Any],
+    ) -> Tensor:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        causal = is_causal(module, kwargs)
         self.parts.append(received(query, key, mask, scale, causal=causal, rows=self.rows, real=self.real))
         if sum(part.shape[1] for part in self.parts) >= self.tokens:
             raise _Enough
-
-
-_listening: list[_Probe] = []
+        return torch.zeros_like(query)
 
 
 def attention_received(
@@ -68,12 +74,13 @@ def attention_received(
     cuts its sequence into windows (one batch row) reaches it window by window.
     """
     probe = _Probe(tokens, rows, real)
-    _listening.append(probe)
-    try:
-        with _attention_replaced(block), suppress(_Enough):
-            block.forward(*args, **without_cache(kwargs))
-    finally:
-        _listening.pop()
+    with attention_replaced(block, probe.hear), suppress(_Enough):
+        block.forward(*args, **without_cache(kwargs))
+    if not probe.parts:
+        raise InputError(
+            f"the attention of a {type(block).__name__} cannot be measured: it does not go through the"
+            " attention functions of transformers; use a pruner that asks for no attention"
+        )
     return torch.cat(probe.parts, dim=1)
 
 
@@ -121,41 +128,3 @@ def received(
         total += weights.mean(1).sum(1)
         attending += allowed[:, 0].sum(1)
     return total / attending.clamp_min(1.0)
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    _listening[-1].hear(
-        query,
-        key,
-        attention_mask,
-        scaling,
-        bool(kwargs.get("is_causal", getattr(module, "is_causal", False))),
-    )
-    return torch.zeros_like(query).transpose(1, 2), None
-
-
-ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
-
-
-@contextmanager
-def _attention_replaced(block: nn.Module) -> Iterator[None]:
-    """For a while the configs of the block's attention select our function."""
-    configs: dict[int, Any] = {
-        id(module.config): module.config for module in block.modules() if hasattr(module, "config")
-    }
-    names = {identity: config._attn_implementation_internal for identity, config in configs.items()}
-    for config in configs.values():
-        config._attn_implementation_internal = NAME
-    try:
-        yield
-    finally:
-        for identity, config in configs.items():
-            config._attn_implementation_internal = names[identity]

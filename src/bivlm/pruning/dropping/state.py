@@ -9,7 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bivlm.pruning.dropping.kept import Kept
+from bivlm.cutting import Kept
+
+
+def pixels_in(inputs: Mapping[str, Any]) -> Tensor | None:
+    """The image among a model's inputs: the first tensor of pixels, or of patches; None if there is none."""
+    return next(
+        (
+            value
+            for name, value in inputs.items()
+            if ("pixel_values" in name or name.endswith("patches")) and isinstance(value, Tensor)
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True)

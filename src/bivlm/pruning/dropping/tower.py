@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bivlm.cutting import Kept, hidden_and_named
 from bivlm.errors import InputError
 from bivlm.pruning.dropping.choose import choose
 from bivlm.pruning.dropping.geometry import shape_of, token_places
-from bivlm.pruning.dropping.kept import Kept, arguments_after_the_first
 from bivlm.pruning.dropping.received import attention_received
-from bivlm.pruning.dropping.state import Encoding
+from bivlm.pruning.dropping.state import Encoding, pixels_in
 
 if TYPE_CHECKING:
     from bivlm.pruning.apply import TokenPruning
@@ -106,7 +106,7 @@ class TowerWatch(Tower):
     def _before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         noted = self.owner.encoding
         if noted is not None:
-            tokens = self.tokens_of(noted, args[0])
+            tokens = self.tokens_of(noted, hidden_and_named(block, args, kwargs)[0])
             scores = attention_received(block, args, kwargs, tokens=tokens.shape[1])
             noted.scores = token_means(scores[..., None], tokens)[..., 0].flatten()
 
@@ -137,21 +137,27 @@ class TowerDrop(Tower):
     def _before(
         self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        noted, hidden = self.owner.encoding, args[0]
+        noted = self.owner.encoding
         if noted is None:
             return None
+        hidden, named = hidden_and_named(block, args, kwargs)
         if index == self.first:
-            self._decide(noted, block, args, kwargs)
+            self._decide(noted, block, args, kwargs, hidden)
         if noted.patches is None:
             return None
         kept: Kept = noted.patches.kept
         hidden = kept.take(hidden[None], 1)[0] if hidden.dim() == 2 else kept.take(hidden, 1)
-        return (hidden,), _cut_arguments(kept, arguments_after_the_first(block, args, kwargs))
+        return (hidden,), kept.patch_arguments(named)
 
     def _decide(
-        self, noted: Encoding, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        noted: Encoding,
+        block: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        hidden: Tensor,
     ) -> None:
-        owner, hidden = self.owner, args[0]
+        owner = self.owner
         tokens = self.tokens_of(noted, hidden)
         patches = hidden[None] if hidden.dim() == 2 else hidden
         scores = None
@@ -169,8 +175,11 @@ class TowerDrop(Tower):
     def _choose(self, noted: Encoding, images: Tensor, features: Tensor, scores: Tensor | None) -> Tensor:
         """Which tokens (rows, tokens) stay, image by image."""
         owner, chosen = self.owner, torch.zeros_like(images, dtype=torch.bool)
-        pixels = noted.inputs["pixel_values"].float().sum(dtype=torch.float64)
-        seed = zlib.crc32(str(float(pixels)).encode())  # the questions are not known here
+        pixels = pixels_in(noted.inputs)
+        assert pixels is not None
+        seed = zlib.crc32(
+            str(float(pixels.float().sum(dtype=torch.float64))).encode()
+        )  # the questions are not known here
         for image, shape in enumerate(self.shapes(noted, images)):
             candidates = (images == image).flatten()[None]
             flat = None if scores is None else scores.flatten()[None]
@@ -207,27 +216,3 @@ def token_means(values: Tensor, tokens: Tensor) -> Tensor:
         1, place, torch.ones_like(place, dtype=torch.float32)
     )
     return (sums / sizes.clamp_min(1.0)[..., None])[:, :count]
-
-
-def _cut_arguments(kept: Kept, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A vision block's keyword arguments for the patches that stay."""
-    cut = dict(kwargs)
-    if kwargs.get("attention_mask") is not None:
-        cut["attention_mask"] = kept.attention_mask(kwargs["attention_mask"], kept.length, 0)
-    tables = kwargs.get("position_embeddings")  # of one sequence (patches, d), or (rows or 1, patches, d)
-    if tables is not None:
-        cut["position_embeddings"] = tuple(
-            table[kept.index[0]] if table.dim() == 2 else kept.take(table, 1) for table in tables
-        )
-    if kwargs.get("cu_seqlens") is not None:
-        cut["cu_seqlens"] = _lengths_left(kept, kwargs["cu_seqlens"])
-        if kwargs.get("max_seqlen") is not None:
-            cut["max_seqlen"] = int(cut["cu_seqlens"].diff().max())
-    return cut
-
-
-def _lengths_left(kept: Kept, edges: Tensor) -> Tensor:
-    """Cumulative lengths of the windows of one sequence, counting the patches that stay; empty windows are
-    removed.
-    """
-    return torch.searchsorted(kept.index[0], edges.to(kept.index.dtype)).to(edges.dtype).unique_consecutive()

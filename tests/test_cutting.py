@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from bivlm.cutting import Kept, hidden_and_named, token_axes
 from bivlm.errors import InputError
 from bivlm.pruning.dropping.cache import PrunedLayer, cache_bytes, hold_all_tokens, kept_in, make_pruned
-from bivlm.pruning.dropping.kept import Kept, arguments_after_the_first
 
 keeps = st.integers(1, 3).flatmap(
     lambda rows: st.integers(1, 7).flatmap(
@@ -40,12 +40,13 @@ def test_arguments_by_place_get_their_names():
             return hidden_states
 
     block = Block()
-    assert arguments_after_the_first(block, ("h", "m"), {"x": 1}) == {"attention_mask": "m", "x": 1}
-    assert arguments_after_the_first(block, ("h", "m", "p"), {}) == {
-        "attention_mask": "m",
-        "position_ids": "p",
-    }
-    assert arguments_after_the_first(block, ("h",), {"attention_mask": "m"}) == {"attention_mask": "m"}
+    assert hidden_and_named(block, ("h", "m"), {"x": 1}) == ("h", {"attention_mask": "m", "x": 1})
+    found = hidden_and_named(block, ("h", "m", "p"), {})
+    assert found == ("h", {"attention_mask": "m", "position_ids": "p"})
+    assert hidden_and_named(block, ("h",), {"attention_mask": "m"}) == ("h", {"attention_mask": "m"})
+    named = {"attention_mask": "m", "hidden_states": "h"}
+    assert hidden_and_named(block, (), named) == ("h", {"attention_mask": "m"})
+    assert named["hidden_states"] == "h"
 
 
 def test_windows_of_an_empty_cache_hold_all_tokens_and_no_others_change():
@@ -242,6 +243,66 @@ def test_positions_and_tables_follow():
     assert kept.call_arguments(arguments, 1, 4)["position_ids"] is arguments["position_ids"], (
         "tokens behind the prompt keep theirs"
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "axes"),
+    [
+        ((1, 5, 8), 1, (None, 1)),  # hidden states
+        ((5, 8), 1, (None, 0)),  # the table of one sequence
+        ((2, 5), 1, (None, 1)),  # its rows and columns
+        ((3, 1, 5), 1, (None, 2)),  # positions of three axes
+        ((1, 5, 8), 2, (0, 1)),
+        ((2, 5), 2, (0, 1)),
+        ((3, 2, 5), 2, (1, 2)),
+        ((3, 1, 5), 2, (1, 2)),
+        ((2, 4, 5, 8), 2, (0, 2)),  # of every head
+        ((3, 2, 5, 8), 2, (1, 2)),  # tables of three axes
+        ((2, 4, 6), 2, None),
+        ((5,), 2, None),
+        ((4, 5, 8), 2, None),
+        ((), 1, None),
+    ],
+)
+def test_where_a_tensor_has_its_tokens(shape, rows, axes):
+    assert token_axes(shape, rows, 5) == axes
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_whatever_a_block_receives_is_cut(rows):
+    """Positions of three axes, token types, embeddings of the tokens for this block, and masks of any
+    name.
+    """
+    keep = torch.tensor([[True, False, True, True], [False, True, True, True]])[:rows]
+    kept, mask = Kept.of(keep), torch.arange(16.0).view(1, 1, 4, 4).expand(rows, 1, 4, 4)
+    filled: dict[str, int] = {}
+    types = torch.arange(4).expand(rows, 4)
+    cut = kept.call_arguments(
+        {
+            "position_ids": torch.stack([types, 10 + types, 20 + types]),
+            "types": types,
+            "per_layer": types[..., None].expand(rows, 4, 2).float(),
+            "tables": [(types[None], None), 3],
+            "window_mask": mask,
+            "shared": filled,
+            "others": torch.ones(rows, 7, 2),
+        },
+        4,
+        0,
+    )
+    for row, stay in enumerate(kept.index):
+        assert cut["position_ids"][:, row].tolist() == [
+            stay.tolist(),
+            (10 + stay).tolist(),
+            (20 + stay).tolist(),
+        ]
+        assert cut["types"][row].tolist() == stay.tolist()
+        assert cut["per_layer"][row, :, 1].tolist() == stay.tolist()
+        assert torch.equal(cut["window_mask"][row, 0], mask[row, 0][stay][:, stay])
+    assert cut["tables"][0][0].shape == (1, rows, 3)
+    assert cut["tables"][1] == 3
+    assert cut["shared"] is filled
+    assert cut["others"].shape == (rows, 7, 2)
 
 
 def test_the_cache_counts_the_prompt_and_holds_what_stays():
