@@ -33,6 +33,27 @@ def test_quantize_ask_eval_inspect(run, source, tmp_path, questions):
     assert json.loads(text)["total"] == packed["total"]
 
 
+def test_eval_keeps_its_results_where_it_is_told(run, source, tmp_path, questions):
+    out, data = tmp_path / "results", questions["DATA"]
+    words = ("eval", source, "--data", data, "--reference", source, "--max-new-tokens", 2, "--out", out)
+    code, text, _ = run(*words, "--confidence", "--scorer", "pope", "--json")
+    assert code == 2, "the answer is a colour"
+    assert "pope needs yes or no, and the answer is 'red'" in json.loads(text)["error"]["message"]
+    assert not out.exists()
+    code, text, _ = run(*words, "--confidence")
+    assert code == 0
+    assert {path.name for path in out.iterdir()} == {"records.jsonl", "result.json", "reliability.png"}
+    kept = json.loads((out / "result.json").read_text())
+    assert (kept["asked"]["data"], kept["asked"]["scorer"]) == (str(data), "by_references")
+    assert kept["result"]["greedy_agreement"] == 1.0
+    assert "ECE" in text
+    assert "AUROC" not in text, "one question has none"
+    code, _, error = run(*words)
+    assert (code, "is not empty; give --out a new folder" in error) == (2, True)
+    code, text, _ = run(*words[:-2])
+    assert (code, "ECE" in text, "100.0%" in text) == (0, False, True)
+
+
 def test_ask_takes_several_images_none_and_a_system_prompt(run, source, questions):
     image, short = questions["IMAGE"], ("--max-new-tokens", 3, "--json")
     for options, shown in (

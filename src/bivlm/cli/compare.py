@@ -59,6 +59,18 @@ CalibrationOption = Annotated[
         rich_help_panel=MORE,
     ),
 ]
+DrawsOption = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        min=1,
+        help=(
+            "how many draws of calibration questions to pack every preset with that needs data: rows are"
+            " their means"
+        ),
+        rich_help_panel=MORE,
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="seed of both draws", rich_help_panel=MORE)]
 KeepModelsOption = Annotated[
     bool,
@@ -70,6 +82,7 @@ KeepModelsOption = Annotated[
     "compare",
     MORE,
     "bivlm compare path/to/model --data vqa.jsonl --presets gptq-2,bivlm,gptq-3 --out comparison",
+    "bivlm compare path/to/model --data vqa.jsonl --presets trellis-1,trellis-2 --seeds 3 --out draws",
     "bivlm compare path/to/model --data vqa.jsonl --presets rtn-3 --parts-study --out study",
 )
 def compare(
@@ -81,6 +94,7 @@ def compare(
     parts_study: PartsStudyOption = False,
     calibration: CalibrationOption = 32,
     limit: LimitOption = None,
+    seeds: DrawsOption = 1,
     seed: SeedOption = 0,
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 16,
@@ -110,18 +124,22 @@ def compare(
         data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
     )
     calibrates = any(recipe.needs_data for recipe in recipes)
-    drawn = (
-        read_samples(data, split="train", limit=calibration, seed=seed, data_root=data_root)
-        if calibrates
-        else []
-    )
+    drawn = [
+        (
+            read_samples(data, split="train", limit=calibration, seed=seed + draw, data_root=data_root)
+            if calibrates
+            else []
+        )
+        for draw in range(seeds if calibrates else 1)
+    ]
     with Shown() as events:
         found = compare_presets(
             model,
             recipes,
             out,
             samples=samples,
-            calibration=drawn,
+            calibration=drawn[0],
+            further_draws=drawn[1:],
             parts=words(parts),
             parts_study=parts_study,
             keep_models=keep_models,

@@ -4,7 +4,7 @@ out here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -14,7 +14,7 @@ from bivlm.eval.run import EvalResult
 from bivlm.eval.structure import StructureReport
 from bivlm.job.preflight import Preflight
 from bivlm.job.recipe import Recipe
-from bivlm.studies.cells import interval, number, rich_table, size
+from bivlm.studies.cells import Columns, divergence, interval, number, rich_table, size
 
 BITS = ".3f"  # of bits per weight
 
@@ -92,34 +92,48 @@ def structure_tables(report: StructureReport) -> tuple[Table, ...]:
     return weights, more
 
 
-def result_table(results: Mapping[str, EvalResult]) -> Table:
-    table = rich_table(
-        "",
-        (
-            "model",
-            " questions",
-            " accuracy",
-            " 95 % interval",
-            "metric",
-            " KL (nats)",
-            " top-1 agreement",
-            " seconds",
-        ),
+RESULT: Columns = {
+    "model": lambda row: row[0],
+    " accuracy": lambda row: f"{row[1].accuracy:.2%}",
+    " 95 % interval": lambda row: interval(row[1].interval),
+    " KL (nats)": lambda row: divergence(row[1].kl),
+    " geometric KL": lambda row: divergence(row[1].kl_geometric),
+    " top-1 agreement": lambda row: number(row[1].top1_agreement, ".1%"),
+    " same answers": lambda row: number(row[1].greedy_agreement, ".1%"),
+}
+CONFIDENCE: Columns = {
+    f" {head}": lambda row, name=name: number(
+        None if row[1].calibration is None else getattr(row[1].calibration, name), ".3f"
     )
-    for name, result in results.items():
-        fidelity = ("", "") if result.kl is None else (f"{result.kl:.4f}", f"{result.top1_agreement:.1%}")
-        table.add_row(
-            name,
-            str(result.n),
-            f"{result.accuracy:.2%}",
-            interval(result.interval),
-            result.metric,
-            *fidelity,
-            f"{result.seconds:.1f}",
-        )
-        if result.pruning is not None:
-            table.caption, table.caption_justify = f"visual tokens dropped: {result.pruning}", "left"
-    return table
+    for head, name in {
+        "ECE": "ece",
+        "Brier": "brier",
+        "AURC": "aurc",
+        "AUROC": "auroc",
+        "uncertainty S": "uncertainty_correlation",
+        "R²": "uncertainty_r2",
+    }.items()
+}
+
+
+def result_tables(name: str, result: EvalResult, *, confidence: bool) -> tuple[Table, ...]:
+    """A table with the numbers of all questions, with `confidence` also those of the model's confidence; and
+    one with what the scorer says beyond them. Columns without a number are left out.
+    """
+    row = (name, result)
+    columns = {**RESULT, **(CONFIDENCE if confidence else {})}
+    cells = {head: text for head, cell in columns.items() if (text := cell(row))}
+    caption = f"{result.n} questions, {result.metric}, {result.seconds:.1f} s"
+    if result.pruning is not None:
+        caption += f"; visual tokens dropped: {result.pruning}"
+    table = rich_table("", cells, caption)
+    table.add_row(*cells.values())
+    if not result.aggregates:
+        return (table,)
+    more = rich_table("", (result.metric, " "))
+    for what, value in result.aggregates.items():
+        more.add_row(what, f"{value:.4g}")
+    return table, more
 
 
 def presets_table(recipes: Sequence[Recipe]) -> Table:

@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+SMALL_KL = 1e-3  # below it four decimals would hide the differences
+
 Columns = Mapping[str, Callable[[Any], str]]  # head -> the cell of a row
 
 
@@ -29,6 +31,11 @@ def number(value: float | None, form: str) -> str:
 def interval(ends: tuple[float, float]) -> str:
     """A 95 % interval of an accuracy."""
     return f"{ends[0]:.1%} to {ends[1]:.1%}"
+
+
+def divergence(value: float | None) -> str:
+    """A KL divergence in nats; empty for None."""
+    return number(value, ".4f" if value == 0 or (value or 0) >= SMALL_KL else ".1e")
 
 
 def right(head: str) -> bool:

@@ -73,7 +73,10 @@ class ComparisonFolder(RunFolder):
         cost.unlink(missing_ok=True)
 
 
-def run_name(preset: str, parts: Sequence[PartName]) -> str:
-    """The file name of a run: the preset with its settings, and the parts unless they are all."""
+def run_name(preset: str, parts: Sequence[PartName], draw: int = 1) -> str:
+    """The file name of a run: the preset with its settings, the parts unless they are all, and the
+    calibration draw unless it is the first.
+    """
     name = re.sub(r"[^\w.,=+-]+", "_", preset)
-    return name if tuple(parts) == PARTS else f"{name}@{'+'.join(parts)}"
+    name += "" if tuple(parts) == PARTS else f"@{'+'.join(parts)}"
+    return name if draw == 1 else f"{name}@draw{draw}"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from bivlm.eval.statistics.draws import OverDraws
+from bivlm.eval.statistics.paired import Difference, Verdict
 from bivlm.types import PARTS, PartName
 
 FULL_PRECISION = "full precision"
@@ -18,12 +22,48 @@ COMBINATIONS: tuple[tuple[PartName, ...], ...] = tuple(
 
 
 @dataclass(frozen=True)
+class DrawNumbers:
+    """The numbers of one calibration draw."""
+
+    accuracy: float | None
+    kl: float | None
+    kl_geometric: float | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a paired test says of a row and the first one, and the difference in every calibration draw, None
+    for one draw.
+    """
+
+    difference: Difference
+    draws: OverDraws | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The test's, unless the difference has not the same sign in every draw."""
+        unsteady = self.draws is not None and not self.draws.holds
+        return "not told apart" if unsteady else self.difference.verdict
+
+
+@dataclass(frozen=True)
+class Against:
+    """A row against the first one, on the same questions; p-values hold for all rows together."""
+
+    accuracy: Told | None = None
+    kl: Told | None = None
+    kl_geometric: Told | None = None
+
+
+@dataclass(frozen=True)
 class ComparisonRow:
     """One packed model, or the full-precision one (`preset` is FULL_PRECISION, no parts).
 
     Bits are those of the packed linears, `folder_bytes` those of the whole folder; `peak_bytes` is the peak
-    resident memory of the quantizing process, None where the system does not tell. A run that failed has its
-    reason in `failure`, and no numbers.
+    resident memory of the quantizing process, None where the system does not tell. Errors, means and measures
+    of confidence are those of `EvalResult`. With several calibration draws the numbers are means over them,
+    and `draws` has those of each. `against` compares the row with the first one of the table. A run that
+    failed has its reason in `failure`, and no numbers.
     """
 
     preset: str
@@ -42,6 +82,16 @@ class ComparisonRow:
     eval_seconds: float | None = None
     note: str = ""
     failure: str = ""
+    standard_error: float | None = None
+    kl_geometric: float | None = None
+    kl_standard_error: float | None = None
+    greedy_agreement: float | None = None
+    ece: float | None = None
+    brier: float | None = None
+    aurc: float | None = None
+    auroc: float | None = None
+    draws: tuple[DrawNumbers, ...] = ()
+    against: Against | None = None
 
     @property
     def label(self) -> str:
@@ -51,20 +101,13 @@ class ComparisonRow:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ComparisonRow:
         """The row that `asdict` and JSON made plain."""
-        known = {field.name: content[field.name] for field in fields(cls)}
-        interval = known["interval"]
-        return cls(
-            **{
-                **known,
-                "parts": tuple(known["parts"]),
-                "interval": None if interval is None else tuple(interval),
-            }
-        )
+        return TypeAdapter(cls).validate_python(content)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """All rows, by rising true bits, full precision and what failed last; and what they were measured with.
+    Presets that need data were packed with each of `draws` draws of calibration samples.
 
     `study`: the rows are the combinations of parts of each preset, in that order.
     """
@@ -78,6 +121,7 @@ class Comparison:
     machine: str
     command: str
     notes: tuple[str, ...]
+    draws: int = 1
 
     @property
     def packed(self) -> str:

@@ -12,7 +12,7 @@ run continues. A preset that does not work on this model is recorded with its re
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers
 from bivlm.eval.inspection import inspect
+from bivlm.eval.records import Record
 from bivlm.eval.run import EvalResult
 from bivlm.job.preflight import BITS_TOLERANCE
 from bivlm.job.recipe import KEEP, Recipe
@@ -30,6 +31,8 @@ from bivlm.job.run import prepare
 from bivlm.loading import load
 from bivlm.machine import machine, machine_line
 from bivlm.studies.compare.checks import check_samples, checked_parts, checked_recipes
+from bivlm.studies.compare.differences import with_differences
+from bivlm.studies.compare.draws import Measured, merged
 from bivlm.studies.compare.folder import ComparisonFolder, run_name
 from bivlm.studies.compare.pack import pack
 from bivlm.studies.compare.result import (
@@ -53,6 +56,7 @@ def compare_presets(
     *,
     samples: Sequence[Sample],
     calibration: Sequence[Sample] = (),
+    further_draws: Sequence[Sequence[Sample]] = (),
     parts: Collection[str] = PARTS,
     parts_study: bool = False,
     keep_models: bool = False,
@@ -61,30 +65,37 @@ def compare_presets(
     """Pack `model` with every preset, and measure the packed models on `samples`; the runs are kept in the
     folder `out`.
 
-    `calibration` is for the presets that need data. `parts_study` packs every combination of parts with every
-    preset, instead of `parts`. `keep_models` leaves the packed models in `out`. Raises InputError, before
-    anything is written, for every mistake that the user has to correct; a preset that fails later is a row
-    with its reason.
+    `calibration` is for the presets that need data; they are packed once more with each of the
+    `further_draws`, and their rows have the means. Every row is compared with the first of the table,
+    question by question (differences.py). `parts_study` packs every combination of parts with every preset,
+    instead of `parts`. `keep_models` leaves the packed models in `out`. Raises InputError, before anything is
+    written, for every mistake that the user has to correct; a preset that fails later is a row with its
+    reason.
     """
     recipes = checked_recipes(presets)
     combinations = COMBINATIONS if parts_study else (checked_parts(parts),)
-    check_samples(samples, calibration, recipes)
+    draws = (calibration, *further_draws)
+    for draw in draws:
+        check_samples(samples, draw, recipes)
     folder = ComparisonFolder(Path(out))
     trusted = settings.trust_remote_code
     source = SourceModel(resolve_model(model, trusted), trust_remote_code=trusted)
-    asked, calibrated = digests(samples), digests(calibration)
+    asked, calibrated = digests(samples), [digests(draw) for draw in draws]
     common = {"model": model_files(source.folder), "samples": joined(asked), **settings.fingerprint()}
     with folder:
         work = _Comparing(
-            folder, samples, common, settings, source, calibration, joined(calibrated), keep_models
+            folder, samples, common, settings, source, draws, [*map(joined, calibrated)], keep_models
         )
         full, reference, metric = work.full_precision()
-        rows = [
+        found = [
             full,
-            *(work.row(recipe, chosen, reference) for recipe in recipes for chosen in combinations),
+            *(work.preset(recipe, chosen, reference) for recipe in recipes for chosen in combinations),
         ]
+    ordered = found if parts_study else sorted(found, key=lambda measured: by_true_bits(measured.row))
+    used = {one for draw in calibrated for one in draw}
+    rows = with_differences(ordered)
     return Comparison(
-        rows=tuple(rows if parts_study else sorted(rows, key=by_true_bits)),
+        rows=tuple(rows),
         study=parts_study,
         model=source.folder.resolve().name,
         questions=len(samples),
@@ -92,7 +103,8 @@ def compare_presets(
         calibration_samples=len(calibration),
         machine=machine_line(machine()),
         command=settings.command,
-        notes=_notes(rows, len(set(asked) & set(calibrated)), len(set(calibrated))),
+        notes=_notes(rows, len(set(asked) & used), len(used)),
+        draws=len(draws),
     )
 
 
@@ -102,17 +114,17 @@ class _Comparing(Study):
 
     folder: ComparisonFolder
     source: SourceModel
-    calibration: Sequence[Sample]
-    calibration_digest: str
+    draws: Sequence[Sequence[Sample]]
+    draw_digests: Sequence[str]
     keep_models: bool
 
-    def full_precision(self) -> tuple[ComparisonRow, ReferenceAnswers, str]:
+    def full_precision(self) -> tuple[Measured, ReferenceAnswers, str]:
         """The model as it is: its row, its answers as the reference, and the metric."""
         known = self.folder.finished("full-precision", self.fingerprint)
         reference = self.folder.open_reference()
         if known is not None and reference is not None:
             self.say(f"{FULL_PRECISION}: measured before")
-            return ComparisonRow.from_dict(known["row"]), reference, known["evaluation"]["metric"]
+            return _known(known), reference, known["evaluation"]["metric"]
         loaded, processor = load(self.source.folder, trust_remote_code=self.settings.trust_remote_code)
         reference = self.collect_reference(FULL_PRECISION, loaded, processor)
         result = self.evaluate(FULL_PRECISION, loaded, processor, reference)
@@ -132,21 +144,28 @@ class _Comparing(Study):
         }
         self.folder.write_run("full-precision", record)
         self.say(row_line(row))
-        return row, reference, result.metric
+        return Measured(row, (result.records,)), reference, result.metric
 
-    def row(self, recipe: Recipe, parts: tuple[PartName, ...], reference: ReferenceAnswers) -> ComparisonRow:
+    def preset(self, recipe: Recipe, parts: tuple[PartName, ...], reference: ReferenceAnswers) -> Measured:
+        """A row: one run, or one for every calibration draw if the preset needs data."""
+        count = len(self.draws) if recipe.needs_data else 1
+        return merged([self.run(recipe, parts, draw, reference) for draw in range(1, count + 1)])
+
+    def run(
+        self, recipe: Recipe, parts: tuple[PartName, ...], draw: int, reference: ReferenceAnswers
+    ) -> Measured:
         """One run: from its record where there is one, made otherwise."""
-        name = run_name(recipe.name, parts)
+        name = run_name(recipe.name, parts, draw)
         fingerprint = {**self.fingerprint, "recipe": recipe.to_dict(), "parts": list(parts)}
         if recipe.needs_data:
-            fingerprint["calibration"] = self.calibration_digest
+            fingerprint["calibration"] = self.draw_digests[draw - 1]
         known = self.folder.finished(name, fingerprint)
         if known is not None and (not self.keep_models or (self.folder.model(name) / "config.json").exists()):
             self.folder.settle(name, keep_model=self.keep_models)
             self.say(f"{label_of(recipe.name, parts)}: measured before")
-            return ComparisonRow.from_dict(known["row"])
+            return _known(known)
         try:
-            record = self.measure(name, recipe, parts, fingerprint, reference)
+            record = self.measure(name, recipe, parts, draw, fingerprint, reference)
         except InputError as error:
             shutil.rmtree(self.folder.model(name), ignore_errors=True)
             record = {"row": asdict(ComparisonRow(recipe.name, method_of(recipe), parts, failure=str(error)))}
@@ -154,23 +173,25 @@ class _Comparing(Study):
             name, {"fingerprint": fingerprint, "recipe": recipe.to_dict(), **record, "machine": machine()}
         )
         self.folder.settle(name, keep_model=self.keep_models)
-        row = ComparisonRow.from_dict(record["row"])
-        self.say(row_line(row))
-        return row
+        found = _known(record)
+        self.say(row_line(found.row))
+        return found
 
     def measure(
         self,
         name: str,
         recipe: Recipe,
         parts: tuple[PartName, ...],
+        draw: int,
         fingerprint: dict[str, Any],
         reference: ReferenceAnswers,
     ) -> dict[str, Any]:
         """Pack, count, load, ask: the content of the run's record."""
-        label, trusted = label_of(recipe.name, parts), self.settings.trust_remote_code
+        label = label_of(recipe.name, parts) + ("" if draw == 1 else f", draw {draw}")
+        trusted = self.settings.trust_remote_code
         prepared = prepare(self.source.folder, Request(recipe, parts, trust_remote_code=trusted))
         events = Labelled(self.settings.events, label)
-        cost = pack(self.folder, name, fingerprint, prepared, self.calibration, events)
+        cost = pack(self.folder, name, fingerprint, prepared, self.draws[draw - 1], events)
         target = self.folder.model(name)
         inspection = inspect(target, trusted)
         result = self.evaluate(label, *load(target, expand=True, trust_remote_code=trusted), reference)
@@ -207,8 +228,21 @@ def _measured(
         result.kl,
         result.top1_agreement,
         eval_seconds=result.seconds,
+        standard_error=result.standard_error,
+        kl_geometric=result.kl_geometric,
+        kl_standard_error=result.kl_standard_error,
+        greedy_agreement=result.greedy_agreement,
+        **{name: getattr(result.calibration, name, None) for name in ("ece", "brier", "aurc", "auroc")},
         **rest,
     )
+
+
+def _known(record: Mapping[str, Any]) -> Measured:
+    """The row and the questions of a run's record; a failed one has no questions."""
+    row, evaluation = ComparisonRow.from_dict(record["row"]), record.get("evaluation")
+    if evaluation is None:
+        return Measured(row, ())
+    return Measured(row, (tuple(map(Record.from_dict, evaluation["records"])),))
 
 
 def method_of(recipe: Recipe) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from rich.table import Table
 
+from bivlm.eval.statistics.paired import SIGNIFICANT
 from bivlm.studies.cells import (
     Columns,
+    divergence,
     escaped,
     interval,
     made_by,
@@ -18,22 +20,36 @@ from bivlm.studies.cells import (
     rich_table,
     size,
 )
-from bivlm.studies.compare.result import Comparison, ComparisonRow
+from bivlm.studies.compare.result import FULL_PRECISION, Comparison, ComparisonRow
 from bivlm.types import PARTS
 
 CHECK = "✓"
-SMALL_KL = 1e-3  # below it four decimals would hide the differences
 
 ACCURACY: Columns = {
     " accuracy": lambda row: number(row.accuracy, ".1%"),
     " 95 % interval": lambda row: "" if row.interval is None else interval(row.interval),
-    " KL": lambda row: number(row.kl, ".4f" if row.kl == 0 or (row.kl or 0) >= SMALL_KL else ".1e"),
+    " KL": lambda row: divergence(row.kl),
+    " geometric KL": lambda row: "" if row.preset == FULL_PRECISION else divergence(row.kl_geometric),
+}
+AGAINST: Columns = {
+    "accuracy vs 1st": lambda row: verdict(row, "accuracy"),
+    "KL vs 1st": lambda row: verdict(row, "kl"),
+    "geometric KL vs 1st": lambda row: verdict(row, "kl_geometric"),
+}
+DRAWS: Columns = {
+    " accuracy, draws": lambda row: between(row, "accuracy", lambda value: f"{value:.1%}"),
+    " KL, draws": lambda row: between(row, "kl", divergence),
 }
 METHODS: Columns = {
     "preset": lambda row: row.preset,
     "parts": lambda row: "all" if row.parts == PARTS else ", ".join(row.parts),
     **ACCURACY,
+    **AGAINST,
+    **DRAWS,
     " top-1 agreement": lambda row: number(row.top1_agreement, ".1%"),
+    " same answers": lambda row: number(row.greedy_agreement, ".1%"),
+    " ECE": lambda row: number(row.ece, ".3f"),
+    " AUROC": lambda row: number(row.auroc, ".3f"),
     " true bits": lambda row: number(row.true_bits, ".2f"),
     " paper bits": lambda row: number(row.paper_bits, ".2f"),
     " folder": lambda row: "" if row.folder_bytes is None else size(row.folder_bytes),
@@ -46,6 +62,8 @@ STUDY: Columns = {
     "projector": lambda row: CHECK if "projector" in row.parts else "",
     "language": lambda row: CHECK if "language" in row.parts else "",
     **ACCURACY,
+    **AGAINST,
+    **DRAWS,
     " true bits": METHODS[" true bits"],
     " folder": METHODS[" folder"],
 }
@@ -55,10 +73,19 @@ EXPENDABLE = (
     "parts",
     " peak memory",
     " pack s",
+    " AUROC",
+    " ECE",
     " paper bits",
+    " same answers",
     " top-1 agreement",
+    " accuracy, draws",
+    " KL, draws",
     " folder",
+    "KL vs 1st",
     " 95 % interval",
+    "geometric KL vs 1st",
+    "accuracy vs 1st",
+    " geometric KL",
 )  # in this order, on a terminal
 
 
@@ -90,11 +117,48 @@ def remarks(found: Comparison) -> list[str]:
     )
     if any(row.paper_bits is not None for row in found.rows) and not found.study:
         meaning += "; paper bits: the method's own count"
+    meanings = [meaning, *_compared(found)]
     failures = [
         f"failed: {row.preset}{' (' + ', '.join(row.parts) + ')' if found.study else ''}: {row.failure}"
         for row in found.failed
     ]
-    return [f"{asked}; {meaning}.", *failures, *(f"Note: {note}." for note in found.notes)]
+    return [f"{asked}; {'; '.join(meanings)}.", *failures, *(f"Note: {note}." for note in found.notes)]
+
+
+def _compared(found: Comparison) -> list[str]:
+    """How rows were compared with the first, and what several calibration draws mean."""
+    rows = [row for row in found.rows if row.against is not None]
+    if not rows:
+        return []
+    tests = dict.fromkeys(
+        row.against.accuracy.difference.test for row in rows if row.against and row.against.accuracy
+    )
+    told = (
+        f"vs 1st: against {found.rows[0].label} on the same questions, accuracy by {' and '.join(tests)},"
+        f" divergences by sign flips, p < {SIGNIFICANT} after Holm's correction for all rows, questions about"
+        " one image together"
+    )
+    if found.draws == 1:
+        return [told]
+    return [
+        told,
+        (
+            f"means over {found.draws} calibration draws where a preset needs data; a difference counts only"
+            " if it has the same sign in every draw"
+        ),
+    ]
+
+
+def verdict(row: ComparisonRow, what: str) -> str:
+    """What sets a row apart from the first in one number, in words."""
+    told = getattr(row.against, what, None)
+    return "" if told is None else told.verdict
+
+
+def between(row: ComparisonRow, what: str, shown: Callable[[float], str]) -> str:
+    """The smallest and the largest number over the calibration draws; empty for one draw."""
+    values = [value for draw in row.draws if (value := getattr(draw, what)) is not None]
+    return f"{shown(min(values))} to {shown(max(values))}" if values else ""
 
 
 def comparison_table(found: Comparison, width: int) -> Table:
