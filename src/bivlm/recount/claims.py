@@ -1,7 +1,7 @@
 """What the name of a release, its config or its header says about bits, as a number.
 
-"2" for Q2_K, W2A16, 2bit and 2.0bpw; 1.58 for a ternary model. Nothing is corrected here: the claim stands next
-to what was counted.
+"2" for Q2_K, W2A16, 2bit and 2.0bpw; 1.58 for a ternary model. Nothing is corrected here: the claim stands
+next to what was counted.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def claim_in(text: str, where: str) -> Claim | None:
 
 
 def claims_of(name: str, file: str, settings: Settings) -> tuple[Claim, ...]:
-    """What is said where, in the order in which a reader meets it. `name` is the path or the repository, `file`
-    the first of its files.
+    """What is said where, in the order in which a reader meets it. `name` is the path or the repository,
+    `file` the first of its files.
     """
     folders = [part for part in PurePosixPath(name).parts if part != PurePosixPath(file).name][-2:]
     title = settings.metadata.get("general.name") if settings.gguf else None

@@ -64,12 +64,30 @@ def counted_tensors(checkpoint: Checkpoint) -> tuple[list[Counted], list[str]]:
                 taken.append(found)
                 for tensor in found.tensors:
                     del left[tensor.name]
+    beside = _with_its_linear(taken, left)
     for one in taken:
         weights = None if one.unpacked is None else one.unpacked.weights
-        nbytes = sum(tensor.nbytes for tensor in one.tensors)
+        nbytes = sum(tensor.nbytes for tensor in (*one.tensors, *beside[one.name]))
         counted.append(Counted(one.name, _part(one, checkpoint), weights, nbytes, one.kind, packed=True))
     counted += _as_they_stand(left.values(), gguf=checkpoint.settings.gguf)
-    return counted, [*_misfits(taken), *_other_bits(taken, settings), *_unknown(counted, settings)]
+    told = [*_misfits(taken), *_other_bits(taken, settings), *_unknown(counted, settings)]
+    more = sorted({tensor.name.rpartition(".")[2] for tensors in beside.values() for tensor in tensors})
+    if more:
+        told.append(f"counted with their linears, though no part of the layout: {', '.join(more[:8])}")
+    return counted, told
+
+
+def _with_its_linear(taken: Iterable[Taken], left: dict[str, StoredTensor]) -> dict[str, list[StoredTensor]]:
+    """Tensors that a method has added to packed linears (corrections of low rank, outliers), by module: taken
+    out of `left`. They are no weights of the model, but they are stored for it.
+    """
+    found: dict[str, list[StoredTensor]] = defaultdict(list)
+    names = {one.name for one in taken}
+    for key in list(left):
+        module = key.rpartition(".")[0]
+        if module in names and not key.endswith(SEPARATE):
+            found[module].append(left.pop(key))
+    return found
 
 
 def _part(taken: Taken, checkpoint: Checkpoint) -> str:
@@ -77,8 +95,8 @@ def _part(taken: Taken, checkpoint: Checkpoint) -> str:
 
 
 def _as_they_stand(tensors: Iterable[StoredTensor], *, gguf: bool) -> list[Counted]:
-    """What no kind has taken: a weight for each element of a float. Integers next to each other, with all that
-    has the same module, are codes of a layout that is not known here.
+    """What no kind has taken: a weight for each element of a float. A module with integers is in a layout
+    that is not known here.
     """
     modules: dict[str, list[StoredTensor]] = defaultdict(list)
     counted = []

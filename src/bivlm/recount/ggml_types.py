@@ -1,9 +1,9 @@
 """The types of ggml: number -> name, weights in a block, bytes of a block.
 
-From ggml's own table (ggml.h, gguf-py/gguf/constants.py: GGML_QUANT_SIZES); a test compares it with the package
-gguf. Types of forks have a name alone: a row may have a scale of its own, and two forks have given one number
-to different blocks (42 is Q2_0 with 64 weights in ggml, with 128 in PrismML's), so their bytes are taken from
-the place of the next tensor. Numbers of ik_llama.cpp: ggml/include/ggml.h there.
+From ggml's own table (ggml.h, gguf-py/gguf/constants.py: GGML_QUANT_SIZES); a test compares it with the
+package gguf. Types of forks have a name alone: a row may have a scale of its own, and forks have given one
+number to different blocks (42 is Q2_0, with 64 weights in ggml and with 128 in PrismML's), so their bytes are
+taken from the place of the next tensor. Numbers of ik_llama.cpp: ggml/include/ggml.h there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, without its data: key-value pairs, then name, shape, type and offset of each tensor.
+"""The header of a GGUF file, without its data: key-value pairs, then name, shape, type and offset of tensors.
 
 The package gguf maps a whole local file into memory; here a header is read front to back, so that a file on
 the hub costs the bytes of its header, and a type that the package does not know still has its bytes.
@@ -76,8 +76,8 @@ def _placed(
             raise reader.damaged(f"tensor {cut(entry.name)} {where}: {nbytes:,} bytes in {space:,}")
         found[entry.name] = StoredTensor(entry.name, kind, entry.shape, nbytes, reader.name)
     remarks = tuple(
-        f"{count} tensors have {kind}, which is no type of ggml: their bytes reach to the next tensor, with at"
-        f" most {alignment - 1} of padding each"
+        f"{count} tensors have {kind}, a type of a fork: their bytes reach to the next tensor, with at most"
+        f" {alignment - 1} of padding each"
         for kind, count in guessed.items()
     )
     return found, remarks

@@ -1,8 +1,8 @@
 """Which part of a model a stored tensor belongs to, told by its name.
 
-Names are those of Hugging Face checkpoints (of today's transformers, of older layouts, of the models' own code)
-and of GGUF files. The first pattern that is found anywhere in the name decides. What no pattern knows is
-"other": an audio tower, a speech decoder, a layout that nobody described here.
+Names are those of Hugging Face checkpoints (of today's transformers, of older layouts, of the models' own
+code) and of GGUF files. The first pattern that is found decides. What no pattern knows is "other": an audio
+tower, a speech decoder, a layout that nobody described here.
 """
 
 from __future__ import annotations
@@ -17,20 +17,16 @@ def _whole(*names: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|\.)(?:{'|'.join(names)})(?=\.|$)")
 
 
-# a tensor of a packed linear may add to the last step of its name: query_tokens, experts.down_proj_blocks
 TABLE: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "other",
         _whole(
             *("audio_tower", "audio_model", "audio_encoder", "embed_audio", "audio_projector", "audio_embed"),
-            *("audio_projection_layer", "audio_avg_pooler", "apm", "speech_.*", "talker", "code2wav", "tts"),
-            *("token2wav", "sound_.*", "audio_adapter", "aud_projector"),
+            *("audio_projection_layer", "audio_avg_pooler", "audio_adapter", "apm", "speech_.*", "sound_.*"),
+            *("talker", "code2wav", "token2wav", "tts"),
         ),
     ),
-    (
-        "vision",
-        _whole(r"embed_vision\.multimodal_embedder", "vit_merger", r"vision_tower\.merger\.ln_pre"),
-    ),
+    ("vision", _whole(r"embed_vision\.multimodal_embedder", "vit_merger")),
     (
         "projector",
         _whole(
@@ -38,19 +34,11 @@ TABLE: tuple[tuple[str, re.Pattern[str]], ...] = (
             *("modality_projection", "connector", "aligner", "mlp1", "mlp_AR", "resampler", "qformer"),
             *("perceiver_resampler", "layerwise_projectors", "spatial_projectors", "projector"),
             *("language_projection", "query_tokens", "vision_language_adapter", "patch_merger"),
-            *("image_projector", "image_pooling_2d", "image_projection", "img_projection.*", "proj_out_vit"),
+            *("image_projector", "image_pooling_2d", "image_projection", "img_projection.*"),
             *("visual_projection", "image_newline", "view_seperator", "vte", "visual_embeddings_table"),
-            *("deepstack_merger_list", r"visual\.merger.*", r"model\.merger", "merger", r"vit\.perceive"),
-            *(r"embed_vision\.embedding_projection", r"embed_vision\..*norm", r"vision_tower\.head_linear"),
-            *(r"vision\.linear_proj", r"visual\.attn_pool", r"visual\.proj", r"visual_tokenizer\.head"),
-            *(
-                "vision_proj",
-                "visual_tokenizer.head",
-                "glb_GN",
-                "sub_GN",
-                "image_proj_.*",
-                "pre_mm_projector_norm",
-            ),
+            *("deepstack_merger_list", r"visual\.merger.*", r"model\.merger", r"vit\.perceive"),
+            *(r"embed_vision\.embedding_projection", r"vision_tower\.head_linear", r"visual_tokenizer\.head"),
+            *(r"vision\.linear_proj", r"visual\.attn_pool", r"visual\.proj", "glb_GN", "sub_GN"),
         ),
     ),
     (
@@ -58,40 +46,25 @@ TABLE: tuple[tuple[str, re.Pattern[str]], ...] = (
         _whole(
             *("vision_tower.*", "vision_model", "vision_encoder", "visual", "vision", "vit", "vpm"),
             *("vision_backbone", "image_vit", "image_encoder", "img_processor", "vision_embed_tokens"),
-            *("visual_tokenizer", "visual_model", "embed_vision", "sam_model", "image_tower", "siglip"),
+            *("visual_tokenizer", "visual_model", "embed_vision", "sam_model", "qwen2_model", "image_tower"),
         ),
     ),
     ("head", _whole("lm_head", "embed_out", "output_layer", r"transformer\.ff_out")),
-    ("head", re.compile(r"^output(?=\.|$)")),
+    ("head", re.compile(r"^(?:language_model\.|llm\.|model\.)?output(?=\.|$)")),
     (
         "embedding",
         _whole(
             *("embed_tokens", "embed_tokens_per_layer", "tok_embeddings", "wte", "wpe", "embed_in"),
-            *("word_embeddings", "embed_positions", "embedding"),
+            *("word_embeddings", "embed_positions", r"model\.embedding"),
         ),
     ),
+    ("language", _whole("language_model", "text_model", "llm", "language", "mtp")),
     (
         "language",
-        _whole(
-            *(
-                "language_model",
-                "text_model",
-                "llm",
-                "language",
-                "mtp",
-                r"(?:model\.)?layers\.\d+",
-                r"h\.\d+",
-            ),
-            *(
-                r"blocks\.\d+",
-                r"block\.\d+",
-                "norm",
-                "final_layernorm",
-                "ln_f",
-                "final_layer_norm",
-                "decoder",
-            ),
-            *("embedding_norm", "rotary_emb", r"encoder\.layers"),
+        re.compile(
+            r"^(?:(?:model|transformer|decoder|backbone|gpt_neox|encoder)\.)*"
+            r"(?:(?:layers|h|blocks|block)\.\d+|norm|final_layernorm|final_layer_norm|ln_f|norm_f|rotary_emb)"
+            r"(?=\.|$)"
         ),
     ),
 )

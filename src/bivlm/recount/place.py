@@ -22,8 +22,8 @@ DEPTH = 2  # folders inside folders are looked at: GGUF repositories have one fo
 
 @dataclass(frozen=True)
 class Place:
-    """`files` has the bytes of every file by its path in the place; `open_file` opens one of them. `chosen` is
-    the one file that was asked for, if it was one; `faults` are the exceptions that reading may raise.
+    """`files` has the bytes of every file by its path in the place; `open_file` opens one of them. `chosen`
+    is the one file that was asked for, if it was one; `faults` are the exceptions that reading may raise.
     """
 
     name: str

@@ -11,9 +11,9 @@ from bivlm.recount.claims import Claim
 
 @dataclass(frozen=True)
 class PartRow:
-    """One part of a model. `weights` counts all of the unpacked model's (biases and norms as well), None where
-    a layout is not known; `packed` counts packed linears and tables, and `packed_weights` and `packed_bytes`
-    are theirs alone. `stored_as` has the bytes of each layout, the largest first.
+    """One part of a model. `weights` counts all of the unpacked model's (biases and norms as well), None
+    where a layout is not known; `packed` counts packed linears and tables, and `packed_weights` and
+    `packed_bytes` are theirs alone. `stored_as` has the bytes of each layout, the largest first.
     """
 
     name: str
@@ -37,8 +37,8 @@ class PartRow:
 
 @dataclass(frozen=True)
 class Recount:
-    """What a checkpoint holds: rows by part, all tensors together, the bytes of its files (headers and padding
-    as well), what is claimed, and remarks.
+    """What a checkpoint holds: rows by part, all tensors together, the bytes of its files (headers and
+    padding as well), what is claimed, and remarks.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The kinds of checkpoints that are told apart, in the order in which they are tried; a file for each.
 
-A kind gets the tensors that no earlier kind has taken. What none takes is counted as it stands: one weight for
-each element of a float.
+A kind gets the tensors that no earlier kind has taken. What none takes is counted as it stands: one weight
+for each element of a float.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a kind of quantized checkpoint is: how the tensors of one linear are named, and how many weights they
 unpack to.
 
-A layout is known by the endings of names and by shapes, not by what a config calls it: AutoRound writes GPTQ's
-layout, and a config may be missing or wrong.
+A layout is known by the endings of names and by shapes, not by what a config calls it: AutoRound writes
+GPTQ's layout, and a config may be missing or wrong.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """bitsandbytes.
 
-    4 bits  weight (in * out / 2, 1), often uint8; weight.absmax, weight.quant_map (16), with double quantization
-            weight.nested_absmax and weight.nested_quant_map (256), and weight.quant_state.bitsandbytes__nf4 (or
-            __fp4): JSON in bytes
+    4 bits  weight (in * out / 2, 1), often uint8; weight.absmax, weight.quant_map (16); with double
+            quantization weight.nested_absmax, weight.nested_quant_map (256); and JSON in bytes,
+            weight.quant_state.bitsandbytes__nf4 or __fp4
     8 bits  weight (out, in) int8, SCB (out) float32, weight_format
 
 Source: bitsandbytes, functional.py: QuantState.as_dict; nn/modules.py: Linear4bit, Linear8bitLt.

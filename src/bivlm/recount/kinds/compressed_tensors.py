@@ -2,7 +2,8 @@
 
     pack-quantized    weight_packed (out, in * bits / 32) int32, weight_scale (out, groups), weight_shape,
                       weight_zero_point (out * bits / 32, groups) int32, weight_g_idx
-    nvfp4             weight_packed (out, in / 2) uint8, weight_scale (out, in / 16) float8, weight_global_scale
+    nvfp4             weight_packed (out, in / 2) uint8, weight_scale (out, in / 16) float8,
+                      weight_global_scale
     mxfp4, mxfp6      weight_packed uint8, weight_scale (out, in / 32) uint8
     marlin-24         weight_packed int32, scale_packed, meta int16: one weight a bit, for 2:4 sparsity
     bitmask           compressed values, bitmask (out, in / 8) uint8, row_offsets, shape

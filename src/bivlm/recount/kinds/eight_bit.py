@@ -1,5 +1,5 @@
-"""One element of 8 bits a weight, with scales: FP8 (fine-grained, fbgemm, ModelOpt), and the int-quantized and
-float-quantized formats of compressed-tensors.
+"""One element of 8 bits a weight, with scales: FP8 (fine-grained, fbgemm, ModelOpt), and the formats
+int-quantized and float-quantized of compressed-tensors.
 
     weight (out, in) float8 or int8; weight_scale or weight_scale_inv, weight_zero_point, input_scale, …
 

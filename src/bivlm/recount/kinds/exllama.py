@@ -1,7 +1,7 @@
 """EXL3 and EXL2.
 
-    EXL3  trellis (in / 16, out / 16, 16 * bits) int16: a tile of 256 weights; suh (in), svh (out), or signs in
-          bits (su, sv); mcg, mul1: which codebook
+    EXL3  trellis (in / 16, out / 16, 16 * bits) int16: tiles of 256 weights; suh (in), svh (out), or signs
+          in bits (su, sv); mcg, mul1: which codebook
     EXL2  q_weight (words, out) int32, q_invperm (in), q_scale, q_scale_max, q_groups
 
 Source: exllamav3/modules/quant/exl3.py: LinearEXL3; exllamav2/linear.py, exllamav2/ext.py: make_q_matrix.

@@ -1,8 +1,8 @@
 """HQQ, as transformers saves it in safetensors (a .pt of HQQ's own is a pickle, and is not opened).
 
-The weight is reshaped to groups before its codes are packed along the first dim: with axis 1, W_q has a column
-for each weight of a group, and scale and zero (out * in / group, 1); with axis 0, W_q has a column for each
-group, and scale and zero (1, out * in / group). All else of the module is its settings.
+The weight is reshaped to groups before its codes are packed along the first dim: with axis 1, W_q has a
+column for each weight of a group, and scale and zero (out * in / group, 1); with axis 0, W_q has a column for
+each group, and scale and zero (1, out * in / group). All else of the module is its settings.
 
 Source: hqq/core/quantize.py: Quantizer.quantize, HQQLinear.state_dict; hqq/core/bitpack.py.
 """

@@ -1,4 +1,4 @@
-"""BitNet, as transformers packs it: weight (out / 4, in) uint8, four ternary weights a byte; weight_scale (1).
+"""BitNet, as transformers packs it: weight (out / 4, in) uint8, four weights a byte; weight_scale (1).
 
 Source: transformers, integrations/bitnet.py: pack_weights, BitLinear. An ordinary 8-bit weight has the same
 names, so the config must say that it is BitNet's.

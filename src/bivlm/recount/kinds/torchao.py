@@ -1,5 +1,5 @@
-"""torchao, in safetensors: a tensor subclass is taken apart into `module._weight_qdata`, `module._weight_scale`
-and so on, and the header's metadata has its class and settings under `module.weight`.
+"""torchao, in safetensors: a tensor subclass is taken apart into `module._weight_qdata`,
+`module._weight_scale` and so on, and the header's metadata has its class and settings under `module.weight`.
 
 Source: torchao 0.18, torchao/prototype/safetensors/safetensors_support.py, and the classes in
 torchao/quantization/quantize_/workflows.
