@@ -16,7 +16,7 @@ from bivlm.errors import InputError, cut
 from bivlm.recount.stored import HEADER_LIMIT
 
 HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-BLOCK = 1 << 20  # bytes that are fetched from the hub at a time
+BLOCK = 1 << 19  # bytes that are fetched from the hub at a time
 DEPTH = 2  # folders inside folders are looked at: GGUF repositories have one for each variant
 
 
@@ -105,7 +105,7 @@ def _hub(repo: str, revision: str | None) -> Place:
     system = HfFileSystem()
 
     def open_file(name: str) -> BinaryIO:
-        opened = system.open(f"{repo}/{name}", "rb", revision=revision, block_size=BLOCK)
+        opened = system.open(f"{repo}/{name}", "rb", revision=revision, cache_type="none")
         return io.BufferedReader(opened, BLOCK)
 
     return Place(repo if revision is None else f"{repo}@{revision}", files, open_file, faults=faults)

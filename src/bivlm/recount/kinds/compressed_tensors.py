@@ -39,14 +39,16 @@ def _integer(module: Module) -> Unpacked:
         bits = _bits_by_groups(module)
     bits = whole_bits(bits, "a code")
     room = 32 * packed // int(bits)
-    columns = room
-    if groups > 1 and group is not None:
-        columns = min(groups * group, room)
-    elif 32 % bits:
+    told = group if groups > 1 else None
+    columns = groups * told if told else room
+    if told and 0 < columns - room < told:
+        columns = room  # the last group is smaller
+    words = {-(-columns * int(bits) // 32), -(-columns // (32 // int(bits)))}
+    if 32 % bits and not told:
         raise Misfit(
             f"{bits:g} bits in rows of {packed} words: the width is in weight_shape, not in a header"
         )
-    if -(-columns // (32 // int(bits))) < packed - 1 or groups > columns:
+    if packed not in words or groups > columns:
         raise Misfit(f"{groups} groups of {group} weights in {packed} words of {bits:g}-bit codes")
     rows = 1
     for size in front:

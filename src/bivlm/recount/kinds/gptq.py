@@ -13,7 +13,8 @@ from bivlm.recount.kinds.base import Layout, Misfit, Module, Unpacked, by_layout
 
 
 def _fits(module: Module) -> bool:
-    return module.shape(".qweight")[-1:] == module.shape(".scales")[-1:]
+    gemv = str(module.settings.quantization.get("version")).lower().startswith("gemv")  # AWQ's, if it says so
+    return module.shape(".qweight")[-1:] == module.shape(".scales")[-1:] and not gemv
 
 
 def _unpack(module: Module) -> Unpacked:
