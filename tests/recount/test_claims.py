@@ -14,7 +14,7 @@ from bivlm.recount.settings import Settings
         ("model-UD-Q2_K_XL-00001-of-00002.gguf", 2, "UD-Q2_K_XL"),
         ("llava-v1.5-7b-iq2_xxs.gguf", 2, "iq2_xxs"),
         ("mmproj-model-Q8_0.gguf", 8, "Q8_0"),
-        ("Falcon3-10B-TQ1_0.gguf", 1, "TQ1_0"),
+        ("Falcon3-10B-TQ1_0.gguf", 1.58, "TQ1_0"),
         ("Qwen2.5-VL-7B-Instruct-W4A16-G128", 4, "W4A16"),
         ("Llama-2-7b-gptq-w2g64", 2, "w2g64"),
         ("bitnet-b1.58-2B-4T", 1.58, "b1.58"),

@@ -23,7 +23,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 # the first pattern that is found in a name decides; where no number is given, the first group is the number
 PATTERNS: tuple[tuple[re.Pattern[str], float | None], ...] = (
     (_pattern(r"(?:UD[-_])?I?Q(\d)_[A-Z0-9]+(?:_[A-Z0-9]+)?"), None),
-    (_pattern(r"TQ([12])_0"), None),
+    (_pattern(r"TQ[12]_0"), 1.58),  # ternary, in two layouts
     (_pattern(r"(?:MX|NV)FP(\d)"), None),
     (_pattern(r"W(\d{1,2})(?:A\d{1,2})?(?:g\d+)?"), None),
     (_pattern(r"b?1[._]58[-_ ]?(?:bits?|bpw)?"), 1.58),

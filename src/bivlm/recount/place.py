@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bivlm.errors import InputError, cut
 from bivlm.recount.stored import HEADER_LIMIT
@@ -83,7 +83,11 @@ def _listed(folder: Path, depth: int) -> dict[str, int]:
 
 def _hub(repo: str, revision: str | None) -> Place:
     from huggingface_hub import HfApi, HfFileSystem
-    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of httpx or httpx2, as this version has it
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
     from huggingface_hub.hf_api import RepoFile
 
     faults = (OSError, HTTPError)
@@ -105,7 +109,7 @@ def _hub(repo: str, revision: str | None) -> Place:
     system = HfFileSystem()
 
     def open_file(name: str) -> BinaryIO:
-        opened = system.open(f"{repo}/{name}", "rb", revision=revision, cache_type="none")
+        opened: Any = system.open(f"{repo}/{name}", "rb", revision=revision, cache_type="none")
         return io.BufferedReader(opened, BLOCK)
 
     return Place(repo if revision is None else f"{repo}@{revision}", files, open_file, faults=faults)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bivlm.recount.result import Recount
+from bivlm.studies.cells import size
 from bivlm.studies.picture import STYLES, save_picture
 
 WIDTH, DPI = 9.0, 150
@@ -38,18 +39,9 @@ def recount_plot(found: Sequence[Recount], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if one.claims:
             claim = one.claims[0]
-            label = f"claimed: {claim.words}"
             axes.axvline(claim.bits, color=STYLES[1][0], linestyle="--", linewidth=1.5)
-            axes.text(
-                claim.bits,
-                -0.55,
-                label,
-                color=STYLES[1][0],
-                fontsize=8,
-                ha="center",
-                va="bottom",
-                parse_math=False,
-            )
+            told = f"claimed: {claim.words}"
+            axes.set_title(told, fontsize=9, loc="right", color=STYLES[1][0], parse_math=False)
     save_picture(figure, path)
 
 
@@ -58,6 +50,6 @@ def _bars(found: Recount) -> list[tuple[str, float, str]]:
     named = [(row.name, row.bits, row.nbytes) for row in (*found.rows, found.total)]
     named.append(("files", found.file_bits, found.file_bytes))
     return [
-        (name, bits or 0.0, f"{'unknown' if bits is None else f'{bits:.2f}'}  ({nbytes / 1e6:,.1f} MB)")
+        (name, bits or 0.0, f"{'unknown' if bits is None else f'{bits:.2f}'}  ({size(nbytes)})")
         for name, bits, nbytes in named
     ]
