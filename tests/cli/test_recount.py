@@ -80,6 +80,7 @@ def test_an_odd_name_is_printed_as_it_is(run, tmp_path):
         (["recount", "BIN"], "is a pickle"),
         (["recount", "FOLDER", "--picture", "no/such/p.png"], "there is no folder no/such"),
         (["recount", "CUT"], "cut short"),
+        (["recount", "people/model"], "the hub could not be reached"),
     ],
 )
 def test_mistakes_are_one_line(run, folder, tmp_path, words, told):

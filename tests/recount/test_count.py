@@ -135,6 +135,57 @@ def test_what_a_method_adds_to_a_linear_is_stored_for_it(tmp_path):
     assert "res_u, salient_idx" in found.remarks[0]
 
 
+ODD_CONFIGS = [
+    *({"bits": bits} for bits in ("4", [4], 0, -3, float("inf"), float("nan"), 10**30, 2.5)),
+    *({"group_size": size} for size in (-1, 0, 10**30)),
+    *({"quant_method": method} for method in (5, None, "bivlm", "bitnet")),
+    *({"config_groups": groups} for groups in ([1], {"a": 3}, {"a": {"weights": []}})),
+    *({"quant_method": "bivlm", "modules": modules} for modules in ([], {"a": 1}, {"a": {"key": 3}})),
+    *(
+        {"quant_method": "bivlm", "modules": {"a": {"key": f"{UP}.", "shape": s}}}
+        for s in ("x", [0, 2], [4, 4])
+    ),
+    {UP: {"bits": "x"}},
+    {UP: [1]},
+    {"recipe": {"name": 5}, "version": {}},
+    {"quant_config": {"weight_quant_params": 5}},
+]
+ODD_SHAPES = [
+    *(
+        {"qweight": ("I32", s), "qzeros": ("I32", s), "scales": ("F16", s)}
+        for s in ((), (0, 0), (0,), (1,), (1, 1, 1))
+    ),
+    *({"weight_packed": ("I32", s), "weight_scale": ("BF16", s)} for s in ((), (0, 0), (96, 4), (1,))),
+    {
+        "weight_packed": ("I32", (96, 4)),
+        "weight_scale": ("BF16", (0, 2)),
+        "weight_zero_point": ("I32", (0, 2)),
+    },
+    {"weight_packed": ("U8", (4, 4)), "weight_scale": ("F8_E4M3", (0,))},
+    {"weight_packed": ("I32", (4, 4)), "scale_packed": ("F16", (0,)), "meta": ("I16", (0,))},
+    *({"W_q": ("U8", s), "scale": ("F16", (4, 2))} for s in ((), (0, 4), (4, 4))),
+    {"weight": ("U32", (4, 4)), "scales": ("F16", (0,))},
+    *({"trellis": ("I16", s)} for s in ((), (0, 1, 16), (1,))),
+    *({"q_weight": ("I32", s), "q_invperm": ("I32", ())} for s in ((), (2, 2))),
+    {"codes": ("I16", (0, 0, 1)), "codebooks": ("F16", (1, 0, 0, 0))},
+    {"weight": ("U8", ()), "weight.absmax": ("U8", ())},
+    {"_weight_qdata": ("U8", ())},
+]
+
+
+def test_odd_configs_and_shapes_lose_no_byte(tmp_path):
+    """Whatever a config says and however the shapes are: every byte is counted, nothing is raised."""
+    stored = {
+        f"{UP.replace('layers.0', f'layers.{number}')}.{ending}": entry
+        for number, layout in enumerate(ODD_SHAPES)
+        for ending, entry in layout.items()
+    }
+    for config in [None, *ODD_CONFIGS]:
+        found = only(recount(write_folder(tmp_path, stored, config)))
+        assert found.total.nbytes == sum(nbytes(*entry) for entry in stored.values()), config
+        json.dumps(found.to_dict())
+
+
 @pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json"])
 def test_an_older_config_stands_for_quantization_config(name, tmp_path):
     stored = {key: entry for key, entry in GPTQ.items() if not key.endswith(("g_idx", "qzeros"))}

@@ -34,7 +34,7 @@ class Settings:
     @property
     def group_size(self) -> int | None:
         """Weights that share a scale, where one number holds for all; None otherwise, and for whole rows."""
-        said = {int(value) for value in self._numbers(_GROUP) if value > 0}
+        said = {int(value) for value in self._numbers(_GROUP)}
         return said.pop() if len(said) == 1 else None
 
     def for_module(self, name: str) -> Settings:
@@ -56,10 +56,11 @@ class Settings:
     def _numbers(self, key: re.Pattern[str]) -> Iterator[float]:
         for owner in _owners(self.quantization):
             for name, value in owner.items():
-                if key.fullmatch(str(name)) and type(value) in (int, float):
+                if key.fullmatch(str(name)) and type(value) in (int, float) and 0 < value < MOST:
                     yield value
 
 
+MOST = 1 << 20  # of bits and of a group's weights; what is larger, or no number, says nothing
 _BITS = re.compile(r"bits|w_bit|wbits|num_bits|nbits|bit")
 _GROUP = re.compile(r"group_size|q_group_size|groupsize|weight_block_size")
 

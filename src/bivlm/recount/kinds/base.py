@@ -28,12 +28,16 @@ class Module:
     settings: Settings
 
     def shape(self, ending: str) -> tuple[int, ...]:
-        return self.tensors[ending].shape
+        """A shape with something in it. Raises Misfit for a tensor that is empty or a single number."""
+        shape = self.tensors[ending].shape
+        if not shape or 0 in shape:
+            raise Misfit(f"{ending[1:]} has the shape {list(shape)}")
+        return shape
 
     def matrix(self, ending: str) -> tuple[int, int]:
         """A shape of two dims. Raises Misfit for another."""
         shape = self.shape(ending)
-        if len(shape) != 2 or 0 in shape:
+        if len(shape) != 2:
             raise Misfit(f"{ending[1:]} has the shape {list(shape)}, and two dims are expected")
         return shape[0], shape[1]
 
@@ -95,7 +99,7 @@ def by_layout(*layouts: Layout) -> Kind:
                     continue
                 found = _found(name, layout, tensors, of_module[name])
                 module = Module(name, found, settings.for_module(name))
-                if layout.fits(module):
+                if _fits(module, layout):
                     yield _taken(module, layout)
 
     return take
@@ -114,6 +118,13 @@ def _found(
         elif start in tensors:
             found[ending] = tensors[start]
     return found
+
+
+def _fits(module: Module, layout: Layout) -> bool:
+    try:
+        return layout.fits(module)
+    except Misfit:
+        return False
 
 
 def _taken(module: Module, layout: Layout) -> Taken:

@@ -20,7 +20,7 @@ def _any(module: Module) -> bool:
 
 def _trellis(module: Module) -> Unpacked:
     shape = module.shape(".trellis")
-    if len(shape) != 3 or 0 in shape:
+    if len(shape) != 3:
         raise Misfit(f"trellis has the shape {list(shape)}, and three dims are expected")
     weights = shape[0] * TILE * shape[1] * TILE
     return Unpacked(weights, whole_bits(8 * module.tensors[".trellis"].nbytes / weights, "a weight"))
