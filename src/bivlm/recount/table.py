@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from bivlm.errors import printable
 from bivlm.recount.result import PartRow, Recount
 from bivlm.studies.cells import number, rich_table, size
 
@@ -17,7 +18,7 @@ SHOWN = 4  # layouts in a cell
 
 def recount_table(found: Recount) -> Table:
     """One model: its parts, all tensors, its files; claims and remarks below."""
-    table = rich_table(escape(found.name), HEADS, "\n".join(_below(found)))
+    table = rich_table(_safe(found.name), HEADS, "\n".join(_below(found)))
     for row in found.rows:
         _add(table, row)
     table.add_section()
@@ -35,7 +36,7 @@ def overview_table(found: Sequence[Recount]) -> Table:
         bits = {row.name: row.bits for row in one.rows}
         claimed = one.claims[0].bits if one.claims else None
         table.add_row(
-            escape(one.name),
+            _safe(one.name),
             number(claimed, "g"),
             size(one.file_bytes),
             _bits(one.file_bits),
@@ -45,7 +46,7 @@ def overview_table(found: Sequence[Recount]) -> Table:
 
 
 def _add(table: Table, row: PartRow) -> None:
-    kinds = [f"{escape(kind)} {nbytes / max(row.nbytes, 1):.0%}" for kind, nbytes in row.stored_as.items()]
+    kinds = [f"{_safe(kind)} {nbytes / max(row.nbytes, 1):.0%}" for kind, nbytes in row.stored_as.items()]
     more = [f"{len(kinds) - SHOWN} more"] if len(kinds) > SHOWN else []
     table.add_row(
         row.name,
@@ -60,10 +61,15 @@ def _add(table: Table, row: PartRow) -> None:
 
 def _below(found: Recount) -> list[str]:
     lines = [
-        f"{claim.where}: {escape(claim.words)}, that is {claim.bits:g}; counted: {_bits(found.file_bits)}"
+        f"{claim.where}: {_safe(claim.words)}, that is {claim.bits:g}; counted: {_bits(found.file_bits)}"
         for claim in found.claims
     ]
-    return [*(lines or ["nothing here claims a number of bits"]), *map(escape, found.remarks)]
+    return [*(lines or ["nothing here claims a number of bits"]), *map(_safe, found.remarks)]
+
+
+def _safe(text: str) -> str:
+    """A stranger's text as a table may hold it: no markup, no codes for the terminal."""
+    return escape(printable(text))
 
 
 def _weights(row: PartRow) -> str:
