@@ -37,7 +37,8 @@ class Sample:
     ten) for VQA accuracy. `origin` says where the sample came from ("vqa.jsonl:12"); error messages name it.
     `system` is a system prompt. `places` says how many characters of the question come before each image,
     ascending; left out, all images come first (`Sample.of` makes a sample from texts and images in order).
-    Raises ValueError for places that do not fit the images and the question.
+    `group` is what a result is also told by: a subtask, an ability, a kind of question. Raises ValueError for
+    places that do not fit the images and the question.
     """
 
     image: Picture | Sequence[Picture] | None
@@ -46,6 +47,7 @@ class Sample:
     origin: str = ""
     system: str = ""
     places: tuple[int, ...] = ()
+    group: str = ""
 
     def __post_init__(self) -> None:
         fit = len(self.places) == len(self.images) and list(self.places) == sorted(self.places)

@@ -60,7 +60,7 @@ def distance(model: Any, processor: Any, reference: ReferenceAnswers, count: int
     with inference(model):
         for index, size in enumerate(reference.sizes):
             inputs = prepare(model, processor, family, samples[start : start + size])
-            total += judge(model, family, inputs, reference.batch(index))
+            total += judge(model, family, inputs, reference.batch(index)).total
             start += size
     return total
 

@@ -29,6 +29,11 @@ class Digests:
             self._known[picture] = file_digest(picture, origin)
         return self._known[picture]
 
+    def of_images(self, sample: Sample) -> str:
+        """16 hexadecimal digits, equal for samples about the same images; empty without an image."""
+        images = [self.of_image(picture, sample.origin) for picture in sample.images]
+        return hashlib.sha256(repr(images).encode()).hexdigest()[:16] if images else ""
+
     def of_sample(self, sample: Sample) -> str:
         """Equal for samples of the same question, answers, images, places and system prompt."""
         images = [self.of_image(picture, sample.origin) for picture in sample.images]

@@ -43,12 +43,14 @@ class Answers:
     """The answers of a batch of n questions, a tokens at most.
 
     `tokens` (n, a) are ids; `mask` (n, a) is True up to the end-of-sequence token, that one included;
-    `non_finite` counts the answer tokens that were chosen from logits with a NaN or an infinity among them.
+    `non_finite` counts the answer tokens that were chosen from logits with a NaN or an infinity among them;
+    `log_probabilities` (n, a) are those of the tokens where the model chose them itself.
     """
 
     tokens: Tensor
     mask: Tensor
     non_finite: int
+    log_probabilities: Tensor | None = None
 
 
 def answer(
@@ -146,7 +148,8 @@ def generate(
     tokens = sequences[:, inputs["input_ids"].shape[1] :]
     ended = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
     mask = ended.cumsum(1) - ended.long() == 0
-    return Answers(tokens, mask, int((torch.stack(watch.non_finite, dim=1) & mask).sum()))
+    non_finite = int((torch.stack(watch.non_finite, dim=1) & mask).sum())
+    return Answers(tokens, mask, non_finite, torch.stack(watch.log_probabilities, dim=1))
 
 
 @contextmanager
@@ -186,19 +189,20 @@ def _with_settings(model: Any, config: GenerationConfig) -> Any:
 
 
 class _Watch(LogitsProcessor):
-    """Records, step by step, which rows have logits that are not finite, and prevents the choice of one
-    token, if the head has it at all (Molmo 2's has none for the visual token).
+    """Records, step by step, which rows have logits that are not finite, and how probable the likeliest token
+    is; and prevents the choice of one token, if the head has it at all (Molmo 2's has none for the visual
+    token).
     """
 
     def __init__(self, forbidden: int | None) -> None:
         self.forbidden = forbidden
         self.non_finite: list[Tensor] = []  # one (n,) for each step
+        self.log_probabilities: list[Tensor] = []  # one (n,) for each step
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.non_finite.append(~scores.isfinite().all(dim=-1))
         if self.forbidden is not None and self.forbidden < scores.shape[1]:
-            return cast(
-                torch.FloatTensor,
-                scores.index_fill(1, torch.tensor([self.forbidden], device=scores.device), -torch.inf),
-            )
+            place = torch.tensor([self.forbidden], device=scores.device)
+            scores = cast(torch.FloatTensor, scores.index_fill(1, place, -torch.inf))
+        self.log_probabilities.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
         return scores

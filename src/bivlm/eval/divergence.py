@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import torch
 from torch import Tensor
 
 from bivlm.kl import kl_divergence
@@ -40,15 +41,50 @@ class Fidelity:
         return self.agreed / self.tokens if self.tokens else None
 
 
-def compare(reference: Tensor, logits: Tensor) -> Fidelity:
-    """Sums over k tokens for the reference's logits and the model's, both (k, vocabulary)."""
-    total = Fidelity()
-    for expected, given in zip(reference.split(ROWS), logits.split(ROWS), strict=True):
-        finite = expected.isfinite().all(dim=-1) & given.isfinite().all(dim=-1)
-        total += Fidelity(
-            tokens=len(expected),
-            kl_sum=kl_divergence(expected[finite], given[finite]).double().sum().item(),
-            agreed=int((expected[finite].argmax(dim=-1) == given[finite].argmax(dim=-1)).sum()),
+@dataclass(frozen=True)
+class Distances:
+    """The distance of every token, all (k,): `kl` in nats, NaN where a logit is not finite; `agreed`, whether
+    the likeliest token is the same; `finite`.
+    """
+
+    kl: Tensor
+    agreed: Tensor
+    finite: Tensor
+
+    def of(self, tokens: Tensor | slice) -> Fidelity:
+        """The sums over some of the tokens."""
+        kl, agreed, finite = self.kl[tokens], self.agreed[tokens], self.finite[tokens]
+        return Fidelity(
+            tokens=len(kl),
+            kl_sum=kl[finite].double().sum().item(),
+            agreed=int(agreed.sum()),
             non_finite=int((~finite).sum()),
         )
-    return total
+
+    @property
+    def total(self) -> Fidelity:
+        """The sums over all tokens."""
+        starts = range(0, len(self.kl), ROWS)
+        return sum((self.of(slice(start, start + ROWS)) for start in starts), Fidelity())
+
+
+def distances(reference: Tensor, logits: Tensor) -> Distances:
+    """The distances of k tokens from the reference's logits and the model's, both (k, vocabulary)."""
+    kl, agreed, finite = (
+        torch.full((len(logits),), fill, device=logits.device) for fill in (torch.nan, False, False)
+    )
+    for start in range(0, len(logits), ROWS):
+        rows = slice(start, start + ROWS)
+        expected, given = reference[rows], logits[rows]
+        usable = expected.isfinite().all(dim=-1) & given.isfinite().all(dim=-1)
+        finite[rows] = usable
+        kl[rows][usable] = kl_divergence(expected[usable], given[usable])
+        agreed[rows][usable] = expected[usable].argmax(dim=-1) == given[usable].argmax(dim=-1)
+    return Distances(kl, agreed, finite)
+
+
+def compare(reference: Tensor, logits: Tensor) -> Fidelity:
+    """Sums over k tokens for the reference's logits and the model's, both (k, vocabulary)."""
+    if len(reference) != len(logits):
+        raise ValueError(f"{len(reference)} and {len(logits)} tokens cannot be compared")
+    return distances(reference, logits).total

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from bivlm.errors import InputError
 from bivlm.eval.answer import Answers, generate, inference, prepare
-from bivlm.eval.divergence import Fidelity, compare
+from bivlm.eval.divergence import Fidelity, distances
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of
 from bivlm.families.last_logits import keeping, last_logits
@@ -53,11 +54,12 @@ class ReferenceBatch:
 @dataclass(frozen=True)
 class ReferenceAnswers:
     """The reference's answers to a list of samples, batch by batch; `batches` are in memory, or in the folder
-    that holds their files.
+    that holds their files. `max_new_tokens` is how long they could be, where it is known.
     """
 
     sizes: tuple[int, ...]
     batches: tuple[ReferenceBatch, ...] | Path
+    max_new_tokens: int | None = None
 
     @classmethod
     def open(cls, folder: Path) -> ReferenceAnswers:
@@ -65,12 +67,12 @@ class ReferenceAnswers:
         complete set.
         """
         try:
-            sizes = json.loads((folder / INDEX).read_text())["sizes"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            index = json.loads((folder / INDEX).read_text())
+            return cls(tuple(index["sizes"]), folder, index.get("max_new_tokens"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{folder} does not hold a whole set of reference answers; collect them again"
             ) from error
-        return cls(tuple(sizes), folder)
 
     def batch(self, index: int) -> ReferenceBatch:
         """Raises InputError when the batch's file is missing or damaged."""
@@ -122,12 +124,21 @@ def collect_reference(
             events.progress("reference answers", start + len(chosen), len(samples))
     sizes = tuple(len(samples[start : start + batch_size]) for start in starts)
     if folder is None:
-        return ReferenceAnswers(sizes, tuple(kept))
-    _write(folder / INDEX, lambda part: part.write_text(json.dumps({"sizes": sizes})))
-    return ReferenceAnswers(sizes, folder)
+        return ReferenceAnswers(sizes, tuple(kept), max_new_tokens)
+    index = {"sizes": sizes, "max_new_tokens": max_new_tokens}
+    _write(folder / INDEX, lambda part: part.write_text(json.dumps(index)))
+    return ReferenceAnswers(sizes, folder, max_new_tokens)
 
 
-def judge(model: Any, family: Family, inputs: Mapping[str, Tensor], reference: ReferenceBatch) -> Fidelity:
+@dataclass(frozen=True)
+class Judgement:
+    """A model's distance from a reference on one batch: in all, and on every question."""
+
+    total: Fidelity
+    questions: tuple[Fidelity, ...]
+
+
+def judge(model: Any, family: Family, inputs: Mapping[str, Tensor], reference: ReferenceBatch) -> Judgement:
     """The model's distance from the reference on one batch; `inputs` are the model's own for the same
     samples.
 
@@ -147,7 +158,10 @@ def judge(model: Any, family: Family, inputs: Mapping[str, Tensor], reference: R
             f"the vocabularies of the reference and the model have {sizes}; their logits can only be compared"
             " when they are the same"
         )
-    return compare(reference.logits.to(logits.device), logits)
+    found = distances(reference.logits.to(logits.device), logits)
+    ends = [0, *answers.mask.sum(dim=1).cumsum(dim=0).tolist()]
+    questions = tuple(found.of(slice(start, end)) for start, end in pairwise(ends))
+    return Judgement(found.total, questions)
 
 
 def answer_logits(model: Any, family: Family, inputs: Mapping[str, Tensor], answers: Answers) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
 from bivlm.eval.run import EvalResult, check_answers, evaluate
+from bivlm.eval.scoring import BY_REFERENCES
 from bivlm.events import SILENT, Events
 from bivlm.families.pixels import PixelBounds
 from bivlm.loading import FROM_CHECKPOINT, load, recorded_pixels
@@ -29,6 +30,7 @@ def measure(
     adapter: str | Path | None = None,
     max_pixels: int | None = None,
     min_pixels: int | None = None,
+    scorer: str = BY_REFERENCES,
     events: Events = SILENT,
 ) -> EvalResult:
     """Accuracy of a model folder, and with `reference` its KL divergence and top-1 agreement on the
@@ -36,10 +38,10 @@ def measure(
 
     The reference drops no visual tokens; the model is pruned as `pruning` says and has the `adapter`, as in
     `bivlm.load`; both read images within the same bounds of pixels. `events` receives the progress of the
-    "reference answers" and then of the "questions". Raises InputError, before anything is loaded, for samples
-    without an answer.
+    "reference answers" and then of the "questions"; `scorer` names how answers are scored (eval/scoring).
+    Raises InputError, before anything is loaded, for samples without an answer that the scorer can use.
     """
-    check_answers(samples)
+    check_answers(samples, scorer)
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
         answers: ReferenceAnswers | None = None
         if reference is not None:
@@ -72,5 +74,6 @@ def measure(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             reference=answers,
+            scorer=scorer,
             events=events,
         )

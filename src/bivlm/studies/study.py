@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from bivlm import __version__
 from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
-from bivlm.eval.metrics import METRICS_VERSION
+from bivlm.eval.records import RECORDS_VERSION
 from bivlm.eval.run import EvalResult, evaluate
+from bivlm.eval.scoring import METRICS_VERSION
 from bivlm.events import SILENT, Events
 from bivlm.studies.folder import RunFolder
 from bivlm.types import Sample
@@ -45,6 +46,7 @@ class RunSettings:
             "batch_size": self.batch_size,
             "max_new_tokens": self.max_new_tokens,
             "metrics": METRICS_VERSION,
+            "records": RECORDS_VERSION,
             "bivlm": __version__,
         }
 

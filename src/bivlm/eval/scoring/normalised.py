@@ -1,5 +1,4 @@
-"""How good an answer is: exact match and VQA accuracy, both after the normalisation of the VQA challenge; and
-the interval of their mean.
+"""Answers as the VQA challenge compares them.
 
 Source: the evaluation code of the VQA challenge (Antol et al., "VQA: Visual Question Answering", 2015;
 https://visualqa.org/evaluation.html), which EvalAI runs. Answers and references alike are normalised:
@@ -9,19 +8,12 @@ https://visualqa.org/evaluation.html), which EvalAI runs. Answers and references
     contractions get their apostrophe back
 
 The original normalises the references only in part, because those of its own data set are normalised already.
-And an answer of which nothing is left (punctuation, articles) is never right here; in the original it equals
-every other of that kind.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-import numpy as np
-from scipy import stats
-
-METRICS_VERSION = "2"  # part of every result; changes whenever a score can change
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {word: str(value) for value, word in enumerate(WORDS)} | {"none": "0"}
@@ -52,12 +44,6 @@ APOSTROPHES = {
 }
 APOSTROPHES["somebody'd"] = "somebodyd"  # as it stands in the original
 
-FEWEST_VOTES = (
-    4  # with fewer references no answer can reach a VQA accuracy of 1: one is left out, and three must agree
-)
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-
 
 def normalise(answer: str) -> str:
     """The answer as the VQA challenge compares it."""
@@ -77,65 +63,6 @@ def _without_punctuation(text: str) -> str:
     return POINT.sub("", result)
 
 
-def exact_match(answer: str, references: Sequence[str]) -> float:
-    """1 when the normalised answer is one of the normalised references and not empty, else 0."""
-    given = normalise(answer)
-    return float(given != "" and given in map(normalise, references))
-
-
-def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
-    """The mean, with each reference left out once, of min(1, number of matches among the others / 3); 0 for
-    an answer that is empty once it is normalised.
-    """
-    given = normalise(answer)
-    if given == "":
-        return 0.0
-    votes = sum(normalise(reference) == given for reference in references)
-    others = len(references) - votes
-    return (votes * min(1.0, (votes - 1) / 3) + others * min(1.0, votes / 3)) / len(references)
-
-
 def has_answer(references: Sequence[str]) -> bool:
     """Whether any answer could be right: at least one reference is not empty once it is normalised."""
     return any(normalise(reference) for reference in references)
-
-
-def metric_of(references: Sequence[str]) -> str:
-    """The metric that suits a question: "vqa_accuracy" if several people answered, "exact_match" if there is
-    one reference or a few alternatives.
-    """
-    return "vqa_accuracy" if len(references) >= FEWEST_VOTES else "exact_match"
-
-
-def score(answer: str, references: Sequence[str]) -> float:
-    """The answer's score in [0, 1] by the metric that suits the question. Raises ValueError without
-    references.
-    """
-    if not references:
-        raise ValueError("an answer without references has no score")
-    return METRICS[metric_of(references)](answer, references)
-
-
-METRICS = {"exact_match": exact_match, "vqa_accuracy": vqa_accuracy}
-
-
-def mean_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean of scores in [0, 1], with questions taken as independent.
-
-    It is Wilson's interval if every score is 0 or 1; otherwise it is from a seeded bootstrap (percentiles).
-    For a single score a bootstrap is meaningless, and the interval is (0, 1). Raises ValueError without
-    scores.
-    """
-    if not scores:
-        raise ValueError("the mean of no scores has no interval")
-    values = np.asarray(scores, dtype=np.float64)
-    if np.isin(values, (0.0, 1.0)).all():
-        interval = stats.binomtest(int(values.sum()), len(values)).proportion_ci(CONFIDENCE, method="wilson")
-    elif len(values) == 1:
-        return 0.0, 1.0
-    else:
-        resampling = {"n_resamples": RESAMPLES, "batch": 100, "rng": np.random.default_rng(seed)}
-        interval = stats.bootstrap(
-            (values,), np.mean, confidence_level=CONFIDENCE, method="percentile", **resampling
-        ).confidence_interval
-    return float(interval.low), float(interval.high)
