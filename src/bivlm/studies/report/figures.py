@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bivlm.eval.statistics.intervals import mean_interval
@@ -14,10 +14,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PART_COLOURS = {"vision": "#0072b2", "projector": "#009e73", "language": "#d55e00", "embeddings": "#b8860b"}
+INK = "#1b1f24"  # becomes the colour of the page's text
+GRID = {"color": "#80808040", "linewidth": 0.6}
 MOST_GROUPS = 24  # in the figure; the table has all
 
 
-def quality_figure(several: Sequence[Evaluated]) -> str:
+def figures(several: Sequence[Evaluated]) -> list[tuple[str, str, str]]:
+    """Title, description and SVG of every figure for which there is data."""
+    from matplotlib import rc_context
+
+    ink = dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    )
+    with rc_context({**ink, "svg.fonttype": "none", "svg.hashsalt": "bivlm"}):
+        drawn = [(title, words, draw(several)) for title, words, draw in DRAWN]
+        return [(title, words, _svg(figure)) for title, words, figure in drawn if figure is not None]
+
+
+def _quality(several: Sequence[Evaluated]) -> Figure | None:
     """Accuracy and KL divergence against true bits."""
     figure = _figure(9.0, 3.4)
     accuracy, divergence = figure.subplots(1, 2)
@@ -38,17 +52,17 @@ def quality_figure(several: Sequence[Evaluated]) -> str:
     )
     divergence.set_yscale("log")
     for axes in (accuracy, divergence):
-        axes.grid(visible=True, color="0.9", linewidth=0.6)
+        axes.grid(visible=True, **GRID)
         axes.set_axisbelow(True)
     accuracy.legend(fontsize=7, frameon=False)
-    return _svg(figure)
+    return figure
 
 
-def parts_figure(several: Sequence[Evaluated]) -> str:
-    """How large every part of every packed model is, and its bits; empty if none is packed."""
+def _parts(several: Sequence[Evaluated]) -> Figure | None:
+    """How large every part of every packed model is, and its bits; None if none is packed."""
     packed = [evaluated for evaluated in several if evaluated.packed]
     if not packed:
-        return ""
+        return None
     figure = _figure(9.0, 0.8 + 0.45 * len(packed))
     axes = figure.subplots()
     names = list(dict.fromkeys(part.name for evaluated in packed for part in evaluated.parts))
@@ -75,16 +89,16 @@ def parts_figure(several: Sequence[Evaluated]) -> str:
         loc="lower center",
         bbox_to_anchor=(0.5, 1),
     )
-    return _svg(figure)
+    return figure
 
 
-def groups_figure(several: Sequence[Evaluated]) -> str:
-    """The score by group of questions with its 95 % interval; empty if the questions have no groups."""
+def _groups(several: Sequence[Evaluated]) -> Figure | None:
+    """The score by group of questions with its 95 % interval; None if the questions have no groups."""
     groups = list(dict.fromkeys(r.group for evaluated in several for r in evaluated.records if r.group))[
         :MOST_GROUPS
     ]
     if not groups:
-        return ""
+        return None
     figure = _figure(9.0, 1.0 + 0.18 * len(groups) * max(2, len(several)))
     axes = figure.subplots()
     step = 0.8 / len(several)
@@ -101,16 +115,16 @@ def groups_figure(several: Sequence[Evaluated]) -> str:
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
     axes.set_xlabel("score in %, with its 95 % interval")
-    axes.grid(visible=True, axis="x", color="0.9", linewidth=0.6)
-    axes.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
-    return _svg(figure)
+    axes.grid(visible=True, axis="x", **GRID)
+    axes.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
+    return figure
 
 
-def reliability_figure(several: Sequence[Evaluated]) -> str:
-    """Score against confidence, in bins of equal mass; empty if no model's confidence is known."""
+def _reliability(several: Sequence[Evaluated]) -> Figure | None:
+    """Score against confidence, in bins of equal mass; None if no model's confidence is known."""
     sure = [evaluated for evaluated in several if (evaluated.result.get("calibration") or {}).get("bins")]
     if not sure:
-        return ""
+        return None
     figure = _figure(4.6, 4.2)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1)
@@ -127,9 +141,9 @@ def reliability_figure(several: Sequence[Evaluated]) -> str:
             label=evaluated.name,
         )
     axes.set(xlabel="confidence of the answer", ylabel="score", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.grid(visible=True, color="0.9", linewidth=0.6)
+    axes.grid(visible=True, **GRID)
     axes.legend(fontsize=7, frameon=False)
-    return _svg(figure)
+    return figure
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -139,11 +153,22 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an SVG element, the same for the same numbers, with text as text."""
-    from matplotlib import rc_context
-
+    """The figure as an SVG element in the page's own colour, without a background, the same for the same
+    numbers.
+    """
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "bivlm"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace(INK, "currentColor")
+
+
+DRAWN: tuple[tuple[str, str, Callable[[Sequence[Evaluated]], Figure | None]], ...] = (
+    ("Quality against size", "Score and KL divergence against true bits.", _quality),
+    ("Where the bytes are", "Bytes and true bits of the parts of every packed model.", _parts),
+    ("By group of questions", "Score by group of questions with its interval.", _groups),
+    (
+        "Does it know when it is wrong?",
+        "Score against confidence, in bins of equally many questions.",
+        _reliability,
+    ),
+)

@@ -13,7 +13,7 @@ from typing import Any
 from bivlm.checkpoint.durable import write_errors_explained, write_text
 from bivlm.studies.cells import interval, number, size
 from bivlm.studies.report.evaluated import Evaluated
-from bivlm.studies.report.figures import groups_figure, parts_figure, quality_figure, reliability_figure
+from bivlm.studies.report.figures import figures
 from bivlm.studies.report.flips import Asked, asked_by
 
 PAGE, TEMPLATE = "report.html", "report.html.jinja"
@@ -58,21 +58,11 @@ def report_html(several: Sequence[Evaluated]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figures = (
-        ("Quality against size", "Score and KL divergence against true bits.", quality_figure(several)),
-        (
-            "Where the bytes are",
-            "Bytes and true bits of the parts of every packed model.",
-            parts_figure(several),
-        ),
-        ("By group of questions", "Score by group with its interval.", groups_figure(several)),
-        ("Does it know when it is wrong?", "Score against confidence.", reliability_figure(several)),
-    )
     differing = [asked for kind in ORDER for asked in asked_by(several) if asked.kind == kind]
     return environment.get_template(TEMPLATE).render(
         title=" · ".join(evaluated.name for evaluated in several),
         rows=[_row(evaluated) for evaluated in several],
-        figures=[(head, words, Markup(svg)) for head, words, svg in figures if svg],
+        figures=[(head, words, Markup(svg)) for head, words, svg in figures(several)],
         shown=[_shown(asked, several) for asked in differing[:MOST_QUESTIONS]],
         more=max(0, len(differing) - MOST_QUESTIONS),
         kinds=[(kind, KINDS[kind]) for kind in ORDER if any(asked.kind == kind for asked in differing)],
@@ -85,15 +75,15 @@ def _row(evaluated: Evaluated) -> dict[str, str]:
     """The cells of a model in the table; empty where a number was not measured."""
     result = evaluated.result
     total = evaluated.number("size", "folder_bytes")
-    seconds = evaluated.number("seconds")
+    seconds, kl = evaluated.number("seconds"), evaluated.number("kl")
     return {
         "model": evaluated.name,
         "true bits": f"{evaluated.bits:.2f}",
         "folder": size(total) if total is not None else "",
         "score": f"{result['accuracy']:.1%}",
         "95 % interval": interval(tuple(result["interval"])),
-        "KL": number(evaluated.number("kl"), ".4f"),
-        "geometric KL": number(evaluated.number("kl_geometric"), ".2g"),
+        "KL": number(kl, ".4f"),
+        "geometric KL": number(evaluated.number("kl_geometric") if kl else kl, ".2g"),
         "same answer": number(evaluated.number("greedy_agreement"), ".1%"),
         "ECE": number(evaluated.number("calibration", "ece"), ".3f"),
         "AUROC": number(evaluated.number("calibration", "auroc"), ".3f"),
