@@ -22,6 +22,8 @@ import bivlm.cli.verify
 import bivlm.cli.compare
 import bivlm.cli.prune
 import bivlm.cli.analyze
+import bivlm.cli.report
+import bivlm.cli.show
 import bivlm.cli.presets
 import bivlm.cli.doctor
 import bivlm.cli.demo

@@ -1,0 +1,1 @@
+"""One page about several evaluations, and one picture to share."""

@@ -1,0 +1,100 @@
+"""A folder that `bivlm eval --out` wrote, read again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bivlm.checkpoint.shards import read_json
+from bivlm.data.files import because, why_no_file
+from bivlm.errors import InputError, cut
+from bivlm.eval.records import Record
+
+RESULT, RECORDS, PICTURES = "result.json", "records.jsonl", "pictures"
+FULL_BITS = 16.0  # of a weight in full precision, where the folder says nothing else
+
+
+@dataclass(frozen=True)
+class PartBits:
+    """A part of a packed model: number of packed weights, bytes, true bits."""
+
+    name: str
+    weights: int
+    nbytes: int
+    bits: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation. `result` is the whole result.json; `pictures` has a file for every digest of images."""
+
+    name: str
+    result: Mapping[str, Any]
+    records: tuple[Record, ...]
+    parts: tuple[PartBits, ...]
+    pictures: Mapping[str, Path]
+
+    @property
+    def packed(self) -> bool:
+        return bool(self.parts)
+
+    @property
+    def bits(self) -> float:
+        """True bits per packed weight; of a model in full precision, the bits of its dtype."""
+        model = self.result.get("size", {})
+        return float(model.get("true_bits") or FULL_BITS)
+
+    @property
+    def folder_bytes(self) -> int | None:
+        return self.result.get("size", {}).get("folder_bytes")
+
+    def number(self, *names: str) -> float | None:
+        """A number of the result by its path of names; None where it is missing."""
+        found: Any = self.result
+        for name in names:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def read_evaluations(folders: Sequence[Path]) -> list[Evaluated]:
+    """The evaluations, full precision first, then by falling true bits, each under a name of its own.
+
+    Raises InputError for a folder that `bivlm eval --out` did not write, for a damaged one, and for none.
+    """
+    if not folders:
+        raise InputError("there is nothing to report; give folders that `bivlm eval … --out FOLDER` wrote")
+    several = [_read(folder) for folder in folders]
+    names = [evaluated.name for evaluated in several]
+    if len(set(names)) < len(names):
+        several = [
+            Evaluated(
+                f"{found.name} ({folder.name})", found.result, found.records, found.parts, found.pictures
+            )
+            for found, folder in zip(several, folders, strict=True)
+        ]
+    return sorted(several, key=lambda evaluated: (evaluated.packed, -evaluated.bits))
+
+
+def _read(folder: Path) -> Evaluated:
+    if why := why_no_file(folder / RESULT):
+        raise InputError(
+            f"{folder} holds no {RESULT}{because(why)}; give a folder that `bivlm eval … --out FOLDER` wrote"
+        )
+    result = read_json(folder / RESULT)
+    try:
+        records = tuple(
+            Record.from_dict(json.loads(line))
+            for line in (folder / RECORDS).read_text(encoding="utf-8").splitlines()
+        )
+        parts = tuple(PartBits(**part) for part in result.get("size", {}).get("parts", ()))
+        name = str(result["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder}: the records are damaged or of another version ({cut(str(error), 100)}); run its"
+            " `bivlm eval` again"
+        ) from error
+    pictures = {file.stem: file for file in sorted((folder / PICTURES).glob("*.webp"))}
+    return Evaluated(name, result, records, parts, pictures)

@@ -1,0 +1,1 @@
+"""One question to several models, in one picture to share."""

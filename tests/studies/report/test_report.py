@@ -1,0 +1,163 @@
+"""Evaluations on one page: what is read, which questions differ, and what the page holds."""
+
+import json
+from dataclasses import asdict
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bivlm.cli.shared import app
+from bivlm.errors import InputError
+from bivlm.eval.records import Record
+from bivlm.studies.report.evaluated import read_evaluations
+from bivlm.studies.report.flips import asked_by
+from bivlm.studies.report.page import report_html
+
+QUESTIONS = ("what is <b>it</b>?", "is it red?", "how many?", "is it large?")
+FULL = ("cat", "no", "3", "yes")
+PARTS = [
+    {"name": "language", "weights": 1000, "nbytes": 250, "bits": 2.0},
+    {"name": "vision", "weights": 500, "nbytes": 130, "bits": 2.08},
+]
+
+
+def write(folder, model, answers, scores, parts=(), **result):
+    """A folder as `bivlm eval --out` writes it."""
+    (folder / "pictures").mkdir(parents=True)
+    records = [
+        Record(
+            f"q:{number}",
+            question,
+            answer,
+            (right,),
+            score,
+            group=f"group {number % 2}",
+            image=f"{number:016x}",
+        )
+        for number, (question, answer, right, score) in enumerate(
+            zip(QUESTIONS, answers, FULL, scores, strict=True)
+        )
+    ]
+    for record in records:
+        Image.new("RGB", (4, 4), "red").save(folder / "pictures" / f"{record.image}.webp")
+    bits = 2.03 if parts else 16.0
+    content = {
+        "model": model,
+        "n": len(records),
+        "accuracy": sum(scores) / len(scores),
+        "interval": [0.2, 0.9],
+        "seconds": 2.0,
+        "size": {"true_bits": bits, "folder_bytes": 1234567, "parts": list(parts)},
+        **result,
+    }
+    (folder / "records.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
+    (folder / "result.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    bins = [{"n": 2, "confidence": 0.5, "score": 0.4}, {"n": 2, "confidence": 0.9, "score": 1.0}]
+    small = {"kl": 0.1, "kl_geometric": 0.05, "calibration": {"ece": 0.1, "auroc": 0.7, "bins": bins}}
+    return [
+        write(tmp_path / "small", "small", ("dog", "no!", "3", "yes"), (0.0, 1.0, 1.0, 1.0), PARTS, **small),
+        write(tmp_path / "full", "full", (*FULL[:3], "no"), (1.0, 1.0, 1.0, 0.0), kl=0.0, kl_geometric=1e-9),
+    ]
+
+
+def test_full_precision_comes_first(folders):
+    assert [evaluated.name for evaluated in read_evaluations(folders)] == ["full", "small"]
+
+
+def test_equal_names_are_told_apart(folders, tmp_path):
+    other = write(tmp_path / "again", "small", FULL, (1.0,) * 4, PARTS)
+    names = [evaluated.name for evaluated in read_evaluations([*folders, other])]
+    assert sorted(names) == ["full (full)", "small (again)", "small (small)"]
+
+
+def test_how_questions_differ(folders):
+    kinds = {asked.question: asked.kind for asked in asked_by(read_evaluations(folders))}
+    assert kinds == dict(zip(QUESTIONS, ("lost", "words", "same", "gained"), strict=True))
+
+
+def test_a_question_that_one_model_was_not_asked(folders):
+    lines = (folders[1] / "records.jsonl").read_text().splitlines(keepends=True)
+    (folders[1] / "records.jsonl").write_text("".join(lines[1:]))
+    found = {asked.question: asked for asked in asked_by(read_evaluations(folders))}
+    assert len(found) == 4
+    assert found[QUESTIONS[0]].records[0] is None
+    assert found[QUESTIONS[0]].kind == "same"
+
+
+class _Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links, self.open, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in ("meta", "input", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_whole_and_fetches_nothing(folders):
+    page = _Tags()
+    page.feed(report_html(read_evaluations(folders)))
+    assert page.open == []
+    assert all(link.startswith(("#", "data:image/webp;base64,")) for link in page.links)
+    assert sum(link.startswith("data:") for link in page.links) == 3
+    text = "".join(page.words)
+    for words in (
+        QUESTIONS[0],
+        "dog",
+        "2.03",
+        "16.00",
+        "1.23 MB",
+        "group 1",
+        "Does it know when it is wrong?",
+    ):
+        assert words in text
+
+
+def test_no_difference_is_said(tmp_path):
+    full = write(tmp_path / "full", "full", FULL, (1.0,) * 4)
+    assert "All models give the same answers." in report_html(read_evaluations([full]))
+
+
+def test_the_same_evaluations_make_the_same_page(folders):
+    assert report_html(read_evaluations(folders)) == report_html(read_evaluations(folders))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "result.json").unlink(), "holds no result.json"),
+        (
+            lambda folder: (folder / "records.jsonl").write_text('{"origin": 1}\n'),
+            "damaged or of another version",
+        ),
+        (lambda folder: (folder / "records.jsonl").write_text("[\n"), "damaged or of another version"),
+        (lambda folder: (folder / "result.json").write_text("{}"), "damaged or of another version"),
+    ],
+)
+def test_what_is_no_evaluation_is_refused(folders, damage, words):
+    damage(folders[0])
+    with pytest.raises(InputError, match=words):
+        read_evaluations(folders)
+
+
+def test_the_command_writes_the_page(folders, tmp_path):
+    told = CliRunner().invoke(app, ["report", *map(str, folders), "--out", str(tmp_path / "page")])
+    assert told.exit_code == 0, told.output
+    assert (tmp_path / "page" / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
