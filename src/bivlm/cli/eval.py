@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -103,10 +103,11 @@ def evaluate(
     from bivlm.cli.progress import Shown
     from bivlm.data.samples import read_samples
     from bivlm.data.samples import shuffle_images as shuffled
-    from bivlm.eval.folder import check_free
+    from bivlm.eval.folder import check_free, model_size, write_evaluation
     from bivlm.eval.measure import measure
     from bivlm.eval.scoring import BY_REFERENCES, scorer_named
     from bivlm.studies.picture import require_matplotlib
+    from bivlm.studies.reliability import reliability_plot
 
     used = scorer_named(scorer or BY_REFERENCES).name
     if out is not None:
@@ -148,18 +149,10 @@ def evaluate(
             "min_pixels": min_pixels,
             "shuffle_images": shuffle_images,
         }
-        _keep(out, name, result, asked, confidence)
+        write_evaluation(out, result, asked, chosen, model_size(model, trust_remote_code=trust_remote_code))
+        if confidence and result.calibration is not None:
+            reliability_plot({name: result.calibration}, out / "reliability.png")
     _show(name, result, out, confidence, json_)
-
-
-def _keep(out: Path, name: str, result: EvalResult, asked: dict[str, Any], confidence: bool) -> None:
-    """Write the folder, and with `confidence` the reliability diagram."""
-    from bivlm.eval.folder import write_evaluation
-    from bivlm.studies.reliability import reliability_plot
-
-    write_evaluation(out, result, asked)
-    if confidence and result.calibration is not None:
-        reliability_plot({name: result.calibration}, out / "reliability.png")
 
 
 def _show(name: str, result: EvalResult, out: Path | None, confidence: bool, json_: bool) -> None:
@@ -171,4 +164,4 @@ def _show(name: str, result: EvalResult, out: Path | None, confidence: bool, jso
     for table in result_tables(name, result, confidence=confidence):
         out_console.print(table)
     if out is not None:
-        out_console.print(f"Results in [bold]{out}[/bold]: records.jsonl, result.json")
+        out_console.print(f"Results in [bold]{out}[/bold]: records.jsonl, result.json, pictures")

@@ -42,15 +42,16 @@ def write(folder, model, answers, scores, parts=(), **result):
     ]
     for record in records:
         Image.new("RGB", (4, 4), "red").save(folder / "pictures" / f"{record.image}.webp")
-    bits = 2.03 if parts else 16.0
-    content = {
-        "model": model,
+    numbers = {
         "n": len(records),
         "accuracy": sum(scores) / len(scores),
         "interval": [0.2, 0.9],
         "seconds": 2.0,
-        "size": {"true_bits": bits, "folder_bytes": 1234567, "parts": list(parts)},
-        **result,
+    }
+    content = {
+        "asked": {"model": model, "adapter": None, "prune": None},
+        "result": {**numbers, **result},
+        "size": {"true_bits": 2.03 if parts else None, "weight_bytes": 1234567, "parts": list(parts)},
     }
     (folder / "records.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
     (folder / "result.json").write_text(json.dumps(content))

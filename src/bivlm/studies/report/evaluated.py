@@ -11,9 +11,9 @@ from typing import Any
 from bivlm.checkpoint.shards import read_json
 from bivlm.data.files import because, why_no_file
 from bivlm.errors import InputError, cut
+from bivlm.eval.folder import PICTURES, RECORDS, RESULT
 from bivlm.eval.records import Record
 
-RESULT, RECORDS, PICTURES = "result.json", "records.jsonl", "pictures"
 FULL_BITS = 16.0  # of a weight in full precision, where the folder says nothing else
 
 
@@ -29,27 +29,26 @@ class PartBits:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One evaluation. `result` is the whole result.json; `pictures` has a file for every digest of images."""
+    """One evaluation. `result` are the numbers of result.json, `true_bits` is None in full precision, and
+    `weight_bytes` are those of the model's weight files; `pictures` has a file for every digest of images.
+    """
 
     name: str
     result: Mapping[str, Any]
     records: tuple[Record, ...]
+    true_bits: float | None
+    weight_bytes: int
     parts: tuple[PartBits, ...]
     pictures: Mapping[str, Path]
 
     @property
     def packed(self) -> bool:
-        return bool(self.parts)
+        return self.true_bits is not None
 
     @property
     def bits(self) -> float:
-        """True bits per packed weight; of a model in full precision, the bits of its dtype."""
-        model = self.result.get("size", {})
-        return float(model.get("true_bits") or FULL_BITS)
-
-    @property
-    def folder_bytes(self) -> int | None:
-        return self.result.get("size", {}).get("folder_bytes")
+        """True bits per packed weight; those of a model in full precision."""
+        return FULL_BITS if self.true_bits is None else self.true_bits
 
     def number(self, *names: str) -> float | None:
         """A number of the result by its path of names; None where it is missing."""
@@ -70,9 +69,7 @@ def read_evaluations(folders: Sequence[Path]) -> list[Evaluated]:
     names = [evaluated.name for evaluated in several]
     if len(set(names)) < len(names):
         several = [
-            Evaluated(
-                f"{found.name} ({folder.name})", found.result, found.records, found.parts, found.pictures
-            )
+            replace(found, name=f"{found.name} ({folder.name})")
             for found, folder in zip(several, folders, strict=True)
         ]
     return sorted(several, key=lambda evaluated: (evaluated.packed, -evaluated.bits))
@@ -83,18 +80,32 @@ def _read(folder: Path) -> Evaluated:
         raise InputError(
             f"{folder} holds no {RESULT}{because(why)}; give a folder that `bivlm eval … --out FOLDER` wrote"
         )
-    result = read_json(folder / RESULT)
+    content = read_json(folder / RESULT)
     try:
         records = tuple(
             Record.from_dict(json.loads(line))
             for line in (folder / RECORDS).read_text(encoding="utf-8").splitlines()
         )
-        parts = tuple(PartBits(**part) for part in result.get("size", {}).get("parts", ()))
-        name = str(result["model"])
+        size = content["size"]
+        return Evaluated(
+            name=_name(content["asked"]),
+            result=content["result"],
+            records=records,
+            true_bits=None if size["true_bits"] is None else float(size["true_bits"]),
+            weight_bytes=int(size["weight_bytes"]),
+            parts=tuple(PartBits(**part) for part in size["parts"]),
+            pictures={file.stem: file for file in sorted((folder / PICTURES).glob("*.webp"))},
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder}: the records are damaged or of another version ({cut(str(error), 100)}); run its"
             " `bivlm eval` again"
         ) from error
-    pictures = {file.stem: file for file in sorted((folder / PICTURES).glob("*.webp"))}
-    return Evaluated(name, result, records, parts, pictures)
+
+
+def _name(asked: Mapping[str, Any]) -> str:
+    """The model's name with what changed it: an adapter, a pruning."""
+    model = str(asked["model"])
+    name = Path(model).name if Path(model).exists() else model
+    changes = [str(asked[field]) for field in ("adapter", "prune") if asked.get(field)]
+    return " + ".join([name, *changes])

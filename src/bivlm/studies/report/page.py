@@ -74,12 +74,11 @@ def report_html(several: Sequence[Evaluated]) -> str:
 def _row(evaluated: Evaluated) -> dict[str, str]:
     """The cells of a model in the table; empty where a number was not measured."""
     result = evaluated.result
-    total = evaluated.number("size", "folder_bytes")
     seconds, kl = evaluated.number("seconds"), evaluated.number("kl")
     return {
         "model": evaluated.name,
         "true bits": f"{evaluated.bits:.2f}",
-        "folder": size(total) if total is not None else "",
+        "weights": size(evaluated.weight_bytes),
         "score": f"{result['accuracy']:.1%}",
         "95 % interval": interval(tuple(result["interval"])),
         "KL": number(kl, ".4f"),
