@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from bivlm.checkpoint import output as job_module
 from bivlm.checkpoint.place import JOB_FOLDER
 from bivlm.errors import InputError
 from bivlm.job.run import quantize
-from tiny import tiny_checkpoint, tiny_samples
+from tiny import tiny_checkpoint, tiny_model, tiny_processor, tiny_samples
 from told import Told
 
 PAPER = {"recipe": "bivlm-paper"}
@@ -212,3 +213,42 @@ class TestOut:
         out = quantize(source, tmp_path / "out", **PAPER)
         for path in originals[1].glob("*.safetensors"):
             assert path.read_bytes() == (out / path.name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def unbounded(tmp_path_factory):
+    """A Gemma 4 that clips nowhere."""
+    model = tiny_model("gemma4", torch.bfloat16)
+    for name, buffer in model.named_buffers():
+        if name.endswith(("_min", "_max")):
+            buffer.fill_(torch.inf if name.endswith("_max") else -torch.inf)
+    folder = tmp_path_factory.mktemp("bounds") / "source"
+    model.save_pretrained(folder)
+    tiny_processor("gemma4").save_pretrained(folder)
+    return folder
+
+
+class TestBounds:
+    """Gemma 4 clips at numbers that are stored with the weights, and that may be infinite."""
+
+    def test_infinite_ones_are_those_of_the_model(self, unbounded, tmp_path):
+        stored = load_file(unbounded / "model.safetensors")
+        assert sum(bool(tensor.isinf().any()) for tensor in stored.values()) > 12
+        out = bivlm.quantize(unbounded, tmp_path / "out", recipe="rtn-3")
+        model, _ = bivlm.load(out)
+        bounds = [buffer for name, buffer in model.named_buffers() if name.endswith("output_max")]
+        assert bounds
+        assert all(bool(bound.isposinf()) for bound in bounds)
+
+    @pytest.mark.parametrize(
+        ("ending", "value"),
+        [("input_max", torch.nan), ("input_max", -torch.inf), ("input_layernorm.weight", torch.inf)],
+    )
+    def test_nothing_else_may_be_infinite(self, ending, value, unbounded, tmp_path):
+        source = Path(shutil.copytree(unbounded, tmp_path / "source"))
+        tensors = load_file(source / "model.safetensors")
+        key = next(key for key in tensors if key.endswith(ending))
+        tensors[key].view(-1)[0] = value
+        save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=f"{key} holds 1 values that are NaN or infinite"):
+            bivlm.quantize(source, tmp_path / "out", recipe="rtn-3")

@@ -58,6 +58,10 @@ class SourceModel:
                 self.config, dtype=self.dtype
             )
         self.model.eval()
+        # bounds (Gemma 4 clips at them) that the model's own code sets to an infinity
+        self._unbounded = {
+            name: buffer.clone() for name, buffer in self.model.named_buffers() if bool(buffer.isinf().any())
+        }
         if (folder / "generation_config.json").is_file():  # which tokens end an answer
             with folder_blamed(folder):
                 self.model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
@@ -106,14 +110,15 @@ class SourceModel:
         return found
 
     def read(self, names: Collection[str], *, copy: bool = True) -> dict[str, Tensor]:
-        """The stored tensors of some parameters, by parameter name, in their stored dtype; InputError if one
-        is not finite.
+        """The stored tensors of some parameters and buffers, by name, in their stored dtype. InputError if
+        one is not finite; an infinity may stand in a buffer where the model's own code puts the same one, and
+        never in a parameter.
 
         With `copy` False they are backed by the file: good for tensors that are only written again.
         """
         tensors = self._stored(names, copy=copy)
         for name, tensor in tensors.items():
-            if not is_finite(tensor):
+            if not is_finite(tensor) and not self._is_bound(name, tensor):
                 entry, bad = self._place(name), int((~tensor.isfinite()).sum())
                 if isinstance(entry, ConvertedEntry):
                     entry, bad = entry.conversion.not_finite() or (entry, bad)
@@ -122,6 +127,12 @@ class SourceModel:
                     " cannot be quantized: get the model again"
                 )
         return tensors
+
+    def _is_bound(self, name: str, tensor: Tensor) -> bool:
+        """Whether all that is not finite in a buffer is what it holds in a new model."""
+        new = self._unbounded.get(name)
+        same_shape = new is not None and new.shape == tensor.shape
+        return same_shape and bool((tensor.isfinite() | (tensor == new)).all())
 
     def key_of(self, name: str) -> str:
         """The key under which a parameter is written into a packed folder: the source's own, or its name."""

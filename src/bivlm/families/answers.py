@@ -9,6 +9,7 @@ from bivlm.families.base import Family
 from bivlm.families.processors import tokenizer_of
 from bivlm.families.prompts import content_of, image_tokens, messages_of, prompt_text
 from bivlm.families.templates import apply_chat_template
+from bivlm.families.typed import Reader, as_text, check_read
 from bivlm.types import Sample
 
 MOST_TOKENS = 1 << 31  # beyond every vocabulary
@@ -24,12 +25,15 @@ def answer_tokens(family: Family, model: Any, processor: Any, sample: Sample) ->
     because tokenizers treat the beginning of a text in their own way. Raises InputError for an answer without
     tokens, and for end-of-sequence settings that are no token ids.
     """
+    processor, [sample] = as_text(processor, [sample])
     tokenizer = tokenizer_of(processor)
     prompt = prompt_text(processor, family, sample)
-    last, text = prompt[-1:], _continuation(family, processor, sample, prompt)
+    last = tokenizer.last_sign(prompt) if isinstance(tokenizer, Reader) else prompt[-1:]
+    text = _continuation(family, processor, sample, prompt)
     before, whole = _ids(tokenizer, last), _ids(tokenizer, last + text)
     ids = whole[len(before) :] if whole[: len(before)] == before else _ids(tokenizer, text)
     ends = end_tokens(model, processor)
+    check_read(processor, [text])
     first = next((place for place, token in enumerate(ids) if token in ends), None)
     if first is not None:
         return ids[: first + 1]

@@ -22,7 +22,8 @@ from torch import Tensor
 from bivlm.errors import InputError
 from bivlm.families.pixels import fitted
 from bivlm.families.processors import check_processor, refusals_named
-from bivlm.families.prompts import name_of, names_of, prompt_text
+from bivlm.families.prompts import check_no_places, name_of, names_of, prompt_text
+from bivlm.families.typed import as_text, check_read
 from bivlm.types import Sample
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def build(
             f"{names_of(samples)}: the questions have different numbers of images, which cannot share a batch"
             " in this model; use a batch size of 1"
         )
+    for sample in samples:
+        check_no_places(processor, sample)
+    processor, samples = as_text(processor, samples)
     texts = [prompt_text(processor, family, sample) for sample in samples]
     with refusals_named(names_of(samples)):
         batch = processor(
@@ -74,6 +78,7 @@ def build(
             add_special_tokens=not _begin_with_bos(processor.tokenizer.bos_token, texts, samples),
             return_tensors="pt",
         )
+    check_read(processor, texts)
     accepted = family.takes or forward_arguments(family.auto_class, family.model_type)
     inputs = {name: tensor for name, tensor in batch.items() if name in accepted and name != TARGETS}
     check_length(inputs["attention_mask"], samples, limit)

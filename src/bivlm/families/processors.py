@@ -110,6 +110,8 @@ def refusals_named(where: str) -> Iterator[None]:
     """
     try:
         yield
+    except InputError:
+        raise
     except BaseException as error:  # a panic in the tokenizers' library is no Exception
         if not isinstance(error, REFUSALS) and type(error).__name__ != "PanicException":
             raise

@@ -33,7 +33,7 @@ def prompt_text(processor: Any, family: Family, sample: Sample) -> str:
     Raises InputError, naming the sample, if a text holds the token of an image's place, or if the template
     has no place for an image or for the system prompt.
     """
-    _check_no_places(processor, sample)
+    check_no_places(processor, sample)
     if processor.chat_template is None:
         text = _by_family(processor, family, sample)
     else:
@@ -92,8 +92,10 @@ def _by_family(processor: Any, family: Family, sample: Sample) -> str:
     return family.prompt.format(image=image * first, question="".join(rest), bos=bos)
 
 
-def _check_no_places(processor: Any, sample: Sample) -> None:
-    tokens = image_tokens(processor, PLACES)
+def check_no_places(processor: Any, sample: Sample) -> None:
+    """InputError, naming the sample, if a text holds the token of an image's place."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    tokens = dict.fromkeys(image_tokens(processor, PLACES) + image_tokens(tokenizer, PLACES))
     for where, text in (("question", sample.question), ("system prompt", sample.system)):
         for token in tokens:
             if token in text:

@@ -10,7 +10,8 @@ from torch import Tensor
 from bivlm.errors import InputError
 from bivlm.families.inputs import check_length
 from bivlm.families.processors import refusals_named
-from bivlm.families.prompts import name_of, names_of, prompt_text
+from bivlm.families.prompts import check_no_places, name_of, names_of, prompt_text
+from bivlm.families.typed import as_text, check_read
 from bivlm.types import Sample
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def build(tokenizer: Any, family: Family, samples: Sequence[Sample], limit: int 
             "the tokenizer has no pad_token, so questions of different lengths cannot share a batch; use a"
             " batch size of 1"
         )
+    for sample in samples:
+        check_no_places(tokenizer, sample)
+    tokenizer, samples = as_text(tokenizer, samples)
     texts = [prompt_text(tokenizer, family, sample) for sample in samples]
     bos = tokenizer.bos_token
     with refusals_named(names_of(samples)):
@@ -44,6 +48,7 @@ def build(tokenizer: Any, family: Family, samples: Sequence[Sample], limit: int 
             add_special_tokens=bos is None or not all(text.startswith(bos) for text in texts),
             return_tensors="pt",
         )
+    check_read(tokenizer, texts)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     check_length(inputs["attention_mask"], samples, limit)
     return inputs
