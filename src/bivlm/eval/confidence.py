@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,5 +137,5 @@ def _uncertainty(c: NDArray[np.float64], s: NDArray[np.float64]) -> tuple[float 
     uncertainty, error = ([1.0 - getattr(found, name) for found in bins] for name in ("confidence", "score"))
     if len(bins) < 2 or np.ptp(error) == 0 or np.ptp(uncertainty) == 0:
         return None, None
-    line = stats.linregress(uncertainty, error)
-    return float(stats.spearmanr(uncertainty, error).statistic), float(line.rvalue**2)
+    ranked: Any = stats.spearmanr(uncertainty, error)
+    return float(ranked.statistic), float(np.corrcoef(uncertainty, error)[0, 1] ** 2)

@@ -213,7 +213,7 @@ def _result(
     """The result of all records; `measured` are the fields that they do not hold."""
     scores = [record.score for record in records]
     clusters = clusters_of(records)
-    sure = [record for record in records if record.confidence is not None]
+    sure = [(record.confidence, record.score) for record in records if record.confidence is not None]
     judged = [
         (record.kl, record.tokens, cluster)
         for record, cluster in zip(records, clusters, strict=True)
@@ -235,9 +235,7 @@ def _result(
         kl_geometric=geometric_mean(kls) if judged else None,
         kl_trimmed=trimmed_mean(kls) if judged else None,
         greedy_agreement=sum(greedy) / len(greedy) if greedy else None,
-        calibration=calibration([record.confidence for record in sure], [record.score for record in sure])
-        if sure
-        else None,
+        calibration=calibration(*zip(*sure, strict=True)) if sure else None,
         aggregates=scorer.aggregate(records),
         **measured,
     )

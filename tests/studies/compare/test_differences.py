@@ -17,7 +17,7 @@ from bivlm.eval.statistics.paired import corrected, geometric_kl_difference, kl_
 from bivlm.studies.compare.differences import with_differences
 from bivlm.studies.compare.draws import Measured, merged
 from bivlm.studies.compare.result import FULL_PRECISION, Comparison, ComparisonRow
-from bivlm.studies.compare.run import compare_presets
+from bivlm.studies.compare.run import _Comparing, compare_presets
 from bivlm.studies.compare.table import comparison_markdown, remarks
 from bivlm.types import PARTS
 from comparing import ASK, PRESETS
@@ -60,7 +60,7 @@ def drawn(seed: int, shift: float = 0.0) -> tuple[list[float], list[float]]:
 
 
 def test_rows_are_told_apart_by_the_tests_on_their_questions():
-    first, same, better = drawn(0), drawn(9), drawn(2, 0.4)
+    first, same, better = drawn(4), drawn(6), drawn(2, 0.4)
     rows = with_differences([measured(*one) for one in (("a", *first), ("b", *same), ("c", *better))])
     assert rows[0].against is None
     expected = corrected([score_difference(first[0], other[0], CLUSTERS) for other in (same, better)])
@@ -149,6 +149,25 @@ def test_the_table_has_columns_for_both():
     assert "means over 2 calibration draws" in remarks(found)[0]
 
 
+def test_presets_that_need_data_alone_are_packed_with_every_draw(source, samples, monkeypatch, tmp_path):
+    full = measured(FULL_PRECISION, *drawn(0), preset=FULL_PRECISION)
+    runs = []
+
+    def run(self, recipe, parts, draw, reference):
+        runs.append((recipe.name, draw, len(self.draws[draw - 1])))
+        return measured(recipe.name, *drawn(draw))
+
+    monkeypatch.setattr(_Comparing, "full_precision", lambda self: (full, None, "exact_match"))
+    monkeypatch.setattr(_Comparing, "run", run)
+    draws = {"calibration": tiny_samples(1), "further_draws": [tiny_samples(2), tiny_samples(3)]}
+    found = compare_presets(source, [PRESETS[0], "bivlm"], tmp_path, samples=samples, settings=ASK, **draws)
+    assert runs == [(PRESETS[0], 1, 1), ("bivlm", 1, 1), ("bivlm", 2, 2), ("bivlm", 3, 3)]
+    assert [len(row.draws) for row in found.rows] == [3, 0, 0]
+    assert found.rows[0].accuracy == pytest.approx(fmean(fmean(drawn(draw)[0]) for draw in (1, 2, 3)))
+    assert found.rows[1].against.accuracy.draws is not None
+
+
+@pytest.mark.slow
 def test_every_draw_is_packed_and_kept(source, count, tmp_path, samples):
     """A preset that needs no data is packed once, and what is measured is not packed again."""
     first, second = tiny_samples(2), tiny_samples(4)[2:]

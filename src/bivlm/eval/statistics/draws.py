@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -55,5 +56,5 @@ def over_draws(first: Sequence[float], second: Sequence[float]) -> OverDraws:
     differences = after - before
     holds = bool((differences > 0).all() or (differences < 0).all())
     told = len(differences) > 1 and np.ptp(differences) > 0
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue) if told else None
-    return OverDraws(tuple(differences.tolist()), holds, p)
+    tested: Any = stats.ttest_1samp(differences, 0.0) if told else None
+    return OverDraws(tuple(differences.tolist()), holds, None if tested is None else float(tested.pvalue))

@@ -135,7 +135,9 @@ def _difference(
     """The weighted mean of differences, over clusters; `p` is that of McNemar's test, or None for sign
     flips.
     """
-    sums, counts = np.bincount(numbers, weights=values * weights), np.bincount(numbers, weights=weights)
+    sums, counts = (
+        np.bincount(numbers, weights=each).astype(np.float64) for each in (values * weights, weights)
+    )
     difference = float(sums.sum() / counts.sum())
     test = "McNemar" if p is not None else "sign flips"
     p = _sign_flips(sums) if p is None else p
@@ -170,13 +172,13 @@ def _sign_flips(sums: NDArray[np.float64]) -> float:
 
 
 def _all_signs(size: int) -> Iterator[NDArray[np.float64]]:
-    yield 1.0 - 2.0 * (np.arange(2**size)[:, None] >> np.arange(size) & 1)
+    yield 1.0 - 2.0 * (np.arange(2**size)[:, None] >> np.arange(size) & 1).astype(np.float64)
 
 
 def _random_signs(size: int) -> Iterator[NDArray[np.float64]]:
     rng = np.random.default_rng(0)
     for _ in range(FLIPS // BATCH):
-        yield 1.0 - 2.0 * rng.integers(0, 2, (BATCH, size), dtype=np.int8)
+        yield 1.0 - 2.0 * rng.integers(0, 2, (BATCH, size), dtype=np.int8).astype(np.float64)
 
 
 def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float] | None:
