@@ -15,6 +15,7 @@ processors are used; the inputs are made up. For each type:
                packed weights decoded, it gives the logits of the model with the decoded weights, bit for bit
     pruned     a forward pass drops half of the visual tokens before the second language block; the tokens
                that stay have the logits of the whole model with the dropped tokens masked (rounding apart)
+    tower      the same, where half of the patches leave the vision tower before its second block
     share      weights that can be packed, of all weights of the config (not of the small copy)
 """
 
@@ -44,22 +45,21 @@ import bivlm
 from bivlm import families
 from bivlm.calibration.streams import replay
 from bivlm.cli.shared import quiet_libraries
-from bivlm.contracts.hiding import hidden_tokens
 from bivlm.errors import InputError, cut
 from bivlm.eval.structure import count_weights
+from bivlm.families import family_of
 from bivlm.families.base import block_paths
 from bivlm.families.found.find import find_structure, small_model
 from bivlm.families.found.structure import Structure
 from bivlm.families.found.tracing import run
 from bivlm.packed.module import expand_weights, packed_modules
-from bivlm.pruning.apply import active_pruning, prune
 from bivlm.quantizers import RTN
 from family_configs import FITTED, SMALL_IMAGES, SPECIAL
+from masked_model import pruning_differs
 
 SECONDS, MEMORY = 600, 8 << 30  # for one type; bytes of address space
-PRUNING = "attention:layer=1,keep=0.5"
-TOLERANCE, LARGEST_NOISE = 2e-4, 1e-2  # of logits: what rounding may change; what eager attention may
-STEPS = ("found", "replayed", "packed", "pruned")
+PRUNING, IN_TOWER = "attention:layer=1,keep=0.5", "attention:site=vision,layer=1,keep=0.5"
+STEPS = ("found", "replayed", "packed", "pruned", "tower")
 
 
 @dataclass
@@ -73,6 +73,7 @@ class Row:
     replayed: bool | None = None
     packed: bool | None = None
     pruned: bool | None = None
+    tower: bool | None = None
     share: float | None = None
     experts: bool = False
     reason: str = ""
@@ -151,9 +152,12 @@ def _steps(row: Row, folder: Path) -> None:
     if not row.packed:
         row.reason = "the loaded model gives other logits than its decoded weights"
     row.pruned = False
-    why = pruning_differs(loaded, inputs)
+    why = pruning_differs(loaded, inputs, PRUNING)
     row.pruned = not why
-    row.reason = row.reason or why
+    row.reason, row.tower = row.reason or why, False
+    if family_of(loaded.config).patch_tokens is not None:
+        why = pruning_differs(loaded, inputs, IN_TOWER)
+        row.reason, row.tower = row.reason or why, not why
 
 
 def _share(config: Any, structure: Structure) -> float:
@@ -181,53 +185,6 @@ def _is_exact(model: Any, loaded: Any, inputs: Mapping[str, Any]) -> bool:
 def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     """Whether both are tensors, and the same."""
     return one is not None and other is not None and bool(torch.equal(one, other))
-
-
-def pruning_differs(model: Any, inputs: Mapping[str, Any], pruning: str = PRUNING) -> str:
-    """Why a pruned forward pass does not give the logits of the whole model with the dropped tokens masked;
-    empty if it does. `model` has a family; it is left with the pruning. Raises InputError if it cannot be
-    pruned.
-    """
-    plain = _logits(model, inputs)
-    prune(model, pruning)
-    active = active_pruning(model)
-    assert active is not None
-    found, decision, family = _logits(model, inputs), active.last, active.family
-    if decision is None:
-        return "no visual token is dropped"
-    prune(model, None)
-    path = next(stack.path for stack in family.stacks if stack.part == "language")
-    blocks = [*model.get_submodule(path)]
-    with hidden_tokens(model, {}):
-        noise = float((_logits(model, inputs) - plain).abs().max())
-    if any(stack.visual_linears for stack in family.stacks):
-        hidden = _all_but(decision.kept.index, decision.kept.length)
-        places, blocks = slice(None), [block for block in blocks if hasattr(block, "cross_attn")]
-    else:
-        hidden = family.visual_mask(model.config, inputs["input_ids"])
-        hidden &= _all_but(decision.kept.index, decision.kept.length)
-        places, blocks = decision.kept.index[0], blocks[active.pruning.layer :]
-    with hidden_tokens(model, dict.fromkeys(blocks, hidden)):
-        expected = _logits(model, inputs)[:, places]
-    if noise > LARGEST_NOISE:
-        return (
-            f"the masked model, computed with eager attention, differs by {noise:.0e}: nothing to compare"
-            " with"
-        )
-    off = float((found - expected).abs().max())
-    return (
-        "" if off <= max(TOLERANCE, 8 * noise) else f"the logits differ by {off:.0e} from the masked model's"
-    )
-
-
-def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-    with torch.inference_mode():
-        return model(**inputs, use_cache=False).logits
-
-
-def _all_but(index: torch.Tensor, length: int) -> torch.Tensor:
-    """(rows, length) bool: False at the places in `index` (rows, m)."""
-    return torch.ones(len(index), length, dtype=torch.bool).scatter(1, index, False)
 
 
 MARKS: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}
@@ -268,6 +225,7 @@ def page(rows: Sequence[Row], command: str) -> str:
             "- **pruned**: a forward pass drops half of the visual tokens after the first language block, and"
             " the tokens that stay have the logits of the whole model with the dropped tokens masked."
         ),
+        "- **tower**: the same, where half of the patches leave the vision tower after its first block.",
         (
             "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
             " small config, because the type's default config makes no model that runs. Experts that are"
@@ -281,8 +239,8 @@ def page(rows: Sequence[Row], command: str) -> str:
             " ([trust](trust.md))."
         ),
         "",
-        "| model type | declared | found | replayed | packed | pruned | share | why not |",
-        "|---|:-:|:-:|:-:|:-:|:-:|--:|---|",
+        "| model type | declared | found | replayed | packed | pruned | tower | share | why not |",
+        "|---|:-:|:-:|:-:|:-:|:-:|:-:|--:|---|",
     ]
     for row in rows:
         share = "" if row.share is None else f"{row.share:.0%}{'' if row.default else '*'}"

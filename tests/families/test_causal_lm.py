@@ -104,8 +104,18 @@ def test_it_is_packed_and_loads_as_what_was_packed(model_type, recipe, tmp_path)
     assert "pipeline_tag: text-generation" in (out / "README.md").read_text()
 
 
-def test_a_model_without_any_parameter_is_not_asked(tmp_path):
-    """OLMo's norms have no weights."""
+@pytest.mark.parametrize("model_type", ["olmo", "nanochat"])
+def test_a_model_of_which_no_parameter_would_be_left_is_refused(model_type, tmp_path):
+    """Their norms have no weights."""
+    source = tiny_language_model(model_type, tmp_path / "source")
+    with pytest.raises(InputError, match=r"no parameter of .* would be left.*leave embeddings out"):
+        quantize(source, tmp_path / "out", recipe="rtn-3:embeddings=3")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_any_parameter_is_not_asked(tmp_path, monkeypatch):
+    """A folder that was packed before such models were refused."""
+    monkeypatch.setattr("bivlm.job.plan._check_rest", lambda *_: None)
     source = tiny_language_model("olmo", tmp_path / "source")
     model, tokenizer = bivlm.load(quantize(source, tmp_path / "out", recipe="rtn-3:embeddings=3"))
     assert not list(model.parameters())

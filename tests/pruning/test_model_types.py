@@ -14,9 +14,11 @@ from bivlm.errors import InputError
 from bivlm.families.found.find import find_structure, small_model
 from bivlm.families.found.structure import ImageToken
 from bivlm.pruning.apply import describe, prune
-from family_table import config_of, pruning_differs
+from family_table import IN_TOWER, PRUNING, config_of
+from masked_model import pruning_differs
 
 SLOW = ("qwen3_vl", "cosmos3_omni", "instructblip", "instructblipvideo", "video_llava", "kimi_k25")
+TOWERS = ("qwen3_vl_moe", "internvl", "llava_next_video", "janus", "video_llama_3", "exaone4_5")
 REFUSED = {
     "florence2": "a decoder reads all that its encoder makes of the prompt",
     "blip": "a cross-attention that bivlm does not know .BlipTextLayer has no cross_attn",
@@ -49,7 +51,14 @@ def _forgotten(monkeypatch):
 @pytest.mark.parametrize("model_type", ["ernie4_5_vl_moe", "glm4v_moe", "gemma4", "fuyu", *slowly(SLOW)])
 def test_what_stays_computes_what_a_masked_model_does(model_type):
     made = small(model_type)
-    assert pruning_differs(made.model, made.three.question) == ""
+    assert pruning_differs(made.model, made.three.question, PRUNING) == ""
+
+
+@pytest.mark.parametrize("model_type", ["glm4v_moe", *slowly(TOWERS)])
+def test_patches_that_leave_a_found_tower_are_seen_by_nobody(model_type):
+    made = small(model_type)
+    for question in (made.three.question, *made.three.two_images):
+        assert pruning_differs(made.model, question, IN_TOWER) == ""
 
 
 @pytest.mark.parametrize("model_type", slowly(REFUSED))

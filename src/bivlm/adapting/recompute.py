@@ -49,8 +49,7 @@ def recomputed(model: nn.Module, family: Family, tokens: int) -> Iterator[None]:
     blocks: list[Any] = []
     if torch.is_grad_enabled() and activation_bytes(model, tokens) > ACTIVATION_BYTES:
         for stack in family.stacks:
-            module = model.get_submodule(stack.path)
-            blocks += list(module) if isinstance(module, nn.ModuleList) else [module]
+            blocks += map(model.get_submodule, stack.block_paths(model))
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     try:

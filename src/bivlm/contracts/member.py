@@ -104,8 +104,7 @@ class Member:
         return self.family.visual_mask(self.config, inputs["input_ids"])
 
     def blocks(self, stack: Stack) -> list[nn.Module]:
-        module = self.model.get_submodule(stack.path)
-        return list(module) if isinstance(module, nn.ModuleList) else [module]
+        return [self.model.get_submodule(path) for path in stack.block_paths(self.model)]
 
     @property
     def paths(self) -> list[str]:

@@ -29,10 +29,25 @@ def last_block(config: PretrainedConfig, count: int) -> Sequence[int]:
     return (count - 1,)
 
 
+KINDS_OF_BLOCKS = 2  # classes in one stack (Llama-3.2-Vision has two)
+
+
+def are_blocks(module: nn.ModuleList | nn.Sequential) -> bool:
+    """Whether all entries are blocks with linears, and of few classes; a row of bare linears is no stack."""
+    return (
+        len({type(one) for one in module}) <= KINDS_OF_BLOCKS
+        and all(any(isinstance(inner, nn.Linear) for inner in one.modules()) for one in module)
+        and not any(isinstance(one, nn.Linear) for one in module)
+    )
+
+
 def block_paths(model: nn.Module, path: str) -> list[str]:
-    """The module paths of the blocks at a path: the entries of a ModuleList, or the one module itself."""
+    """The module paths of the blocks at a path: the entries of a ModuleList, or of a Sequential of blocks
+    that are alike; otherwise the one module itself.
+    """
     module = model.get_submodule(path)
-    if isinstance(module, nn.ModuleList):
+    sequence = isinstance(module, nn.Sequential) and len(module) > 1 and are_blocks(module)
+    if isinstance(module, nn.ModuleList) or sequence:
         return [f"{path}.{index}" for index in range(len(module))]
     return [path]
 
@@ -42,9 +57,9 @@ class Stack:
     """Blocks that each run once in a forward pass, one after the other; what the model does between them is
     its own affair.
 
-    `path` names a `ModuleList` of blocks, or one module that is a single block (a projector; it may be a lone
-    `nn.Linear`). `visual_linears` are the linears of a language block whose input is visual tokens alone
-    (cross-attention keys and values).
+    `path` names a `ModuleList` of blocks (or a `Sequential` of blocks that are alike), or one module that is
+    a single block (a projector; it may be a lone `nn.Linear`). `visual_linears` are the linears of a language
+    block whose input is visual tokens alone (cross-attention keys and values).
     """
 
     part: PartName

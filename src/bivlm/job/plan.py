@@ -157,8 +157,8 @@ class Plan:
 def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) -> Plan:
     """Match every linear of the model with the recipe.
 
-    Raises InputError if a rule matches no linear of the chosen parts, if no linear is left to quantize, or if
-    the family declares no place for a linear.
+    Raises InputError if a rule matches no linear of the chosen parts, if no linear is left to quantize, if
+    the family declares no place for a linear, or if no parameter would stay in full precision.
     """
     match = _Match(source.family, recipe, parts)
     blocks: list[BlockPlan] = []
@@ -170,6 +170,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
             blocks.append(BlockPlan(path, index, linears))
     match.check()
     tables = () if recipe.embeddings is None else _plan_tables(source, recipe.embeddings, recipe.needs_data)
+    _check_rest(source.model, blocks, tables)
     return Plan(
         tuple(blocks),
         _outside(source.model, blocks, tables),
@@ -180,6 +181,18 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         recipe.budget_from,
         source.family.reads_images,
     )
+
+
+def _check_rest(model: nn.Module, blocks: Collection[BlockPlan], tables: Collection[TablePlan]) -> None:
+    """InputError if every parameter would be packed: transformers takes a model's device from its
+    parameters.
+    """
+    packed = {table.name for table in tables} | {one.name for block in blocks for one in block.quantized}
+    if tables and all(name.removesuffix(".weight") in packed for name, _ in model.named_parameters()):
+        raise InputError(
+            f"with its embeddings packed, no parameter of {type(model).__name__} would be left (its norms"
+            " have none), and transformers does not generate with such a model: leave embeddings out"
+        )
 
 
 def _outside(

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from bivlm.errors import InputError
+from bivlm.families.base import block_paths
 from bivlm.families.found.stacks import inside
 from bivlm.families.found.structure import Kept, Structure, pattern_of
 
@@ -22,13 +23,13 @@ def check_against(full: Any, small: Any, structure: Structure) -> Structure:
     stacks = []
     for stack in structure.stacks:
         try:
-            module = full.get_submodule(stack.path)
+            blocks = len(block_paths(full, stack.path))
         except AttributeError as error:
             raise InputError(
                 f"{structure.model_type!r}: {stack.path}, found in a small copy of the model, is not in the"
                 " full one; a declaration of the family helps: docs/adding.md"
             ) from error
-        stacks.append(replace(stack, blocks=len(module) if isinstance(module, nn.ModuleList) else 1))
+        stacks.append(replace(stack, blocks=blocks))
     seen = {pattern_of(name) for name, module in small.named_modules() if isinstance(module, nn.Linear)}
     unseen = {
         pattern_of(name)

@@ -166,7 +166,7 @@ def _read(small: Small, model_type: str, auto_class: str) -> Structure:
         FoundStack(
             part,
             path,
-            len(model.get_submodule(path)) if path in paths else 1,
+            len(block_paths(model, path)) if path in paths else 1,
             inner.visual_linears(model, views, path) if part == "language" else (),
         )
         for path, (part, _) in sorted(begun.items(), key=lambda item: item[1][1])

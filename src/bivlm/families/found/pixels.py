@@ -179,8 +179,10 @@ def _whole(size: Geometry) -> Iterator[dict[str, Any]]:
         yield {"pixel_values": _drawn(1, 1, CHANNELS, side, side)}
 
 
-def two_sizes(form: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The pixels of two images of other shapes than a square, in the form of one that is a square."""
+def two_sizes(form: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
+    """The pixels of two images of other shapes than a square, in the form of one that is a square; and the
+    first one's share of them.
+    """
     pixels, grid = form.get("pixel_values"), form.get("image_grid_thw")
     if pixels is None or grid is None:
         return
@@ -189,9 +191,8 @@ def two_sizes(form: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     axis = pixels.ndim - (3 if pixels.ndim > 3 else 2)
     whole = [*pixels.shape]
     whole[axis] = 8 * side * side
-    yield {**form, "pixel_values": _drawn(*whole), "image_grid_thw": grids} | {
-        name: value.expand(2) for name, value in form.items() if name == "image_merge_sizes"
-    }
+    merged = {name: value.expand(2) for name, value in form.items() if name == "image_merge_sizes"}
+    yield {**form, "pixel_values": _drawn(*whole), "image_grid_thw": grids, **merged}, 2 / 8
 
 
 FORMS: tuple[tuple[tuple[str, ...], Any], ...] = (

@@ -8,9 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from bivlm.families.base import are_blocks
 from bivlm.families.found.tracing import Call, Trace
-
-KINDS_OF_BLOCKS = 2  # classes in one stack (Llama-3.2-Vision has two)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def find_stacks(model: nn.Module, trace: Trace) -> tuple[list[Seen], list[str]]:
             continue
         blocks = tuple(f"{path}.{index}" for index in range(len(module)))
         counts = {len(trace.of(block)) for block in blocks}
-        if len(counts) != 1 or not _alike(module):
+        if len(counts) != 1 or not are_blocks(module):
             continue
         if counts == {1}:
             calls = [trace.of(block)[0] for block in blocks]
@@ -59,16 +58,6 @@ def find_stacks(model: nn.Module, trace: Trace) -> tuple[list[Seen], list[str]]:
         elif counts != {0} and _is_chain([trace.of(block)[0] for block in blocks]):
             repeated.append(path)
     return sorted(found, key=lambda stack: stack.start), repeated
-
-
-def _alike(module: nn.ModuleList | nn.Sequential) -> bool:
-    """Whether all children are blocks with linears, and of few classes; a row of bare linears is no stack."""
-    children = [*module]
-    return (
-        len({type(child) for child in children}) <= KINDS_OF_BLOCKS
-        and all(has_linear(child) for child in children)
-        and not any(isinstance(child, nn.Linear) for child in children)
-    )
 
 
 def _is_chain(calls: list[Call]) -> bool:

@@ -72,10 +72,10 @@ def synthetic(model: Any) -> Three:
 
 def _two_images(model: Any, form: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Two images of different sizes in one prompt, if the form of the pixels tells how they are given."""
-    for two in two_sizes(form):
+    for two, share in two_sizes(form):
         for count in _token_counts(model, two):
             if isinstance(count, int) and count:
-                inputs = _with_text(model, two, count, shift=0)
+                inputs = _with_text(model, two, count, shift=0, first=int(count * share))
                 if _refusal(model, inputs) is None:
                     return (inputs,)
     return ()
@@ -169,13 +169,17 @@ def _ordinary(config: PretrainedConfig, count: int) -> list[int]:
     return [token for token in range(3, 4 * count + 64) if token not in special][:count]
 
 
-def _with_text(model: Any, form: Mapping[str, Any], count: int, shift: int) -> dict[str, Any]:
-    """Pixels and a prompt with `count` visual tokens; another `shift` is another question."""
+def _with_text(model: Any, form: Mapping[str, Any], count: int, shift: int, first: int = 0) -> dict[str, Any]:
+    """Pixels and a prompt with `count` visual tokens, of which `first` stand apart from the others; another
+    `shift` is another question.
+    """
     config, named = model.config, signature(model.forward).parameters
     words = _ordinary(config, 24)
     before, after = words[0:3], words[4 + 8 * shift : 10 + 8 * shift]
     token = image_token(config)
-    ids = torch.tensor([[*before, *([] if token is None else [token] * count), *after]])
+    visual = [] if token is None else [token] * count
+    apart = [*visual[:first], words[3]] if first else []
+    ids = torch.tensor([[*before, *apart, *visual[first:], *after]])
     inputs = {**form}
     if "input_ids" in named:
         inputs["input_ids"] = ids
