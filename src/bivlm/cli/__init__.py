@@ -21,6 +21,7 @@ import bivlm.cli.verify
 import bivlm.cli.compare
 import bivlm.cli.prune
 import bivlm.cli.analyze
+import bivlm.cli.data
 import bivlm.cli.presets
 import bivlm.cli.doctor
 import bivlm.cli.demo

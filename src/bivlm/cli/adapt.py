@@ -11,14 +11,18 @@ from bivlm.cli.shared import (
     DATA_HELP,
     MAIN,
     MORE,
+    ColumnsOption,
     DataRootOption,
     JsonOption,
     ModelArgument,
     SeedOption,
+    SplitOption,
+    columns_of,
     command,
     out_console,
     print_json,
     quiet_libraries,
+    split_of,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +106,8 @@ def adapt(
     batch_size: BatchOption = 8,
     given_answers: GivenOption = False,
     seed: SeedOption = 0,
+    split: SplitOption = None,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -135,6 +141,8 @@ def adapt(
             settings=settings,
             samples=samples,
             data_root=data_root,
+            split=split_of(split, "train"),
+            columns=columns_of(columns),
             events=events,
         )
     if json_:

@@ -11,6 +11,7 @@ from bivlm.cli.shared import (
     MORE,
     AdapterOption,
     BatchOption,
+    ColumnsOption,
     DataOption,
     DataRootOption,
     JsonOption,
@@ -20,12 +21,15 @@ from bivlm.cli.shared import (
     ModelArgument,
     PruneOption,
     SeedOption,
+    SplitOption,
     TokensOption,
     chosen_pruning,
+    columns_of,
     command,
     out_console,
     print_json,
     quiet_libraries,
+    split_of,
 )
 
 ReferenceOption = Annotated[
@@ -39,6 +43,14 @@ ShuffleOption = Annotated[
     bool,
     typer.Option(
         "--shuffle-images", help="control: ask every question about another image", rich_help_panel=MORE
+    ),
+]
+KeepSeenOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-seen",
+        help="ask the questions too on which the packed model was calibrated; without it they are left out",
+        rich_help_panel=MORE,
     ),
 ]
 
@@ -62,6 +74,9 @@ def evaluate(
     max_pixels: MaxPixelsOption = None,
     min_pixels: MinPixelsOption = None,
     shuffle_images: ShuffleOption = False,
+    keep_seen: KeepSeenOption = False,
+    split: SplitOption = None,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -72,13 +87,24 @@ def evaluate(
     from bivlm.data.samples import read_samples
     from bivlm.data.samples import shuffle_images as shuffled
     from bivlm.eval.measure import measure
+    from bivlm.eval.seen import unseen
 
+    shown = Shown()
     chosen = read_samples(
-        data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
+        data,
+        split=split_of(split, "test"),
+        limit=limit,
+        seed=seed,
+        answers_required=True,
+        data_root=data_root,
+        columns=columns_of(columns),
+        events=shown,
     )
+    if not keep_seen:
+        chosen = unseen(model, chosen, shown)
     if shuffle_images:
         chosen = shuffled(chosen, seed)
-    with Shown() as events:
+    with shown as events:
         result = measure(
             model,
             chosen,

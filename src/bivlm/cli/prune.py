@@ -10,13 +10,16 @@ import typer
 from bivlm.cli.shared import (
     MORE,
     BatchOption,
+    ColumnsOption,
     DataOption,
     DataRootOption,
     JsonOption,
     LimitOption,
     ModelArgument,
     SeedOption,
+    SplitOption,
     TokensOption,
+    columns_of,
     command,
     command_line,
     numbers,
@@ -24,6 +27,7 @@ from bivlm.cli.shared import (
     print_json,
     pruner_names,
     quiet_libraries,
+    split_of,
     words,
 )
 
@@ -101,6 +105,8 @@ def prune(
     seed: SeedOption = 0,
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 16,
+    split: SplitOption = None,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -120,10 +126,18 @@ def prune(
 
     require_matplotlib()
     prunings = _prunings(model, pruners, sites, layers, keep, tokens)
+    shown = Shown()
     samples = read_samples(
-        data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
+        data,
+        split=split_of(split, "test"),
+        limit=limit,
+        seed=seed,
+        answers_required=True,
+        data_root=data_root,
+        columns=columns_of(columns),
+        events=shown,
     )
-    with Shown() as events:
+    with shown as events:
         found = study_pruning(
             model,
             prunings,

@@ -15,6 +15,7 @@ from bivlm.cli.shared import (
     MAIN,
     MORE,
     PRUNE_HELP,
+    ColumnsOption,
     DataRootOption,
     JsonOption,
     MaxPixelsOption,
@@ -22,11 +23,14 @@ from bivlm.cli.shared import (
     ModelArgument,
     PartsOption,
     SeedOption,
+    SplitOption,
+    columns_of,
     command,
     note,
     out_console,
     print_json,
     quiet_libraries,
+    split_of,
     words,
 )
 from bivlm.job.presets import DEFAULT_PRESET
@@ -167,6 +171,8 @@ def quantize(
     data: CalibrationOption = None,
     samples: SamplesOption = 32,
     seed: SeedOption = 0,
+    split: SplitOption = None,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     prune: DefaultPruningOption = None,
     max_pixels: MaxPixelsOption = None,
@@ -185,6 +191,7 @@ def quantize(
     continues where it was.
     """
     quiet_libraries()
+    from bivlm.cli.progress import Shown
     from bivlm.job.request import make_request
     from bivlm.job.run import calibration_samples, prepare
     from bivlm.settings import parse_settings
@@ -210,7 +217,17 @@ def quantize(
         if json_:
             print_json({**asdict(prepared.expected), "warning": warning})
         return
-    _pack(prepared, out, calibration_samples(prepared, data or (), samples, seed, data_root), overwrite)
+    drawn = calibration_samples(
+        prepared,
+        data or (),
+        samples,
+        seed,
+        data_root,
+        split=split_of(split, "train"),
+        columns=columns_of(columns),
+        events=Shown(),
+    )
+    _pack(prepared, out, drawn, overwrite)
     _show_packed(out, json_)
 
 
