@@ -11,7 +11,7 @@ from typing import Any
 from bivlm.data.containers import open_set
 from bivlm.data.containers.base import WHOLE
 from bivlm.data.digests import Digests
-from bivlm.data.halves import EXACT, TEST, TRAIN, halves_of
+from bivlm.data.halves import TEST, TRAIN, halves_of
 from bivlm.data.reading import Missing
 from bivlm.data.samples import EASY_VQA, choose_split, read_samples, reader_of
 from bivlm.types import Sample
@@ -34,7 +34,7 @@ class Contents:
     turns              the most earlier turns of a question
     groups             questions by group, the largest first
     divided            of a set without splits: questions for "train" (calibration) and "test"; None if it has
-                       more than EXACT rows, all about one image, or splits
+                       many images (halves.py), one image alone, or splits
     samples            the first samples
     """
 
@@ -91,10 +91,9 @@ def contents(
     shape = reader.first[0].name
     splits = {name: rows.count if name == chosen else read().count for name, read in opened.splits.items()}
     found = _counted(reader.all(), str(source), opened.kind, shape, splits, chosen, rows.count)
-    if not (divides or names == [WHOLE]) or rows.count > EXACT:
+    if not (divides or names == [WHOLE]):
         return found
-    counts = halves_of(rows.count, reader.all(), str(source), Digests()).counts
-    return replace(found, divided=dict(counts) or None)
+    return replace(found, divided=dict(halves_of(reader.all, str(source), Digests()).counts) or None)
 
 
 def _counted(

@@ -5,6 +5,7 @@ stored.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import ImageFile
@@ -59,6 +60,17 @@ class Digests:
         """
         shared = [self.of_image(picture, sample.origin) for picture in sample.images]
         return [hashlib.sha256(one.encode()).hexdigest() for one in shared or [f"? {sample.question}"]]
+
+
+def are_apart(asked: Iterable[Sample], calibrated: Iterable[Sample]) -> bool:
+    """Whether no image that was calibrated on is asked about, nor a question without one; False if nothing
+    was calibrated on.
+    """
+    digests = Digests()
+    first, second = (
+        {one for sample in some for one in digests.apart(sample)} for some in (asked, calibrated)
+    )
+    return bool(second) and not first & second
 
 
 def _earlier(sample: Sample) -> list[tuple[str, str]]:

@@ -74,7 +74,7 @@ def read_samples(
         reader.check()
     halves = None
     if divided:
-        halves = halves_of(rows.count, reader.all(), str(source), Digests())
+        halves = halves_of(reader.all, str(source), Digests())
         events.say(halves.told(str(source)))
 
     def accepts(sample: Sample) -> bool:

@@ -15,7 +15,7 @@ from bivlm.errors import InputError
 from bivlm.types import Sample
 
 CELL, PICTURES, MARGIN = 360, 240, 12  # pixels: a cell's width, the height of its images, the space around
-LINE, LETTERS, LINES = 18, 46, 9  # of the text: pixels of a line, letters in one, lines in a cell
+LINE, LETTERS, LINES = 18, 46, 8  # of the text: pixels of a line, letters in one, lines in a cell
 COLUMNS = 4
 INK, FAINT, PAGE = "#1a1a1a", "#777777", "white"
 
@@ -60,7 +60,9 @@ def _lines(sample: Sample) -> list[tuple[str, str]]:
     group = f"  [{sample.group}]" if sample.group else ""
     asked = [line for part in sample.question.splitlines() for line in textwrap.wrap(part, LETTERS)]
     answers = (
-        textwrap.wrap(f"→ {' | '.join(dict.fromkeys(sample.answers))}", LETTERS) if sample.answers else []
+        textwrap.wrap(f"Answer: {' | '.join(dict.fromkeys(sample.answers))}", LETTERS)
+        if sample.answers
+        else []
     )
     room = LINES - 1 - len(earlier) - min(2, len(answers))
     shown = asked if len(asked) <= room else [*asked[: room - 1], "…"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bivlm.data.containers.arrow import LFS
 from bivlm.data.containers.base import Container, Opened, begins_with
 from bivlm.data.containers.folders import CLONE, FILES, FOLDER, IMAGES, NOTHING
 from bivlm.data.containers.hub import is_hub_id, open_hub
@@ -21,6 +22,7 @@ PACKED: dict[bytes, str] = {
     b"PK\x03\x04": "a zip archive; unpack it, and give the folder or the data file in it",
     b"\x1f\x8b": "compressed (gzip); unpack it, and give the file or the folder",
     b"%PDF": "a PDF; save its pages as images, and give their folder",
+    LFS: "a pointer of git-lfs; fetch its content with: git lfs pull",
 }
 
 

@@ -127,7 +127,7 @@ def load_files(kind: str, files: list[Path], what: str, **options: Any) -> datas
     pointer = next((place for place in places if begins_with(Path(place), LFS)), None)
     if pointer is not None:
         raise InputError(f"{cut(pointer, 200)} is a pointer of git-lfs; fetch its content with: git lfs pull")
-    with read_errors(f"{what} cannot be read", "replace it, or write it again"), quiet_bars():
+    with read_errors(f"{what} cannot be read", "replace it, or write it again"), quiet():
         loaded = datasets.load_dataset(
             kind, data_files=[glob.escape(place) for place in places], split="train", **options
         )
@@ -136,18 +136,19 @@ def load_files(kind: str, files: list[Path], what: str, **options: Any) -> datas
 
 
 @contextmanager
-def quiet_bars() -> Iterator[None]:
-    """No progress bars of `datasets` inside, unless a terminal watches."""
+def quiet() -> Iterator[None]:
+    """No messages of `datasets` inside, and no progress bars unless a terminal watches."""
     import sys
 
     import datasets
 
-    shown = datasets.are_progress_bars_disabled() or (sys.stderr is not None and sys.stderr.isatty())
-    if shown:
-        yield
-        return
-    datasets.disable_progress_bars()
+    logs, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    if not (sys.stderr is not None and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.enable_progress_bars()
+        datasets.logging.set_verbosity(logs)
+        if bars:
+            datasets.enable_progress_bars()

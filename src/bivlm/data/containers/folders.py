@@ -162,7 +162,7 @@ def _open_nothing(folder: Path) -> Opened:
 
 FOLDER = Container(
     name="image folder",
-    what=f"a folder with {' or '.join(METADATA)}; a split is a folder inside",
+    what="images with metadata.jsonl, metadata.csv or metadata.parquet; a split is a folder inside",
     reads=_has_metadata,
     open=_open_metadata,
 )

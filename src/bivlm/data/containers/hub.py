@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bivlm.data.containers.arrow import quiet_bars, read_errors, rows_of
+from bivlm.data.containers.arrow import quiet, read_errors, rows_of
 from bivlm.data.containers.base import Opened, Rows
 from bivlm.errors import InputError
 
@@ -47,7 +47,7 @@ def _later(name: str, configuration: str | None, split: str) -> Callable[[], Row
     def rows() -> Rows:
         import datasets
 
-        with hub_errors(name), quiet_bars():
+        with hub_errors(name), quiet():
             loaded: Any = datasets.load_dataset(name, configuration, split=split)
         return rows_of(loaded, f"{name}/{split}", Path())
 

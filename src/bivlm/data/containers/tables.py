@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 from bivlm.data.containers.arrow import load_files, rows_of
 from bivlm.data.containers.base import WHOLE, Container, Opened, Rows
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 
 SUFFIXES = (".csv", ".tsv")
 SEPARATORS = (",", ";", "\t")
@@ -20,15 +21,32 @@ def table_of(path: Path, name: str = "") -> Rows:
     shown = name or path.name
     try:
         with path.open("rb") as file:
-            header = file.readline(HEADER_BYTES)
+            header, rest = file.readline(HEADER_BYTES), file.read(HEADER_BYTES)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    if not header.strip():
-        raise InputError(f"{shown} holds no samples; its first line must have the names of the columns")
-    text = header.decode("utf-8", errors="replace")
+    if not header.strip() or not rest.strip():
+        raise InputError(
+            f"{shown} holds no samples; it needs a line with the names of the columns, and one for each"
+            " record"
+        )
+    import datasets
+
+    text = header.decode("utf-8-sig", errors="replace")
     separator = "\t" if path.suffix.lower() == ".tsv" else max(SEPARATORS, key=text.count)
+    names = next(csv.reader([text], delimiter=separator))
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"{shown}: two columns have the same name ({cut(', '.join(names), 200)}); rename one"
+        )
+    texts = datasets.Features({name: datasets.Value("string") for name in names})
     table = load_files(
-        "csv", [path], shown, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        "csv",
+        [path],
+        shown,
+        sep=separator,
+        features=texts,
+        keep_default_na=False,
+        encoding="utf-8-sig",
     )
     return rows_of(
         table,

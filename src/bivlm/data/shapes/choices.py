@@ -123,7 +123,7 @@ SHAPE = Shape(
     name="multiple choice",
     fields=(("question",), (*LISTS, "A")),
     more=("answer", *IMAGES, "hint", "system"),
-    example="ScienceQA, MMBench, MMStar, SEED-Bench, AI2D",
+    example="ScienceQA, MMBench, AI2D",
     matches=_matches,
     samples=_samples,
 )

@@ -19,7 +19,8 @@ from bivlm.types import Sample
 
 ASK_WORDS = "Answer the question using a single word or phrase."
 PLACE = re.compile(r"<image (\d+)>")
-IMAGE = "image_1"
+NAMES = tuple(f"image_{number}" for number in range(1, 8))
+IMAGE = NAMES[0]
 
 
 def _matches(record: Record) -> bool:
@@ -59,15 +60,14 @@ def _in_place(row: Row, text: str) -> list[Part]:
             named.add(name)
         else:
             raise InputError(f"{row.origin}: <image {piece[:9]}> is named, and there is no such image")
-    all_names = [f"image_{number}" for number in range(1, 8)]
-    others = [name for name in all_names if has(row.record, name) and name not in named]
+    others = [name for name in NAMES if has(row.record, name) and name not in named]
     return [*(Pictured(row.record[name], f"'{name}'") for name in others), *parts]
 
 
 SHAPE = Shape(
     name="MMMU",
     fields=(("question",), ("options",), (IMAGE,)),
-    more=("answer", "image_2", "image_7"),
+    more=("answer", *NAMES[1:]),
     example="MMMU, MMMU-Pro",
     matches=_matches,
     samples=_samples,

@@ -90,7 +90,7 @@ SHAPE = Shape(
     name="question and image",
     fields=(IMAGES, ("question",)),
     more=("answers", "answer", "system"),
-    example="VizWiz, DocVQA, ChartQA, POPE, GQA; VQAv2 and TextVQA from the hub",
+    example="VizWiz, DocVQA, POPE; VQAv2 and TextVQA from the hub",
     matches=matches,
     samples=samples,
 )

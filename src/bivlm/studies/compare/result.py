@@ -66,7 +66,8 @@ class ComparisonRow:
 class Comparison:
     """All rows, by rising true bits, full precision and what failed last; and what they were measured with.
 
-    `study`: the rows are the combinations of parts of each preset, in that order.
+    `study`: the rows are the combinations of parts of each preset, in that order. `apart`: no image that was
+    calibrated on is asked about.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -78,6 +79,7 @@ class Comparison:
     machine: str
     command: str
     notes: tuple[str, ...]
+    apart: bool = False
 
     @property
     def packed(self) -> str:

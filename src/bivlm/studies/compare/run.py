@@ -19,6 +19,7 @@ from typing import Any
 
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.source import SourceModel
+from bivlm.data.digests import are_apart
 from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers
 from bivlm.eval.inspection import inspect
@@ -92,6 +93,7 @@ def compare_presets(
         machine=machine_line(machine()),
         command=settings.command,
         notes=_notes(rows, len(set(asked) & set(calibrated)), len(set(calibrated))),
+        apart=are_apart(samples, calibration),
     )
 
 
