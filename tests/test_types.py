@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bivlm.types import LinearStats, Sample
+from bivlm.types import LinearStats, Sample, Turn
 
 A, B = Path("a.png"), Path("b.png")
 
@@ -27,6 +27,13 @@ def test_texts_and_images_stand_in_their_order(sample, parts):
     assert sample.parts == parts
     assert sample.images == tuple(part for part in parts if isinstance(part, Path))
     assert Sample.of(parts).parts == parts
+
+
+def test_the_images_of_earlier_turns_come_first():
+    sample = Sample.of(("Is ", B, "?"), ("no",), group="animals", turns=(Turn((A, "What?"), "A cat."),))
+    assert sample.images == (A, B)
+    assert sample.parts == ("Is ", B, "?")
+    assert (sample.places, sample.group) == ((3,), "animals")
 
 
 def test_one_image_before_the_question_is_the_plain_form():

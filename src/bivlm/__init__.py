@@ -16,6 +16,7 @@ import bivlm_autoload
 if TYPE_CHECKING:
     from bivlm.adapting.run import adapt as adapt
     from bivlm.adapting.settings import AdaptSettings as AdaptSettings
+    from bivlm.data.samples import read_samples as read_samples
     from bivlm.errors import InputError as InputError
     from bivlm.eval.answer import answer as answer
     from bivlm.eval.inspection import inspect as inspect
@@ -56,6 +57,7 @@ _HOME = {
     "load_recipe": "bivlm.job.recipe",
     "prune": "bivlm.pruning.apply",
     "quantize": "bivlm.job.run",
+    "read_samples": "bivlm.data.samples",
 }
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "load_recipe",
     "prune",
     "quantize",
+    "read_samples",
 ]
 
 bivlm_autoload.init()

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:  # the commands that only read data start without torch
+    from torch import Tensor
 
 PartName = Literal["vision", "projector", "language"]
 PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
@@ -29,6 +31,19 @@ Picture = Path | Image.Image  # a path is opened when it is needed, so a large s
 
 
 @dataclass(frozen=True)
+class Turn:
+    """An earlier question of a conversation, its texts and images in their order, and its answer."""
+
+    parts: tuple[str | Picture, ...]
+    answer: str
+
+    @property
+    def images(self) -> tuple[Picture, ...]:
+        """The images in their order."""
+        return tuple(part for part in self.parts if not isinstance(part, str))
+
+
+@dataclass(frozen=True)
 class Sample:
     """One question, the images that it is about, and what people answered.
 
@@ -37,8 +52,9 @@ class Sample:
     ten) for VQA accuracy. `origin` says where the sample came from ("vqa.jsonl:12"); error messages name it.
     `system` is a system prompt. `places` says how many characters of the question come before each image,
     ascending; left out, all images come first (`Sample.of` makes a sample from texts and images in order).
-    `group` is what a result is also told by: a subtask, an ability, a kind of question. Raises ValueError for
-    places that do not fit the images and the question.
+    `group` is what a result is also told by: a subtask, an ability, a kind of question. `turns` are the
+    earlier turns of the conversation; their images are their own. Raises ValueError for places that do not
+    fit the images and the question.
     """
 
     image: Picture | Sequence[Picture] | None
@@ -48,13 +64,14 @@ class Sample:
     system: str = ""
     places: tuple[int, ...] = ()
     group: str = ""
+    turns: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
-        fit = len(self.places) == len(self.images) and list(self.places) == sorted(self.places)
+        count = len(self._own)
+        fit = len(self.places) == count and list(self.places) == sorted(self.places)
         if self.places and not (fit and self.places[0] >= 0 and self.places[-1] <= len(self.question)):
             raise ValueError(
-                f"places {self.places} do not fit {len(self.images)} images in {len(self.question)}"
-                " characters"
+                f"places {self.places} do not fit {count} images in {len(self.question)} characters"
             )
 
     @classmethod
@@ -64,6 +81,8 @@ class Sample:
         answers: tuple[str, ...] = (),
         origin: str = "",
         system: str = "",
+        group: str = "",
+        turns: tuple[Turn, ...] = (),
     ) -> Sample:
         """A sample from texts and images in their order; the texts together are its question."""
         question, images, places = "", [], []
@@ -74,21 +93,26 @@ class Sample:
                 images.append(part)
                 places.append(len(question))
         image = None if not images else images[0] if len(images) == 1 else tuple(images)
-        return cls(image, question, answers, origin, system, tuple(places) if any(places) else ())
+        kept = tuple(places) if any(places) else ()
+        return cls(image, question, answers, origin, system, kept, group, turns)
 
     @property
     def images(self) -> tuple[Picture, ...]:
-        """The images in their order."""
+        """The images in their order, those of the earlier turns first."""
+        return (*(image for turn in self.turns for image in turn.images), *self._own)
+
+    @property
+    def _own(self) -> tuple[Picture, ...]:
         if self.image is None:
             return ()
         return (self.image,) if isinstance(self.image, Path | Image.Image) else tuple(self.image)
 
     @property
     def parts(self) -> tuple[str | Picture, ...]:
-        """Texts and images in their order; no text is empty."""
+        """Texts and images of the question in their order; no text is empty."""
         found: list[str | Picture] = []
         start = 0
-        for image, place in zip(self.images, self.places or (0,) * len(self.images), strict=True):
+        for image, place in zip(self._own, self.places or (0,) * len(self._own), strict=True):
             found += [self.question[start:place], image]
             start = place
         return tuple(part for part in (*found, self.question[start:]) if part != "")

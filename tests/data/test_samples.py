@@ -148,7 +148,7 @@ def test_all_missing_images_are_counted_before_anything_starts(folder: Path):
     assert (
         refusal(file)
         == f"vqa.jsonl:2: there is no image file {folder / 'no.png'} (and 1 more lines name images that are"
-        " not there); paths are relative to the folder of the JSONL file"
+        " not there); paths are relative to the folder of the data file, or to --data-root"
     )
 
 
@@ -168,19 +168,12 @@ def test_an_empty_file_is_refused(content: bytes, folder: Path):
 
 def test_a_missing_source_is_refused_with_what_there_could_be(tmp_path: Path):
     assert refusal(tmp_path / "no.jsonl").startswith(
-        f"there is no data set {tmp_path / 'no.jsonl'}; give easy-vqa, a JSONL file"
+        f"there is no data set {tmp_path / 'no.jsonl'}; give easy-vqa, a file (JSON, JSONL"
     )
 
 
 def test_an_image_as_source_is_refused(folder: Path):
     assert "red.png:1: not a text in UTF-8" in refusal(folder / "red.png")
-
-
-def test_a_split_says_nothing_to_a_set_that_has_none(folder: Path):
-    file = write_lines(folder / "vqa.jsonl", row())
-    assert read_samples(file, split="test") == read_samples(file)
-    write_lines(folder / "metadata.jsonl", row())
-    assert read_samples(folder, split="test") == read_samples(folder)
 
 
 # ---- folders
@@ -206,14 +199,14 @@ def test_splits_of_a_folder_are_folders(folder: Path):
     assert read_samples(folder, split="test")[0].origin == f"{folder.name}/test/metadata.jsonl:1"
     assert (
         refusal(folder)
-        == f"{folder} has the splits test, train; give the folder of one of them, such as {folder / 'test'}"
+        == f"{folder} has the splits test, train; choose one with --split (split= in Python), such as test"
     )
     assert "has the splits test, train and no 'dev'" in refusal(folder, split="dev")
     assert [sample.question for sample in read_samples(folder / "train")] == ["train?"]
 
 
-def test_a_folder_without_metadata_is_refused(folder: Path):
-    assert "holds neither metadata.jsonl nor a Hugging Face data set" in refusal(folder)
+def test_an_empty_folder_is_refused(tmp_path: Path):
+    assert "holds no data: neither metadata.jsonl nor parquet" in refusal(tmp_path)
 
 
 # ---- easy-VQA

@@ -139,7 +139,7 @@ def test_its_data_has_questions_and_no_images(tmp_path):
     ]
     assert all(sample.image is None for sample in read_samples("easy-vqa", limit=3, images=False))
     source = tiny_language_model("llama", tmp_path / "source")
-    out = quantize(source, tmp_path / "out", data=tmp_path / "questions.jsonl")
+    out = quantize(source, tmp_path / "out", data=samples)
     assert json.loads((out / "config.json").read_text())["quantization_config"]["calibration_samples"] == 2
 
 

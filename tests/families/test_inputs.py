@@ -14,7 +14,7 @@ from bivlm.errors import InputError
 from bivlm.families import family_of
 from bivlm.families.inputs import forward_arguments
 from bivlm.families.prompts import prompt_text
-from bivlm.types import Sample
+from bivlm.types import Sample, Turn
 from tiny import MEMBERS, TEXT_LIMIT, each, tiny_config, tiny_processor, tiny_samples
 
 PROMPTS = {member.name: member.prompt for member in MEMBERS}
@@ -250,6 +250,36 @@ def test_a_system_prompt_takes_the_form_of_the_template(template: str, shown: st
 def test_a_place_of_an_image_in_the_system_prompt_is_refused():
     with pytest.raises(InputError, match="the system prompt holds <image>"):
         ask("llava", replace(tiny_samples(1)[0], system="See <image>"))
+
+
+def conversation() -> Sample:
+    """Two turns before the question, an image in the first and in the last."""
+    image = tiny_samples(1)[0].image
+    turns = (Turn((image, "What is here?"), "Akite"), Turn(("And its size?",), "Tiny!"))
+    return Sample(image, "Is it red?", turns=turns)
+
+
+@pytest.mark.parametrize("kind", each())
+def test_earlier_turns_stand_before_the_question_or_are_refused(kind: str):
+    sample = conversation()
+    processor, family = tiny_processor(kind), family_of(tiny_config(kind))
+    if processor.chat_template is None:
+        with pytest.raises(InputError, match="no place for earlier turns"):
+            prompt_text(processor, family, sample)
+        return
+    text = prompt_text(processor, family, sample)
+    places = [text.find(part) for part in ("What is here?", "Akite", "And its size?", "Tiny!", "Is it red?")]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_a_template_without_earlier_turns_and_a_place_in_one_are_refused():
+    processor = tiny_processor("llava")
+    processor.chat_template = "{{ messages[-1]['content'][-1]['text'] }} Akite <image><image>"
+    with pytest.raises(InputError, match="does not show the earlier turns"):
+        prompt_text(processor, family_of("llava"), conversation())
+    with pytest.raises(InputError, match="the earlier turn holds <image>"):
+        ask("llava", Sample(None, "Is it red?", turns=(Turn(("See <image>",), "A"),)))
 
 
 def test_as_many_images_as_samples():

@@ -125,6 +125,8 @@ def test_a_budget_by_gradients_is_held_and_gives_sensitive_linears_more(source: 
         source, tmp_path / "out", "trellis-2", bits=2, settings={"budget_from": "gradients"}, events=told
     )
     assert PREDICTING in {what for what, _, _ in told.steps}
+    remembered = json.loads((out / "bivlm_calibration.json").read_text())
+    assert len(set(remembered["questions"])) == len(SAMPLES)
     report = json.loads((out / "bivlm_report.json").read_text())
     weights = sum(row["weights"] for row in report.values())
     assert sum(8 * row["stored_bytes"] for row in report.values()) / weights <= 2.0

@@ -235,18 +235,25 @@ def test_bytes_in_a_saved_data_set_are_read_as_listed_formats_alone(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[{"image": "a.png", "question": "q"}]', "d.jsonl:1: a JSON array; write each of its entries"),
-        ('[\n {"image": "a.png"}\n]', "d.jsonl:1: the beginning of a JSON array"),
-        ('{\n "image": "a.png"\n}', "d.jsonl:1: the beginning of an object over several lines"),
+        (
+            '[{"image": "a.png", "question": "q", "answer": 1}, 3]',
+            "d.jsonl[1]: each entry must be an object, and is the",
+        ),
+        ('[\n {"image": "a.png", "question": "q"}', "d.jsonl:2: not JSON (Expecting ',' delimiter at column"),
+        ('{\n "image": "a.png", "que": "q"\n}', "d.jsonl[0]: neither 'answer' nor 'answers' is there"),
+        ('{\n "rows": [1], "que": "q"\n}', "d.jsonl is an object with no list of records (it has rows, que)"),
         (
             '{"image": "a.png", "conversations": [{"from": "human"}]}',
-            "a LLaVA conversation, which is not read",
+            "d.jsonl:1: 'value' of a turn must be a text, and is null",
         ),
-        ('{"image": "a.png", "messages": [{"role": "user"}]}', "a chat with messages, which is not read"),
+        (
+            '{"image": "a.png", "messages": [{"role": "tool"}]}',
+            "d.jsonl:1: a turn of 'messages' is from 'tool'",
+        ),
         ('{"images": "a.png", "question": "q"}', "'images' must be a list of texts, and is a str"),
         ('{"images": [1], "question": "q"}', "an entry of 'images' must be a text, and is the number 1"),
         ('{"images": [], "image": "a.png", "question": "q"}', "both 'image' and 'images' are there"),
-        ('{"image": ["a.png"], "question": "q"}', "'image' must be a text, and is a list"),
+        ('{"image": [["a.png"]], "question": "q"}', "an entry of 'image' must be a text, and is a list"),
         ('{"image": {"bytes": "AAAA"}, "question": "q"}', "'image' must be a text, and is an object"),
         ("[" * 100_000, "d.jsonl:1: not JSON"),
         ('{"x": ' + "9" * 5000 + "}", "d.jsonl:1: not JSON"),
@@ -266,9 +273,9 @@ def test_the_shape_of_a_file_is_named(text: str, said: str, tmp_path: Path):
 
 
 def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from bivlm.data import lines
+    from bivlm.data.containers import json_lines
 
-    monkeypatch.setattr(lines, "LINE_BYTES", 100)
+    monkeypatch.setattr(json_lines, "LINE_BYTES", 100)
     (tmp_path / "d.jsonl").write_text('{"image": "' + "a" * 1000)
     with pytest.raises(InputError, match=r"d\.jsonl:1: a line of over 0 MiB"):
         read_samples(tmp_path / "d.jsonl")

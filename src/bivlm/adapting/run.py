@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,14 @@ def adapt(
     samples: int = 512,
     data_root: str | Path | None = None,
     trust_remote_code: bool = False,
+    split: str | None = "train",
+    columns: Mapping[str, str] | None = None,
     events: Events = SILENT,
 ) -> Adapted:
     """Train a low-rank adapter next to the packed linears of `model`, and write it to the folder `out`.
 
-    `data` are samples, or a data set of which `samples` are drawn. Without a `teacher` the model learns their
+    `data` are samples, or a data set of which `samples` are drawn; `data_root`, `split` and `columns` are
+    those of `read_samples`. Without a `teacher` the model learns their
     answers; with one, the full-precision model, it learns to answer as that does. Every fourth sample is held
     out and judges. `events` receives the progress. The same command continues interrupted work. Raises
     InputError for a model that bivlm did not pack, for samples that cannot be asked, and for an `out` that
@@ -105,7 +108,13 @@ def adapt(
         folder,
         base_identity(folder),
         family,
-        _samples(data, samples, settings, family, teacher, data_root),
+        _samples(
+            data,
+            settings,
+            family,
+            teacher,
+            {"limit": samples, "data_root": data_root, "split": split, "columns": columns, "events": events},
+        ),
         None if teacher is None else resolve_model(teacher, trust_remote_code),
         settings,
         events,
@@ -123,25 +132,24 @@ def adapt(
 
 def _samples(
     data: str | Path | Sequence[Sample],
-    count: int,
     settings: AdaptSettings,
     family: Family,
     teacher: str | Path | None,
-    data_root: str | Path | None,
+    reading: Mapping[str, Any],
 ) -> list[Sample]:
-    """The samples, checked. InputError if they are too few, or have no answers and need them."""
+    """The samples, checked; `reading` are arguments of `read_samples`. InputError if they are too few, or
+    have no answers and need them.
+    """
     needed = teacher is None or settings.given_answers
     if settings.given_answers and teacher is None:
         raise InputError("given answers are what is learned without a teacher; leave one of the two out")
     if isinstance(data, str | Path):
         chosen = read_samples(
             data,
-            split="train",
-            limit=count,
             seed=settings.seed,
             answers_required=needed,
             images=family.reads_images,
-            data_root=data_root,
+            **reading,
         )
     else:
         chosen = list(data)

@@ -30,7 +30,8 @@ from bivlm.errors import InputError
 
 JOB_FOLDER = ".bivlm-job"
 REPORT_NAME = "bivlm_report.json"
-_OURS = {"config.json", INDEX_NAME, REPORT_NAME, "README.md", "README.original.md"}
+CALIBRATION_NAME = "bivlm_calibration.json"  # the questions of the calibration, by digest
+_OURS = {"config.json", INDEX_NAME, REPORT_NAME, CALIBRATION_NAME, "README.md", "README.original.md"}
 # what bivlm copied from a source into a folder of format 1, which has no list of its files: these names, for
 # anything else may be the user's
 _COPIED = (

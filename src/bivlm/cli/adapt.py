@@ -11,15 +11,19 @@ from bivlm.cli.shared import (
     DATA_HELP,
     MAIN,
     MORE,
+    ColumnsOption,
     DataRootOption,
     JsonOption,
     ModelArgument,
     SeedOption,
+    SplitOption,
     TrustOption,
+    columns_of,
     command,
     out_console,
     print_json,
     quiet_libraries,
+    split_of,
 )
 
 if TYPE_CHECKING:
@@ -103,6 +107,8 @@ def adapt(
     batch_size: BatchOption = 8,
     given_answers: GivenOption = False,
     seed: SeedOption = 0,
+    split: SplitOption = None,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
@@ -138,6 +144,8 @@ def adapt(
             samples=samples,
             data_root=data_root,
             trust_remote_code=trust_remote_code,
+            split=split_of(split, "train"),
+            columns=columns_of(columns),
             events=events,
         )
     if json_:

@@ -59,7 +59,7 @@ def ask(
 ) -> None:
     """Ask a model, packed or not, a question about an image, several images, or none."""
     quiet_libraries()
-    from bivlm.data.rows import check_text
+    from bivlm.data.fields import check_text
     from bivlm.eval.answer import answer
     from bivlm.loading import load
 

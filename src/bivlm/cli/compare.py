@@ -13,6 +13,7 @@ from bivlm.cli.shared import (
     MORE,
     PRESETS_HELP,
     BatchOption,
+    ColumnsOption,
     DataRootOption,
     JsonOption,
     LimitOption,
@@ -20,6 +21,7 @@ from bivlm.cli.shared import (
     PartsOption,
     TokensOption,
     TrustOption,
+    columns_of,
     command,
     command_line,
     out_console,
@@ -99,6 +101,7 @@ def compare(
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 16,
     keep_models: KeepModelsOption = False,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
@@ -120,19 +123,34 @@ def compare(
     if not parts_study:
         require_matplotlib()
     recipes = [load_recipe(preset) for preset in split_presets(presets or [])]
+    shown, names = Shown(), columns_of(columns)
     samples = read_samples(
-        data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
+        data,
+        split="test",
+        limit=limit,
+        seed=seed,
+        answers_required=True,
+        data_root=data_root,
+        columns=names,
+        events=shown,
     )
     calibrates = any(recipe.needs_data for recipe in recipes)
     drawn = [
         (
-            read_samples(data, split="train", limit=calibration, seed=seed + draw, data_root=data_root)
+            read_samples(
+                data,
+                split="train",
+                limit=calibration,
+                seed=seed + draw,
+                data_root=data_root,
+                columns=names,
+            )
             if calibrates
             else []
         )
         for draw in range(seeds if calibrates else 1)
     ]
-    with Shown() as events:
+    with shown as events:
         found = compare_presets(
             model,
             recipes,

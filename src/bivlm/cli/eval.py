@@ -12,6 +12,7 @@ from bivlm.cli.shared import (
     MORE,
     AdapterOption,
     BatchOption,
+    ColumnsOption,
     DataOption,
     DataRootOption,
     JsonOption,
@@ -21,13 +22,16 @@ from bivlm.cli.shared import (
     ModelArgument,
     PruneOption,
     SeedOption,
+    SplitOption,
     TokensOption,
     TrustOption,
     chosen_pruning,
+    columns_of,
     command,
     out_console,
     print_json,
     quiet_libraries,
+    split_of,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +73,14 @@ ShuffleOption = Annotated[
         "--shuffle-images", help="control: ask every question about another image", rich_help_panel=MORE
     ),
 ]
+KeepSeenOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-seen",
+        help="ask the questions too on which the packed model was calibrated; without it they are left out",
+        rich_help_panel=MORE,
+    ),
+]
 
 
 @command(
@@ -94,6 +106,9 @@ def evaluate(
     min_pixels: MinPixelsOption = None,
     scorer: ScorerOption = None,
     shuffle_images: ShuffleOption = False,
+    keep_seen: KeepSeenOption = False,
+    split: SplitOption = None,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
@@ -106,6 +121,7 @@ def evaluate(
     from bivlm.eval.folder import check_free, model_size, write_evaluation
     from bivlm.eval.measure import measure
     from bivlm.eval.scoring import BY_REFERENCES, scorer_named
+    from bivlm.eval.seen import unseen
     from bivlm.studies.picture import require_matplotlib
     from bivlm.studies.reliability import reliability_plot
 
@@ -114,12 +130,22 @@ def evaluate(
         check_free(out)
         if confidence:
             require_matplotlib()
+    shown = Shown()
     chosen = read_samples(
-        data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
+        data,
+        split=split_of(split, "test"),
+        limit=limit,
+        seed=seed,
+        answers_required=True,
+        data_root=data_root,
+        columns=columns_of(columns),
+        events=shown,
     )
+    if not keep_seen:
+        chosen = unseen(model, chosen, shown)
     if shuffle_images:
         chosen = shuffled(chosen, seed)
-    with Shown() as events:
+    with shown as events:
         result = measure(
             model,
             chosen,

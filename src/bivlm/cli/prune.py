@@ -10,14 +10,17 @@ import typer
 from bivlm.cli.shared import (
     MORE,
     BatchOption,
+    ColumnsOption,
     DataOption,
     DataRootOption,
     JsonOption,
     LimitOption,
     ModelArgument,
     SeedOption,
+    SplitOption,
     TokensOption,
     TrustOption,
+    columns_of,
     command,
     command_line,
     numbers,
@@ -25,6 +28,7 @@ from bivlm.cli.shared import (
     print_json,
     pruner_names,
     quiet_libraries,
+    split_of,
     words,
 )
 
@@ -102,6 +106,8 @@ def prune(
     seed: SeedOption = 0,
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 16,
+    split: SplitOption = None,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
@@ -127,10 +133,18 @@ def prune(
         else numbers(layers, int, "--layers", "block numbers: 2,5,10")
     )
     prunings = _prunings(pruners, sites, depth, keep, tokens)
+    shown = Shown()
     samples = read_samples(
-        data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
+        data,
+        split=split_of(split, "test"),
+        limit=limit,
+        seed=seed,
+        answers_required=True,
+        data_root=data_root,
+        columns=columns_of(columns),
+        events=shown,
     )
-    with Shown() as events:
+    with shown as events:
         found = study_pruning(
             model,
             prunings,

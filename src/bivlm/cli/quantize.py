@@ -15,6 +15,7 @@ from bivlm.cli.shared import (
     MAIN,
     MORE,
     PRUNE_HELP,
+    ColumnsOption,
     DataRootOption,
     JsonOption,
     MaxPixelsOption,
@@ -22,12 +23,15 @@ from bivlm.cli.shared import (
     ModelArgument,
     PartsOption,
     SeedOption,
+    SplitOption,
     TrustOption,
+    columns_of,
     command,
     note,
     out_console,
     print_json,
     quiet_libraries,
+    split_of,
     words,
 )
 from bivlm.job.presets import DEFAULT_PRESET
@@ -168,6 +172,8 @@ def quantize(
     data: CalibrationOption = None,
     samples: SamplesOption = 32,
     seed: SeedOption = 0,
+    split: SplitOption = None,
+    columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     prune: DefaultPruningOption = None,
     max_pixels: MaxPixelsOption = None,
@@ -187,6 +193,7 @@ def quantize(
     continues where it was.
     """
     quiet_libraries()
+    from bivlm.cli.progress import Shown
     from bivlm.job.request import make_request
     from bivlm.job.run import calibration_samples, prepare
     from bivlm.settings import parse_settings
@@ -213,7 +220,17 @@ def quantize(
         if json_:
             print_json({**asdict(prepared.expected), "warning": warning})
         return
-    _pack(prepared, out, calibration_samples(prepared, data or (), samples, seed, data_root), overwrite)
+    drawn = calibration_samples(
+        prepared,
+        data or (),
+        samples,
+        seed,
+        data_root,
+        split=split_of(split, "train"),
+        columns=columns_of(columns),
+        events=Shown(),
+    )
+    _pack(prepared, out, drawn, overwrite)
     _show_packed(out, json_, trust_remote_code)
 
 

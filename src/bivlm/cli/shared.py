@@ -68,8 +68,9 @@ def pruner_names() -> list[str]:
 
 
 DATA_HELP = (
-    "questions: a JSONL file (image, question, answer or answers), a folder with metadata.jsonl, a saved"
-    " Hugging Face dataset, or easy-vqa"
+    "questions: a file (JSON, JSONL, CSV, TSV, parquet), a folder (images, data files, a clone from the hub,"
+    " a saved Hugging Face data set), OWNER/NAME of the hub, or easy-vqa; `bivlm data` shows what would be"
+    " read"
 )
 PRESETS_HELP = (
     "presets or recipe files, separated by commas; may be repeated. Settings follow a colon:"
@@ -94,6 +95,29 @@ DataRootOption = Annotated[
         "--data-root",
         metavar="FOLDER",
         help="refuse image paths of the data that lead out of this folder",
+        show_default=False,
+        rich_help_panel=MORE,
+    ),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="FIELD=COLUMN,…",
+        help="the data's own names of fields: question=query,answer=label",
+        show_default=False,
+        rich_help_panel=MORE,
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="NAME",
+        help=(
+            "which split of the data to read, or all; left out: test to ask, train to calibrate and to learn"
+            " from. Data without splits is divided, a quarter of its images against the others"
+        ),
         show_default=False,
         rich_help_panel=MORE,
     ),
@@ -162,6 +186,19 @@ def numbers(text: str, kind: type[Number], option: str, like: str) -> list[Numbe
         return [kind(word) for word in words(text)]
     except ValueError as error:
         raise InputError(f"{option} is {text!r}; give {like}") from error
+
+
+def columns_of(text: str | None) -> dict[str, str]:
+    """ "question=query,answer=label" as a dictionary. Raises InputError that says how it is written."""
+    pairs = [word.partition("=") for word in words(text)] if text is not None else []
+    if not all(field.strip() and column.strip() for field, _, column in pairs):
+        raise InputError(f"--columns is {text!r}; give FIELD=COLUMN,…: question=query,answer=label")
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def split_of(text: str | None, purpose: str) -> str | None:
+    """The argument of `read_samples` for --split: `purpose` if it is left out, None for "all"."""
+    return purpose if text is None else None if text == "all" else text
 
 
 def command_line() -> str:

@@ -5,11 +5,16 @@ stored.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+
+from PIL import ImageFile
 
 from bivlm.data.files import file_digest
 from bivlm.data.images import open_image
 from bivlm.types import Picture, Sample
+
+SHORT = 16  # hexadecimal digits that a folder remembers of each question
 
 
 class Digests:
@@ -19,9 +24,12 @@ class Digests:
         self._known: dict[Path, str] = {}
 
     def of_image(self, picture: Picture, origin: str) -> str:
-        """Equal for images of the same content: the bytes of a file, the pixels of an image in memory. Raises
-        InputError, naming `origin`, for an image that cannot be read.
+        """Equal for images of the same content: the bytes of a file, also where a data set holds them; the
+        pixels of a decoded image. Raises InputError, naming `origin`, for an image that cannot be read.
         """
+        if isinstance(picture, ImageFile.ImageFile) and picture.fp is not None and picture.tile:
+            picture.fp.seek(0)
+            return hashlib.sha256(picture.fp.read()).hexdigest()
         if not isinstance(picture, Path):
             image = open_image(picture, origin)
             return f"{image.size} {hashlib.sha256(image.tobytes()).hexdigest()}"
@@ -35,7 +43,42 @@ class Digests:
         return hashlib.sha256(repr(images).encode()).hexdigest()[:16] if images else ""
 
     def of_sample(self, sample: Sample) -> str:
-        """Equal for samples of the same question, answers, images, places and system prompt."""
+        """Equal for samples of the same question, answers, images, places, system prompt and earlier
+        turns.
+        """
         images = [self.of_image(picture, sample.origin) for picture in sample.images]
         content = (sample.question, sample.answers, images, sample.places, sample.system)
-        return hashlib.sha256(repr(content).encode()).hexdigest()
+        earlier = (_earlier(sample),) if sample.turns else ()
+        return hashlib.sha256(repr((*content, *earlier)).encode()).hexdigest()
+
+    def of_question(self, sample: Sample, with_images: bool = True) -> str:
+        """SHORT digits, equal for the same question about the same images after the same turns, whatever its
+        answers. `with_images` False is for a model that reads none.
+        """
+        images = [self.of_image(picture, sample.origin) for picture in sample.images if with_images]
+        content = (sample.question, images, sample.system, _earlier(sample))
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:SHORT]
+
+    def apart(self, sample: Sample) -> list[str]:
+        """What a sample must not share with one on the other side of a split: its images, or its question
+        where it has none. 64 hexadecimal digits each.
+        """
+        shared = [self.of_image(picture, sample.origin) for picture in sample.images]
+        return [hashlib.sha256(one.encode()).hexdigest() for one in shared or [f"? {sample.question}"]]
+
+
+def are_apart(asked: Iterable[Sample], calibrated: Iterable[Sample]) -> bool:
+    """Whether no image that was calibrated on is asked about, nor a question without one; False if nothing
+    was calibrated on.
+    """
+    digests = Digests()
+    first, second = (
+        {one for sample in some for one in digests.apart(sample)} for some in (asked, calibrated)
+    )
+    return bool(second) and not first & second
+
+
+def _earlier(sample: Sample) -> list[tuple[str, str]]:
+    return [
+        ("".join(part for part in turn.parts if isinstance(part, str)), turn.answer) for turn in sample.turns
+    ]

@@ -1,20 +1,20 @@
-"""Questions about images with their answers, from several kinds of sources.
+"""Questions about images with their answers, from every kind of source.
 
     read_samples("easy-vqa", split="train")     the set that comes with the extra `demo`
-    read_samples("vqa.jsonl")                   one JSON object a line (rows.py says what it holds); image
-                                                paths relative to the file, or data URIs
-    read_samples("photos/")                     a folder with metadata.jsonl, images named by `file_name` or
-                                                `image`; a split is a folder inside
-    read_samples("saved/")                      a Hugging Face data set that `save_to_disk` wrote
+    read_samples("vqa.jsonl")                   a file: JSON, JSON lines, CSV, TSV, parquet
+    read_samples("photos/")                     a folder: of images, of data files, a clone from the hub, what
+                                                `save_to_disk` wrote
+    read_samples("owner/name")                  a data set of the hub
 
-Everything is checked before anything is returned, including that the image files exist. An image is decoded
-when it is needed (images.py).
+`containers` says how records are stored, `shapes` what they mean. JSON and JSON lines are checked as a whole
+before anything is returned, including that the image files exist; of other sets the rows that are read. An
+image is decoded when it is needed (images.py).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
@@ -22,15 +22,19 @@ from typing import cast, get_args
 from PIL import Image
 
 from bivlm.data.builtin import Split, easy_vqa
+from bivlm.data.containers import Opened, open_set
+from bivlm.data.containers.base import WHOLE, Rows
 from bivlm.data.digests import Digests
-from bivlm.data.files import because, check_root, why_no_file, why_no_folder
-from bivlm.data.lines import read_lines
-from bivlm.data.saved import is_saved_dataset, read_saved, split_wanted
-from bivlm.errors import InputError, cut
+from bivlm.data.files import check_root
+from bivlm.data.halves import TEST, TRAIN, Halves, halves_of
+from bivlm.data.places import Look
+from bivlm.data.reading import Missing, Reader, checked_columns
+from bivlm.errors import InputError
+from bivlm.events import SILENT, Events
 from bivlm.types import Picture, Sample
 
 EASY_VQA = "easy-vqa"
-METADATA = "metadata.jsonl"
+STANDS_IN = {TEST: ("testing", "validation", "valid", "val", "dev"), TRAIN: ("training",)}
 
 
 def read_samples(
@@ -41,42 +45,107 @@ def read_samples(
     seed: int = 0,
     answers_required: bool = False,
     images: bool = True,
+    image_required: bool = False,
     data_root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    events: Events = SILENT,
 ) -> list[Sample]:
     """The samples of a data set, in its order; with `limit`, a random subset of that many, the same for the
     same `seed`.
 
-    `split` chooses a part of a set that has parts ("test" is the default of easy-vqa); it is ignored for a
-    set without parts. `answers_required` refuses samples without an answer; `images` False reads questions
-    alone, for a language model. With `data_root`, the images that a data file names must lie in that folder,
-    links followed; images inside the file itself are no paths. Raises InputError, naming the file and the
-    line, for anything that is missing, empty, damaged or of a wrong type.
+    `split` chooses a part of a set that has parts ("test" is the default of easy-vqa). A set without parts is
+    read whole if `split` is None; its "train" and "test" are a quarter and three quarters of it, apart by the
+    content of its images (halves.py). `answers_required` refuses samples without an answer; `images` False
+    reads questions alone, for a language model; `image_required` leaves out questions without an image. With
+    `data_root`, the images that a data file names must lie in that folder, links followed; images inside the
+    file itself are no paths. `columns` gives the set's own names of fields: {"question": "query"}. `events`
+    hears how the set was divided. Raises InputError, naming the file and the line, for anything that is
+    missing, empty, damaged or of a wrong type.
     """
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} samples leaves nothing to do; give 1 or more")
-    path, root = Path(source), check_root(data_root)
     if source == EASY_VQA:
-        chosen = _subset(_easy_vqa("test" if split is None else split), limit, seed)
+        chosen = _subset(_easy_vqa(TEST if split is None else split), limit, seed)
         return chosen if images else _without_images(chosen)
-    wrong = why_no_folder(path) and why_no_file(path)
-    if wrong:
-        raise InputError(
-            f"there is no data set {cut(str(source), 200)}{because(wrong)}; give {EASY_VQA}, a JSONL file, a"
-            f" folder with {METADATA}, or a data set saved on disk"
+    opened = open_set(source)
+    rows, divided = choose_split(opened, split, str(source), events)
+    reader = reader_of(rows, data_root, columns, images=images, answers_required=answers_required)
+    if rows.is_checked and (limit is not None or divided):  # else every row is read below
+        reader.check()
+    halves = None
+    if divided:
+        halves = halves_of(reader.all, str(source), Digests())
+        events.say(halves.told(str(source)))
+
+    def accepts(sample: Sample) -> bool:
+        return (halves is None or halves.has(sample, str(split))) and bool(
+            sample.images or not image_required
         )
-    if path.is_dir() and is_saved_dataset(path):
-        chosen = read_saved(
-            path,
-            split,
-            lambda count: _chosen(count, limit, seed),
-            answers_required=answers_required,
-            root=root,
-        )
-        return chosen if images else _without_images(chosen)
-    samples = read_lines(
-        _metadata_file(path, split), path, answers_required=answers_required, images=images, root=root
+
+    found = reader.drawn(limit, seed, accepts)
+    if not found:
+        raise InputError(_why_nothing(rows, split, halves, image_required))
+    missing = Missing()
+    for sample in found:
+        missing.look_at(sample)
+    missing.check()
+    return found
+
+
+def choose_split(
+    opened: Opened, split: str | None, source: str, events: Events = SILENT
+) -> tuple[Rows, bool]:
+    """The rows of a split, and whether they are to be divided into halves for calibration and testing. Raises
+    InputError for a split that is not there.
+    """
+    splits = opened.splits
+    names = list(splits)
+    if names == [WHOLE] or (len(names) == 1 and names[0] in (TRAIN, *STANDS_IN[TRAIN])):
+        if split not in (None, TRAIN, TEST, names[0]):
+            raise InputError(
+                f"{source} has no splits, and so no {split!r}; leave --split out, or read everything with"
+                " --split all"
+            )
+        return splits[names[0]](), split in (TRAIN, TEST)
+    if split is None and len(names) == 1:
+        return splits[names[0]](), False
+    if split in splits:
+        return splits[split](), False
+    near = next((name for name in STANDS_IN.get(str(split), ()) if name in splits), None)
+    if near is not None:
+        events.say(f"{source} has no split {split!r}: {near!r} is read")
+        return splits[near](), False
+    asked = "" if split is None else f" and no {split!r}"
+    raise InputError(
+        f"{source} has the splits {', '.join(names)}{asked}; choose one with --split (split= in Python), such"
+        f" as {names[0]}"
     )
-    return _subset(samples, limit, seed)
+
+
+def reader_of(
+    rows: Rows,
+    data_root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    images: bool = True,
+    answers_required: bool = False,
+) -> Reader:
+    """The reader of a split."""
+    look = Look(rows.folder, check_root(data_root), rows.bare_base64, images)
+    return Reader(rows, look, checked_columns(columns), answers_required)
+
+
+def _why_nothing(rows: Rows, split: str | None, halves: Halves | None, image_required: bool) -> str:
+    """What is wrong if no sample is left."""
+    if image_required:
+        return (
+            f"{rows.name}: no question is about an image, and only such questions are wanted; give other data"
+        )
+    if halves is not None:
+        return (
+            f"{rows.name} has no splits, and nothing is left for {split!r}; read everything with --split all"
+        )
+    return f"{rows.name} holds no samples"
 
 
 def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
@@ -110,8 +179,14 @@ def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
 
 def _with_images(sample: Sample, images: Sequence[Picture]) -> Sample:
     """The same question about other images, as many."""
+    left = iter(images)
+    turns = tuple(
+        replace(turn, parts=tuple(part if isinstance(part, str) else next(left) for part in turn.parts))
+        for turn in sample.turns
+    )
+    own = tuple(left)
     alone = isinstance(sample.image, Path | Image.Image)
-    return replace(sample, image=None if sample.image is None else images[0] if alone else tuple(images))
+    return replace(sample, image=None if sample.image is None else own[0] if alone else own, turns=turns)
 
 
 def _without_images(samples: Sequence[Sample]) -> list[Sample]:
@@ -137,20 +212,4 @@ def _chosen(count: int, limit: int | None, seed: int) -> Sequence[int]:
         range(count)
         if limit is None or limit >= count
         else sorted(random.Random(seed).sample(range(count), limit))
-    )
-
-
-def _metadata_file(path: Path, split: str | None) -> Path:
-    """The JSONL file of a source that is of no other kind."""
-    if path.is_file():
-        return path
-    splits = sorted(inner.parent.name for inner in path.glob(f"*/{METADATA}"))
-    if split in splits:
-        return path / str(split) / METADATA
-    if (path / METADATA).is_file():
-        return path / METADATA
-    if splits:
-        raise InputError(split_wanted(path, splits, split))
-    raise InputError(
-        f"{path} holds neither {METADATA} nor a Hugging Face data set saved on disk (datasets' save_to_disk)"
     )

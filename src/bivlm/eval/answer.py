@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from bivlm.data.fields import check_text
 from bivlm.data.images import open_images
 from bivlm.data.places import find_image
-from bivlm.data.rows import check_text
 from bivlm.errors import InputError, cut
 from bivlm.families import Family, family_of, tokenizer_of
 from bivlm.families.answers import end_tokens

@@ -97,7 +97,8 @@ def _begin_with_bos(bos: str | None, texts: Sequence[str], samples: Sequence[Sam
 
 def _beginning_of_user_text(text: str, sample: Sample) -> int:
     """Where in a prompt the user's words begin; its end if they are not found."""
-    texts = [part for part in (sample.system, *sample.parts) if part and isinstance(part, str)]
+    earlier = [part for turn in sample.turns for part in turn.parts]
+    texts = [part for part in (sample.system, *earlier, *sample.parts) if part and isinstance(part, str)]
     place = text.rfind(texts[0]) if texts else -1
     return len(text) if place < 0 else place
 

@@ -10,7 +10,9 @@ it leaves out (an image, the system prompt) is refused, not dropped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from bivlm.errors import InputError
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 PLACES = ("image_token", "boi_token", "video_token", "audio_token")
 IMAGE_PLACES = PLACES[:2]  # Gemma 3's templates write the second, its processor the first
 LIST_AS_TEXT = "{'type': 'text'"  # a template for plain texts shows a list of parts like this
+MARK = "Q7XK"  # stands for a text, to see whether a template shows it
+Form = Callable[[str], Any]  # how a message holds a text
+FORMS: tuple[Form, ...] = (lambda text: [{"type": "text", "text": text}], str)
 
 
 def prompt_text(processor: Any, family: Family, sample: Sample) -> str:
@@ -43,25 +48,44 @@ def prompt_text(processor: Any, family: Family, sample: Sample) -> str:
 
 
 def messages_of(processor: Any, family: Family, sample: Sample) -> list[dict[str, Any]]:
-    """The messages for a chat template: the system prompt, if there is one, and the question.
+    """The messages for a chat template: the system prompt and the earlier turns, if there are any, and the
+    question.
 
-    Raises InputError if the template does not show the system prompt.
+    Raises InputError if the template does not show the system prompt or an earlier answer.
     """
     asked = {"role": "user", "content": content_of(family, sample.parts)}
-    if not sample.system:
+    if not sample.system and not sample.turns:
         return [asked]
-    for content in ([{"type": "text", "text": sample.system}], sample.system):
-        messages = [{"role": "system", "content": content}, asked]
+    marked = replace(
+        sample,
+        system=sample.system and MARK,
+        turns=tuple(replace(turn, answer=MARK) for turn in sample.turns),
+    )
+    for system, answer in product(FORMS, FORMS if sample.turns else FORMS[:1]):
         try:
-            text = apply_chat_template(processor, *messages)
+            text = apply_chat_template(processor, *_earlier(family, marked, system, answer), asked)
         except InputError:  # the template wants the other form, or no system prompt
             continue
-        if sample.system.strip() in text and LIST_AS_TEXT not in text:
-            return messages
+        if text.count(MARK) == bool(sample.system) + len(sample.turns) and LIST_AS_TEXT not in text:
+            return [*_earlier(family, sample, system, answer), asked]
+    if sample.turns:
+        raise InputError(
+            f"{name_of(sample)}: the model's chat template does not show the earlier turns of the"
+            " conversation; give each question alone"
+        )
     raise InputError(
         f"{name_of(sample)}: the model's chat template shows no system prompt; leave it out, or write it into"
         " the question"
     )
+
+
+def _earlier(family: Family, sample: Sample, system: Form, answer: Form) -> list[dict[str, Any]]:
+    """The messages before the question, with the system prompt and the answers in these forms."""
+    messages = [{"role": "system", "content": system(sample.system)}] if sample.system else []
+    for turn in sample.turns:
+        messages.append({"role": "user", "content": content_of(family, turn.parts)})
+        messages.append({"role": "assistant", "content": answer(turn.answer)})
+    return messages
 
 
 def content_of(family: Family, parts: Sequence[Any]) -> Any:
@@ -85,6 +109,11 @@ def _by_family(processor: Any, family: Family, sample: Sample) -> str:
             f"{name_of(sample)}: the model has no chat template, and so no place for a system prompt; leave"
             " it out, or write it into the question"
         )
+    if sample.turns:
+        raise InputError(
+            f"{name_of(sample)}: the model has no chat template, and so no place for earlier turns; give each"
+            " question alone"
+        )
     image = "" if not family.reads_images else family.image_place.replace("{image}", processor.image_token)
     first = next((index for index, part in enumerate(sample.parts) if isinstance(part, str)), 0)
     rest = [part if isinstance(part, str) else image for part in sample.parts[first:]]
@@ -96,7 +125,12 @@ def check_no_places(processor: Any, sample: Sample) -> None:
     """InputError, naming the sample, if a text holds the token of an image's place."""
     tokenizer = getattr(processor, "tokenizer", processor)
     tokens = dict.fromkeys(image_tokens(processor, PLACES) + image_tokens(tokenizer, PLACES))
-    for where, text in (("question", sample.question), ("system prompt", sample.system)):
+    earlier = [text for turn in sample.turns for text in (*turn.parts, turn.answer) if isinstance(text, str)]
+    for where, text in (
+        ("question", sample.question),
+        ("system prompt", sample.system),
+        *(("earlier turn", text) for text in earlier),
+    ):
         for token in tokens:
             if token in text:
                 raise InputError(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from bivlm.errors import InputError, cut
 from bivlm.families.prompts import name_of
-from bivlm.types import Sample
+from bivlm.types import Picture, Sample
 
 PRIVATE = range(0xE000, 0xF8FF)  # characters that mean nothing in Unicode
 MARKS = 3  # of them: before and after a placeholder's number, and around that of a new name
@@ -32,8 +33,8 @@ _KEPT: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()
 
 def as_text(processor: Any, samples: Sequence[Sample]) -> tuple[Any, list[Sample]]:
     """The processor (a tokenizer for a language model) and the samples with which prompts are made, so that
-    control tokens in questions, system prompts and answers are text. Both are the given ones if there are
-    none; else use `check_read` on what was made of them.
+    control tokens in questions, earlier turns, system prompts and answers are text. Both are the given ones
+    if there are none; else use `check_read` on what was made of them.
 
     Raises InputError, naming the token, if the tokenizer cannot take it as text.
     """
@@ -71,7 +72,8 @@ def control_tokens(tokenizer: Any) -> list[str]:
 
 
 def _texts(sample: Sample) -> tuple[str, ...]:
-    return (sample.question, sample.system, *sample.answers)
+    earlier = [text for turn in sample.turns for text in (*turn.parts, turn.answer) if isinstance(text, str)]
+    return (sample.question, sample.system, *earlier, *sample.answers)
 
 
 class Reader:
@@ -104,9 +106,13 @@ class Reader:
 
     def guarded(self, sample: Sample) -> Sample:
         """The sample with placeholders for control tokens."""
-        parts = [self._hidden(part) if isinstance(part, str) else part for part in sample.parts]
-        answers = tuple(map(self._hidden, sample.answers))
-        return Sample.of(parts, answers, name_of(sample), self._hidden(sample.system))
+        answers, system = tuple(map(self._hidden, sample.answers)), self._hidden(sample.system)
+        turns = tuple(
+            replace(turn, parts=self._hidden_parts(turn.parts), answer=self._hidden(turn.answer))
+            for turn in sample.turns
+        )
+        parts = self._hidden_parts(sample.parts)
+        return Sample.of(parts, answers, name_of(sample), system, sample.group, turns)
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The tokenizer's answer. Raises InputError if a control token that was typed would be one."""
@@ -143,6 +149,9 @@ class Reader:
 
     def _hidden(self, text: str) -> str:
         return self._names.sub(lambda found: f"{self._open}{self.names.index(found[0])}{self._close}", text)
+
+    def _hidden_parts(self, parts: Sequence[str | Picture]) -> tuple[str | Picture, ...]:
+        return tuple(self._hidden(part) if isinstance(part, str) else part for part in parts)
 
     def _renamed(self, text: str) -> str:
         """A prompt in which every control token of the template has its new name, and the typed ones are as

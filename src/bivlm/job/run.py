@@ -24,9 +24,10 @@ from bivlm.checkpoint.guards import memory_explained
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.modules import FORMAT_VERSION, KEYS_ARE_NAMES
 from bivlm.checkpoint.output import OutputFolder
-from bivlm.checkpoint.place import REPORT_NAME
+from bivlm.checkpoint.place import CALIBRATION_NAME, REPORT_NAME
 from bivlm.checkpoint.shards import read_json, to_json
 from bivlm.checkpoint.source import SourceModel
+from bivlm.data.digests import Digests
 from bivlm.data.samples import read_samples
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, load_processor, use
@@ -140,7 +141,7 @@ def quantize(
         trust_remote_code=trust_remote_code,
     )
     prepared = prepare(model, request)
-    drawn = calibration_samples(prepared, data, samples, seed, data_root)
+    drawn = calibration_samples(prepared, data, samples, seed, data_root, events=events)
     return run(prepared, Path(out), drawn, overwrite=overwrite, events=events)
 
 
@@ -173,6 +174,10 @@ def calibration_samples(
     samples: int = SAMPLES,
     seed: int = 0,
     data_root: str | Path | None = None,
+    *,
+    split: str | None = "train",
+    columns: Mapping[str, str] | None = None,
+    events: Events = SILENT,
 ) -> Sequence[Sample]:
     """The calibration samples of a job: none if its recipe needs no data. Raises InputError for data that
     cannot be read.
@@ -182,7 +187,14 @@ def calibration_samples(
     if isinstance(data, str | Path):
         images = prepared.source.family.reads_images
         return read_samples(
-            str(data), split="train", limit=samples, seed=seed, images=images, data_root=data_root
+            str(data),
+            split=split,
+            limit=samples,
+            seed=seed,
+            images=images,
+            data_root=data_root,
+            columns=columns,
+            events=events,
         )
     return data
 
@@ -235,8 +247,21 @@ def run(
         quantization = quantization_config(prepared, store, len(inputs))
         config = {**read_json(source.folder / "config.json"), "quantization_config": quantization}
         card = model_card(source, recipe, report, quantization)
-        store.finish({REPORT_NAME: to_json(report), "README.md": card}, config)
+        files = {REPORT_NAME: to_json(report), "README.md": card, **calibrated_on(source, samples, inputs)}
+        store.finish(files, config)
     return out
+
+
+def calibrated_on(
+    source: SourceModel, samples: Sequence[Sample | CalibrationInput], inputs: Sequence[CalibrationInput]
+) -> dict[str, str]:
+    """The file that remembers the questions that a job calibrated on, by digest; none if it used none."""
+    asked = [sample for sample in samples if inputs and isinstance(sample, Sample)]
+    if not asked:
+        return {}
+    digests, images = Digests(), source.family.reads_images
+    seen = sorted({digests.of_question(sample, images) for sample in asked})
+    return {CALIBRATION_NAME: to_json({"images": images, "questions": seen})}
 
 
 def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str, Any]:

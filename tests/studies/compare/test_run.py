@@ -63,6 +63,7 @@ def test_calibration_questions_that_are_asked_are_told(source, samples, tmp_path
         "2 of the 2 calibration questions are among those that were asked" in note for note in found.notes
     )
     assert found.rows[0].method == "bivlm"
+    assert not found.apart
 
 
 def test_models_are_kept_when_asked_for(made, source, samples, count, tmp_path):

@@ -109,7 +109,8 @@ class Comparison:
     """All rows, by rising true bits, full precision and what failed last; and what they were measured with.
     Presets that need data were packed with each of `draws` draws of calibration samples.
 
-    `study`: the rows are the combinations of parts of each preset, in that order.
+    `study`: the rows are the combinations of parts of each preset, in that order. `apart`: no image that was
+    calibrated on is asked about.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -122,6 +123,7 @@ class Comparison:
     command: str
     notes: tuple[str, ...]
     draws: int = 1
+    apart: bool = False
 
     @property
     def packed(self) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.source import SourceModel
+from bivlm.data.digests import are_apart
 from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers
 from bivlm.eval.inspection import inspect
@@ -105,6 +106,7 @@ def compare_presets(
         command=settings.command,
         notes=_notes(rows, len(set(asked) & used), len(used)),
         draws=len(draws),
+        apart=all(are_apart(samples, draw) for draw in draws),
     )
 
 

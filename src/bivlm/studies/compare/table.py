@@ -109,7 +109,7 @@ def remarks(found: Comparison) -> list[str]:
     """
     asked = (
         f"{found.model}, {found.questions} questions ({found.metric}), {found.calibration_samples}"
-        " calibration samples"
+        f" calibration samples{' about other images' if found.apart else ''}"
     )
     meaning = (
         "true bits: stored bits of the packed linears over their weights, everything counted; folder: all"

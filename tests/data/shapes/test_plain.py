@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 
-from bivlm.data.rows import text_field, to_sample
+from bivlm.data.fields import text_field
+from bivlm.data.places import Look
+from bivlm.data.shapes import Row, samples_of
+from bivlm.data.shapes.plain import SHAPE
 from bivlm.errors import InputError
 from bivlm.types import Sample
 
-IMAGE = Path("cat.png")
-
 
 def answers_of(**fields: Any) -> tuple[str, ...]:
-    return to_sample(
-        {"question": "What is it?", **fields}, IMAGE, "vqa.jsonl:12", answers_required=False
-    ).answers
+    record = {"image": "cat.png", "question": "What is it?", **fields}
+    [sample] = SHAPE.samples(Row(record, "vqa.jsonl:12", Look()))
+    return sample.answers
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_answers_in_every_form(fields: dict[str, Any], expected: tuple[str, ...]
         ({"answer": " "}, "vqa.jsonl:12: 'answer' is empty"),
         ({"answers": ["", " "]}, "vqa.jsonl:12: 'answers' is empty"),
         ({"answer": "\ud800"}, r"vqa.jsonl:12: 'answer' holds half a character (\ud800)"),
-        ({"question": None}, "vqa.jsonl:12: the field 'question' is missing (it has question)"),
+        ({"question": None}, "vqa.jsonl:12: the field 'question' is missing (it has image, question)"),
         ({"question": 7}, "vqa.jsonl:12: 'question' must be a text, and is the number 7"),
         ({"question": "\n"}, "vqa.jsonl:12: 'question' is empty"),
         ({"question": "a\udfff"}, "'question' holds half a character"),
@@ -87,20 +88,9 @@ def test_mistakes_are_named(fields: dict[str, Any], message: str):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("record", "shape"),
-    [
-        ({"conversations": [{"from": "human", "value": "What?"}]}, "a LLaVA conversation"),
-        ({"messages": [{"role": "user", "content": "What?"}]}, "a chat with messages"),
-    ],
-)
-def test_the_shape_of_another_kind_of_data_set_is_named(record: dict[str, Any], shape: str):
-    with pytest.raises(InputError, match=shape):
-        text_field(record, "question", "vqa.jsonl:1")
-
-
-def found(record: dict[str, Any], find: Any = Path) -> Sample:
-    return to_sample(record, None, "vqa.jsonl:3", answers_required=False, find=find)
+def found(record: dict[str, Any], wanted: bool = True) -> Sample:
+    [sample] = SHAPE.samples(Row(record, "vqa.jsonl:3", Look(wanted=wanted)))
+    return sample
 
 
 def test_several_images_come_before_the_question():
@@ -116,7 +106,7 @@ def test_a_question_in_parts_says_where_its_images_are():
     assert (sample.question, sample.answers) == ("Is  red?", ("yes",))
     assert found({"question": [image, text]}) == Sample(Path("a.png"), "Is ", (), "vqa.jsonl:3")
     assert found({"question": [text]}).images == ()
-    assert found({"question": [text, image]}, find=None).images == ()
+    assert found({"question": [text, image]}, wanted=False).images == ()
 
 
 @pytest.mark.parametrize("record", [{"image": None}, {"images": []}])
@@ -137,8 +127,13 @@ def test_a_record_may_say_that_it_has_no_image(record: dict[str, Any]):
         ({"question": ["Is it red?"]}, "and one is a str"),
         ({"question": [{"type": "audio", "audio": "a.wav"}]}, "and one is of type audio"),
         ({"question": [{"type": "text", "text": " "}]}, "a text in 'question' is empty"),
-        ({"question": [{"type": "image"}]}, "an image in 'question' must be a text, and is null"),
+        (
+            {"question": [{"type": "text", "text": "?"}, {"type": "image"}]},
+            "an image in 'question' must be a text, and is null",
+        ),
         ({"question": [{"type": "text", "text": "?"}], "image": "a.png"}, "and 'image' is there too"),
+        ({"image": {"bytes": None, "path": ""}, "question": "?"}, "there is no image in 'image'"),
+        ({"image": {"bytes": "AAAA"}, "question": "?"}, "'image' must be a text, and is an object"),
         ({"image": "a.png", "question": "?", "system": ""}, "'system' is empty"),
         ({"image": "a.png", "question": "?", "system": 1}, "'system' must be a text"),
     ],
@@ -156,11 +151,13 @@ def test_a_field_next_to_the_question_does_not_matter():
 
 
 def test_answers_can_be_required():
+    record = {"image": "cat.png", "question": "What is it?"}
+    row = Row(record, "set:3", Look())
     with pytest.raises(InputError, match="set:3: neither 'answer' nor 'answers' is there"):
-        to_sample({"question": "What is it?"}, IMAGE, "set:3", answers_required=True)
-    assert to_sample(
-        {"question": "What is it?", "answer": "cat"}, IMAGE, "set:3", answers_required=True
-    ).answers == ("cat",)
+        samples_of(SHAPE, frozenset(record), row, answers_required=True)
+    answered = Row({**record, "answer": "cat"}, "set:3", Look())
+    [sample] = samples_of(SHAPE, frozenset(record), answered, answers_required=True)
+    assert sample.answers == ("cat",)
 
 
 def test_an_empty_record_has_no_fields_to_list():
@@ -169,6 +166,6 @@ def test_an_empty_record_has_no_fields_to_list():
 
 
 def test_the_record_is_left_alone():
-    record = {"question": "What is it?", "answers": [{"answer": "cat"}], "more": 1}
-    to_sample(record, IMAGE, "set:3", answers_required=True)
-    assert record == {"question": "What is it?", "answers": [{"answer": "cat"}], "more": 1}
+    record = {"image": None, "question": "What is it?", "answers": [{"answer": "cat"}], "more": 1}
+    found(record)
+    assert record == {"image": None, "question": "What is it?", "answers": [{"answer": "cat"}], "more": 1}
