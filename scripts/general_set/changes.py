@@ -29,7 +29,11 @@ def _gone(random: np.random.Generator) -> Drawn:
     return Drawn(
         (painted(things, under), painted([thing for thing in things if thing is not lost], under)),
         (
-            Asked("What has changed from the first picture to the second?", f"The {lost.words} is gone.", "sentence"),
+            Asked(
+                "What has changed from the first picture to the second?",
+                f"The {lost.words} is gone.",
+                "sentence",
+            ),
             Asked("How many shapes are there in the second picture?", "4", "count"),
             Asked("两张图一样吗？", "不一样，第二张少了一个图形。", "sentence", "zh"),
         ),
@@ -57,18 +61,30 @@ def _moved(random: np.random.Generator) -> Drawn:
     return Drawn(
         (painted([cup, book], under), painted([replace(cup, x=160, y=40), book], under)),
         (
-            Asked("Describe the difference between the two images.", "In the first image the red circle is on the left. In the second it has moved to the upper right, above the blue rectangle, which has not moved.", "caption"),
+            Asked(
+                "Describe the difference between the two images.",
+                "In the first image the red circle is on the left. In the second it has moved to the upper"
+                " right, above the blue rectangle, which has not moved.",
+                "caption",
+            ),
             Asked("¿Qué figura se ha movido?", "El círculo rojo.", "short", "es"),
         ),
     )
 
 
 def _hours() -> Drawn:
-    faces = [clock(96, 2, 15, (255, 255, 255), (60, 60, 70), True), clock(96, 5, 0, (255, 255, 255), (60, 60, 70), True)]
+    faces = [
+        clock(96, 2, 15, (255, 255, 255), (60, 60, 70), True),
+        clock(96, 5, 0, (255, 255, 255), (60, 60, 70), True),
+    ]
     return Drawn(
         tuple(faces),
         (
-            Asked("How much time has passed from the first clock to the second?", "The first shows 2:15 and the second 5:00. That is 2 hours and 45 minutes.", "steps"),
+            Asked(
+                "How much time has passed from the first clock to the second?",
+                "The first shows 2:15 and the second 5:00. That is 2 hours and 45 minutes.",
+                "steps",
+            ),
             Asked("Какие часы показывают более позднее время?", "Вторые.", "short", "ru"),
         ),
     )
@@ -80,7 +96,12 @@ def _moods() -> Drawn:
         (portrait(FACES[1], (230, 230, 240)), portrait(glad, (230, 230, 240))),
         (
             Asked("How has the mood of the person changed?", "From sad to happy."),
-            Asked("Est-ce la même personne sur les deux images ?", "Oui, seule l’expression change.", "sentence", "fr"),
+            Asked(
+                "Est-ce la même personne sur les deux images ?",
+                "Oui, seule l’expression change.",
+                "sentence",
+                "fr",
+            ),
         ),
     )
 
@@ -91,7 +112,11 @@ def _prices() -> Drawn:
     return Drawn(
         (table("January", old), table("June", new)),
         (
-            Asked("Which price has risen, and by how much?", "That of butter: from 1.90 to 2.30, by 0.40.", "steps"),
+            Asked(
+                "Which price has risen, and by how much?",
+                "That of butter: from 1.90 to 2.30, by 0.40.",
+                "steps",
+            ),
             Asked("O preço do pão mudou?", "Não, continua 2.40.", "sentence", "pt"),
         ),
     )

@@ -1,11 +1,13 @@
-"""Clocks, gauges and other things that are read off: dials, a thermometer, a ruler, scales, a battery, dice."""
+"""Clocks, gauges and other things that are read off: dials, a thermometer, a ruler, scales, a battery,
+dice.
+"""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from drawing import BOLD, INK, MONO, RGB, SERIF, Asked, Drawn, box, canvas, centred, drawn, font, shrunk
 
@@ -32,16 +34,26 @@ def clock(side: int, hour: int, minute: int, face: RGB, rim: RGB, numbers: bool)
     """The face of a clock with two hands."""
     image, pen = canvas(side * 3, side * 3, (226, 226, 220))
     middle, reach = side * 1.5, side * 1.38
-    pen.ellipse((middle - reach, middle - reach, middle + reach, middle + reach), fill=face, outline=rim, width=side // 8)
+    pen.ellipse(
+        (middle - reach, middle - reach, middle + reach, middle + reach),
+        fill=face,
+        outline=rim,
+        width=side // 8,
+    )
     for tick in range(60):
         turn, long = tick * math.pi / 30, 0.78 if tick % 5 == 0 else 0.84
-        ends = [(middle + reach * r * math.sin(turn), middle - reach * r * math.cos(turn)) for r in (long, 0.88)]
+        ends = [
+            (middle + reach * r * math.sin(turn), middle - reach * r * math.cos(turn)) for r in (long, 0.88)
+        ]
         pen.line(ends, fill=INK, width=6 if tick % 5 == 0 else 2)
     for number in range(1, 13) if numbers else ():
         turn = number * math.pi / 6
         place = middle + reach * 0.64 * math.sin(turn), middle - reach * 0.64 * math.cos(turn)
         centred(pen, place, str(number), font(side // 3, SERIF))
-    for turn, long, wide in (((hour % 12 + minute / 60) * math.pi / 6, 0.46, side // 9), (minute * math.pi / 30, 0.72, side // 14)):
+    for turn, long, wide in (
+        ((hour % 12 + minute / 60) * math.pi / 6, 0.46, side // 9),
+        (minute * math.pi / 30, 0.72, side // 14),
+    ):
         end = middle + reach * long * math.sin(turn), middle - reach * long * math.cos(turn)
         pen.line([(middle, middle), end], fill=INK, width=wide)
     pen.ellipse((middle - 10, middle - 10, middle + 10, middle + 10), fill=rim)
@@ -81,9 +93,17 @@ def _speed() -> Drawn:
         turn = math.pi * (1 + number / 240)
         ends = [(330 + r * math.cos(turn), 360 + r * math.sin(turn)) for r in (255, 285)]
         pen.line(ends, fill=(250, 60, 50) if number >= 180 else (240, 240, 240), width=8)
-        centred(pen, (330 + 222 * math.cos(turn), 360 + 222 * math.sin(turn)), str(number), font(26), (240, 240, 240))
+        centred(
+            pen,
+            (330 + 222 * math.cos(turn), 360 + 222 * math.sin(turn)),
+            str(number),
+            font(26),
+            (240, 240, 240),
+        )
     turn = math.pi * (1 + 80 / 240)
-    pen.line([(330, 360), (330 + 190 * math.cos(turn), 360 + 190 * math.sin(turn))], fill=(255, 120, 30), width=10)
+    pen.line(
+        [(330, 360), (330 + 190 * math.cos(turn), 360 + 190 * math.sin(turn))], fill=(255, 120, 30), width=10
+    )
     pen.ellipse((312, 342, 348, 378), fill=(200, 200, 200))
     centred(pen, (330, 260), "km/h", font(26), (200, 200, 210))
     return drawn(
@@ -107,7 +127,12 @@ def _warmth() -> Drawn:
         image,
         Asked("About what temperature is shown?", "30 °C", "reading"),
         Asked("हवा का तापमान लगभग कितना है?", "30 °C", "reading", "hi"),
-        Asked("Würde Wasser bei dieser Temperatur gefrieren?", "Nein, Wasser gefriert erst bei 0 °C.", "sentence", "de"),
+        Asked(
+            "Würde Wasser bei dieser Temperatur gefrieren?",
+            "Nein, Wasser gefriert erst bei 0 °C.",
+            "sentence",
+            "de",
+        ),
     )
 
 
@@ -119,7 +144,10 @@ def _ruler() -> Drawn:
         pen.line((x, 50, x, 50 + (16 if tick % 10 == 0 else 11 if tick % 5 == 0 else 6)), fill=INK)
         if tick % 10 == 0:
             centred(pen, (x, 78), str(tick // 10), font(13))
-    pen.polygon([(20, 36), (20 + 3.8 * 65 - 16, 28), (20 + 3.8 * 65, 36), (20 + 3.8 * 65 - 16, 44)], fill=(40, 110, 60))
+    pen.polygon(
+        [(20, 36), (20 + 3.8 * 65 - 16, 28), (20 + 3.8 * 65, 36), (20 + 3.8 * 65 - 16, 44)],
+        fill=(40, 110, 60),
+    )
     return drawn(
         image,
         Asked("How long is the green pencil in centimetres?", "6.5", "reading"),
@@ -148,7 +176,11 @@ def _battery() -> Drawn:
     return drawn(
         image,
         Asked("Is the battery nearly full?", "no", "yes/no"),
-        Asked("What should be done with this device soon?", "It should be charged, because only about a quarter of the battery is left.", "sentence"),
+        Asked(
+            "What should be done with this device soon?",
+            "It should be charged, because only about a quarter of the battery is left.",
+            "sentence",
+        ),
         Asked("هل البطارية ممتلئة؟", "لا", "yes/no", "ar"),
     )
 
@@ -180,6 +212,10 @@ def _scales() -> Drawn:
     return drawn(
         image,
         Asked("How much do the oranges weigh?", "0.612 kg", "reading"),
-        Asked("If all three weigh the same, how many grams has one?", "0.612 kg are 612 g, and 612 / 3 = 204. One orange weighs 204 g.", "steps"),
+        Asked(
+            "If all three weigh the same, how many grams has one?",
+            "0.612 kg are 612 g, and 612 / 3 = 204. One orange weighs 204 g.",
+            "steps",
+        ),
         Asked("Combien d’oranges y a-t-il ?", "3", "count", "fr"),
     )

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from drawing import BOLD, INK, RGB, Asked, Drawn, box, canvas, centred, drawn, font, shrunk, wrapped
+from drawing import INK, RGB, Asked, Drawn, box, canvas, centred, drawn, font, shrunk, wrapped
 
 MOODS = {
-    "happy": ("smiling", "glücklich", "joyeux", "feliz", "高兴"),
-    "sad": ("with the corners of the mouth down", "traurig", "triste", "triste", "难过"),
-    "surprised": ("with an open mouth", "überrascht", "surpris", "sorprendido", "惊讶"),
-    "angry": ("with slanted brows", "wütend", "en colère", "enfadado", "生气"),
+    "happy": ("smiling", "glücklich", "feliz", "高兴"),
+    "sad": ("with the corners of the mouth down", "traurig", "triste", "难过"),
+    "surprised": ("with an open mouth", "überrascht", "sorprendido", "惊讶"),
+    "angry": ("with slanted brows", "wütend", "enfadado", "生气"),
 }
 
 
@@ -74,12 +74,12 @@ def portrait(face: Face, ground: RGB) -> Image.Image:
 
 
 def _portrait(number: int, face: Face) -> Drawn:
-    how, german, french, spanish, chinese = MOODS[face.mood]
+    how, german, spanish, chinese = MOODS[face.mood]
     extras = ["glasses"] * face.glasses + ["a beard"] * face.beard + [f"a {face.hat} hat"] * bool(face.hat)
     worn = f" and {extras[0]}" if extras else ""
     language, question, answer = (
         ("de", "Wie fühlt sich die Person?", german),
-        ("fr", "Quelle émotion ce visage exprime-t-il ?", {"happy": "la joie", "sad": "la tristesse"}.get(face.mood, "")),
+        ("fr", "Quelle émotion ce visage exprime-t-il ?", "la tristesse"),
         ("es", "¿Qué expresión tiene el dibujo?", f"Parece {spanish}."),
         ("zh", "这个人的心情怎么样？", f"{chinese}。"),
         ("hi", "क्या व्यक्ति ने टोपी पहनी है?", "हाँ" if face.hat else "नहीं"),
@@ -90,7 +90,11 @@ def _portrait(number: int, face: Face) -> Drawn:
         Asked("How does this person look: happy, sad, surprised or angry?", face.mood),
         Asked("Does the person wear glasses?", "yes" if face.glasses else "no", "yes/no"),
         Asked("What colour is the hair?", face.hair),
-        Asked("Describe the drawing.", f"A simple drawing of a person with {face.hair} hair{worn}, {how}.", "caption"),
+        Asked(
+            "Describe the drawing.",
+            f"A simple drawing of a person with {face.hair} hair{worn}, {how}.",
+            "caption",
+        ),
         Asked(question, answer, "short", language),
     )
 
@@ -137,7 +141,12 @@ def _lost_hat() -> Drawn:
         image,
         Asked("How many panels does the strip have?", "3", "count"),
         Asked("What is the person looking for?", "a red hat"),
-        Asked("Tell the story in three sentences.", "Someone is looking for a red hat. A friend asks whether it might be on the head. In the last panel the hat is indeed there, and all that is left to say is “Oh.”", "caption"),
+        Asked(
+            "Tell the story in three sentences.",
+            "Someone is looking for a red hat. A friend asks whether it might be on the head. In the last"
+            " panel the hat is indeed there, and all that is left to say is “Oh.”",
+            "caption",
+        ),
         Asked("¿Cuántas personas hay en el segundo cuadro?", "2", "count", "es"),
     )
 
@@ -153,9 +162,19 @@ def _rain() -> Drawn:
     _says(pen, 1, "Fast trocken.")
     return drawn(
         image,
-        Asked("Was passiert im zweiten Bild?", "Es regnet, obwohl die Figur trockenes Wetter angekündigt hat.", "sentence", "de"),
+        Asked(
+            "Was passiert im zweiten Bild?",
+            "Es regnet, obwohl die Figur trockenes Wetter angekündigt hat.",
+            "sentence",
+            "de",
+        ),
         Asked("Was sagt die Figur zuerst?", "„Heute bleibt es trocken.“", "reading", "de"),
-        Asked("Why is this funny?", "The forecast of dry weather is wrong: in the next panel it is pouring, and the figure still calls it almost dry.", "sentence"),
+        Asked(
+            "Why is this funny?",
+            "The forecast of dry weather is wrong: in the next panel it is pouring, and the figure still"
+            " calls it almost dry.",
+            "sentence",
+        ),
     )
 
 
@@ -172,11 +191,27 @@ def _cat() -> Drawn:
         pen.ellipse((x + offset - 26, y - 26, x + offset + 8, y), fill=(60, 56, 60))
         pen.ellipse((x + offset - 4, y - 42, x + offset + 18, y - 20), fill=(60, 56, 60))
         for ear in (0, 12):
-            pen.polygon([(x + offset - 2 + ear, y - 38), (x + offset + 2 + ear, y - 50), (x + offset + 8 + ear, y - 38)], fill=(60, 56, 60))
+            pen.polygon(
+                [
+                    (x + offset - 2 + ear, y - 38),
+                    (x + offset + 2 + ear, y - 50),
+                    (x + offset + 8 + ear, y - 38),
+                ],
+                fill=(60, 56, 60),
+            )
     return drawn(
         image,
         Asked("Which animal is drawn?", "a black cat"),
-        Asked("What has happened to the blue vase in the last panel?", "It has fallen down and is broken.", "sentence"),
-        Asked("Que fait le chat ?", "Il s’approche, saute sur le meuble et fait tomber le vase.", "sentence", "fr"),
+        Asked(
+            "What has happened to the blue vase in the last panel?",
+            "It has fallen down and is broken.",
+            "sentence",
+        ),
+        Asked(
+            "Que fait le chat ?",
+            "Il s’approche, saute sur le meuble et fait tomber le vase.",
+            "sentence",
+            "fr",
+        ),
         Asked("ネコは何色ですか。", "黒です。", "short", "ja"),
     )

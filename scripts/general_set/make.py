@@ -118,7 +118,9 @@ def readme(out: Path, rows: Sequence[dict[str, Any]]) -> str:
         asked=sum(bool(row["images"]) for row in rows),
         texts=sum(not row["images"] for row in rows),
         megabytes=f"{sum(path.stat().st_size for path in files) / 1e6:.2f}",
-        groups="\n".join(f"| {name} | {count} |" for name, count in Counter(row["group"] for row in rows).items()),
+        groups="\n".join(
+            f"| {name} | {count} |" for name, count in Counter(row["group"] for row in rows).items()
+        ),
         languages=", ".join(
             f"{name} {count}" for name, count in Counter(row["language"] for row in rows).most_common()
         ),

@@ -1,5 +1,5 @@
-"""Maps and diagrams: streets, an island, a metro, a floor plan; a flow chart, sets, a food chain, a circuit, a
-geometric figure, a time line.
+"""Maps and diagrams: streets, an island, a metro, a floor plan; a flow chart, sets, a food chain, a circuit,
+a geometric figure, a time line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from drawing import BOLD, INK, SERIF_ITALIC, Asked, Drawn, box, canvas, centred,
 
 
 def pictures(random: np.random.Generator) -> list[Drawn]:
-    return [_streets(), _island(random), _metro(), _flat(), _flow(), _sets(), _chain(), _circuit(), _triangle(), _times()]
+    return [
+        _streets(),
+        _island(random),
+        _metro(),
+        _flat(),
+        _flow(),
+        _sets(),
+        _chain(),
+        _circuit(),
+        _triangle(),
+        _times(),
+    ]
 
 
 def _streets() -> Drawn:
@@ -25,7 +36,12 @@ def _streets() -> Drawn:
     for x, y, letter in ((100, 110, "A"), (230, 190, "B"), (280, 265, "C")):
         pen.ellipse((x - 11, y - 11, x + 11, y + 11), fill=(200, 30, 40))
         centred(pen, (x, y), letter, font(13, BOLD), (255, 255, 255))
-    for place, text in (((85, 225), "City Park"), ((90, 149), "Long Street"), ((90, 66), "Mill Road"), ((322, 70), "River")):
+    for place, text in (
+        ((85, 225), "City Park"),
+        ((90, 149), "Long Street"),
+        ((90, 66), "Mill Road"),
+        ((322, 70), "River"),
+    ):
         centred(pen, place, text, font(11))
     return drawn(
         image,
@@ -41,8 +57,16 @@ def _island(random: np.random.Generator) -> Drawn:
     waves = sum(random.uniform(4, 12) * np.cos(k * angles + random.uniform(0, 6)) for k in (2, 3, 5, 7))
     coast = 100 + waves
     image, pen = canvas(720, 560, (150, 200, 226))
-    for scale, tone in ((1.0, (232, 220, 160)), (0.9, (150, 190, 110)), (0.55, (120, 160, 90)), (0.3, (150, 120, 90))):
-        edge = [(360 + 2.6 * scale * r * math.cos(a), 280 + 2.1 * scale * r * math.sin(a)) for r, a in zip(coast, angles, strict=True)]
+    for scale, tone in (
+        (1.0, (232, 220, 160)),
+        (0.9, (150, 190, 110)),
+        (0.55, (120, 160, 90)),
+        (0.3, (150, 120, 90)),
+    ):
+        edge = [
+            (360 + 2.6 * scale * r * math.cos(a), 280 + 2.1 * scale * r * math.sin(a))
+            for r, a in zip(coast, angles, strict=True)
+        ]
         pen.polygon(edge, fill=tone)
     image = shrunk(image, 2)
     pen = ImageDraw.Draw(image)
@@ -56,7 +80,12 @@ def _island(random: np.random.Generator) -> Drawn:
         Asked("Qual é a altura do ponto mais alto?", "912 metros", "reading", "pt"),
         Asked("O farol fica a leste ou a oeste da vila?", "A leste.", "short", "pt"),
         Asked("What kind of land is shown?", "an island"),
-        Asked("Describe the map in two sentences.", "The map shows an island in a blue sea, with a mountain of 912 metres, the Pico, in its middle. The village Vila Nova lies in the south-west, and a lighthouse (Farol) in the east.", "caption"),
+        Asked(
+            "Describe the map in two sentences.",
+            "The map shows an island in a blue sea, with a mountain of 912 metres, the Pico, in its middle."
+            " The village Vila Nova lies in the south-west, and a lighthouse (Farol) in the east.",
+            "caption",
+        ),
     )
 
 
@@ -71,22 +100,45 @@ def _metro() -> Drawn:
         for x, y in stops:
             pen.ellipse((x - 7, y - 7, x + 7, y + 7), fill=(255, 255, 255), outline=INK, width=2)
     for x, y, text in (
-        (34, 84, "Oak"), (120, 40, "Fair"), (244, 128, "Central"), (306, 90, "Docks"), (384, 90, "Pier"),
-        (156, 198, "Zoo"), (80, 150, "Hall"), (252, 62, "Museum"), (344, 30, "Hill"),
+        (34, 84, "Oak"),
+        (120, 40, "Fair"),
+        (244, 128, "Central"),
+        (306, 90, "Docks"),
+        (384, 90, "Pier"),
+        (156, 198, "Zoo"),
+        (80, 150, "Hall"),
+        (252, 62, "Museum"),
+        (344, 30, "Hill"),
     ):
         centred(pen, (x, y), text, font(12))
     return drawn(
         image,
         Asked("Where do the two lines meet?", "at Central"),
         Asked("How many stations does the red line have?", "5", "count"),
-        Asked("How do I get from the Zoo to the Docks?", "Take the blue line from Zoo by Hall to Central. Change there to the red line and go one station to Docks.", "steps"),
-        Asked("Combien de stations y a-t-il entre Oak et Pier ?", "Trois : Fair, Central et Docks.", "sentence", "fr"),
+        Asked(
+            "How do I get from the Zoo to the Docks?",
+            "Take the blue line from Zoo by Hall to Central. Change there to the red line and go one station"
+            " to Docks.",
+            "steps",
+        ),
+        Asked(
+            "Combien de stations y a-t-il entre Oak et Pier ?",
+            "Trois : Fair, Central et Docks.",
+            "sentence",
+            "fr",
+        ),
     )
 
 
 def _flat() -> Drawn:
     image, pen = canvas(340, 260, (250, 250, 250))
-    rooms = {"cucina\n9 m²": (20, 20, 130, 120), "soggiorno\n24 m²": (130, 20, 320, 150), "bagno\n5 m²": (20, 120, 130, 190), "camera\n14 m²": (130, 150, 320, 240), "ingresso": (20, 190, 130, 240)}
+    rooms = {
+        "cucina\n9 m²": (20, 20, 130, 120),
+        "soggiorno\n24 m²": (130, 20, 320, 150),
+        "bagno\n5 m²": (20, 120, 130, 190),
+        "camera\n14 m²": (130, 150, 320, 240),
+        "ingresso": (20, 190, 130, 240),
+    }
     for text, corners in rooms.items():
         pen.rectangle(corners, outline=(50, 50, 60), width=4)
         centred(pen, ((corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2), text, font(13))
@@ -96,7 +148,12 @@ def _flat() -> Drawn:
         image,
         Asked("Qual è la stanza più grande?", "Il soggiorno, di 24 m².", "sentence", "it"),
         Asked("Quanti metri quadrati ha il bagno?", "5", "reading", "it"),
-        Asked("How large are kitchen and bedroom together?", "The kitchen (cucina) has 9 m² and the bedroom (camera) 14 m². Together they have 9 + 14 = 23 m².", "steps"),
+        Asked(
+            "How large are kitchen and bedroom together?",
+            "The kitchen (cucina) has 9 m² and the bedroom (camera) 14 m². Together they have 9 + 14 ="
+            " 23 m².",
+            "steps",
+        ),
     )
 
 
@@ -106,7 +163,13 @@ def _flow() -> Drawn:
     pen.line((160, 190, 270, 190), fill=INK, width=2)
     pen.line((270, 190, 270, 250), fill=INK, width=2)
     for y, text in ((36, "Start"), (110, "Read number n"), (330, "Print “even”")):
-        box(pen, (90, y - 20, 230, y + 20), radius=18 if text == "Start" else 4, fill=(220, 232, 250), outline=INK)
+        box(
+            pen,
+            (90, y - 20, 230, y + 20),
+            radius=18 if text == "Start" else 4,
+            fill=(220, 232, 250),
+            outline=INK,
+        )
         centred(pen, (160, y), text, font(13))
     pen.polygon([(160, 150), (230, 190), (160, 230), (90, 190)], fill=(255, 240, 200), outline=INK)
     centred(pen, (160, 190), "n mod 2 = 0 ?", font(11))
@@ -118,7 +181,11 @@ def _flow() -> Drawn:
         image,
         Asked("What is printed for n = 7?", "“odd”, because 7 mod 2 is 1 and not 0.", "steps"),
         Asked("What shape is the decision drawn as?", "a diamond"),
-        Asked("Write this flow chart as Python.", 'n = int(input())\nif n % 2 == 0:\n    print("even")\nelse:\n    print("odd")', "code"),
+        Asked(
+            "Write this flow chart as Python.",
+            'n = int(input())\nif n % 2 == 0:\n    print("even")\nelse:\n    print("odd")',
+            "code",
+        ),
         Asked("Сколько прямоугольников с текстом Print?", "Два.", "count", "ru"),
     )
 
@@ -138,7 +205,11 @@ def _sets() -> Drawn:
     return drawn(
         plain,
         Asked("Which animals are birds that cannot fly?", "penguin and ostrich"),
-        Asked("Which animal is missing from the circle “birds”?\nA. eagle\nB. canary\nC. horse\nD. ostrich", "C", "choice"),
+        Asked(
+            "Which animal is missing from the circle “birds”?\nA. eagle\nB. canary\nC. horse\nD. ostrich",
+            "C",
+            "choice",
+        ),
         Asked("¿Cuántos animales hay en total?", "6", "count", "es"),
     )
 
@@ -156,7 +227,12 @@ def _chain() -> Drawn:
     return drawn(
         image,
         Asked("What does the fox eat in this chain?", "the hare"),
-        Asked("What would happen first if all hares disappeared?", "The foxes would lose their food and become fewer, while the grass would grow more, since no hare eats it.", "sentence"),
+        Asked(
+            "What would happen first if all hares disappeared?",
+            "The foxes would lose their food and become fewer, while the grass would grow more, since no hare"
+            " eats it.",
+            "sentence",
+        ),
         Asked("食物链的第一环是什么？", "草（grass）。", "short", "zh"),
     )
 
@@ -174,7 +250,11 @@ def _circuit() -> Drawn:
     centred(pen, (260, 100), "A", font(14))
     return drawn(
         image,
-        Asked("What current does the meter show?", "By Ohm’s law the current is I = U / R = 9 V / 6 Ω = 1.5 A.", "steps"),
+        Asked(
+            "What current does the meter show?",
+            "By Ohm’s law the current is I = U / R = 9 V / 6 Ω = 1.5 A.",
+            "steps",
+        ),
         Asked("Wie groß ist der Widerstand?", "6 Ω", "reading", "de"),
         Asked("परिपथ में वोल्टेज कितना है?", "9 V", "reading", "hi"),
     )
@@ -184,11 +264,22 @@ def _triangle() -> Drawn:
     image, pen = canvas(260, 200, (255, 255, 252))
     pen.polygon([(40, 160), (220, 160), (40, 40)], outline=INK, fill=(236, 240, 255))
     pen.rectangle((40, 146, 54, 160), outline=INK)
-    for place, text in (((24, 100), "3"), ((130, 176), "4"), ((142, 88), "x"), ((30, 30), "A"), ((30, 172), "B"), ((232, 168), "C")):
+    for place, text in (
+        ((24, 100), "3"),
+        ((130, 176), "4"),
+        ((142, 88), "x"),
+        ((30, 30), "A"),
+        ((30, 172), "B"),
+        ((232, 168), "C"),
+    ):
         centred(pen, place, text, font(16, SERIF_ITALIC))
     return drawn(
         image,
-        Asked("Find x.", "The triangle has a right angle at B, so x² = 3² + 4² = 9 + 16 = 25, and x = 5.", "steps"),
+        Asked(
+            "Find x.",
+            "The triangle has a right angle at B, so x² = 3² + 4² = 9 + 16 = 25, and x = 5.",
+            "steps",
+        ),
         Asked("At which corner is the right angle?", "B"),
         Asked("三角形の面積はいくつですか。", "3 × 4 ÷ 2 = 6 です。", "steps", "ja"),
     )
@@ -197,14 +288,23 @@ def _triangle() -> Drawn:
 def _times() -> Drawn:
     image, pen = canvas(600, 130, (252, 248, 240))
     pen.line((30, 70, 570, 70), fill=INK, width=3)
-    events = [(60, "1783", "hot-air\nballoon"), (220, "1903", "powered\naeroplane"), (380, "1957", "first\nsatellite"), (520, "1969", "people on\nthe Moon")]
+    events = [
+        (60, "1783", "hot-air\nballoon"),
+        (220, "1903", "powered\naeroplane"),
+        (380, "1957", "first\nsatellite"),
+        (520, "1969", "people on\nthe Moon"),
+    ]
     for x, year, text in events:
         pen.ellipse((x - 6, 64, x + 6, 76), fill=(180, 60, 30))
         centred(pen, (x, 46), year, font(14, BOLD))
         centred(pen, (x, 100), text, font(11))
     return drawn(
         image,
-        Asked("How many years passed between the first satellite and people on the Moon?", "1969 - 1957 = 12 years.", "steps"),
+        Asked(
+            "How many years passed between the first satellite and people on the Moon?",
+            "1969 - 1957 = 12 years.",
+            "steps",
+        ),
         Asked("What happened in 1903?", "the first flight of a powered aeroplane"),
         Asked("ما أول حدث على الخط الزمني؟", "منطاد الهواء الساخن عام 1783.", "sentence", "ar"),
     )

@@ -19,7 +19,6 @@ from drawing import (
     SERIF_ITALIC,
     Asked,
     Drawn,
-    box,
     canvas,
     centred,
     drawn,
@@ -32,7 +31,9 @@ def pictures(random: np.random.Generator) -> list[Drawn]:
     return [*_receipts(random), *_forms(), *_letters(), *_pages(random)]
 
 
-def receipt(head: Sequence[str], rows: Sequence[tuple[str, str]], foot: Sequence[str], width: int = 230) -> Image.Image:
+def receipt(
+    head: Sequence[str], rows: Sequence[tuple[str, str]], foot: Sequence[str], width: int = 230
+) -> Image.Image:
     """A till receipt: centred head and foot, rows with an amount at the right; "-" draws a line."""
     letters = font(12, MONO)
     image, pen = canvas(width, 24 + 17 * (len(head) + len(rows) + len(foot)), (250, 249, 244))
@@ -68,29 +69,29 @@ def photographed(random: np.random.Generator, paper: Image.Image, angle: float) 
 
 
 def _receipts(random: np.random.Generator) -> list[Drawn]:
-    coffee = {
-        "shop": "Corner Coffee",
-        "date": "2024-03-09",
-        "items": [
-            {"name": "Flat white", "count": 2, "price": 7.0},
-            {"name": "Carrot cake", "count": 1, "price": 4.25},
-            {"name": "Water", "count": 1, "price": 1.8},
-        ],
-        "total": 13.05,
-    }
-    shop = [("2 Flat white", "7.00"), ("1 Carrot cake", "4.25"), ("1 Water", "1.80"), ("-", ""), ("TOTAL", "13.05")]
-    english = receipt(["Corner Coffee", "9 March 2024  10:41"], [*shop, ("CARD", "13.05")], ["Thank you!"])
-    bakery = [("Roggenbrot", "3,90"), ("4 Brötchen", "1,80"), ("Apfelkuchen", "2,70"), ("-", ""), ("SUMME EUR", "8,40")]
-    german = receipt(["Bäckerei Sommer", "Hauptstr. 12"], [*bakery, ("Bar", "10,00"), ("Rückgeld", "1,60")], ["Vielen Dank"])
-    market = [("Manzanas 1,2 kg", "2,64"), ("Leche", "0,95"), ("Pan", "1,10"), ("Aceite 1 l", "8,75"), ("-", ""), ("TOTAL", "13,44")]
+    bakery = [
+        ("Roggenbrot", "3,90"),
+        ("4 Brötchen", "1,80"),
+        ("Apfelkuchen", "2,70"),
+        ("-", ""),
+        ("SUMME EUR", "8,40"),
+    ]
+    german = receipt(
+        ["Bäckerei Sommer", "Hauptstr. 12"],
+        [*bakery, ("Bar", "10,00"), ("Rückgeld", "1,60")],
+        ["Vielen Dank"],
+    )
+    market = [
+        ("Manzanas 1,2 kg", "2,64"),
+        ("Leche", "0,95"),
+        ("Pan", "1,10"),
+        ("Aceite 1 l", "8,75"),
+        ("-", ""),
+        ("TOTAL", "13,44"),
+    ]
     spanish = receipt(["Mercado Luna", "14/11/2023"], market, ["Gracias por su visita"], 250)
     return [
-        drawn(
-            english,
-            Asked("Extract shop, date, items and total as JSON.", json.dumps(coffee), "json"),
-            Asked("What did the cake cost?", "4.25", "reading"),
-            Asked("How was it paid?", "by card"),
-        ),
+        _coffee(),
         drawn(
             photographed(random, german, 4.0),
             Asked("Wie viel Rückgeld gab es?", "1,60 Euro", "reading", "de"),
@@ -111,6 +112,34 @@ def _receipts(random: np.random.Generator) -> list[Drawn]:
             photographic=True,
         ),
     ]
+
+
+def _coffee() -> Drawn:
+    coffee = {
+        "shop": "Corner Coffee",
+        "date": "2024-03-09",
+        "items": [
+            {"name": "Flat white", "count": 2, "price": 7.0},
+            {"name": "Carrot cake", "count": 1, "price": 4.25},
+            {"name": "Water", "count": 1, "price": 1.8},
+        ],
+        "total": 13.05,
+    }
+    shop = [
+        ("2 Flat white", "7.00"),
+        ("1 Carrot cake", "4.25"),
+        ("1 Water", "1.80"),
+        ("-", ""),
+        ("TOTAL", "13.05"),
+    ]
+    english = receipt(["Corner Coffee", "9 March 2024  10:41"], [*shop, ("CARD", "13.05")], ["Thank you!"])
+
+    return drawn(
+        english,
+        Asked("Extract shop, date, items and total as JSON.", json.dumps(coffee), "json"),
+        Asked("What did the cake cost?", "4.25", "reading"),
+        Asked("How was it paid?", "by card"),
+    )
 
 
 def _field(pen: ImageDraw.ImageDraw, y: int, label: str, value: str, width: int) -> None:
@@ -138,11 +167,15 @@ def _forms() -> list[Drawn]:
     _tick(pen, 16, 268, "I accept the rules of the library", True)
     survey, pen = canvas(300, 240, (238, 246, 252))
     pen.text((14, 12), "Questionnaire", font=font(17, BOLD), fill=(0, 60, 110))
-    for number, (line, mark) in enumerate([("L’accueil", 4), ("Le repas", 3), ("La chambre", 5), ("Le prix", 2)]):
+    for number, (line, mark) in enumerate(
+        [("L’accueil", 4), ("Le repas", 3), ("La chambre", 5), ("Le prix", 2)]
+    ):
         pen.text((14, 66 + 40 * number), line, font=font(13), fill=INK, anchor="lm")
         for place in range(1, 6):
             x, y = 120 + 32 * place, 66 + 40 * number
-            pen.ellipse((x - 9, y - 9, x + 9, y + 9), outline=INK, fill=(0, 90, 160) if place == mark else None)
+            pen.ellipse(
+                (x - 9, y - 9, x + 9, y + 9), outline=INK, fill=(0, 90, 160) if place == mark else None
+            )
             if number == 0:
                 centred(pen, (x, 42), str(place), font(11))
     return [
@@ -168,7 +201,12 @@ def _forms() -> list[Drawn]:
         drawn(
             survey,
             Asked("Quelle note a reçu la chambre ?", "5", "reading", "fr"),
-            Asked("Qu’est-ce qui a été jugé le moins bon ?", "Le prix, avec une note de 2 sur 5.", "sentence", "fr"),
+            Asked(
+                "Qu’est-ce qui a été jugé le moins bon ?",
+                "Le prix, avec une note de 2 sur 5.",
+                "sentence",
+                "fr",
+            ),
             Asked(
                 "What is the mean of the four marks?",
                 "The marks are 4, 3, 5 and 2. Their sum is 14, and 14 / 4 = 3.5.",
@@ -178,12 +216,16 @@ def _forms() -> list[Drawn]:
     ]
 
 
-def page(title: str, text: str, width: int, face: str = SERIF, size: int = 13, ground: RGB = (253, 252, 248)) -> Image.Image:
+def page(
+    title: str, text: str, width: int, face: str = SERIF, size: int = 13, ground: RGB = (253, 252, 248)
+) -> Image.Image:
     """A page with a title and paragraphs, as high as it needs to be."""
     tall, pen = canvas(width, 900, ground)
     y = 16
     if title:
-        y = 8 + paragraph(pen, (24, 20), title, font(size + 5, SERIF_BOLD if face == SERIF else BOLD), width - 48)
+        y = 8 + paragraph(
+            pen, (24, 20), title, font(size + 5, SERIF_BOLD if face == SERIF else BOLD), width - 48
+        )
     y = paragraph(pen, (24, y), text, font(size, face), width - 48)
     return tall.crop((0, 0, width, y + 16))
 
@@ -191,17 +233,17 @@ def page(title: str, text: str, width: int, face: str = SERIF, size: int = 13, g
 def _letters() -> list[Drawn]:
     letter = page(
         "",
-        "14 Rose Court\nEastbridge\n\n3 October 2022\n\nDear Mr Anders,\n\nthe repair of your violin is finished."
-        " The crack in the top has been glued and the bridge was replaced. The bill is 145 pounds. You can"
-        " collect the instrument on any weekday between ten and six, except on Wednesdays.\n\nYours sincerely,"
-        "\nClara Whitlock",
+        "14 Rose Court\nEastbridge\n\n3 October 2022\n\nDear Mr Anders,\n\nthe repair of your violin is"
+        " finished. The crack in the top has been glued and the bridge was replaced. The bill is 145 pounds."
+        " You can collect the instrument on any weekday between ten and six, except on Wednesdays.\n\nYours"
+        " sincerely,\nClara Whitlock",
         400,
     )
     notice = page(
         "Avviso ai condomini",
-        "Lunedì 6 maggio, dalle ore 9 alle ore 13, l’acqua sarà interrotta in tutto l’edificio per lavori alle"
-        " tubature. Si prega di chiudere i rubinetti e di non usare la lavatrice.\nL’ascensore resterà in"
-        " funzione.\n\nL’amministratore",
+        "Lunedì 6 maggio, dalle ore 9 alle ore 13, l’acqua sarà interrotta in tutto l’edificio per lavori"
+        " alle tubature. Si prega di chiudere i rubinetti e di non usare la lavatrice.\nL’ascensore resterà"
+        " in funzione.\n\nL’amministratore",
         340,
         SANS,
         13,
@@ -222,9 +264,9 @@ def _letters() -> list[Drawn]:
             Asked("On which weekday can it not be collected?", "On Wednesday.", "reading"),
             Asked(
                 "Summarise the letter in two sentences.",
-                "Clara Whitlock tells Mr Anders that his violin has been repaired: the crack was glued and the"
-                " bridge replaced. He can collect it on weekdays between ten and six except Wednesdays, and the"
-                " bill is 145 pounds.",
+                "Clara Whitlock tells Mr Anders that his violin has been repaired: the crack was glued and"
+                " the bridge replaced. He can collect it on weekdays between ten and six except Wednesdays,"
+                " and the bill is 145 pounds.",
                 "caption",
             ),
         ),
@@ -247,17 +289,17 @@ def _pages(random: np.random.Generator) -> list[Drawn]:
     science = page(
         "3.2  Why the sky is blue",
         "Sunlight holds all colours. When it crosses the air, molecules scatter it into all directions, and"
-        " short waves much more than long ones: the scattered power grows with the inverse fourth power of the"
-        " wavelength. Blue light, with about 450 nm, is scattered some four times as much as red light with"
-        " 650 nm.\nIn the evening the light travels a longer way through the air. Most of the blue has then"
-        " left the beam, and the sun looks red.",
+        " short waves much more than long ones: the scattered power grows with the inverse fourth power of"
+        " the wavelength. Blue light, with about 450 nm, is scattered some four times as much as red light"
+        " with 650 nm.\nIn the evening the light travels a longer way through the air. Most of the blue has"
+        " then left the beam, and the sun looks red.",
         440,
     )
     recipe = page(
         "Crêpes (pour 4 personnes)",
-        "250 g de farine\n3 œufs\n½ litre de lait\n50 g de beurre fondu\n1 pincée de sel\n\nMélanger la farine,"
-        " le sel et les œufs, verser le lait peu à peu, puis le beurre. Laisser reposer une heure. Cuire deux"
-        " minutes de chaque côté.",
+        "250 g de farine\n3 œufs\n½ litre de lait\n50 g de beurre fondu\n1 pincée de sel\n\nMélanger la"
+        " farine, le sel et les œufs, verser le lait peu à peu, puis le beurre. Laisser reposer une heure."
+        " Cuire deux minutes de chaque côté.",
         300,
         SERIF,
         14,
@@ -267,7 +309,12 @@ def _pages(random: np.random.Generator) -> list[Drawn]:
         drawn(
             photographed(random, science, 1.5),
             Asked("What is the number of this section?", "3.2", "reading"),
-            Asked("Why does the setting sun look red, according to the page?", "Its light travels a longer way through the air, where most of the blue is scattered out of the beam.", "sentence"),
+            Asked(
+                "Why does the setting sun look red, according to the page?",
+                "Its light travels a longer way through the air, where most of the blue is scattered out of"
+                " the beam.",
+                "sentence",
+            ),
             Asked(
                 "Check the factor “some four times” for 450 and 650 nm.",
                 "The scattered power goes with the inverse fourth power of the wavelength, so the ratio is"
@@ -280,7 +327,12 @@ def _pages(random: np.random.Generator) -> list[Drawn]:
         drawn(
             recipe,
             Asked("Combien d’œufs faut-il ?", "3", "reading", "fr"),
-            Asked("Donne la liste des ingrédients.", "- 250 g de farine\n- 3 œufs\n- ½ litre de lait\n- 50 g de beurre fondu\n- 1 pincée de sel", "list", "fr"),
+            Asked(
+                "Donne la liste des ingrédients.",
+                "- 250 g de farine\n- 3 œufs\n- ½ litre de lait\n- 50 g de beurre fondu\n- 1 pincée de sel",
+                "list",
+                "fr",
+            ),
             Asked("How long must the batter rest?", "one hour", "reading"),
         ),
     ]

@@ -1,5 +1,5 @@
-"""Scenes of several flat shapes on plain, striped, chequered and shaded grounds: counting, colours, relations,
-presence, choices, lists, captions.
+"""Scenes of several flat shapes on plain, striped, chequered and shaded grounds: counting, colours,
+relations, presence, choices, lists, captions.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def _counting(things: list[Thing]) -> list[Asked]:
     count = sum(thing.shape == shape for thing in things)
     return [
         Asked(f"How many {plural} are in the picture?", str(count), "count"),
-        Asked(f"How many things are {colour}?", str(sum(thing.colour == colour for thing in things)), "count"),
+        Asked(
+            f"How many things are {colour}?", str(sum(thing.colour == colour for thing in things)), "count"
+        ),
     ]
 
 
@@ -159,6 +161,8 @@ def _telling(things: list[Thing], number: int) -> list[Asked]:
     words = ", ".join(colours[:-1]) + f" and {colours[-1]}" if len(colours) > 1 else colours[0]
     caption = (
         f"The picture shows {NUMBERS[len(things)]} flat shapes on a light ground. The largest of them is a"
-        f" {large.words}. The colours are {words}; {ordered[0].words} is furthest to the left."
-    ).replace(f"; {ordered[0].words}", f"; the {ordered[0].words}").replace("a orange", "an orange")
+        f" {large.words}. The colours are {words}; {ordered[0].words} is furthest to the left.".replace(
+            f"; {ordered[0].words}", f"; the {ordered[0].words}"
+        ).replace("a orange", "an orange")
+    )
     return [Asked("Describe the picture in three sentences.", caption, "caption")]

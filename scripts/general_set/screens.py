@@ -7,7 +7,22 @@ import json
 import numpy as np
 from PIL import Image, ImageDraw
 
-from drawing import BOLD, INK, MONO, RGB, SANS, Asked, Drawn, box, canvas, centred, drawn, font, paragraph, wrapped
+from drawing import (
+    BOLD,
+    INK,
+    MONO,
+    RGB,
+    SANS,
+    Asked,
+    Drawn,
+    box,
+    canvas,
+    centred,
+    drawn,
+    font,
+    paragraph,
+    wrapped,
+)
 
 BLUE, PALE, GREY = (40, 100, 220), (242, 244, 248), (120, 124, 134)
 
@@ -16,7 +31,9 @@ def pictures(random: np.random.Generator) -> list[Drawn]:
     return [_settings(), _login(), _chat(), _files(), _fault(), _player(), _editor(), _shop()]
 
 
-def _window(width: int, height: int, title: str, ground: RGB = PALE) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def _window(
+    width: int, height: int, title: str, ground: RGB = PALE
+) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """A window with a title bar of 28 pixels."""
     image, pen = canvas(width, height, ground)
     pen.rectangle((0, 0, width, 28), fill=(52, 56, 66))
@@ -29,7 +46,13 @@ def _window(width: int, height: int, title: str, ground: RGB = PALE) -> tuple[Im
 def _settings() -> Drawn:
     image, pen = canvas(240, 400, PALE)
     pen.text((16, 16), "Settings", font=font(22, BOLD), fill=INK)
-    rows = [("Wi-Fi", True), ("Bluetooth", False), ("Flight mode", False), ("Dark theme", True), ("Location", True)]
+    rows = [
+        ("Wi-Fi", True),
+        ("Bluetooth", False),
+        ("Flight mode", False),
+        ("Dark theme", True),
+        ("Location", True),
+    ]
     for place, (name, on) in enumerate(rows):
         y = 64 + 58 * place
         box(pen, (10, y, 230, y + 48), fill=(255, 255, 255))
@@ -77,7 +100,9 @@ def _chat() -> Drawn:
     ):
         left = 70 if mine else 12
         high = 16 + 18 * len(wrapped(text, font(13), 178))
-        box(pen, (left, y, left + 198, y + high), radius=10, fill=(214, 248, 196) if mine else (255, 255, 255))
+        box(
+            pen, (left, y, left + 198, y + high), radius=10, fill=(214, 248, 196) if mine else (255, 255, 255)
+        )
         paragraph(pen, (left + 10, y + 7), text, font(13), 178)
         y += high + 14
     return drawn(
@@ -91,7 +116,13 @@ def _chat() -> Drawn:
 
 def _files() -> Drawn:
     image, pen = _window(420, 230, "Documents", (255, 255, 255))
-    rows = [("budget.xlsx", "48 KB", "12 May"), ("holiday.jpg", "3.2 MB", "02 Aug"), ("letter.odt", "19 KB", "30 Jan"), ("song.mp3", "5.7 MB", "11 Nov"), ("notes.txt", "2 KB", "yesterday")]
+    rows = [
+        ("budget.xlsx", "48 KB", "12 May"),
+        ("holiday.jpg", "3.2 MB", "02 Aug"),
+        ("letter.odt", "19 KB", "30 Jan"),
+        ("song.mp3", "5.7 MB", "11 Nov"),
+        ("notes.txt", "2 KB", "yesterday"),
+    ]
     for x, name in ((44, "name"), (230, "size"), (320, "changed")):
         pen.text((x, 44), name, font=font(12, BOLD), fill=GREY, anchor="lm")
     for place, (name, size, date) in enumerate(rows):
@@ -114,14 +145,29 @@ def _fault() -> Drawn:
     image, pen = _window(360, 170, "Installation")
     pen.polygon([(46, 56), (76, 108), (16, 108)], fill=(246, 190, 40))
     centred(pen, (46, 92), "!", font(26, BOLD))
-    paragraph(pen, (96, 52), "L’espace disque est insuffisant : 1,4 Go nécessaires, 0,9 Go disponibles.", font(13), 250)
+    paragraph(
+        pen,
+        (96, 52),
+        "L’espace disque est insuffisant : 1,4 Go nécessaires, 0,9 Go disponibles.",
+        font(13),
+        250,
+    )
     for x, name, fill in ((150, "Annuler", (255, 255, 255)), (250, "Réessayer", (206, 224, 252))):
         box(pen, (x, 124, x + 92, 154), fill=fill, outline=GREY)
         centred(pen, (x + 46, 139), name, font(12))
     return drawn(
         image,
-        Asked("Pourquoi l’installation échoue-t-elle ?", "Il manque de l’espace disque : 1,4 Go sont nécessaires et 0,9 Go disponibles.", "sentence", "fr"),
-        Asked("How much space must be freed at least?", "1.4 GB are needed and 0.9 GB are free, so at least 1.4 - 0.9 = 0.5 GB.", "steps"),
+        Asked(
+            "Pourquoi l’installation échoue-t-elle ?",
+            "Il manque de l’espace disque : 1,4 Go sont nécessaires et 0,9 Go disponibles.",
+            "sentence",
+            "fr",
+        ),
+        Asked(
+            "How much space must be freed at least?",
+            "1.4 GB are needed and 0.9 GB are free, so at least 1.4 - 0.9 = 0.5 GB.",
+            "steps",
+        ),
         Asked("Which two buttons are there?", "Annuler and Réessayer", "list"),
     )
 
@@ -129,7 +175,9 @@ def _fault() -> Drawn:
 def _player() -> Drawn:
     image, pen = canvas(220, 320, (26, 24, 40))
     for ring in range(80, 0, -10):
-        pen.ellipse((110 - ring, 110 - ring, 110 + ring, 110 + ring), fill=(200 - ring, 60 + ring, 120 + ring // 2))
+        pen.ellipse(
+            (110 - ring, 110 - ring, 110 + ring, 110 + ring), fill=(200 - ring, 60 + ring, 120 + ring // 2)
+        )
     centred(pen, (110, 216), "Quiet Harbour", font(16, BOLD), (250, 250, 250))
     centred(pen, (110, 238), "The Paper Lanterns", font(12), (180, 180, 200))
     pen.line((20, 262, 200, 262), fill=(90, 90, 110), width=4)
@@ -147,7 +195,13 @@ def _player() -> Drawn:
 
 
 def _editor() -> Drawn:
-    code = ["def mean(values):", "    total = 0", "    for value in values:", "        total += value", "    return total / len(value)"]
+    code = [
+        "def mean(values):",
+        "    total = 0",
+        "    for value in values:",
+        "        total += value",
+        "    return total / len(value)",
+    ]
     image, pen = _window(400, 170, "mean.py", (30, 32, 38))
     for place, line in enumerate(code):
         y = 50 + 22 * place
@@ -155,7 +209,11 @@ def _editor() -> Drawn:
         pen.text((40, y), line, font=font(13, MONO), fill=(220, 226, 236), anchor="lm")
     return drawn(
         image,
-        Asked("There is a mistake in this code. Where, and how is it corrected?", "In line 5: `len(value)` should be `len(values)`. `value` is one number, which has no length.", "sentence"),
+        Asked(
+            "There is a mistake in this code. Where, and how is it corrected?",
+            "In line 5: `len(value)` should be `len(values)`. `value` is one number, which has no length.",
+            "sentence",
+        ),
         Asked("Type the code.", "\n".join(code), "code"),
         Asked("Сколько строк в этом файле?", "Пять.", "count", "ru"),
     )
@@ -166,7 +224,13 @@ def _shop() -> Drawn:
     pen.rectangle((0, 0, 560, 44), fill=(90, 40, 110))
     pen.text((18, 22), "Loja Verde", font=font(18, BOLD), fill=(255, 255, 255), anchor="lm")
     pen.text((470, 22), "carrinho (2)", font=font(12), fill=(255, 255, 255), anchor="lm")
-    for place, (name, price, tone) in enumerate((("Vaso", "18,00 €", (190, 90, 60)), ("Regador", "24,50 €", (80, 150, 110)), ("Luvas", "7,90 €", (220, 180, 80)))):
+    for place, (name, price, tone) in enumerate(
+        (
+            ("Vaso", "18,00 €", (190, 90, 60)),
+            ("Regador", "24,50 €", (80, 150, 110)),
+            ("Luvas", "7,90 €", (220, 180, 80)),
+        )
+    ):
         x = 20 + 180 * place
         box(pen, (x, 64, x + 160, 290), outline=(210, 210, 216), width=2)
         if place == 0:
@@ -185,5 +249,9 @@ def _shop() -> Drawn:
         image,
         Asked("Qual é o produto mais caro?", "O regador, que custa 24,50 €.", "sentence", "pt"),
         Asked("Quantos artigos estão no carrinho?", "2", "reading", "pt"),
-        Asked("What do a pot and the gloves cost together?", "The pot (vaso) costs 18,00 € and the gloves (luvas) 7,90 €, together 25,90 €.", "steps"),
+        Asked(
+            "What do a pot and the gloves cost together?",
+            "The pot (vaso) costs 18,00 € and the gloves (luvas) 7,90 €, together 25,90 €.",
+            "steps",
+        ),
     )

@@ -1,5 +1,5 @@
-"""Simple flat scenes of one or two shapes in plain colours, 64 to 96 pixels wide, with the short questions that
-are common in visual question answering: which shape, which colour, is there one.
+"""Simple flat scenes of one or two shapes in plain colours, 64 to 96 pixels wide, with the short questions
+that are common in visual question answering: which shape, which colour, is there one.
 """
 
 from __future__ import annotations
@@ -38,26 +38,32 @@ COLOUR_NAMES = {
     "orange": "orange Orange orange naranja arancione laranja оранжевый 橙色 オレンジ色 برتقالي नारंगी",
     "purple": "purple Violett violet morado viola roxo фиолетовый 紫色 紫 بنفسجي बैंगनी",
     "pink": "pink Rosa rose rosa rosa rosa розовый 粉色 ピンク وردي गुलाबी",
-    "teal": "teal Blaugrün sarcelle verde_azulado verde_acqua verde-azulado бирюзовый 蓝绿色 青緑 أزرق_مخضر हरा-नीला",
+    "teal": (
+        "teal Blaugrün sarcelle verde_azulado verde_acqua verde-azulado бирюзовый 蓝绿色 青緑 أزرق_مخضر"
+        " हरा-नीला"
+    ),
 }
 SHAPE_NAMES = {
     "circle": "a_circle ein_Kreis un_cercle un_círculo un_cerchio um_círculo круг 圆形 円 دائرة वृत्त",
     "rectangle": (
-        "a_rectangle ein_Rechteck un_rectangle un_rectángulo un_rettangolo um_retângulo прямоугольник 长方形 長方形"
-        " مستطيل आयत"
+        "a_rectangle ein_Rechteck un_rectangle un_rectángulo un_rettangolo um_retângulo прямоугольник"
+        " 长方形 長方形 مستطيل आयत"
     ),
     "triangle": (
-        "a_triangle ein_Dreieck un_triangle un_triángulo un_triangolo um_triângulo треугольник 三角形 三角形 مثلث"
+        "a_triangle ein_Dreieck un_triangle un_triángulo un_triangolo um_triângulo треугольник 三角形 三角形"
+        " مثلث"
         " त्रिभुज"
     ),
-    "square": "a_square ein_Quadrat un_carré un_cuadrado un_quadrato um_quadrado квадрат 正方形 正方形 مربع वर्ग",
+    "square": (
+        "a_square ein_Quadrat un_carré un_cuadrado un_quadrato um_quadrado квадрат 正方形 正方形 مربع वर्ग"
+    ),
     "star": "a_star ein_Stern une_étoile una_estrella una_stella uma_estrela звезда 星形 星形 نجمة तारा",
     "hexagon": (
         "a_hexagon ein_Sechseck un_hexagone un_hexágono un_esagono um_hexágono шестиугольник 六边形 六角形"
         " سداسي षट्भुज"
     ),
     "cross": "a_cross ein_Kreuz une_croix una_cruz una_croce uma_cruz крест 十字形 十字形 صليب क्रॉस",
-    "diamond": "a_diamond eine_Raute un_losange un_rombo un_rombo um_losango ромб 菱形 ひし形 معين समचतुर्भुज",
+    "diamond": ("a_diamond eine_Raute un_losange un_rombo un_rombo um_losango ромб 菱形 ひし形 معين समचतुर्भुज"),
 }
 WHICH_SHAPE = {
     "en": "Which shape do you see?",
@@ -165,15 +171,17 @@ def corners(shape: str, x: float, y: float, size: float, wide: float = 1.0) -> l
         turns = [(-math.pi / 2 + k * math.pi / 5, size if k % 2 == 0 else size * 0.42) for k in range(10)]
         return [(x + r * math.cos(a), y + r * math.sin(a)) for a, r in turns]
     if shape == "hexagon":
-        return [(x + size * math.cos(k * math.pi / 3), y + size * math.sin(k * math.pi / 3)) for k in range(6)]
+        return [
+            (x + size * math.cos(k * math.pi / 3), y + size * math.sin(k * math.pi / 3)) for k in range(6)
+        ]
     if shape == "cross":
         arm = size * 0.34
         path = [(-arm, -size), (arm, -size), (arm, -arm), (size, -arm), (size, arm), (arm, arm)]
         path += [(arm, size), (-arm, size), (-arm, arm), (-size, arm), (-size, -arm), (-arm, -arm)]
         return [(x + dx, y + dy) for dx, dy in path]
+    across, tall = size * wide, size * 0.6
     outlines = {
-        "rectangle": [(-size * wide, -size * 0.6), (size * wide, -size * 0.6), (size * wide, size * 0.6)]
-        + [(-size * wide, size * 0.6)],
+        "rectangle": [(-across, -tall), (across, -tall), (across, tall), (-across, tall)],
         "square": [(-size, -size), (size, -size), (size, size), (-size, size)],
         "triangle": [(0, -size), (size, size * 0.85), (-size, size * 0.85)],
         "diamond": [(0, -size), (size * 0.75, 0), (0, size), (-size * 0.75, 0)],
@@ -199,7 +207,9 @@ def pictures(random: np.random.Generator) -> list[Drawn]:
         colour = colours[number * 5 % len(colours)]
         image = _alone(random, shape, colour, 64 if number % 4 else 96, smooth=number % 4 == 3)
         language = LANGUAGES[1 + number // 2 % 10]
-        found.append(drawn(image, *_asked(random, shape, colour, number), _foreign(shape, colour, number, language)))
+        found.append(
+            drawn(image, *_asked(random, shape, colour, number), _foreign(shape, colour, number, language))
+        )
     return found + [_pair(random, number) for number in range(4)]
 
 
@@ -229,7 +239,11 @@ def _asked(random: np.random.Generator, shape: str, colour: str, number: int) ->
     def filled(wordings: tuple[str, ...], c: str = colour, s: str = shape) -> str:
         return wordings[number % len(wordings)].format(c=c, s=s).replace("a orange", "an orange")
 
-    there = filled(THERE_WORDINGS) if right else filled(THERE_WORDINGS, *((wrong, shape), (colour, other))[number // 2 % 2])
+    there = (
+        filled(THERE_WORDINGS)
+        if right
+        else filled(THERE_WORDINGS, *((wrong, shape), (colour, other))[number // 2 % 2])
+    )
     absent = filled(NOT_WORDINGS, wrong) if number // 2 % 2 else filled(NOT_WORDINGS)
     return [
         Asked(filled(SHAPE_WORDINGS), shape),

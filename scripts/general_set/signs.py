@@ -1,4 +1,6 @@
-"""Signs, labels and notes in writing: road signs, shop fronts, jars, plates, a chalk board, a handwritten page."""
+"""Signs, labels and notes in writing: road signs, shop fronts, jars, plates, a chalk board, a handwritten
+page.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,12 @@ def _roads(random: np.random.Generator) -> list[Drawn]:
             Asked("What does the sign say?", "STOP", "reading"),
             Asked("How many corners does the sign have?", "8", "count"),
             Asked("¿De qué color es la señal?", "roja", "short", "es"),
-            Asked("Describe the scene.", "A red, eight-sided stop sign stands on a grey post. The street with its houses in the background is out of focus.", "caption"),
+            Asked(
+                "Describe the scene.",
+                "A red, eight-sided stop sign stands on a grey post. The street with its houses in the"
+                " background is out of focus.",
+                "caption",
+            ),
             photographic=True,
         ),
         drawn(
@@ -114,7 +121,13 @@ def _shops(random: np.random.Generator) -> list[Drawn]:
     park = outside(random, 300, 220)
     pen = ImageDraw.Draw(park)
     pen.rectangle((60, 50, 240, 170), fill=(34, 90, 52), outline=(240, 240, 230), width=4)
-    centred(pen, (150, 110), "Riverside Park\n\nopen 7 am – 9 pm\ndogs on a leash", font(16, SERIF), (250, 250, 240))
+    centred(
+        pen,
+        (150, 110),
+        "Riverside Park\n\nopen 7 am – 9 pm\ndogs on a leash",
+        font(16, SERIF),
+        (250, 250, 240),
+    )
     cinema, pen = canvas(400, 160, (18, 16, 30))
     box(pen, (20, 20, 380, 140), fill=(252, 240, 190), outline=(230, 60, 40), width=6)
     centred(pen, (200, 55), "ODEON", font(34, SERIF_BOLD), (180, 20, 30))
@@ -128,7 +141,12 @@ def _shops(random: np.random.Generator) -> list[Drawn]:
         ),
         drawn(
             bread,
-            Asked("Che cosa vende probabilmente questo negozio?", "Pane: « forno » è una panetteria.", "sentence", "it"),
+            Asked(
+                "Che cosa vende probabilmente questo negozio?",
+                "Pane: « forno » è una panetteria.",
+                "sentence",
+                "it",
+            ),
             Asked("Quando è chiuso?", "Il lunedì.", "reading", "it"),
             Asked("Read the name of the shop.", "FORNO ROSSI", "reading"),
             Asked("هل الباب على اليمين؟", "نعم", "yes/no", "ar"),
@@ -156,7 +174,12 @@ def _labels() -> list[Drawn]:
     centred(pen, (100, 145), "Himbeere\nKonfitüre\n\n250 g", font(15, SERIF_ITALIC))
     parcel, pen = canvas(340, 220, (190, 150, 104))
     pen.rectangle((30, 30, 310, 190), fill=(255, 255, 255))
-    pen.multiline_text((44, 42), "TO\nMs Ana Duarte\nRua das Flores 31\n4050-265 Porto\nPORTUGAL", font=font(15, BOLD), fill=INK)
+    pen.multiline_text(
+        (44, 42),
+        "TO\nMs Ana Duarte\nRua das Flores 31\n4050-265 Porto\nPORTUGAL",
+        font=font(15, BOLD),
+        fill=INK,
+    )
     for place, wide in enumerate([2, 1, 3, 1, 1, 2, 4, 1, 2, 2, 1, 3, 1, 2, 1, 1, 4, 2, 1, 3]):
         pen.rectangle((44 + 11 * place, 150, 44 + 11 * place + wide * 2, 180), fill=(0, 0, 0))
     plate, pen = canvas(300, 96, (70, 72, 78))
@@ -177,9 +200,17 @@ def _labels() -> list[Drawn]:
             parcel,
             Asked("To which city is the parcel going?", "Porto", "reading"),
             Asked("Qual é o código postal?", "4050-265", "reading", "pt"),
-            Asked("Copy the address in one line.", "Ms Ana Duarte, Rua das Flores 31, 4050-265 Porto, PORTUGAL", "reading"),
+            Asked(
+                "Copy the address in one line.",
+                "Ms Ana Duarte, Rua das Flores 31, 4050-265 Porto, PORTUGAL",
+                "reading",
+            ),
         ),
-        drawn(plate, Asked("Read the plate.", "KX 47 · 902", "reading"), Asked("How many digits are on it?", "5", "count")),
+        drawn(
+            plate,
+            Asked("Read the plate.", "KX 47 · 902", "reading"),
+            Asked("How many digits are on it?", "5", "count"),
+        ),
         drawn(
             bottle,
             Asked("Сколько раз в день принимать сироп?", "Три раза в день.", "reading", "ru"),
@@ -189,7 +220,12 @@ def _labels() -> list[Drawn]:
 
 
 def hand(
-    random: np.random.Generator, pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, fill: RGB
+    random: np.random.Generator,
+    pen: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    size: int,
+    fill: RGB,
 ) -> None:
     """Write a line letter by letter, each a little higher, larger or more slanted than the last."""
     x, y = place

@@ -31,7 +31,9 @@ STEPS, FAR = 48, 12.0
 
 @dataclass(frozen=True)
 class Solid:
-    """A solid that stands on the floor: its middle, its radius (half of its height), and whether it shines."""
+    """A solid that stands on the floor: its middle, its radius (half of its height), and whether it
+    shines.
+    """
 
     shape: str
     colour: str
@@ -55,20 +57,21 @@ def _picture(random: np.random.Generator, number: int) -> Drawn:
     ordered = sorted(solids, key=lambda solid: solid.x)
     near, far = (pick(solids, key=lambda solid: solid.z) for pick in (min, max))
     shiny = [solid for solid in ordered if solid.shiny]
-    shape = near.shape
+    dull, shape = len(solids) - len(shiny), near.shape
     names = [solid.words for solid in ordered]
-    sentence = f"From left to right there are {', '.join(f'a {name}' for name in names[:-1])} and a {names[-1]}."
+    sentence = (
+        f"From left to right there are {', '.join(f'a {name}' for name in names[:-1])} and a {names[-1]}."
+    )
     asked = [
         Asked("How many objects stand on the floor?", str(len(solids)), "count"),
         Asked(f"What colour is the {shape} nearest to the viewer?", near.colour),
         Asked("What do you see, from left to right? Answer in one sentence.", sentence, "sentence"),
         Asked(f"Is the {far.words} behind the {near.words}?", "yes", "yes/no"),
         Asked(
-            f"Are there more shiny objects than dull ones, {len(solids)} in all? Think step by step.",
-            f"{len(shiny)} of the {len(solids)} objects {'is' if len(shiny) == 1 else 'are'} shiny, so"
-            f" {len(solids) - len(shiny)} are dull. {len(shiny)} is"
-            f" {'' if 2 * len(shiny) > len(solids) else 'not '}more than {len(solids) - len(shiny)}. The answer"
-            f" is {'yes' if 2 * len(shiny) > len(solids) else 'no'}.",
+            f"Are more of the {len(solids)} objects shiny than dull? Think step by step.",
+            f"{_counted(len(shiny))} shiny, and {_counted(dull)} dull. {len(shiny)} is"
+            f" {'' if len(shiny) > dull else 'not '}more than {dull}. The answer is"
+            f" {'yes' if len(shiny) > dull else 'no'}.",
             "steps",
         ),
     ]
@@ -81,6 +84,10 @@ def _picture(random: np.random.Generator, number: int) -> Drawn:
     }
     language = list(others)[number % len(others)]
     return drawn(image, *asked, Asked(*others[language], "count", language), photographic=True)
+
+
+def _counted(count: int) -> str:
+    return "1 object is" if count == 1 else f"{count} objects are"
 
 
 def _standing(random: np.random.Generator, count: int) -> list[Solid]:
@@ -142,9 +149,7 @@ def rendered(random: np.random.Generator, solids: list[Solid], width: int, heigh
     eye = np.broadcast_to(np.array([0.0, 2.0, -4.4]), way.shape)
     points, hit = _march(solids, eye, way)
     gap, which = _nearest(solids, points)
-    normal = np.stack(
-        [_nearest(solids, points + 1e-4 * axis)[0] - gap for axis in np.eye(3)], axis=-1
-    )
+    normal = np.stack([_nearest(solids, points + 1e-4 * axis)[0] - gap for axis in np.eye(3)], axis=-1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True).clip(1e-12)
     _, dark = _march(solids, points + 0.03 * normal, np.broadcast_to(LIGHT, way.shape))
     light = (normal @ LIGHT).clip(0) * np.where(dark, 0.12, 1.0)

@@ -43,7 +43,9 @@ def table(
         for cell, wide in zip(row, widths, strict=True):
             if lines:
                 pen.rectangle((x, y, x + wide, y + step), outline=(120, 120, 130))
-            pen.text((x + pad, y + step / 2), cell, font=bold if number == 0 else letters, fill=INK, anchor="lm")
+            pen.text(
+                (x + pad, y + step / 2), cell, font=bold if number == 0 else letters, fill=INK, anchor="lm"
+            )
             x += wide
     return image
 
@@ -122,7 +124,11 @@ def _english() -> list[Drawn]:
         drawn(
             table("", SHEET, MONO, 13, head=(230, 230, 230)),
             Asked("What is in cell C3?", "18.25", "reading"),
-            Asked("Which formula would give the value of D5?", "=SUM(D2:D4), since 42.00 + 36.50 + 6.00 = 84.50.", "sentence"),
+            Asked(
+                "Which formula would give the value of D5?",
+                "=SUM(D2:D4), since 42.00 + 36.50 + 6.00 = 84.50.",
+                "sentence",
+            ),
             Asked("Which item costs the most in total?", "paper"),
         ),
     ]
@@ -133,7 +139,12 @@ def _others() -> list[Drawn]:
         drawn(
             table("Kreisliga, 10. Spieltag", LEAGUE, size=12, lines=False, ground=(246, 250, 244)),
             Asked("Wie viele Punkte hat der FC Auwald?", "20", "reading", "de"),
-            Asked("Welcher Verein hat am häufigsten verloren?", "Der SC Moorsee mit sieben Niederlagen.", "sentence", "de"),
+            Asked(
+                "Welcher Verein hat am häufigsten verloren?",
+                "Der SC Moorsee mit sieben Niederlagen.",
+                "sentence",
+                "de",
+            ),
             Asked("Which team leads the table?", "SV Talheim"),
         ),
         drawn(

@@ -1,7 +1,8 @@
 """The built-in calibration set: pictures with questions, and texts, of many kinds in eleven languages.
 
-It lies in the package (general/, whose README says what it holds); scripts/general_set makes it. A calibration
-set should hold what the model will meet, so own data are better; this one is for those who have none at hand.
+It lies in the package (general/, whose README says what it holds); scripts/general_set makes it. A
+calibration set should hold what the model will meet, so own data are better; this one is for those who have
+none at hand.
 """
 
 from __future__ import annotations
