@@ -2,7 +2,8 @@
 on a language model.
 
     python benchmarks/bench_general_set.py --model FOLDER [--data easy-vqa] [--own 32] [--general 32,64,128]
-        [--presets trellis-1,trellis-1.5,trellis-2] [--draws 3] [--questions 200] [--json F] [--markdown F]
+        [--spelled 0] [--presets trellis-1,trellis-1.5,trellis-2] [--draws 3] [--questions 200] [--json F]
+        [--markdown F]
     python benchmarks/bench_general_set.py --model FOLDER --text FOLDER [--second-text FOLDER]
         [--general 64,128] [--presets trellis-2] [--draws 1] [--json F] [--markdown F]
 
@@ -10,7 +11,7 @@ Protocol. Every preset packs all parts of the model several times, calibrated on
 
 own       `--own` questions of the split train of `--data`; or the first 24 windows of 512 tokens of `--text`
 general   so many samples of the built-in set, of which what the model's tokenizer only spells comes last
-spelled   the same without a look at the tokenizer (the first number of `--general` alone)
+spelled   `--spelled` samples of it, drawn without a look at the tokenizer
 none      nothing: each weight is rounded alone (`feedback=false`)
 
 with the draws 0, 1, … of `--draws`. A packed vision-language model is judged as bench_draws.py does, on
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import statistics
 import sys
 import tempfile
@@ -165,6 +167,10 @@ class Bench:
     def reads_images(self) -> bool:
         return isinstance(self.judged, Questions)
 
+    @cached_property
+    def set(self) -> str:
+        return set_digest(self.reads_images)
+
     def drawn(self, source: str, samples: int, draw: int) -> Drawn:
         """The calibration samples of a source."""
         if source == OWN:
@@ -179,7 +185,7 @@ class Bench:
         presets.
         """
         row = {"preset": name, "source": source, "samples": samples, "draw": draw, **plain_recipe(recipe)}
-        row |= {"machine": describe()} | ({"set": set_digest()} if source in (GENERAL, SPELLED) else {})
+        row |= {"machine": describe()} | ({"set": self.set} if source in (GENERAL, SPELLED) else {})
         try:
             prepared = prepare(
                 self.judged.folder, Request(recipe, PARTS, measurements=self.work / "measurements")
@@ -192,17 +198,22 @@ class Bench:
             return row | {"failed": str(error)}
 
 
-def set_digest() -> str:
-    """One text for the content of the built-in set."""
-    files = sorted(path for path in general_folder().rglob("*") if path.is_file() and path.suffix != ".md")
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+def set_digest(images: bool) -> str:
+    """One text for the content of the built-in set: what has images, or what has none."""
+    folder, whole = general_folder(), hashlib.sha256()
+    for line in (folder / "samples.jsonl").read_bytes().splitlines():
+        names = json.loads(line)["images"]
+        if bool(names) == images:
+            whole.update(line + b"".join((folder / name).read_bytes() for name in names))
+    return whole.hexdigest()[:16]
 
 
 def sources_of(options: argparse.Namespace) -> list[tuple[str, int]]:
     """What is calibrated on, with the number of samples."""
     own = CALIBRATING if options.text else options.own
     general = [int(part) for part in options.general.split(",")]
-    return [(OWN, own), *((GENERAL, one) for one in general), (SPELLED, general[0]), (NONE, 0)]
+    spelled = [(SPELLED, options.spelled)] if options.spelled else []
+    return [(OWN, own), *((GENERAL, one) for one in general), *spelled, (NONE, 0)]
 
 
 def measured(
@@ -226,7 +237,7 @@ def measured(
                 recipe = given.with_settings({"feedback": False}) if source == NONE else given
                 one = name, source, samples, draw
                 kept = rows.get(one)
-                if not is_current(kept, recipe) or (kept or {}).get("set", set_digest()) != set_digest():
+                if not is_current(kept, recipe) or (kept or {}).get("set", bench.set) != bench.set:
                     rows[one] = bench.measure(source, samples, draw, name, recipe, events)
                     save_rows(options.json, protocol, rows)
                 say(rows[one], bench.judged.measure)
@@ -311,6 +322,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, help="folder of text: the model is a language model")
     parser.add_argument("--second-text", type=Path, help="folder of other text to test with as well")
     parser.add_argument("--general", default="32,64,128", help="samples of the built-in set")
+    parser.add_argument(
+        "--spelled", type=int, default=0, help="samples drawn without a look at the tokenizer"
+    )
     parser.add_argument("--presets", action="append", metavar="A,B,…", help=PRESETS_HELP)
     parser.add_argument("--draws", type=positive, default=3)
     parser.add_argument("--questions", type=positive, default=200)
