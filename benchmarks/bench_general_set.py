@@ -291,7 +291,7 @@ def markdown(judged: Questions | Texts, rows: Sequence[Row], protocol: Mapping[s
     failed = [f"- {row['preset']}, {row['source']}: {row['failed']}" for row in rows if "failed" in row]
     kind = "questions" if isinstance(judged, Questions) else "windows of text"
     lines = [
-        f"## {protocol['model']}",
+        f"# Calibrated on the built-in set: {protocol['model']}",
         "",
         f"All parts packed. Own: {kind} of the data that the model is judged on, from the part for training.",
         "General: the built-in set, what the tokenizer only spells last. Spelled: the same without a look at",
@@ -330,7 +330,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--questions", type=positive, default=200)
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--json", type=Path, help="keep the rows here; the same command continues")
-    parser.add_argument("--markdown", type=Path, help="write the section of this model here")
+    parser.add_argument("--markdown", type=Path, help="write the table here as well")
     return parser.parse_args()
 
 
