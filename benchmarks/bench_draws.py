@@ -138,9 +138,13 @@ class Draws:
             run_job(prepared, out, drawn, overwrite=True, events=events)
             row |= {"seconds": time.perf_counter() - started}
             row |= {"bits": inspect(out).total.bits_per_weight}
-            model, processor = load(out, expand=True)
+            return row | self.judge(out)
         except InputError as error:
             return row | {"failed": str(error)}
+
+    def judge(self, out: Path) -> Row:
+        """What a packed folder answers; `failed` where its output is not finite."""
+        model, processor = load(out, expand=True)
         kept, full = self.reference
         result = evaluate(model, processor, self.questions, batch_size=BATCH, max_new_tokens=NEW_TOKENS)
         same = [
@@ -148,8 +152,8 @@ class Draws:
         ]
         divergences = question_divergences(model, processor, self.questions, kept)
         if not all(map(math.isfinite, divergences)):
-            return row | {"failed": "the packed model's output is not finite"}
-        return row | {
+            return {"failed": "the packed model's output is not finite"}
+        return {
             "accuracy": result.accuracy,
             "agreement": sum(same) / len(same),
             "kl": statistics.fmean(divergences),
