@@ -68,6 +68,23 @@ def load(
     if family is not None:
         use(family)
     family = check_model_folder(folder, family, trust_remote_code)
+    loaded = _loaded(folder, family, dtype, trust_remote_code)
+    loaded = loaded.eval().requires_grad_(False).to(device)
+    set_activations(loaded, activations)
+    if expand:
+        expand_weights(loaded)
+    if pruning != FROM_CHECKPOINT:
+        prune(loaded, wanted)
+    if adapter is not None:
+        attach(loaded, read_adapter(adapter, loaded, folder))
+    check_paths(loaded, family)
+    with folder_blamed(folder):
+        bounds = pixels or recorded_pixels(folder)
+        return loaded, load_processor(folder, family.reads_images, bounds, trust_remote_code)
+
+
+def _loaded(folder: Path, family: Family, dtype: torch.dtype | None, trust_remote_code: bool) -> Any:
+    """The model of a folder, as transformers loads it. InputError if tensors are missing."""
     import bivlm.packed.hf  # noqa: F401 - registers the checkpoint's method
 
     code = trust_remote_code and is_needed(read_json(folder / "config.json"))
@@ -86,18 +103,7 @@ def load(
             f"{folder} lacks {sorted(info['missing_keys'])[0]} ({len(info['missing_keys'])} tensors); copy or"
             " quantize it again"
         )
-    loaded = loaded.eval().requires_grad_(False).to(device)
-    set_activations(loaded, activations)
-    if expand:
-        expand_weights(loaded)
-    if pruning != FROM_CHECKPOINT:
-        prune(loaded, wanted)
-    if adapter is not None:
-        attach(loaded, read_adapter(adapter, loaded, folder))
-    check_paths(loaded, family)
-    with folder_blamed(folder):
-        bounds = pixels or recorded_pixels(folder)
-        return loaded, load_processor(folder, family.reads_images, bounds, trust_remote_code)
+    return loaded
 
 
 def recorded_pixels(folder: Path) -> PixelBounds:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
@@ -50,13 +51,9 @@ def measure(
             pixels = PixelBounds(max_pixels, min_pixels) or recorded_pixels(
                 resolve_model(model, trust_remote_code)
             )
+            bounds: dict[str, Any] = {"max_pixels": pixels.most, "min_pixels": pixels.least}
             loaded, processor = load(
-                reference,
-                expand=True,
-                pruning=None,
-                max_pixels=pixels.most,
-                min_pixels=pixels.least,
-                trust_remote_code=trust_remote_code,
+                reference, expand=True, pruning=None, trust_remote_code=trust_remote_code, **bounds
             )
             answers = collect_reference(
                 loaded,

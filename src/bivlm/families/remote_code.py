@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from bivlm.errors import InputError, cut
 
@@ -69,8 +68,9 @@ def is_needed(content: Mapping[str, Any]) -> bool:
     """Whether the model of a config.json is built with code of its folder: it has some, and transformers has
     no class for the model.
     """
-    model_type = content.get("model_type")
-    return "AutoConfig" in code_of(content) and model_type not in CONFIG_MAPPING_NAMES
+    known, model_type = transformers.CONFIG_MAPPING, str(content.get("model_type"))
+    own = model_type in known and known[model_type].__module__.startswith("transformers.")
+    return "AutoConfig" in code_of(content) and not own
 
 
 def check_code(folder: Path, content: Mapping[str, Any]) -> None:
