@@ -82,11 +82,17 @@ def find_structure(config: PretrainedConfig, asking: Asking | None = None) -> St
     be packed block by block.
     """
     auto_class = auto_class_of(config.model_type, config.architectures or ())
-    auto_model = getattr(transformers, auto_class)
-    small = small_model(config, auto_model, asking)
+    return structure_of(small_model(config, getattr(transformers, auto_class), asking), config)
+
+
+def structure_of(small: Small, config: PretrainedConfig) -> Structure:
+    """The structure of the model of `config`, of which `small` is a small copy. Raises InputError as
+    above.
+    """
+    auto_class = auto_class_of(config.model_type, config.architectures or ())
     structure = _read(small, config.model_type, auto_class)
     with torch.device("meta"):
-        full = auto_model.from_config(config, dtype=torch.bfloat16)
+        full = getattr(transformers, auto_class).from_config(config, dtype=torch.bfloat16)
     return check_against(full, small.model, structure)
 
 
