@@ -49,7 +49,7 @@ from bivlm.errors import InputError, cut
 from bivlm.eval.structure import count_weights
 from bivlm.families import family_of
 from bivlm.families.base import block_paths
-from bivlm.families.found.find import find_structure, small_model
+from bivlm.families.found.find import auto_class_of, small_model, structure_of
 from bivlm.families.found.structure import Structure
 from bivlm.families.found.tracing import run
 from bivlm.packed.module import expand_weights, packed_modules
@@ -129,14 +129,14 @@ def _ring(*_: object) -> None:
 
 
 def _steps(row: Row, folder: Path) -> None:
-    config = config_of(row.model_type)
-    structure = find_structure(config)
+    config, shrunk = config_of(row.model_type), config_of(row.model_type)
+    for part, name, value in SMALL_IMAGES.get(row.model_type, ()):
+        setattr(getattr(shrunk, part), name, value)
+    auto_model = getattr(transformers, auto_class_of(row.model_type))
+    small = small_model(shrunk, auto_model, None)
+    structure = structure_of(small, config)
     row.found, row.experts = True, bool(structure.experts)
     row.share = _share(config, structure)
-    for part, name, value in SMALL_IMAGES.get(row.model_type, ()):
-        setattr(getattr(config, part), name, value)
-    auto_model = getattr(transformers, structure.auto_class)
-    small = small_model(config, auto_model, None)
     model, inputs = small.model, small.three.question
     row.replayed = _replays(model, inputs, structure)
     if not row.replayed:

@@ -25,7 +25,7 @@ def test_the_page_says_what_works_and_why_not():
     assert "builds: 4. Found: 3. Packed and loaded again, exactly: 2." in text
     assert "| one | yes | yes | yes | yes | yes | yes | 91% |  |" in text
     assert "| two |  | yes | yes | yes | no |  | 50%* | stacked experts stay |" in text
-    assert "| three |  | no |  |  |  |  | a small copy of it does not run (KeyError: 'b') |" in text
+    assert "| three |  | no |  |  |  |  |  | a small copy of it does not run (KeyError: 'b') |" in text
     assert "| the saved model: the shards lack / a |" in text
     assert "    a command" in text.splitlines()
 

@@ -11,7 +11,7 @@ import transformers
 
 from bivlm import families
 from bivlm.errors import InputError
-from bivlm.families.found.find import find_structure, small_model
+from bivlm.families.found.find import auto_class_of, small_model, structure_of
 from bivlm.families.found.structure import ImageToken
 from bivlm.pruning.apply import describe, prune
 from family_table import IN_TOWER, PRUNING, config_of
@@ -33,8 +33,8 @@ def slowly(names):
 def small(model_type):
     """A small model of a type, asked with made-up inputs; its family is known as a found one is."""
     config = config_of(model_type)
-    structure = find_structure(config)
-    made = small_model(config, getattr(transformers, structure.auto_class), None)
+    made = small_model(config, getattr(transformers, auto_class_of(model_type)), None)
+    structure = structure_of(made, config)
     moved = {old: new for new, old in made.shrunk.tokens.items()}
     token = structure.image_token_id
     own = ImageToken(None if token is None else moved.get(token, token))

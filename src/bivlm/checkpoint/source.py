@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from bivlm.checkpoint.conversion import Conversion, ConvertedEntry, Entry, KeyMa
 from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
+from bivlm.checkpoint.weightless import no_weights
 from bivlm.errors import InputError
 from bivlm.families import Family, remote_code
 from bivlm.families.found.entrance import check_model_type, family_in
@@ -53,7 +53,7 @@ class SourceModel:
         self.dtype: torch.dtype = self._model_dtype(stored)
         check_depth(folder, self.config, (entry.shape for entry in stored.values()))
         self.family: Family = family_in(folder, self.config, trust_remote_code)
-        with folder_blamed(folder), init_empty_weights(include_buffers=False):
+        with folder_blamed(folder), no_weights():
             self.model: transformers.PreTrainedModel = self.family.auto_model.from_config(
                 self.config, dtype=self.dtype
             )

@@ -99,12 +99,18 @@ def find_structure(config: PretrainedConfig, asking: Asking | None = None) -> St
     Raises InputError, naming the place, if the model cannot be shrunk and run, or runs in a way that cannot
     be packed block by block.
     """
+    auto_model = getattr(transformers, auto_class_in(config))
+    return structure_of(small_model(config, auto_model, asking), config)
+
+
+def structure_of(small: Small, config: PretrainedConfig) -> Structure:
+    """The structure of the model of `config`, of which `small` is a small copy. Raises InputError as
+    above.
+    """
     auto_class = auto_class_in(config)
-    auto_model = getattr(transformers, auto_class)
-    small = small_model(config, auto_model, asking)
     structure = replace(_read(small, config.model_type, auto_class), takes=taken_by(config))
     with torch.device("meta"):
-        full = auto_model.from_config(config, dtype=torch.bfloat16)
+        full = getattr(transformers, auto_class).from_config(config, dtype=torch.bfloat16)
     return check_against(full, small.model, structure)
 
 
