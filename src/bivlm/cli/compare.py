@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,8 @@ from bivlm.cli.shared import (
     LimitOption,
     ModelArgument,
     PartsOption,
-    TokensOption,
+    TaskOption,
+    TaskTokensOption,
     TrustOption,
     columns_of,
     command,
@@ -33,6 +34,9 @@ from bivlm.errors import InputError
 
 if TYPE_CHECKING:
     from bivlm.studies.compare.result import Comparison
+    from bivlm.types import Sample
+
+MAX_NEW_TOKENS = 16  # of an answer, unless a task says otherwise
 
 QuestionsOption = Annotated[
     str,
@@ -58,6 +62,18 @@ CalibrationOption = Annotated[
     typer.Option(
         min=1,
         help="how many calibration questions to draw, for presets that need data",
+        rich_help_panel=MORE,
+    ),
+]
+CalibrationDataOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help=(
+            "what to calibrate on, its split train; general is the built-in set. Left out: --data, and with"
+            " --task the built-in set"
+        ),
+        show_default=False,
         rich_help_panel=MORE,
     ),
 ]
@@ -99,7 +115,9 @@ def compare(
     seeds: DrawsOption = 1,
     seed: SeedOption = 0,
     batch_size: BatchOption = 32,
-    max_new_tokens: TokensOption = 16,
+    task: TaskOption = None,
+    calibration_data: CalibrationDataOption = None,
+    max_new_tokens: TaskTokensOption = None,
     keep_models: KeepModelsOption = False,
     columns: ColumnsOption = None,
     data_root: DataRootOption = None,
@@ -113,7 +131,10 @@ def compare(
     """
     quiet_libraries()
     from bivlm.cli.progress import Shown
+    from bivlm.data.general_set import GENERAL
     from bivlm.data.samples import read_samples
+    from bivlm.eval.scoring import BY_REFERENCES
+    from bivlm.eval.tasks import samples_of_task, task_named
     from bivlm.job.recipe import load_recipe, split_presets
     from bivlm.studies.compare.page import write_page
     from bivlm.studies.compare.run import compare_presets
@@ -124,32 +145,21 @@ def compare(
         require_matplotlib()
     recipes = [load_recipe(preset) for preset in split_presets(presets or [])]
     shown, names = Shown(), columns_of(columns)
-    samples = read_samples(
-        data,
-        split="test",
-        limit=limit,
-        seed=seed,
-        answers_required=True,
-        data_root=data_root,
-        columns=names,
-        events=shown,
-    )
+    reading: dict[str, Any] = {"data_root": data_root, "columns": names}
+    benchmark = None if task is None else task_named(task)
+    asking = {"limit": limit, "seed": seed, "events": shown, **reading}
+    if benchmark is None:
+        samples = read_samples(data, split="test", answers_required=True, **asking)
+    else:
+        samples = samples_of_task(benchmark, data, **asking)
     calibrates = any(recipe.needs_data for recipe in recipes)
+    taught = calibration_data or (data if benchmark is None else GENERAL)
     drawn = [
-        (
-            read_samples(
-                data,
-                split="train",
-                limit=calibration,
-                seed=seed + draw,
-                data_root=data_root,
-                columns=names,
-            )
-            if calibrates
-            else []
-        )
+        _calibration(taught, calibration, seed + draw, reading) if calibrates else []
         for draw in range(seeds if calibrates else 1)
     ]
+    longest = max_new_tokens or (benchmark.max_new_tokens if benchmark else MAX_NEW_TOKENS)
+    scorer = benchmark.scorer if benchmark else BY_REFERENCES
     with shown as events:
         found = compare_presets(
             model,
@@ -161,10 +171,20 @@ def compare(
             parts=words(parts),
             parts_study=parts_study,
             keep_models=keep_models,
-            settings=RunSettings(batch_size, max_new_tokens, command_line(), events, trust_remote_code),
+            settings=RunSettings(batch_size, longest, command_line(), events, trust_remote_code, scorer),
         )
         write_page(found, out)
     _show(found, out, json_)
+
+
+def _calibration(data: str, count: int, seed: int, reading: dict[str, Any]) -> list[Sample]:
+    """Calibration samples from the built-in set, or from the training split of a data set."""
+    from bivlm.data.general_set import GENERAL, general_samples
+    from bivlm.data.samples import read_samples
+
+    if data == GENERAL:
+        return general_samples(count, seed)
+    return read_samples(data, split="train", limit=count, seed=seed, **reading)
 
 
 def _show(found: Comparison, out: Path, json_: bool) -> None:

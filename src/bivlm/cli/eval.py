@@ -23,7 +23,8 @@ from bivlm.cli.shared import (
     PruneOption,
     SeedOption,
     SplitOption,
-    TokensOption,
+    TaskOption,
+    TaskTokensOption,
     TrustOption,
     chosen_pruning,
     columns_of,
@@ -33,6 +34,9 @@ from bivlm.cli.shared import (
     quiet_libraries,
     split_of,
 )
+from bivlm.errors import InputError
+
+MAX_NEW_TOKENS = 16  # of an answer, unless a task says otherwise
 
 if TYPE_CHECKING:
     from bivlm.eval.run import EvalResult
@@ -89,6 +93,7 @@ KeepSeenOption = Annotated[
     "bivlm eval out --data vqa.jsonl --reference path/to/model",
     "bivlm eval out --data easy-vqa --limit 500 --prune none",
     "bivlm eval out --data vqa.jsonl --reference path/to/model --out results --confidence",
+    "bivlm eval out --task mme --data MME_Benchmark",
 )
 def evaluate(
     model: ModelArgument,
@@ -99,7 +104,8 @@ def evaluate(
     limit: LimitOption = None,
     seed: SeedOption = 0,
     batch_size: BatchOption = 32,
-    max_new_tokens: TokensOption = 16,
+    task: TaskOption = None,
+    max_new_tokens: TaskTokensOption = None,
     prune: PruneOption = None,
     adapter: AdapterOption = None,
     max_pixels: MaxPixelsOption = None,
@@ -122,25 +128,31 @@ def evaluate(
     from bivlm.eval.measure import measure
     from bivlm.eval.scoring import BY_REFERENCES, scorer_named
     from bivlm.eval.seen import unseen
+    from bivlm.eval.tasks import samples_of_task, task_named
     from bivlm.studies.picture import require_matplotlib
     from bivlm.studies.reliability import reliability_plot
 
-    used = scorer_named(scorer or BY_REFERENCES).name
+    chosen_task = None if task is None else task_named(task)
+    if chosen_task is not None and scorer is not None:
+        raise InputError(f"--task {task} has a scorer of its own, {chosen_task.scorer}; leave --scorer out")
+    used = scorer_named(scorer or (chosen_task.scorer if chosen_task else BY_REFERENCES)).name
+    longest = max_new_tokens or (chosen_task.max_new_tokens if chosen_task else MAX_NEW_TOKENS)
     if out is not None:
         check_free(out)
         if confidence:
             require_matplotlib()
     shown = Shown()
-    chosen = read_samples(
-        data,
-        split=split_of(split, "test"),
-        limit=limit,
-        seed=seed,
-        answers_required=True,
-        data_root=data_root,
-        columns=columns_of(columns),
-        events=shown,
-    )
+    reading = {
+        "limit": limit,
+        "seed": seed,
+        "data_root": data_root,
+        "columns": columns_of(columns),
+        "events": shown,
+    }
+    if chosen_task is None:
+        chosen = read_samples(data, split=split_of(split, "test"), answers_required=True, **reading)
+    else:
+        chosen = samples_of_task(chosen_task, data, split=split_of(split, chosen_task.split), **reading)
     if not keep_seen:
         chosen = unseen(model, chosen, shown)
     if shuffle_images:
@@ -151,7 +163,7 @@ def evaluate(
             chosen,
             reference=reference,
             batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=longest,
             pruning=chosen_pruning(prune),
             adapter=adapter,
             max_pixels=max_pixels,
@@ -167,6 +179,7 @@ def evaluate(
             "adapter": adapter,
             "reference": reference,
             "data": data,
+            "task": task,
             "limit": limit,
             "seed": seed,
             "scorer": used,

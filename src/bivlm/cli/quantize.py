@@ -90,10 +90,15 @@ EffortOption = Annotated[
         rich_help_panel=MORE,
     ),
 ]
-CalibrationOption = Annotated[str | None, typer.Option(help=f"calibration {DATA_HELP}")]
+CalibrationOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"calibration {DATA_HELP}; left out: the built-in set; none: no data", show_default=False
+    ),
+]
 SamplesOption = Annotated[
     int,
-    typer.Option(min=1, help="how many calibration questions to draw from --data", rich_help_panel=MORE),
+    typer.Option(min=1, help="how many calibration questions to draw", rich_help_panel=MORE),
 ]
 DefaultPruningOption = Annotated[
     str | None,
@@ -157,7 +162,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan an
 @command(
     "quantize",
     MAIN,
-    "bivlm quantize path/to/model out --preset bivlm-paper",
+    "bivlm quantize path/to/model out",
     "bivlm quantize path/to/model out --bits 2 --data vqa.jsonl",
 )
 def quantize(
@@ -222,7 +227,7 @@ def quantize(
         return
     drawn = calibration_samples(
         prepared,
-        data or (),
+        data,
         samples,
         seed,
         data_root,

@@ -126,6 +126,26 @@ LimitOption = Annotated[int | None, typer.Option(min=1, help="draw this many tes
 SeedOption = Annotated[int, typer.Option(help="seed of that draw", rich_help_panel=MORE)]
 BatchOption = Annotated[int, typer.Option(min=1, help="questions answered at a time", rich_help_panel=MORE)]
 TokensOption = Annotated[int, typer.Option(min=1, help="longest answer, in tokens", rich_help_panel=MORE)]
+TaskTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="longest answer, in tokens; left out: the task's, or 16",
+        show_default=False,
+        rich_help_panel=MORE,
+    ),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=(
+            "a benchmark, with its prompts, its scorer and its split: mme, mmmu, scienceqa, vizwiz, pope,"
+            " mmstar, textvqa, vqav2, docvqa, chartqa, ocrbench; --data is where it lies"
+        ),
+        show_default=False,
+    ),
+]
 PruneOption = Annotated[
     str | None,
     typer.Option(

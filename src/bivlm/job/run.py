@@ -28,6 +28,7 @@ from bivlm.checkpoint.place import CALIBRATION_NAME, REPORT_NAME
 from bivlm.checkpoint.shards import read_json, to_json
 from bivlm.checkpoint.source import SourceModel
 from bivlm.data.digests import Digests
+from bivlm.data.general_set import GENERAL
 from bivlm.data.samples import read_samples
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, load_processor, use
@@ -43,7 +44,7 @@ from bivlm.job.preflight import Preflight, check_disk, preflight
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request, make_request
-from bivlm.job.samples import check_images, check_samples
+from bivlm.job.samples import NO_DATA, built_in, check_images, check_samples
 from bivlm.job.walk import Walk
 from bivlm.job.weighing import gradients_of, wants_gradients
 from bivlm.pruning.apply import TokenPruning
@@ -78,7 +79,7 @@ def quantize(
     embeddings: float | None = None,
     settings: Mapping[str, Any] | None = None,
     parts: Collection[str] = PARTS,
-    data: str | Path | Sequence[Sample] = (),
+    data: str | Path | Sequence[Sample] | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
     data_root: str | Path | None = None,
@@ -103,7 +104,8 @@ def quantize(
     settings       change fields of the recipe's quantizers
     parts          which parts to pack: any of "vision", "projector", "language"
     data           calibration data: a file or data set as on the command line, from which `samples` questions
-                   are drawn with `seed`; or a list of `Sample`, all of which are used
+                   are drawn with `seed`; or a list of `Sample`, all of which are used; left out: the
+                   built-in set, if the recipe needs data; "none": nothing
     data_root      the folder in which the images that a data file names must lie; left out: anywhere
     pruning        the packed model's default pruning ("attention:layer=2,keep=0.25")
     family         the declaration of an architecture that bivlm does not know
@@ -170,7 +172,7 @@ def prepare(model: str | Path, request: Request) -> Prepared:
 
 def calibration_samples(
     prepared: Prepared,
-    data: str | Path | Sequence[Sample],
+    data: str | Path | Sequence[Sample] | None,
     samples: int = SAMPLES,
     seed: int = 0,
     data_root: str | Path | None = None,
@@ -179,11 +181,13 @@ def calibration_samples(
     columns: Mapping[str, str] | None = None,
     events: Events = SILENT,
 ) -> Sequence[Sample]:
-    """The calibration samples of a job: none if its recipe needs no data. Raises InputError for data that
-    cannot be read.
+    """The calibration samples of a job: none if its recipe needs no data, or if `data` is "none"; the
+    built-in ones if it is None. Raises InputError for data that cannot be read.
     """
-    if not prepared.recipe.needs_data:
+    if not prepared.recipe.needs_data or data == NO_DATA:
         return ()
+    if data is None or data == GENERAL:
+        return built_in(prepared.source, samples, seed, prepared.request.pixels, events)
     if isinstance(data, str | Path):
         images = prepared.source.family.reads_images
         return read_samples(

@@ -1,5 +1,5 @@
-"""Whether a job has the calibration samples that it needs: enough of them, and questions with images for the
-parts that see images.
+"""The built-in calibration samples, for a job without data of its own; and whether a job has the samples that
+it needs: enough of them, and questions with images for the parts that see images.
 """
 
 from __future__ import annotations
@@ -11,18 +11,46 @@ from bivlm.calibration.distillation import HELD_OUT as WHOLE_HELD_OUT
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.tuning import HELD_OUT
 from bivlm.checkpoint.source import SourceModel
+from bivlm.data.general_set import general_samples
 from bivlm.errors import InputError
+from bivlm.events import SILENT, Events
+from bivlm.families import load_processor, tokenizer_of
+from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.job.plan import BlockPlan, Plan
 from bivlm.job.recipe import Recipe
-from bivlm.types import PARTS
+from bivlm.types import PARTS, Sample
+
+NO_DATA = "none"  # in place of data: calibrate on nothing
+DATA_FREE = ("rtn-3", "trellis-3:feedback=false")  # presets for it
+TEXT_SHARE = 0.25  # of the built-in samples for a model that reads images
+
+
+def built_in(
+    source: SourceModel, count: int, seed: int, pixels: PixelBounds = UNBOUNDED, events: Events = SILENT
+) -> list[Sample]:
+    """Samples of the built-in set for a model, in words that its tokenizer knows."""
+    images = source.family.reads_images
+    processor = load_processor(source.folder, images, pixels, source.trust_remote_code)
+    tokenizer = tokenizer_of(processor)
+    events.say(
+        "no data were given: calibrating on the built-in set. Your own questions are better (--data); --data"
+        " none calibrates on nothing"
+    )
+    return general_samples(
+        count,
+        seed,
+        images=images,
+        text_share=TEXT_SHARE,
+        tokens=lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+    )
 
 
 def check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
     """InputError if a recipe needs more calibration samples than there are."""
     if recipe.needs_data and not samples:
         raise InputError(
-            f"recipe {recipe.name} calibrates on data and none was given; add --data, or choose a preset that"
-            " needs no data"
+            f"recipe {recipe.name} calibrates on data, and --data none was asked for; leave --data out for"
+            f" the built-in set, or take a preset that needs no data: {' or '.join(DATA_FREE)}"
         )
     if recipe.tuning and len(samples) < HELD_OUT:
         raise InputError(

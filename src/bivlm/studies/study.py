@@ -12,7 +12,7 @@ from bivlm.errors import InputError
 from bivlm.eval.fidelity import ReferenceAnswers, collect_reference
 from bivlm.eval.records import RECORDS_VERSION
 from bivlm.eval.run import EvalResult, evaluate
-from bivlm.eval.scoring import METRICS_VERSION
+from bivlm.eval.scoring import BY_REFERENCES, METRICS_VERSION
 from bivlm.events import SILENT, Events
 from bivlm.studies.folder import RunFolder
 from bivlm.types import Sample
@@ -30,6 +30,7 @@ class RunSettings:
     command         what the result says that it was made by
     events          hears of progress, and of every finished run in a line
     trust_remote_code  run the code of the models' folders where it is needed
+    scorer          how answers are scored (eval/scoring)
     """
 
     batch_size: int = 32
@@ -37,6 +38,7 @@ class RunSettings:
     command: str = ""
     events: Events = SILENT
     trust_remote_code: bool = False
+    scorer: str = BY_REFERENCES
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -47,6 +49,7 @@ class RunSettings:
         return {
             "batch_size": self.batch_size,
             "max_new_tokens": self.max_new_tokens,
+            "scorer": self.scorer,
             "metrics": METRICS_VERSION,
             "records": RECORDS_VERSION,
             "bivlm": __version__,
@@ -92,6 +95,7 @@ class Study:
             self.samples,
             max_new_tokens=self.settings.max_new_tokens,
             reference=reference,
+            scorer=self.settings.scorer,
             events=Labelled(self.settings.events, label),
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bivlm.errors import InputError
 from bivlm.eval.run import check_answers
+from bivlm.eval.scoring import BY_REFERENCES
 from bivlm.job.recipe import Recipe, load_recipe
 from bivlm.studies.compare.folder import run_name
 from bivlm.types import PARTS, PartName, Sample
@@ -39,12 +40,15 @@ def checked_parts(parts: Collection[str]) -> tuple[PartName, ...]:
 
 
 def check_samples(
-    samples: Sequence[Sample], calibration: Sequence[Sample], recipes: Sequence[Recipe]
+    samples: Sequence[Sample],
+    calibration: Sequence[Sample],
+    recipes: Sequence[Recipe],
+    scorer: str = BY_REFERENCES,
 ) -> None:
     """InputError without questions, for one without an answer, and where a recipe lacks calibration data."""
     if not samples:
         raise InputError("there are no questions; a comparison needs questions with answers")
-    check_answers(samples)
+    check_answers(samples, scorer)
     needing = next((recipe for recipe in recipes if recipe.needs_data), None)
     if needing is not None and not calibration:
         raise InputError(

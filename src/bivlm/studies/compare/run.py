@@ -77,7 +77,7 @@ def compare_presets(
     combinations = COMBINATIONS if parts_study else (checked_parts(parts),)
     draws = (calibration, *further_draws)
     for draw in draws:
-        check_samples(samples, draw, recipes)
+        check_samples(samples, draw, recipes, settings.scorer)
     folder = ComparisonFolder(Path(out))
     trusted = settings.trust_remote_code
     source = SourceModel(resolve_model(model, trusted), trust_remote_code=trusted)
