@@ -82,7 +82,7 @@ def contents(
     if source == EASY_VQA:
         splits = {name: len(read_samples(source, split=name)) for name in (TRAIN, TEST)}
         samples = read_samples(source, split=split)
-        return _counted(iter(samples), source, BUILT_IN, BUILT_IN, splits, split or TEST, len(samples))
+        return _counted(iter(samples), EASY_VQA, BUILT_IN, BUILT_IN, splits, split or TEST, len(samples))
     opened = open_set(source)
     names = list(opened.splits)
     chosen = names[0] if split is None else split

@@ -109,7 +109,7 @@ def choose_split(
         return splits[names[0]](), split in (TRAIN, TEST)
     if split is None and len(names) == 1:
         return splits[names[0]](), False
-    if split in splits:
+    if split is not None and split in splits:
         return splits[split](), False
     near = next((name for name in STANDS_IN.get(str(split), ()) if name in splits), None)
     if near is not None:

@@ -89,13 +89,13 @@ def _in_place(array: pyarrow.Array, place: int, width: int) -> memoryview:
 @contextmanager
 def read_errors(what: str, advice: str) -> Iterator[None]:
     """Turn what `datasets` and its readers raise on damaged files into InputError, with the first cause."""
-    import datasets
     import pyarrow
+    from datasets.exceptions import DatasetsError
 
     try:
         yield
     except (
-        datasets.exceptions.DatasetsError,
+        DatasetsError,
         pyarrow.ArrowException,
         OSError,
         ValueError,
