@@ -121,14 +121,9 @@ def compare(
     samples = read_samples(
         data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
     )
-    calibrates = any(recipe.needs_data for recipe in recipes)
+    draws = range(seed, seed + seeds) if any(recipe.needs_data for recipe in recipes) else ()
     drawn = [
-        (
-            read_samples(data, split="train", limit=calibration, seed=seed + draw, data_root=data_root)
-            if calibrates
-            else []
-        )
-        for draw in range(seeds if calibrates else 1)
+        read_samples(data, split="train", limit=calibration, seed=draw, data_root=data_root) for draw in draws
     ]
     with Shown() as events:
         found = compare_presets(
@@ -136,7 +131,7 @@ def compare(
             recipes,
             out,
             samples=samples,
-            calibration=drawn[0],
+            calibration=drawn[0] if drawn else (),
             further_draws=drawn[1:],
             parts=words(parts),
             parts_study=parts_study,

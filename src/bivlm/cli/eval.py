@@ -101,16 +101,11 @@ def evaluate(
     from bivlm.cli.progress import Shown
     from bivlm.data.samples import read_samples
     from bivlm.data.samples import shuffle_images as shuffled
-    from bivlm.eval.folder import check_free
     from bivlm.eval.measure import measure
     from bivlm.eval.scoring import BY_REFERENCES, scorer_named
-    from bivlm.studies.picture import require_matplotlib
 
     used = scorer_named(scorer or BY_REFERENCES).name
-    if out is not None:
-        check_free(out)
-        if confidence:
-            require_matplotlib()
+    _check_out(out, confidence)
     chosen = read_samples(
         data, split="test", limit=limit, seed=seed, answers_required=True, data_root=data_root
     )
@@ -132,21 +127,22 @@ def evaluate(
         )
     name = model if adapter is None else f"{model} + {adapter}"
     if out is not None:
-        asked = {
-            "model": model,
-            "adapter": adapter,
-            "reference": reference,
-            "data": data,
-            "limit": limit,
-            "seed": seed,
-            "scorer": used,
-            "prune": prune,
-            "max_pixels": max_pixels,
-            "min_pixels": min_pixels,
-            "shuffle_images": shuffle_images,
-        }
+        asked = {"model": model, "adapter": adapter, "reference": reference, "data": data, "limit": limit}
+        asked |= {"seed": seed, "scorer": used, "prune": prune, "shuffle_images": shuffle_images}
+        asked |= {"max_pixels": max_pixels, "min_pixels": min_pixels}
         _keep(out, name, result, asked, confidence)
     _show(name, result, out, confidence, json_)
+
+
+def _check_out(out: Path | None, confidence: bool) -> None:
+    """InputError, before anything long, where the results could not be kept."""
+    from bivlm.eval.folder import check_free
+    from bivlm.studies.picture import require_matplotlib
+
+    if out is not None:
+        check_free(out)
+        if confidence:
+            require_matplotlib()
 
 
 def _keep(out: Path, name: str, result: EvalResult, asked: dict[str, Any], confidence: bool) -> None:

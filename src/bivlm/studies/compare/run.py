@@ -30,7 +30,7 @@ from bivlm.job.request import Request
 from bivlm.job.run import prepare
 from bivlm.loading import load
 from bivlm.machine import machine, machine_line
-from bivlm.studies.compare.checks import check_samples, checked_parts, checked_recipes
+from bivlm.studies.compare.checks import check_draws, check_samples, checked_parts, checked_recipes
 from bivlm.studies.compare.differences import with_differences
 from bivlm.studies.compare.draws import Measured, merged
 from bivlm.studies.compare.folder import ComparisonFolder, run_name
@@ -80,6 +80,7 @@ def compare_presets(
     folder = ComparisonFolder(Path(out))
     source = SourceModel(resolve_model(model))
     asked, calibrated = digests(samples), [digests(draw) for draw in draws]
+    check_draws(calibrated)
     common = {"model": model_files(source.folder), "samples": joined(asked), **settings.fingerprint()}
     with folder:
         work = _Comparing(
