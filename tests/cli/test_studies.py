@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from bivlm.data.samples import read_samples
+from bivlm.errors import InputError
+
 
 def test_compare(run, source, tmp_path, questions):
     data = questions["DATA"]
@@ -39,6 +42,31 @@ def test_compare(run, source, tmp_path, questions):
     assert error.count("measured before") == 3
     assert "true bits" in text
     assert (tmp_path / "out" / "comparison.png").exists()
+
+
+def test_compare_draws_calibration_questions_with_every_seed(run, source, tmp_path, questions, monkeypatch):
+    from bivlm.studies.compare import run as study
+
+    told = {}
+
+    def compare_presets(model, recipes, out, **options):
+        told.update(options)
+        raise InputError("enough")
+
+    monkeypatch.setattr(study, "compare_presets", compare_presets)
+    data = questions["DATA"]
+    question = json.loads(data.read_text())
+    data.write_text("".join(json.dumps({**question, "question": f"Colour {n}?"}) + "\n" for n in range(30)))
+    words = ("compare", source, "--data", data, "--out", tmp_path / "out", "--calibration", 3, "--seeds", 3)
+    assert run(*words, "--presets", "bivlm")[0] == 2
+    draws = [told["calibration"], *told["further_draws"]]
+    expected = [read_samples(data, split="train", limit=3, seed=seed) for seed in range(3)]
+    assert [[one.question for one in draw] for draw in draws] == [
+        [one.question for one in draw] for draw in expected
+    ]
+    assert len({tuple(one.question for one in draw) for draw in draws}) == 3
+    assert run(*words, "--presets", "rtn-3")[0] == 2
+    assert (told["calibration"], told["further_draws"]) == ((), []), "it needs none"
 
 
 def test_compare_exits_with_2_when_a_preset_fails_and_measures_the_others(run, source, tmp_path, questions):

@@ -152,12 +152,9 @@ def compare(
         samples = read_samples(data, split="test", answers_required=True, **asking)
     else:
         samples = samples_of_task(benchmark, data, **asking)
-    calibrates = any(recipe.needs_data for recipe in recipes)
+    draws = range(seed, seed + seeds) if any(recipe.needs_data for recipe in recipes) else ()
     taught = calibration_data or (data if benchmark is None else GENERAL)
-    drawn = [
-        _calibration(taught, calibration, seed + draw, reading) if calibrates else []
-        for draw in range(seeds if calibrates else 1)
-    ]
+    drawn = [_calibration(taught, calibration, draw, reading) for draw in draws]
     longest = max_new_tokens or (benchmark.max_new_tokens if benchmark else MAX_NEW_TOKENS)
     scorer = benchmark.scorer if benchmark else BY_REFERENCES
     with shown as events:
@@ -166,7 +163,7 @@ def compare(
             recipes,
             out,
             samples=samples,
-            calibration=drawn[0],
+            calibration=drawn[0] if drawn else (),
             further_draws=drawn[1:],
             parts=words(parts),
             parts_study=parts_study,

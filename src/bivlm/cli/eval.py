@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,7 @@ MAX_NEW_TOKENS = 16  # of an answer, unless a task says otherwise
 
 if TYPE_CHECKING:
     from bivlm.eval.run import EvalResult
+    from bivlm.types import Sample
 
 ReferenceOption = Annotated[
     str | None,
@@ -124,35 +126,23 @@ def evaluate(
     from bivlm.cli.progress import Shown
     from bivlm.data.samples import read_samples
     from bivlm.data.samples import shuffle_images as shuffled
-    from bivlm.eval.folder import check_free, model_size, write_evaluation
     from bivlm.eval.measure import measure
     from bivlm.eval.scoring import BY_REFERENCES, scorer_named
     from bivlm.eval.seen import unseen
     from bivlm.eval.tasks import samples_of_task, task_named
-    from bivlm.studies.picture import require_matplotlib
-    from bivlm.studies.reliability import reliability_plot
 
-    chosen_task = None if task is None else task_named(task)
-    if chosen_task is not None and scorer is not None:
-        raise InputError(f"--task {task} has a scorer of its own, {chosen_task.scorer}; leave --scorer out")
-    used = scorer_named(scorer or (chosen_task.scorer if chosen_task else BY_REFERENCES)).name
-    longest = max_new_tokens or (chosen_task.max_new_tokens if chosen_task else MAX_NEW_TOKENS)
-    if out is not None:
-        check_free(out)
-        if confidence:
-            require_matplotlib()
+    benchmark = None if task is None else task_named(task)
+    if benchmark is not None and scorer is not None:
+        raise InputError(f"--task {task} has a scorer of its own, {benchmark.scorer}; leave --scorer out")
+    used = scorer_named(scorer or (benchmark.scorer if benchmark else BY_REFERENCES)).name
+    _check_out(out, confidence)
     shown = Shown()
-    reading = {
-        "limit": limit,
-        "seed": seed,
-        "data_root": data_root,
-        "columns": columns_of(columns),
-        "events": shown,
-    }
-    if chosen_task is None:
+    reading: dict[str, Any] = {"limit": limit, "seed": seed, "data_root": data_root, "events": shown}
+    reading["columns"] = columns_of(columns)
+    if benchmark is None:
         chosen = read_samples(data, split=split_of(split, "test"), answers_required=True, **reading)
     else:
-        chosen = samples_of_task(chosen_task, data, split=split_of(split, chosen_task.split), **reading)
+        chosen = samples_of_task(benchmark, data, split=split_of(split, benchmark.split), **reading)
     if not keep_seen:
         chosen = unseen(model, chosen, shown)
     if shuffle_images:
@@ -163,7 +153,7 @@ def evaluate(
             chosen,
             reference=reference,
             batch_size=batch_size,
-            max_new_tokens=longest,
+            max_new_tokens=max_new_tokens or (benchmark.max_new_tokens if benchmark else MAX_NEW_TOKENS),
             pruning=chosen_pruning(prune),
             adapter=adapter,
             max_pixels=max_pixels,
@@ -174,24 +164,41 @@ def evaluate(
         )
     name = model if adapter is None else f"{model} + {adapter}"
     if out is not None:
-        asked = {
-            "model": model,
-            "adapter": adapter,
-            "reference": reference,
-            "data": data,
-            "task": task,
-            "limit": limit,
-            "seed": seed,
-            "scorer": used,
-            "prune": prune,
-            "max_pixels": max_pixels,
-            "min_pixels": min_pixels,
-            "shuffle_images": shuffle_images,
-        }
-        write_evaluation(out, result, asked, chosen, model_size(model, trust_remote_code=trust_remote_code))
-        if confidence and result.calibration is not None:
-            reliability_plot({name: result.calibration}, out / "reliability.png")
+        asked = {"model": model, "adapter": adapter, "reference": reference, "data": data, "task": task}
+        asked |= {"limit": limit, "seed": seed, "scorer": used, "prune": prune}
+        asked |= {"max_pixels": max_pixels, "min_pixels": min_pixels, "shuffle_images": shuffle_images}
+        _keep(out, name, result, asked, chosen, confidence, trust_remote_code)
     _show(name, result, out, confidence, json_)
+
+
+def _check_out(out: Path | None, confidence: bool) -> None:
+    """InputError, before anything long, where the results could not be kept."""
+    from bivlm.eval.folder import check_free
+    from bivlm.studies.picture import require_matplotlib
+
+    if out is not None:
+        check_free(out)
+        if confidence:
+            require_matplotlib()
+
+
+def _keep(
+    out: Path,
+    name: str,
+    result: EvalResult,
+    asked: dict[str, Any],
+    samples: Sequence[Sample],
+    confidence: bool,
+    trust_remote_code: bool,
+) -> None:
+    """Write the folder, and with `confidence` the reliability diagram."""
+    from bivlm.eval.folder import model_size, write_evaluation
+    from bivlm.studies.reliability import reliability_plot
+
+    size = model_size(asked["model"], trust_remote_code=trust_remote_code)
+    write_evaluation(out, result, asked, samples, size)
+    if confidence and result.calibration is not None:
+        reliability_plot({name: result.calibration}, out / "reliability.png")
 
 
 def _show(name: str, result: EvalResult, out: Path | None, confidence: bool, json_: bool) -> None:

@@ -13,6 +13,7 @@ from bivlm.studies.compare.folder import ComparisonFolder
 from bivlm.studies.compare.run import compare_presets
 from bivlm.types import Sample
 from comparing import ASK, PRESETS
+from tiny import tiny_samples
 
 
 def sample_without_answer():
@@ -28,6 +29,9 @@ MISTAKES = {
     "no questions": (lambda ok: {"samples": []}, "no questions"),
     "no answers": (lambda ok: {"samples": sample_without_answer()}, "x.jsonl:7 has no answer"),
     "no calibration": (lambda ok: {"presets": ["bivlm"]}, "preset bivlm calibrates on data"),
+    "the same draw twice": (lambda ok: {"calibration": tiny_samples(2), "further_draws":
+    [tiny_samples(2)[::-1]]},
+    "two calibration draws hold the same samples"),
     "no model": (lambda ok: {"model": "no-such-folder"}, "no folder no-such-folder"),
 }  # fmt: skip
 

@@ -39,6 +39,17 @@ def checked_parts(parts: Collection[str]) -> tuple[PartName, ...]:
     return tuple(part for part in PARTS if part in parts)
 
 
+def check_draws(draws: Sequence[Sequence[str]]) -> None:
+    """InputError where two calibration draws, as digests of their samples, are the same: they would say that
+    the choice does not matter.
+    """
+    if len({frozenset(draw) for draw in draws}) < len(draws):
+        raise InputError(
+            "two calibration draws hold the same samples; give a data set with more of them, or fewer draws"
+            " (--seeds)"
+        )
+
+
 def check_samples(
     samples: Sequence[Sample],
     calibration: Sequence[Sample],

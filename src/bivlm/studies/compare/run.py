@@ -31,7 +31,7 @@ from bivlm.job.request import Request
 from bivlm.job.run import prepare
 from bivlm.loading import load
 from bivlm.machine import machine, machine_line
-from bivlm.studies.compare.checks import check_samples, checked_parts, checked_recipes
+from bivlm.studies.compare.checks import check_draws, check_samples, checked_parts, checked_recipes
 from bivlm.studies.compare.differences import with_differences
 from bivlm.studies.compare.draws import Measured, merged
 from bivlm.studies.compare.folder import ComparisonFolder, run_name
@@ -82,6 +82,7 @@ def compare_presets(
     trusted = settings.trust_remote_code
     source = SourceModel(resolve_model(model, trusted), trust_remote_code=trusted)
     asked, calibrated = digests(samples), [digests(draw) for draw in draws]
+    check_draws(calibrated)
     common = {"model": model_files(source.folder), "samples": joined(asked), **settings.fingerprint()}
     with folder:
         work = _Comparing(
