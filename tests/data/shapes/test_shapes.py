@@ -48,7 +48,7 @@ RECORDS = st.dictionaries(
 
 
 @given(RECORDS, st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_record_gives_samples_or_a_refusal(record: dict[str, Any], wanted: bool):
     refused, found = "", []
     try:
@@ -69,7 +69,7 @@ def test_a_record_gives_samples_or_a_refusal(record: dict[str, Any], wanted: boo
 
 
 @given(st.lists(RECORDS | VALUES, max_size=3), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_a_file_gives_samples_or_a_refusal(tmp_path_factory: Any, records: list[Any], in_lines: bool):
     file = tmp_path_factory.mktemp("any") / ("d.jsonl" if in_lines else "d.json")
     lines = [json.dumps(record) for record in records]
