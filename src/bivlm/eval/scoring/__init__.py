@@ -22,7 +22,7 @@ from bivlm.eval.scoring.relaxed_accuracy import RelaxedAccuracy
 from bivlm.eval.scoring.scienceqa import ScienceQa
 from bivlm.eval.scoring.vqa import VqaAccuracy
 
-METRICS_VERSION = "2"  # part of every result; changes whenever a score can change
+METRICS_VERSION = "3"  # part of every result; changes whenever a score can change
 
 BY_REFERENCES = ByReferences.name  # what data sets are scored by that name no scorer
 

@@ -1,5 +1,5 @@
-"""The benchmarks that `bivlm eval --task` knows, one line each. The prompts are those of lmms-eval, the rules those
-of eval/scoring; docs/benchmarks.md has the same table.
+"""The benchmarks that `bivlm eval --task` knows. The prompts are those of lmms-eval, the rules those of
+eval/scoring; docs/benchmarks.md has the same table.
 """
 
 from __future__ import annotations
