@@ -22,7 +22,6 @@ from bivlm.types import PARTS, Sample
 
 NO_DATA = "none"  # in place of data: calibrate on nothing
 DATA_FREE = ("rtn-3", "trellis-3:feedback=false")  # presets for it
-TEXT_SHARE = 0.25  # of the built-in samples for a model that reads images
 
 
 def built_in(
@@ -40,7 +39,6 @@ def built_in(
         count,
         seed,
         images=images,
-        text_share=TEXT_SHARE,
         tokens=lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
     )
 
@@ -49,8 +47,8 @@ def check_samples(recipe: Recipe, samples: Sequence[Any]) -> None:
     """InputError if a recipe needs more calibration samples than there are."""
     if recipe.needs_data and not samples:
         raise InputError(
-            f"recipe {recipe.name} calibrates on data, and --data none was asked for; leave --data out for"
-            f" the built-in set, or take a preset that needs no data: {' or '.join(DATA_FREE)}"
+            f"recipe {recipe.name} calibrates on data and none was given; leave --data out for the built-in"
+            f" set, name your own, or take a preset that needs no data: {' or '.join(DATA_FREE)}"
         )
     if recipe.tuning and len(samples) < HELD_OUT:
         raise InputError(
