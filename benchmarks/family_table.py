@@ -57,7 +57,7 @@ from bivlm.quantizers import RTN
 from family_configs import FITTED, SMALL_IMAGES, SPECIAL
 from masked_model import pruning_differs
 
-SECONDS, MEMORY = 600, 8 << 30  # for one type; bytes of address space
+SECONDS, MEMORY = 300, 8 << 30  # of processor time, for one type; bytes of address space
 PRUNING, IN_TOWER = "attention:layer=1,keep=0.5", "attention:site=vision,layer=1,keep=0.5"
 STEPS = ("found", "replayed", "packed", "pruned", "tower")
 
@@ -113,8 +113,8 @@ def config_of(model_type: str) -> Any:
 def _try_here(model_type: str, answer: Connection) -> None:
     row = _row(model_type)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, _ring)
-    signal.alarm(SECONDS)
+    signal.signal(signal.SIGPROF, _ring)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with tempfile.TemporaryDirectory() as folder:
             _steps(row, Path(folder))
@@ -125,7 +125,7 @@ def _try_here(model_type: str, answer: Connection) -> None:
 
 
 def _ring(*_: object) -> None:
-    raise OutOfTime(f"more than {SECONDS} seconds")
+    raise OutOfTime(f"more than {SECONDS} seconds of processor time")
 
 
 def _steps(row: Row, folder: Path) -> None:

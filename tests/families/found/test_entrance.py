@@ -15,9 +15,25 @@ from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
 from bivlm.families import family_of
 from bivlm.job.run import quantize
+from bivlm.pruning.apply import prune
 from bivlm.quantizers import RTN
 from tiny import tiny_checkpoint, tiny_samples
 from told import Told
+
+PRUNINGS = (
+    "random:layer=1,keep=0.5",
+    "attention:site=vision,layer=1,keep=0.5",
+    "attention:site=input,keep=0.3",
+)
+
+
+def tokens_kept_by(model, processor, pruning):
+    """The visual tokens that stay when one question is asked."""
+    heard, sample = [], tiny_samples(1)[0]
+    prune(model, pruning, on_decision=heard.append)
+    bivlm.answer(model, processor, sample.image, sample.question, max_new_tokens=2)
+    prune(model, None)
+    return heard[0].chosen[0].tolist()
 
 
 @pytest.fixture
@@ -45,11 +61,11 @@ def test_found_packed_and_loaded_without_finding(undeclared, tmp_path, monkeypat
     sample = tiny_samples(1)[0]
     answer = bivlm.answer(model, processor, sample.image, sample.question, max_new_tokens=3)
     assert {row.name for row in inspect(packed).parts} == {"vision", "projector", "language"}
-    bivlm.prune(model, "random:layer=1,keep=0.5")
-    bivlm.answer(model, processor, sample.image, sample.question, max_new_tokens=3)
+    kept = [tokens_kept_by(model, processor, pruning) for pruning in PRUNINGS]
     monkeypatch.undo()
     declared, processor = bivlm.load(quantize(folder, tmp_path / "declared", recipe=RTN(bits=2)))
     assert bivlm.answer(declared, processor, sample.image, sample.question, max_new_tokens=3) == answer
+    assert [tokens_kept_by(declared, processor, pruning) for pruning in PRUNINGS] == kept
 
 
 def test_a_model_in_full_precision_is_found_when_it_is_loaded(undeclared, tmp_path):

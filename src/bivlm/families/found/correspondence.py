@@ -60,7 +60,7 @@ def find_patches(
         return None
     block = towers.blocks[-from_end]
     views = [_View.of(model, block, towers.language, asked, token) for asked in questions]
-    for order in _orders(views[0]):
+    for order in _orders(views[0], several=len(questions) > 1):
         if all(view is not None and view.has(order) for view in views):
             return Patches(order, TowerOutputs(from_end))
     return None
@@ -232,23 +232,42 @@ def _entering_tokens(
     return hidden[visual]
 
 
-def _orders(view: _View | None) -> Iterator[PatchTokens]:
-    """The orders of patches for which the numbers of patches and tokens fit, the likelier ones first."""
+def _orders(view: _View | None, several: bool) -> Iterator[PatchTokens]:
+    """The orders of patches for which the numbers of patches and tokens fit, the likelier ones first. With
+    `several` images of different sizes each order is put to the test; without them it is not said that a
+    model that is told the sizes, or the places of patches, takes all images for squares.
+    """
     if view is None or len(view.tokens) % view.shape[0]:
         return
     rows, patches = view.shape
     count = len(view.tokens) // rows
-    sized = [name for name, value in view.asked.inputs.items() if _has_sizes(value)]
+    inputs = view.asked.inputs
+    sized = [name for name, one in inputs.items() if _has_sizes(one) and _matters(view.model, inputs, name)]
+    placed = any(_has_places(one, view.shape) for one in inputs.values())
     grids = next((one for name in sized for one in _grids(name, view)), None)
     for fold in range(1, min(LARGEST_FOLD, isqrt(patches // count)) + 1):
         left_out = patches - count * fold**2
         if left_out > MOST_LEFT_OUT:
             continue
-        if not sized:
-            yield PatchTokens("tiles", fold, left_out)
-        elif rows == 1 and left_out == 0 and grids is not None:
+        if rows == 1 and left_out == 0 and grids is not None:
             yield PatchTokens("groups", fold, 0, grids)
             yield PatchTokens("images", fold, 0, grids)
+        if several or not (sized or placed):
+            yield PatchTokens("tiles", fold, left_out)
+
+
+def _has_places(value: Any, shape: tuple[int, int]) -> bool:
+    """Whether an input has the place of each patch."""
+    whole = isinstance(value, Tensor) and not value.is_floating_point()
+    return whole and value.ndim == 3 and tuple(value.shape[:2]) == shape
+
+
+def _matters(model: Any, inputs: Mapping[str, Any], name: str) -> bool:
+    """Whether the model reads an input: with half of the sizes it computes something else, or fails."""
+    try:
+        return not _same(run(model, inputs), run(model, {**inputs, name: inputs[name] // 2}))
+    except Exception:  # of a model of unknown code
+        return True
 
 
 def _has_sizes(value: Any) -> bool:
