@@ -16,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import bivlm
+from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.shards import read_json
 from bivlm.cli import app
 from bivlm.errors import InputError
@@ -238,3 +239,16 @@ def test_the_command_line_packs_inspects_and_measures_it(seeing: Path, tmp_path:
         assert isinstance(refused.exception, InputError)
         done = CliRunner().invoke(app, [*words, "--trust-remote-code"])
         assert done.exit_code == 0, (words, done.output, done.exception)
+
+
+def test_code_is_downloaded_with_trust_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    asked = []
+
+    def snapshot(_: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("bivlm.checkpoint.hub.snapshot_download", snapshot)
+    for trusted in (False, True):
+        resolve_model("someone/glimpse", trusted)
+    assert ["*.py" in patterns for patterns in asked] == [False, True]

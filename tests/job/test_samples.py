@@ -141,17 +141,10 @@ def settings_of(recipe: str) -> dict[str, Any]:
     }[recipe]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llava", "gemma3", "qwen3_vl", "mllama"])
 @pytest.mark.parametrize(
-    ("kind", "recipe"),
-    [
-        ("llava", "gradients"),
-        *(
-            pytest.param(kind, recipe, marks=pytest.mark.slow)
-            for kind in ("llava", "gemma3", "qwen3_vl", "mllama")
-            for recipe in ("gradients", "propagation", "tuning", "distillation", "measured", "predicted")
-            if (kind, recipe) != ("llava", "gradients")
-        ),
-    ],
+    "recipe", ["gradients", "propagation", "tuning", "distillation", "measured", "predicted"]
 )
 def test_mixed_sets_serve_everything_that_looks_at_samples(
     kind: str, recipe: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
