@@ -43,8 +43,9 @@ def block_paths(model: nn.Module, path: str) -> list[str]:
     that are alike; otherwise the one module itself.
     """
     module = model.get_submodule(path)
-    sequence = isinstance(module, nn.Sequential) and len(module) > 1 and are_blocks(module)
-    if isinstance(module, nn.ModuleList) or sequence:
+    if isinstance(module, nn.ModuleList) or (
+        isinstance(module, nn.Sequential) and len(module) > 1 and are_blocks(module)
+    ):
         return [f"{path}.{index}" for index in range(len(module))]
     return [path]
 
