@@ -110,6 +110,11 @@ VQ = {
     "num_res_blocks": 1,
 }
 
+CHAMELEON_TOKENS = {  # its digits are letters
+    "<image>": 299,
+    **{f"IMGIMG{''.join(chr(65 + int(digit)) for digit in str(code))}Z": 300 + code for code in range(64)},
+}
+
 GLM_WIDE_ROPE = {**GLM_ROPE, "mrope_section": [8, 12, 12]}
 SIGLIP_SO400M = {
     "model_type": "siglip_vision_model",
@@ -332,7 +337,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         ),
         "vision_config": grid_tower(),
     },
-    "chameleon": {**text(), "vq_config": VQ, "vocabulary_map": {"<image>": IMAGE}},
+    "chameleon": {**text(), "vq_config": VQ, "vocabulary_map": CHAMELEON_TOKENS},
 }
 
 # images that are smaller than the default, for speed alone: part, field, value
