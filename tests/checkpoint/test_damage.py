@@ -148,8 +148,8 @@ class TestSource:
             bivlm.load(quantize(source, tmp_path / recipe, recipe=recipe, data=tiny_samples(1)))
 
     def test_data_is_needed_and_there_is_none(self, source, tmp_path):
-        with pytest.raises(InputError, match="add --data"):
-            quantize(source, tmp_path / "out", recipe="bivlm")
+        with pytest.raises(InputError, match="and none was given"):
+            quantize(source, tmp_path / "out", recipe="bivlm", data="none")
         assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,7 @@ MISTAKES = {
     "value refused": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--set", "bands=9"),
     "unknown setting": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--set", "band=2"),
     "no value": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper", "--set", "bands"),
-    "data needed": ("quantize", "SOURCE", "OUT"),
+    "data needed": ("quantize", "SOURCE", "OUT", "--data", "none"),
     "no data set": ("quantize", "SOURCE", "OUT", "--data", "nowhere.jsonl"),
     "no image": ("ask", "SOURCE", "What?", "--image", "nowhere.png"),
     "not an image": ("ask", "SOURCE", "What?", "--image", __file__),

@@ -42,7 +42,12 @@ def test_eval_keeps_its_results_where_it_is_told(run, source, tmp_path, question
     assert not out.exists()
     code, text, _ = run(*words, "--confidence")
     assert code == 0
-    assert {path.name for path in out.iterdir()} == {"records.jsonl", "result.json", "reliability.png"}
+    assert {path.name for path in out.iterdir()} == {
+        "records.jsonl",
+        "result.json",
+        "reliability.png",
+        "pictures",
+    }
     kept = json.loads((out / "result.json").read_text())
     assert (kept["asked"]["data"], kept["asked"]["scorer"]) == (str(data), "by_references")
     assert kept["result"]["greedy_agreement"] == 1.0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -62,9 +63,24 @@ def packed(request, tmp_path_factory):
     return quantize(tiny_checkpoint(kind, work / "source"), work / "out", recipe=recipe)
 
 
-@pytest.mark.parametrize("recipe", ["bivlm-paper", "bivlm-paper:embeddings=3"])
-@pytest.mark.parametrize("kind", ["llava", "llava_siglip"])  # the second has its embedding and head tied
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+# a dtype, a kind (the second has its embedding and head tied) and a recipe: each once; the rest is slow
+FRESH = {
+    ("fp32", "llava", "bivlm-paper:embeddings=3"),
+    ("fp16", "llava_siglip", "bivlm-paper"),
+    ("bf16", "llava_siglip", "bivlm-paper:embeddings=3"),
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "recipe"),
+    [
+        pytest.param(
+            dtype, *one, marks=() if (name, *one) in OFTEN else pytest.mark.slow, id=f"{name}-{'-'.join(one)}"
+        )
+        for name, dtype in DTYPES.items()
+        for one in product(("llava", "llava_siglip"), ("bivlm-paper", "bivlm-paper:embeddings=3"))
+    ],
+)
 def test_a_fresh_process_without_importing_bivlm(kind, dtype, recipe, tmp_path):
     out = quantize(tiny_checkpoint(kind, tmp_path / "source", dtype), tmp_path / "out", recipe=recipe)
     model, processor = bivlm.load(out)

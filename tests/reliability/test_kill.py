@@ -37,11 +37,12 @@ def deaths(job, step=1):
         killed += 1
 
 
-def test_a_new_folder(source, tmp_path):
-    assert deaths(Killed(tmp_path, source, LIGHT)) > 60
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_new_folder(step, source, tmp_path):
+    assert deaths(Killed(tmp_path, source, LIGHT), step) > 60 // step
 
 
-@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_folder_that_is_replaced(step, source, tmp_path):
     before = quantize(source, tmp_path / "before", recipe="rtn-3")
     assert deaths(Killed(tmp_path, source, LIGHT, before), step) > 60 // step

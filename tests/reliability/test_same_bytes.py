@@ -56,7 +56,13 @@ def original(tmp_path_factory):
     return source, packed_in_a_process(source, work)
 
 
-@pytest.mark.parametrize(("level", "threads"), [*((level, 1) for level in other_sets()), (None, 2)])
+# the most different place runs always, the others are slow
+ELSEWHERE = [
+    pytest.param(level, 1, marks=() if level == "portable" else pytest.mark.slow) for level in other_sets()
+] + [pytest.param(None, 2, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("level", "threads"), ELSEWHERE)
 def test_elsewhere(level, threads, original, tmp_path):
     source, expected = original
     assert packed_in_a_process(source, tmp_path, threads, level) == expected
