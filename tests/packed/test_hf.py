@@ -64,7 +64,7 @@ def packed(request, tmp_path_factory):
 
 
 # a dtype, a kind (the second has its embedding and head tied) and a recipe: each once; the rest is slow
-FRESH = {
+OFTEN = {
     ("fp32", "llava", "bivlm-paper:embeddings=3"),
     ("fp16", "llava_siglip", "bivlm-paper"),
     ("bf16", "llava_siglip", "bivlm-paper:embeddings=3"),
