@@ -104,7 +104,7 @@ def test_it_is_packed_and_loads_as_what_was_packed(model_type, recipe, tmp_path)
     assert "pipeline_tag: text-generation" in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize("model_type", ["olmo", "nanochat"])
+@pytest.mark.parametrize("model_type", ["olmo", pytest.param("nanochat", marks=pytest.mark.slow)])
 def test_a_model_of_which_no_parameter_would_be_left_is_refused(model_type, tmp_path):
     """Their norms have no weights."""
     source = tiny_language_model(model_type, tmp_path / "source")
