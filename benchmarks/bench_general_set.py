@@ -2,7 +2,7 @@
 on a language model.
 
     python benchmarks/bench_general_set.py --model FOLDER [--data easy-vqa] [--own 32] [--general 32,64,128]
-        [--spelled 0] [--presets trellis-1,trellis-1.5,trellis-2] [--draws 3] [--questions 200] [--json F]
+        [--spelled 32] [--presets trellis-1,trellis-1.5,trellis-2] [--draws 3] [--questions 200] [--json F]
         [--markdown F]
     python benchmarks/bench_general_set.py --model FOLDER --text FOLDER [--second-text FOLDER]
         [--general 64,128] [--presets trellis-2] [--draws 1] [--json F] [--markdown F]
@@ -14,10 +14,11 @@ general   so many samples of the built-in set, of which what the model's tokeniz
 spelled   `--spelled` samples of it, drawn without a look at the tokenizer
 none      nothing: each weight is rounded alone (`feedback=false`)
 
-with the draws 0, 1, … of `--draws`. A packed vision-language model is judged as bench_draws.py does, on
-`--questions` questions of the split test; a packed language model as bench_language.py does, by its
-perplexity and its divergence from the full-precision model (nats per token), on 16 windows of other pages,
-and of a second text of another kind, on which neither is calibrated.
+with the draws 0, 1, … of `--draws`; `--general 128:1` says that these samples are drawn once. A packed
+vision-language model is judged as bench_draws.py does, on `--questions` questions of the split test; a packed
+language model as bench_language.py does, by its perplexity and its divergence from the full-precision model
+(nats per token), on 16 windows of other pages, and of a second text of another kind, on which neither is
+calibrated.
 
 The ratio is that of the mean over draws (of the geometric mean KL over questions; of the mean KL over tokens)
 to that of the same preset with own data.
@@ -208,12 +209,16 @@ def set_digest(images: bool) -> str:
     return whole.hexdigest()[:16]
 
 
-def sources_of(options: argparse.Namespace) -> list[tuple[str, int]]:
-    """What is calibrated on, with the number of samples."""
+def sources_of(options: argparse.Namespace) -> list[tuple[str, int, int]]:
+    """What is calibrated on, with the number of samples and of draws."""
+
+    def listed(source: str, text: str) -> list[tuple[str, int, int]]:
+        parts = [part.partition(":") for part in text.split(",") if part]
+        return [(source, int(samples), int(draws or options.draws)) for samples, _, draws in parts]
+
     own = CALIBRATING if options.text else options.own
-    general = [int(part) for part in options.general.split(",")]
-    spelled = [(SPELLED, options.spelled)] if options.spelled else []
-    return [(OWN, own), *((GENERAL, one) for one in general), *spelled, (NONE, 0)]
+    general, spelled = listed(GENERAL, options.general), listed(SPELLED, options.spelled)
+    return [(OWN, own, options.draws), *general, *spelled, (NONE, 0, 1)]
 
 
 def measured(
@@ -231,8 +236,8 @@ def measured(
         rows = {full: bench.judged.full_precision(), **rows}
         save_rows(options.json, protocol, rows)
     chosen = [full]
-    for source, samples in sources_of(options):
-        for draw in range(1 if source == NONE else options.draws):
+    for source, samples, draws in sources_of(options):
+        for draw in range(draws):
             for name, given in recipes.items():
                 recipe = given.with_settings({"feedback": False}) if source == NONE else given
                 one = name, source, samples, draw
@@ -321,10 +326,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--own", type=positive, default=32, help="own calibration questions")
     parser.add_argument("--text", type=Path, help="folder of text: the model is a language model")
     parser.add_argument("--second-text", type=Path, help="folder of other text to test with as well")
-    parser.add_argument("--general", default="32,64,128", help="samples of the built-in set")
     parser.add_argument(
-        "--spelled", type=int, default=0, help="samples drawn without a look at the tokenizer"
+        "--general", default="32,64,128", help="samples of the built-in set; 64:1 for one draw"
     )
+    parser.add_argument("--spelled", default="", help="samples drawn without a look at the tokenizer")
     parser.add_argument("--presets", action="append", metavar="A,B,…", help=PRESETS_HELP)
     parser.add_argument("--draws", type=positive, default=3)
     parser.add_argument("--questions", type=positive, default=200)

@@ -21,7 +21,7 @@ from bivlm.types import PARTS
 from preset_tables import recipes_of
 from tiny import tiny_checkpoint
 
-OPTIONS = Namespace(text=None, own=3, general="4,6", spelled=5, draws=2, json=None)
+OPTIONS = Namespace(text=None, own=3, general="4,6:1", spelled="5", draws=2, json=None)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_rows_are_kept_until_the_set_changes(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(Questions, "full_precision", lambda _: {"preset": "full precision"})
     options = Namespace(**{**vars(OPTIONS), "json": tmp_path / "rows.json"})
     rows = measured(bench, recipes_of(["trellis-2"]), options, None)
-    assert len(rows) == 1 + 2 + 2 * 2 + 2 + 1
+    assert len(rows) == 1 + 2 + (2 + 1) + 2 + 1
     assert [one for one in seen if not one[3]] == [(NONE, 0, 0, False)]
     seen.clear()
     assert measured(bench, recipes_of(["trellis-2"]), options, None) == rows
