@@ -1,4 +1,6 @@
-"""What a benchmark adds to a data set: how its questions are put, how answers are scored, which split counts."""
+"""What a benchmark adds to a data set: how its questions are put, how answers are scored, which split
+counts.
+"""
 
 from __future__ import annotations
 
@@ -88,8 +90,8 @@ def samples_of_task(
     usable = [sample for sample in found if scorer.usable(sample)]
     if not usable:
         raise InputError(
-            f"{data}: none of the {len(found)} questions has an answer that {task.title} could score; it is read"
-            f" from {task.data}"
+            f"{data}: none of the {len(found)} questions has an answer that {task.title} could score; it is"
+            f" read from {task.data}"
         )
     if len(usable) < len(found):
         events.say(f"{task.title}: {len(found) - len(usable)} questions without a usable answer are left out")

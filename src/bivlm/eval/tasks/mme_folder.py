@@ -62,7 +62,10 @@ def _of_text(text: Path, images: Path, group: str) -> list[Sample]:
         question, tab, answer = line.rpartition("\t")
         if not tab or answer.strip().lower() not in ("yes", "no"):
             raise InputError(
-                f"{text}:{number}: a line is a question, a tab, and Yes or No, and this one is {cut(line, 60)!r}"
+                f"{text}:{number}: a line is a question, a tab, and Yes or No, and this one is"
+                f" {cut(line, 60)!r}"
             )
-        samples.append(Sample(image, question.strip(), (answer.strip(),), f"{group}/{text.name}:{number}", group=group))
+        samples.append(
+            Sample(image, question.strip(), (answer.strip(),), f"{group}/{text.name}:{number}", group=group)
+        )
     return samples
