@@ -27,7 +27,7 @@ SLOW = (
     "video_llava",
     "kimi_k25",
 )
-TOWERS = ("qwen3_vl_moe", "internvl", "llava_next_video", "janus", "video_llama_3", "exaone4_5")
+TOWERS = ("qwen3_vl_moe", "qianfan_ocr", "janus", "video_llama_3", "muse_glimmer", "video_llava")
 REFUSED = {
     "florence2": "a decoder reads all that its encoder makes of the prompt",
     "blip": "a cross-attention that bivlm does not know .BlipTextLayer has no cross_attn",
