@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,10 @@ def test_a_server_that_embeds_python_is_not_started_for_it(monkeypatch: pytest.M
 def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     process = templates._start()
+    environment, end = b"", time.monotonic() + 10
     try:
-        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        while not environment and time.monotonic() < end:  # it is empty while the program is being loaded
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
     finally:
         process.kill()
         process.communicate()
