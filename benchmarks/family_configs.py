@@ -344,4 +344,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
 SMALL_IMAGES: dict[str, tuple[tuple[str, str, Any], ...]] = {
     "mllama": (("vision_config", "image_size", 56),),
     "llava": (("vision_config", "image_size", 112),),
+    "got_ocr2": (("vision_config", "image_size", 256),),
+    "pp_chart2table": (("vision_config", "image_size", 256),),
 }
