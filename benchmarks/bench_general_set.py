@@ -36,6 +36,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,7 +51,7 @@ from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.source import SourceModel
 from bivlm.cli.progress import Shown
 from bivlm.cli.shared import PRESETS_HELP
-from bivlm.data.general_set import general_folder, general_samples
+from bivlm.data.general_set import KNOWN, general_folder, general_samples
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
@@ -292,19 +293,34 @@ def columns_of(judged: Questions | Texts) -> tuple[str, ...]:
     return ("preset", " true bits", "calibrated on", " samples", " draws", *judged.columns)
 
 
-def markdown(judged: Questions | Texts, rows: Sequence[Row], protocol: Mapping[str, Any]) -> str:
+def known_words(bench: Bench) -> str:
+    """Which questions of the built-in set have words that the model's tokenizer knows."""
+    found, asked = Counter[str](), general_samples(1 << 20, images=bench.reads_images)
+    for sample in asked:
+        text = f"{sample.question}\n{sample.answers[0]}"
+        if bench.tokens(text) <= KNOWN * len(text.encode()):
+            first = next(iter(sample.images), None)
+            found[first.stem.rpartition("-")[0] if isinstance(first, Path) else "texts"] += 1
+    kinds = ", ".join(f"{name} {count}" for name, count in found.most_common())
+    return f"The tokenizer knows the words of {found.total()} of the set's {len(asked)} questions: {kinds}."
+
+
+def markdown(bench: Bench, rows: Sequence[Row], title: str) -> str:
+    judged = bench.judged
     failed = [f"- {row['preset']}, {row['source']}: {row['failed']}" for row in rows if "failed" in row]
-    kind = "questions" if isinstance(judged, Questions) else "windows of text"
+    kind = "questions" if bench.reads_images else "windows of text"
     lines = [
-        f"# Calibrated on the built-in set: {protocol['model']}",
+        f"# Calibrated on the built-in set: {title}",
         "",
-        f"All parts packed. Own: {kind} of the data that the model is judged on, from the part for training.",
-        "General: the built-in set, what the tokenizer only spells last. Spelled: the same without a look at",
+        f"Own: {kind} of the data that the model is judged on, from the part for training. General: the",
+        "built-in set, of which what the model's tokenizer only spells comes last. Spelled: the same without",
         (
-            "the tokenizer. None: rounding alone. The ratio is that of the KL divergence (nats) to own"
-            " data's, of"
+            "a look at the tokenizer. None: each weight is rounded alone. Ratio: the KL divergence (nats)"
+            " against"
         ),
-        "means over draws.",
+        "that with own data, both as means over draws.",
+        "",
+        known_words(bench),
         "",
         *markdown_table(columns_of(judged), table(judged, rows)),
         "",
