@@ -387,7 +387,7 @@ def report(options: argparse.Namespace) -> None:
     judged = bench.judged
     print_table(protocol["model"], columns_of(judged), table(judged, rows), rows[-1]["machine"])
     if options.markdown:
-        options.markdown.write_text(markdown(judged, rows, protocol), encoding="utf-8")
+        options.markdown.write_text(markdown(bench, rows, protocol["model"]), encoding="utf-8")
 
 
 def main() -> None:
