@@ -57,6 +57,14 @@ PartsStudyOption = Annotated[
     bool,
     typer.Option("--parts-study", help="pack every combination of parts instead, and make one table of them"),
 ]
+OrderOption = Annotated[
+    bool,
+    typer.Option(
+        "--in-order",
+        help="rows in the order of --presets, and compared with the first of them; left out: by true bits",
+        rich_help_panel=MORE,
+    ),
+]
 CalibrationOption = Annotated[
     int,
     typer.Option(
@@ -100,7 +108,7 @@ KeepModelsOption = Annotated[
     "compare",
     MORE,
     "bivlm compare path/to/model --data vqa.jsonl --presets gptq-2,bivlm,gptq-3 --out comparison",
-    "bivlm compare path/to/model --data vqa.jsonl --presets trellis-1,trellis-2 --seeds 3 --out draws",
+    "bivlm compare path/to/model --data vqa.jsonl --presets trellis-2,bivlm --in-order --seeds 3 --out runs",
     "bivlm compare path/to/model --data vqa.jsonl --presets rtn-3 --parts-study --out study",
 )
 def compare(
@@ -118,6 +126,7 @@ def compare(
     task: TaskOption = None,
     calibration_data: CalibrationDataOption = None,
     max_new_tokens: TaskTokensOption = None,
+    in_order: OrderOption = False,
     keep_models: KeepModelsOption = False,
     columns: ColumnsOption = None,
     data_root: DataRootOption = None,
@@ -167,6 +176,7 @@ def compare(
             further_draws=drawn[1:],
             parts=words(parts),
             parts_study=parts_study,
+            in_order=in_order,
             keep_models=keep_models,
             settings=RunSettings(batch_size, longest, command_line(), events, trust_remote_code, scorer),
         )

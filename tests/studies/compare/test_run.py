@@ -151,3 +151,21 @@ def test_prepared_jobs_are_the_pipelines_own(source):
         prepare(source, make_request(recipe)).plan.linears
         == prepare(source, make_request("bivlm-paper", settings={"bands": 1, "salient_max": 0})).plan.linears
     )
+
+
+def test_rows_in_the_order_given_are_compared_with_the_first(made, source, samples, tmp_path):
+    presets = PRESETS[::-1]
+    found = compare_presets(
+        source,
+        presets,
+        copy_of(made[1], tmp_path / "out"),
+        samples=samples,
+        parts=LANGUAGE,
+        settings=ASK,
+        in_order=True,
+    )
+    assert [row.preset for row in found.rows] == [*presets, FULL_PRECISION]
+    assert found.rows[0].against is None
+    assert found.rows[1].against.kl.difference.difference == pytest.approx(
+        found.rows[1].kl - found.rows[0].kl
+    )

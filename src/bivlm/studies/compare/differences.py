@@ -1,8 +1,9 @@
 """Which rows really differ from the first one? Paired tests on the records of the same questions, corrected
 for the number of rows (eval/statistics/paired.py).
 
-The first row is that of the table: the smallest model, or full precision in a parts study. Divergences are
-compared between packed models alone, because the full-precision one is at no distance from itself.
+The first row is that of the table: the smallest model, or the first that was given, or full precision in a
+parts study. Divergences are compared between packed models alone, because the full-precision one is at no
+distance from itself.
 """
 
 from __future__ import annotations

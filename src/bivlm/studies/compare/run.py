@@ -60,6 +60,7 @@ def compare_presets(
     further_draws: Sequence[Sequence[Sample]] = (),
     parts: Collection[str] = PARTS,
     parts_study: bool = False,
+    in_order: bool = False,
     keep_models: bool = False,
     settings: RunSettings = DEFAULT_SETTINGS,
 ) -> Comparison:
@@ -68,10 +69,10 @@ def compare_presets(
 
     `calibration` is for the presets that need data; they are packed once more with each of the
     `further_draws`, and their rows have the means. Every row is compared with the first of the table,
-    question by question (differences.py). `parts_study` packs every combination of parts with every preset,
-    instead of `parts`. `keep_models` leaves the packed models in `out`. Raises InputError, before anything is
-    written, for every mistake that the user has to correct; a preset that fails later is a row with its
-    reason.
+    question by question (differences.py). Rows are ordered by true bits, or with `in_order` as `presets` are.
+    `parts_study` packs every combination of parts with every preset, instead of `parts`. `keep_models` leaves
+    the packed models in `out`. Raises InputError, before anything is written, for every mistake that the user
+    has to correct; a preset that fails later is a row with its reason.
     """
     recipes = checked_recipes(presets)
     combinations = COMBINATIONS if parts_study else (checked_parts(parts),)
@@ -89,13 +90,9 @@ def compare_presets(
             folder, samples, common, settings, source, draws, [*map(joined, calibrated)], keep_models
         )
         full, reference, metric = work.full_precision()
-        found = [
-            full,
-            *(work.preset(recipe, chosen, reference) for recipe in recipes for chosen in combinations),
-        ]
-    ordered = found if parts_study else sorted(found, key=lambda measured: by_true_bits(measured.row))
+        packed = [work.preset(recipe, chosen, reference) for recipe in recipes for chosen in combinations]
     used = {one for draw in calibrated for one in draw}
-    rows = with_differences(ordered)
+    rows = with_differences(_ordered(full, packed, parts_study, in_order))
     return Comparison(
         rows=tuple(rows),
         study=parts_study,
@@ -109,6 +106,15 @@ def compare_presets(
         draws=len(draws),
         apart=all(are_apart(samples, draw) for draw in draws),
     )
+
+
+def _ordered(full: Measured, packed: Sequence[Measured], parts_study: bool, in_order: bool) -> list[Measured]:
+    """The rows as the table has them; the first is what the others are compared with."""
+    if parts_study:
+        return [full, *packed]
+    if in_order:
+        return [*packed, full]
+    return sorted([full, *packed], key=lambda measured: by_true_bits(measured.row))
 
 
 @dataclass(frozen=True)
