@@ -30,8 +30,8 @@ tokens / s    one sequence, greedily, after 64 tokens: presets with their kernel
               (int8) with activations rounded to 8 bits as llama.cpp always does; peers in its runtime
 
 With `--json` finished rows are kept in that file and not measured again as long as protocol, weights and
-recipe are the same; `--again` measures them all the same. A mistake in what is given ends with one line and
-exit code 2.
+recipe are the same; `--again` measures them all the same. `--speeds` only times the kept models again, one
+after the other in one run. A mistake in what is given ends with one line and exit code 2.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ from frontier_page import markdown, plot_models, print_models
 from frontier_rows import PEERS, ModelBench, check_peers
 from kept_rows import Row, is_current, kept_rows, save_rows, weights_digest
 from language_model import FULL_PRECISION, Bench, readable_folder
+from machine import describe
 from preset_tables import positive, recipes_of
 from script import run_script
 from texts import read_text, token_windows
@@ -131,6 +132,14 @@ def run(
         row(name, lambda found: "failed" not in found, lambda name=name: bench.peer(name))
 
 
+def time_again(bench: ModelBench, rows: Iterable[Row], keep: Callable[[], None]) -> None:
+    """Measure the tokens per second of finished rows of a model, all on this machine, one after the other."""
+    for row in rows:
+        if "failed" not in row:
+            row |= bench.speeds(row["preset"]) | {"speed_machine": describe()}
+            keep()
+
+
 def say(row: Row, how: str) -> None:
     """One line of progress."""
     figures = ("bits", "perplexity", "kl", "seconds")
@@ -159,6 +168,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="keep packed models here; the same command continues")
     parser.add_argument("--json", type=Path, help="keep the rows here; the same command continues")
     parser.add_argument("--again", action="store_true", help="measure even what the file has")
+    parser.add_argument(
+        "--speeds", action="store_true", help="only time the kept models again, all in one run; needs --work"
+    )
     parser.add_argument("--markdown", type=Path, help="write the tables here as well")
     parser.add_argument("--plot", type=Path, help="draw KL against true bits here (png)")
     return parser.parse_args()
@@ -169,6 +181,8 @@ def report(options: argparse.Namespace) -> None:
     if options.plot:
         require_matplotlib()
     recipes = recipes_of(options.presets)
+    if options.speeds and not (options.work and options.json):
+        raise InputError("--speeds times the kept models again; name their folder (--work) and rows (--json)")
     peers = [name for name in words(options.peers) if name]
     check_peers(peers)
     if len({model.absolute().name for model in options.model}) < len(options.model):
@@ -181,16 +195,16 @@ def report(options: argparse.Namespace) -> None:
         events = stack.enter_context(Shown())
         for model in options.model:
             bench = bench_of(model, options, work / model.absolute().name)
-            run(
-                bench,
-                recipes,
-                peers,
-                rows,
-                lambda: save_rows(options.json, protocol, rows),
-                again=options.again,
-                events=events,
-            )
-            models[bench.name] = [rows[bench.name, name] for name in (FULL_PRECISION, *recipes, *peers)]
+            names = [(bench.name, name) for name in (FULL_PRECISION, *recipes, *peers)]
+
+            def keep() -> None:
+                save_rows(options.json, protocol, rows)
+
+            if options.speeds:
+                time_again(bench, [rows[key] for key in names if key in rows], keep)
+            else:
+                run(bench, recipes, peers, rows, keep, again=options.again, events=events)
+            models[bench.name] = [rows[key] for key in names if key in rows]
     print_models(models)
     if options.markdown:
         options.markdown.write_text(markdown(models, protocol), encoding="utf-8")

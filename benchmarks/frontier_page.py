@@ -97,6 +97,9 @@ def markdown(models: Mapping[str, Sequence[Row]], protocol: Mapping[str, Any]) -
         lines += [f"## {name}", "", *markdown_table(COLUMNS, table(rows)), ""]
         lines += [*failed, ""] if failed else []
     everything = [row for rows in models.values() for row in rows]
+    timed = {row.get("speed_machine") for row in everything if "failed" not in row}
+    if len(timed) == 1 and None not in timed:
+        lines += [f"Tokens per second of all rows: in one run, {timed.pop()}.", ""]
     lines += [f"Machine: {machines(everything)}. Command:", ""]
     lines += [f"    {command_of('bench_frontier.py', sys.argv[1:])}", ""]
     return "\n".join(lines)

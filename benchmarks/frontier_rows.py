@@ -34,7 +34,7 @@ from gguf_model import (
 from ik_llama import Library, package_folder, quantize, speed
 from kept_rows import Row
 from language_judge import written
-from language_model import Bench
+from language_model import FULL_PRECISION, Bench
 from machine import describe
 
 PEERS = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "Q2_K", "IQ1_KT", "IQ2_KT")
@@ -55,6 +55,11 @@ def check_peers(names: Sequence[str]) -> None:
         package_folder()
         if find_spec("gguf") is None:
             raise InputError("llama.cpp's types need a package to write their input: pip install gguf")
+
+
+def is_peer(name: str) -> bool:
+    """Whether a row's name is one of llama.cpp's types."""
+    return name.partition("+")[0] in PEERS
 
 
 def tokens_per_second(model: Any, prompt: Tensor) -> float:
@@ -83,21 +88,32 @@ class ModelBench:
     def full_precision(self) -> Row:
         model, _ = load(self.bench.folder)
         total = sum(math.prod(entry.shape) for entry in self.source.entries.values())
-        return self.bench.full_precision() | {
+        found = self.bench.full_precision() | {
             "whole": 8.0 * model.dtype.itemsize,
             "weights_count": total,
-            "tokens_per_second": tokens_per_second(model, self.bench.judge.prompts[:1]),
         }
+        return found | self.speeds(FULL_PRECISION)
 
     def preset(self, name: str, recipe: Recipe, events: Events) -> Row:
         """Packed, judged, and timed with both kinds of activations."""
         row = self.bench.measure(name, recipe, events)
-        if "failed" not in row:
-            prompt = self.bench.judge.prompts[:1]
-            for field, activations in (("tokens_per_second", "float"), ("tokens_per_second_int8", "int8")):
-                model, _ = load(self.bench.place(name), activations=activations)
-                row[field] = tokens_per_second(model, prompt)
-        return row
+        return row if "failed" in row else row | self.speeds(name)
+
+    def speeds(self, name: str) -> Row:
+        """Tokens per second of what an earlier call packed, for a row's columns: with both kinds of
+        activations, or what a peer's runtime has. InputError where it is not kept.
+        """
+        prompt = self.bench.judge.prompts[:1]
+        if name == FULL_PRECISION:
+            return {"tokens_per_second": tokens_per_second(load(self.bench.folder)[0], prompt)}
+        if is_peer(name):
+            timed = speed(self.bench.work / f"{name}.gguf", self.threads, TIMED_TOKENS)
+            return {"tokens_per_second_int8": timed["tokens_per_second"]}
+        kinds = {"tokens_per_second": "float", "tokens_per_second_int8": "int8"}
+        return {
+            field: tokens_per_second(load(self.bench.place(name), activations=kind)[0], prompt)
+            for field, kind in kinds.items()
+        }
 
     @cached_property
     def importance(self) -> tuple[Path, Path, dict[str, str], float]:
@@ -130,10 +146,9 @@ class ModelBench:
             row |= self.bench.judge.judge(self._expanded(library, out, names))
             if not math.isfinite(row["perplexity"]):
                 return row | {"failed": "the expanded model's output is not finite"}
-            timed = speed(out, self.threads, TIMED_TOKENS)
+            return row | self.speeds(name)
         except InputError as error:
             return row | {"failed": str(error)}
-        return row | {"tokens_per_second_int8": timed["tokens_per_second"]}
 
     @torch.inference_mode()
     def _expanded(self, library: Library, file: Path, names: Mapping[str, str]) -> Any:

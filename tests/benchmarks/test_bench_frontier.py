@@ -144,7 +144,18 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(frontier_rows.ModelBench, "peer", peer)
     monkeypatch.setattr(bench_frontier, "check_peers", lambda names: None)
     options = ["--model", folder, "--text", tmp_path / "text", "--presets", "rtn-3", "--peers", "Q2_K"]
-    options += ["--windows", 2, "--window", 16, "--calibration-windows", 2, "--threads", 1]
+    options += [
+        "--work",
+        tmp_path / "work",
+        "--windows",
+        2,
+        "--window",
+        16,
+        "--calibration-windows",
+        2,
+        "--threads",
+        1,
+    ]
     options += [
         "--json",
         tmp_path / "rows.json",
@@ -172,6 +183,16 @@ def test_the_whole_run_goes_on_and_writes_its_page(command, monkeypatch, capsys)
     bench_frontier.main()
     assert "model rtn-3 (kept)" in capsys.readouterr().err
     given = sys.argv
+    times = iter((2.0, 3.0, 4.0))
+    monkeypatch.setattr(frontier_rows, "tokens_per_second", lambda *_: next(times))
+    monkeypatch.setattr(frontier_rows, "speed", lambda *_: {"tokens_per_second": 5.0})
+    monkeypatch.setattr(sys, "argv", [*given, "--speeds"])
+    bench_frontier.main()
+    timed = json.loads((command / "rows.json").read_text())["rows"]
+    assert [row.get("tokens_per_second") for row in timed] == [2.0, 3.0, None]
+    assert [row.get("tokens_per_second_int8") for row in timed] == [None, 4.0, 5.0]
+    assert timed[1]["kl"] == rows[1]["kl"]
+    assert "of all rows: in one run" in (command / "a.md").read_text()
     for more, said in (
         (["--windows", "3"], "another protocol (windows: 2, now 3)"),
         (["--model", given[2]], "two models have folders of the same name"),
