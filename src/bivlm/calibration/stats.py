@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.moments import add_products, fill_lower_
 from bivlm.calibration.token_sample import TokenSample
 from bivlm.families.linears import is_linear
 from bivlm.types import LinearStats, Modality
@@ -161,6 +162,8 @@ class StatsCollector:
         if leader not in self._stats:
             tokens, residuals = self._tokens[leader], self._residuals.get(leader)
             with torch.inference_mode():  # the sums were made in it
+                for total in self._sums[leader].values():
+                    fill_lower_(total)
                 for sums in filter(None, (self._sums[leader], residuals)):
                     for modality, total in sums.items():
                         total /= max(tokens[modality], TINY)
@@ -207,24 +210,7 @@ def _kept(rows: Tensor, dtype: torch.dtype) -> Tensor:
 def _accumulate(
     sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor, dtype: torch.dtype
 ) -> None:
-    """Σ left rightᵀ over the rows (t, in) of both, added to a modality's sum (in, in) float32.
-
-    Inputs in bfloat16 are multiplied in it, where the processor can, and summed in float32: the products are
-    exact, and three times as fast.
-    """
+    """Σ left rightᵀ over the rows (t, in) of both, added to a modality's sum (in, in) float32."""
     if modality not in sums:
         sums[modality] = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float32, device="cpu")
-    with _products_in(dtype):
-        sums[modality].addmm_(left.T, right)
-
-
-@contextmanager
-def _products_in(dtype: torch.dtype) -> Iterator[None]:
-    """Within this context float32 products take factors in bfloat16, if this is the model's dtype."""
-    before = torch.get_float32_matmul_precision()
-    if dtype == torch.bfloat16:
-        torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    add_products(sums[modality], left, right, dtype)
