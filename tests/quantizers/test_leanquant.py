@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from bivlm.contracts.quantizer import stats_of, trace_error, weight_of
 from bivlm.quantizers import GPTQ, LeanQuant
-from bivlm.quantizers.steps.compensation import inverse_factor, visiting_order
+from bivlm.quantizers.steps.compensation import moment_factor, visiting_order
 from bivlm.quantizers.steps.grid import fit_levels
 from bivlm.quantizers.steps.level_feedback import feedback_codes, loss_importance
 from bivlm.types import LinearStats
@@ -39,8 +39,8 @@ def loss(q):
 @cases
 def test_the_levels_are_those_of_the_public_code(name, method):
     order = visiting_order(HESSIAN, method.act_order)
-    u = inverse_factor(HESSIAN[order][:, order], 0.1)
-    importance = loss_importance(u, order, method.loss_exponent)
+    factor = moment_factor(HESSIAN[order][:, order], 0.1)
+    importance = loss_importance(factor, order, method.loss_exponent)
     levels = fit_levels(WEIGHT, importance, 96, 1 << method.bits, 100, "range")[:, 0]
     torch.testing.assert_close(levels, public_codes(name)[0], rtol=1e-4, atol=1e-7)
 
@@ -49,8 +49,8 @@ def test_the_levels_are_those_of_the_public_code(name, method):
 def test_the_codes_are_those_of_the_public_code_on_its_levels(name, method):
     grid, codes = public_codes(name)
     order = visiting_order(HESSIAN, method.act_order)
-    u = inverse_factor(HESSIAN[order][:, order], 0.1)
-    found, quantized = feedback_codes(WEIGHT, grid[:, None], u, order, 96, 128)
+    factor = moment_factor(HESSIAN[order][:, order], 0.1)
+    found, quantized = feedback_codes(WEIGHT, grid[:, None], factor, order, 96, 128)
     assert torch.equal(found, codes)
     assert torch.equal(quantized, grid.gather(1, codes))
 

@@ -38,7 +38,7 @@ from bivlm.quantizers.steps.compensation import (
     column_by_column,
     even_blocks,
     feed_back,
-    inverse_factor,
+    moment_factor,
     visiting_order,
 )
 from bivlm.quantizers.steps.grid import Grid, ZeroPoint, fit_grid, fit_levels, nearest_codes
@@ -135,7 +135,7 @@ class GPTQ(Quantizer):
 
     def _with_grid(self, w: Tensor, hessian: Tensor, group_size: int) -> tuple[Grid, Tensor]:
         """The grids of all groups, and the codes (out, in)."""
-        order, u, importance = self._visit(hessian)
+        order, factor, importance = self._visit(hessian)
         columns = w.shape[1]
         settings = {"clip": self.clip, "scale_bits": self.scale_bits}
         grid = fit_grid(w, importance, group_size, self.points, self.zero_point, **settings)
@@ -171,26 +171,26 @@ class GPTQ(Quantizer):
             max(group_size, self.block_size // group_size * group_size) if dynamic else self.block_size
         )
         callback = column_by_column(quantize_column, begin if dynamic else None)
-        feed_back(w[:, order], u, callback, even_blocks(columns, block_size))
+        feed_back(w[:, order], factor, callback, even_blocks(columns, block_size))
         if dynamic:
             stored = Numbers.of(scale.T[..., None].contiguous(), self.scale_bits)
             points = zero.T.to(points.dtype).contiguous() if points.numel() else points
         return Grid(stored, points, self.points), codes.T.to(torch.uint8).contiguous()
 
     def _visit(self, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The order in which columns are visited, the inverse factor in this order, and what the columns'
+        """The order in which columns are visited, the moment's factor in this order, and what the columns'
         errors count when a grid is fitted, (in,) in their own order.
         """
         order = visiting_order(hessian, self.act_order)
-        u = inverse_factor(hessian[order][:, order], self.damping)
+        factor = moment_factor(hessian[order][:, order], self.damping)
         if self.grid_weight == "inputs":
-            return order, u, hessian.diagonal()
-        return order, u, loss_importance(u, order, self.loss_exponent)
+            return order, factor, hessian.diagonal()
+        return order, factor, loss_importance(factor, order, self.loss_exponent)
 
     def _with_levels(self, w: Tensor, exponent: int, hessian: Tensor, group_size: int) -> LevelsWeight:
-        order, u, importance = self._visit(hessian)
+        order, factor, importance = self._visit(hessian)
         levels = fit_levels(w, importance, group_size, self.points).half()
-        codes, _ = feedback_codes(w, levels, u, order, group_size, self.block_size)
+        codes, _ = feedback_codes(w, levels, factor, order, group_size, self.block_size)
         if self.refit:
             levels = refit_levels(w, levels, codes, hessian, group_size)
         return levels_weight(levels, codes, group_size, exponent)

@@ -29,7 +29,7 @@ from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
 from bivlm.quantizers.base import Damping, GradientPower, GroupSize, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.gptq import LossExponent
-from bivlm.quantizers.steps.compensation import inverse_factor, visiting_order
+from bivlm.quantizers.steps.compensation import moment_factor, visiting_order
 from bivlm.quantizers.steps.grid import LevelsStart, fit_levels
 from bivlm.quantizers.steps.level_feedback import (
     feedback_codes,
@@ -85,10 +85,10 @@ class LeanQuant(Quantizer):
             hessian = torch.eye(w.shape[1], dtype=torch.float32, device="cpu")
         group_size = min(self.group_size, w.shape[1])
         order = visiting_order(hessian, self.act_order)
-        u = inverse_factor(hessian[order][:, order], self.damping)
-        importance = loss_importance(u, order, self.loss_exponent)
+        factor = moment_factor(hessian[order][:, order], self.damping)
+        importance = loss_importance(factor, order, self.loss_exponent)
         levels = fit_levels(w, importance, group_size, 1 << self.bits, ROUNDS, self.start).half()
-        codes, _ = feedback_codes(w, levels, u, order, group_size, self.block_size)
+        codes, _ = feedback_codes(w, levels, factor, order, group_size, self.block_size)
         if self.refit:
             levels = refit_levels(w, levels, codes, hessian, group_size)
         return levels_weight(levels, codes, group_size, exponent)

@@ -37,7 +37,7 @@ from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.numbers import NumberBits, Numbers, as_signs
 from bivlm.formats.planes import PlanesWeight, planes_nbytes
 from bivlm.quantizers.base import Damping, GradientPower, GroupSize, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.steps.compensation import column_by_column, compensate, inverse_factor, visiting_order
+from bivlm.quantizers.steps.compensation import column_by_column, compensate, moment_factor, visiting_order
 from bivlm.quantizers.steps.grid import grouped
 from bivlm.quantizers.steps.refit import better_rows, refitted
 from bivlm.quantizers.steps.sign_planes import plain_planes
@@ -104,12 +104,12 @@ class PBLLM(Quantizer):
         return replace(decided, exponent=exponent)
 
     def _strength(self, hessian: Tensor | None, order: Tensor) -> Tensor:
-        """(in,): the root of a weight's saliency, divided by its magnitude: 1 / U_jj for columns that are
-        quantized in this order.
+        """(in,): the root of a weight's saliency, divided by its magnitude: 1 / U_jj, which is R_jj, for
+        columns that are quantized in this order.
         """
         strength = torch.ones(len(order), dtype=torch.float32, device="cpu")
         if hessian is not None and self.saliency == "hessian":
-            strength[order] = 1 / inverse_factor(hessian[order][:, order], self.damping).diagonal()
+            strength[order] = moment_factor(hessian[order][:, order], self.damping).diagonal()
         return strength
 
     def _choice(self, w: Tensor, strength: Tensor, group_size: int) -> _Choice:

@@ -34,7 +34,7 @@ from torch import Tensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.levels import LevelsWeight, levels_nbytes
 from bivlm.quantizers.base import Damping, GradientPower, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.steps.compensation import inverse_factor, visiting_order
+from bivlm.quantizers.steps.compensation import moment_factor, visiting_order
 from bivlm.quantizers.steps.exact_means import best_levels
 from bivlm.quantizers.steps.level_feedback import feedback_codes, levels_weight
 from bivlm.types import LinearStats
@@ -87,8 +87,8 @@ class SqueezeLLM(Quantizer):
         levels = best_levels(w, _without(fisher, sparse), 1 << self.bits).half()[:, None]
         if self.feedback and hessian is not None:
             order = visiting_order(hessian, self.act_order)
-            u = inverse_factor(hessian[order][:, order], self.damping)
-            codes, values = feedback_codes(w, levels, u, order, w.shape[1], self.block_size, sparse)
+            factor = moment_factor(hessian[order][:, order], self.damping)
+            codes, values = feedback_codes(w, levels, factor, order, w.shape[1], self.block_size, sparse)
         else:
             codes, values = _nearest(w, levels[:, 0]).masked_fill_(sparse, 0), w
         return levels_weight(levels, codes, w.shape[1], exponent, sparse, values)

@@ -53,7 +53,7 @@ from bivlm.formats.trellis import (
     trellis_nbytes,
 )
 from bivlm.quantizers.base import Damping, GradientPower, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.steps.compensation import feed_back, inverse_factor
+from bivlm.quantizers.steps.compensation import feed_back, moment_factor
 from bivlm.quantizers.steps.viterbi import search_columns
 from bivlm.types import LinearStats
 
@@ -123,13 +123,15 @@ class Trellis(Quantizer):
             )
         signs = signs_of(self.seed, columns) if rotated else None
         if hessian is None:
-            u, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
+            factor, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
         else:
-            u = inverse_factor(hessian, self.damping, None if signs is None else partial(rotate, signs=signs))
-            cost = u.diagonal().double() ** -2
+            turned = None if signs is None else partial(rotate, signs=signs)
+            factor = moment_factor(hessian, self.damping, turned)
+            cost = factor.diagonal().double().square()
         run_bits = self._run_bits(cost)
         pieces = [
-            self._quantize_rows(rows, signs, hessian, u, run_bits) for rows in w.split(rows_at_once(columns))
+            self._quantize_rows(rows, signs, hessian, factor, run_bits)
+            for rows in w.split(rows_at_once(columns))
         ]
         codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         table = torch.zeros(0, 0, dtype=torch.int8, device="cpu")
@@ -142,7 +144,7 @@ class Trellis(Quantizer):
         w: Tensor,
         signs: Tensor | None,
         hessian: Tensor | None,
-        u: Tensor | None,
+        factor: Tensor | None,
         run_bits: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Streams (bytes,) and scales (rows,) float16 of some whole strips of the weight, (rows, in), rotated
@@ -150,7 +152,7 @@ class Trellis(Quantizer):
         """
         w = w if signs is None else rotate(w, signs)
         scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
-        values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], u, run_bits)
+        values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], factor, run_bits)
         if self.refit:
             scale = refitted_scale(w, values, _through(values, hessian, signs), scale)
         return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
@@ -172,29 +174,29 @@ class Trellis(Quantizer):
             return even_bits(self.bits, len(cost))
         return allocated_bits(cost, self.bits, DISTORTION[self.window])
 
-    def _decide(self, w: Tensor, u: Tensor | None, run_bits: Tensor) -> tuple[Tensor, Tensor]:
+    def _decide(self, w: Tensor, factor: Tensor | None, run_bits: Tensor) -> tuple[Tensor, Tensor]:
         """Values (out, in) float32 and symbols (in, held) uint8 for the weight (out, in) in units of the
-        tables, with feedback through u if there is one.
+        tables, with feedback through `factor` if there is one.
         """
         rows, columns = w.shape
         held, tables = sum(strips(rows)), standard_tables(self.window)
         symbols = torch.zeros(columns, held, dtype=torch.uint8, device="cpu")
         state = torch.zeros(len(strips(rows)), dtype=torch.int32, device="cpu")
 
-        def decide(block: Tensor, factor: Tensor, start: int) -> Tensor:
+        def decide(block: Tensor, u: Tensor, start: int) -> Tensor:
             nonlocal state
             k = int(run_bits[start // RUN])
             if k == 0:
                 return torch.zeros_like(block)
             here = slice(start, start + block.shape[1])
             values, symbols[here], state = search_columns(
-                block.T.contiguous(), factor, self.window, k, tables[k - 1], state
+                block.T.contiguous(), u, self.window, k, tables[k - 1], state
             )
             return values.T
 
         blocks = equal_blocks(run_bits, columns, self.block_size)
-        if u is not None:
-            return feed_back(w, u, decide, blocks), symbols
+        if factor is not None:
+            return feed_back(w, factor, decide, blocks), symbols
         values = torch.empty_like(w)
         for block in blocks:
             nothing_fed_back = torch.eye(block.stop - block.start, dtype=torch.float32, device="cpu")

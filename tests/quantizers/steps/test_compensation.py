@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bivlm.quantizers.steps.compensation import column_by_column, compensate, inverse_factor
+from bivlm.quantizers.steps.compensation import column_by_column, compensate, inverse_corner, moment_factor
 
 
 def second_moment(width: int, tokens: int, seed: int = 0) -> torch.Tensor:
@@ -112,12 +112,16 @@ def test_arguments_are_left_alone():
     assert torch.equal(hessian, before[1])
 
 
-def test_factor_is_that_of_the_damped_inverse():
+def test_factor_is_that_of_the_damped_moment_and_its_corners_invert():
     hessian = second_moment(16, 100)
-    u = inverse_factor(hessian, 0.05).double()
+    factor = moment_factor(hessian, 0.05)
     damped = hessian.double() + 0.05 * hessian.diagonal().mean() * torch.eye(16)
-    assert torch.equal(u, u.triu())
+    assert torch.equal(factor, factor.triu())
+    torch.testing.assert_close(factor.double() @ factor.double().T, damped, rtol=1e-5, atol=1e-6)
+    u = torch.linalg.inv(factor.double())
     torch.testing.assert_close(u.T @ u, torch.linalg.inv(damped), rtol=1e-5, atol=1e-6)
+    for block in (slice(0, 16), slice(3, 8), slice(15, 16)):
+        torch.testing.assert_close(inverse_corner(factor, block), u[block, block].float())
 
 
 def test_dead_column_neither_breaks_nor_moves_the_others():
@@ -151,13 +155,13 @@ def test_damping_is_raised_and_logged(caplog):
     vector = torch.nn.functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(0)), dim=0)
     hessian = torch.eye(16) - 1.05 * torch.outer(vector, vector)
     with caplog.at_level(logging.WARNING, logger="bivlm.quantizers.steps.compensation"):
-        u = inverse_factor(hessian, 0.01)
-    assert bool(u.isfinite().all())
+        factor = moment_factor(hessian, 0.01)
+    assert bool(factor.isfinite().all())
     assert "not positive definite at damping 0.01; used 0.1" in caplog.text
 
 
 def test_good_moment_logs_nothing(caplog):
-    inverse_factor(second_moment(16, 100), 0.01)
+    moment_factor(second_moment(16, 100), 0.01)
     assert caplog.text == ""
 
 
@@ -166,15 +170,15 @@ def test_moment_that_is_not_finite_is_refused(value):
     hessian = second_moment(8, 50)
     hessian[2, 5] = value
     with pytest.raises(ValueError, match="not finite"):
-        inverse_factor(hessian, 0.01)
+        moment_factor(hessian, 0.01)
 
 
 def test_moment_of_zeros_is_refused():
     with pytest.raises(ValueError, match="zero on all calibration samples"):
-        inverse_factor(torch.zeros(4, 4), 0.01)
+        moment_factor(torch.zeros(4, 4), 0.01)
 
 
 def test_indefinite_moment_is_refused():
     hessian = torch.tensor([[1.0, 5.0], [5.0, 1.0]])
     with pytest.raises(ValueError, match="not positive definite at damping 1"):
-        inverse_factor(hessian, 0.01)
+        moment_factor(hessian, 0.01)

@@ -6,7 +6,6 @@ import torch
 from bivlm.quantizers.steps.in_place import (
     BLOCK,
     factor_lower_,
-    invert_lower_,
     reverse_,
     rounded_,
     turn_,
@@ -25,15 +24,12 @@ def moment(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_factor_and_inverse(size):
+def test_factor(size):
     h = moment(size)
     found = h.clone()
     assert factor_lower_(found)
     expected = torch.linalg.cholesky(h)
     torch.testing.assert_close(found, expected)
-    assert not found.triu(1).any()
-    invert_lower_(found)
-    torch.testing.assert_close(found, torch.linalg.inv(expected))
     assert not found.triu(1).any()
 
 

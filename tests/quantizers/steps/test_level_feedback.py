@@ -2,20 +2,20 @@
 
 import torch
 
-from bivlm.quantizers.steps.compensation import inverse_factor
+from bivlm.quantizers.steps.compensation import moment_factor
 from bivlm.quantizers.steps.level_feedback import feedback_codes, levels_weight, loss_importance
 
 
 def test_the_costliest_column_counts_one_and_the_others_by_the_power():
-    u = torch.tensor([[0.5, 0.1, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 2.0]])
+    factor = torch.tensor([[2.0, 0.1, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 0.5]])
     order = torch.tensor([2, 0, 1])
-    assert loss_importance(u, order, 2.0).tolist() == [0.25, 0.0625, 1.0]
-    assert loss_importance(u, order, 0.0).tolist() == [1.0, 1.0, 1.0]
+    assert loss_importance(factor, order, 2.0).tolist() == [0.25, 0.0625, 1.0]
+    assert loss_importance(factor, order, 0.0).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_far_apart_costs_do_not_overflow():
-    u = torch.diag(torch.tensor([1e-20, 1.0, 1e20]))
-    found = loss_importance(u, torch.arange(3), 8.0)
+    factor = torch.diag(torch.tensor([1e20, 1.0, 1e-20]))
+    found = loss_importance(factor, torch.arange(3), 8.0)
     assert found.tolist() == [1.0, 0.0, 0.0]
 
 
@@ -41,8 +41,8 @@ def test_kept_weights_take_up_the_errors_of_the_others():
     kept = torch.zeros(6, 12, dtype=torch.bool)
     kept[:, 9:] = True
     levels = torch.linspace(-2, 2, 4).expand(6, 1, 4)
-    u, order = inverse_factor(hessian, 0.01), torch.arange(12)
-    codes, quantized = feedback_codes(w, levels, u, order, 12, 5, kept)
+    factor, order = moment_factor(hessian, 0.01), torch.arange(12)
+    codes, quantized = feedback_codes(w, levels, factor, order, 12, 5, kept)
     weight = levels_weight(levels.half(), codes, 12, 0, kept, quantized)
     assert not codes[kept].any()
     assert weight.tail_values.float().tolist() == quantized[kept].tolist()

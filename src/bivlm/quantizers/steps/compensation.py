@@ -1,7 +1,7 @@
 """The error-feedback loop of all methods: quantize one block of columns after the other and add each block's
 error to the later columns.
 
-This is the loop of GPTQ (arXiv 2210.17323). One exact triangular solve gives the error of a block, so a
+This is the loop of GPTQ (arXiv 2210.17323). The error of a block is exact however it was quantized, so a
 method may quantize a whole block at once. Methods differ in one function: how a block of columns is
 quantized.
 """
@@ -18,7 +18,6 @@ from torch import Tensor
 from bivlm.quantizers.steps.in_place import (
     Turned,
     factor_lower_,
-    invert_lower_,
     reverse_,
     rounded_,
     turn_,
@@ -32,16 +31,25 @@ QuantizeColumns = Callable[[Tensor, Tensor, int], Tensor]
 ErrorRule = Literal["exact", "diagonal"]
 
 
-def inverse_factor(hessian: Tensor, damping: float, turned: Turned | None = None) -> Tensor:
-    """Upper U (in, in) float32 with H⁻¹ = UᵀU, where H is the damped second moment (in, in) of
-    `damped_moment`; with `turned`, of R `hessian` Rᵀ. Raises ValueError as `damped_moment` does.
+def moment_factor(hessian: Tensor, damping: float, turned: Turned | None = None) -> Tensor:
+    """Upper R (in, in) float32 with H = R Rᵀ, where H is the damped second moment (in, in) of
+    `damped_moment`; with `turned`, of T `hessian` Tᵀ. Raises ValueError as `damped_moment` does.
 
-    It takes one float64 matrix besides `hessian`, and U stays in the memory of that.
+    R_jj² is the pivot of column j: what an error of one there costs at least, whatever later columns do. It
+    takes one float64 matrix besides `hessian`, and R stays in the memory of that.
     """
     lower, _ = _damped_factor(hessian, damping, turned)
-    invert_lower_(lower)
     reverse_(lower)
     return rounded_(lower)
+
+
+def inverse_corner(factor: Tensor, block: slice) -> Tensor:
+    """The factor U (b, b) float32 of the inverse for a block of columns, given R (in, in) of
+    `moment_factor`: H⁻¹ = UᵀU with U = R⁻¹, and U's diagonal blocks are the inverses of R's.
+    """
+    corner = factor[block, block].double()
+    one = torch.eye(len(corner), dtype=torch.float64, device="cpu")
+    return torch.linalg.solve_triangular(corner, one, upper=True).float()
 
 
 def damped_moment(hessian: Tensor, damping: float) -> Tensor:
@@ -59,7 +67,7 @@ def damped_moment(hessian: Tensor, damping: float) -> Tensor:
 
 def _damped_factor(hessian: Tensor, damping: float, turned: Turned | None = None) -> tuple[Tensor, float]:
     """The lower Cholesky factor (in, in) float64 of the damped second moment with its rows and columns in
-    reversed order, and the damping that it took. That is H = R Rᵀ with R upper, from which U = R⁻¹.
+    reversed order, and the damping that it took. That is H = R Rᵀ with R upper.
     """
     if not bool(hessian.isfinite().all()):
         raise ValueError(
@@ -113,11 +121,11 @@ def compensate(
 
     `quantize_columns(w, u, start)` returns the dequantized columns start… of the block w (out, b); u is the
     (b, b) factor of H⁻¹ for them. `error_rule` says which error a block that was quantized at once feeds
-    back: "exact" solves with u, "diagonal" divides by its diagonal, as the public code of BiLLM does. That
-    code treats the columns of a block as if they had been quantized one after the other.
+    back: "exact" is that of the whole block, "diagonal" divides by the diagonal of u, as the public code of
+    BiLLM does. That code treats the columns of a block as if they had been quantized one after the other.
     """
     blocks = even_blocks(weight.shape[1], block_size)
-    return feed_back(weight, inverse_factor(hessian, damping), quantize_columns, blocks, error_rule)
+    return feed_back(weight, moment_factor(hessian, damping), quantize_columns, blocks, error_rule)
 
 
 def even_blocks(columns: int, block_size: int) -> list[slice]:
@@ -127,24 +135,29 @@ def even_blocks(columns: int, block_size: int) -> list[slice]:
 
 def feed_back(
     weight: Tensor,
-    u: Tensor,
+    factor: Tensor,
     quantize_columns: QuantizeColumns,
     blocks: Sequence[slice],
     error_rule: ErrorRule = "exact",
 ) -> Tensor:
-    """The loop itself, for the factor u (in, in) of H⁻¹ = UᵀU and blocks of columns of any widths, one after
-    the other.
+    """The loop itself, for R (in, in) of `moment_factor` and blocks of columns of any widths, one after the
+    other.
+
+    Before a block is quantized, it takes up what the blocks before it have lost, E: E R before it, through U
+    of its own corner. No inverse of the whole moment is needed (LDLQ of QuIP, arXiv 2307.13304, which is
+    GPTQ). Under the rule "diagonal", E is what would have had this effect.
     """
     w = weight.float().clone()
+    lost = torch.zeros_like(w)
     for block in blocks:
-        right = slice(block.stop, None)
-        quantized = quantize_columns(w[:, block], u[block, block], block.start)
-        lost = w[:, block] - quantized
-        if error_rule == "exact":
-            error = torch.linalg.solve_triangular(u[block, block], lost, upper=True, left=False)
-        else:
-            error = lost / u[block, block].diagonal()
-        w[:, right] -= error @ u[block, right]
+        u, left = inverse_corner(factor, block), slice(0, block.start)
+        moved = lost[:, left] @ factor[left, block] @ u
+        w[:, block] += moved
+        quantized = quantize_columns(w[:, block], u, block.start)
+        error = w[:, block] - quantized
+        if error_rule == "diagonal":
+            error = (error / u.diagonal()) @ u
+        lost[:, block] = error - moved
         w[:, block] = quantized
     return w
 

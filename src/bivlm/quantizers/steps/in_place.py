@@ -1,4 +1,4 @@
-"""From a second moment to the factor of its inverse, in the memory of one float64 matrix, block by block.
+"""From a second moment to its factor, in the memory of one float64 matrix, block by block.
 
 torch makes a new matrix for each of these steps. For a linear with 11 008 inputs each one takes a gigabyte.
 (Golub and Van Loan, Matrix Computations, 4.2.6: blocked Cholesky, left-looking.)
@@ -65,16 +65,3 @@ def factor_lower_(matrix: Tensor) -> bool:
             below.copy_(torch.linalg.solve_triangular(corner.T, below, upper=True, left=False))
         matrix[:start, start:end] = 0.0
     return True
-
-
-def invert_lower_(lower: Tensor) -> None:
-    """Put the inverse of a lower triangular matrix (n, n), zeros above its diagonal, in its place."""
-    count = len(lower)
-    for start in range(0, count, BLOCK):
-        end = min(start + BLOCK, count)
-        corner = lower[start:end, start:end].clone()
-        if start:
-            left = lower[start:end, :start] @ lower[:start, :start]
-            lower[start:end, :start] = torch.linalg.solve_triangular(corner, left.neg_(), upper=False)
-        one = torch.eye(end - start, dtype=lower.dtype, device=lower.device)
-        lower[start:end, start:end] = torch.linalg.solve_triangular(corner, one, upper=False)

@@ -17,31 +17,32 @@ from bivlm.quantizers.steps.compensation import column_by_column, even_blocks, f
 from bivlm.quantizers.steps.refit import better_rows, expand, refitted
 
 
-def loss_importance(u: Tensor, order: Tensor, exponent: float) -> Tensor:
-    """How much the error of each column costs after feedback, (in,) float32 in 0…1: U_jj^-exponent, relative
+def loss_importance(factor: Tensor, order: Tensor, exponent: float) -> Tensor:
+    """How much the error of each column costs after feedback, (in,) float32 in 0…1: R_jj^exponent, relative
     to the costliest column.
 
-    u (in, in) is the factor of the inverse second moment with its columns in the order `order` (in,); the
-    result has the weight's own order. At exponent 2 it is the loss of GPTQ, (w - q)² / U_jj²; LeanQuant
+    `factor` R (in, in) is that of `moment_factor` with its columns in the order `order` (in,); the result has
+    the weight's own order. At exponent 2 it is the loss of GPTQ, (w - q)² / U_jj² with U = R⁻¹; LeanQuant
     (arXiv 2407.10032) raises 1 / U_jj to the power p.
     """
-    diagonal = u.diagonal()
+    diagonal = factor.diagonal()
     importance = torch.empty_like(diagonal)
-    importance[order] = (diagonal.min() / diagonal) ** exponent
+    importance[order] = (diagonal / diagonal.max()) ** exponent
     return importance
 
 
 def feedback_codes(
     w: Tensor,
     levels: Tensor,
-    u: Tensor,
+    factor: Tensor,
     order: Tensor,
     group_size: int,
     block_size: int,
     kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The code of every weight of `w` (out, in) after feedback: (out, in) int64 into `levels` (out, G, L),
-    ascending; and the quantized weight (out, in). u (in, in) and `order` (in,) as in `loss_importance`.
+    ascending; and the quantized weight (out, in). `factor` (in, in) and `order` (in,) as for
+    `loss_importance`.
 
     Weights in `kept` (out, in) bool are not quantized, but rounded to float16 after feedback; their code
     is 0.
@@ -62,7 +63,7 @@ def feedback_codes(
 
     quantized = torch.empty_like(w)
     blocks = even_blocks(w.shape[1], block_size)
-    quantized[:, order] = feed_back(w[:, order], u, column_by_column(quantize_column), blocks)
+    quantized[:, order] = feed_back(w[:, order], factor, column_by_column(quantize_column), blocks)
     return codes.T, quantized
 
 

@@ -14,7 +14,13 @@ from torch import Tensor
 from bivlm.formats.encoding.numbers import NumberBits
 from bivlm.formats.planes import PlanesWeight
 from bivlm.quantizers.base import in_range, moment_of
-from bivlm.quantizers.steps.compensation import ErrorRule, QuantizeColumns, compensate, inverse_factor
+from bivlm.quantizers.steps.compensation import (
+    ErrorRule,
+    QuantizeColumns,
+    compensate,
+    inverse_corner,
+    moment_factor,
+)
 from bivlm.quantizers.steps.sign_planes import BlockPlanes, planes_of, refit_planes
 from bivlm.types import LinearStats, ModalityWeight
 
@@ -111,11 +117,11 @@ def _visit_blocks(
             error_rule=method.error_rule,
         )
         return
-    u = (
+    factor = (
         torch.eye(w.shape[1], dtype=torch.float32, device="cpu")
         if hessian is None
-        else inverse_factor(hessian, method.damping)
+        else moment_factor(hessian, method.damping)
     )
     for start in range(0, w.shape[1], method.block_size):
         block = slice(start, start + method.block_size)
-        quantize_columns(w[:, block], u[block, block], start)
+        quantize_columns(w[:, block], inverse_corner(factor, block), start)
