@@ -89,6 +89,16 @@ def test_errors_are_the_same_a_few_rows_at_a_time(monkeypatch):
     assert found.layer_error == pytest.approx(whole.layer_error)
 
 
+def test_the_layer_error_of_a_tall_weight_is_that_of_some_of_its_rows(monkeypatch):
+    monkeypatch.setattr(module, "LAYER_ERROR_ROWS", 4)
+    moment = torch.diag(torch.linspace(0.5, 2, 40))
+    _, report = quantize_weight(Source(), plan(GPTQ()), stats(moment))
+    rows = WEIGHT[::3]
+    difference = rows - GPTQ().quantize(WEIGHT, stats(moment)).dequantize()[::3]
+    expected = (difference.square() @ moment).sum() / (rows.square() @ moment).sum()
+    assert report.layer_error == pytest.approx(float(expected))
+
+
 @dataclass(frozen=True)
 class Careless(RTN):
     """Breaks the contract of a quantizer in one way or another."""
