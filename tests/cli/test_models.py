@@ -204,3 +204,16 @@ def test_inspect_shows_the_structure_of_a_config_alone(run, source, tmp_path):
     code, _, said = run("inspect", tmp_path / "nothing", "--structure")
     assert code == 2
     assert "nothing" in said
+
+
+def test_quantize_says_where_the_time_went(run, source, tmp_path):
+    words = ("quantize", source, "--parts", "projector", "--preset", "bivlm-paper", "--profile")
+    code, text, _ = run(*words[:2], tmp_path / "a", *words[2:], "--json")
+    assert code == 0
+    seconds = json.loads(text)["seconds"]
+    assert {"reading", "feedback and fits", "layer errors", "writing", "other"} <= set(seconds)
+    assert all(spent >= 0 for spent in seconds.values())
+    code, text, _ = run(*words[:2], tmp_path / "b", *words[2:])
+    assert code == 0
+    assert "where the time went" in text
+    assert "s in all" in text

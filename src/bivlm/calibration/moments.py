@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from bivlm.profile import part
+
 BLOCK = 512  # rows of the sum that are added to at a time
 WIDE = 2 * BLOCK  # from more columns than this on, only the upper half is summed
 
@@ -24,7 +26,7 @@ def add_products(total: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype)
     `fill_lower_` adds the rest. Inputs of a model in bfloat16 (`dtype`) are multiplied in it, where the
     processor can, and summed in float32: the products are exact, and three times as fast.
     """
-    with _products_in(dtype):
+    with part("second moments"), _products_in(dtype):
         if left is not right or len(total) <= WIDE:
             total.addmm_(left.T, right)
             return

@@ -20,6 +20,7 @@ from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall, PausedForward, stopping
 from bivlm.errors import InputError
 from bivlm.families.last_logits import keeping
+from bivlm.profile import part
 
 
 class Streams:
@@ -93,7 +94,7 @@ class Streams:
     def _going(self) -> Iterator[None]:
         """While passes run between blocks."""
         modules = {path: self.model.get_submodule(path) for path in self._order}
-        with stopping(modules), torch.inference_mode(not self.gradients):
+        with part("between blocks"), stopping(modules), torch.inference_mode(not self.gradients):
             yield
 
 

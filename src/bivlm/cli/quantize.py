@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -156,6 +156,9 @@ OverwriteOption = Annotated[
         "--overwrite", help="replace OUT if bivlm wrote it; the old model stays until the new one is complete"
     ),
 ]
+ProfileOption = Annotated[
+    bool, typer.Option("--profile", help="say at the end where the time went", rich_help_panel=MORE)
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
 
 
@@ -190,6 +193,7 @@ def quantize(
     trust_remote_code: TrustOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
+    profile: ProfileOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Pack a full-precision model into a folder of two bits or less per weight.
@@ -201,6 +205,7 @@ def quantize(
     from bivlm.cli.progress import Shown
     from bivlm.job.request import make_request
     from bivlm.job.run import calibration_samples, prepare
+    from bivlm.profile import profiled
     from bivlm.settings import parse_settings
 
     request = make_request(
@@ -235,8 +240,9 @@ def quantize(
         columns=columns_of(columns),
         events=Shown(),
     )
-    _pack(prepared, out, drawn, overwrite)
-    _show_packed(out, json_, trust_remote_code)
+    with profiled() as seconds:
+        _pack(prepared, out, drawn, overwrite)
+    _show_packed(out, json_, trust_remote_code, seconds if profile else {})
 
 
 def _show_plan(prepared: Prepared, json_: bool) -> str:
@@ -261,15 +267,18 @@ def _pack(prepared: Prepared, out: Path, samples: Sequence[Sample], overwrite: b
         run(prepared, out, samples, overwrite=overwrite, events=events)
 
 
-def _show_packed(out: Path, json_: bool, trust_remote_code: bool) -> None:
-    from bivlm.cli.tables import inspection_table
+def _show_packed(out: Path, json_: bool, trust_remote_code: bool, seconds: Mapping[str, float]) -> None:
+    """Print what was packed, and where the time went if it was asked for."""
+    from bivlm.cli.tables import inspection_table, profile_table
     from bivlm.eval.inspection import inspect
 
     inspection = inspect(out, trust_remote_code)
     if json_:
-        print_json(inspection)
+        print_json({**inspection.to_dict(), "seconds": dict(seconds)} if seconds else inspection)
         return
     out_console.print(inspection_table(inspection, layers=False))
+    if seconds:
+        out_console.print(profile_table(seconds))
     out_console.print(
         f"Packed model in [bold]{out}[/bold]; ask it with: bivlm ask {out} --image IMAGE QUESTION"
     )

@@ -4,7 +4,7 @@ out here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -53,6 +53,15 @@ def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
                 number(row.paper_bits, BITS),
             )
         table.add_section()
+    return table
+
+
+def profile_table(seconds: Mapping[str, float]) -> Table:
+    """Where the time of a job went: its parts, the longest first."""
+    whole = sum(seconds.values())
+    table = rich_table("where the time went", ("part", " seconds", " share"), f"{whole:.1f} s in all")
+    for name, spent in sorted(seconds.items(), key=lambda one: -one[1]):
+        table.add_row(name, number(spent, ".1f"), number(spent / whole, ".1%"))
     return table
 
 

@@ -47,6 +47,7 @@ from bivlm.job.request import Request, make_request
 from bivlm.job.samples import NO_DATA, built_in, check_images, check_samples
 from bivlm.job.walk import Walk
 from bivlm.job.weighing import gradients_of, wants_gradients
+from bivlm.profile import part
 from bivlm.pruning.apply import TokenPruning
 from bivlm.pruning.settings import Pruning
 from bivlm.quantizers import Quantizer
@@ -239,14 +240,17 @@ def run(
             return out
         store.write_rest()
         measured = Measurements(prepared.request.measurements or store.folder, source, data_digest(inputs))
-        gradients = gradients_of(source, plan, inputs, measured, events)
+        with part("gradients"):
+            gradients = gradients_of(source, plan, inputs, measured, events)
         if recipe.budget is not None:
             file = SensitivityFile(store.folder / "sensitivities.json", prepared.request.sensitivities)
-            plan = allocate(source, plan, inputs, recipe.budget, file, events, gradients)
+            with part("budget"):
+                plan = allocate(source, plan, inputs, recipe.budget, file, events, gradients)
         if not (plan.distillation and store.is_tuned):
             Walk(source, plan, store, inputs, events, gradients).run()
             if plan.distillation:
-                distil(source, plan, store, inputs, store.folder, measured, events)
+                with part("tuning the model"):
+                    distil(source, plan, store, inputs, store.folder, measured, events)
         report = {name: row for _, record in store.records() for name, row in record["report"].items()}
         quantization = quantization_config(prepared, store, len(inputs))
         config = {**read_json(source.folder / "config.json"), "quantization_config": quantization}

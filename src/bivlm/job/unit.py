@@ -22,6 +22,7 @@ from bivlm.formats import PackedTensor
 from bivlm.job.plan import Plan, UnitPlan
 from bivlm.job.weight import WeightReport, packed_errors, quantize_weight, weight_of
 from bivlm.machine import return_free_memory
+from bivlm.profile import part
 from bivlm.types import LinearStats
 
 Packed = Mapping[str, PackedTensor]
@@ -143,7 +144,8 @@ class UnitMaker:
         else:
             packed, vectors, reports = self._make(unit, stats, tune)
             rows = {name: asdict(report) for name, report in reports.items()}
-            self.store.write_unit(unit.path, packed, rows, vectors)
+            with part("writing"):
+                self.store.write_unit(unit.path, packed, rows, vectors)
         report = UnitReport(unit.path, reports, time.perf_counter() - started, resumed)
         paths = [planned.path for planned in self.plan.units]
         self.events.unit(report, 1 + paths.index(unit.path), len(paths))
@@ -163,7 +165,8 @@ class UnitMaker:
             )
         if tune is None or not packed:
             return packed, {}, reports
-        tuned = tune(packed)
+        with part("tuning blocks"):
+            tuned = tune(packed)
         for linear in unit.quantized:
             weight = weight_of(self.source, linear.name)
             errors = packed_errors(weight, tuned.packed[linear.name], known[linear.name])

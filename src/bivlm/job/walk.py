@@ -36,7 +36,10 @@ from bivlm.job.unit import Packed, UnitMaker, UnitStore
 from bivlm.job.weighing import block_collector
 from bivlm.packed.linear import replace_linear
 from bivlm.packed.module import expand_weights
+from bivlm.profile import part
 from bivlm.types import LinearStats
+
+FORWARD = "forward passes"
 
 
 class Walk:
@@ -138,7 +141,8 @@ class Walk:
         for name, weight in weights.items():
             # decoded and multiplied by torch: the kernels' sums depend on the machine's instruction set, and
             # the bytes of the blocks that follow must not
-            expand_weights(replace_linear(self.source.model, name, weight))
+            with part("decoding"):
+                expand_weights(replace_linear(self.source.model, name, weight))
         set_vectors(self.source.model, vectors)
         return self.source.model.get_submodule(path)
 
@@ -188,10 +192,10 @@ class Walk:
         for number, call in calls.items():
             received = None
             if exact is not None:
-                with collector.inputs() as received:
+                with collector.inputs() as received, part(FORWARD):
                     exact[number].try_run(module)
             visual = self.samples[number].visual if stack.part == "language" else None
-            with collector.watching(visual, received, number):
+            with collector.watching(visual, received, number), part(FORWARD):
                 call.try_run(module)
         return collector
 
@@ -220,7 +224,8 @@ class Walk:
 @torch.inference_mode()
 def _run(module: nn.Module, calls: Mapping[int, BlockCall]) -> dict[int, Any]:
     """What a block returns for every sample."""
-    return {number: call.run(module) for number, call in calls.items()}
+    with part(FORWARD):
+        return {number: call.run(module) for number, call in calls.items()}
 
 
 def set_vectors(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:

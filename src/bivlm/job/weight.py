@@ -17,6 +17,7 @@ from bivlm.errors import InputError
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.formats.base import QuantizedWeight
 from bivlm.job.plan import WeightPlan
+from bivlm.profile import part
 from bivlm.quantizers import Quantizer
 from bivlm.types import LinearStats
 
@@ -44,7 +45,8 @@ class WeightReport:
 
 def weight_of(source: SourceModel, name: str) -> Tensor:
     """The weight (out, in) of a linear or a table as stored in the source."""
-    return next(iter(source.read([f"{name}.weight"]).values()))
+    with part("reading"):
+        return next(iter(source.read([f"{name}.weight"]).values()))
 
 
 def quantize_weight(
@@ -59,14 +61,15 @@ def quantize_weight(
     assert quantizer is not None
     weight = weight_of(source, plan.name)
     try:
-        with _noting() as notes:
+        with part("feedback and fits"), _noting() as notes:
             target = weight
             if stats is not None and propagation:
                 target = propagated(weight, stats, propagation, quantizer.modality_weight)
             quantized = quantize_checked(quantizer, target, stats)
     except ValueError as error:
         raise InputError(f"{plan.name}: {error}") from error
-    packed = quantized.encode()
+    with part("packing"):
+        packed = quantized.encode()
     check_bound(quantizer, packed, plan.name)
     return packed, WeightReport(
         weights=weight.numel(),
@@ -110,6 +113,11 @@ def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | Non
     """`weight_error` and `layer_error` of a report: the error of the packed bytes against the weight (out,
     in), the layer's on some rows of a tall weight, because all would take longer than to quantize it.
     """
+    with part("layer errors"):
+        return _packed_errors(weight, packed, stats)
+
+
+def _packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | None) -> dict[str, Any]:
     difference = FORMATS[packed.format].decode(packed).dequantize().sub_(weight)
     sums = torch.zeros(2, dtype=torch.float32, device="cpu")  # energy of the error and of the original
     for d, w in zip(difference.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), strict=True):

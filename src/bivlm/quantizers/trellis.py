@@ -52,6 +52,7 @@ from bivlm.formats.trellis import (
     strips,
     trellis_nbytes,
 )
+from bivlm.profile import part
 from bivlm.quantizers.base import Damping, GradientPower, Quantizer, Weighting, in_range, moment_of
 from bivlm.quantizers.steps.compensation import feed_back, moment_factor
 from bivlm.quantizers.steps.viterbi import search_columns
@@ -189,9 +190,10 @@ class Trellis(Quantizer):
             if k == 0:
                 return torch.zeros_like(block)
             here = slice(start, start + block.shape[1])
-            values, symbols[here], state = search_columns(
-                block.T.contiguous(), u, self.window, k, tables[k - 1], state
-            )
+            with part("trellis search"):
+                values, symbols[here], state = search_columns(
+                    block.T.contiguous(), u, self.window, k, tables[k - 1], state
+                )
             return values.T
 
         blocks = equal_blocks(run_bits, columns, self.block_size)

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bivlm.profile import part
 from bivlm.quantizers.steps.in_place import (
     Turned,
     factor_lower_,
@@ -38,9 +39,10 @@ def moment_factor(hessian: Tensor, damping: float, turned: Turned | None = None)
     R_jj² is the pivot of column j: what an error of one there costs at least, whatever later columns do. It
     takes one float64 matrix besides `hessian`, and R stays in the memory of that.
     """
-    lower, _ = _damped_factor(hessian, damping, turned)
-    reverse_(lower)
-    return rounded_(lower)
+    with part("factorization"):
+        lower, _ = _damped_factor(hessian, damping, turned)
+        reverse_(lower)
+        return rounded_(lower)
 
 
 def inverse_corner(factor: Tensor, block: slice) -> Tensor:
