@@ -142,8 +142,8 @@ def generate(
         pad_token_id=padding if padding is not None else [*ends, 0][0],
     )
     watch = _Watch(family.image_token_id(model.config))
-    view = _with_settings(model, plain)
-    with _contradictions_named():
+    view = with_settings(model, plain)
+    with contradictions_named():
         sequences = view.generate(**inputs, logits_processor=LogitsProcessorList([watch]))
     tokens = sequences[:, inputs["input_ids"].shape[1] :]
     ended = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
@@ -153,7 +153,7 @@ def generate(
 
 
 @contextmanager
-def _contradictions_named() -> Iterator[None]:
+def contradictions_named() -> Iterator[None]:
     """Turn the errors of a model that cannot read what its processor made into InputError."""
     try:
         yield
@@ -176,7 +176,7 @@ def texts(model: Any, processor: Any, answers: Answers) -> list[str]:
     return [tokenizer_of(processor).decode(row, skip_special_tokens=True).strip() for row in words]
 
 
-def _with_settings(model: Any, config: GenerationConfig) -> Any:
+def with_settings(model: Any, config: GenerationConfig) -> Any:
     """The same model, weights and hooks included, with `config` in place of the checkpoint's own generation
     settings; `model` keeps those.
 

@@ -1,0 +1,52 @@
+"""A server's life: loaded, checked, listening; at the end what it has accepted is answered."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from bivlm.families import family_of
+from bivlm.serving.api import application
+from bivlm.serving.check import joins_exactly
+from bivlm.serving.engine import Engine
+from bivlm.serving.limits import Limits
+
+logger = logging.getLogger(__name__)
+
+
+def engine_of(model: Any, processor: Any, *, most_rows: int = 16, most_waiting: int = 64) -> Engine:
+    """An engine for a loaded model, which has tried whether rows may join a batch under way."""
+    engine = Engine(model, processor, most_rows=most_rows, most_waiting=most_waiting)
+    engine.joins = joins_exactly(model, processor, family_of(model.config))
+    if not engine.joins:
+        logger.warning(
+            "requests of this model cannot join a batch under way: those that wait are answered together"
+        )
+    return engine
+
+
+def serve(
+    engine: Engine,
+    folder: str | Path,
+    *,
+    alias: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits,
+) -> None:
+    """Listen until SIGTERM or Ctrl-C; then take nothing new, answer what was accepted, and return.
+
+    The model is called `alias`, and also by its folder. Raises OSError if the port is in use.
+    """
+    names = (alias or Path(folder).resolve().name, str(folder))
+    config = uvicorn.Config(
+        application(engine, names, limits), host=host, port=port, log_level="warning", access_log=False
+    )
+    engine.start()
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        engine.stop()
