@@ -12,7 +12,7 @@ from bivlm.families import family_of
 from bivlm.serving.asked import Ended, Piece, Request
 from bivlm.serving.joint import JointBatch, NotJoinable
 from bivlm.types import Sample
-from tiny import each, tiny_checkpoint
+from tiny import KINDS, tiny_checkpoint
 
 # states of linear attention and of convolutions, and cross-attention to an image
 NOT_JOINABLE = ("qwen3_5", "minicpmv4_6", "lfm2_vl", "mllama")
@@ -62,7 +62,12 @@ def run(batch: JointBatch, asked: list[Sample], lengths: tuple[int, ...] = (LONG
     return clients
 
 
-@pytest.mark.parametrize("kind", each())
+QUICK = ("llava", "gemma3", "mllama")  # the others are slow
+
+
+@pytest.mark.parametrize(
+    "kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in QUICK)]
+)
 def test_rows_that_join_get_the_answers_that_they_get_alone(kind, tmp_path):
     model, processor = bivlm.load(tiny_checkpoint(kind, tmp_path / "model", torch.float32))
     family = family_of(model.config)
