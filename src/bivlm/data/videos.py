@@ -30,7 +30,7 @@ VIDEO_FORMATS = {
     **dict.fromkeys((".webm", ".mkv"), "matroska"),
     ".avi": "avi",
 }
-INSTALL = "pip install av"
+INSTALL = "pip install 'bivlm[video]'"
 
 
 def open_visuals(samples: Sequence[Sample], wanted: bool = True) -> list[tuple[Image.Image | Clip, ...]]:
@@ -95,7 +95,7 @@ def _animation(picture: Picture, video: Video, where: str) -> Clip:
     if isinstance(picture, Path):
         check_file(picture, where)
     with errors_named(where), undecoded(picture) as image:
-        total = getattr(image, "n_frames", 1)
+        total, before = getattr(image, "n_frames", 1), image.tell()
         if total > MOST_COUNTED:
             raise InputError(f"{where} has {total} frames, and at most {MOST_COUNTED} are read; cut it")
         numbers, frames, shown = spaced(total, video.most), [], []
@@ -104,6 +104,8 @@ def _animation(picture: Picture, video: Video, where: str) -> Clip:
                 image.seek(number)
             frames.append(to_rgb(image if total == 1 else image.copy()))
             shown.append(image.info.get("duration") or 0)  # milliseconds
+        if total > 1:
+            image.seek(before)
     timed = total > 1 and all(shown)
     own = 1000 * len(shown) / sum(shown) if timed else FRAME_RATE
     return Clip(tuple(frames), numbers, total, video.fps or own)

@@ -40,7 +40,8 @@ def check_videos(processor: Any, family: Family, samples: Sequence[Sample], conf
     name = type(processor).__name__
     if getattr(processor, "video_processor", None) is None or not getattr(processor, "video_token", None):
         raise InputError(f"{name_of(filmed)}: {name} takes no videos; {INSTEAD}")
-    if family.origin == "found" and video_token(config) is None:
+    named = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
+    if family.origin == "found" and video_token(config) != named:
         raise InputError(
             f"{name_of(filmed)}: no token for videos was found in this model's config, so its videos could"
             f" not be told from text; {INSTEAD}"
