@@ -117,7 +117,8 @@ def _decoded(path: Path, video: Video, where: str) -> Clip:
     if wrong:
         raise InputError(f"{where} {wrong}; correct the path or leave the sample out")
     try:
-        import av
+        import av  # pyright: ignore[reportMissingImports]
+        from av.error import FFmpegError  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise InputError(
             f"{where} is a video file, and PyAV, which reads it, is not installed ({INSTALL}); or give its"
@@ -128,7 +129,7 @@ def _decoded(path: Path, video: Video, where: str) -> Clip:
             return _frames(container, video, where)
     except InputError:
         raise
-    except (av.error.FFmpegError, *DAMAGED) as error:
+    except (FFmpegError, *DAMAGED) as error:
         said = cut(str(error).strip().partition("\n")[0], 200)
         raise InputError(f"{where} cannot be read as a video ({said}); replace it, or give frames") from error
 
