@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bivlm.studies.compare.run import compare_presets as compare_presets
     from bivlm.studies.study import RunSettings as RunSettings
     from bivlm.types import Sample as Sample
+    from bivlm.types import Video as Video
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOME = {
     "Rule": "bivlm.job.recipe",
     "RunSettings": "bivlm.studies.study",
     "Sample": "bivlm.types",
+    "Video": "bivlm.types",
     "adapt": "bivlm.adapting.run",
     "answer": "bivlm.eval.answer",
     "compare_presets": "bivlm.studies.compare.run",
@@ -71,6 +73,7 @@ __all__ = [
     "Rule",
     "RunSettings",
     "Sample",
+    "Video",
     "__version__",
     "adapt",
     "answer",

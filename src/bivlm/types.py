@@ -28,36 +28,75 @@ ModalityWeight = (
 
 
 Picture = Path | Image.Image  # a path is opened when it is needed, so a large set costs no memory
+MOST_FRAMES = 8  # of a video, where nothing else is said
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames in their order, or the file that holds them; opened when it is needed.
+
+    `source` is an image for each frame, or one file: an animation (GIF, WebP, PNG) or a video (.mp4, .webm,
+    …). `most` frames of it are read at most, evenly spaced, the first and the last among them. `fps` is how
+    many frames per second `source` has; None takes it from the file, or else FRAME_RATE (data/videos.py).
+    Raises ValueError for a video without frames, and for numbers below 1 frame or at 0 frames per second.
+    """
+
+    source: Picture | tuple[Picture, ...]
+    most: int = MOST_FRAMES
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.source == () or self.most < 1 or (self.fps is not None and not 0 < self.fps < float("inf")):
+            raise ValueError(
+                f"a video needs 1 frame or more, and frames per second above 0 (fps is {self.fps})"
+            )
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The opened frames of a video: RGB images of one size.
+
+    `numbers` says which of the video's `total` frames they are, ascending from 0; `fps` is how many frames
+    per second the video has.
+    """
+
+    frames: tuple[Image.Image, ...]
+    numbers: tuple[int, ...]
+    total: int
+    fps: float
+
+
+Visual = Picture | Video
 
 
 @dataclass(frozen=True)
 class Turn:
-    """An earlier question of a conversation, its texts and images in their order, and its answer."""
+    """An earlier question of a conversation, its texts, images and videos in their order, and its answer."""
 
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | Visual, ...]
     answer: str
 
     @property
-    def images(self) -> tuple[Picture, ...]:
-        """The images in their order."""
+    def visuals(self) -> tuple[Visual, ...]:
+        """The images and videos in their order."""
         return tuple(part for part in self.parts if not isinstance(part, str))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question, the images that it is about, and what people answered.
+    """One question, the images and videos that it is about, and what people answered.
 
-    `image` is one image (a path, or an image in memory), several of them in their order, or None for a
-    question without an image. `answers` holds every accepted answer: one for exact match, several (usually
+    `image` is one image (a path, or an image in memory) or video, several of them in their order, or None for
+    a question without an image. `answers` holds every accepted answer: one for exact match, several (usually
     ten) for VQA accuracy. `origin` says where the sample came from ("vqa.jsonl:12"); error messages name it.
-    `system` is a system prompt. `places` says how many characters of the question come before each image,
-    ascending; left out, all images come first (`Sample.of` makes a sample from texts and images in order).
+    `system` is a system prompt. `places` says how many characters of the question come before each image
+    or video, ascending; left out, all of them come first (`Sample.of` makes a sample from parts in order).
     `group` is what a result is also told by: a subtask, an ability, a kind of question. `turns` are the
     earlier turns of the conversation; their images are their own. Raises ValueError for places that do not
     fit the images and the question.
     """
 
-    image: Picture | Sequence[Picture] | None
+    image: Visual | Sequence[Visual] | None
     question: str
     answers: tuple[str, ...] = ()
     origin: str = ""
@@ -77,14 +116,14 @@ class Sample:
     @classmethod
     def of(
         cls,
-        parts: Sequence[str | Picture],
+        parts: Sequence[str | Visual],
         answers: tuple[str, ...] = (),
         origin: str = "",
         system: str = "",
         group: str = "",
         turns: tuple[Turn, ...] = (),
     ) -> Sample:
-        """A sample from texts and images in their order; the texts together are its question."""
+        """A sample from texts, images and videos in order; the texts together are its question."""
         question, images, places = "", [], []
         for part in parts:
             if isinstance(part, str):
@@ -97,23 +136,33 @@ class Sample:
         return cls(image, question, answers, origin, system, kept, group, turns)
 
     @property
-    def images(self) -> tuple[Picture, ...]:
-        """The images in their order, those of the earlier turns first."""
-        return (*(image for turn in self.turns for image in turn.images), *self._own)
+    def visuals(self) -> tuple[Visual, ...]:
+        """The images and videos in their order, those of the earlier turns first."""
+        return (*(visual for turn in self.turns for visual in turn.visuals), *self._own)
 
     @property
-    def _own(self) -> tuple[Picture, ...]:
+    def images(self) -> tuple[Picture, ...]:
+        """The images alone, in their order."""
+        return tuple(one for one in self.visuals if not isinstance(one, Video))
+
+    @property
+    def videos(self) -> tuple[Video, ...]:
+        """The videos alone, in their order."""
+        return tuple(one for one in self.visuals if isinstance(one, Video))
+
+    @property
+    def _own(self) -> tuple[Visual, ...]:
         if self.image is None:
             return ()
-        return (self.image,) if isinstance(self.image, Path | Image.Image) else tuple(self.image)
+        return (self.image,) if isinstance(self.image, Visual) else tuple(self.image)
 
     @property
-    def parts(self) -> tuple[str | Picture, ...]:
-        """Texts and images of the question in their order; no text is empty."""
-        found: list[str | Picture] = []
+    def parts(self) -> tuple[str | Visual, ...]:
+        """Texts, images and videos of the question in their order; no text is empty."""
+        found: list[str | Visual] = []
         start = 0
-        for image, place in zip(self._own, self.places or (0,) * len(self._own), strict=True):
-            found += [self.question[start:place], image]
+        for visual, place in zip(self._own, self.places or (0,) * len(self._own), strict=True):
+            found += [self.question[start:place], visual]
             start = place
         return tuple(part for part in (*found, self.question[start:]) if part != "")
 

@@ -40,6 +40,18 @@ def test_a_data_set_is_shown(run, folder):
     assert json.loads(out)["divided"] == {"train": 1, "test": 3}
 
 
+def test_videos_are_shown(run, folder):
+    rows = [
+        {"video": ["0.png", "1.png"], "question": "What happens?"},
+        {"video": "0.png", "question": "And?"},
+    ]
+    (folder / "clips.json").write_text(json.dumps(rows))
+    code, out, _ = run("data", folder / "clips.json", "--sheet", folder / "sheet.png")
+    assert code == 0
+    for words in ("images      0", "videos      2", "video of 2 frames"):
+        assert words in out
+
+
 def test_a_data_set_that_is_not_read_is_told(run, folder):
     code, _, err = run("data", folder / "vqa.json")
     assert code == 2

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from bivlm import families
+from tiny import tiny_checkpoint
 from tiny.experts import expert_family, expert_model
+from videos import folder_of
 
 
 def test_quantize_ask_eval_inspect(run, source, tmp_path, questions):
@@ -72,6 +74,33 @@ def test_ask_takes_several_images_none_and_a_system_prompt(run, source, question
     assert (code, "the system prompt holds <image>" in error) == (2, True)
     code, _, error = run("ask", source, "Same?", "--max-pixels", 500)
     assert (code, "every image the same size" in error) == (2, True)
+
+
+def test_videos_are_asked_about_and_told(run, source, tmp_path):
+    """By a model that reads them, and by one that does not."""
+    folder, filming = folder_of(tmp_path / "clip", 3), tiny_checkpoint("qwen2_vl", tmp_path / "filming")
+    short = ("--max-new-tokens", 2, "--max-frames", 2, "--json")
+    code, text, _ = run("ask", filming, "What happens?", "--video", folder, *short)
+    assert (code, json.loads(text)["video"], json.loads(text)["image"]) == (0, str(folder), None)
+    (tmp_path / "clips.jsonl").write_text(
+        json.dumps({"video": "clip", "question": "What happens?", "answer": "light"}) + "\n"
+    )
+    data = ("--data", tmp_path / "clips.jsonl", "--split", "all", "--max-frames", 2)
+    code, text, _ = run("eval", filming, *data, "--max-new-tokens", 2, "--out", tmp_path / "kept")
+    assert code == 0
+    assert json.loads((tmp_path / "kept" / "result.json").read_text())["asked"]["max_frames"] == 2
+    code, _, error = run("ask", source, "What happens?", "--video", folder)
+    assert (code, "takes no videos; give its frames as images (--image for each)" in error) == (2, True)
+    code, _, error = run("ask", filming, "What happens?", "--video", tmp_path / "none.gif")
+    assert (code, "none.gif does not exist" in error) == (2, True)
+    code, _, error = run(
+        "ask", filming, "What happens?", "--video", folder, "--prune", "grid:layer=1,keep=0.5"
+    )
+    assert (code, "not offered for videos in this model; ask without it (--prune none)" in error) == (2, True)
+    out = tmp_path / "out"
+    packing = ("--preset", "gptq-2", *data, "--samples", 1, "--json")
+    code, _, error = run("quantize", filming, out, *packing)
+    assert (code, error.count("InputError")) == (0, 0)
 
 
 def test_bits_are_a_budget_and_effort_is_a_recipe(run, source, tmp_path, questions):

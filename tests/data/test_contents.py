@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -37,6 +38,24 @@ def test_everything_is_counted(shelf: Path):
     plain = found.to_dict()
     assert json.loads(json.dumps(plain))["samples"][0]["images"] == [str(shelf / "0.png")]
     assert len(plain["samples"]) == 5
+
+
+def test_videos_are_counted_and_their_first_frames_drawn(shelf: Path):
+    rows = [
+        {"video": ["1.png", "2.png"], "question": "What happens?", "answer": "a"},
+        {"image": "3.png", "question": "Is it?", "answer": "no"},
+    ]
+    (shelf / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = contents(shelf / "d.jsonl")
+    assert (found.images, found.videos, found.without_image) == (1, 1, 0)
+    shown = json.loads(json.dumps(found.to_dict()))["samples"]
+    assert shown[0]["videos"] == [[str(shelf / "1.png"), str(shelf / "2.png")]]
+    assert "videos" not in shown[1]
+    sheets = []
+    for source in (found.samples[0], replace(found.samples[0], image=shelf / "1.png")):
+        contact_sheet([source], shelf / "sheet.png")
+        sheets.append((shelf / "sheet.png").read_bytes())
+    assert sheets[0] == sheets[1]
 
 
 def test_splits_are_counted_and_every_row_is_read(shelf: Path):

@@ -7,7 +7,7 @@ import easy_vqa
 import pytest
 
 from bivlm.data.general_set import KNOWN, general_folder, general_samples
-from bivlm.data.images import open_images
+from bivlm.data.videos import open_visuals
 from bivlm.errors import InputError
 
 ROWS = [json.loads(line) for line in (general_folder() / "samples.jsonl").read_text("utf-8").splitlines()]
@@ -94,7 +94,7 @@ def test_mistakes(how, words):
 def test_every_picture_can_be_read_and_is_asked_about():
     named = {name for row in ROWS for name in row["images"]}
     assert named == {f"images/{path.name}" for path in (general_folder() / "images").iterdir()}
-    for image in (image for images in open_images(general_samples(40)) for image in images):
+    for image in (image for images in open_visuals(general_samples(40)) for image in images):
         assert min(image.size) >= 64
         assert max(image.size) <= 640
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bivlm.data import images
-from bivlm.data.images import FORMATS, open_image, open_images, open_undecoded
+from bivlm.data.images import FORMATS, open_image, open_undecoded
+from bivlm.data.videos import open_visuals
 from bivlm.errors import InputError
 from bivlm.types import Sample
 
@@ -73,10 +74,10 @@ def test_an_undecoded_image_gives_its_pixels_again_and_again_and_keeps_none():
     image = open_undecoded(io.BytesIO(encoded(photo())), "set:3")
     sample = Sample(image, "?")
     for _ in range(2):
-        assert np.array_equal(np.asarray(open_images([sample])[0][0]), np.asarray(photo()))
+        assert np.array_equal(np.asarray(open_visuals([sample])[0][0]), np.asarray(photo()))
     assert image.tile, "the sample's own image was decoded"
     assert np.array_equal(np.asarray(image), np.asarray(photo())), "it can still be decoded by others"
-    assert np.array_equal(np.asarray(open_images([sample])[0][0]), np.asarray(photo())), (
+    assert np.array_equal(np.asarray(open_visuals([sample])[0][0]), np.asarray(photo())), (
         "and be read after that"
     )
 
@@ -94,7 +95,7 @@ def test_what_was_drawn_on_an_opened_image_is_seen(kind: str):
 
 def refusal(sample: Sample) -> str:
     with pytest.raises(InputError) as caught:
-        open_images([sample])
+        open_visuals([sample])
     message = str(caught.value)
     assert "\n" not in message
     return message

@@ -19,8 +19,9 @@ from bivlm.errors import InputError
 from bivlm.eval.answer import Answers, answer, answer_batch, end_tokens, generate, inference, prepare, texts
 from bivlm.families import family_of
 from bivlm.pruning.apply import prune
-from bivlm.types import Sample
+from bivlm.types import Sample, Video
 from tiny import each, tiny_model, tiny_processor, tiny_samples
+from videos import folder_of, frames
 
 TOKENS = 5
 
@@ -52,6 +53,39 @@ def step_by_step(model: Any, processor: Any, family: Any, sample: Sample, steps:
             ]
         tokens.append(next(token for token in logits.argsort(descending=True).tolist() if token != image))
     return tokens
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "llava_onevision"])
+def test_a_question_about_a_video_is_answered_as_from_its_frames(kind: str, tmp_path: Path):
+    """By its folder, by a `Video`, in a batch with another one; no token of an image or video is chosen."""
+    model, processor, family = member(kind)
+    folder = folder_of(tmp_path / "clip", 6)
+    named = answer(model, processor, None, "Is it red?", video=folder, max_frames=3, max_new_tokens=TOKENS)
+    chosen = Video(tuple(folder / f"frame{number}.png" for number in (0, 2, 5)), fps=0.8)
+    whole = Video(tuple(folder / f"frame{number}.png" for number in range(6)), most=3)
+    assert named == answer(model, processor, None, "Is it red?", video=[whole], max_new_tokens=TOKENS)
+    assert kind == "qwen2_5_vl" or named == answer(
+        model, processor, None, "Is it red?", video=chosen, max_new_tokens=TOKENS
+    )
+    samples = [Sample(whole, "Is it red?"), Sample(Video(frames(3)), "How many circles are there?")]
+    assert answer_batch(model, processor, family, samples, max_new_tokens=TOKENS)[0] == named
+    with inference(model):
+        answers = generate(model, processor, family, prepare(model, processor, family, samples), TOKENS)
+    assert not torch.isin(answers.tokens, torch.tensor(family.visual_tokens(model.config))).any()
+
+
+def test_an_image_comes_before_a_video():
+    model, processor, family = member("qwen2_vl")
+    image, video = frames(1, 5)[0], Video(frames(2))
+    sample = Sample((image, video), "Which?")
+    [expected] = answer_batch(model, processor, family, [sample], max_new_tokens=TOKENS)
+    assert answer(model, processor, image, "Which?", video=video, max_new_tokens=TOKENS) == expected
+
+
+@pytest.mark.parametrize("most", [0, 10_000])
+def test_a_number_of_frames_that_makes_no_sense_is_refused(most: int):
+    with pytest.raises(InputError, match=f"--max-frames is {most}"):
+        answer(*member("qwen2_vl")[:2], None, "Why?", video="clip.mp4", max_frames=most)
 
 
 def rows(answers: Answers) -> list[list[int]]:

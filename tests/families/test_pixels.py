@@ -81,6 +81,53 @@ def test_a_high_image_gets_a_high_grid(name: str):
     assert high.size[1] / high.size[0] == pytest.approx(2, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["Pix2StructImageProcessor", "Kosmos2_5ImageProcessor"])
+def test_patches_are_bounded_though_the_processor_itself_gives_their_number(name: str):
+    """Its own number, which it passes at every call, follows the image processor's."""
+    processor = processor_of(name)
+    processor.images_kwargs = {"max_patches": 4096, "return_tensors": "pt"}
+    bound_pixels(processor, PixelBounds(300_000))
+    given = processor.images_kwargs
+    read = processor.image_processor(images=[photo()], **given)["flattened_patches"]
+    assert read.shape[1] == given["max_patches"] == 300_000 // 16**2
+
+
+@pytest.mark.parametrize(
+    ("settings", "most", "crops", "side"),
+    [
+        ({}, 970_000, 1, 980),
+        ({}, 300_000, 1, 490),
+        ({"split_image": True, "max_image_size": 490}, 970_000, 4, 490),
+        ({"split_image": True, "max_image_size": 490}, 300_000, 1, 490),
+        ({"split_image": True}, 970_000, 1, 980),
+        ({"split_image": True}, 300_000, 1, 490),
+    ],
+)
+def test_aria_reads_fewer_and_smaller_crops(settings: dict[str, Any], most: int, crops: int, side: int):
+    processor = processor_of("AriaImageProcessor", **settings)
+    bound_pixels(processor, PixelBounds(most))
+    read = processor.image_processor(images=[photo()], return_tensors="pt")["pixel_values"]
+    assert read.shape == (crops, 3, side, side)
+
+
+@pytest.mark.parametrize(("most", "windows"), [(1_100_000, 4), (600_000, 2), (254_016, 0)])
+def test_step_reads_fewer_windows(most: int, windows: int):
+    processor = processor_of("Step3p7ImageProcessor")
+    bound_pixels(processor, PixelBounds(most))
+    read = processor.image_processor(images=[fitted(processor, photo(1200, 900))], return_tensors="pt")
+    assert read["num_local_patches"].tolist() == [windows]
+    assert windows * 504**2 <= most
+    small = photo(300, 290)
+    assert fitted(processor, small) is small
+
+
+def test_windows_that_no_size_makes_fewer_are_told():
+    processor = processor_of("Step3p7ImageProcessor")
+    bound_pixels(processor, PixelBounds(300_000))
+    with pytest.raises(InputError, match="of 1400x700 is read in 2 windows of 254016 pixels at any size"):
+        fitted(processor, photo(1400, 700))
+
+
 @pytest.mark.parametrize("name", ["Qwen2VLImageProcessor", "Glm4vImageProcessor"])
 def test_no_image_has_fewer_pixels_than_the_lower_bound(name: str):
     processor = processor_of(name)

@@ -4,6 +4,7 @@ is left behind.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,17 @@ import torch
 from transformers import DynamicCache
 
 from bivlm.cutting import Kept
+from bivlm.data.videos import open_visuals
+from bivlm.errors import InputError
+from bivlm.eval.run import evaluate
 from bivlm.families import family_of
 from bivlm.pruning import Pruner
 from bivlm.pruning.apply import active_pruning, describe, prune
 from bivlm.pruning.dropping.cache import PrunedLayer, cache_argument
 from bivlm.pruning.dropping.state import Call, Decision, decision_from
+from bivlm.types import Sample, Video
 from tiny import tiny_model, tiny_processor, tiny_samples
+from videos import frames
 
 _models: dict[str, Any] = {}
 
@@ -68,6 +74,41 @@ def shown(model, inputs, where="layer=1", queries=None):
     prune(model, f"grid:{where},keep=0.3", pruner=spy)
     logits(model, **inputs)
     return spy.seen
+
+
+FILMED = Sample(Video(frames(4)), "Is it red?", origin="the clip")
+
+
+@on("qwen2_vl", "llava_onevision")
+def test_videos_with_pixels_of_their_own_are_refused_before_anything_runs(model):
+    processor, family = tiny_processor(model.kind), family_of(model.config)
+    inputs = family.inputs(processor, [FILMED], open_visuals([FILMED]), model.config)
+    prune(model, "grid:layer=1,keep=0.5")
+    with pytest.raises(
+        InputError, match="the clip: dropping visual tokens is not offered for videos in this"
+    ):
+        evaluate(model, processor, [replace(sample, origin="x") for sample in tiny_samples(1)] + [FILMED])
+    with pytest.raises(InputError, match="not offered for videos"):
+        logits(model, **inputs)
+    with pytest.raises(InputError, match="not offered for videos"):
+        model.generate(**inputs, max_new_tokens=1)
+    prune(model, "grid:layer=1,keep=1")
+    assert logits(model, **inputs).isfinite().all()
+
+
+@on("smolvlm")
+@pytest.mark.parametrize("pruning", ["attention:layer=1,keep=0.5", "grid:layer=0,keep=0.5"])
+def test_frames_that_are_read_as_images_are_pruned_as_images(model, pruning):
+    """SmolVLM's four frames of four tokens are the candidates, as those of four images are."""
+    processor, family, heard = tiny_processor(model.kind), family_of(model.config), []
+    inputs = family.inputs(processor, [FILMED], open_visuals([FILMED]), model.config)
+    whole = logits(model, **inputs)
+    prune(model, pruning, on_decision=heard.append)
+    pruned = logits(model, **inputs)
+    assert heard[0].offered == (16,)
+    assert len(heard[0].chosen[0]) == 8
+    assert pruned.shape[1] == whole.shape[1] - 8
+    assert pruned.isfinite().all()
 
 
 @on("llava", "qwen2_5_vl")

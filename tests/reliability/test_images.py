@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from bivlm.data import images, places
-from bivlm.data.images import open_image, open_images
+from bivlm.data.images import open_image
 from bivlm.data.samples import read_samples
+from bivlm.data.videos import open_visuals
 from bivlm.errors import InputError
 
 
@@ -35,7 +36,7 @@ def refusal(image: str, folder: Path, **options) -> str:
     """What is said about an image that a JSONL file names, when it is listed or opened."""
     (folder / "d.jsonl").write_text(json.dumps({"image": image, "question": "What?"}) + "\n")
     with pytest.raises(InputError) as caught:
-        open_images(read_samples(folder / "d.jsonl", **options))
+        open_visuals(read_samples(folder / "d.jsonl", **options))
     message = str(caught.value)
     assert message.startswith("d.jsonl:1: ")
     assert message.isprintable()
@@ -150,7 +151,7 @@ def test_a_data_uri_is_read(kind: str, tmp_path: Path):
     file.write_text(json.dumps({"image": uri(small(kind), f"image/{kind}"), "question": "What?"}) + "\n")
     sample = read_samples(file)[0]
     for _ in range(2):
-        assert open_images([sample])[0][0].getpixel((0, 0))[0] > 250
+        assert open_visuals([sample])[0][0].getpixel((0, 0))[0] > 250
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_paths_stay_in_the_root(tmp_path: Path):
     for name in ("a.png", "../deep/a.png", str(inside / "a.png"), "back.png", uri(small())):
         (inside / "d.jsonl").write_text(json.dumps({"image": name, "question": "What?"}) + "\n")
         sample = read_samples(inside / "d.jsonl", data_root=root)[0]
-        assert open_images([sample])[0][0].size == (8, 8)
+        assert open_visuals([sample])[0][0].size == (8, 8)
     for name in ("../../in-not/a.png", str(outside / "a.png"), "link.png", "folder/a.png", "/etc/passwd"):
         assert f"lies outside {root}, the folder given with --data-root" in refusal(
             name, inside, data_root=root

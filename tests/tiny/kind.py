@@ -47,6 +47,7 @@ class Kind:
     scaled_embedding   the embedding is more than a table
     needs_image        the processor refuses a question without an image
     drops              tokens can be dropped from its language model (otherwise this is refused)
+    video              what stands for a video in the template, if it has a place for one
     slow               tests that run on every kind run on this one only with the marker `slow`
     """
 
@@ -64,6 +65,7 @@ class Kind:
     scaled_embedding: bool = False
     needs_image: bool = False
     drops: bool = True
+    video: str | None = None
     slow: bool = False
 
     @property
@@ -115,6 +117,11 @@ class Kind:
             + before[len(once) : start]
             + "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
             + before[start:].replace("\n", "{{ '\n' }}")
+            + (
+                ""
+                if self.video is None
+                else "{% elif part['type'] == 'video' %}" + self.video.replace("\n", "{{ '\n' }}")
+            )
             + "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
             + after
             + "{% endfor %}{% if add_generation_prompt %}"

@@ -111,7 +111,7 @@ def llava_onevision_config(tokenizer: Any, tied: dict[str, bool]) -> T.Pretraine
 def llava_onevision_processor(tokenizer: Any, template: str | None) -> Any:
     images = T.LlavaOnevisionImageProcessor(size=SQUARE, image_grid_pinpoints=PINPOINTS)
     counted = {"num_image_tokens": (TILE // PATCH) ** 2, "vision_feature_select_strategy": "full"}
-    videos = T.LlavaOnevisionVideoProcessor()
+    videos = T.LlavaOnevisionVideoProcessor(size=SQUARE)
     return T.LlavaOnevisionProcessor(images, tokenizer, videos, chat_template=template, **counted)
 
 
@@ -124,6 +124,7 @@ LLAVA_ONEVISION = Kind(
     prompt="<|im_start|>user <image>×72\nIs it red?<|im_end|><|im_start|>assistant\n",
     tied=True,
     fixed_tokens=True,
+    video="<video>\n",
 )
 
 
@@ -163,8 +164,10 @@ def qwen2_5_vl_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConf
 
 def qwen_processor(processor_class: Any, tokenizer: Any, template: str | None) -> Any:
     pixels = {"shortest_edge": TILE * TILE, "longest_edge": 4 * TILE * TILE}
-    images = T.Qwen2VLImageProcessor(size=pixels, patch_size=PATCH, merge_size=2, temporal_patch_size=2)
-    return processor_class(images, tokenizer, T.Qwen2VLVideoProcessor(), chat_template=template)
+    patches = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
+    images = T.Qwen2VLImageProcessor(size=pixels, **patches)
+    videos = T.Qwen2VLVideoProcessor(size=pixels, cap_pixels_per_frame=False, **patches)
+    return processor_class(images, tokenizer, videos, chat_template=template)
 
 
 QWEN2_VL = Kind(
@@ -183,6 +186,7 @@ QWEN2_VL = Kind(
         "<|im_start|>user\n<|vision_start|><|image_pad|>×6<|vision_end|>Is it"
         " red?<|im_end|>\n<|im_start|>assistant\n"
     ),
+    video="<|vision_start|><|video_pad|><|vision_end|>",
 )  # fmt: skip
 QWEN2_5_VL = Kind(
     model_type="qwen2_5_vl",
@@ -192,6 +196,7 @@ QWEN2_5_VL = Kind(
     processor=lambda tokenizer, template: qwen_processor(T.Qwen2_5_VLProcessor, tokenizer, template),
     prompt=QWEN2_VL.prompt,
     tied=True,
+    video=QWEN2_VL.video,
 )
 
 
@@ -258,7 +263,7 @@ def idefics3_processor(tokenizer: Any, template: str | None) -> Any:
 
 def smolvlm_processor(tokenizer: Any, template: str | None) -> Any:
     images = T.SmolVLMImageProcessor(size={"longest_edge": 2 * TILE}, max_image_size={"longest_edge": TILE})
-    videos = T.SmolVLMVideoProcessor()
+    videos = T.SmolVLMVideoProcessor(size={"longest_edge": TILE}, max_image_size={"longest_edge": TILE})
     return T.SmolVLMProcessor(images, tokenizer, videos, image_seq_len=4, chat_template=template)
 
 

@@ -301,6 +301,7 @@ MINICPMV4_6 = Kind(
     ),
     named=MINICPM_TOKENS,
     drops=False,
+    video="<|video_pad|>",
     slow=True,
 )
 

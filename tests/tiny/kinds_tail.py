@@ -34,7 +34,7 @@ def molmo2_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig:
 
 def molmo2_processor(tokenizer: Any, template: str | None) -> Any:
     images = T.Molmo2ImageProcessor(size=SQUARE, patch_size=PATCH, max_crops=4, overlap_margins=[1, 1])
-    videos = T.Molmo2VideoProcessor()
+    videos = T.Molmo2VideoProcessor(size=SQUARE, patch_size=PATCH, pooling_size=[2, 2])
     return T.Molmo2Processor(images, videos, tokenizer, chat_template=template)
 
 
@@ -52,6 +52,7 @@ MOLMO2 = Kind(
     prompt="<s>" + turned(
         f"<low_res_im_start>{ROW_OF_2 * 2}<im_end><im_start>{ROW_OF_3 * 3}<im_end>"
     ),
+    video="<|video|>",
     slow=True,
 )  # fmt: skip
 

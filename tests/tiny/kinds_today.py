@@ -14,6 +14,7 @@ from tiny.kinds import QWEN2_VL, QWEN_GRID, QWEN_TOKENS, SQUARE
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96}
 PIXELS = {"shortest_edge": TILE * TILE, "longest_edge": 4 * TILE * TILE}
+FRAMES = {"shortest_edge": 2 * TILE * TILE, "longest_edge": 8 * TILE * TILE}  # of all frames together
 
 
 def ids(tokenizer: Any, names: dict[str, str]) -> dict[str, int]:
@@ -52,8 +53,10 @@ def qwen3_5_config(tokenizer: Any, tied: dict[str, bool]) -> T.PretrainedConfig:
 
 
 def qwen3_processor(tokenizer: Any, template: str | None) -> Any:
-    images = T.Qwen2VLImageProcessor(size=PIXELS, patch_size=PATCH, merge_size=2, temporal_patch_size=2)
-    return T.Qwen3VLProcessor(images, tokenizer, T.Qwen3VLVideoProcessor(), chat_template=template)
+    patches = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
+    images = T.Qwen2VLImageProcessor(size=PIXELS, **patches)
+    videos = T.Qwen3VLVideoProcessor(size=FRAMES, cap_pixels_per_frame=False, **patches)
+    return T.Qwen3VLProcessor(images, tokenizer, videos, chat_template=template)
 
 
 QWEN3_VL = replace(
@@ -214,6 +217,7 @@ GEMMA4 = Kind(
     prompt="<s><|turn>user\n<|image><|image|>×63<image|>Is it red?<turn|>\n<|turn>model\n",
     tied=True,
     adds_bos=True,
+    video="<|video|>",
     slow=True,
 )
 GEMMA4_E2B = replace(GEMMA4, config=gemma4_e2b_config, drops=False, slow=False)
@@ -262,6 +266,7 @@ INTERNVL = Kind(
     config=internvl_config,
     processor=internvl_processor,
     prompt=("<|im_start|>user\n<img><IMG_CONTEXT>×4</img>\nIs it red?<|im_end|>\n<|im_start|>assistant\n"),
+    video="<video>\n",
     slow=True,
 )
 
@@ -350,11 +355,9 @@ def glm_config(config_class: Any, kind: str, sections: int, rotated: float, toke
 
 
 def glm_processor(name: str, tokenizer: Any, template: str | None) -> Any:
-    size = {"shortest_edge": 2 * TILE * TILE, "longest_edge": 8 * TILE * TILE}  # of two equal frames
-    images = getattr(T, f"{name}ImageProcessor")(
-        size=size, patch_size=PATCH, merge_size=2, temporal_patch_size=2
-    )
-    videos = getattr(T, f"{name}VideoProcessor")()
+    settings = {"size": FRAMES, "patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
+    images = getattr(T, f"{name}ImageProcessor")(**settings)  # of an image as two equal frames
+    videos = getattr(T, f"{name}VideoProcessor")(**settings)
     return getattr(T, f"{name}Processor")(images, tokenizer, videos, chat_template=template)
 
 
@@ -369,6 +372,7 @@ GLM4V = Kind(
     config=lambda tokenizer, tied: glm_config(T.Glm4vConfig, "glm4v", 2, 0.5, tokenizer),
     processor=lambda tokenizer, template: glm_processor("Glm4v", tokenizer, template),
     prompt=("[gMASK]<sop><|user|>\n<|begin_of_image|><|image|>×6<|end_of_image|>Is it red?<|assistant|>\n"),
+    video="<|begin_of_video|><|video|><|end_of_video|>",
     slow=True,
 )
 GLM46V = replace(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bivlm.checkpoint.shards import checksum, read_entries, read_tensors, write_shard
-from bivlm.data.images import open_images
+from bivlm.data.videos import open_visuals
 from bivlm.errors import InputError
 from bivlm.eval.answer import Answers, generate, inference, prepare
 from bivlm.eval.fidelity import answer_logits
@@ -130,7 +130,7 @@ def lessons_from_teacher(
         for number, sample in enumerate(samples):
             if not lessons.has(number):
                 inputs = prepare(model, processor, family, [sample])
-                images = open_images([sample], own.reads_images)
+                images = open_visuals([sample], own.reads_images)
                 own_inputs = own.inputs(own_processor, [sample], images, config)
                 _check_same_prompt(inputs, own_inputs)
                 answers = _answers(model, processor, family, sample, inputs, most_tokens)

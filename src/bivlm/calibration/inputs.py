@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bivlm.checkpoint.source import SourceModel
-from bivlm.data.images import open_images
+from bivlm.data.videos import open_visuals
 from bivlm.events import SILENT, Events
 from bivlm.families import load_processor
 from bivlm.families.answers import answer_tokens, end_tokens
@@ -84,14 +84,14 @@ def calibration_inputs(
 
 
 def calibration_input(source: SourceModel, processor: Any, sample: Sample) -> CalibrationInput:
-    """One sample with its most frequent answer, if it has any; floating-point tensors in the model's
-    dtype.
+    """One sample with its most frequent answer, if it has any; pixels in the model's dtype. (What has one
+    dim, the times of frames, stays as exact as it is.)
     """
     family = source.family
-    tensors = family.inputs(processor, [sample], open_images([sample], family.reads_images), source.config)
+    tensors = family.inputs(processor, [sample], open_visuals([sample], family.reads_images), source.config)
     visual = family.visual_mask(source.config, tensors["input_ids"])[0]
     cast = {
-        name: tensor.to(source.dtype) if tensor.is_floating_point() else tensor
+        name: tensor.to(source.dtype) if tensor.is_floating_point() and tensor.ndim > 1 else tensor
         for name, tensor in tensors.items()
     }
     prompt = CalibrationInput(cast, visual, torch.zeros_like(visual))
@@ -134,13 +134,12 @@ def answered(
 @torch.no_grad()
 def _greedy(source: SourceModel, prompt: CalibrationInput, ends: Sequence[int]) -> list[int]:
     """The likeliest token after the prompt, and so on, until an answer ends; never an image's place."""
-    forbidden = source.family.image_token_id(source.config)
+    forbidden = source.family.visual_tokens(source.config)
     answer: list[int] = []
     while len(answer) < MOST_TOKENS and not (answer and answer[-1] in ends):
         grown = with_answer(source, prompt, answer).tensors if answer else prompt.tensors
         output = source.model(**grown, use_cache=False, **keeping(source.model, 1))
         logits = last_logits(output, 1)[0, -1]
-        if forbidden is not None and forbidden < len(logits):
-            logits[forbidden] = -torch.inf
+        logits[[token for token in forbidden if token < len(logits)]] = -torch.inf
         answer.append(int(logits.argmax()))
     return answer

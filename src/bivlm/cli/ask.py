@@ -1,4 +1,4 @@
-"""bivlm ask: one question about an image, several images, or none."""
+"""bivlm ask: one question about images, videos, or nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bivlm.cli.shared import (
     MORE,
     AdapterOption,
     JsonOption,
+    MaxFramesOption,
     MaxPixelsOption,
     MinPixelsOption,
     ModelArgument,
@@ -23,6 +24,7 @@ from bivlm.cli.shared import (
     quiet_libraries,
     shown,
 )
+from bivlm.types import MOST_FRAMES
 
 
 @command(
@@ -32,6 +34,7 @@ from bivlm.cli.shared import (
     'bivlm ask out --image photo.jpg "How many?" --prune attention:layer=2,keep=0.25',
     'bivlm ask out --image before.jpg --image after.jpg "What has changed?" --system "Answer in one'
     ' sentence."',
+    'bivlm ask out --video clip.mp4 "What happens?" --max-frames 16',
 )
 def ask(
     model: ModelArgument,
@@ -46,6 +49,17 @@ def ask(
             show_default=False,
         ),
     ] = None,
+    video: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=(
+                "a video to ask about: a file, or a folder of its frames; may be repeated; videos come after"
+                " the images"
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    max_frames: MaxFramesOption = MOST_FRAMES,
     system: Annotated[
         str, typer.Option(metavar="TEXT", help="system prompt", show_default=False, rich_help_panel=MORE)
     ] = "",
@@ -57,7 +71,7 @@ def ask(
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Ask a model, packed or not, a question about an image, several images, or none."""
+    """Ask a model, packed or not, a question about images, videos, or nothing."""
     quiet_libraries()
     from bivlm.data.fields import check_text
     from bivlm.eval.answer import answer
@@ -72,9 +86,19 @@ def ask(
         min_pixels=min_pixels,
         trust_remote_code=trust_remote_code,
     )
-    text = answer(loaded, processor, image, question, system=system, max_new_tokens=max_new_tokens)
+    text = answer(
+        loaded,
+        processor,
+        image,
+        question,
+        video=video,
+        max_frames=max_frames,
+        system=system,
+        max_new_tokens=max_new_tokens,
+    )
     if json_:
         shown_image = image[0] if image and len(image) == 1 else image or None
-        print_json({"question": question, "image": shown_image, "answer": text})
+        filmed = {"video": video[0] if len(video) == 1 else video} if video else {}
+        print_json({"question": question, "image": shown_image, **filmed, "answer": text})
     else:
         print(shown(text))

@@ -20,12 +20,13 @@ from bivlm.cli.shared import (
     shown,
 )
 from bivlm.errors import cut
+from bivlm.types import Video
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from bivlm.data.contents import Contents
-    from bivlm.types import Sample
+    from bivlm.types import Sample, Visual
 
 DataArgument = Annotated[
     str,
@@ -94,6 +95,8 @@ def _facts(found: Contents) -> Iterator[tuple[str, str]]:
     yield "questions", f"{found.questions}{turns}"
     without = f"; {found.without_image} questions without" if found.without_image else ""
     yield "images", f"{found.images}{without}"
+    if found.videos:
+        yield "videos", f"{found.videos}"
     yield (
         "answers",
         f"{found.answers} questions have some" if found.answers else "none: for calibration alone",
@@ -131,7 +134,14 @@ def _first_rows(found: Contents) -> Table:
 
 
 def _images(sample: Sample) -> str:
-    """The images of a sample in words: names of files, and sizes of images that the data holds itself."""
-    return ", ".join(
-        image.name if isinstance(image, Path) else f"{image.width}x{image.height}" for image in sample.images
-    )
+    """The images of a sample in words: names of files, and sizes of images that the data holds itself; videos
+    by the names of their files, or the number of frames.
+    """
+    return ", ".join(map(_told, sample.visuals))
+
+
+def _told(visual: Visual) -> str:
+    source = visual.source if isinstance(visual, Video) else visual
+    if isinstance(source, tuple):
+        return f"video of {len(source)} frames"
+    return source.name if isinstance(source, Path) else f"{source.width}x{source.height}"

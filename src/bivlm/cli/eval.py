@@ -18,6 +18,7 @@ from bivlm.cli.shared import (
     DataRootOption,
     JsonOption,
     LimitOption,
+    MaxFramesOption,
     MaxPixelsOption,
     MinPixelsOption,
     ModelArgument,
@@ -36,6 +37,7 @@ from bivlm.cli.shared import (
     split_of,
 )
 from bivlm.errors import InputError
+from bivlm.types import MOST_FRAMES
 
 MAX_NEW_TOKENS = 16  # of an answer, unless a task says otherwise
 
@@ -118,6 +120,7 @@ def evaluate(
     split: SplitOption = None,
     columns: ColumnsOption = None,
     data_root: DataRootOption = None,
+    max_frames: MaxFramesOption = MOST_FRAMES,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -140,7 +143,8 @@ def evaluate(
     reading: dict[str, Any] = {"limit": limit, "seed": seed, "data_root": data_root, "events": shown}
     reading["columns"] = columns_of(columns)
     if benchmark is None:
-        chosen = read_samples(data, split=split_of(split, "test"), answers_required=True, **reading)
+        reading |= {"answers_required": True, "max_frames": max_frames}
+        chosen = read_samples(data, split=split_of(split, "test"), **reading)
     else:
         chosen = samples_of_task(benchmark, data, split=split_of(split, benchmark.split), **reading)
     if not keep_seen:
@@ -167,6 +171,7 @@ def evaluate(
         asked = {"model": model, "adapter": adapter, "reference": reference, "data": data, "task": task}
         asked |= {"limit": limit, "seed": seed, "scorer": used, "prune": prune}
         asked |= {"max_pixels": max_pixels, "min_pixels": min_pixels, "shuffle_images": shuffle_images}
+        asked |= {"max_frames": max_frames} if any(sample.videos for sample in chosen) else {}
         _keep(out, name, result, asked, chosen, confidence, trust_remote_code)
     _show(name, result, out, confidence, json_)
 

@@ -18,6 +18,7 @@ from bivlm.cli.shared import (
     ColumnsOption,
     DataRootOption,
     JsonOption,
+    MaxFramesOption,
     MaxPixelsOption,
     MinPixelsOption,
     ModelArgument,
@@ -35,6 +36,7 @@ from bivlm.cli.shared import (
     words,
 )
 from bivlm.job.presets import DEFAULT_PRESET
+from bivlm.types import MOST_FRAMES
 
 if TYPE_CHECKING:
     from bivlm.job.run import Prepared
@@ -183,6 +185,7 @@ def quantize(
     split: SplitOption = None,
     columns: ColumnsOption = None,
     data_root: DataRootOption = None,
+    max_frames: MaxFramesOption = MOST_FRAMES,
     prune: DefaultPruningOption = None,
     max_pixels: MaxPixelsOption = None,
     min_pixels: MinPixelsOption = None,
@@ -238,6 +241,7 @@ def quantize(
         data_root,
         split=split_of(split, "train"),
         columns=columns_of(columns),
+        max_frames=max_frames,
         events=Shown(),
     )
     with profiled() as seconds:

@@ -178,6 +178,16 @@ MinPixelsOption = Annotated[
         rich_help_panel=MORE,
     ),
 ]
+MaxFramesOption = Annotated[
+    int,
+    typer.Option(
+        "--max-frames",
+        metavar="N",
+        min=1,
+        help="the most frames of a video that are read, evenly spaced, the first and the last among them",
+        rich_help_panel=MORE,
+    ),
+]
 TrustOption = Annotated[
     bool,
     typer.Option(

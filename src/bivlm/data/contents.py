@@ -14,7 +14,7 @@ from bivlm.data.digests import Digests
 from bivlm.data.halves import TEST, TRAIN, halves_of
 from bivlm.data.reading import Missing
 from bivlm.data.samples import EASY_VQA, choose_split, read_samples, reader_of
-from bivlm.types import Sample
+from bivlm.types import Picture, Sample
 
 SHOWN = 5  # samples that are shown
 ON_A_SHEET = 12
@@ -29,7 +29,7 @@ class Contents:
     splits             the rows of each split; of a set without splits all of them, under ""
     split              the split that the numbers below are about
     rows, questions    records, and the questions in them
-    images             how often an image is shown; `without_image` counts questions without one
+    images, videos     how often one is shown; `without_image` counts questions without either
     answers            questions with an answer
     turns              the most earlier turns of a question
     groups             questions by group, the largest first
@@ -46,6 +46,7 @@ class Contents:
     rows: int
     questions: int
     images: int
+    videos: int
     without_image: int
     answers: int
     turns: int
@@ -65,8 +66,16 @@ def _plain(sample: Sample) -> dict[str, Any]:
         {"question": "".join(part for part in turn.parts if isinstance(part, str)), "answer": turn.answer}
         for turn in sample.turns
     ]
-    images = [str(one) if isinstance(one, Path) else f"{one.format} of {one.size}" for one in sample.images]
-    return {**kept, "images": images, "turns": turns}
+    images = [_told(one) for one in sample.images]
+    videos = [
+        [_told(frame) for frame in one.source] if isinstance(one.source, tuple) else _told(one.source)
+        for one in sample.videos
+    ]
+    return {**kept, "images": images, **({"videos": videos} if videos else {}), "turns": turns}
+
+
+def _told(picture: Picture) -> str:
+    return str(picture) if isinstance(picture, Path) else f"{picture.format} of {picture.size}"
 
 
 def contents(
@@ -114,7 +123,8 @@ def _counted(
         missing.look_at(sample)
         number["questions"] += 1
         number["images"] += len(sample.images)
-        number["without_image"] += not sample.images
+        number["videos"] += len(sample.videos)
+        number["without_image"] += not sample.visuals
         number["answers"] += bool(sample.answers)
         turns = max(turns, len(sample.turns))
         groups.update([sample.group] if sample.group else [])
@@ -130,6 +140,7 @@ def _counted(
         rows=rows,
         questions=number["questions"],
         images=number["images"],
+        videos=number["videos"],
         without_image=number["without_image"],
         answers=number["answers"],
         turns=turns,

@@ -12,7 +12,7 @@ from PIL import ImageFile
 
 from bivlm.data.files import file_digest
 from bivlm.data.images import open_image
-from bivlm.types import Picture, Sample
+from bivlm.types import Picture, Sample, Video, Visual
 
 SHORT = 16  # hexadecimal digits that a folder remembers of each question
 
@@ -37,25 +37,34 @@ class Digests:
             self._known[picture] = file_digest(picture, origin)
         return self._known[picture]
 
+    def of_visual(self, visual: Visual, origin: str) -> str:
+        """As `of_image`; of a video all its frames, whichever are read, or the bytes of its file."""
+        if not isinstance(visual, Video):
+            return self.of_image(visual, origin)
+        source = visual.source if isinstance(visual.source, tuple) else (visual.source,)
+        frames = [self.of_image(one, f"{origin}: the video") for one in source]
+        return f"video {hashlib.sha256(repr(frames).encode()).hexdigest()}"
+
     def of_images(self, sample: Sample) -> str:
-        """16 hexadecimal digits, equal for samples about the same images; empty without an image."""
-        images = [self.of_image(picture, sample.origin) for picture in sample.images]
+        """16 hexadecimal digits, equal for samples about the same images and videos; empty without any."""
+        images = [self.of_visual(visual, sample.origin) for visual in sample.visuals]
         return hashlib.sha256(repr(images).encode()).hexdigest()[:16] if images else ""
 
     def of_sample(self, sample: Sample) -> str:
-        """Equal for samples of the same question, answers, images, places, system prompt and earlier
-        turns.
+        """Equal for samples of the same question, answers, images, places, system prompt and earlier turns,
+        and of the same frames of the same videos.
         """
-        images = [self.of_image(picture, sample.origin) for picture in sample.images]
+        images = [self.of_visual(visual, sample.origin) for visual in sample.visuals]
         content = (sample.question, sample.answers, images, sample.places, sample.system)
         earlier = (_earlier(sample),) if sample.turns else ()
+        earlier += tuple((video.most, video.fps) for video in sample.videos)
         return hashlib.sha256(repr((*content, *earlier)).encode()).hexdigest()
 
     def of_question(self, sample: Sample, with_images: bool = True) -> str:
         """SHORT digits, equal for the same question about the same images after the same turns, whatever its
         answers. `with_images` False is for a model that reads none.
         """
-        images = [self.of_image(picture, sample.origin) for picture in sample.images if with_images]
+        images = [self.of_visual(visual, sample.origin) for visual in sample.visuals if with_images]
         content = (sample.question, images, sample.system, _earlier(sample))
         return hashlib.sha256(repr(content).encode()).hexdigest()[:SHORT]
 
@@ -63,7 +72,7 @@ class Digests:
         """What a sample must not share with one on the other side of a split: its images, or its question
         where it has none. 64 hexadecimal digits each.
         """
-        shared = [self.of_image(picture, sample.origin) for picture in sample.images]
+        shared = [self.of_visual(visual, sample.origin) for visual in sample.visuals]
         return [hashlib.sha256(one.encode()).hexdigest() for one in shared or [f"? {sample.question}"]]
 
 

@@ -1,8 +1,8 @@
 """A set without splits in two: a quarter of its images for calibration, the others for testing.
 
 The side of an image is decided by its content alone, so all questions about it are on one side, whatever
-their order and whatever the image is called. Questions without an image are divided by their text. A question
-about images of both sides is on neither.
+their order and whatever the image is called. A video counts as one image. Questions without an image are
+divided by their text. A question about images of both sides is on neither.
 
 In a set of at most EXACT images all of them are read first, and exactly a quarter of the different ones is
 for calibration, one at least. In a larger set an image is for calibration if its digest is in the lowest
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bivlm.data.digests import Digests
+from bivlm.data.videos import files_of, is_held
 from bivlm.errors import InputError
 from bivlm.types import Sample
 
@@ -99,12 +100,12 @@ def _has_many(samples: Iterable[Sample]) -> bool:
     """Whether a set has more than EXACT images, by their paths; questions without an image count by their
     text. No image is read.
     """
-    known: set[Path | str] = set()
+    known: set[tuple[Path, ...] | str] = set()
     held = 0  # images that the set itself holds
     for sample in samples:
-        known.update(image for image in sample.images if isinstance(image, Path))
-        held += sum(not isinstance(image, Path) for image in sample.images)
-        known.update([] if sample.images else [sample.question])
+        known.update(tuple(files_of(visual)) for visual in sample.visuals if not is_held(visual))
+        held += sum(map(is_held, sample.visuals))
+        known.update([] if sample.visuals else [sample.question])
         if len(known) + held > EXACT:
             return True
     return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from bivlm.data.colours import to_rgb
 from bivlm.data.files import why_no_file
 from bivlm.errors import InputError, cut
-from bivlm.types import Picture, Sample
+from bivlm.types import Picture
 
 # plain pixels; none of them starts another program (EPS starts Ghostscript) or names other files. Phones'
 # MPO is read as JPEG; AVIF only where Pillow has it
@@ -56,29 +56,21 @@ def open_image(picture: Picture, origin: str = "") -> Image.Image:
     path = f" {cut(str(picture), 200)}" if isinstance(picture, Path) else ""
     where = f"{origin}: the image{path}" if origin else f"the image{path}"
     if isinstance(picture, Path):
-        _check_file(picture, where)
-    with _errors_named(where), _undecoded(picture) as image:
+        check_file(picture, where)
+    with errors_named(where), undecoded(picture) as image:
         return to_rgb(image)
-
-
-def open_images(samples: Sequence[Sample], wanted: bool = True) -> list[tuple[Image.Image, ...]]:
-    """The images of every sample; none at all if the model reads no images. Raises InputError as
-    `open_image`.
-    """
-    if not wanted:
-        return []
-    return [tuple(open_image(picture, sample.origin) for picture in sample.images) for sample in samples]
 
 
 def open_undecoded(file: IO[bytes], origin: str) -> Image.Image:
     """The image in `file`, with its header read but not its pixels; `file` must stay open. Raises InputError,
     naming `origin`, if it is no image in FORMATS or has too many pixels.
     """
-    with _errors_named(f"{origin}: the image"):
+    with errors_named(f"{origin}: the image"):
         return _opened(file)
 
 
-def _check_file(path: Path, where: str) -> None:
+def check_file(path: Path, where: str) -> None:
+    """InputError, beginning with `where`, for what is no regular file, and for one that is too large."""
     wrong = why_no_file(path)
     if wrong:
         raise InputError(f"{where} {wrong}; correct the path or leave the sample out")
@@ -104,7 +96,7 @@ def _formats() -> tuple[str, ...]:
 
 
 @contextmanager
-def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
+def undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
     """The image, its pixels still to be decoded. An undecoded image in memory is opened a second time, so the
     sample does not keep the pixels.
     """
@@ -118,7 +110,7 @@ def _undecoded(image: Path | Image.Image) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _errors_named(where: str) -> Iterator[None]:
+def errors_named(where: str) -> Iterator[None]:
     """Turn what Pillow raises into InputError. Its warnings (a damaged EXIF block, many pixels) do no harm
     here: the pixels are counted.
     """

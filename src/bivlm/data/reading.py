@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from bivlm.data.containers.base import Rows
@@ -14,8 +13,9 @@ from bivlm.data.fields import Record, listed
 from bivlm.data.files import because, why_no_file
 from bivlm.data.places import Look
 from bivlm.data.shapes import FIELDS, Row, Shape, find_shape, samples_of
+from bivlm.data.videos import files_of
 from bivlm.errors import InputError, cut
-from bivlm.types import Sample
+from bivlm.types import Sample, Video
 
 
 @dataclass(frozen=True)
@@ -106,17 +106,21 @@ def _random_rows(count: int, limit: int, seed: int) -> Iterator[int]:
 
 
 class Missing:
-    """Counts image files that are not there."""
+    """Counts files of images and videos that are not there."""
 
     def __init__(self) -> None:
         self.count = 0
         self.first = ""
 
     def look_at(self, sample: Sample) -> None:
-        for image in sample.images:
-            if isinstance(image, Path) and (why := why_no_file(image)):
+        for visual in sample.visuals:
+            kind = "video" if isinstance(visual, Video) else "image"
+            for file in files_of(visual):
+                why = why_no_file(file)
+                if not why:
+                    continue
                 self.count += 1
-                said = f"{sample.origin}: there is no image file {cut(str(image), 200)}{because(why)}"
+                said = f"{sample.origin}: there is no {kind} file {cut(str(file), 200)}{because(why)}"
                 self.first = self.first or said
 
     def check(self) -> None:

@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
-from PIL import Image
-
 from bivlm.data.builtin import Split, easy_vqa
 from bivlm.data.containers import Opened, open_set
 from bivlm.data.containers.base import WHOLE, Rows
@@ -31,9 +29,10 @@ from bivlm.data.places import Look
 from bivlm.data.reading import Missing, Reader, checked_columns
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
-from bivlm.types import Picture, Sample
+from bivlm.types import MOST_FRAMES, Sample, Video, Visual
 
 EASY_VQA = "easy-vqa"
+MOST_OF_A_VIDEO = 1024  # frames: all of them are in memory together
 STANDS_IN = {TEST: ("testing", "validation", "valid", "val", "dev"), TRAIN: ("training",)}
 
 
@@ -48,6 +47,7 @@ def read_samples(
     image_required: bool = False,
     data_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
+    max_frames: int = MOST_FRAMES,
     events: Events = SILENT,
 ) -> list[Sample]:
     """The samples of a data set, in its order; with `limit`, a random subset of that many, the same for the
@@ -56,20 +56,28 @@ def read_samples(
     `split` chooses a part of a set that has parts ("test" is the default of easy-vqa). A set without parts is
     read whole if `split` is None; its "train" and "test" are a quarter and three quarters of it, apart by the
     content of its images (halves.py). `answers_required` refuses samples without an answer; `images` False
-    reads questions alone, for a language model; `image_required` leaves out questions without an image. With
-    `data_root`, the images that a data file names must lie in that folder, links followed; images inside the
-    file itself are no paths. `columns` gives the set's own names of fields: {"question": "query"}. `events`
-    hears how the set was divided. Raises InputError, naming the file and the line, for anything that is
-    missing, empty, damaged or of a wrong type.
+    reads questions alone, for a language model; `image_required` leaves out questions without an image or
+    video. With `data_root`, the images that a data file names must lie in that folder, links followed; images
+    inside the file itself are no paths. `columns` gives the set's own names of fields: {"question": "query"}.
+    Of a video `max_frames` frames are read at most. `events` hears how the set was divided. Raises
+    InputError, naming the file and the line, for anything that is missing, empty, damaged or of a wrong type.
     """
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} samples leaves nothing to do; give 1 or more")
+    check_frames(max_frames)
     if source == EASY_VQA:
         chosen = _subset(_easy_vqa(TEST if split is None else split), limit, seed)
         return chosen if images else _without_images(chosen)
     opened = open_set(source)
     rows, divided = choose_split(opened, split, str(source), events)
-    reader = reader_of(rows, data_root, columns, images=images, answers_required=answers_required)
+    reader = reader_of(
+        rows,
+        data_root,
+        columns,
+        images=images,
+        answers_required=answers_required,
+        max_frames=max_frames,
+    )
     if rows.is_checked and (limit is not None or divided):  # else every row is read below
         reader.check()
     halves = None
@@ -79,7 +87,7 @@ def read_samples(
 
     def accepts(sample: Sample) -> bool:
         return (halves is None or halves.has(sample, str(split))) and bool(
-            sample.images or not image_required
+            sample.visuals or not image_required
         )
 
     found = reader.drawn(limit, seed, accepts)
@@ -90,6 +98,12 @@ def read_samples(
         missing.look_at(sample)
     missing.check()
     return found
+
+
+def check_frames(most: int) -> None:
+    """InputError for a number of frames that makes no sense."""
+    if not 1 <= most <= MOST_OF_A_VIDEO:
+        raise InputError(f"--max-frames is {most}; give a number from 1 to {MOST_OF_A_VIDEO}")
 
 
 def choose_split(
@@ -129,9 +143,10 @@ def reader_of(
     *,
     images: bool = True,
     answers_required: bool = False,
+    max_frames: int = MOST_FRAMES,
 ) -> Reader:
     """The reader of a split."""
-    look = Look(rows.folder, check_root(data_root), rows.bare_base64, images)
+    look = Look(rows.folder, check_root(data_root), rows.bare_base64, images, max_frames)
     return Reader(rows, look, checked_columns(columns), answers_required)
 
 
@@ -150,42 +165,48 @@ def _why_nothing(rows: Rows, split: str | None, halves: Halves | None, image_req
 
 def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
     """The same questions with wrong images: every distinct image is exchanged for one that differs from it,
-    the same for the same `seed`.
+    and every video for another one, the same for the same `seed`.
 
     If a model still answers correctly, it does so from the question alone. Images are compared by content,
-    not by name, because a set may hold one image under several names. Raises InputError if all images are the
-    same.
+    not by name, because a set may hold one image under several names. Raises InputError if all images, or all
+    videos, are the same.
     """
     known = Digests()
-    digests = [[known.of_image(image, sample.origin) for image in sample.images] for sample in samples]
-    first: dict[str, Picture] = {}
+    digests = [[known.of_visual(one, sample.origin) for one in sample.visuals] for sample in samples]
+    first: dict[str, Visual] = {}
     for sample, own in zip(samples, digests, strict=True):
-        for image, digest in zip(sample.images, own, strict=True):
-            first.setdefault(digest, image)
-    if len(first) < 2:
+        for visual, digest in zip(sample.visuals, own, strict=True):
+            first.setdefault(digest, visual)
+    following = _exchanged([digest for digest, one in first.items() if not isinstance(one, Video)], seed)
+    following |= _exchanged([digest for digest, one in first.items() if isinstance(one, Video)], seed)
+    if len(following) < len(first) or not first:
         raise InputError(
-            f"shuffling images needs two that differ; the {len(samples)} samples have {len(first)}"
+            f"shuffling images needs two that differ, and so do videos; the {len(samples)} samples have"
+            f" {len(first)}"
         )
-    ring = list(first)
-    random.Random(seed).shuffle(ring)
-    following = dict(
-        zip(ring, ring[1:] + ring[:1], strict=True)
-    )  # one random cycle through all: nothing stays in its place
     return [
-        _with_images(sample, [first[following[digest]] for digest in own])
+        _with_visuals(sample, [first[following[digest]] for digest in own])
         for sample, own in zip(samples, digests, strict=True)
     ]
 
 
-def _with_images(sample: Sample, images: Sequence[Picture]) -> Sample:
-    """The same question about other images, as many."""
-    left = iter(images)
+def _exchanged(ring: list[str], seed: int) -> dict[str, str]:
+    """What stands in place of each: the next in one random cycle, so nothing stays in its place; nothing for
+    one alone.
+    """
+    random.Random(seed).shuffle(ring)
+    return dict(zip(ring, ring[1:] + ring[:1], strict=True)) if len(ring) > 1 else {}
+
+
+def _with_visuals(sample: Sample, visuals: Sequence[Visual]) -> Sample:
+    """The same question about other images and videos, as many."""
+    left = iter(visuals)
     turns = tuple(
         replace(turn, parts=tuple(part if isinstance(part, str) else next(left) for part in turn.parts))
         for turn in sample.turns
     )
     own = tuple(left)
-    alone = isinstance(sample.image, Path | Image.Image)
+    alone = isinstance(sample.image, Visual)
     return replace(sample, image=None if sample.image is None else own[0] if alone else own, turns=turns)
 
 

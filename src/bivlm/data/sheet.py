@@ -1,5 +1,5 @@
 """A contact sheet: the first samples of a data set with their images, questions and answers, as one
-picture.
+picture. A video shows its first frame.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from bivlm.data.images import open_image
+from bivlm.data.videos import shown_image
 from bivlm.errors import InputError
 from bivlm.types import Sample
 
@@ -42,13 +42,13 @@ def contact_sheet(samples: Sequence[Sample], path: Path) -> None:
 def _draw(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
     """One cell: the images next to each other, and the text under them."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    images = sample.images
+    images = sample.visuals
     if not images:
         draw.rectangle((left, top, left + CELL, top + PICTURES), outline=FAINT)
         draw.text((left + CELL // 2, top + PICTURES // 2), "no image", FAINT, font, anchor="mm")
     width = CELL // max(1, len(images))
     for place, image in enumerate(images):
-        small = ImageOps.contain(open_image(image, sample.origin), (width - 4, PICTURES))
+        small = ImageOps.contain(shown_image(image, sample.origin), (width - 4, PICTURES))
         sheet.paste(small, (left + place * width + (width - small.width) // 2, top + PICTURES - small.height))
     for row, (line, ink) in enumerate(_lines(sample)):
         draw.text((left, top + PICTURES + MARGIN // 2 + row * LINE), line, ink, font)

@@ -1,9 +1,10 @@
 """Questions in, answers out: greedy decoding of a batch, independent of the checkpoint's generation settings.
 
-    samples ─ open_images, Family.inputs ─► inputs ─ generate ─► tokens (n, a), mask (n, a) ─► texts
+    samples ─ open_visuals, Family.inputs ─► inputs ─ generate ─► tokens (n, a), mask (n, a) ─► texts
 
 Prompts are padded on the left, so a row of a batch gives the same result as alone, up to floating point. The
-id that marks an image's place is never generated: it is no answer, and the models refuse to read it again.
+ids that mark the place of an image or a video are never generated: they are no answer, and the models refuse
+to read them again.
 
 The model is left as it is. Threads that ask the same model take turns: models and pruning keep the state of
 the prompt they read (rotary offsets, dropped tokens) on the model itself.
@@ -26,14 +27,17 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from bivlm.data.fields import check_text
-from bivlm.data.images import open_images
-from bivlm.data.places import find_image
+from bivlm.data.places import find_image, find_video
+from bivlm.data.samples import check_frames
+from bivlm.data.videos import open_visuals
 from bivlm.errors import InputError, cut
 from bivlm.families import Family, family_of, tokenizer_of
 from bivlm.families.answers import end_tokens
-from bivlm.types import Sample
+from bivlm.pruning.apply import check_prunable
+from bivlm.types import MOST_FRAMES, Sample, Video
 
 Named = Path | str | Image.Image  # an image, or the name of one
+Filmed = Video | Path | str  # a video, or the name of one
 _turns: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # an RLock for every model that was asked
 _turns_lock = Lock()
 
@@ -59,18 +63,29 @@ def answer(
     image: Named | Sequence[Named] | None,
     question: str,
     *,
+    video: Filmed | Sequence[Filmed] | None = None,
+    max_frames: int = MOST_FRAMES,
     system: str = "",
     max_new_tokens: int = 64,
 ) -> str:
     """The model's answer to one question about an image, several images in their order, or none. A text names
     a file, or is a data URI. `system` is a system prompt.
 
+    `video` is a video, or several, which come after the images: a file, a folder of frames, or a `Video`. Of
+    a file or a folder `max_frames` frames are read at most.
+
     May be called from several threads; those that ask the same model take turns. Raises InputError for an
-    image or a question that cannot be read, or that the model does not take.
+    image, a video or a question that cannot be read, or that the model does not take.
     """
     several = [] if image is None else [image] if isinstance(image, str | Path | Image.Image) else image
     found = [find_image(one, "the image given") if isinstance(one, str) else one for one in several]
-    sample = Sample(tuple(found), question, system=system)
+    filmed = [] if video is None else [video] if isinstance(video, Video | str | Path) else video
+    check_frames(max_frames)
+    videos = [
+        one if isinstance(one, Video) else find_video(str(one), "the video given", most=max_frames)
+        for one in filmed
+    ]
+    sample = Sample((*found, *videos), question, system=system)
     return answer_batch(model, processor, family_of(model.config), [sample], max_new_tokens=max_new_tokens)[0]
 
 
@@ -112,11 +127,12 @@ def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample
     """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, if it
     cannot be read or asked, and for a model without any parameter.
     """
+    check_prunable(model, samples)
     for sample in samples:
         check_text(sample.question, "the question", sample.origin)
         if sample.system:
             check_text(sample.system, "the system prompt", sample.origin)
-    inputs = family.inputs(processor, samples, open_images(samples, family.reads_images), model.config)
+    inputs = family.inputs(processor, samples, open_visuals(samples, family.reads_images), model.config)
     if next(model.parameters(), None) is None:  # an OLMo: its norms have no weights
         raise InputError(
             "everything in the model is packed, and transformers does not generate with a model that has no"
@@ -141,7 +157,7 @@ def generate(
         eos_token_id=ends or None,
         pad_token_id=padding if padding is not None else [*ends, 0][0],
     )
-    watch = _Watch(family.image_token_id(model.config))
+    watch = _Watch(family.visual_tokens(model.config))
     view = with_settings(model, plain)
     with contradictions_named():
         sequences = view.generate(**inputs, logits_processor=LogitsProcessorList([watch]))
@@ -190,19 +206,20 @@ def with_settings(model: Any, config: GenerationConfig) -> Any:
 
 class _Watch(LogitsProcessor):
     """Records, step by step, which rows have logits that are not finite, and how probable the likeliest token
-    is; and prevents the choice of one token, if the head has it at all (Molmo 2's has none for the visual
+    is; and prevents the choice of some tokens, if the head has them at all (Molmo 2's has none for the visual
     token).
     """
 
-    def __init__(self, forbidden: int | None) -> None:
+    def __init__(self, forbidden: Sequence[int]) -> None:
         self.forbidden = forbidden
         self.non_finite: list[Tensor] = []  # one (n,) for each step
         self.log_probabilities: list[Tensor] = []  # one (n,) for each step
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.non_finite.append(~scores.isfinite().all(dim=-1))
-        if self.forbidden is not None and self.forbidden < scores.shape[1]:
-            place = torch.tensor([self.forbidden], device=scores.device)
-            scores = cast(torch.FloatTensor, scores.index_fill(1, place, -torch.inf))
+        found = [token for token in self.forbidden if token < scores.shape[1]]
+        if found:
+            places = torch.tensor(found, device=scores.device)
+            scores = cast(torch.FloatTensor, scores.index_fill(1, places, -torch.inf))
         self.log_probabilities.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
         return scores

@@ -24,7 +24,7 @@ from bivlm.eval.statistics.intervals import mean_interval
 from bivlm.eval.statistics.means import geometric_mean, standard_error, trimmed_mean
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of
-from bivlm.pruning.apply import describe
+from bivlm.pruning.apply import check_prunable, describe
 from bivlm.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ def evaluate(
     other samples; later for images and questions that cannot be read.
     """
     chosen = scorer_named(scorer)
+    check_prunable(model, samples)
     batches = list(in_batches(samples, batch_size, reference, scorer))
     asking = _Asking(model, processor, family_of(model.config), chosen, max_new_tokens, Digests())
     records: list[Record] = []

@@ -9,7 +9,7 @@ from itertools import accumulate
 from PIL import Image
 
 from bivlm.data.digests import Digests
-from bivlm.data.images import open_image
+from bivlm.data.videos import shown_image
 from bivlm.types import Sample
 
 LONGEST = 320  # pixels of a side
@@ -25,7 +25,7 @@ def thumbnails(samples: Sequence[Sample]) -> Iterator[tuple[str, bytes]]:
         digest = known.of_images(sample)
         if digest and digest not in seen:
             seen.add(digest)
-            yield digest, _webp([open_image(image, sample.origin) for image in sample.images])
+            yield digest, _webp([shown_image(one, sample.origin) for one in sample.visuals])
 
 
 def _webp(images: Sequence[Image.Image]) -> bytes:

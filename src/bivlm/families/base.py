@@ -19,7 +19,8 @@ from transformers import PretrainedConfig
 
 from bivlm.families import inputs as model_inputs
 from bivlm.families import text_inputs
-from bivlm.types import PartName, Sample
+from bivlm.families.videos import video_token
+from bivlm.types import Clip, PartName, Sample
 
 _IMAGES = re.compile(r"pixel|image")  # in the name of an argument
 
@@ -87,9 +88,10 @@ class Family:
     paths differ. `answer_token_type` is the value of an answer's tokens in `token_type_ids`, if the model
     reads them (in most models they mark the image, and 0 is text). `most_images` of one question is None for
     any number. `mixed_batches` is False for a model in which the number of images of one question changes
-    what it computes for others in its batch. `auto_class` is the class of transformers that builds the model.
-    `takes` are the arguments of the model's `forward`; left out, those of transformers' class.
-    `origin` is "found" for a family that was found and not declared.
+    what it computes for others in its batch. `mixes_videos` is False for a model that cannot read an image
+    and a video in one pass. `auto_class` is the class of transformers that builds the model. `takes` are the
+    arguments of the model's `forward`; left out, those of transformers' class. `origin` is "found" for a
+    family that was found and not declared.
 
     For pruning: `patch_tokens(config, inputs, rows, patches)` says which visual token each patch of the
     tower's sequences becomes, (rows, patches) int64 numbered in each row, -1 for none; None if patches and
@@ -109,6 +111,7 @@ class Family:
     answer_token_type: int = 0
     most_images: int | None = None
     mixed_batches: bool = True
+    mixes_videos: bool = True
     auto_class: str = "AutoModelForImageTextToText"
     patch_tokens: Callable[[PretrainedConfig, Mapping[str, Tensor], int, int], Tensor] | None = None
     token_grids: Callable[[PretrainedConfig, Mapping[str, Tensor]], list[tuple[int, int]]] | None = None
@@ -128,25 +131,30 @@ class Family:
         """
         return self.auto_class != "AutoModelForCausalLM" or any(map(_IMAGES.search, self.takes))
 
+    @property
+    def arguments(self) -> frozenset[str]:
+        """The names of what the model's `forward` takes."""
+        return frozenset(self.takes) or model_inputs.forward_arguments(self.auto_class, self.model_type)
+
     def inputs(
         self,
         processor: Any,
         samples: Sequence[Sample],
-        images: Sequence[Image.Image | Sequence[Image.Image]],
+        images: Sequence[Image.Image | Clip | Sequence[Image.Image | Clip]],
         config: PretrainedConfig | None = None,
     ) -> dict[str, Tensor]:
         """The model's inputs for a batch of questions, prompts padded on the left and ending where the answer
-        begins. `images` has an entry for each sample: its image, or its images in order.
+        begins. `images` has an entry for each sample: its image or opened video, or several in their order.
 
         Only arguments of the model's `forward` are returned; the processor is not changed, and nothing is
         ever truncated. Raises InputError, naming the sample, if a question cannot be asked, or, given the
         model's `config`, if a prompt is longer than the model's limit.
         """
-        limit = None if config is None else self.token_limit(config)
         if not self.reads_images:
+            limit = None if config is None else self.token_limit(config)
             return text_inputs.build(processor, self, samples, limit)
-        opened = [(own,) if isinstance(own, Image.Image) else tuple(own) for own in images]
-        return model_inputs.build(processor, self, samples, opened, limit)
+        opened = [(own,) if isinstance(own, Image.Image | Clip) else tuple(own) for own in images]
+        return model_inputs.build(processor, self, samples, opened, config)
 
     def extend(self, inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The inputs of prompt and answer, for teacher forcing: `answers` (n, a) are token ids after the
@@ -154,16 +162,25 @@ class Family:
 
         The logits that predict answer token j are those at position t - 1 + j, with t the length of the
         padded prompts. Answers are text: a model that counts its image tokens refuses them in an answer, so
-        suppress `image_token_id` when generating answers for a comparison.
+        suppress `visual_tokens` when generating answers for a comparison.
         """
         return model_inputs.extend(inputs, answers, mask, self.answer_token_type)
 
     def visual_mask(self, config: PretrainedConfig, input_ids: Tensor) -> Tensor:
-        """True where a token of the prompt is visual, in the shape of `input_ids`; all False if the image
-        enters through cross-attention.
+        """True where a token of the prompt is visual, of an image or a video, in the shape of `input_ids`;
+        all False if the image enters through cross-attention.
         """
-        token = self.image_token_id(config)
-        return torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
+        mask = torch.zeros_like(input_ids, dtype=torch.bool)
+        for token in self.visual_tokens(config):
+            mask |= input_ids == token
+        return mask
+
+    def visual_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
+        """The ids that mark a visual token: of images, and of videos where they have one of their own; none
+        if the image enters through cross-attention.
+        """
+        image, video = self.image_token_id(config), video_token(config)
+        return () if image is None else (image,) if video in (None, image) else (image, video)
 
     def token_limit(self, config: PretrainedConfig) -> int | None:
         """The most tokens, visual ones included, that the language model has positions for; None if its

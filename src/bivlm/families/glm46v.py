@@ -13,6 +13,7 @@ GLM46V = Family(
     stacks=GLM4V.stacks,
     full_precision=GLM4V.full_precision,
     image_token_id=lambda config: config.image_token_id,
+    mixes_videos=False,
     vision_types=("glm4v_vision",),
     patch_tokens=GLM4V.patch_tokens,
     token_grids=GLM4V.token_grids,

@@ -32,6 +32,7 @@ GLM4V = Family(
         "model.visual.downsample",
     ),
     image_token_id=lambda config: config.image_token_id,
+    mixes_videos=False,
     patch_tokens=QWEN2_VL.patch_tokens,
     token_grids=QWEN2_VL.token_grids,
 )

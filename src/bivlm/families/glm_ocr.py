@@ -23,6 +23,7 @@ GLM_OCR = Family(
         "model.visual.downsample",
     ),
     image_token_id=lambda config: config.image_token_id,
+    mixes_videos=False,
     patch_tokens=GLM4V.patch_tokens,
     token_grids=GLM4V.token_grids,
 )

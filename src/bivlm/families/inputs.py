@@ -18,13 +18,15 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from bivlm.errors import InputError
 from bivlm.families.pixels import fitted
 from bivlm.families.processors import check_processor, refusals_named
 from bivlm.families.prompts import check_no_places, name_of, names_of, prompt_text
 from bivlm.families.typed import as_text, check_read
-from bivlm.types import Sample
+from bivlm.families.videos import check_kept, check_videos, video_arguments
+from bivlm.types import Clip, Sample
 
 if TYPE_CHECKING:
     from bivlm.families.base import Family
@@ -38,14 +40,41 @@ def build(
     processor: Any,
     family: Family,
     samples: Sequence[Sample],
-    images: Sequence[Sequence[Image.Image]],
-    limit: int | None,
+    visuals: Sequence[Sequence[Image.Image | Clip]],
+    config: PretrainedConfig | None,
 ) -> dict[str, Tensor]:
-    """The implementation of `Family.inputs`: prompts padded on the left. `limit` is the most tokens a prompt
-    may have.
-    """
-    if [len(sample.images) for sample in samples] != [len(own) for own in images]:
-        raise ValueError(f"{len(samples)} samples need their images, and {len(images)} entries were given")
+    """The implementation of `Family.inputs`: prompts padded on the left."""
+    if [len(sample.visuals) for sample in samples] != [len(own) for own in visuals]:
+        raise ValueError(f"{len(samples)} samples need their images, and {len(visuals)} entries were given")
+    _check_batch(processor, family, samples)
+    check_videos(processor, family, samples, config)
+    images = [[fitted(processor, one) for one in own if isinstance(one, Image.Image)] for own in visuals]
+    clips = [one for own in visuals for one in own if isinstance(one, Clip)]
+    videos = video_arguments(processor, samples, clips)
+    processor, samples = as_text(processor, samples)
+    texts = [prompt_text(processor, family, sample) for sample in samples]
+    with refusals_named(names_of(samples)):
+        batch = processor(
+            text=texts,
+            images=images if any(images) else None,
+            do_convert_rgb=True,  # transparency onto white, by transformers
+            padding=len(samples) > 1,
+            padding_side="left",
+            truncation=False,
+            add_special_tokens=not _begin_with_bos(processor.tokenizer.bos_token, texts, samples),
+            return_tensors="pt",
+            **videos,
+        )
+    check_read(processor, texts)
+    accepted = family.arguments
+    check_kept(processor, batch, accepted, samples)
+    inputs = {name: tensor for name, tensor in batch.items() if name in accepted and name != TARGETS}
+    check_length(inputs["attention_mask"], samples, None if config is None else family.token_limit(config))
+    return inputs
+
+
+def _check_batch(processor: Any, family: Family, samples: Sequence[Sample]) -> None:
+    """InputError, naming the sample, for questions that cannot be asked, or not together."""
     check_processor(processor)
     if len(samples) > 1 and processor.tokenizer.pad_token is None:
         raise InputError(
@@ -58,31 +87,13 @@ def build(
             f"{name_of(many)}: {len(many.images)} images are given, and this model takes"
             f" {family.most_images}; give fewer"
         )
-    if not family.mixed_batches and len({len(own) for own in images}) > 1:
+    if not family.mixed_batches and len({len(sample.images) for sample in samples}) > 1:
         raise InputError(
             f"{names_of(samples)}: the questions have different numbers of images, which cannot share a batch"
             " in this model; use a batch size of 1"
         )
     for sample in samples:
         check_no_places(processor, sample)
-    processor, samples = as_text(processor, samples)
-    texts = [prompt_text(processor, family, sample) for sample in samples]
-    with refusals_named(names_of(samples)):
-        batch = processor(
-            text=texts,
-            images=[[fitted(processor, image) for image in own] for own in images] if any(images) else None,
-            do_convert_rgb=True,  # transparency onto white, by transformers
-            padding=len(samples) > 1,
-            padding_side="left",
-            truncation=False,
-            add_special_tokens=not _begin_with_bos(processor.tokenizer.bos_token, texts, samples),
-            return_tensors="pt",
-        )
-    check_read(processor, texts)
-    accepted = family.takes or forward_arguments(family.auto_class, family.model_type)
-    inputs = {name: tensor for name, tensor in batch.items() if name in accepted and name != TARGETS}
-    check_length(inputs["attention_mask"], samples, limit)
-    return inputs
 
 
 def _begin_with_bos(bos: str | None, texts: Sequence[str], samples: Sequence[Sample]) -> bool:

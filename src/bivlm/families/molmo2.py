@@ -28,4 +28,5 @@ MOLMO2 = Family(
     ),
     full_precision=("lm_head", "model.language_model.embed_tokens", "model.vision_tower.patch_embedding"),
     image_token_id=lambda config: config.image_token_id,
+    mixes_videos=False,
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bivlm.errors import InputError
 from bivlm.families.templates import apply_chat_template
-from bivlm.types import Sample
+from bivlm.types import Sample, Video
 
 if TYPE_CHECKING:
     from bivlm.families.base import Family
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # what processors call the tokens that a prompt marks an image, a video or a sound with
 PLACES = ("image_token", "boi_token", "video_token", "audio_token")
 IMAGE_PLACES = PLACES[:2]  # Gemma 3's templates write the second, its processor the first
+VIDEO_PLACES = PLACES[2:3]
 LIST_AS_TEXT = "{'type': 'text'"  # a template for plain texts shows a list of parts like this
 MARK = "Q7XK"  # stands for a text, to see whether a template shows it
 Form = Callable[[str], Any]  # how a message holds a text
@@ -43,7 +44,7 @@ def prompt_text(processor: Any, family: Family, sample: Sample) -> str:
         text = _by_family(processor, family, sample)
     else:
         text = apply_chat_template(processor, *messages_of(processor, family, sample))
-    _check_images_shown(processor, sample, text)
+    _check_shown(processor, sample, text)
     return text
 
 
@@ -92,7 +93,12 @@ def content_of(family: Family, parts: Sequence[Any]) -> Any:
     """A message's content: a list of parts, or a plain text where the model reads nothing else."""
     if not family.reads_images:
         return "".join(part for part in parts if isinstance(part, str))
-    return [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
+    return [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "video" if isinstance(part, Video) else "image"}
+        for part in parts
+    ]
 
 
 def _by_family(processor: Any, family: Family, sample: Sample) -> str:
@@ -113,6 +119,11 @@ def _by_family(processor: Any, family: Family, sample: Sample) -> str:
         raise InputError(
             f"{name_of(sample)}: the model has no chat template, and so no place for earlier turns; give each"
             " question alone"
+        )
+    if sample.videos:
+        raise InputError(
+            f"{name_of(sample)}: the model has no chat template, and so no place for a video; give its frames"
+            " as images (--image for each)"
         )
     image = "" if not family.reads_images else family.image_place.replace("{image}", processor.image_token)
     first = next((index for index, part in enumerate(sample.parts) if isinstance(part, str)), 0)
@@ -139,15 +150,19 @@ def check_no_places(processor: Any, sample: Sample) -> None:
                 )
 
 
-def _check_images_shown(processor: Any, sample: Sample, text: str) -> None:
-    """Raises InputError if a prompt has fewer places than the sample has images."""
-    tokens = image_tokens(processor)
-    shown = max((text.count(token) for token in tokens), default=0)
-    if tokens and shown < len(sample.images):
-        raise InputError(
-            f"{name_of(sample)}: {len(sample.images)} images are given, and the model's chat template has a"
-            f" place for {shown}; give fewer"
-        )
+def _check_shown(processor: Any, sample: Sample, text: str) -> None:
+    """Raises InputError if a prompt has fewer places than the sample has images, or videos."""
+    for kind, names, given in (
+        ("images", IMAGE_PLACES, len(sample.images)),
+        ("videos", VIDEO_PLACES, len(sample.videos)),
+    ):
+        tokens = image_tokens(processor, names)
+        shown = max((text.count(token) for token in tokens), default=0)
+        if tokens and shown < given:
+            raise InputError(
+                f"{name_of(sample)}: {given} {kind} are given, and the model's chat template has a place for"
+                f" {shown}; give fewer"
+            )
 
 
 def image_tokens(processor: Any, names: Sequence[str] = IMAGE_PLACES) -> list[str]:

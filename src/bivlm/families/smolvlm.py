@@ -18,6 +18,7 @@ SMOLVLM = Family(
     stacks=IDEFICS3.stacks,
     full_precision=IDEFICS3.full_precision,
     image_token_id=lambda config: config.image_token_id,
+    mixes_videos=False,
     prompt=IDEFICS3.prompt,
     patch_tokens=IDEFICS3.patch_tokens,
 )

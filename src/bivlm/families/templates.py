@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -30,6 +30,7 @@ from bivlm.errors import InputError, cut
 SECONDS = 5  # of processor time for one question
 MEMORY_BYTES = 512 << 20  # address space of the process; Python and Jinja take 60 MB of it
 CHARACTERS = 1 << 22  # of a rendered question
+FOR_VIDEOS = "DEFAULT_CHAT_TEMPLATE"  # in the module of a processor
 PATIENCE = 120.0  # seconds until a process that neither computes nor answers is given up
 # where a model folder may keep its template, in the order in which transformers looks
 FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
@@ -51,7 +52,7 @@ def apply_chat_template(processor: Any, *messages: Mapping[str, Any]) -> str:
         "add_generation_prompt": messages[-1]["role"] != "assistant",
         **tokenizer.special_tokens_map,
     }
-    reply = _PROCESS.ask({"template": _template_of(processor), "variables": variables})
+    reply = _PROCESS.ask({"template": _template_of(processor, messages), "variables": variables})
     if "text" in reply:
         return reply["text"]
     line = f", line {reply['line']}" if reply.get("line") else ""
@@ -61,9 +62,14 @@ def apply_chat_template(processor: Any, *messages: Mapping[str, Any]) -> str:
     )
 
 
-def _template_of(processor: Any) -> str:
-    """The template, or the one of several that is called "default"."""
+def _template_of(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The template, or the one of several that is called "default". As in `apply_chat_template`, SmolVLM's
+    processor has one of its own for videos.
+    """
     template = processor.chat_template
+    own = getattr(sys.modules[type(processor).__module__], FOR_VIDEOS, None)
+    if isinstance(own, str) and any(_has_video(message["content"]) for message in messages):
+        return own
     if isinstance(template, Mapping):
         if "default" not in template:
             raise InputError(
@@ -76,6 +82,10 @@ def _template_of(processor: Any) -> str:
             f"{_place(processor)}: the chat template must be a text, and is a {type(template).__name__}"
         )
     return template
+
+
+def _has_video(content: Any) -> bool:
+    return isinstance(content, list) and any(part["type"] == "video" for part in content)
 
 
 def _place(processor: Any) -> str:

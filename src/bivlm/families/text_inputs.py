@@ -24,10 +24,10 @@ def build(tokenizer: Any, family: Family, samples: Sequence[Sample], limit: int 
 
     Raises InputError, naming the sample, if it has an image or is too long.
     """
-    seen = next((sample for sample in samples if sample.images), None)
+    seen = next((sample for sample in samples if sample.visuals), None)
     if seen is not None:
         raise InputError(
-            f"{name_of(seen)}: the model is a language model and reads no image; leave the image out"
+            f"{name_of(seen)}: the model is a language model and reads no image or video; leave it out"
         )
     if len(samples) > 1 and tokenizer.pad_token is None:
         raise InputError(

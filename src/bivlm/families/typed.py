@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bivlm.errors import InputError, cut
 from bivlm.families.prompts import name_of
-from bivlm.types import Picture, Sample
+from bivlm.types import Sample, Visual
 
 PRIVATE = range(0xE000, 0xF8FF)  # characters that mean nothing in Unicode
 MARKS = 3  # of them: before and after a placeholder's number, and around that of a new name
@@ -150,7 +150,7 @@ class Reader:
     def _hidden(self, text: str) -> str:
         return self._names.sub(lambda found: f"{self._open}{self.names.index(found[0])}{self._close}", text)
 
-    def _hidden_parts(self, parts: Sequence[str | Picture]) -> tuple[str | Picture, ...]:
+    def _hidden_parts(self, parts: Sequence[str | Visual]) -> tuple[str | Visual, ...]:
         return tuple(self._hidden(part) if isinstance(part, str) else part for part in parts)
 
     def _renamed(self, text: str) -> str:

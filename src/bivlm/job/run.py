@@ -51,7 +51,7 @@ from bivlm.profile import part
 from bivlm.pruning.apply import TokenPruning
 from bivlm.pruning.settings import Pruning
 from bivlm.quantizers import Quantizer
-from bivlm.types import PARTS, Sample
+from bivlm.types import MOST_FRAMES, PARTS, Sample
 
 SAMPLES = 32  # calibration questions that are drawn from a data set
 
@@ -180,6 +180,7 @@ def calibration_samples(
     *,
     split: str | None = "train",
     columns: Mapping[str, str] | None = None,
+    max_frames: int = MOST_FRAMES,
     events: Events = SILENT,
 ) -> Sequence[Sample]:
     """The calibration samples of a job: none if its recipe needs no data, or if `data` is "none"; the
@@ -199,6 +200,7 @@ def calibration_samples(
             images=images,
             data_root=data_root,
             columns=columns,
+            max_frames=max_frames,
             events=events,
         )
     return data

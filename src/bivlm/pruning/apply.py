@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from bivlm.errors import InputError
 from bivlm.families import Family, family_of
+from bivlm.families.prompts import name_of
+from bivlm.families.videos import PIXELS as VIDEO_PIXELS
 from bivlm.pruning.base import Pruner
 from bivlm.pruning.dropping.cache import cache_in
 from bivlm.pruning.dropping.cross import CrossAttentionDrop
@@ -34,9 +36,14 @@ from bivlm.pruning.dropping.language import LanguageDrop
 from bivlm.pruning.dropping.state import Call, Decision, Encoding, pixels_in
 from bivlm.pruning.dropping.tower import TowerDrop, TowerWatch
 from bivlm.pruning.settings import Pruning, parse_pruning
+from bivlm.types import Sample
 
 logger = logging.getLogger(__name__)
 
+NO_VIDEOS = (
+    "dropping visual tokens is not offered for videos in this model; ask without it (--prune none), or give"
+    " the frames as images (--image for each)"
+)
 ENCODE = "get_image_features"  # transformers' name for: pixels in, visual tokens out
 
 
@@ -61,6 +68,18 @@ def prune(
         active.detach()
     if wanted is not None:
         wanted.attach()
+
+
+def check_prunable(model: nn.Module, samples: Iterable[Sample]) -> None:
+    """InputError, naming the sample, for a question about a video to a model that drops tokens and could not
+    drop those of videos: their frames are not encoded as images are.
+    """
+    active = active_pruning(model)
+    if active is None or active.pruning.keep == 1 or VIDEO_PIXELS not in active.family.arguments:
+        return
+    filmed = next((sample for sample in samples if sample.videos), None)
+    if filmed is not None:
+        raise InputError(f"{name_of(filmed)}: {NO_VIDEOS}")
 
 
 def active_pruning(model: nn.Module) -> TokenPruning | None:
@@ -148,7 +167,10 @@ class TokenPruning:
         """Note what this call reads."""
         self.call = None
         ids, pixels = kwargs.get("input_ids", args[0] if args else None), pixels_in(kwargs)
-        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        encoders = kwargs.get("mm_encoder_outputs") or {}
+        if kwargs.get(VIDEO_PIXELS) is not None or encoders.get("video") is not None:
+            raise InputError(NO_VIDEOS)
+        encoded = encoders.get("image")
         cache = cache_in(kwargs)
         past = 0 if cache is None else int(cache.get_seq_length())
         if past:

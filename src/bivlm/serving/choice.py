@@ -31,8 +31,11 @@ class Chooser:
         return int(tokens[torch.multinomial(ordered, 1, generator=self._random)])
 
 
-def chosen(logits: Tensor, choosers: Sequence[Chooser], forbidden: int | None) -> list[int]:
-    """A token for each row of logits (n, vocabulary); never `forbidden`."""
-    if forbidden is not None and forbidden < logits.shape[1]:
-        logits = logits.index_fill(1, torch.tensor([forbidden], device=logits.device), -torch.inf)
+def chosen(logits: Tensor, choosers: Sequence[Chooser], forbidden: Sequence[int]) -> list[int]:
+    """A token for each row of logits (n, vocabulary); none of `forbidden`, which the vocabulary need not
+    have.
+    """
+    found = [token for token in forbidden if token < logits.shape[1]]
+    if found:
+        logits = logits.index_fill(1, torch.tensor(found, device=logits.device), -torch.inf)
     return [chooser.choose(row) for chooser, row in zip(choosers, logits, strict=True)]

@@ -52,7 +52,7 @@ class JointBatch:
     def __init__(self, model: Any, processor: Any, family: Family) -> None:
         self.model, self.processor, self.family = model, processor, family
         self.ends = end_tokens(model, processor)
-        self.forbidden = family.image_token_id(model.config)
+        self.forbidden = family.visual_tokens(model.config)
         self.rows: list[Row] = []
         self.logits: Tensor | None = None  # (n, vocabulary) of the last step
         self._state: _State | None = None

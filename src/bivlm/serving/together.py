@@ -40,7 +40,7 @@ def answer_together(model: Any, processor: Any, family: Family, requests: Sequen
     config = GenerationConfig(
         max_new_tokens=longest, do_sample=False, pad_token_id=tokenizer.pad_token_id or 0
     )
-    choose = LogitsProcessorList([_Choose(rows, family.image_token_id(model.config))])
+    choose = LogitsProcessorList([_Choose(rows, family.visual_tokens(model.config))])
     tell = StoppingCriteriaList([_Tell(rows, ends)])
     with contradictions_named():
         with_settings(model, config).generate(**inputs, logits_processor=choose, stopping_criteria=tell)
@@ -49,7 +49,7 @@ def answer_together(model: Any, processor: Any, family: Family, requests: Sequen
 class _Choose(LogitsProcessor):
     """Leaves each row the token that its request chooses."""
 
-    def __init__(self, rows: Sequence[Row], forbidden: int | None) -> None:
+    def __init__(self, rows: Sequence[Row], forbidden: Sequence[int]) -> None:
         self.choosers, self.forbidden = [row.chooser for row in rows], forbidden
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:

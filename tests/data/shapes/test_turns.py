@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from bivlm.data.places import Look
 from bivlm.data.shapes import Row, find_shape
 from bivlm.errors import InputError
-from bivlm.types import Sample
+from bivlm.types import Sample, Video
 
 ASKED, TOLD = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}
 
@@ -31,6 +32,35 @@ def test_without_images_their_places_fall_away():
     assert sample.parts == ("What?",)
 
 
+def test_videos_stand_where_the_turns_say():
+    """In parts, by `<video>`, by `<image>` where there is no image (LLaVA-Video), or else in front."""
+    clip = Video(Path("a.gif"))
+    parts = [{"type": "video_url", "video_url": {"url": "a.gif"}}, {"type": "text", "text": "What?"}]
+    framed = {"type": "video", "video": ["1.png", "2.png"], "fps": 2}
+    for record, expected in (
+        ({"messages": [{"role": "user", "content": parts}, TOLD]}, (clip, "What?")),
+        ({"video": "a.gif", "messages": [ASKED, TOLD]}, (clip, "What?")),
+        (
+            {"video": "a.gif", "messages": [{"role": "user", "content": "<image>\nWhat?"}, TOLD]},
+            (clip, "What?"),
+        ),
+        (
+            {
+                "images": ["0.png"],
+                "videos": ["a.gif"],
+                "texts": [{"user": "A<video>B<image>C", "assistant": "D"}],
+            },
+            ("A", clip, "B", Path("0.png"), "C"),
+        ),
+        (
+            {"messages": [{"role": "user", "content": [framed, *parts[1:]]}, TOLD]},
+            (Video((Path("1.png"), Path("2.png")), fps=2.0), "What?"),
+        ),
+    ):
+        assert read(record)[0].parts == expected
+    assert read({"video": "a.gif", "messages": [ASKED, TOLD]}, wanted=False)[0].parts == ("What?",)
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -41,7 +71,7 @@ def test_without_images_their_places_fall_away():
         ({"messages": [{"content": "x"}]}, "a turn of 'messages' is from 'None'"),
         ({"messages": [{"role": "user", "content": ""}]}, "'content' of a turn is empty"),
         ({"messages": [{"role": "user"}]}, "'value' of a turn must be a text, and is null"),
-        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "is 'video' from the user"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "is 'audio' from the user"),
         ({"messages": [{"role": "user", "content": [3]}]}, "is 'None' from the user"),
         (
             {"messages": [ASKED, {"role": "assistant", "content": [{"type": "image", "image": "a.png"}]}]},
@@ -54,6 +84,10 @@ def test_without_images_their_places_fall_away():
         (
             {"images": ["a.png", "b.png"], "messages": [{"role": "user", "content": "<image> What?"}, TOLD]},
             "places for 1 images, and 2 are there",
+        ),
+        (
+            {"video": "a.gif", "messages": [{"role": "user", "content": "<video>or<video> What?"}, TOLD]},
+            "places for 2 videos, and 1 are there",
         ),
         ({"images": "a.png", "messages": [ASKED, TOLD]}, "'images' must be a list of texts"),
         ({"texts": [{"user": "What?"}]}, "'assistant' of a turn must be a text, and is null"),

@@ -12,14 +12,11 @@ from bivlm.data.containers.json_file import opened
 from bivlm.data.containers.json_lines import is_one_document, lines_of
 from bivlm.data.containers.parquet import SUFFIX, parquet_of
 from bivlm.data.containers.tables import SUFFIXES, table_of
+from bivlm.data.places import IMAGE_SUFFIXES
 from bivlm.errors import InputError, cut
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".avif"),
-)
 NO_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "config.json", "package.json")
 MOST_FILES = 2_000_000  # that a folder is searched for
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bivlm.data.fields import Record, group_of
+from bivlm.data.fields import Record, group_of, kind_of
 from bivlm.data.places import Look
-from bivlm.types import Picture, Sample, Turn
+from bivlm.errors import InputError
+from bivlm.types import Sample, Turn, Visual
 
 
 @dataclass(frozen=True)
@@ -19,28 +20,53 @@ class Pictured:
     name: str
 
 
-Part = str | Pictured
+@dataclass(frozen=True)
+class Filmed:
+    """A place of a video among texts: the value that names it, what messages call it, and its frames per
+    second, if the record says them.
+    """
+
+    value: Any
+    name: str
+    fps: Any = None
+
+
+Part = str | Pictured | Filmed
 
 
 @dataclass(frozen=True)
 class Row:
-    """One record, where it stands ("vqa.jsonl:12"), and how its images are found."""
+    """One record, where it stands ("vqa.jsonl:12"), and how its images and videos are found."""
 
     record: Record
     origin: str
     look: Look
 
-    def resolved(self, parts: Iterable[Part | Picture]) -> tuple[str | Picture, ...]:
-        """Texts and images; without the images if they are not wanted."""
+    def resolved(self, parts: Iterable[Part | Visual]) -> tuple[str | Visual, ...]:
+        """Texts, images and videos; the texts alone if the others are not wanted."""
         return tuple(
-            self.look.image(part.value, part.name, self.origin) if isinstance(part, Pictured) else part
+            self._resolved(part)
             for part in parts
-            if self.look.wanted or not isinstance(part, Pictured)
+            if self.look.wanted or not isinstance(part, Pictured | Filmed)
         )
+
+    def _resolved(self, part: Part | Visual) -> str | Visual:
+        if isinstance(part, Pictured):
+            return self.look.image(part.value, part.name, self.origin)
+        if not isinstance(part, Filmed):
+            return part
+        rate = part.fps
+        if rate is not None and (
+            isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6
+        ):
+            raise InputError(
+                f"{self.origin}: 'fps' must be a number of frames per second above 0, and is {kind_of(rate)}"
+            )
+        return self.look.video(part.value, part.name, self.origin, None if rate is None else float(rate))
 
     def sample(
         self,
-        parts: Iterable[Part | Picture],
+        parts: Iterable[Part | Visual],
         answers: Sequence[str] = (),
         *,
         system: str = "",

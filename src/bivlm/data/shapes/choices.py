@@ -16,7 +16,7 @@ from typing import Any
 
 from bivlm.data.fields import Record, answer_text, kind_of, system_of, text_field
 from bivlm.data.shapes.base import Row, Shape, has
-from bivlm.data.shapes.plain import IMAGES, images_of
+from bivlm.data.shapes.plain import FPS, VISUALS, visuals_of
 from bivlm.errors import InputError, cut
 from bivlm.types import Sample
 
@@ -35,12 +35,12 @@ def _matches(record: Record) -> bool:
 
 def _samples(row: Row) -> Iterable[Sample]:
     record, origin = row.record, row.origin
-    images = images_of(row) if any(name in record for name in IMAGES) else []
+    visuals = visuals_of(row) if any(name in record for name in VISUALS) else []
     options = options_of(record, origin)
     hint = f"Context: {text_field(record, 'hint', origin)}\n" if record.get("hint") else ""
     question = f"{hint}{text_field(record, 'question', origin)}\n{lettered(options)}\n{ASK_LETTER}"
     yield row.sample(
-        [*images, question], right_option(record, options, origin), system=system_of(record, origin)
+        [*visuals, question], right_option(record, options, origin), system=system_of(record, origin)
     )
 
 
@@ -122,7 +122,7 @@ def _place(value: Any, options: Sequence[str], origin: str) -> int:
 SHAPE = Shape(
     name="multiple choice",
     fields=(("question",), (*LISTS, "A")),
-    more=("answer", *IMAGES, "hint", "system"),
+    more=("answer", *VISUALS, FPS, "hint", "system"),
     example="ScienceQA, MMBench, AI2D",
     matches=_matches,
     samples=_samples,

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from bivlm.data.fields import SYNONYMS, answers_of, system_of, text_field
 from bivlm.data.shapes.base import Row, Shape, has
+from bivlm.data.shapes.plain import VIDEOS
 from bivlm.types import Sample
 
-PICTURES = ("image_id", *SYNONYMS["image"])  # with one of these a record is no text alone
+PICTURES = ("image_id", *SYNONYMS["image"], *VIDEOS)  # with one of these a record is no text alone
 
 
 def _question(row: Row) -> Iterable[Sample]:

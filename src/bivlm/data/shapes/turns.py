@@ -6,17 +6,20 @@ turns before it are its context.
     {"images": […], "texts": [{"user": "What is it?", "assistant": "A cat."}, …]}
 
 Images stand where `<image>` or a part of type image says; without any such place, before the first question.
+So do videos, by `<video>` and parts of type video; where a record has videos alone, `<image>` is their place
+too (LLaVA-Video).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from bivlm.data.fields import Record, check_text, kind_of, system_of
-from bivlm.data.shapes.base import Part, Pictured, Row, Shape, has
-from bivlm.data.shapes.plain import IMAGES, images_of
+from bivlm.data.shapes.base import Filmed, Part, Pictured, Row, Shape, has
+from bivlm.data.shapes.plain import FPS, IMAGES, images_of, videos_of
 from bivlm.errors import InputError, cut
 from bivlm.types import Sample, Turn
 
@@ -26,40 +29,52 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "bot"), ASSISTANT),
     **dict.fromkeys(("system", "developer"), SYSTEM),
 }
-PLACE = "<image>"
+IMAGE, VIDEO = "image", "video"
+PLACE = re.compile("<(image|video)>")
 TEXT_PARTS = ("text", "input_text", "output_text")
-IMAGE_PARTS = ("image", "image_url", "input_image")
+VISUAL_PARTS = {
+    **dict.fromkeys(("image", "image_url", "input_image"), IMAGE),
+    **dict.fromkeys(("video", "video_url", "input_video"), VIDEO),
+}
 Said = tuple[str, list[Part]]  # a role, and what it said
 
 
-class _Images:
-    """The images of a record, given out to the places in its turns one after the other."""
+class _Visuals:
+    """The images and videos of a record, given out to the places in its turns one after the other."""
 
     def __init__(self, row: Row) -> None:
-        self.row, self.given = row, 0
-        self.all = images_of(row) if row.look.wanted and any(name in row.record for name in IMAGES) else []
+        self.row = row
+        images = images_of(row) if row.look.wanted and any(name in row.record for name in IMAGES) else []
+        self.all = {IMAGE: images, VIDEO: videos_of(row)}
+        self.given = {IMAGE: 0, VIDEO: 0}
 
-    def next(self) -> list[Part]:
+    def next(self, kind: str) -> list[Part]:
         if not self.row.look.wanted:
             return []
-        self.given += 1
-        return self.all[self.given - 1 : self.given]
+        if kind == IMAGE and not self.all[IMAGE] and self.all[VIDEO]:
+            kind = VIDEO
+        self.given[kind] += 1
+        return self.all[kind][self.given[kind] - 1 : self.given[kind]]
+
+    def without_place(self) -> list[Part]:
+        """Those of a kind for which no turn has a place."""
+        return [one for kind, found in self.all.items() if not self.given[kind] for one in found]
 
     def check(self) -> None:
-        if self.given and self.given != len(self.all):
-            raise InputError(
-                f"{self.row.origin}: the turns have places for {self.given} images, and {len(self.all)} are"
-                " there"
-            )
+        for kind, given in self.given.items():
+            if given and given != len(self.all[kind]):
+                raise InputError(
+                    f"{self.row.origin}: the turns have places for {given} {kind}s, and {len(self.all[kind])}"
+                    " are there"
+                )
 
 
-def _samples(row: Row, said: Iterable[Said], images: _Images) -> Iterator[Sample]:
+def _samples(row: Row, said: Iterable[Said], visuals: _Visuals) -> Iterator[Sample]:
     """A sample for each answer; a question without an answer at the end is one too."""
     turns = list(said)
-    images.check()
+    visuals.check()
     system, earlier, asked, found = system_of(row.record, row.origin), (), [], []
-    if not images.given:
-        asked += images.all
+    asked += visuals.without_place()
     for role, parts in turns:
         if role == SYSTEM:
             system = "\n".join(part for part in (system, *parts) if isinstance(part, str) and part)
@@ -85,7 +100,7 @@ def _check_asked(asked: list[Part], origin: str) -> None:
         raise InputError(f"{origin}: an answer is there without a question before it")
 
 
-def _said(row: Row, name: str, images: _Images) -> Iterator[Said]:
+def _said(row: Row, name: str, visuals: _Visuals) -> Iterator[Said]:
     """The turns of a list of {"from", "value"} or {"role", "content"}."""
     turns = row.record[name]
     for turn in turns:
@@ -101,77 +116,79 @@ def _said(row: Row, name: str, images: _Images) -> Iterator[Said]:
                 f"{row.origin}: a turn of '{name}' is from {cut(str(who))!r}; known are {known}: leave it out"
             )
         field = "content" if has(turn, "content") else "value"
-        yield role, _content(row, turn.get(field), field, images, role)
+        yield role, _content(row, turn.get(field), field, visuals, role)
 
 
-def _content(row: Row, content: Any, field: str, images: _Images, role: str) -> list[Part]:
+def _content(row: Row, content: Any, field: str, visuals: _Visuals, role: str) -> list[Part]:
     """What one turn says: a text, or a list of parts."""
     if not isinstance(content, list):
         text = check_text(content, f"'{field}' of a turn", row.origin)
-        return _with_images(text, images) if role == USER else [text]
+        return _with_visuals(text, visuals) if role == USER else [text]
     parts: list[Part] = []
     for entry in content:
         kind = entry.get("type") if isinstance(entry, Mapping) else None
         if kind in TEXT_PARTS:
             parts.append(check_text(entry.get("text"), "a text of a turn", row.origin))
-        elif kind in IMAGE_PARTS and role == USER:
-            parts += _image_part(entry, images)
+        elif kind in VISUAL_PARTS and role == USER:
+            parts += _visual_part(entry, VISUAL_PARTS[kind], visuals)
         else:
             raise InputError(
                 f"{row.origin}: a part of a turn is {cut(str(kind))!r} from the {role}; texts are read, and"
-                " images of the user"
+                " images and videos of the user"
             )
     if not any(isinstance(part, str) for part in parts) and role != USER:
         raise InputError(f"{row.origin}: a turn of the {role} is empty")
     return parts
 
 
-def _image_part(entry: Record, images: _Images) -> list[Part]:
-    """The image that a part holds itself, or else the record's next image."""
-    for name in ("image", "image_url", "path", "url"):
+def _visual_part(entry: Record, kind: str, visuals: _Visuals) -> list[Part]:
+    """The image or video that a part holds itself, or else the record's next one."""
+    for name in (kind, f"{kind}_url", "path", "url"):
         value = entry.get(name)
         if isinstance(value, Mapping) and "url" in value:
             value = value["url"]
+        if value is not None and kind == VIDEO:
+            return [Filmed(value, f"'{name}' of a turn", entry.get(FPS))]
         if value is not None:
             return [Pictured(value, f"'{name}' of a turn")]
-    return images.next()
+    return visuals.next(kind)
 
 
-def _with_images(text: str, images: _Images) -> list[Part]:
-    """A text with the images in the places that it marks; line breaks around a place fall away."""
-    first, *rest = text.split(PLACE)
+def _with_visuals(text: str, visuals: _Visuals) -> list[Part]:
+    """A text with images and videos in the places that it marks; line breaks around a place fall away."""
+    first, *rest = PLACE.split(text)
     if not rest:
         return [text]
     parts: list[Part] = [first.rstrip("\n")]
-    for piece in rest:
-        parts += [*images.next(), piece.strip("\n")]
+    for kind, piece in zip(rest[::2], rest[1::2], strict=True):
+        parts += [*visuals.next(kind), piece.strip("\n")]
     return [part for part in parts if part != ""]
 
 
 def _reader(name: str) -> Any:
     def samples(row: Row) -> Iterable[Sample]:
-        images = _Images(row)
-        return _samples(row, _said(row, name, images), images)
+        visuals = _Visuals(row)
+        return _samples(row, _said(row, name, visuals), visuals)
 
     return samples
 
 
 def _pairs(row: Row) -> Iterable[Sample]:
-    images, said = _Images(row), []
+    visuals, said = _Visuals(row), []
     for pair in row.record["texts"]:
         if not isinstance(pair, Mapping):
             raise InputError(
                 f"{row.origin}: each entry of 'texts' must be an object, and one is {kind_of(pair)}"
             )
-        said.append((USER, _content(row, pair.get("user"), "user", images, USER)))
-        said.append((ASSISTANT, _content(row, pair.get("assistant"), "assistant", images, ASSISTANT)))
-    return _samples(row, said, images)
+        said.append((USER, _content(row, pair.get("user"), "user", visuals, USER)))
+        said.append((ASSISTANT, _content(row, pair.get("assistant"), "assistant", visuals, ASSISTANT)))
+    return _samples(row, said, visuals)
 
 
 CONVERSATIONS = Shape(
     name="conversation (LLaVA, ShareGPT)",
     fields=(("conversations",),),
-    more=("image", "images", "system"),
+    more=("image", "images", "video", "videos", FPS, "system"),
     example="LLaVA-Instruct, LLaVA-OneVision, ShareGPT4V",
     matches=lambda record: isinstance(record.get("conversations"), list),
     samples=_reader("conversations"),
@@ -179,7 +196,7 @@ CONVERSATIONS = Shape(
 MESSAGES = Shape(
     name="messages (OpenAI)",
     fields=(("messages",),),
-    more=("image", "images", "system"),
+    more=("image", "images", "video", "videos", FPS, "system"),
     example="data sets for chat fine-tuning, with image parts or a list of images",
     matches=lambda record: isinstance(record.get("messages"), list),
     samples=_reader("messages"),
@@ -187,7 +204,7 @@ MESSAGES = Shape(
 PAIRS = Shape(
     name="pairs of user and assistant",
     fields=(("texts",),),
-    more=("image", "images", "system"),
+    more=("image", "images", "video", "videos", FPS, "system"),
     example="The Cauldron, FineVision",
     matches=lambda record: isinstance(record.get("texts"), list),
     samples=_pairs,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from bivlm.data.images import open_image
+from bivlm.data.videos import shown_image
 from bivlm.studies.cells import size
 from bivlm.studies.picture import save_picture
 from bivlm.studies.show.run import ShownAnswer
@@ -61,7 +61,7 @@ def answers_picture(sample: Sample, answers: Sequence[ShownAnswer], path: Path) 
 
 def _images(figure: object, sample: Sample, height: float) -> None:
     """The images of the question below each other in the left column."""
-    images = [open_image(image, sample.origin) for image in sample.images]
+    images = [shown_image(one, sample.origin) for one in sample.visuals]
     for number, image in enumerate(images):
         room = (height - 0.4) / len(images)
         axes = figure.add_axes(  # pyright: ignore[reportAttributeAccessIssue]
