@@ -116,6 +116,7 @@ def application(engine: Engine, names: tuple[str, ...], limits: Limits) -> FastA
             body.most_tokens(limits),
             body.sampling,
             body.stops,
+            body.ignore_eos,
         )
         try:
             listening.submit(request)

@@ -64,7 +64,8 @@ class Request:
     """A question that waits for its answer.
 
     `send` is told every event, from the engine's thread; the last is Ended or Failed. An answer ends before
-    the first of the texts `stop`. `cancelled` may be set at any time, from any thread.
+    the first of the texts `stop`, and with `ignore_eos` only there or at its longest. `cancelled` may be set
+    at any time, from any thread.
     """
 
     sample: Sample
@@ -72,6 +73,7 @@ class Request:
     max_new_tokens: int
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
     cancelled: Flag = field(default_factory=Flag)
 
     def __post_init__(self) -> None:

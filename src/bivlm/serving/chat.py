@@ -36,6 +36,7 @@ class ChatRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int | None = None
+    ignore_eos: bool = False  # as vLLM's: for load tests
 
     def check(self, models: tuple[str, ...]) -> None:
         """InputError for another model, and for what this server does not do."""

@@ -25,7 +25,7 @@ class Row:
         self.tokens += 1
         text = self.words.add(token)
         reason: Reason | None = None
-        if token in ends or self.words.is_stopped:
+        if (token in ends and not self.request.ignore_eos) or self.words.is_stopped:
             reason = "stop"
         elif self.tokens >= self.request.max_new_tokens:
             reason = "length"

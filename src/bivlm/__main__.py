@@ -1,0 +1,5 @@
+"""`python -m bivlm`: the command line."""
+
+from bivlm.cli import main
+
+main()
