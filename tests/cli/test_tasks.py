@@ -48,6 +48,10 @@ def test_eval_scores_a_benchmark_by_its_rule(packed, mme):
     result = json.loads(told.stdout)
     assert (result["n"], result["metric"], result["max_new_tokens"]) == (8, "mme", 16)
     assert set(result["aggregates"]) >= {"perception", "cognition"}
+    assert {(group["group"], group["n"]) for group in result["groups"]} == {
+        ("existence", 4),
+        ("code_reasoning", 4),
+    }
 
 
 def test_compare_takes_a_benchmark_and_calibrates_on_the_built_in_set(mme, tmp_path):
