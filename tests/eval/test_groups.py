@@ -2,14 +2,18 @@
 
 import dataclasses
 import io
+import json
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from bivlm.cli.tables import MOST_GROUPS, groups_table, result_tables
+from bivlm.data.samples import read_samples
 from bivlm.eval.groups import GroupScore, group_scores
 from bivlm.eval.records import Record
 from bivlm.eval.run import EvalResult
+from bivlm.eval.scoring import scorer_named
 from bivlm.eval.statistics.intervals import mean_interval
 
 
@@ -83,3 +87,19 @@ def test_the_json_has_every_group(result):
     assert result.to_dict()["groups"][0] == {
         "group": "count", "n": 2, "accuracy": 0.5, "interval": list(mean_interval([0.0, 1.0])),
     }  # fmt: skip
+
+
+def test_a_folder_with_groups_and_boxes_needs_no_reader_of_its_own(tmp_path):
+    """As LENS has them: perception, understanding, reasoning; boxes and numbers as answers."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [
+        {"image": "a.png", "question": "Where?", "answer": "[1, 2, 5, 6]", "group": "perception"},
+        {"image": "a.png", "question": "How many?", "answer": 3, "group": "reasoning"},
+    ]
+    for scorer, row, answer in zip(("iou", "counting"), rows, ("[1, 2, 5, 6]", "3"), strict=True):
+        file = tmp_path / f"{scorer}.jsonl"
+        file.write_text(json.dumps(row) + "\n")
+        (sample,) = read_samples(file, split=None)
+        assert sample.group == row["group"]
+        assert scorer_named(scorer).usable(sample)
+        assert scorer_named(scorer).score(answer, sample) == 1.0
