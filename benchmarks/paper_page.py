@@ -156,7 +156,8 @@ def _parts(found: Found) -> list[str]:
         (
             "The paper packs every combination of parts too. Its finding, in words: the projector is"
             " insensitive, the language model the most sensitive, the vision tower in between. Its numbers"
-            " for them are not copied here; the rows are all ours."
+            " for them are not copied here; the rows are all ours ([more of them](parts-study.md), of the"
+            " embedded model)."
         ),
         "",
         *markdown_table(list(columns), (cells(row, columns) for row in found.study.rows), centred=PARTS),

@@ -146,7 +146,6 @@ def test_the_command_names_no_folder_of_this_machine():
 def test_a_whole_run_on_two_tasks_goes_on_where_it_was(tmp_path, monkeypatch):
     for module in (paper_tables, paper_page):
         monkeypatch.setattr(module, "OURS", ())
-    monkeypatch.setattr(paper_tables, "STUDIED", ("bivlm-paper",))
     monkeypatch.setattr(paper_tables, "KEEPS", (0.5,))
     model = tiny_checkpoint("llava", tmp_path / "model", torch.float32)
     for subtask, question in (("existence", "Is it red?"), ("code_reasoning", "Is it code?")):
