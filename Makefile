@@ -90,6 +90,7 @@ results: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/demo_results.py
 	$(BIN)/python benchmarks/compare_results.py
 	$(BIN)/python benchmarks/prune_results.py
+	$(BIN)/python benchmarks/paper_tables.py --questions 400
 	$(BIN)/python benchmarks/recount_results.py
 	$(BIN)/bivlm analyze src/bivlm/zoo/easy-llava --out docs/results/analysis
 

@@ -31,7 +31,9 @@ from bivlm.errors import InputError
 JOB_FOLDER = ".bivlm-job"
 REPORT_NAME = "bivlm_report.json"
 CALIBRATION_NAME = "bivlm_calibration.json"  # the questions of the calibration, by digest
-_OURS = {"config.json", INDEX_NAME, REPORT_NAME, CALIBRATION_NAME, "README.md", "README.original.md"}
+PICTURE_NAME = "bivlm_picture.png"  # what `bivlm show` puts on the card
+_CARD_FILES = {"README.md", "README.original.md", PICTURE_NAME}
+_OURS = {"config.json", INDEX_NAME, REPORT_NAME, CALIBRATION_NAME, *_CARD_FILES}
 # what bivlm copied from a source into a folder of format 1, which has no list of its files: these names, for
 # anything else may be the user's
 _COPIED = (

@@ -163,7 +163,7 @@ def compare(
         samples = samples_of_task(benchmark, data, **asking)
     draws = range(seed, seed + seeds) if any(recipe.needs_data for recipe in recipes) else ()
     taught = calibration_data or (data if benchmark is None else GENERAL)
-    drawn = [_calibration(taught, calibration, draw, reading) for draw in draws]
+    drawn = [_calibration(model, taught, calibration, draw, reading, trust_remote_code) for draw in draws]
     longest = max_new_tokens or (benchmark.max_new_tokens if benchmark else MAX_NEW_TOKENS)
     scorer = benchmark.scorer if benchmark else BY_REFERENCES
     with shown as events:
@@ -184,13 +184,21 @@ def compare(
     _show(found, out, json_)
 
 
-def _calibration(data: str, count: int, seed: int, reading: dict[str, Any]) -> list[Sample]:
-    """Calibration samples from the built-in set, or from the training split of a data set."""
-    from bivlm.data.general_set import GENERAL, general_samples
+def _calibration(
+    model: str, data: str, count: int, seed: int, reading: dict[str, Any], trusted: bool
+) -> list[Sample]:
+    """Calibration samples: those of the built-in set that `bivlm quantize` would take for this model, or from
+    the training split of a data set.
+    """
+    from bivlm.checkpoint.hub import resolve_model
+    from bivlm.checkpoint.source import SourceModel
+    from bivlm.data.general_set import GENERAL
     from bivlm.data.samples import read_samples
+    from bivlm.job.samples import samples_for
 
     if data == GENERAL:
-        return general_samples(count, seed)
+        source = SourceModel(resolve_model(model, trusted), trust_remote_code=trusted)
+        return samples_for(source, count, seed)
     return read_samples(data, split="train", limit=count, seed=seed, **reading)
 
 

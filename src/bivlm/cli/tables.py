@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from bivlm.doctor import Diagnosis
+from bivlm.errors import cut
+from bivlm.eval.groups import GroupScore
 from bivlm.eval.inspection import Inspection
 from bivlm.eval.run import EvalResult
 from bivlm.eval.structure import StructureReport
@@ -17,6 +20,7 @@ from bivlm.job.recipe import Recipe
 from bivlm.studies.cells import Columns, divergence, interval, number, rich_table, size
 
 BITS = ".3f"  # of bits per weight
+MOST_GROUPS = 24  # rows of a table of groups
 
 
 def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
@@ -126,8 +130,9 @@ CONFIDENCE: Columns = {
 
 
 def result_tables(name: str, result: EvalResult, *, confidence: bool) -> tuple[Table, ...]:
-    """A table with the numbers of all questions, with `confidence` also those of the model's confidence; and
-    one with what the scorer says beyond them. Columns without a number are left out.
+    """A table with the numbers of all questions, with `confidence` also those of the model's confidence; one
+    with the groups of questions where there are any; and one with what the scorer says beyond these. Columns
+    without a number are left out.
     """
     row = (name, result)
     columns = {**RESULT, **(CONFIDENCE if confidence else {})}
@@ -137,12 +142,26 @@ def result_tables(name: str, result: EvalResult, *, confidence: bool) -> tuple[T
         caption += f"; visual tokens dropped: {result.pruning}"
     table = rich_table("", cells, caption)
     table.add_row(*cells.values())
-    if not result.aggregates:
-        return (table,)
-    more = rich_table("", (result.metric, " "))
-    for what, value in result.aggregates.items():
-        more.add_row(what, f"{value:.4g}")
-    return table, more
+    tables = [table, *([groups_table(result.groups)] if result.groups else [])]
+    told = {group.group: group.accuracy for group in result.groups}
+    beyond = {what: value for what, value in result.aggregates.items() if told.get(what) != value}
+    if beyond:
+        more = rich_table("", (result.metric, " "))
+        for what, value in beyond.items():
+            more.add_row(escape(cut(what)), f"{value:.4g}")
+        tables.append(more)
+    return tuple(tables)
+
+
+def groups_table(groups: Sequence[GroupScore]) -> Table:
+    """The lowest scores by group of questions; a group that is not shown is in the JSON."""
+    hidden = len(groups) - MOST_GROUPS
+    caption = f"the lowest {MOST_GROUPS} of {len(groups)} groups; --json has all" if hidden > 0 else ""
+    table = rich_table("", ("group", " questions", " accuracy", " 95 % interval"), caption)
+    for row in groups[:MOST_GROUPS]:
+        name = escape(cut(row.group)) if row.group else "(none)"
+        table.add_row(name, str(row.n), f"{row.accuracy:.1%}", interval(row.interval))
+    return table
 
 
 def presets_table(recipes: Sequence[Recipe]) -> Table:

@@ -17,6 +17,7 @@ from bivlm.eval.answer import Answers, generate, inference, prepare, texts
 from bivlm.eval.confidence import Calibration, answer_confidences, calibration
 from bivlm.eval.divergence import Fidelity
 from bivlm.eval.fidelity import Judgement, ReferenceAnswers, judge
+from bivlm.eval.groups import GroupScore, group_scores
 from bivlm.eval.records import Record, clusters_of
 from bivlm.eval.scoring import BY_REFERENCES, METRICS_VERSION, scorer_named
 from bivlm.eval.scoring.base import Scorer
@@ -37,7 +38,8 @@ class EvalResult:
     `accuracy` is the mean score by `metric`, `interval` its 95 % interval, with questions taken as
     independent, and `standard_error` its standard error with the images as clusters, None for one image.
     `aggregates` is what the scorer says of all questions and of their groups. `calibration` is what the
-    model's confidence says about its scores, None where no confidence is finite.
+    model's confidence says about its scores, None where no confidence is finite. `groups` has the mean score
+    of every group of questions, the lowest first; it is empty where no question has a group.
 
     `kl` (nats) and `top1_agreement` are per answer token of the reference, None without one.
     `kl_standard_error` is that of `kl`, with the images as clusters; `kl_geometric` and `kl_trimmed` are
@@ -70,12 +72,14 @@ class EvalResult:
     greedy_agreement: float | None
     calibration: Calibration | None
     aggregates: Mapping[str, float]
+    groups: tuple[GroupScore, ...]
 
     def to_dict(self, *, with_records: bool = False) -> dict[str, Any]:
         """Ready for JSON; the records only when asked for."""
         fields = {**asdict(self), "interval": list(self.interval)}
         if self.calibration is not None:
             fields["calibration"]["bins"] = list(fields["calibration"]["bins"])
+        fields["groups"] = [{**group, "interval": list(group["interval"])} for group in fields["groups"]]
         records = fields.pop("records")
         return {**fields, "records": records} if with_records else fields
 
@@ -238,6 +242,7 @@ def _result(
         greedy_agreement=sum(greedy) / len(greedy) if greedy else None,
         calibration=calibration(*zip(*sure, strict=True)) if sure else None,
         aggregates=scorer.aggregate(records),
+        groups=group_scores(records),
         **measured,
     )
 

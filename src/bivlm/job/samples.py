@@ -27,14 +27,23 @@ DATA_FREE = ("rtn-3", "trellis-3:feedback=false")  # presets for it
 def built_in(
     source: SourceModel, count: int, seed: int, pixels: PixelBounds = UNBOUNDED, events: Events = SILENT
 ) -> list[Sample]:
-    """Samples of the built-in set for a model, in words that its tokenizer knows."""
-    images = source.family.reads_images
-    processor = load_processor(source.folder, images, pixels, source.trust_remote_code)
-    tokenizer = tokenizer_of(processor)
+    """Samples of the built-in set for a model, in words that its tokenizer knows; `events` hears that they
+    stand in for data of the user's own.
+    """
     events.say(
         "no data were given: calibrating on the built-in set. Your own questions are better (--data); --data"
         " none calibrates on nothing"
     )
+    return samples_for(source, count, seed, pixels)
+
+
+def samples_for(source: SourceModel, count: int, seed: int, pixels: PixelBounds = UNBOUNDED) -> list[Sample]:
+    """Samples of the built-in set for a model, in words that its tokenizer knows: what a job without data and
+    a comparison calibrate on.
+    """
+    images = source.family.reads_images
+    processor = load_processor(source.folder, images, pixels, source.trust_remote_code)
+    tokenizer = tokenizer_of(processor)
     return general_samples(
         count,
         seed,

@@ -1,71 +1,16 @@
 """Evaluations on one page: what is read, which questions differ, and what the page holds."""
 
-import json
-from dataclasses import asdict
 from html.parser import HTMLParser
 
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from bivlm.cli.shared import app
 from bivlm.errors import InputError
-from bivlm.eval.records import Record
 from bivlm.studies.report.evaluated import read_evaluations
 from bivlm.studies.report.flips import asked_by
 from bivlm.studies.report.page import report_html
-
-QUESTIONS = ("what is <b>it</b>?", "is it red?", "how many?", "is it large?")
-FULL = ("cat", "no", "3", "yes")
-PARTS = [
-    {"name": "language", "weights": 1000, "nbytes": 250, "bits": 2.0},
-    {"name": "vision", "weights": 500, "nbytes": 130, "bits": 2.08},
-]
-
-
-def write(folder, model, answers, scores, parts=(), **result):
-    """A folder as `bivlm eval --out` writes it."""
-    (folder / "pictures").mkdir(parents=True)
-    records = [
-        Record(
-            f"q:{number}",
-            question,
-            answer,
-            (right,),
-            score,
-            group=f"group {number % 2}",
-            image=f"{number:016x}",
-        )
-        for number, (question, answer, right, score) in enumerate(
-            zip(QUESTIONS, answers, FULL, scores, strict=True)
-        )
-    ]
-    for record in records:
-        Image.new("RGB", (4, 4), "red").save(folder / "pictures" / f"{record.image}.webp")
-    numbers = {
-        "n": len(records),
-        "accuracy": sum(scores) / len(scores),
-        "interval": [0.2, 0.9],
-        "seconds": 2.0,
-    }
-    content = {
-        "asked": {"model": model, "adapter": None, "prune": None},
-        "result": {**numbers, **result},
-        "size": {"true_bits": 2.03 if parts else None, "weight_bytes": 1234567, "parts": list(parts)},
-    }
-    (folder / "records.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
-    (folder / "result.json").write_text(json.dumps(content))
-    return folder
-
-
-@pytest.fixture
-def folders(tmp_path):
-    bins = [{"n": 2, "confidence": 0.5, "score": 0.4}, {"n": 2, "confidence": 0.9, "score": 1.0}]
-    small = {"kl": 0.1, "kl_geometric": 0.05, "calibration": {"ece": 0.1, "auroc": 0.7, "bins": bins}}
-    return [
-        write(tmp_path / "small", "small", ("dog", "no!", "3", "yes"), (0.0, 1.0, 1.0, 1.0), PARTS, **small),
-        write(tmp_path / "full", "full", (*FULL[:3], "no"), (1.0, 1.0, 1.0, 0.0), kl=0.0, kl_geometric=1e-9),
-    ]
+from evaluations import FULL, PARTS, QUESTIONS, write
 
 
 def test_full_precision_comes_first(folders):
@@ -129,6 +74,17 @@ def test_the_page_is_whole_and_fetches_nothing(folders):
         "Does it know when it is wrong?",
     ):
         assert words in text
+
+
+def test_names_of_any_length_and_sign_fit_into_the_figures(folders, tmp_path):
+    """A figure whose labels leave it no room would warn, and two dollars would be a formula."""
+    name = r"$\broken$ " + 150 * "a"
+    other = write(tmp_path / "long", name, FULL, (1.0,) * 4, PARTS, kl=0.1, kl_geometric=0.1)
+    lines = (other / "records.jsonl").read_text().replace("group 1", 150 * "g")
+    (other / "records.jsonl").write_text(lines)
+    page = report_html(read_evaluations([*folders, other]))
+    assert f"{150 * 'a'}</td>" in page
+    assert f"{19 * 'g'}…{19 * 'g'}" in page
 
 
 def test_no_difference_is_said(tmp_path):

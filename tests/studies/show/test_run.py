@@ -21,13 +21,6 @@ GREEN.paste((0, 255, 0), (20, 20, 44, 44))
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    out = tmp_path_factory.mktemp("show") / "packed"
-    bivlm.quantize(embedded_model(), out, recipe="rtn-2")
-    return out
-
-
-@pytest.fixture(scope="module")
 def answers(packed):
     return show([embedded_model(), packed], read_samples("easy-vqa", limit=1)[0], max_new_tokens=4)
 

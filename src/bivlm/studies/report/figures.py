@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from bivlm.errors import printable
 from bivlm.eval.statistics.intervals import mean_interval
 from bivlm.studies.picture import STYLES
 from bivlm.studies.report.evaluated import Evaluated
@@ -17,6 +18,7 @@ PART_COLOURS = {"vision": "#0072b2", "projector": "#009e73", "language": "#d55e0
 INK = "#1b1f24"  # becomes the colour of the page's text
 GRID = {"color": "#80808040", "linewidth": 0.6}
 MOST_GROUPS = 24  # in the figure; the table has all
+MOST_SIGNS = 40  # of a name in a figure; the page's table has the whole
 
 
 def figures(several: Sequence[Evaluated]) -> list[tuple[str, str, str]]:
@@ -40,7 +42,7 @@ def _quality(several: Sequence[Evaluated]) -> Figure | None:
         low, high = (100 * end for end in evaluated.result["interval"])
         accuracy.plot([evaluated.bits] * 2, [low, high], "_-", color=colour, alpha=0.5)
         score = 100 * evaluated.result["accuracy"]
-        accuracy.plot(evaluated.bits, score, marker, color=colour, label=evaluated.name)
+        accuracy.plot(evaluated.bits, score, marker, color=colour, label=_label(evaluated.name))
         kl = evaluated.number("kl_geometric")
         if evaluated.packed and kl is not None and kl > 0:
             divergence.plot(evaluated.bits, kl, marker, color=colour)
@@ -75,7 +77,7 @@ def _parts(several: Sequence[Evaluated]) -> Figure | None:
                 left + width / 2, row, f"{part.bits:.2f}", ha="center", va="center", fontsize=7, color="white"
             )
             left += width
-    axes.set_yticks(range(len(packed)), [evaluated.name for evaluated in packed])
+    axes.set_yticks(range(len(packed)), [_label(evaluated.name) for evaluated in packed])
     axes.invert_yaxis()
     axes.set_xlabel("MB of packed weights; the numbers are true bits per weight")
     from matplotlib.patches import Patch
@@ -110,9 +112,9 @@ def _groups(several: Sequence[Evaluated]) -> Figure | None:
                 y = row - 0.4 + step * (number + 0.5)
                 low, high = mean_interval(scores)
                 axes.plot([100 * low, 100 * high], [y, y], "-", color=colour, alpha=0.5)
-                label = evaluated.name if row == 0 else None
+                label = _label(evaluated.name) if row == 0 else None
                 axes.plot(100 * sum(scores) / len(scores), y, marker, color=colour, markersize=4, label=label)
-    axes.set_yticks(range(len(groups)), groups)
+    axes.set_yticks(range(len(groups)), [_label(group) for group in groups])
     axes.invert_yaxis()
     axes.set_xlabel("score in %, with its 95 % interval")
     axes.grid(visible=True, axis="x", **GRID)
@@ -138,12 +140,19 @@ def _reliability(several: Sequence[Evaluated]) -> Figure | None:
             color=colour,
             markersize=4,
             linewidth=1,
-            label=evaluated.name,
+            label=_label(evaluated.name),
         )
     axes.set(xlabel="confidence of the answer", ylabel="score", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.grid(visible=True, **GRID)
     axes.legend(fontsize=7, frameon=False)
     return figure
+
+
+def _label(name: str) -> str:
+    """A name as a figure can hold it: short, the middle left out, and no formula."""
+    half = MOST_SIGNS // 2
+    short = name if len(name) <= MOST_SIGNS else f"{name[:half]}…{name[-half:]}"
+    return printable(short).replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> Figure:
