@@ -1,14 +1,14 @@
-"""A server under load: throughput and waiting times with 1, 4 and 16 clients, and the memory of many requests.
+"""A server under load: throughput and waiting times with 1, 4 and 16 clients, and memory over many requests.
 
-    python benchmarks/bench_serve.py [--model FOLDER] [--tokens 32] [--requests 64] [--soak 2000] [--threads 1]
-        [--json docs/results/serve.json] [--markdown docs/results/serve.md]
+    python benchmarks/bench_serve.py [--model FOLDER] [--tokens 32] [--requests 64] [--soak 2000]
+        [--threads 1] [--json docs/results/serve.json] [--markdown docs/results/serve.md]
 
 `bivlm serve` runs in a process of its own; clients are threads of this one, each with OpenAI's own package.
-Each client asks one question about an image after the other (the test questions of easy-VQA), and gets exactly
-`--tokens` tokens (`ignore_eos`), so that all runs do the same work. Before anything is timed, the answers of 16
-clients at once are compared with those of one client alone. Runs follow each other, and the table has the
-ratio to one client. Then `--soak` requests are answered by 16 clients, and the server's memory is read in ten
-steps. Without `--model` the embedded model is packed by `trellis-2`.
+A client asks one question about an image after the other (test questions of easy-VQA), and gets exactly
+`--tokens` tokens (`ignore_eos`), so that all runs do the same work. Before anything is timed, the answers
+of 16 clients at once are compared with those of one client alone. Runs follow each other, and the table
+has the ratio to one client. Then `--soak` requests are answered by 16 clients, and the server's memory is
+read in ten steps. Without `--model` the embedded model is packed by `trellis-2`.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ def page(found: dict[str, Any], table: Sequence[Sequence[str]]) -> str:
     lines = [
         "# A server under load",
         "",
-        f"Each request has one image, and gets {found['tokens']} tokens. Of {found['rows'][0]['requests']} answers"
-        f" {found['same']} are the same, letter by letter, from 16 clients at once and from one alone.",
+        f"Each request has one image, and gets {found['tokens']} tokens. Of {found['rows'][0]['requests']}"
+        f" answers {found['same']} are the same, letter by letter, from 16 clients at once and from one alone.",
         "",
         *markdown_table(COLUMNS, table),
         "",
