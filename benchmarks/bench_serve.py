@@ -177,7 +177,8 @@ def page(found: dict[str, Any], table: Sequence[Sequence[str]]) -> str:
         "# A server under load",
         "",
         f"Each request has one image, and gets {found['tokens']} tokens. Of {found['rows'][0]['requests']}"
-        f" answers {found['same']} are the same, letter by letter, from 16 clients at once and from one alone.",
+        f" answers {found['same']} are the same, letter by letter, from 16 clients at once and from"
+        " one alone.",
         "",
         *markdown_table(COLUMNS, table),
         "",
