@@ -11,6 +11,8 @@ by entry. The tail is a product of its own: its entries in rows, each with its c
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
@@ -20,25 +22,16 @@ from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.level_checks import TAIL_KIND, tail_code_bits_outside
 from bivlm.formats.levels import LevelsWeight, tail_positions
-from bivlm.kernels.triton_shared import (
-    OPTIONS,
-    Sums,
-    TritonProduct,
-    dot_dtype,
-    inputs_of,
-    parts_of,
-    precision_of,
+from bivlm.kernels.triton_shared import OPTIONS, TritonProduct, store_sums
+from bivlm.kernels.triton_tail import Tail
+from bivlm.kernels.triton_words import (
+    WordsKernel,
+    load_columns,
     read_words,
-    store_sums,
     symbol_of,
-    tokens_of_a_program,
+    symbols_of,
     words_of,
 )
-from bivlm.kernels.triton_tail import Tail
-
-ROWS = {1: 32, 16: 64}  # of a tile, by the tokens of a program; 64 for more
-WORDS = {1: 32}  # of a tile; 16 for more tokens
-SMALL = 4  # levels that are chosen from in registers
 
 
 def product(packed: PackedTensor) -> LevelsProduct:
@@ -54,80 +47,53 @@ class LevelsProduct(TritonProduct):
     def __init__(self, packed: PackedTensor) -> None:
         LevelsWeight.check_packed(packed)
         tensors, settings, (rows, columns) = packed.tensors, packed.settings, packed.shape
-        self.words, self.codes = words_of(tensors["codes"], int(settings["alphabet"]))
+        words, codes = words_of(tensors["codes"], int(settings["alphabet"]))
         self.levels = tensors["levels"].contiguous()
-        self.symmetric = bool(settings["symmetric"])
         self.group_size, self.groups = int(settings["group_size"]), self.levels.shape[1]
-        # whether the codes of a word share a table
-        self.whole = self.groups == 1 or self.group_size % self.words.per == 0
-        self.factor = tensors["scale"].expand(rows).contiguous()
-        self.tail = None
-        if settings["tail"]:
-            coded = TAIL_KIND not in settings
-            positions = tail_positions(packed)
-            values = _tail_codes(packed, positions) if coded else tensors["tail_values"]
-            self.tail = Tail(positions, packed.shape, values)
-            self.tail_levels = tensors["tail_levels"] if coded else self.levels  # or not read
-            self.tail_scale = tensors["tail_scale"] if coded else self.levels
-            self.coded, self.outside = coded, tail_code_bits_outside(int(settings["alphabet"]))
+        self.table = {
+            "SIZE": self.levels.shape[2],
+            "SYMMETRIC": bool(settings["symmetric"]),
+            "BY_ROW": len(self.levels) > 1,
+        }
+        self.kernel_of_codes = WordsKernel(
+            one=_one,
+            many=_many,
+            shape=packed.shape,
+            words=words,
+            codes=codes,
+            stride=codes.shape[1],
+            factor=tensors["scale"].expand(rows).contiguous(),
+            tables=(self.levels, self.group_size, self.groups),
+            constants={
+                **self.table,
+                "ONE": self.groups == 1,
+                # whether the codes of a word share a table
+                "WHOLE": self.groups == 1 or self.group_size % words.per == 0,
+            },
+        )
+        self.tail = self._tail_of(packed) if settings["tail"] else None
         added = () if self.tail is None else self.tail.added
-        super().__init__(packed, self.factor, *added)
+        super().__init__(packed, self.kernel_of_codes.factor, *added)
+
+    def _tail_of(self, packed: PackedTensor) -> Tail:
+        tensors, positions = packed.tensors, tail_positions(packed)
+        self.coded = TAIL_KIND not in packed.settings
+        self.outside = tail_code_bits_outside(int(packed.settings["alphabet"]))
+        self.tail_levels = tensors["tail_levels"] if self.coded else self.levels  # or not read
+        self.tail_scale = tensors["tail_scale"] if self.coded else self.levels
+        values = _tail_codes(packed, positions) if self.coded else tensors["tail_values"]
+        return Tail(positions, packed.shape, values)
 
     def multiply(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
-        tokens, tile = len(x), tokens_of_a_program(len(x))
-        inputs = inputs_of(x if tile == 1 else x.to(dot_dtype(x.dtype)), self.words.per)
-        height, width, count = ROWS.get(tile, 64), WORDS.get(tile, 16), -(-self.columns // self.words.per)
-        grid = (triton.cdiv(self.rows, height), triton.cdiv(tokens, tile))
-        parts = parts_of(x.device, grid[0] * grid[1], triton.cdiv(count, width))
-        sums = Sums(y, parts, self.tail is not None)
-        _product[(grid[0], parts, grid[1])](
-            inputs.x,
-            self.codes,
-            self.levels,
-            sums.out,
-            self.factor,
-            self.factor if bias is None else bias,
-            tokens,
-            self.rows,
-            self.columns,
-            count,
-            self.codes.shape[1],
-            inputs.token,
-            inputs.word,
-            inputs.symbol,
-            self.group_size,
-            self.groups,
-            **self.words.arguments(),
-            **self._table(),
-            PARTS=parts,
-            BN=height,
-            BW=width,
-            BT=tile,
-            DIRECT=sums.direct,
-            BIAS=bias is not None,
-            PRECISION=precision_of(y.dtype),
-            **OPTIONS,
-        )
-        if self.tail is not None:
-            self._add_tail(x, sums.out[-1])
-        sums.finish(self.factor, bias)
+        add = None if self.tail is None else partial(self._add_tail, x, self.tail)
+        self.kernel_of_codes.multiply(x, bias, y, add)
 
-    def _table(self) -> dict[str, int | bool]:
-        """The constants of a kernel that looks levels up."""
-        return {
-            "SIZE": self.levels.shape[2],
-            "SYMMETRIC": self.symmetric,
-            "BY_ROW": len(self.levels) > 1,
-            "WHOLE": self.whole,
-        }
-
-    def _add_tail(self, x: Tensor, out: Tensor) -> None:
-        assert self.tail is not None
-        _tail[self.tail.grid(len(x))](
+    def _add_tail(self, x: Tensor, tail: Tail, out: Tensor) -> None:
+        _tail[tail.grid(len(x))](
             x,
-            self.tail.starts,
-            self.tail.columns,
-            self.tail.values,
+            tail.starts,
+            tail.columns,
+            tail.values,
             self.tail_levels,
             self.tail_scale,
             self.levels,
@@ -138,8 +104,8 @@ class LevelsProduct(TritonProduct):
             self.groups,
             CODED=self.coded,
             OUTSIDE=self.outside,
-            **self._table(),
-            **self.tail.arguments(),
+            **self.table,
+            **tail.constants(),
             **OPTIONS,
         )
 
@@ -167,6 +133,17 @@ def _level_at(levels, base, code, SIZE: tl.constexpr, SYMMETRIC: tl.constexpr):
 
 
 @triton.jit
+def _levels_at(levels, base, SIZE: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Up to four levels of the table at `base`; those that there are not repeat the last."""
+    LAST: tl.constexpr = (2 * SIZE if SYMMETRIC else SIZE) - 1
+    a = _level_at(levels, base, 0, SIZE, SYMMETRIC)
+    b = _level_at(levels, base, 1, SIZE, SYMMETRIC)
+    c = _level_at(levels, base, min(2, LAST), SIZE, SYMMETRIC)
+    d = _level_at(levels, base, min(3, LAST), SIZE, SYMMETRIC)
+    return a, b, c, d
+
+
+@triton.jit
 def _one_of(code, a, b, c, d, COUNT: tl.constexpr):
     """The level that a code of up to four means."""
     level = tl.where((code & 1) == 1, b, a)
@@ -176,62 +153,84 @@ def _one_of(code, a, b, c, d, COUNT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _product(
-    x, codes, levels, out, factor, bias, tokens, rows, columns, words, stride, x_token, x_word, x_symbol,
-    group_size, groups,
-    PER: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr, LOADS: tl.constexpr,
-    SIZE: tl.constexpr, SYMMETRIC: tl.constexpr, BY_ROW: tl.constexpr, WHOLE: tl.constexpr,
-    PARTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BT: tl.constexpr,
-    DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
+def _one(
+    x, codes, out, factor, bias, tokens, rows, columns, words, stride, levels, group_size, groups,
+    PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
+    LOADS: tl.constexpr, SIZE: tl.constexpr, SYMMETRIC: tl.constexpr, BY_ROW: tl.constexpr,
+    ONE: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """BN rows, a part of the columns and BT tokens. x is read by token, word and symbol."""
+    """BN rows and a part of the columns for one token."""
     COUNT: tl.constexpr = 2 * SIZE if SYMMETRIC else SIZE
-    part = tl.program_id(1)
+    row = tl.program_id(0) * BN + tl.arange(0, BN)[:, None]
+    safe = tl.minimum(row, rows - 1).to(tl.int64)
+    table = safe * (groups * SIZE) if BY_ROW else safe * 0
+    total = tl.zeros((BN, BW), tl.float32)
+    for first in range(tl.program_id(1) * BW, words, PARTS * BW):
+        word = first + tl.arange(0, BW)
+        known = tl.minimum(word, words - 1)
+        packed = read_words(codes, safe * stride, known[None, :], stride, WIDTH, LOADS)
+        base = table if ONE else table + (known * PER // group_size * SIZE)[None, :]
+        if WHOLE and COUNT <= 4:
+            a, b, c, d = _levels_at(levels, base, SIZE, SYMMETRIC)
+        for s in tl.static_range(PER):
+            code = symbol_of(packed, s, BITS, ALPHABET)
+            column = word * PER + s
+            if WHOLE and COUNT <= 4:
+                level = _one_of(code, a, b, c, d, COUNT)
+            else:
+                if not WHOLE:
+                    base = table + (tl.minimum(column, columns - 1) // group_size * SIZE)[None, :]
+                level = _level_at(levels, base, code, SIZE, SYMMETRIC)
+            values = tl.load(x + column, mask=column < columns, other=0.0)
+            total += level * values.to(tl.float32)[None, :]
+    sums, token = tl.sum(total, axis=1)[:, None], tl.arange(0, BT)[None, :]
+    store_sums(out, sums, factor, bias, row, token, tl.program_id(1), tokens, rows, DIRECT, BIAS)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _many(
+    x, codes, out, factor, bias, tokens, rows, columns, words, stride, levels, group_size, groups,
+    PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
+    LOADS: tl.constexpr, SIZE: tl.constexpr, SYMMETRIC: tl.constexpr, BY_ROW: tl.constexpr,
+    ONE: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """BN rows and a part of the columns for BT tokens."""
+    COUNT: tl.constexpr = 2 * SIZE if SYMMETRIC else SIZE
     row = tl.program_id(0) * BN + tl.arange(0, BN)[:, None]
     safe = tl.minimum(row, rows - 1).to(tl.int64)
     token = tl.program_id(2) * BT + tl.arange(0, BT)
     table = safe * (groups * SIZE) if BY_ROW else safe * 0
-    total = tl.zeros((BN, BW if BT == 1 else BT), tl.float32)
-    for first in range(part * BW, words, PARTS * BW):
+    total = tl.zeros((BN, BT), tl.float32)
+    for first in range(tl.program_id(1) * BW, words, PARTS * BW):
         word = first + tl.arange(0, BW)
         known = tl.minimum(word, words - 1)
         packed = read_words(codes, safe * stride, known[None, :], stride, WIDTH, LOADS)
-        if WHOLE:
-            base = table + (known * PER // group_size * SIZE)[None, :] if groups > 1 else table
-            if COUNT <= 4:
-                a = _level_at(levels, base, 0, SIZE, SYMMETRIC)
-                b = _level_at(levels, base, 1, SIZE, SYMMETRIC)
-                c = _level_at(levels, base, min(2, COUNT - 1), SIZE, SYMMETRIC)
-                d = _level_at(levels, base, min(3, COUNT - 1), SIZE, SYMMETRIC)
-        for s in tl.static_range(PER):
-            code = symbol_of(packed, s, BITS, ALPHABET)
-            column = word * PER + s
-            if not WHOLE:
-                base = table + (tl.minimum(column, columns - 1) // group_size * SIZE)[None, :]
-            if WHOLE and COUNT <= 4:
-                level = _one_of(code, a, b, c, d, COUNT)
-            else:
-                level = _level_at(levels, base, code, SIZE, SYMMETRIC)
-            place = word.to(tl.int64) * x_word + s * x_symbol
-            if BT == 1:
-                start = tl.program_id(2).to(tl.int64) * x_token
-                values = tl.load(x + start + place, mask=column < columns, other=0.0)
-                total += level * values.to(tl.float32)[None, :]
-            else:
-                places = place[:, None] + token[None, :].to(tl.int64) * x_token
-                inside = (column < columns)[:, None] & (token < tokens)[None, :]
-                values = tl.load(x + places, mask=inside, other=0.0)
-                total = tl.dot(level.to(values.dtype), values, total, input_precision=PRECISION)
-    if BT == 1:
-        total = tl.sum(total, axis=1)[:, None]
-    store_sums(out, total, factor, bias, row, token[None, :], part, tokens, rows, DIRECT, BIAS)
+        code = symbols_of(packed, PER, LANES, BITS, ALPHABET)
+        base = table if ONE else table + (known * PER // group_size * SIZE)[None, :]
+        if WHOLE and COUNT <= 4:
+            a, b, c, d = _levels_at(levels, base, SIZE, SYMMETRIC)
+            level = _one_of(code, a[:, :, None], b[:, :, None], c[:, :, None], d[:, :, None], COUNT)
+        elif WHOLE:
+            level = _level_at(levels, base[:, :, None], code, SIZE, SYMMETRIC)
+        else:
+            column = tl.minimum((word * PER)[:, None] + tl.arange(0, LANES)[None, :], columns - 1)
+            base = table[:, :, None] + (column // group_size * SIZE)[None, :, :]
+            level = _level_at(levels, base, code, SIZE, SYMMETRIC)
+        values = load_columns(x, token, tokens, word, columns, PER, LANES, BW)
+        tile = tl.reshape(level.to(values.dtype), (BN, BW * LANES))
+        total = tl.dot(tile, values, total, input_precision=PRECISION)
+    store_sums(
+        out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS
+    )
 
 
 @triton.jit
 def _tail(
     x, starts, places, entries, tail_levels, tail_scale, levels, out, rows, columns, group_size, groups,
     CODED: tl.constexpr, OUTSIDE: tl.constexpr,
-    SIZE: tl.constexpr, SYMMETRIC: tl.constexpr, BY_ROW: tl.constexpr, WHOLE: tl.constexpr,
+    SIZE: tl.constexpr, SYMMETRIC: tl.constexpr, BY_ROW: tl.constexpr,
     WIDE: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
 ):  # fmt: skip
     """What the tail adds for one token and BN rows: the entries' values less what the codes under them mean."""

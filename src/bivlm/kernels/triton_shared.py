@@ -1,8 +1,8 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
 # (pyright sees the bodies of Triton's functions as Python, with constexpr and tensor as the types of numbers)
-"""What Triton's kernels of all formats share: words of codes, sums over pieces of the columns, and the product
-that a kernel prepares.
+"""What Triton's kernels of all formats share: the product that a kernel prepares, and sums over parts of the
+columns.
 
     out[i, t] = factor[i] · Σ_j value(i, j) x[t, j] + bias[i]
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import triton
@@ -27,7 +27,6 @@ import triton.language as tl
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.encoding.bits import RADIX
 from bivlm.kernels import reference
 from bivlm.kernels.base import check_width
 
@@ -38,45 +37,6 @@ MOST_TOKENS = 64  # of a program; more tokens take more programs, which decode a
 PROGRAMS_PER_PROCESSOR = 4  # as many programs keep a multiprocessor busy
 MOST_PARTS = 16
 LARGEST = 2.0**13  # what the largest value of a tile is scaled to at most: float16 must hold it
-
-
-class Words(NamedTuple):
-    """How the codes of a row lie in words: `per` symbols in a word of `width` bits, of `bits` bits each, or
-    the digits of a number in base `alphabet` where `bits` is 0. A word lies in `loads` bytes at most; one of
-    32 bits is read at once.
-    """
-
-    per: int
-    width: int
-    bits: int
-    alphabet: int
-    loads: int
-
-    def arguments(self) -> dict[str, int]:
-        """The constants of a kernel that reads such words."""
-        return {
-            "PER": self.per,
-            "WIDTH": self.width,
-            "BITS": self.bits,
-            "ALPHABET": self.alphabet,
-            "LOADS": self.loads,
-        }
-
-
-def words_of(stream: Tensor, alphabet: int) -> tuple[Words, Tensor]:
-    """How to read the symbols of `stream` (rows, bytes), and the stream in the dtype that its words are
-    loaded in: (rows, 32-bit words) int32, or the bytes.
-    """
-    per, width = RADIX[alphabet]
-    if per == 1 and width in (1, 2, 4, 8):
-        if stream.is_contiguous() and stream.shape[1] % 4 == 0 and stream.data_ptr() % 4 == 0:
-            return Words(32 // width, 32, width, 0, 1), stream.view(torch.int32)
-        return Words(8 // width, 8, width, 0, 1), stream.contiguous()
-    bits = width if per == 1 else 0
-    if width in (3, 6):
-        per, width = 24 // width, 24
-    loads = (width + 15 - math.gcd(8, width)) // 8
-    return Words(per, width, bits, alphabet, loads), stream.contiguous()
 
 
 def dot_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -119,35 +79,6 @@ def parts_of(device: torch.device, programs: int, steps: int) -> int:
 def tokens_of_a_program(tokens: int) -> int:
     """How many tokens a program multiplies with: 1, or as many as a tile for `tl.dot` has."""
     return 1 if tokens == 1 else min(MOST_TOKENS, max(LEAST_DOT, triton.next_power_of_2(tokens)))
-
-
-def by_symbol(x: Tensor, per: int) -> Tensor:
-    """x (tokens, columns) as (tokens, per, words): all first symbols of the words, then all second ones, so
-    that a tile of neighbouring words reads neighbouring numbers. Missing columns are zeros.
-    """
-    tokens, columns = x.shape
-    words = -(-columns // per)
-    padded = torch.nn.functional.pad(x, (0, words * per - columns))
-    return padded.view(tokens, words, per).transpose(1, 2).contiguous()
-
-
-class Inputs(NamedTuple):
-    """The inputs of a kernel over words, and the distances of neighbouring tokens, words and symbols in
-    them.
-    """
-
-    x: Tensor
-    token: int
-    word: int
-    symbol: int
-
-
-def inputs_of(x: Tensor, per: int) -> Inputs:
-    """x (tokens, columns) as it is for one token, in the order of the symbols for more."""
-    if len(x) == 1 or per == 1:
-        return Inputs(x, x.shape[1], per, 1)
-    ordered = by_symbol(x, per)
-    return Inputs(ordered, ordered.shape[1] * ordered.shape[2], 1, ordered.shape[2])
 
 
 class Sums:
@@ -212,35 +143,6 @@ class TritonProduct(ABC):
             with torch.cuda.device_of(x):
                 self.multiply(x.reshape(tokens, self.columns).contiguous(), bias, y)
         return y.view(*x.shape[:-1], self.rows)
-
-
-@triton.jit
-def read_words(codes, begin, word, row_bytes, WIDTH: tl.constexpr, LOADS: tl.constexpr):
-    """The words (rows, words) int32; `begin` (rows, 1) is where the rows begin in `codes`, `word` (1, words)
-    which words. Bytes after a row's last are zero.
-    """
-    if WIDTH == 32:
-        value = tl.load(codes + begin + word)
-    else:
-        bit = word * WIDTH
-        byte = bit >> 3
-        value = tl.load(codes + begin + byte).to(tl.int32)
-        for i in tl.static_range(1, LOADS):
-            further = tl.load(codes + begin + byte + i, mask=byte + i < row_bytes, other=0)
-            value = value | (further.to(tl.int32) << (8 * i))
-        if WIDTH % 8 != 0:
-            value = (value >> (bit & 7)) & ((1 << WIDTH) - 1)
-    return value
-
-
-@triton.jit
-def symbol_of(word, S: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr):
-    """Symbol S of words: a field of BITS bits, or a digit."""
-    if BITS > 0:
-        symbol = (word >> (S * BITS)) & ((1 << BITS) - 1)
-    else:
-        symbol = (word // (ALPHABET**S)) % ALPHABET
-    return symbol
 
 
 @triton.jit

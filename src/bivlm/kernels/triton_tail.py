@@ -37,6 +37,6 @@ class Tail:
         """The programs of a product: tokens, blocks of rows."""
         return tokens, triton.cdiv(self.rows, ROWS)
 
-    def arguments(self) -> dict[str, int | bool]:
+    def constants(self) -> dict[str, int | bool]:
         """The constants of a kernel that reads the entries."""
         return {"WIDE": self.wide, "BN": ROWS, "BE": ENTRIES}
