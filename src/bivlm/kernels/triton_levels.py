@@ -218,7 +218,7 @@ def _many(
             column = tl.minimum((word * PER)[:, None] + tl.arange(0, LANES)[None, :], columns - 1)
             base = table[:, :, None] + (column // group_size * SIZE)[None, :, :]
             level = _level_at(levels, base, code, SIZE, SYMMETRIC)
-        values = load_columns(x, token, tokens, word, columns, PER, LANES, BW)
+        values = load_columns(x, token, tokens, first, columns, PER, LANES, BW)
         tile = tl.reshape(level.to(values.dtype), (BN, BW * LANES))
         total = tl.dot(tile, values, total, input_precision=PRECISION)
     store_sums(

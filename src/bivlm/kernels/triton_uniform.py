@@ -199,7 +199,7 @@ def _many(
         value = _values(
             code, safe * groups, word, columns, scales, zeros, norm, group_size, PER, LANES, MIDDLE, WHOLE
         )
-        values = load_columns(x, token, tokens, word, columns, PER, LANES, BW)
+        values = load_columns(x, token, tokens, first, columns, PER, LANES, BW)
         tile = tl.reshape(value.to(values.dtype), (BN, BW * LANES))
         total = tl.dot(tile, values, total, input_precision=PRECISION)
     store_sums(

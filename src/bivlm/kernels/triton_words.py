@@ -101,10 +101,16 @@ class WordsKernel:
     constants: dict[str, Any] = field(default_factory=dict)
 
     def multiply(
-        self, x: Tensor, bias: Tensor | None, y: Tensor, add: Callable[[Tensor], None] | None = None
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        add: Callable[[Tensor], None] | None = None,
+        precision: str | None = None,
     ) -> None:
         """x (tokens, columns), contiguous, into y (tokens, rows). `add` writes further sums, (tokens, rows)
-        float32, which the factor multiplies as well.
+        float32, which the factor multiplies as well. `precision`: how float32 is multiplied, if not as y's
+        dtype asks for.
         """
         (rows, columns), tokens, tile = self.shape, len(x), tokens_of_a_program(len(x))
         if tile == 1:
@@ -135,7 +141,7 @@ class WordsKernel:
             BT=tile,
             DIRECT=sums.direct,
             BIAS=bias is not None,
-            PRECISION=precision_of(y.dtype),
+            PRECISION=precision or precision_of(y.dtype),
             **OPTIONS,
         )
         if add is not None:
@@ -190,13 +196,17 @@ def symbols_of(
 
 @triton.jit
 def load_columns(
-    x, token, tokens, word, columns,
+    x, token, tokens, first, columns,
     PER: tl.constexpr, LANES: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """The inputs of the symbols of words (BW,) for the tokens: (BW * LANES, tokens); zeros where there is
-    none.
+    """The inputs of the symbols of BW words, from `first` on, for the tokens: (BW * LANES, tokens); zeros where
+    there is none.
     """
-    lane = tl.arange(0, LANES)[None, :]
-    column = tl.reshape(tl.where(lane < PER, word[:, None] * PER + lane, columns), (BW * LANES,))
+    if PER == LANES:  # neighbouring numbers are then seen to be neighbours, and loaded together
+        column = first * PER + tl.arange(0, BW * LANES)
+    else:
+        lane = tl.arange(0, LANES)[None, :]
+        word = first + tl.arange(0, BW)[:, None]
+        column = tl.reshape(tl.where(lane < PER, word * PER + lane, columns), (BW * LANES,))
     places = token[None, :].to(tl.int64) * columns + column[:, None]
     return tl.load(x + places, mask=(column < columns)[:, None] & (token < tokens)[None, :], other=0.0)
