@@ -50,7 +50,8 @@ def why_reference(device: torch.device) -> str:
     try:
         import_module("bivlm.kernels.triton_shared")
     except Exception as error:  # a Triton that does not fit torch, Python or the driver fails in many ways
-        return f"Triton cannot be imported: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+        said = str(error).strip().partition("\n")[0]
+        return f"Triton cannot be imported: {type(error).__name__}: {said}"
     return _why_not_card(device) if device.type == "cuda" else ""
 
 

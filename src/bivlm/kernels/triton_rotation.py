@@ -5,7 +5,7 @@
     R x = (A ⊗ B) diag(signs) x        Y = A X B,   X (a, b) = the signed x, row by row,   a · b = in
 
 A and B are Kronecker products of the Hartley transforms of the first and of the last prime factors
-(formats/encoding/rotation.py), split where a + b is smallest: 64 + 64 for 4096, 64 + 172 for 11008. Both are
+(formats/encoding/rotation.py), split where a + b is smallest: 64 + 64 for 4096, 128 + 86 for 11008. Both are
 symmetric. Products and sums are float32 for float32 inputs and for one token. torch's products are not used: in
 float32 they follow global switches (TensorFloat-32), and the signs, the casts and the two batched products
 would take twice as many launches.
