@@ -157,7 +157,7 @@ def _one(
     x, codes, out, factor, bias, tokens, rows, columns, words, stride, levels, group_size, groups,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
     LOADS: tl.constexpr, SIZE: tl.constexpr, SYMMETRIC: tl.constexpr, BY_ROW: tl.constexpr,
-    ONE: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    ONE: tl.constexpr, WHOLE: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """BN rows and a part of the columns for one token."""
@@ -166,7 +166,7 @@ def _one(
     safe = tl.minimum(row, rows - 1).to(tl.int64)
     table = safe * (groups * SIZE) if BY_ROW else safe * 0
     total = tl.zeros((BN, BW), tl.float32)
-    for first in range(tl.program_id(1) * BW, words, PARTS * BW):
+    for first in range(tl.program_id(1) * BW, words, tl.num_programs(1) * BW):
         word = first + tl.arange(0, BW)
         known = tl.minimum(word, words - 1)
         packed = read_words(codes, safe * stride, known[None, :], stride, WIDTH, LOADS)
@@ -193,7 +193,7 @@ def _many(
     x, codes, out, factor, bias, tokens, rows, columns, words, stride, levels, group_size, groups,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
     LOADS: tl.constexpr, SIZE: tl.constexpr, SYMMETRIC: tl.constexpr, BY_ROW: tl.constexpr,
-    ONE: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    ONE: tl.constexpr, WHOLE: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """BN rows and a part of the columns for BT tokens."""
@@ -203,7 +203,7 @@ def _many(
     token = tl.program_id(2) * BT + tl.arange(0, BT)
     table = safe * (groups * SIZE) if BY_ROW else safe * 0
     total = tl.zeros((BN, BT), tl.float32)
-    for first in range(tl.program_id(1) * BW, words, PARTS * BW):
+    for first in range(tl.program_id(1) * BW, words, tl.num_programs(1) * BW):
         word = first + tl.arange(0, BW)
         known = tl.minimum(word, words - 1)
         packed = read_words(codes, safe * stride, known[None, :], stride, WIDTH, LOADS)

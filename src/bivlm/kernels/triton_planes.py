@@ -137,7 +137,6 @@ class PlanesProduct(TritonProduct):
             self.columns,
             *self.tables,
             **self.constants,
-            PARTS=parts,
             BN=ROWS,
             BK=COLUMNS,
             BT=tile,
@@ -202,14 +201,14 @@ def _signs_and_scales(codes, begin, word, group_words, WIDTH: tl.constexpr):
 def _one(
     x, codes, out, factor, bias, tokens, rows, columns, words, stride, group_words,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
-    LOADS: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BT: tl.constexpr,
+    LOADS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BT: tl.constexpr,
     DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """BN rows of blocks and a part of the columns for one token."""
     row = tl.program_id(0) * BN + tl.arange(0, BN)[:, None]
     safe = tl.minimum(row, rows - 1).to(tl.int64)
     total = tl.zeros((BN, BW), tl.float32)
-    for first in range(tl.program_id(1) * BW, words, PARTS * BW):
+    for first in range(tl.program_id(1) * BW, words, tl.num_programs(1) * BW):
         word = first + tl.arange(0, BW)
         known = tl.minimum(word, words - 1)[None, :]
         signs, scale = _signs_and_scales(codes, safe * stride, known, group_words, WIDTH)
@@ -227,7 +226,7 @@ def _one(
 def _many(
     x, codes, out, factor, bias, tokens, rows, columns, words, stride, group_words,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
-    LOADS: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BT: tl.constexpr,
+    LOADS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, BT: tl.constexpr,
     DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """BN rows of blocks and a part of the columns for BT tokens."""
@@ -235,7 +234,7 @@ def _many(
     safe = tl.minimum(row, rows - 1).to(tl.int64)
     token = tl.program_id(2) * BT + tl.arange(0, BT)
     total = tl.zeros((BN, BT), tl.float32)
-    for first in range(tl.program_id(1) * BW, words, PARTS * BW):
+    for first in range(tl.program_id(1) * BW, words, tl.num_programs(1) * BW):
         known = tl.minimum(first + tl.arange(0, BW), words - 1)[None, :]
         signs, scale = _signs_and_scales(codes, safe * stride, known, group_words, WIDTH)
         positive = symbols_of(signs, PER, LANES, BITS, ALPHABET) == 1
@@ -315,7 +314,7 @@ def _product(
     signs, partition, second, part_at, second_at, scales, unit, means, mean_unit, column_scales, norm,
     stride, partition_stride, second_stride, group_size, groups,
     P: tl.constexpr, KINDS: tl.constexpr, MEANS: tl.constexpr, PARTED: tl.constexpr, SALIENT: tl.constexpr,
-    UNITS: tl.constexpr, MEAN_UNITS: tl.constexpr, SCALED: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr,
+    UNITS: tl.constexpr, MEAN_UNITS: tl.constexpr, SCALED: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr, BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """BN rows, a part of the columns and BT tokens."""
@@ -323,7 +322,7 @@ def _product(
     safe = tl.minimum(row, rows - 1).to(tl.int64)
     token = tl.program_id(2) * BT + tl.arange(0, BT)
     total = tl.zeros((BN, BK if BT == 1 else BT), tl.float32)
-    for first in range(tl.program_id(1) * BK, columns, PARTS * BK):
+    for first in range(tl.program_id(1) * BK, columns, tl.num_programs(1) * BK):
         column = first + tl.arange(0, BK)
         known = (column < columns)[None, :]
         value = _values(

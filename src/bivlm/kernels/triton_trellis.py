@@ -100,7 +100,6 @@ class TrellisProduct(TritonProduct):
             len(self.halves),
             WINDOW=self.window,
             NEIGHBOURS=self.neighbours,
-            PARTS=sums.parts,
             BK=width,
             BT=tile,
             DIRECT=sums.direct,
@@ -157,7 +156,7 @@ def _fields(halves, begin, height, group, column, k, before, count, inside, WIND
 @triton.jit(do_not_specialize=["tokens"])
 def _product(
     x, halves, bits, before, table, out, factor, bias, tokens, rows, columns, strip_halves, last_height, count,
-    WINDOW: tl.constexpr, NEIGHBOURS: tl.constexpr, PARTS: tl.constexpr, BK: tl.constexpr, BT: tl.constexpr,
+    WINDOW: tl.constexpr, NEIGHBOURS: tl.constexpr, BK: tl.constexpr, BT: tl.constexpr,
     DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A strip, a part of its columns and BT tokens; x (tokens, columns) is rotated."""
@@ -172,7 +171,7 @@ def _product(
         total = tl.zeros((GROUPS, NEIGHBOURS, BK), tl.float32)
     else:
         total = tl.zeros((64, BT), tl.float32)
-    for first in range(part * BK, columns, PARTS * BK):
+    for first in range(part * BK, columns, tl.num_programs(1) * BK):
         column = first + tl.arange(0, BK)
         known = column < columns
         run = tl.where(known, column // 16, 0)

@@ -149,14 +149,14 @@ def _values(
 def _one(
     x, codes, out, factor, bias, tokens, rows, columns, words, stride, scales, zeros, norm, group_size, groups,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
-    LOADS: tl.constexpr, MIDDLE: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr,
+    LOADS: tl.constexpr, MIDDLE: tl.constexpr, WHOLE: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """BN rows and a part of the columns for one token."""
     row = tl.program_id(0) * BN + tl.arange(0, BN)[:, None]
     safe = tl.minimum(row, rows - 1).to(tl.int64)
     total = tl.zeros((BN, BW), tl.float32)
-    for first in range(tl.program_id(1) * BW, words, PARTS * BW):
+    for first in range(tl.program_id(1) * BW, words, tl.num_programs(1) * BW):
         word = first + tl.arange(0, BW)
         known = tl.minimum(word, words - 1)
         packed = read_words(codes, safe * stride, known[None, :], stride, WIDTH, LOADS)
@@ -183,7 +183,7 @@ def _one(
 def _many(
     x, codes, out, factor, bias, tokens, rows, columns, words, stride, scales, zeros, norm, group_size, groups,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
-    LOADS: tl.constexpr, MIDDLE: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr,
+    LOADS: tl.constexpr, MIDDLE: tl.constexpr, WHOLE: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """BN rows and a part of the columns for BT tokens."""
@@ -191,7 +191,7 @@ def _many(
     safe = tl.minimum(row, rows - 1).to(tl.int64)
     token = tl.program_id(2) * BT + tl.arange(0, BT)
     total = tl.zeros((BN, BT), tl.float32)
-    for first in range(tl.program_id(1) * BW, words, PARTS * BW):
+    for first in range(tl.program_id(1) * BW, words, tl.num_programs(1) * BW):
         word = first + tl.arange(0, BW)
         known = tl.minimum(word, words - 1)
         packed = read_words(codes, safe * stride, known[None, :], stride, WIDTH, LOADS)

@@ -135,7 +135,6 @@ class WordsKernel:
             *self.tables,
             **self.words.constants(),
             **self.constants,
-            PARTS=parts,
             BN=height,
             BW=width,
             BT=tile,
