@@ -15,10 +15,10 @@ Every variant runs in a process of its own, so that its resident memory is its o
 better run counts. Before it is timed, the packed model's logits are compared with those of the same model
 computed by the reference kernel on its first two blocks.
 
-`--size 7b` is Qwen2.5-7B's shape (28 blocks of 3584, feed-forward 18944, 28 heads, 4 for keys and values, 152 064
-tokens, embedding and head apart). With `--device cuda` memory is the card's, the largest while answering, and
-every step is also timed as a CUDA graph with a static cache, which Python does not slow down. Without a card:
-exit code 2.
+`--size 7b` is Qwen2.5-7B's shape (28 blocks of 3584, feed-forward 18944, 28 heads, 4 for keys and values, 152
+064 tokens, embedding and head apart). With `--device cuda` memory is the card's, the largest while answering,
+and every step is also timed as a CUDA graph with a static cache, which Python does not slow down. Without a
+card: exit code 2.
 """
 
 from __future__ import annotations
@@ -359,13 +359,13 @@ def markdown(rows: list[dict[str, Any]], machine: str, options: argparse.Namespa
         f" {options.threads} threads"
     )
     memory = (
-        "The embedding, which is also the head, takes 467 MB in bf16 where it is not packed (a head of so many"
-        " bits is a trellis), and Python,\ntorch and transformers take about 0.45 GB."
+        "The embedding, which is also the head, takes 467 MB in bf16 where it is not packed (a head of so"
+        " many bits is a trellis), and Python,\ntorch and transformers take about 0.45 GB."
     )
     if options.device == "cuda":
         memory = (
-            "Memory is the card's, the largest while answering. *Graph*: a decoding step as a CUDA graph with a"
-            " static cache."
+            "Memory is the card's, the largest while answering. *Graph*: a decoding step as a CUDA graph with"
+            " a static cache."
         )
     return "\n".join(
         [

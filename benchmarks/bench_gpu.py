@@ -3,8 +3,8 @@
     python benchmarks/bench_gpu.py [--out docs/results]
 
 The tests of the kernels on the card come first: nothing is timed that is not right. Then bench_kernels.py and
-bench_decode.py, of both sizes. The results go to gpu-CARD.md and gpu-CARD.json. Without a card: one line, exit
-code 2.
+bench_decode.py, of both sizes. The results go to gpu-CARD.md and gpu-CARD.json. Without a card: one line,
+exit code 2.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def main() -> None:
         found["kernels"], page = benchmark("bench_kernels.py", ["--rounds", "3"], Path(folder))
         pages.append(page)
         for size, words in DECODE.items():
-            found[f"decode {size}"], page = benchmark("bench_decode.py", ["--size", size, *words], Path(folder))
+            found[f"decode {size}"], page = benchmark(
+                "bench_decode.py", ["--size", size, *words], Path(folder)
+            )
             pages.append(page)
     found["seconds"] = round(time.monotonic() - started)
     place = options.out / f"gpu-{card_name()}"

@@ -1,5 +1,5 @@
-"""How fast the kernels are: every format and width, against torch's products and llama.cpp's, and against what
-the memory gives.
+"""How fast the kernels are: every format and width, against torch's products and llama.cpp's, and against
+what the memory gives.
 
     python benchmarks/bench_kernels.py [--json docs/results/kernels.json] [--markdown docs/results/kernels.md]
         [--ggml FOLDER] [--quick] [--device cuda]
@@ -10,8 +10,8 @@ rounds of them (three for many tokens), and the smallest time counts, because ot
 Weights are random and each call takes another copy (contenders.py). llama.cpp's kernels are timed where its
 libraries are found: with `pip install llama-cpp-python`, or in the folder that --ggml names.
 
-With `--device cuda` the same on a card (card_contenders.py), x in bfloat16, timed by the card's events: in a CUDA
-graph, which is how a model should run, and as Python launches it. Without a card: exit code 2.
+With `--device cuda` the same on a card (card_contenders.py), x in bfloat16, timed by the card's events: in a
+CUDA graph, which is how a model should run, and as Python launches it. Without a card: exit code 2.
 """
 
 from __future__ import annotations

@@ -18,7 +18,10 @@ Run = Callable[[], object]
 def require_card(name: str) -> None:
     """Without a card: one line, exit code 2."""
     if not torch.cuda.is_available():
-        print(f"{name}: there is no CUDA or ROCm card here; `bivlm doctor` says what is missing", file=sys.stderr)
+        print(
+            f"{name}: there is no CUDA or ROCm card here; `bivlm doctor` says what is missing",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
@@ -37,8 +40,8 @@ def describe_card() -> str:
         triton = "not installed"
     toolkit = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
     return (
-        f"{found.name}, {found.total_memory / 1e9:.0f} GB, {found.multi_processor_count} multiprocessors; {toolkit},"
-        f" Triton {triton}; in {describe()}"
+        f"{found.name}, {found.total_memory / 1e9:.0f} GB, {found.multi_processor_count} multiprocessors;"
+        f" {toolkit}, Triton {triton}; in {describe()}"
     )
 
 
@@ -63,7 +66,9 @@ def seconds_of(run: Run, rounds: int) -> float:
 
 
 def captured(run: Run) -> Run | None:
-    """`run` as a CUDA graph, without what Python takes to launch its kernels; None if it cannot be captured."""
+    """`run` as a CUDA graph, without what Python takes to launch its kernels; None if it cannot be
+    captured.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

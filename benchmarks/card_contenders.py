@@ -1,5 +1,5 @@
-"""Whoever multiplies on a card in `bench_kernels.py --device cuda`: torch, this package, and torchao's int4 and
-bitsandbytes' nf4 where they are installed.
+"""Whoever multiplies on a card in `bench_kernels.py --device cuda`: torch, this package, and torchao's int4
+and bitsandbytes' nf4 where they are installed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def _torchao(weight: Tensor) -> Contender:
     from torchao.quantization import Int4WeightOnlyConfig, quantize_
 
     def make() -> torch.nn.Linear:
-        module = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="cuda", dtype=torch.bfloat16)
+        module = torch.nn.Linear(
+            weight.shape[1], weight.shape[0], bias=False, device="cuda", dtype=torch.bfloat16
+        )
         module.weight = torch.nn.Parameter(weight.bfloat16(), requires_grad=False)
         quantize_(module, Int4WeightOnlyConfig(group_size=GROUP))
         return module
@@ -112,7 +114,9 @@ def _bitsandbytes(weight: Tensor) -> Contender:
         module = bitsandbytes.nn.Linear4bit(
             weight.shape[1], weight.shape[0], bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
         )
-        module.weight = bitsandbytes.nn.Params4bit(weight.bfloat16().cpu(), requires_grad=False, quant_type="nf4")
+        module.weight = bitsandbytes.nn.Params4bit(
+            weight.bfloat16().cpu(), requires_grad=False, quant_type="nf4"
+        )
         return module.cuda()
 
     made: Any = make()

@@ -73,9 +73,18 @@ def card_markdown(found: dict[str, Any]) -> str:
     lines = [
         "# Speed of the kernels on a card",
         "",
-        f"{found['machine']}. Memory is read at {rate / 1e9:.0f} GB/s. Inputs in bfloat16; every product in a CUDA",
-        "graph, with another copy of its weight each time; *eager* is the time as Python launches the kernels.",
-        "Made by `benchmarks/bench_kernels.py --device cuda`. Ratios are to torch's bf16 product in the same run.",
+        (
+            f"{found['machine']}. Memory is read at {rate / 1e9:.0f} GB/s. Inputs in bfloat16; every product"
+            " in a CUDA"
+        ),
+        (
+            "graph, with another copy of its weight each time; *eager* is the time as Python launches the"
+            " kernels."
+        ),
+        (
+            "Made by `benchmarks/bench_kernels.py --device cuda`. Ratios are to torch's bf16 product in the"
+            " same run."
+        ),
         "",
     ]
     head = ["", "", "bits", "µs", "µs, eager", "times torch bf16", "share of memory", "largest error"]

@@ -1,5 +1,5 @@
-"""Compiles every kernel that the products launch to machine code, without a card: the driver only says for which
-one. The interpreter runs Python; this is what sees types, shapes of tiles, registers and shared memory.
+"""Compiles every kernel that the products launch to machine code, without a card: the driver only says for
+which one. The interpreter runs Python; this is what sees types, shapes of tiles, registers and shared memory.
 
     python tests/compiled_for.py cuda 80 [NAME …]        prints one JSON object for each kernel
 """

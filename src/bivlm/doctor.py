@@ -1,5 +1,5 @@
-"""Diagnosis of this installation: the kernel of each format on the CPU and of all formats on other devices, and
-the reason for it, the machine, versions, and installed extras.
+"""Diagnosis of this installation: the kernel of each format on the CPU and of all formats on other devices,
+and the reason for it, the machine, versions, and installed extras.
 
 With a model folder, also the kernels of its packed linears; only config.json is read for this.
 """

@@ -41,7 +41,9 @@ def test_a_card(monkeypatch):
 
 def test_an_old_card(monkeypatch):
     pretend(monkeypatch, capability=(7, 5))
-    assert gpu.why_reference(CARD) == "the card has compute capability 7.5 and no bfloat16; the kernels need 8.0"
+    assert (
+        gpu.why_reference(CARD) == "the card has compute capability 7.5 and no bfloat16; the kernels need 8.0"
+    )
 
 
 def test_rocm_has_capabilities_of_its_own(monkeypatch):

@@ -1,5 +1,5 @@
-"""The tests of Triton's kernels under its interpreter, in a process of its own: Triton decides once whether it
-interprets, and the tests of torch's compiler need that it does not.
+"""The tests of Triton's kernels under its interpreter, in a process of its own: Triton decides once whether
+it interprets, and the tests of torch's compiler need that it does not.
 """
 
 import os

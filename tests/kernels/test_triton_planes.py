@@ -1,4 +1,6 @@
-"""Triton's kernels of `planes` against float64: blocks, parts, salient columns, means, column scales, tails."""
+"""Triton's kernels of `planes` against float64: blocks, parts, salient columns, means, column scales,
+tails.
+"""
 
 from bivlm.kernels import triton_shared, triton_words
 from made_weights import made_planes

@@ -127,5 +127,8 @@ def test_a_packed_embedding(name, monkeypatch):
     expected = FORMATS[weight.format].decode(weight.encode()).dequantize()[ids.cpu()]
     assert torch.allclose(embedding(ids).cpu(), expected, atol=1e-4 * float(expected.abs().max()))
     assert torch.allclose(
-        embedding.project(expected.to(DEVICE), None).cpu(), expected @ weight.dequantize().T, rtol=1e-4, atol=1e-4
+        embedding.project(expected.to(DEVICE), None).cpu(),
+        expected @ weight.dequantize().T,
+        rtol=1e-4,
+        atol=1e-4,
     )

@@ -1,5 +1,5 @@
-"""Triton's kernel of `trellis` against float64: every window and mix of bits, one, few and many tokens, columns
-in parts, single rows.
+"""Triton's kernel of `trellis` against float64: every window and mix of bits, one, few and many tokens,
+columns in parts, single rows.
 """
 
 import pytest

@@ -39,7 +39,9 @@ def test_rows(weight):
 
 @pytest.mark.parametrize(("size", "exponent"), [(3e4, 0), (1e-4, 0), (1e30, -100)])
 def test_scales_of_any_size_fit_a_tile_of_float16(size, exponent):
-    """A code of 255 times a scale of 30 000 is no float16; inputs of a suitable size make outputs that are."""
+    """A code of 255 times a scale of 30 000 is no float16; inputs of a suitable size make outputs that
+    are.
+    """
     weight = uniform(5, 40, alphabet=256, bits=32, group_size=8, zero="free", exponent=exponent)
     weight = dataclasses.replace(weight, scales=Numbers.of(weight.scales.stored * size, 32))
     product, (x, _) = product_of(weight), inputs(weight, 3)

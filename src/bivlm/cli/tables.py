@@ -148,8 +148,8 @@ def presets_table(recipes: Sequence[Recipe]) -> Table:
 
 
 def doctor_tables(found: Diagnosis) -> tuple[Table, ...]:
-    """One table with what was found, one with the kernels on the CPU, one with those on other devices, and, if a
-    model was given, one about the model.
+    """One table with what was found, one with the kernels on the CPU, one with those on other devices, and,
+    if a model was given, one about the model.
     """
     machine = rich_table("", ("found", ""))
     rows = {

@@ -38,8 +38,8 @@ def product(packed: PackedTensor) -> Product:
 
 @cache
 def why_reference(device: torch.device) -> str:
-    """Why packed weights on a device run on the reference kernel; empty if they do not. Environment and device
-    are looked at once per process.
+    """Why packed weights on a device run on the reference kernel; empty if they do not. Environment and
+    device are looked at once per process.
     """
     if os.environ.get("BIVLM_KERNEL") == "reference":
         return "BIVLM_KERNEL=reference"

@@ -22,8 +22,8 @@ KERNELS: dict[tuple[str, str], Kernel] = {
 
 
 def kernel_for(format_: str, device: str) -> Kernel:
-    """The kernel of a format on a type of device ("cpu", "cuda" for CUDA and ROCm, …); the reference if none is listed.
-    ValueError for a format that there is not.
+    """The kernel of a format on a type of device ("cpu", "cuda" for CUDA and ROCm, …); the reference if none
+    is listed. ValueError for a format that there is not.
     """
     format_named(format_)
     return KERNELS.get((format_, device), ReferenceProduct)

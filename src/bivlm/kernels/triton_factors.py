@@ -1,11 +1,12 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# (Triton's functions are not what pyright takes them for)
 """`factors` in Triton: two products with signs, one after the other.
 
     z = diag(middle_scale) B (column_scale ⊙ x),        y = diag(row_scale · 2^exponent) A z + bias
 
-The inputs of both are float32, since z is a sum that float16 may not hold; for many tokens they are multiplied
-in TensorFloat-32 if x has 16 bits.
+The inputs of both are float32, since z is a sum that float16 may not hold; for many tokens they are
+multiplied in TensorFloat-32 if x has 16 bits.
 """
 
 from __future__ import annotations
@@ -101,6 +102,4 @@ def _many(
         values = load_columns(x, token, tokens, first, columns, PER, LANES, BW)
         tile = tl.reshape(sign.to(values.dtype), (BN, BW * LANES))
         total = tl.dot(tile, values, total, input_precision=PRECISION)
-    store_sums(
-        out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS
-    )
+    store_sums(out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS)

@@ -1,12 +1,14 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
-"""`levels` in Triton: words of codes are taken apart in registers, and each code becomes a level of its table.
+# (Triton's functions are not what pyright takes them for)
+"""`levels` in Triton: words of codes are taken apart in registers, and each code becomes a level of its
+table.
 
     y[i, t] = scale · (Σ_j level(i, j) x[t, j] + Σ_tail (tail value − level(i, j)) x[t, j]) + bias[i]
 
-Levels are float16 relative to `scale`, and stay so in a tile; `scale` is applied to the sums. A table of up to
-four levels is chosen from in registers where all codes of a word share it; a larger one is loaded from, entry
-by entry. The tail is a product of its own: its entries in rows, each with its column and its code.
+Levels are float16 relative to `scale`, and stay so in a tile; `scale` is applied to the sums. A table of up
+to four levels is chosen from in registers where all codes of a word share it; a larger one is loaded from,
+entry by entry. The tail is a product of its own: its entries in rows, each with its column and its code.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class LevelsProduct(TritonProduct):
 
     def __init__(self, packed: PackedTensor) -> None:
         LevelsWeight.check_packed(packed)
-        tensors, settings, (rows, columns) = packed.tensors, packed.settings, packed.shape
+        tensors, settings, rows = packed.tensors, packed.settings, packed.shape[0]
         words, codes = words_of(tensors["codes"], int(settings["alphabet"]))
         self.levels = tensors["levels"].contiguous()
         self.group_size, self.groups = int(settings["group_size"]), self.levels.shape[1]
@@ -221,9 +223,7 @@ def _many(
         values = load_columns(x, token, tokens, first, columns, PER, LANES, BW)
         tile = tl.reshape(level.to(values.dtype), (BN, BW * LANES))
         total = tl.dot(tile, values, total, input_precision=PRECISION)
-    store_sums(
-        out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS
-    )
+    store_sums(out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS)
 
 
 @triton.jit
@@ -233,7 +233,9 @@ def _tail(
     SIZE: tl.constexpr, SYMMETRIC: tl.constexpr, BY_ROW: tl.constexpr,
     WIDE: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
 ):  # fmt: skip
-    """What the tail adds for one token and BN rows: the entries' values less what the codes under them mean."""
+    """What the tail adds for one token and BN rows: the entries' values less what the codes under them
+    mean.
+    """
     token = tl.program_id(0)
     row = tl.program_id(1) * BN + tl.arange(0, BN)
     safe = tl.minimum(row, rows - 1)

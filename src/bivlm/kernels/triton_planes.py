@@ -1,7 +1,9 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
-"""`planes` in Triton. Plain planes are read in their blocks: 16 signs in a number next to their scale. All others,
-with parts, salient columns, means, column scales or a tail, go through one kernel that looks every number up.
+# (Triton's functions are not what pyright takes them for)
+"""`planes` in Triton. Plain planes are read in their blocks: 16 signs in a number next to their scale. All
+others, with parts, salient columns, means, column scales or a tail, go through one kernel that looks every
+number up.
 
     y[i, t] = 2^exponent · (Σ_j value(i, j) x[t, j] + Σ_tail (tail value − value(i, j)) x[t, j]) + bias[i]
 
@@ -10,7 +12,6 @@ with parts, salient columns, means, column scales or a tail, go through one kern
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.plane_checks import is_plain
 from bivlm.formats.encoding.plane_fields import parted_columns, read_numbers
 from bivlm.formats.planes import PlanesWeight
 from bivlm.kernels.triton_shared import (
@@ -118,7 +118,12 @@ class PlanesProduct(TritonProduct):
         if settings["tail"]:
             self.tail = Tail(fields["tail_positions"], packed.shape, _tail_codes(packed, fields))
         super().__init__(
-            packed, self.factor, self.part_at, self.second_at, column_scales, *(self.tail.added if self.tail else ())
+            packed,
+            self.factor,
+            self.part_at,
+            self.second_at,
+            column_scales,
+            *(self.tail.added if self.tail else ()),
         )
 
     def multiply(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
@@ -242,9 +247,7 @@ def _many(
         values = load_columns(x, token, tokens, first, columns, PER, LANES, BW)
         tile = tl.reshape(value.to(values.dtype), (BN, BW * LANES))
         total = tl.dot(tile, values, total, input_precision=PRECISION)
-    store_sums(
-        out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS
-    )
+    store_sums(out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS)
 
 
 @triton.jit
@@ -265,7 +268,9 @@ def _scale_of(
     if UNITS:
         number = number * tl.load(unit + row * KINDS + kind, mask=inside, other=0.0).to(tl.float32)
     if SCALED:
-        number = number * tl.load(column_scales + kind * columns + column, mask=inside, other=0.0).to(tl.float32)
+        number = number * tl.load(column_scales + kind * columns + column, mask=inside, other=0.0).to(
+            tl.float32
+        )
     return number
 
 
@@ -289,7 +294,20 @@ def _values(
         salient = salient | (place >= 0)
         kind, mean_kind = tl.where(salient, P + 2 * part, part), tl.where(salient, P + part, part)
     scale = _scale_of(
-        row, group, kind, column, inside, scales, unit, column_scales, norm, columns, groups, KINDS, UNITS, SCALED
+        row,
+        group,
+        kind,
+        column,
+        inside,
+        scales,
+        unit,
+        column_scales,
+        norm,
+        columns,
+        groups,
+        KINDS,
+        UNITS,
+        SCALED,
     )
     value = tl.where(_bits(signs, row, stride, column, inside) == 1, scale, -scale)
     if MEANS > 0:
@@ -339,9 +357,7 @@ def _product(
             total = tl.dot(value.to(values.dtype), values, total, input_precision=PRECISION)
     if BT == 1:
         total = tl.sum(total, axis=1)[:, None]
-    store_sums(
-        out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS
-    )
+    store_sums(out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS)
 
 
 @triton.jit

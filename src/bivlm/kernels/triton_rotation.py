@@ -1,13 +1,14 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# (Triton's functions are not what pyright takes them for)
 """The rotation of the inputs of `trellis` in Triton: two products with small matrices, whatever the width.
 
     R x = (A ⊗ B) diag(signs) x        Y = A X B,   X (a, b) = the signed x, row by row,   a · b = in
 
 A and B are Kronecker products of the Hartley transforms of the first and of the last prime factors
 (formats/encoding/rotation.py), split where a + b is smallest: 64 + 64 for 4096, 128 + 86 for 11008. Both are
-symmetric. Products and sums are float32 for float32 inputs and for one token. torch's products are not used: in
-float32 they follow global switches (TensorFloat-32), and the signs, the casts and the two batched products
+symmetric. Products and sums are float32 for float32 inputs and for one token. torch's products are not used:
+in float32 they follow global switches (TensorFloat-32), and the signs, the casts and the two batched products
 would take twice as many launches.
 """
 

@@ -1,6 +1,6 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
-# (pyright sees the bodies of Triton's functions as Python, with constexpr and tensor as the types of numbers)
+# (Triton's functions are not what pyright takes them for)
 """What Triton's kernels of all formats share: the product that a kernel prepares, and sums over parts of the
 columns.
 
@@ -47,8 +47,8 @@ def dot_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """How `tl.dot` multiplies float32 for inputs of `dtype`: exactly for float32, else in TensorFloat-32 where
-    there is such a thing, which keeps more of a number than a 16-bit input has.
+    """How `tl.dot` multiplies float32 for inputs of `dtype`: exactly for float32, else in TensorFloat-32
+    where there is such a thing, which keeps more of a number than a 16-bit input has.
     """
     return "ieee" if dtype == torch.float32 or torch.version.hip else "tf32"
 
@@ -82,8 +82,8 @@ def tokens_of_a_program(tokens: int) -> int:
 
 
 class Sums:
-    """Where the programs of a product put their sums: the output itself, or (parts, tokens, rows) float32 that
-    `finish` adds up. `further` parts are kept for other kernels (a tail).
+    """Where the programs of a product put their sums: the output itself, or (parts, tokens, rows) float32
+    that `finish` adds up. `further` parts are kept for other kernels (a tail).
     """
 
     def __init__(self, y: Tensor, parts: int, further: int = 0) -> None:

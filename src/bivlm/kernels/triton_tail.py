@@ -12,8 +12,8 @@ ENTRIES = 32  # of a row, at a time
 
 
 class Tail:
-    """The entries at `positions` (n,) int64, ascending, row-major in a weight of `shape`, with one of `values`
-    (n,) each.
+    """The entries at `positions` (n,) int64, ascending, row-major in a weight of `shape`, with one of
+    `values` (n,) each.
 
     starts    (out + 1,) int32: where the entries of each row begin
     columns   (n,) int16, to be read without a sign, or int32 for wide weights

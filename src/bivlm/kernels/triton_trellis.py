@@ -1,5 +1,6 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# (Triton's functions are not what pyright takes them for)
 """`trellis` in Triton: the inputs are rotated, and multiplied with levels that are decoded in registers.
 
     y = diag(row_scale) T (R x) + bias
@@ -110,8 +111,8 @@ class TrellisProduct(TritonProduct):
         sums.finish(self.factor, bias)
 
     def look_up(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """The rows of W that `index` (…) int64 names: (…, columns) of a dtype. A row that there is not is NaN:
-        asking for it is no error here, because the device would have to be waited for.
+        """The rows of W that `index` (…) int64 names: (…, columns) of a dtype. A row that there is not is
+        NaN: asking for it is no error here, because the device would have to be waited for.
         """
         names = index.reshape(-1).contiguous()
         rows = torch.empty(len(names), self.columns, dtype=torch.float32, device=index.device)
@@ -144,7 +145,9 @@ def _fields(halves, begin, height, group, column, k, before, count, inside, WIND
     """32 bits of a strip from the first bit on that a window of the first row of each group reads: (groups,
     columns). `group` (groups, 1) is that row; column, k, before (1, columns).
     """
-    at = before * height + k * (height * (column % 16) + group + 1) + 16 - WINDOW  # bits from the strip's begin
+    at = (
+        before * height + k * (height * (column % 16) + group + 1) + 16 - WINDOW
+    )  # bits from the strip's begin
     half = begin + (at >> 4)
     shift = (at & 15).to(tl.uint32)
     low = tl.load(halves + half, mask=inside, other=0).to(tl.uint32) & 0xFFFF
@@ -155,7 +158,8 @@ def _fields(halves, begin, height, group, column, k, before, count, inside, WIND
 
 @triton.jit(do_not_specialize=["tokens"])
 def _product(
-    x, halves, bits, before, table, out, factor, bias, tokens, rows, columns, strip_halves, last_height, count,
+    x, halves, bits, before, table, out, factor, bias, tokens, rows, columns, strip_halves,
+    last_height, count,
     WINDOW: tl.constexpr, NEIGHBOURS: tl.constexpr, BK: tl.constexpr, BT: tl.constexpr,
     DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -213,7 +217,12 @@ def _rows(
     known = column < columns
     run = tl.where(known, column // 16, 0)
     k = tl.load(bits + run).to(tl.int32)
-    at = tl.load(before + run) * height + k * (height * (column % 16) + (row % 64).to(tl.int32) + 1) + 16 - WINDOW
+    at = (
+        tl.load(before + run) * height
+        + k * (height * (column % 16) + (row % 64).to(tl.int32) + 1)
+        + 16
+        - WINDOW
+    )
     byte = strip * strip_bytes + (at >> 3)
     field = tl.load(codes + byte, mask=known & (byte < count), other=0).to(tl.int32)
     for i in tl.static_range(1, 3):

@@ -1,12 +1,14 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# (Triton's functions are not what pyright takes them for)
 """`uniform` in Triton: words of codes are taken apart in registers, less their zero point, times their scale.
 
-    y[i, t] = factor[i] · Σ_j (code(i, j) − zero(i, g)) (scale(i, g) · norm) (column_scale[j] x[t, j]) + bias[i]
+    y[i, t] = factor[i] · Σ_j (code(i, j) − zero(i, g)) (scale(i, g) · norm) (column_scale[j] x[t, j])
+              + bias[i]
 
-For one token the scale of a group multiplies the sum over a word, not every code. The inputs are multiplied by
-the column scales, relative to the largest. `norm`, a power of two, keeps tiles within float16, whatever the
-scales are; `factor` has the rest: 2^exponent, the unit of a row's eight-bit scales, 1 / norm.
+For one token the scale of a group multiplies the sum over a word, not every code. The inputs are multiplied
+by the column scales, relative to the largest. `norm`, a power of two, keeps tiles within float16, whatever
+the scales are; `factor` has the rest: 2^exponent, the unit of a row's eight-bit scales, 1 / norm.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class UniformProduct(TritonProduct):
 
     def __init__(self, packed: PackedTensor) -> None:
         UniformWeight.check_packed(packed)
-        tensors, settings, (rows, columns) = packed.tensors, packed.settings, packed.shape
+        tensors, settings, rows = packed.tensors, packed.settings, packed.shape[0]
         alphabet, self.group_size = int(settings["alphabet"]), int(settings["group_size"])
         self.words, self.codes = words_of(tensors["codes"], alphabet)
         self.scales, self.middle = tensors["scales"].contiguous(), (alphabet - 1) / 2
@@ -51,8 +53,10 @@ class UniformProduct(TritonProduct):
         if self.zero_kind == "code":
             self.zeros = bits.unpack_symbols(self.zeros, alphabet, self.groups).contiguous()
             added.append(self.zeros)
-        zeros = self.zeros.float() if self.zero_kind != "middle" else self.zeros.new_full(
-            (), self.middle, dtype=torch.float32
+        zeros = (
+            self.zeros.float()
+            if self.zero_kind != "middle"
+            else self.zeros.new_full((), self.middle, dtype=torch.float32)
         )
         reach = torch.maximum(zeros.abs(), (alphabet - 1 - zeros).abs())
         self.norm = power_of_two_for(float((self.scales[..., 0].float() * reach).max()))
@@ -88,8 +92,8 @@ class UniformProduct(TritonProduct):
         self.kernel_of_codes.multiply(x, bias, y)
 
     def look_up(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """The rows of W that `index` (…) int64 names: (…, columns) of a dtype. A row that there is not is NaN:
-        asking for it is no error here, because the device would have to be waited for.
+        """The rows of W that `index` (…) int64 names: (…, columns) of a dtype. A row that there is not is
+        NaN: asking for it is no error here, because the device would have to be waited for.
         """
         names = index.reshape(-1).contiguous()
         out = torch.empty(len(names), self.columns, dtype=torch.float32, device=index.device)
@@ -147,7 +151,8 @@ def _values(
 
 @triton.jit(do_not_specialize=["tokens"])
 def _one(
-    x, codes, out, factor, bias, tokens, rows, columns, words, stride, scales, zeros, norm, group_size, groups,
+    x, codes, out, factor, bias, tokens, rows, columns, words, stride,
+    scales, zeros, norm, group_size, groups,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
     LOADS: tl.constexpr, MIDDLE: tl.constexpr, WHOLE: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
@@ -181,7 +186,8 @@ def _one(
 
 @triton.jit(do_not_specialize=["tokens"])
 def _many(
-    x, codes, out, factor, bias, tokens, rows, columns, words, stride, scales, zeros, norm, group_size, groups,
+    x, codes, out, factor, bias, tokens, rows, columns, words, stride,
+    scales, zeros, norm, group_size, groups,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
     LOADS: tl.constexpr, MIDDLE: tl.constexpr, WHOLE: tl.constexpr, BN: tl.constexpr,
     BW: tl.constexpr, BT: tl.constexpr, DIRECT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
@@ -202,14 +208,13 @@ def _many(
         values = load_columns(x, token, tokens, first, columns, PER, LANES, BW)
         tile = tl.reshape(value.to(values.dtype), (BN, BW * LANES))
         total = tl.dot(tile, values, total, input_precision=PRECISION)
-    store_sums(
-        out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS
-    )
+    store_sums(out, total, factor, bias, row, token[None, :], tl.program_id(1), tokens, rows, DIRECT, BIAS)
 
 
 @triton.jit
 def _rows(
-    index, codes, out, factor, rows, columns, words, stride, scales, zeros, norm, group_size, groups,
+    index, codes, out, factor, rows, columns, words, stride,
+    scales, zeros, norm, group_size, groups,
     PER: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr,
     LOADS: tl.constexpr, MIDDLE: tl.constexpr, WHOLE: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip

@@ -1,5 +1,6 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# (Triton's functions are not what pyright takes them for)
 """Words of codes for Triton's kernels: how the symbols of a row lie in words, and the launch of a kernel over
 them.
 
@@ -178,9 +179,7 @@ def symbol_of(word, S: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr)
 
 
 @triton.jit
-def symbols_of(
-    word, PER: tl.constexpr, LANES: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr
-):
+def symbols_of(word, PER: tl.constexpr, LANES: tl.constexpr, BITS: tl.constexpr, ALPHABET: tl.constexpr):
     """All symbols of words (rows, words): (rows, words, LANES), zeros from PER on."""
     lane = tl.arange(0, LANES)[None, None, :]
     if BITS > 0:
@@ -198,8 +197,8 @@ def load_columns(
     x, token, tokens, first, columns,
     PER: tl.constexpr, LANES: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """The inputs of the symbols of BW words, from `first` on, for the tokens: (BW * LANES, tokens); zeros where
-    there is none.
+    """The inputs of the symbols of BW words, from `first` on, for the tokens: (BW * LANES, tokens); zeros
+    where there is none.
     """
     if PER == LANES:  # neighbouring numbers are then seen to be neighbours, and loaded together
         column = first * PER + tl.arange(0, BW * LANES)
