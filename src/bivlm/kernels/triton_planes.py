@@ -1,5 +1,5 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
-# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 # (Triton's functions are not what pyright takes them for)
 """`planes` in Triton. Plain planes are read in their blocks: 16 signs in a number next to their scale. All
 others, with parts, salient columns, means, column scales or a tail, go through one kernel that looks every

@@ -1,5 +1,5 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
-# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 # (Triton's functions are not what pyright takes them for)
 """The rotation of the inputs of `trellis` in Triton: two products with small matrices, whatever the width.
 
@@ -41,8 +41,8 @@ def _matrices(columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """A (a, a) and B (b, b), float32, on a device: shared by all weights of a width."""
     primes, count = prime_factors(columns), split_of(columns)
     one = torch.ones(1, 1, dtype=torch.float64, device="cpu")
-    factors = (primes[:count], primes[count:])
-    return tuple(reduce(torch.kron, map(hartley, some), one).float().to(device) for some in factors)
+    first, second = (reduce(torch.kron, map(hartley, some), one) for some in (primes[:count], primes[count:]))
+    return first.float().to(device), second.float().to(device)
 
 
 class Rotation:

@@ -1,5 +1,5 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
-# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 # (Triton's functions are not what pyright takes them for)
 """What Triton's kernels of all formats share: the product that a kernel prepares, and sums over parts of the
 columns.

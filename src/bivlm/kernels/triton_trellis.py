@@ -1,5 +1,5 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
-# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 # (Triton's functions are not what pyright takes them for)
 """`trellis` in Triton: the inputs are rotated, and multiplied with levels that are decoded in registers.
 
