@@ -15,7 +15,7 @@ define native_tests
 	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel 2
 endef
 
-.PHONY: demo test test-native test-slow sanitize fuzz fuzz-sanitize soak lint docs bench results clean
+.PHONY: demo test test-native test-slow sanitize fuzz fuzz-sanitize soak lint docs bench gpu results clean
 
 demo: $(VENV)/installed
 	$(BIN)/bivlm demo
@@ -84,6 +84,11 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_kernels.py --quick
 	$(BIN)/python benchmarks/bench_decode.py --rounds 1
 	$(BIN)/python benchmarks/bench_search.py
+
+# on a CUDA or ROCm card: the tests of its kernels, then their times and a model's, into docs/results/gpu-CARD.md. Without one it
+# fails with a line that says so
+gpu: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/bench_gpu.py
 
 # the README's tables, and those in docs/results that the embedded model gives
 results: $(VENV)/installed-dev

@@ -1,14 +1,17 @@
-"""How fast the CPU kernels are: every format and width, against torch's products and llama.cpp's, and against
+"""How fast the kernels are: every format and width, against torch's products and llama.cpp's, and against
 what the memory gives.
 
     python benchmarks/bench_kernels.py [--json docs/results/kernels.json] [--markdown docs/results/kernels.md]
-        [--ggml FOLDER] [--quick]
+        [--ggml FOLDER] [--quick] [--device cuda]
 
 Every product is checked before it is timed: its largest error against float64 arithmetic with the same weight
 and the same x, as a share of the largest output. All that is compared runs in turns in one process, five
 rounds of them (three for many tokens), and the smallest time counts, because others may use the machine.
 Weights are random and each call takes another copy (contenders.py). llama.cpp's kernels are timed where its
 libraries are found: with `pip install llama-cpp-python`, or in the folder that --ggml names.
+
+With `--device cuda` the same on a card (card_contenders.py), x in bfloat16, timed by the card's events: in a
+CUDA graph, which is how a model should run, and as Python launches it. Without a card: exit code 2.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +31,12 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+import card
 from bivlm.native import library as native
+from card_contenders import card_contenders
 from contenders import Contender, bivlm_contenders, cache_bytes, llama_contenders, torch_contenders
 from ggml import Ggml, find_ggml
-from kernel_tables import markdown
+from kernel_tables import card_markdown, markdown
 from machine import describe
 
 SHAPES = ((576, 576), (2048, 2048), (4096, 4096), (11008, 4096), (4096, 11008))
@@ -46,6 +52,8 @@ ERRORS = {
     ("bivlm", "int8"): 2e-2,
     ("torch", "float32"): 1e-5,
 }
+CARD_SHAPES = ((2048, 2048), (4096, 4096), (11008, 4096))
+CARD_CALLS = 20  # in a graph at least
 OTHER_ERROR = 5e-2
 READ_BYTES = 1 << 29
 Row = dict[str, Any]
@@ -127,6 +135,46 @@ def measure(
             }
 
 
+def measure_card(shape: tuple[int, int], batches: tuple[int, ...], rounds: int) -> Iterator[Row]:
+    """One shape on a card: all contenders, one after the other, at every batch."""
+    x = torch.randn(max(batches), shape[1], generator=torch.Generator().manual_seed(1)).bfloat16().cuda()
+    bf16: dict[int, float] = {}
+    for contender in card_contenders(shape):
+        for batch in batches:
+            given = x[:batch].contiguous()
+            calls = max(CARD_CALLS, contender.copies) if batch < MANY else 4
+            error, work = relative_error(contender, given), partial(contender.run, given, calls)
+            eager = card.seconds_of(work, rounds) / calls
+            graph = card.captured(work)
+            seconds = eager if graph is None else card.seconds_of(graph, rounds) / calls
+            bf16.setdefault(batch, seconds)  # torch's comes first
+            yield {
+                "shape": list(shape),
+                "batch": batch,
+                "family": contender.family,
+                "name": contender.name,
+                "activations": contender.activations,
+                "bits": contender.bits,
+                "bytes": contender.nbytes,
+                "error": error,
+                "seconds": seconds,
+                "seconds_eager": eager,
+                "graph": graph is not None,
+                "times_bf16": bf16[batch] / seconds,
+            }
+
+
+def run_card(shapes: tuple[tuple[int, int], ...], batches: tuple[int, ...], rounds: int) -> dict[str, Any]:
+    rates, rows = [card.bandwidth()], []
+    for shape in shapes:
+        rows += measure_card(shape, batches, rounds)
+        rates.append(card.bandwidth())
+        torch.cuda.empty_cache()
+    for row in rows:
+        row["share_of_memory"] = row["bytes"] / row["seconds"] / max(rates)
+    return {"machine": card.describe_card(), "bytes_per_second": max(rates), "rows": rows}
+
+
 def run(
     shapes: tuple[tuple[int, int], ...], batches: tuple[int, ...], ggml: Ggml | None, rounds: int
 ) -> dict[str, Any]:
@@ -174,6 +222,25 @@ def print_batch(rows: list[Row], shape: tuple[int, int], batch: int) -> None:
     Console(width=140).print(table)
 
 
+def report(
+    found: dict[str, Any],
+    shapes: tuple[tuple[int, int], ...],
+    batches: tuple[int, ...],
+    options: argparse.Namespace,
+    page: Callable[[dict[str, Any]], str],
+) -> None:
+    """Print the tables, and write what was asked for."""
+    for shape in shapes:
+        for batch in batches:
+            print_batch(found["rows"], shape, batch)
+    instructions = f"; {found['instruction_set']}" if "instruction_set" in found else ""
+    print(f"{found['machine']}{instructions}; memory is read at {found['bytes_per_second'] / 1e9:.1f} GB/s")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(page(found))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -187,14 +254,23 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", help="left out: 1, 4, 16 and 256 tokens")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two shapes, 1 and 16 tokens, two rounds")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
+    if options.device == "cuda":
+        card.require_card("bench_kernels")
     transformers.logging.set_verbosity_error()
     shapes, batches, rounds = (
         (QUICK_SHAPES, QUICK_BATCHES, 2) if options.quick else (SHAPES, BATCHES, options.rounds)
     )
     if options.shapes:
         shapes = tuple(tuple(map(int, shape.split("x"))) for shape in options.shapes)
+    elif options.device == "cuda" and not options.quick:
+        shapes = CARD_SHAPES
     batches = tuple(options.batches or batches)
+    if options.device == "cuda":
+        with torch.inference_mode():
+            report(run_card(shapes, batches, rounds), shapes, batches, options, card_markdown)
+        return
     folder = find_ggml(options.ggml)
     if folder is None:
         print(
@@ -203,17 +279,7 @@ def main() -> None:
         )
     with torch.inference_mode():
         found = run(shapes, batches, Ggml(folder, torch.get_num_threads()) if folder else None, rounds)
-    for shape in shapes:
-        for batch in batches:
-            print_batch(found["rows"], shape, batch)
-    print(
-        f"{found['machine']}; {found['instruction_set']}; memory is read at"
-        f" {found['bytes_per_second'] / 1e9:.1f} GB/s"
-    )
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(markdown(found))
+    report(found, shapes, batches, options, markdown)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def copies_of(nbytes: int) -> int:
     return max(1, -(-int(BEYOND_CACHE * cache_bytes()) // nbytes))
 
 
-def _rows(count: int) -> Tensor:
+def checked_rows(count: int) -> Tensor:
     """Which rows are checked: all of a small weight, every so many-th of a large one."""
     return torch.arange(0, count, max(1, count // CHECKED_ROWS))
 
@@ -81,7 +81,7 @@ def _contender(
     products: list[Callable[[Tensor], Tensor]],
 ) -> Contender:
     """Of products that torch calls one by one."""
-    rows = _rows(len(weight))
+    rows = checked_rows(len(weight))
 
     def run(x: Tensor, calls: int) -> None:
         for product in products[:calls]:

@@ -1,5 +1,5 @@
 """What bench_kernels.py found, as Markdown: the figures that were to be reached, one shape in full, and every
-shape as ratios.
+shape as ratios; on a card every shape in full.
 """
 
 from __future__ import annotations
@@ -65,6 +65,49 @@ def markdown(found: dict[str, Any]) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def card_markdown(found: dict[str, Any]) -> str:
+    """What was found on a card."""
+    rows, rate = found["rows"], found["bytes_per_second"]
+    lines = [
+        "# Speed of the kernels on a card",
+        "",
+        (
+            f"{found['machine']}. Memory is read at {rate / 1e9:.0f} GB/s. Inputs in bfloat16; every product"
+            " in a CUDA"
+        ),
+        (
+            "graph, with another copy of its weight each time; *eager* is the time as Python launches the"
+            " kernels."
+        ),
+        (
+            "Made by `benchmarks/bench_kernels.py --device cuda`. Ratios are to torch's bf16 product in the"
+            " same run."
+        ),
+        "",
+    ]
+    head = ["", "", "bits", "µs", "µs, eager", "times torch bf16", "share of memory", "largest error"]
+    for shape in dict.fromkeys(tuple(row["shape"]) for row in rows):
+        for batch in dict.fromkeys(row["batch"] for row in rows):
+            mine = [row for row in rows if (tuple(row["shape"]), row["batch"]) == (shape, batch)]
+            tokens = "one token" if batch == 1 else f"{batch} tokens"
+            table = _table(head, (_card_row(row) for row in mine), 2)
+            lines += [f"## {shape[0]} x {shape[1]}, {tokens}", "", *table, ""]
+    return "\n".join(lines)
+
+
+def _card_row(row: Row) -> list[str]:
+    return [
+        row["family"],
+        row["name"] + ("" if row["graph"] else ", no graph"),
+        f"{row['bits']:.2f}",
+        f"{row['seconds'] * 1e6:.1f}",
+        f"{row['seconds_eager'] * 1e6:.1f}",
+        f"{row['times_bf16']:.2f}",
+        f"{row['share_of_memory']:.0%}",
+        f"{row['error']:.0e}",
+    ]
 
 
 def _table(head: list[str], body: Iterator[list[str]], text: int = 1) -> list[str]:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 import torch
 
 # `from tiny import …` and the benchmarks' modules from every folder, whatever pytest's import mode
@@ -57,3 +58,13 @@ def declare_missing_operators() -> torch.library.Library | None:
 
 
 TORCHVISION_LIBRARY = declare_missing_operators()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that need a card are no part of a run without one."""
+    if torch.cuda.is_available():
+        return
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if needing:
+        config.hook.pytest_deselected(items=needing)
+        items[:] = [item for item in items if item not in needing]

@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from bivlm import cli
 from bivlm.checkpoint.modules import read_modules
@@ -56,6 +57,27 @@ def test_a_model(folders, monkeypatch):
     assert not any(why_not(empty_packed(spec)) for spec in read_modules(quantization).values())
     with pytest.raises(InputError, match="not packed by bivlm"):
         diagnose(source)
+
+
+def test_other_devices(monkeypatch):
+    """None, two cards of which one is old, and Apple's."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (row,) = diagnose().devices
+    assert (row.device, row.kernel) == ("cuda", "")
+    assert row.why
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    (row,) = diagnose().devices
+    assert (row.device, row.kernel, row.why) == ("mps", "reference", "there are no kernels for it")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    monkeypatch.setattr("bivlm.kernels.gpu.why_reference", lambda device: "it is old" if device.index else "")
+    assert [(row.device, row.name, row.kernel, row.why) for row in diagnose().devices] == [
+        ("cuda:0", "card 0", "triton", ""),
+        ("cuda:1", "card 1", "reference", "it is old"),
+    ]
 
 
 @pytest.mark.parametrize("words", [(), ("--json",)])

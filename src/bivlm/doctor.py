@@ -1,5 +1,5 @@
-"""Diagnosis of this installation: the kernel of each format and the reason for it, the machine, versions, and
-installed extras.
+"""Diagnosis of this installation: the kernel of each format on the CPU and of all formats on other devices,
+and the reason for it, the machine, versions, and installed extras.
 
 With a model folder, also the kernels of its packed linears; only config.json is read for this.
 """
@@ -7,12 +7,14 @@ With a model folder, also the kernels of its packed linears; only config.json is
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
@@ -20,13 +22,14 @@ from bivlm.checkpoint.modules import read_modules
 from bivlm.checkpoint.place import packed_config
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
+from bivlm.kernels import gpu
 from bivlm.kernels.codes import why_reference
 from bivlm.loading import check_model_folder
 from bivlm.machine import machine
 from bivlm.native.library import library, status
 from bivlm.native.weights import NOT_IN_THE_LIBRARY
 
-EXTRAS = ("easy-vqa", "matplotlib", "datasets")
+EXTRAS = ("easy-vqa", "matplotlib", "datasets", "triton")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,18 @@ class KernelRow:
     """
 
     format: str
+    kernel: str
+    why: str
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """The kernel of all formats on a device that is not the CPU, and why it is the reference kernel if it is.
+    Without such a device `kernel` is empty, and `why` says what is missing.
+    """
+
+    device: str
+    name: str
     kernel: str
     why: str
 
@@ -59,6 +74,7 @@ class Diagnosis:
     library: str
     instruction_set: str | None
     kernels: tuple[KernelRow, ...]
+    devices: tuple[DeviceRow, ...]
     processor: str
     threads: int
     memory_bytes: int
@@ -81,6 +97,7 @@ def diagnose(model: str | Path | None = None, trust_remote_code: bool = False) -
         library=found.why,
         instruction_set=found.instruction_set,
         kernels=tuple(_kernel(name) for name in FORMATS),
+        devices=tuple(_devices()),
         processor=described["processor"],
         threads=described["threads"],
         memory_bytes=described["memory_bytes"],
@@ -101,6 +118,20 @@ def _kernel(name: str) -> KernelRow:
         "native",
         f"reference for weights with {', '.join(missing)}, which the library has not" if missing else "",
     )
+
+
+def _devices() -> Iterator[DeviceRow]:
+    """Every CUDA or ROCm device and Apple's, or what is missing for one."""
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        why = gpu.why_reference(torch.device("cuda", index))
+        kernel = "reference" if why else "triton"
+        yield DeviceRow(f"cuda:{index}", torch.cuda.get_device_name(index), kernel, why)
+    if torch.backends.mps.is_available():
+        yield DeviceRow("mps", "Apple GPU", "reference", "there are no kernels for it")
+    elif not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip
+        missing = "no card or no driver" if built else f"torch {torch.__version__} is built for the CPU alone"
+        yield DeviceRow("cuda", "none found", "", missing)
 
 
 def _linears(model: str | Path, trust_remote_code: bool) -> tuple[LinearsRow, ...]:

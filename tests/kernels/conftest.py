@@ -1,11 +1,21 @@
-"""What the tests of the native kernels go through: every instruction set, some numbers of threads."""
+"""What the tests of the native kernels go through: every instruction set, some numbers of threads.
+
+Triton's kernels are tested on a card, or by the interpreter in a process of its own (test_interpreted.py):
+whether Triton interprets is decided once, when it is imported.
+"""
 
 import ctypes
+import os
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from bivlm.native.library import library
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_A_CARD = torch.cuda.is_available() and find_spec("triton") is not None
+collect_ignore_glob = [] if INTERPRETED or ON_A_CARD else ["test_triton_*.py"]
 
 
 def handle():

@@ -10,30 +10,16 @@ import torch
 from bivlm.formats import FORMATS
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding.rotation import rotate, signs_of
-from bivlm.formats.trellis import RUN, TrellisWeight, pack_symbols, strips
+from bivlm.formats.trellis import TrellisWeight
 from bivlm.kernels import codes, native_product, trellis
 from bivlm.kernels.reference import ReferenceProduct
 from bivlm.kernels.table import KERNELS
 from bivlm.native.library import library, status
+from trellis_weights import trellis_weight
 from weights import Draw
 
 TOKENS = (1, 3, 9)
 FLOAT, INT8 = 1e-5, 2e-2  # largest errors, relative to the largest output
-
-
-def trellis_weight(rows, columns, bits=(2,), window=8, rotated=True, fitted=False):
-    """Random symbols; the runs have `bits` in turn."""
-    draw = Draw(rows, columns, window)
-    run_bits = torch.tensor([bits[run % len(bits)] for run in range(-(-columns // RUN))], dtype=torch.uint8)
-    symbols = draw.codes(16, columns, sum(strips(rows)))
-    symbols &= ((1 << run_bits.repeat_interleave(RUN)[:columns]) - 1)[:, None]
-    table = (
-        draw.codes(256, 4, 1 << window).view(torch.int8) if fitted else torch.zeros(0, 0, dtype=torch.int8)
-    )
-    scale = (draw.uniform(rows) + 0.5).half()
-    return TrellisWeight(
-        pack_symbols(symbols, run_bits), columns, run_bits, scale, table, window, rotated, seed=5, exponent=-3
-    )
 
 
 WEIGHTS = {

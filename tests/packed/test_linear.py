@@ -48,9 +48,9 @@ class Model(nn.Module):
         self.head = nn.Linear(12, 3)
 
 
-def test_every_format_has_a_kernel_on_the_cpu_and_the_reference_elsewhere():
-    assert set(KERNELS) == {(name, "cpu") for name in FORMATS}
-    others = [kernel_for(name, device) for name in FORMATS for device in ("cuda", "mps", "xpu")]
+def test_every_format_has_a_kernel_on_the_cpu_and_on_cards_and_the_reference_elsewhere():
+    assert set(KERNELS) == {(name, device) for name in FORMATS for device in ("cpu", "cuda")}
+    others = [kernel_for(name, device) for name in FORMATS for device in ("mps", "xpu")]
     assert set(others) == {ReferenceProduct}
 
 

@@ -176,8 +176,8 @@ def presets_table(recipes: Sequence[Recipe]) -> Table:
 
 
 def doctor_tables(found: Diagnosis) -> tuple[Table, ...]:
-    """One table with the kernels in use, one with the other findings, and, if a model was given, one about
-    the model.
+    """One table with what was found, one with the kernels on the CPU, one with those on other devices, and,
+    if a model was given, one about the model.
     """
     machine = rich_table("", ("found", ""))
     rows = {
@@ -194,9 +194,12 @@ def doctor_tables(found: Diagnosis) -> tuple[Table, ...]:
     kernels = rich_table("kernels on the CPU", ("format", "kernel", "why"))
     for row in found.kernels:
         kernels.add_row(row.format, row.kernel, row.why)
+    devices = rich_table("kernels on other devices", ("device", "", "kernel", "why"))
+    for row in found.devices:
+        devices.add_row(row.device, row.name, row.kernel, row.why)
     if found.model is None:
-        return machine, kernels
-    linears = rich_table(f"linears of {found.model}", ("format", "kernel", " linears", "why"))
+        return machine, kernels, devices
+    linears = rich_table(f"linears of {found.model}, on the CPU", ("format", "kernel", " linears", "why"))
     for row in found.linears:
         linears.add_row(row.format, row.kernel, str(row.linears), row.why)
-    return machine, kernels, linears
+    return machine, kernels, devices, linears

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
@@ -16,7 +17,7 @@ ACTIVATIONS: tuple[Activations, ...] = ("float", "int8")
 class Product(Protocol):
     """y = x Wᵀ + bias with x (…, in) and y (…, out), both of x's dtype.
 
-    kernel       which kernel multiplies: "native", "reference"
+    kernel       which kernel multiplies: "native", "triton", "reference"
     why          why it is not a faster kernel; empty if there is none
     added_bytes  memory that it holds in addition to the packed tensors
     """
@@ -29,6 +30,15 @@ class Product(Protocol):
         """`int8` lets the kernel round x to eight bits if that is faster; a kernel that cannot use it ignores
         it.
         """
+        ...
+
+
+@runtime_checkable
+class LooksUp(Protocol):
+    """A product that also unpacks single rows of W."""
+
+    def look_up(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """The rows that `index` (…) int64 names: (…, columns) of a dtype; NaN for a row that there is not."""
         ...
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bivlm.errors import InputError
 from bivlm.formats import format_named
 from bivlm.formats.base import PackedTensor
-from bivlm.kernels.base import ACTIVATIONS, Activations, Product
+from bivlm.kernels.base import ACTIVATIONS, Activations, LooksUp, Product
 from bivlm.kernels.table import kernel_for
 from bivlm.packed import gradient
 from bivlm.packed.ops import LINEAR, ROWS, new_handle
@@ -90,17 +90,22 @@ class PackedModule(nn.Module):
         """The implementation of `bivlm::linear` for this module."""
         return self.product("cpu" if x.is_cpu else x.device.type)(x, bias, int8)
 
-    def unpack_rows(self, index: Tensor) -> Tensor:
-        """The implementation of `bivlm::rows` for this module: the rows as float32, each of them unpacked
+    def unpack_rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """The implementation of `bivlm::rows` for this module: the rows in a dtype, each of them unpacked
         once. IndexError for a row that does not exist.
+
+        On a device whose kernel unpacks rows nothing waits for the device, and a row that does not exist is
+        NaN.
         """
+        if not index.is_cpu and isinstance(product := self.product(index.device.type), LooksUp):
+            return product.look_up(index, dtype)
         names, places = index.unique(return_inverse=True)
         if len(names) and not 0 <= int(names[0]) <= int(names[-1]) < self.rows:
             raise IndexError(
                 f"the row {int(names[0]) if names[0] < 0 else int(names[-1])} is asked for; there are"
                 f" {self.rows}"
             )
-        return format_named(self.format).unpack_rows(self.packed, names)[places]
+        return format_named(self.format).unpack_rows(self.packed, names)[places].to(dtype)
 
     def product(self, device: str = "cpu") -> Product:
         """The product for calls on a device, of the buffers as they are now. Threads that come at the same

@@ -27,8 +27,8 @@ class HoldsWeight(Protocol):
         """y = x Wᵀ + bias."""
         ...
 
-    def unpack_rows(self, index: Tensor) -> Tensor:
-        """The rows of W that `index` (…) names: (…, columns) float32."""
+    def unpack_rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """The rows of W that `index` (…) names: (…, columns) of a dtype."""
         ...
 
 
@@ -57,7 +57,7 @@ def _multiply(x: Tensor, bias: Tensor | None, handle: Tensor, out_features: int,
 
 
 def _unpack_rows(index: Tensor, handle: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
-    return _module(handle).unpack_rows(index).to(dtype)
+    return _module(handle).unpack_rows(index, dtype)
 
 
 def _linear_shape_only(
