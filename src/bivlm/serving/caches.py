@@ -25,36 +25,33 @@ def is_joinable(cache: Any) -> bool:
 
 def tokens_in(cache: DynamicCache) -> int:
     """How many tokens a cache has seen, the filling before short rows included."""
-    return max(layer.get_seq_length() for layer in cache.layers if not isinstance(layer, DummyLayer))
+    return max(layer.get_seq_length() for layer in _layers(cache))
 
 
 def join(cache: DynamicCache, other: DynamicCache) -> None:
     """Add the rows of `other` below those of `cache`, whichever is longer."""
-    for mine, its in zip(cache.layers, other.layers, strict=True):
-        if isinstance(mine, DummyLayer):  # it reads the keys of another layer
-            continue
-        mine.keys, mine.values = (
-            _stacked(first, second) for first, second in ((mine.keys, its.keys), (mine.values, its.values))
-        )
+    for mine, its in zip(_layers(cache), _layers(other), strict=True):
+        mine.keys, mine.values = _stacked(mine.keys, its.keys), _stacked(mine.values, its.values)
         if isinstance(mine, DynamicSlidingWindowLayer):
             mine.cumulative_length = max(mine.cumulative_length, its.cumulative_length)
 
 
 def keep(cache: DynamicCache, rows: Sequence[int], unused: int) -> None:
     """Keep these rows only, and drop the first `unused` tokens, which are filling in all of them."""
-    index = torch.tensor(rows, dtype=torch.int64)
-    for layer in cache.layers:
-        if isinstance(layer, DummyLayer):
-            continue
-        dropped = unused
+    for layer in _layers(cache):
+        index, dropped = torch.tensor(rows, dtype=torch.int64, device=layer.keys.device), unused
         if isinstance(layer, DynamicSlidingWindowLayer):  # some of them have left the window already
             dropped = max(0, unused - (layer.cumulative_length - layer.keys.shape[-2]))
             layer.cumulative_length -= unused
-        layer.keys, layer.values = (
-            tensor[index.to(tensor.device), :, dropped:] for tensor in (layer.keys, layer.values)
-        )
+        layer.keys, layer.values = layer.keys[index, :, dropped:], layer.values[index, :, dropped:]
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    """The layers with keys of their own; the others read those of an earlier one."""
+    return [layer for layer in cache.layers if not isinstance(layer, DummyLayer)]
 
 
 def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Both (n, heads, tokens, width), one below the other, aligned at their last tokens."""
     longest = max(first.shape[-2], second.shape[-2])
     return torch.cat([pad(one, (0, 0, longest - one.shape[-2], 0)) for one in (first, second)])

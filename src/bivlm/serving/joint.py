@@ -97,8 +97,9 @@ class JointBatch:
                 return_dict=True,
                 **inputs,
             )
-        self.logits = found.logits[:, -1]
-        new = chosen(self.logits, [row.chooser for row in self.rows], self.forbidden)
+        logits: Tensor = found.logits[:, -1]
+        self.logits = logits
+        new = chosen(logits, [row.chooser for row in self.rows], self.forbidden)
         state.last = torch.tensor(new, device=state.last.device)[:, None]
         self._tell(self.rows, new)
 
