@@ -39,11 +39,12 @@ def join(cache: DynamicCache, other: DynamicCache) -> None:
 def keep(cache: DynamicCache, rows: Sequence[int], unused: int) -> None:
     """Keep these rows only, and drop the first `unused` tokens, which are filling in all of them."""
     for layer in _layers(cache):
-        index, dropped = torch.tensor(rows, dtype=torch.int64, device=layer.keys.device), unused
+        keys, values, dropped = layer.keys, layer.values, unused
+        index = torch.tensor(rows, dtype=torch.int64, device=keys.device)
         if isinstance(layer, DynamicSlidingWindowLayer):  # some of them have left the window already
-            dropped = max(0, unused - (layer.cumulative_length - layer.keys.shape[-2]))
+            dropped = max(0, unused - (layer.cumulative_length - keys.shape[-2]))
             layer.cumulative_length -= unused
-        layer.keys, layer.values = layer.keys[index, :, dropped:], layer.values[index, :, dropped:]
+        layer.keys, layer.values = keys[index, :, dropped:], values[index, :, dropped:]
 
 
 def _layers(cache: DynamicCache) -> list[Any]:

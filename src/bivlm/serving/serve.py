@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def serve(
         application(engine, names, limits), host=host, port=port, log_level="warning", access_log=False
     )
     engine.start()
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends at them, and then raises them again
+        signal.signal(number, lambda *_: None)
     try:
         uvicorn.Server(config).run()
     finally:
