@@ -9,6 +9,7 @@ the order of the samples, as if one process ran them all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from torch import Tensor
 
@@ -28,8 +29,8 @@ def observe(
     exact: Run | None = None,
     crew: Crew = ALONE,
 ) -> None:
-    """Run the samples with these `numbers`, of all ranks, ascending, and let all `collectors`, which watch the
-    same linears, see their inputs.
+    """Run the samples with these `numbers`, of all ranks, ascending, and let all `collectors`, which watch
+    the same linears, see their inputs.
 
     `run` runs one sample of this rank in the packed model, `exact` in the full-precision model; `visual` (t,)
     marks its visual tokens, None means all.
@@ -46,7 +47,9 @@ def observe(
     if crew.size == 1:
         for number in numbers:
             beside = received(number)
-            with first.watching(visual(number), beside, number), part(FORWARD):
+            with ExitStack() as watched, part(FORWARD):
+                for collector in collectors:
+                    watched.enter_context(collector.watching(visual(number), beside, number))
                 run(number)
         return
     for together in crew.rounds(numbers):

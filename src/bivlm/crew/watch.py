@@ -35,7 +35,7 @@ class Watch:
         self._ended: bytes | None = None
         self._stop = threading.Event()
         now = time.monotonic()
-        self._heard: dict[int, tuple[bytes, float]] = {other: (b"", now) for other in range(size)}
+        self._heard: dict[int, tuple[bytes, float]] = dict.fromkeys(range(size), (b"", now))
         self._reached = now  # when the store was
         self._thread = threading.Thread(target=self._run, name="bivlm-crew", daemon=True)
 
@@ -141,5 +141,3 @@ def unpickled(content: bytes) -> BaseException:
 
 def _key(rank: int) -> str:
     return f"alive/{rank}"
-
-
