@@ -46,7 +46,9 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
     }
 
 
-def in_processes(size: int, job: Callable[[int], int | None], more: Mapping[str, str] | None = None) -> list[Ended]:
+def in_processes(
+    size: int, job: Callable[[int], int | None], more: Mapping[str, str] | None = None
+) -> list[Ended]:
     """Run `job`, which is given its rank, in as many forks of this process; its result is the exit code."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:

@@ -31,9 +31,9 @@ def head_stats(
     numbers: Sequence[int],
     crew: Crew = ALONE,
 ) -> LinearStats | None:
-    """Statistics of the inputs, `width` wide, of the language head at the text tokens of the samples with these
-    `numbers`, ascending. `packed` has the head's calls in this process, by the samples' numbers; `exact` those
-    in the full-precision model, if it ran as well, and then the residual between both is accumulated too. The
+    """Statistics of the inputs, `width` wide, of the language head at the text tokens of some samples, whose
+    `numbers` ascend. `packed` has the head's calls in this process, by the samples' numbers; `exact` those in
+    the full-precision model, if it ran as well, and then the residual between both is accumulated too. The
     first rank of a `crew` has them, the others None.
     """
     moment, residual = torch.zeros(2, width, width, dtype=torch.float32, device="cpu")

@@ -20,8 +20,8 @@ WIDE = 2 * BLOCK  # from more columns than this on, only the upper half is summe
 
 
 def pieces(columns: int, symmetric: bool) -> list[tuple[slice, slice]]:
-    """The rows and columns of each piece of a sum (columns, columns) that is added to by itself: row blocks of
-    the upper half of a wide second moment; everything else is one piece.
+    """The rows and columns of each piece of a sum (columns, columns) that is added to by itself: row blocks
+    of the upper half of a wide second moment; everything else is one piece.
     """
     if not symmetric or columns <= WIDE:
         return [(slice(0, columns), slice(0, columns))]

@@ -53,13 +53,14 @@ def observe(
                 run(number)
         return
     for together in crew.rounds(numbers):
-        seen: Seen | None = None
+        own: Seen | None = None
         for number in filter(crew.owns, together):
             beside = received(number)
             with first.recording(beside) as seen, part(FORWARD):
                 run(number)
+            own = seen
         order = [crew.owner(number) for number in together]
-        for number, found in zip(together, crew.each(seen, order), strict=True):
+        for number, found in zip(together, crew.each(own, order), strict=True):
             assert found is not None
             for collector in collectors:
                 collector.add(found, visual(number), number)

@@ -41,7 +41,7 @@ class Weighing:
 @dataclass
 class Seen:
     """What the linears received while one sample ran: `inputs` in the order in which they ran, the very same
-    tensor where they shared it; `exact` by name what they received in the full-precision model, if it ran too.
+    tensor where they shared it; `exact` by name what they received in the full-precision model, if it ran.
     """
 
     inputs: list[tuple[str, Tensor]]
@@ -313,9 +313,7 @@ def collector_for(
     )
 
 
-def _sum_of(
-    sums: dict[str, dict[Modality, Tensor]], name: str, modality: Modality, columns: int
-) -> Tensor:
+def _sum_of(sums: dict[str, dict[Modality, Tensor]], name: str, modality: Modality, columns: int) -> Tensor:
     """A sum (in, in) float32, zeros at first: pages that nothing is added to take no memory."""
     own = sums.setdefault(name, {})
     if modality not in own:

@@ -76,7 +76,8 @@ class Streams:
         named as often.
         """
         own = {number: one.call.path for number, one in self._passes.items() if one.call is not None}
-        self._waiting = {number: path for waiting in self.crew.gather(own) for number, path in waiting.items()}
+        every = self.crew.gather(own)
+        self._waiting = {number: path for waiting in every for number, path in waiting.items()}
         return min(set(self._waiting.values()), key=self._order.__getitem__, default=None)
 
     def waiting(self, path: str) -> list[int]:

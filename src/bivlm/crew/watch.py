@@ -12,6 +12,7 @@ import pickle
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from bivlm.crew import RankGone, named
@@ -48,12 +49,11 @@ class Watch:
         self._thread.join()
 
     def leave_error(self, error: BaseException) -> None:
-        """Put an error in the place of this rank's sign of life."""
+        """Put an error in the place of this rank's sign of life, and stay until the others have seen it."""
         self._ended = _ERROR + pickled(error)
-        try:
+        with suppress(RuntimeError):  # without a store the others will miss this rank
             self.store.set(_key(self.rank), self._ended)
-        except RuntimeError:
-            self._reached = min(self._reached, time.monotonic())  # the others will miss this rank
+            time.sleep(2 * PERIOD)
 
     def what_happened(self) -> BaseException | None:
         """After an exchange has failed: the error of another rank, or who is gone; None if all are there."""

@@ -35,9 +35,7 @@ def owners_of(
 
 
 class SharedStore:
-    """The store of the first rank as all ranks of a crew see it. `done` are the paths of the units that it had
-    at the beginning.
-    """
+    """The store of the first rank as all ranks of a crew see it. `paths` are those of all units."""
 
     def __init__(self, crew: Crew, store: UnitStore | None, paths: Collection[str]) -> None:
         self.crew, self._store = crew, store

@@ -8,6 +8,7 @@ A store holds the finished units: the output folder, or the memory of this proce
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,8 @@ from bivlm.job.weight import WeightReport, packed_errors, quantize_weight, weigh
 from bivlm.machine import return_free_memory
 from bivlm.profile import part
 from bivlm.types import LinearStats
+
+logger = logging.getLogger("bivlm.quantizers")
 
 Packed = Mapping[str, PackedTensor]
 Vectors = Mapping[str, Tensor]
@@ -174,7 +177,11 @@ class UnitMaker:
             made[linear.name] = quantize_weight(
                 self.source, linear, known[linear.name], self.plan.propagation
             )
-        made = self._of_all(made)
+        own, made = made, self._of_all(made)
+        for name, (_, report) in made.items():
+            if self.crew.is_first and name not in own:  # it speaks for all
+                for note in report.notes:
+                    logger.warning(note)
         packed = {linear.name: made[linear.name][0] for linear in unit.quantized}
         reports = {linear.name: made[linear.name][1] for linear in unit.quantized}
         if tune is None or not packed:
