@@ -43,7 +43,7 @@ def head_stats(
         """The head's input at a sample's text tokens, (t, d)."""
         return call.hidden[0, ~samples[number].visual]
 
-    for together in crew.rounds(numbers):
+    for together in crew.neighbours(numbers):
         own = [
             text_of(number, calls[number])
             for number in filter(crew.owns, together)

@@ -52,7 +52,7 @@ def observe(
                     watched.enter_context(collector.watching(visual(number), beside, number))
                 run(number)
         return
-    for together in crew.rounds(numbers):
+    for together in crew.neighbours(numbers):
         own: Seen | None = None
         for number in filter(crew.owns, together):
             beside = received(number)

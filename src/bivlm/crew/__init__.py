@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from bivlm.crew.dealing import deal, rounds
+from bivlm.crew.dealing import deal, neighbours
 from bivlm.errors import InputError, cut
 
 Value = TypeVar("Value")
@@ -53,9 +53,9 @@ class Crew:
         """Whether a sample belongs to this rank."""
         return self.owner(number) == self.rank
 
-    def rounds(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+    def neighbours(self, numbers: Sequence[int]) -> Iterator[list[int]]:
         """Samples by their numbers, ascending, in runs of neighbours that all belong to different ranks."""
-        return rounds(numbers, self.size)
+        return neighbours(numbers, self.size)
 
     def deal(self, costs: Sequence[float]) -> list[int]:
         """The rank for each piece of work, by the costs of all."""

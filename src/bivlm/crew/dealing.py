@@ -22,7 +22,7 @@ def add_to_least(loads: list[float], cost: float) -> int:
     return rank
 
 
-def rounds(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
+def neighbours(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
     """Samples by their numbers, ascending, in runs of neighbours that all belong to different ranks: sample i
     belongs to rank i mod size.
     """

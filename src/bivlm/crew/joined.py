@@ -152,6 +152,8 @@ class Joined(Crew):
             try:
                 yield
             except RuntimeError as error:
+                if "memory" in str(error):  # of this process: the others hear of it from `tell`
+                    raise
                 happened = self._watch.what_happened()
                 self.error = happened or RankGone(BROKEN)
                 raise self.error from error
