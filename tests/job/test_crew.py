@@ -64,15 +64,15 @@ def test_two_processes_give_the_bytes_of_one(tmp_path, narrow_is_wide):
 @pytest.mark.parametrize(
     ("kind", "sizes", "count", "mixed", "settings"),
     [
-        ("qwen2_vl", [2, 3, 4], 5, True, {"recipe": "gptq-2"}),
+        ("qwen2_vl", [3, 4], 5, True, {"recipe": "gptq-2"}),
         ("llava", [2, 4], 7, True, {"recipe": f"{PLAIN},propagation=0.5,tuning=2"}),
-        ("llava", [3, 5], 4, False, {"recipe": "trellis-2", "embeddings": 4}),
+        ("llava", [5], 4, False, {"recipe": "gptq-2", "embeddings": 4}),
         ("mllama", [3], 5, True, {"recipe": "trellis-2"}),
         ("llava", [3], 5, False, {"recipe": "squeezellm-2"}),
         ("llava", [2], 5, False, {"recipe": "awq-2"}),
         ("llava", [3], 0, False, {"recipe": "rtn-2"}),
-        ("llava", [3], 5, True, {"recipe": PLAIN, "bits": 2.0}),
-        ("llava", [2], 9, False, {"recipe": "trellis-2", "effort": "max"}),
+        ("llava", [3], 4, True, {"recipe": PLAIN, "bits": 2.0, "parts": ["projector"]}),
+        ("llava", [2], 8, False, {"recipe": "trellis-2", "effort": "max", "parts": ["projector"]}),
     ],
 )
 def test_any_number_of_processes_gives_the_bytes_of_one(
@@ -87,7 +87,7 @@ def test_a_budget_by_prediction(tmp_path, narrow_is_wide):
     recipe.write_text(
         'name = "predicted"\nbudget = 2.0\nbudget_from = "gradients"\n\n[[rules]]\nquantizer = "trellis"\n'
     )
-    assert_same_bytes(tmp_path, [3], "llava", few(4), recipe=recipe)
+    assert_same_bytes(tmp_path, [3], "llava", few(4), recipe=recipe, parts=["projector"])
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def dying_at(rank, moment, source, out, samples, **more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("moment", [2, 7, 12, 17, 30])
+@pytest.mark.parametrize("moment", [2, 8, 17])
 def test_a_rank_that_is_killed(rank, moment, tmp_path):
     """The other names it and ends; the same command continues with one process, with two, with three."""
     source, samples = tiny_checkpoint("llava", tmp_path / "source", torch.bfloat16), few(4)
