@@ -73,13 +73,13 @@ SHAPES: dict[str, tuple[int, list[Input]]] = {  # blocks, inputs of a block
 }
 
 
-def seconds(work: Callable[[], object], least: float = 1.0) -> float:
-    """The shortest time of one call, of as many as take `least` seconds, and of two at least."""
-    best, began, calls = float("inf"), time.perf_counter(), 0
-    while calls < 2 or time.perf_counter() - began < least:
-        start = time.perf_counter()
+def seconds(work: Callable[[], object], calls: int = 5) -> float:
+    """The shortest processor time of a call: other processes may have the core for the rest."""
+    best = float("inf")
+    for _ in range(calls):
+        start = time.process_time()
         work()
-        best, calls = min(best, time.perf_counter() - start), calls + 1
+        best = min(best, time.process_time() - start)
     return best
 
 
@@ -96,7 +96,7 @@ def rates() -> dict[str, float]:
     long = torch.randn(2 * columns, columns)
     stats = LinearStats({"all": long.T @ long / len(long)}, {"all": len(long)})
     low, high = (
-        seconds(lambda out=out: Trellis(bits=2.0).quantize(torch.randn(out, columns), stats), 0.0)
+        seconds(lambda out=out: Trellis(bits=2.0).quantize(torch.randn(out, columns), stats), 2)
         for out in (256, 1024)
     )
     per_row = (high - low) / (1024 - 256)
@@ -162,21 +162,29 @@ def packed_by(size: int, out: Path, preset: str, samples: int) -> dict[str, floa
     return json.loads(ended[0][0])["seconds"]
 
 
+def crews(preset: str, samples: int) -> dict[int, dict[str, float]]:
+    """Seconds by part of crews of one and two, which have to give the same bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        outs = {size: Path(folder) / str(size) for size in (1, 2)}
+        measured = {size: packed_by(size, out, preset, samples) for size, out in outs.items()}
+        one, two = (
+            {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+            for out in outs.values()
+        )
+    if one != two:
+        raise SystemExit("bench_scale: two processes gave other bytes than one")
+    return measured
+
+
 def main(
     preset: Annotated[str, typer.Option(help="what the embedded model is packed with")] = "trellis-2",
     samples: Annotated[int, typer.Option(help="calibration questions")] = 32,
+    run: Annotated[bool, typer.Option(help="run the crews; otherwise only the rates are measured")] = True,
     json_: Annotated[Path | None, typer.Option("--json", help="write the numbers to this file")] = None,
 ) -> None:
     """Measure, compute, print."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        measured = {size: packed_by(size, Path(folder) / str(size), preset, samples) for size in (1, 2)}
-        one, two = (
-            {path.name: path.read_bytes() for path in (Path(folder) / str(size)).iterdir() if path.is_file()}
-            for size in (1, 2)
-        )
-    if one != two:
-        raise SystemExit("bench_scale: two processes gave other bytes than one")
+    measured = crews(preset, samples) if run else {}
     rate = rates()
     large = {
         name: {size: predicted(blocks, inputs, rate, size) for size in PROCESSES}
@@ -194,11 +202,12 @@ def show(
     large: dict[str, dict[int, dict[str, float]]],
 ) -> None:
     console = Console(width=110)
-    table = Table("part", *(f"{size} process{'es' if size > 1 else ''}, s" for size in measured))
-    for name in dict.fromkeys(name for own in measured.values() for name in own):
-        table.add_row(name, *(f"{own.get(name, 0.0):.2f}" for own in measured.values()))
-    table.add_row("together", *(f"{sum(own.values()):.2f}" for own in measured.values()))
-    console.print(table)
+    if measured:
+        table = Table("part", *(f"{size} process{'es' if size > 1 else ''}, s" for size in measured))
+        for name in dict.fromkeys(name for own in measured.values() for name in own):
+            table.add_row(name, *(f"{own.get(name, 0.0):.2f}" for own in measured.values()))
+        table.add_row("together", *(f"{sum(own.values()):.2f}" for own in measured.values()))
+        console.print(table)
     console.print({name: f"{value / 1e9:.1f} G/s" for name, value in rate.items()})
     table = Table("model", "processes", *next(iter(next(iter(large.values())).values())), "together, h")
     for name, rows in large.items():

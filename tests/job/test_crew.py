@@ -19,6 +19,7 @@ from bivlm.quantizers import RTN
 from crews import in_crew, in_processes
 from reliability.jobs import content
 from tiny import tiny_checkpoint, tiny_samples
+from tiny.language import tiny_language_model
 from told import Told
 
 PLAIN = "trellis-2:modality_weight=tokens,gradient_power=0"
@@ -85,30 +86,20 @@ def test_any_number_of_processes_gives_the_bytes_of_one(
 def test_a_budget_by_prediction(tmp_path, narrow_is_wide):
     recipe = tmp_path / "predicted.toml"
     recipe.write_text(
-        'name = "predicted"\nbudget = 2.0\nbudget_from = "gradients"\n\n[[rules]]\nquantizer = "trellis"\n'
+        'name = "predicted"\nbudget = 2.0\nbudget_from = "gradients"\n\n[[rule]]\nquantizer = "trellis"\n'
     )
     assert_same_bytes(tmp_path, [3], "llava", few(4), recipe=recipe, parts=["projector"])
 
 
 @pytest.mark.slow
 def test_wide_inputs_as_they_are(tmp_path):
-    """The real blocks of rows, on a model whose inputs are wide."""
-    config = transformers.LlamaConfig(
-        hidden_size=1536,
-        intermediate_size=1600,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        vocab_size=400,
-    )
-    from tiny.language import tiny_language_model
-
+    """The real blocks of rows, on a language model whose inputs are wide."""
     source = tiny_language_model("llama", tmp_path / "source", torch.bfloat16, layers=1)
+    config = transformers.AutoConfig.from_pretrained(source)
+    config.hidden_size, config.intermediate_size, config.head_dim = 1536, 1600, 384
     torch.manual_seed(0)
-    config.vocab_size = transformers.AutoConfig.from_pretrained(source).vocab_size
     transformers.LlamaForCausalLM(config).bfloat16().save_pretrained(source)
-    samples = few(4)
-    samples = [replace(one, image=None, places=()) for one in samples]
+    samples = [replace(one, image=None, places=()) for one in few(4)]
     expected = packed_by(1, source, tmp_path / "1", samples, recipe="gptq-2")
     for size in (2, 3):
         assert packed_by(size, source, tmp_path / str(size), samples, recipe="gptq-2") == expected
