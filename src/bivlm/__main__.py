@@ -1,5 +1,6 @@
-"""`python -m bivlm`: the command line."""
+"""`python -m bivlm` is the command `bivlm`; torchrun starts it so."""
 
 from bivlm.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

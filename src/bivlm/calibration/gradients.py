@@ -34,6 +34,7 @@ from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import hidden_of
 from bivlm.checkpoint.kept import read_kept, write_kept
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 
@@ -113,10 +114,13 @@ def measure_gradients(
     fishers: Collection[str] = (),
     folder: Path | None = None,
     events: Events = SILENT,
+    crew: Crew = ALONE,
 ) -> Gradients:
     """The gradients of some linears on samples that all have targets: `linears` has those of every block, by
     its path, in the order in which the model runs them; `fishers` names the linears whose weights' gradients
-    are wanted. In `folder` finished samples are kept, and taken up again.
+    are wanted. In `folder` of the first rank finished samples are kept, and taken up again. The ranks of a
+    `crew` share the samples out, unless gradients of weights are wanted: their sums over the samples are made
+    by the first rank alone.
 
     Raises InputError if a loss is not finite.
     """
@@ -124,9 +128,9 @@ def measure_gradients(
     for index, part in enumerate(chunks(source, len(linears), samples)):
         events.progress(MEASURING, done, len(samples))
         kept = None if folder is None else folder / f"gradients-{index:05d}.safetensors"
-        tensors = None if kept is None else read_kept(kept)
+        tensors = crew.broadcast(None if kept is None else read_kept(kept))
         if tensors is None:
-            tensors = _pass(source, linears, part, fishers, done).tensors()
+            tensors = _together(source, linears, part, fishers, done, crew)
             if kept is not None:
                 write_kept(kept, tensors)
         found.append(tensors)
@@ -135,13 +139,39 @@ def measure_gradients(
     return _joined(found)
 
 
-def _pass(
+def _together(
     source: SourceModel,
     linears: Mapping[str, Sequence[str]],
     samples: Sequence[CalibrationInput],
     fishers: Collection[str],
     before: int,
+    crew: Crew,
+) -> dict[str, Tensor]:
+    """One pass over some samples, the first of which is number `before`, by all ranks of a crew."""
+    numbers = range(before, before + len(samples))
+    if fishers:
+        made = _pass(source, linears, samples, fishers, numbers).tensors() if crew.is_first else None
+        found = crew.broadcast(made)
+        assert found is not None
+        return found
+    own = [place for place in range(len(samples)) if crew.owns(place)]
+    mine = _pass(source, linears, [samples[place] for place in own], (), [numbers[place] for place in own])
+    each = crew.gather(mine.tokens)
+    tokens = {
+        name: [each[crew.owner(place)][name][place // crew.size] for place in range(len(samples))]
+        for name in mine.tokens
+    }
+    return _Sums((), tokens).tensors()
+
+
+def _pass(
+    source: SourceModel,
+    linears: Mapping[str, Sequence[str]],
+    samples: Sequence[CalibrationInput],
+    fishers: Collection[str],
+    numbers: Sequence[int],
 ) -> _Sums:
+    """One pass over some samples, whose `numbers` among all are for messages."""
     scale = LOSS_SCALE if source.dtype == torch.float16 else 1.0
     sums = _Sums(fishers)
 
@@ -149,7 +179,7 @@ def _pass(
         total = nn.functional.cross_entropy(logits.float(), samples[number].labels, reduction="sum")
         if not bool(total.isfinite()):
             raise InputError(
-                f"calibration sample {before + number + 1}: the full-precision model's loss is"
+                f"calibration sample {numbers[number] + 1}: the full-precision model's loss is"
                 f" {float(total.detach()):g}; gradients cannot be measured on it: leave the sample out, or"
                 " choose a recipe without gradients"
             )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall
+from bivlm.crew import ALONE, Crew
 from bivlm.types import LinearStats
 
 
@@ -27,24 +28,38 @@ def head_stats(
     samples: Sequence[CalibrationInput],
     packed: Mapping[int, BlockCall],
     exact: Mapping[int, BlockCall] | None,
-) -> LinearStats:
-    """Statistics of the inputs, `width` wide, of the language head at the text tokens of the samples.
-    `packed` has the head's calls, by the samples' numbers; `exact` those in the full-precision model, if it
-    ran as well, and then the residual between both is accumulated too.
+    numbers: Sequence[int],
+    crew: Crew = ALONE,
+) -> LinearStats | None:
+    """Statistics of the inputs, `width` wide, of the language head at the text tokens of some samples, whose
+    `numbers` ascend. `packed` has the head's calls in this process, by the samples' numbers; `exact` those in
+    the full-precision model, if it ran as well, and then the residual between both is accumulated too. The
+    first rank of a `crew` has them, the others None.
     """
     moment, residual = torch.zeros(2, width, width, dtype=torch.float32, device="cpu")
     tokens = 0
 
     def text_of(number: int, call: BlockCall) -> Tensor:
-        """The head's input at a sample's text tokens, (t, d) float32."""
-        return call.hidden[0, ~samples[number].visual].float()
+        """The head's input at a sample's text tokens, (t, d)."""
+        return call.hidden[0, ~samples[number].visual]
 
-    for number, call in packed.items():
-        text = text_of(number, call)
-        moment.addmm_(text.T, text)
-        tokens += len(text)
-        if exact is not None:
-            residual.addmm_((text_of(number, exact[number]) - text).T, text)
+    for together in crew.neighbours(numbers):
+        own = [
+            text_of(number, calls[number])
+            for number in filter(crew.owns, together)
+            for calls in (packed, exact)
+            if calls is not None
+        ]
+        for text, *target in crew.each(own, [crew.owner(number) for number in together]):
+            if not crew.is_first:
+                continue
+            text = text.float()
+            moment.addmm_(text.T, text)
+            tokens += len(text)
+            if target:
+                residual.addmm_((target[0].float() - text).T, text)
+    if not crew.is_first:
+        return None
     return LinearStats(
         {"text": moment / tokens}, {"text": tokens}, None if exact is None else {"text": residual / tokens}
     )

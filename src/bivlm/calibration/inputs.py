@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.data.videos import open_visuals
 from bivlm.events import SILENT, Events
 from bivlm.families import load_processor
@@ -109,10 +110,14 @@ def with_answer(source: SourceModel, prompt: CalibrationInput, answer: Sequence[
 
 
 def answered(
-    source: SourceModel, inputs: Sequence[CalibrationInput], events: Events = SILENT
+    source: SourceModel,
+    inputs: Sequence[CalibrationInput],
+    events: Events = SILENT,
+    crew: Crew = ALONE,
 ) -> list[CalibrationInput]:
     """The inputs, each with targets: where the data gave no answer, the answer is the full-precision model's
-    own, by greedy decoding, MOST_TOKENS at most. An empty one is the end of the answer alone.
+    own, by greedy decoding, MOST_TOKENS at most. An empty one is the end of the answer alone. The ranks of a
+    `crew` answer for their own samples.
 
     This needs the whole model in memory, unless every input has targets.
     """
@@ -122,13 +127,17 @@ def answered(
         source.folder, source.family.reads_images, trust_remote_code=source.trust_remote_code
     )
     ends = end_tokens(source.model, processor)
-    found = []
+    own: dict[int, list[int]] = {}
     with source.surroundings((), head=True):
         for number, sample in enumerate(inputs):
-            given = bool(sample.targets.any())
-            found.append(sample if given else with_answer(source, sample, _greedy(source, sample, ends)))
+            if crew.owns(number) and not bool(sample.targets.any()):
+                own[number] = _greedy(source, sample, ends)
             events.progress(ANSWERING, number + 1, len(inputs))
-    return found
+    answers = {number: answer for each in crew.gather(own) for number, answer in each.items()}
+    return [
+        with_answer(source, sample, answers[number]) if number in answers else sample
+        for number, sample in enumerate(inputs)
+    ]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ is as fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,19 +19,29 @@ BLOCK = 512  # rows of the sum that are added to at a time
 WIDE = 2 * BLOCK  # from more columns than this on, only the upper half is summed
 
 
-def add_products(total: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
-    """Add Σ left rightᵀ over the rows (t, in) float32 of both to `total` (in, in) float32, in place.
+def pieces(columns: int, symmetric: bool) -> list[tuple[slice, slice]]:
+    """The rows and columns of each piece of a sum (columns, columns) that is added to by itself: row blocks
+    of the upper half of a wide second moment; everything else is one piece.
+    """
+    if not symmetric or columns <= WIDE:
+        return [(slice(0, columns), slice(0, columns))]
+    return [(block, slice(block.start, columns)) for block in _blocks(columns)]
+
+
+def add_products(
+    total: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, mine: Collection[int] | None = None
+) -> None:
+    """Add Σ left rightᵀ over the rows (t, in) float32 of both to `total` (in, in) float32, in place; with
+    `mine` only to these of its `pieces`, by their numbers.
 
     Where `left` is `right`, a wide `total` gets only its upper half and the blocks on the diagonal;
     `fill_lower_` adds the rest. Inputs of a model in bfloat16 (`dtype`) are multiplied in it, where the
     processor can, and summed in float32: the products are exact, and three times as fast.
     """
     with part("second moments"), _products_in(dtype):
-        if left is not right or len(total) <= WIDE:
-            total.addmm_(left.T, right)
-            return
-        for block in _blocks(len(total)):
-            total[block, block.start :].addmm_(left[:, block].T, left[:, block.start :])
+        for number, (rows, columns) in enumerate(pieces(len(total), left is right)):
+            if mine is None or number in mine:
+                total[rows, columns].addmm_(left[:, rows].T, right[:, columns])
 
 
 def fill_lower_(total: Tensor) -> None:

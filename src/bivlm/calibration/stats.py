@@ -15,8 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bivlm.calibration.moments import add_products, fill_lower_
+from bivlm.calibration.moments import add_products, fill_lower_, pieces
+from bivlm.calibration.shares import Key, Shares
 from bivlm.calibration.token_sample import TokenSample
+from bivlm.crew import ALONE, Crew
+from bivlm.crew.message import as_it_lies
 from bivlm.families.linears import is_linear
 from bivlm.types import LinearStats, Modality
 
@@ -35,13 +38,24 @@ class Weighing:
     fisher: Mapping[str, Tensor]
 
 
+@dataclass
+class Seen:
+    """What the linears received while one sample ran: `inputs` in the order in which they ran, the very same
+    tensor where they shared it; `exact` by name what they received in the full-precision model, if it ran.
+    """
+
+    inputs: list[tuple[str, Tensor]]
+    exact: dict[str, Tensor] | None
+
+
 class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
     `visual_only` names the linears whose input is visual tokens alone; for them the mask is ignored. `joint`
     sums text and visual tokens together. `weighing` weighs the tokens by gradients; `keep_inputs` keeps some
     of the inputs. Memory: (in, in) float32 per shared input and modality; per linear and modality where
-    tokens are weighed.
+    tokens are weighed. In a `crew` every rank is shown every sample, holds its pieces of the sums, and at the
+    end (`bring`) all of some linears.
     """
 
     def __init__(
@@ -52,9 +66,10 @@ class StatsCollector:
         joint: bool = False,
         weighing: Weighing | None = None,
         keep_inputs: bool = False,
+        crew: Crew = ALONE,
     ) -> None:
         self.linears, self.visual_only, self.joint, self.weighing = linears, visual_only, joint, weighing
-        self.keep_inputs = keep_inputs
+        self.keep_inputs, self.crew, self._shares = keep_inputs, crew, Shares(crew)
         self._samples: dict[str, TokenSample] = {}  # by leader
         self._leader: dict[str, str] = {}
         self._sums: dict[str, dict[Modality, Tensor]] = {}
@@ -66,16 +81,8 @@ class StatsCollector:
     def inputs(self) -> Iterator[dict[str, Tensor]]:
         """While one sample runs: the input of each linear, by its name."""
         inputs: dict[str, Tensor] = {}
-
-        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda _module, args: inputs.__setitem__(name, args[0].detach())
-
-        handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in self.linears.items()]
-        try:
+        with self._hooked(lambda name, x: inputs.__setitem__(name, x.detach())):
             yield inputs
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def watching(
@@ -86,6 +93,35 @@ class StatsCollector:
 
         `exact` has the linears' inputs (`inputs`) for the same sample in the full-precision model.
         """
+        with self._hooked(self._observer(visual, exact, number)):
+            yield
+
+    @contextmanager
+    def recording(self, exact: dict[str, Tensor] | None = None) -> Iterator[Seen]:
+        """While one sample runs: what `add` is to be given, here and on the other ranks."""
+        kept: dict[int, tuple[Tensor, Tensor]] = {}  # the tensors are kept alive, so that no id is used twice
+        seen = Seen([], None if exact is None else {})
+
+        def note(name: str, x: Tensor) -> None:
+            first = id(x) not in kept
+            if first:
+                kept[id(x)] = x, as_it_lies(x)
+            seen.inputs.append((name, kept[id(x)][1]))
+            if exact is not None and seen.exact is not None and (first or self._own(name)):
+                seen.exact[name] = exact[name]
+
+        with self._hooked(note):
+            yield seen
+
+    def add(self, seen: Seen, visual: Tensor | None, number: int) -> None:
+        """Add what was recorded while sample `number` ran, as `watching` does at once."""
+        observe = self._observer(visual, seen.exact, number)
+        for name, x in seen.inputs:
+            observe(name, x)
+
+    def _observer(
+        self, visual: Tensor | None, exact: Mapping[str, Tensor] | None, number: int
+    ) -> Callable[[str, Tensor], None]:
         seen: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept alive, so that no id is used twice
 
         def observe(name: str, x: Tensor) -> None:
@@ -100,8 +136,17 @@ class StatsCollector:
                     number,
                 )
 
+        return observe
+
+    @contextmanager
+    def _hooked(self, see: Callable[[str, Tensor], object]) -> Iterator[None]:
+        """Within this context `see` is given the name and the input of every linear that runs."""
+
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda _module, args: observe(name, args[0])
+            def before(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                see(name, args[0])
+
+            return before
 
         handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in self.linears.items()]
         try:
@@ -117,10 +162,9 @@ class StatsCollector:
     def _add(self, name: str, x: Tensor, visual: Tensor | None, exact: Tensor | None, number: int) -> None:
         if name in self._stats:
             raise ValueError(f"the statistics of {name} are closed: they have been asked for")
-        rows = x.detach().reshape(-1, x.shape[-1]).float()
-        if self.keep_inputs:
-            self._samples.setdefault(name, TokenSample()).add(rows, visual)
-        away = None if exact is None else exact.reshape(rows.shape).float() - rows
+        rows = x.detach().reshape(-1, x.shape[-1])
+        if self.keep_inputs and self._shares.mine((name, "inputs", "all"), rows.shape[1]):
+            self._samples.setdefault(name, TokenSample()).add(rows.float(), visual)
         weights = None
         if self.weighing is not None and name in self.weighing.weights:
             weights = self.weighing.weights[name][number]
@@ -131,17 +175,76 @@ class StatsCollector:
             chosen = {"visual": slice(None)} if visual is None else {"visual": visual, "text": ~visual}
         tokens = self._tokens.setdefault(name, {})
         for modality, which in chosen.items():
-            part = rows[which]
-            if len(part) == 0:
+            count = len(rows) if isinstance(which, slice) else int(which.sum())
+            if count == 0:
                 continue
-            root = None if weights is None else weights[which, None].sqrt()
-            part = _kept(part if root is None else part * root, x.dtype)
-            _accumulate(self._sums.setdefault(name, {}), modality, part, part, x.dtype)
-            if away is not None:
-                gone = away[which] if root is None else away[which] * root
-                _accumulate(self._residuals.setdefault(name, {}), modality, gone, part, x.dtype)
-            count = len(part) if weights is None else float(weights[which].double().sum())
-            tokens[modality] = tokens.get(modality, 0) + count
+            self._accumulate(name, modality, x, exact, which, None if weights is None else weights[which])
+            counted = count if weights is None else float(weights[which].double().sum())
+            tokens[modality] = tokens.get(modality, 0) + counted
+
+    def _accumulate(
+        self,
+        name: str,
+        modality: Modality,
+        x: Tensor,
+        exact: Tensor | None,
+        which: Tensor | slice,
+        weights: Tensor | None,
+    ) -> None:
+        """Add the tokens `which` of an input to this rank's pieces of the sums; `weights` (t,) are theirs."""
+        columns = x.shape[-1]
+        moment = self._shares.mine((name, "moment", modality), columns)
+        residual = set() if exact is None else self._shares.mine((name, "residual", modality), columns)
+        if not moment and not residual:
+            return
+        rows = x.detach().reshape(-1, columns).float()
+        root = None if weights is None else weights[:, None].sqrt()
+        part = rows[which] if root is None else rows[which] * root
+        part = part.to(x.dtype).float() if x.dtype == torch.bfloat16 else part
+        if moment:
+            total = _sum_of(self._sums, name, modality, columns)
+            add_products(total, part, part, x.dtype, moment)
+        if exact is not None and residual:
+            away = exact.reshape(rows.shape).float() - rows
+            gone = away[which] if root is None else away[which] * root
+            add_products(_sum_of(self._residuals, name, modality, columns), gone, part, x.dtype, residual)
+
+    def key_of(self, name: str) -> str | None:
+        """The linear whose statistics a linear has: itself, or one that shares its input; None if it received
+        none.
+        """
+        return name if self._own(name) else self._leader.get(name)
+
+    @torch.inference_mode()
+    def bring(self, owners: Mapping[str, int]) -> None:
+        """After all samples: put the sums of every linear together on the rank that quantizes it, by its
+        name. The other ranks drop them.
+        """
+        if self.crew.size == 1:
+            return
+        self.crew.agree()
+        for key, holders in self._shares.holders.items():
+            self._bring(key, holders, owners[key[0]])
+
+    def _bring(self, key: Key, holders: Sequence[int], to: int) -> None:
+        name, kind, modality = key
+        if kind == "inputs":
+            kept = self.crew.move(self._samples.pop(name, None), holders[0], to)
+            if kept is not None:
+                self._samples[name] = kept
+            return
+        sums = self._sums if kind == "moment" else self._residuals
+        columns = self.linears[name].in_features
+        for (rows, own), holder in zip(pieces(columns, kind == "moment"), holders, strict=True):
+            if holder != to:
+                held = None
+                if holder == self.crew.rank:
+                    held = sums[name][modality][rows, own].contiguous()
+                moved = self.crew.move(held, holder, to)
+                if moved is not None:
+                    _sum_of(sums, name, modality, columns)[rows, own] = moved
+        if self.crew.rank != to and name in sums:
+            sums[name].pop(modality, None)
 
     def groups(self) -> list[list[str]]:
         """The linears that received an input, grouped by the tensor that they receive, in the order in which
@@ -156,20 +259,25 @@ class StatsCollector:
         """Statistics of the inputs of the linear `name`, after all samples: the sums become means in place.
         Raises ValueError if it received none.
         """
-        leader = name if self._own(name) else self._leader.get(name)
+        leader = self.key_of(name)
         if leader is None or leader not in self._sums:
             raise ValueError(f"no calibration sample reached {name}")
         if leader not in self._stats:
-            tokens, residuals = self._tokens[leader], self._residuals.get(leader)
+            tokens = self._tokens[leader]
+            # in one order everywhere: they will be added
+            moments = {modality: self._sums[leader][modality] for modality in tokens}
+            residuals = None
+            if leader in self._residuals:
+                residuals = {modality: self._residuals[leader][modality] for modality in tokens}
             with torch.inference_mode():  # the sums were made in it
-                for total in self._sums[leader].values():
+                for total in moments.values():
                     fill_lower_(total)
-                for sums in filter(None, (self._sums[leader], residuals)):
+                for sums in filter(None, (moments, residuals)):
                     for modality, total in sums.items():
                         total /= max(tokens[modality], TINY)
             kept = self._samples.get(leader)
             self._stats[leader] = LinearStats(
-                self._sums[leader],
+                moments,
                 dict(tokens),
                 residuals,
                 inputs=None if kept is None else kept.inputs,
@@ -191,26 +299,23 @@ def collector_for(
     joint: bool = False,
     weighing: Weighing | None = None,
     keep_inputs: bool = False,
+    crew: Crew = ALONE,
 ) -> StatsCollector:
     """A collector for the linears `names` of `model`. Those whose name ends in one of `visual_linears`
     receive visual tokens alone; `joint` sums both kinds of tokens together; `weighing` weighs the tokens;
-    `keep_inputs` keeps some inputs.
+    `keep_inputs` keeps some inputs; `crew` collects together.
     """
     linears = {name: model.get_submodule(name) for name in names}
     visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
     watched = {name: linear for name, linear in linears.items() if is_linear(linear)}
-    return StatsCollector(watched, frozenset(visual), joint=joint, weighing=weighing, keep_inputs=keep_inputs)
+    return StatsCollector(
+        watched, frozenset(visual), joint=joint, weighing=weighing, keep_inputs=keep_inputs, crew=crew
+    )
 
 
-def _kept(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows (t, in) float32 in the precision of a model in bfloat16; unchanged for other models."""
-    return rows.to(dtype).float() if dtype == torch.bfloat16 else rows
-
-
-def _accumulate(
-    sums: dict[Modality, Tensor], modality: Modality, left: Tensor, right: Tensor, dtype: torch.dtype
-) -> None:
-    """Σ left rightᵀ over the rows (t, in) of both, added to a modality's sum (in, in) float32."""
-    if modality not in sums:
-        sums[modality] = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float32, device="cpu")
-    add_products(sums[modality], left, right, dtype)
+def _sum_of(sums: dict[str, dict[Modality, Tensor]], name: str, modality: Modality, columns: int) -> Tensor:
+    """A sum (in, in) float32, zeros at first: pages that nothing is added to take no memory."""
+    own = sums.setdefault(name, {})
+    if modality not in own:
+        own[modality] = torch.zeros(columns, columns, dtype=torch.float32, device="cpu")
+    return own[modality]

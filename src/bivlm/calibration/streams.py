@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall, PausedForward, stopping
+from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError
 from bivlm.families.last_logits import keeping
 from bivlm.profile import part
@@ -26,6 +27,8 @@ from bivlm.profile import part
 class Streams:
     """The forward passes of `model` on all samples, each paused at the next of the modules at `paths`, which
     are listed in the order in which the model runs them, as far as it is known.
+
+    In a `crew` these are the samples of this rank; their numbers are those among all `samples`.
 
     `keep` are the last positions of every sample whose logits are wanted, all by default. `gradients`: what
     the model does between its blocks is in torch's graph; otherwise it runs in inference mode. A context: at
@@ -40,39 +43,52 @@ class Streams:
         *,
         keep: Sequence[int] | None = None,
         gradients: bool = False,
+        crew: Crew = ALONE,
     ) -> None:
-        self.model, self.gradients = model, gradients
+        self.model, self.gradients, self.crew = model, gradients, crew
         self._order = {path: number for number, path in enumerate(paths)}
         inputs = [dict(sample.tensors) for sample in samples]
         if keep is not None:
             inputs = [own | keeping(model, count) for own, count in zip(inputs, keep, strict=True)]
-        self._passes = [PausedForward(partial(model, **own, use_cache=False)) for own in inputs]
+        self._passes = {
+            number: PausedForward(partial(model, **own, use_cache=False))
+            for number, own in enumerate(inputs)
+            if crew.owns(number)
+        }
+        self._waiting: dict[int, str] = {}
 
     def __enter__(self) -> Streams:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in self._passes:
+        for one in self._passes.values():
             one.close()
 
     def start(self) -> None:
         """Run every sample up to its first block."""
         with self._going():
-            for one in self._passes:
+            for one in self._passes.values():
                 one.resume()
 
     def next_block(self) -> str | None:
-        """The path of the block that is to run next: the first of those that samples wait at. None if all
-        have ended. A block that a model runs several times, for one image after the other, is named as often.
+        """The path of the block that is to run next: the first of those that samples wait at, of any rank.
+        None if all have ended. A block that a model runs several times, for one image after the other, is
+        named as often.
         """
-        waiting = {one.call.path for one in self._passes if one.call is not None}
-        return min(waiting, key=self._order.__getitem__, default=None)
+        own = {number: one.call.path for number, one in self._passes.items() if one.call is not None}
+        every = self.crew.gather(own)
+        self._waiting = {number: path for waiting in every for number, path in waiting.items()}
+        return min(set(self._waiting.values()), key=self._order.__getitem__, default=None)
+
+    def waiting(self, path: str) -> list[int]:
+        """The numbers of the samples of all ranks that wait at a block since `next_block`, ascending."""
+        return sorted(number for number, at in self._waiting.items() if at == path)
 
     def calls(self, path: str) -> dict[int, BlockCall]:
         """How the model calls a block, by the number of every sample that waits at it."""
         return {
             number: one.call
-            for number, one in enumerate(self._passes)
+            for number, one in self._passes.items()
             if one.call is not None and one.call.path == path
         }
 

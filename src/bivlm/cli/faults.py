@@ -87,6 +87,8 @@ def _check_place() -> None:
 
 def tell(error: BaseException) -> int:
     """Say what went wrong, in one line; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return _interrupted()
     if os.environ.get(TRACEBACK, "") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
@@ -104,6 +106,8 @@ def tell(error: BaseException) -> int:
 
 def explained(error: BaseException) -> tuple[int, str]:
     """The exit code of an exception, and what it means in words."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
     text = cut(str(error).strip().partition("\n")[0], 300)
     causes = list(chain(error))
     everything = " ".join(map(str, causes)).lower()
@@ -141,8 +145,14 @@ def _named(error: BaseException) -> str:
     return f": {cut(os.fsdecode(name), 200)}" if isinstance(name, str | bytes) else ""
 
 
+class Silent(SystemExit):
+    """The end of a process that says nothing about it: it was said, or another process says it."""
+
+
 def _ended(ended: SystemExit) -> int:
     """A command that the parser of the command line ended, and has explained."""
+    if isinstance(ended, Silent):
+        return ended.code if isinstance(ended.code, int) else BUG
     cause = ended.__context__
     if isinstance(cause, BrokenPipeError):
         _to_nowhere()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bivlm.cli.crewed import crewed
 from bivlm.cli.shared import (
     ALL_PARTS,
     DATA_HELP,
@@ -35,6 +37,8 @@ from bivlm.cli.shared import (
     split_of,
     words,
 )
+from bivlm.crew import Crew
+from bivlm.events import SILENT
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.types import MOST_FRAMES
 
@@ -202,7 +206,7 @@ def quantize(
     """Pack a full-precision model into a folder of two bits or less per weight.
 
     The plan is printed first. Every finished block is on the disk at once: interrupted, the same command
-    continues where it was.
+    continues where it was. Started by torchrun, several processes do it together, and the result is the same.
     """
     quiet_libraries()
     from bivlm.cli.progress import Shown
@@ -211,42 +215,44 @@ def quantize(
     from bivlm.profile import profiled
     from bivlm.settings import parse_settings
 
-    request = make_request(
-        preset,
-        bits=bits,
-        effort=effort,
-        embeddings=embeddings,
-        settings=parse_settings(set_ or []),
-        parts=words(parts),
-        pruning=prune,
-        sensitivities=sensitivities,
-        measurements=measurements,
-        merge_adapter=merge_adapter,
-        allow_kept_experts=allow_kept_experts,
-        max_pixels=max_pixels,
-        min_pixels=min_pixels,
-        trust_remote_code=trust_remote_code,
-    )
-    prepared = prepare(model, request)
-    warning = _show_plan(prepared, json_)
-    if dry_run:
-        if json_:
-            print_json({**asdict(prepared.expected), "warning": warning})
-        return
-    drawn = calibration_samples(
-        prepared,
-        data,
-        samples,
-        seed,
-        data_root,
-        split=split_of(split, "train"),
-        columns=columns_of(columns),
-        max_frames=max_frames,
-        events=Shown(),
-    )
-    with profiled() as seconds:
-        _pack(prepared, out, drawn, overwrite)
-    _show_packed(out, json_, trust_remote_code, seconds if profile else {})
+    with crewed() as crew:
+        request = make_request(
+            preset,
+            bits=bits,
+            effort=effort,
+            embeddings=embeddings,
+            settings=parse_settings(set_ or []),
+            parts=words(parts),
+            pruning=prune,
+            sensitivities=sensitivities,
+            measurements=measurements,
+            merge_adapter=merge_adapter,
+            allow_kept_experts=allow_kept_experts,
+            max_pixels=max_pixels,
+            min_pixels=min_pixels,
+            trust_remote_code=trust_remote_code,
+        )
+        prepared = prepare(model, request)
+        warning = _show_plan(prepared, json_) if crew.is_first else ""
+        if dry_run:
+            if json_ and crew.is_first:
+                print_json({**asdict(prepared.expected), "warning": warning})
+            return
+        drawn = calibration_samples(
+            prepared,
+            data,
+            samples,
+            seed,
+            data_root,
+            split=split_of(split, "train"),
+            columns=columns_of(columns),
+            max_frames=max_frames,
+            events=Shown() if crew.is_first else SILENT,
+        )
+        with profiled() as seconds:
+            _pack(prepared, out, drawn, overwrite, crew)
+        if crew.is_first:
+            _show_packed(out, json_, trust_remote_code, seconds if profile else {})
 
 
 def _show_plan(prepared: Prepared, json_: bool) -> str:
@@ -262,13 +268,13 @@ def _show_plan(prepared: Prepared, json_: bool) -> str:
     return warning
 
 
-def _pack(prepared: Prepared, out: Path, samples: Sequence[Sample], overwrite: bool) -> None:
-    """Carry out the job, and show its progress."""
+def _pack(prepared: Prepared, out: Path, samples: Sequence[Sample], overwrite: bool, crew: Crew) -> None:
+    """Carry out the job, and show its progress if this is the first rank."""
     from bivlm.cli.progress import Shown
     from bivlm.job.run import run
 
-    with Shown(lines=True) as events:
-        run(prepared, out, samples, overwrite=overwrite, events=events)
+    with Shown(lines=True) if crew.is_first else nullcontext(SILENT) as events:
+        run(prepared, out, samples, overwrite=overwrite, events=events, crew=crew)
 
 
 def _show_packed(out: Path, json_: bool, trust_remote_code: bool, seconds: Mapping[str, float]) -> None:

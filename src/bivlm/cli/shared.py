@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import re
 import shlex
 import sys
@@ -237,7 +238,8 @@ def command_line() -> str:
 
 
 def quiet_libraries() -> None:
-    """Suppress transformers' own progress bars and advice; this package reports errors itself."""
+    """Suppress the libraries' own progress bars and advice; this package reports errors itself."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a process that has gone
     import transformers
 
     transformers.logging.set_verbosity_error()

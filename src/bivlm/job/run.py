@@ -7,14 +7,12 @@ request ─► source ─► plan ─► preflight            prepare: nothing i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from bivlm import __version__
 from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
@@ -27,6 +25,7 @@ from bivlm.checkpoint.output import OutputFolder
 from bivlm.checkpoint.place import CALIBRATION_NAME, REPORT_NAME
 from bivlm.checkpoint.shards import read_json, to_json
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.data.digests import Digests
 from bivlm.data.general_set import GENERAL
 from bivlm.data.samples import read_samples
@@ -37,6 +36,7 @@ from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
 from bivlm.job.distilling import distil
+from bivlm.job.identity import circumstances, data_digest, identity
 from bivlm.job.kept import check_experts, kept_weights
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import Plan, make_plan
@@ -44,7 +44,9 @@ from bivlm.job.preflight import Preflight, check_disk, preflight
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request, make_request
+from bivlm.job.sameness import check_same
 from bivlm.job.samples import NO_DATA, built_in, check_images, check_samples
+from bivlm.job.sharing import SharedStore
 from bivlm.job.walk import Walk
 from bivlm.job.weighing import gradients_of, wants_gradients
 from bivlm.profile import part
@@ -95,6 +97,7 @@ def quantize(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     events: Events = SILENT,
+    crew: Crew = ALONE,
 ) -> Path:
     """Quantize `model` (a folder or hub id) into the folder `out`, and return it.
 
@@ -122,6 +125,8 @@ def quantize(
                    it into `out`; without it such a model is refused
     overwrite      replace `out` if bivlm wrote it; the old model stays until the new one is complete
     events         receives the progress
+    crew           the processes that do it together, each calling this with the same arguments; left out:
+                   this one alone
 
     After an interruption the same call continues the job and ends with the same bytes; if `out` holds its
     result already, nothing is done. Raises InputError for every mistake that the user has to correct.
@@ -143,9 +148,10 @@ def quantize(
         min_pixels=min_pixels,
         trust_remote_code=trust_remote_code,
     )
+    events = events if crew.is_first else SILENT
     prepared = prepare(model, request)
     drawn = calibration_samples(prepared, data, samples, seed, data_root, events=events)
-    return run(prepared, Path(out), drawn, overwrite=overwrite, events=events)
+    return run(prepared, Path(out), drawn, overwrite=overwrite, events=events, crew=crew)
 
 
 def prepare(model: str | Path, request: Request) -> Prepared:
@@ -213,53 +219,101 @@ def run(
     *,
     overwrite: bool = False,
     events: Events = SILENT,
+    crew: Crew = ALONE,
 ) -> Path:
-    """Carry out a prepared job on calibration samples: questions, or inputs that are tokenized already."""
-    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
+    """Carry out a prepared job on calibration samples: questions, or inputs that are tokenized already. The
+    ranks of a `crew` do it together; the first speaks and writes.
+    """
+    source, recipe = prepared.source, prepared.recipe
+    check_same(crew, source, identity(prepared.request))
     if source.family.origin == "found":
         events.say(found_line(source.family))
-    check_samples(recipe, samples)
-    check_disk(out, prepared.expected)
-    inputs = calibration_inputs(source, samples if recipe.needs_data else (), prepared.request.pixels)
-    check_images(source, plan, inputs)
-    if wants_gradients(plan, inputs) or plan.distillation:
-        inputs = answered(source, inputs, events)
-    units = [unit.path for unit in plan.units]
-    described = identity(prepared, inputs)
-    store = OutputFolder(
-        out,
-        source,
-        units,
-        described,
-        circumstances=circumstances(inputs),
-        shared=plan.shared,
-        overwrite=overwrite,
-        events=events,
-    )
-    with write_errors_explained(out), memory_explained(f"quantizing {source.folder}"), store:
-        if store.is_finished:
+    inputs = _checked_inputs(prepared, out, samples, events, crew)
+    described = identity(prepared.request, inputs)
+    folder = None
+    if crew.is_first:
+        folder = OutputFolder(
+            out,
+            source,
+            [unit.path for unit in prepared.plan.units],
+            described,
+            circumstances=circumstances(inputs),
+            shared=prepared.plan.shared,
+            overwrite=overwrite,
+            events=events,
+        )
+    with (
+        write_errors_explained(out),
+        memory_explained(f"quantizing {source.folder}"),
+        folder or nullcontext(),
+    ):
+        if crew.broadcast(folder is not None and folder.is_finished):
             events.say(f"{out} holds the result of this job already, complete and undamaged: nothing to do")
             return out
-        store.write_rest()
-        measured = Measurements(prepared.request.measurements or store.folder, source, data_digest(inputs))
-        with part("gradients"):
-            gradients = gradients_of(source, plan, inputs, measured, events)
-        if recipe.budget is not None:
-            file = SensitivityFile(store.folder / "sensitivities.json", prepared.request.sensitivities)
-            with part("budget"):
-                plan = allocate(source, plan, inputs, recipe.budget, file, events, gradients)
-        if not (plan.distillation and store.is_tuned):
-            Walk(source, plan, store, inputs, events, gradients).run()
-            if plan.distillation:
-                with part("tuning the model"):
-                    distil(source, plan, store, inputs, store.folder, measured, events)
-        report = {name: row for _, record in store.records() for name, row in record["report"].items()}
-        quantization = quantization_config(prepared, store, len(inputs))
-        config = {**read_json(source.folder / "config.json"), "quantization_config": quantization}
-        card = model_card(source, recipe, report, quantization)
-        files = {REPORT_NAME: to_json(report), "README.md": card, **calibrated_on(source, samples, inputs)}
-        store.finish(files, config)
+        if folder is not None:
+            folder.write_rest()
+        _work(prepared, folder, inputs, events, crew)
+        if folder is not None:
+            report = {name: row for _, record in folder.records() for name, row in record["report"].items()}
+            quantization = quantization_config(prepared, folder, len(inputs))
+            config = {**read_json(source.folder / "config.json"), "quantization_config": quantization}
+            card = model_card(source, recipe, report, quantization)
+            files = {REPORT_NAME: to_json(report), "README.md": card}
+            folder.finish({**files, **calibrated_on(source, samples, inputs)}, config)
+        crew.agree()  # all end together, and well only if the folder is complete
     return out
+
+
+def _checked_inputs(
+    prepared: Prepared,
+    out: Path,
+    samples: Sequence[Sample | CalibrationInput],
+    events: Events,
+    crew: Crew,
+) -> list[CalibrationInput]:
+    """The samples as inputs of the model, with targets where something looks at them. InputError if they do
+    not suffice, or if there is no room for the result.
+    """
+    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
+    check_samples(recipe, samples)
+    if crew.is_first:
+        check_disk(out, prepared.expected)
+    inputs = calibration_inputs(source, samples if recipe.needs_data else (), prepared.request.pixels)
+    check_images(source, plan, inputs)
+    if crew.size > 1:
+        crew.compare({"calibration data (their digest)": data_digest(inputs)})
+    if wants_gradients(plan, inputs) or plan.distillation:
+        inputs = answered(source, inputs, events, crew)
+    return inputs
+
+
+def _work(
+    prepared: Prepared,
+    folder: OutputFolder | None,
+    inputs: Sequence[CalibrationInput],
+    events: Events,
+    crew: Crew,
+) -> None:
+    """Measure, allocate, and make all units. Only the first rank has the `folder`."""
+    source, plan, recipe, request = prepared.source, prepared.plan, prepared.recipe, prepared.request
+    measured, file = None, SensitivityFile(Path())
+    if folder is not None:
+        place = request.measurements or folder.folder
+        measured = Measurements(place, source, data_digest(inputs))
+        file = SensitivityFile(folder.folder / "sensitivities.json", request.sensitivities)
+    with part("gradients"):
+        gradients = gradients_of(source, plan, inputs, measured, events, crew)
+    if recipe.budget is not None:
+        with part("budget"):
+            plan = allocate(source, plan, inputs, recipe.budget, file, events, gradients, crew)
+    if plan.distillation and crew.broadcast(folder is not None and folder.is_tuned):
+        return
+    store = SharedStore(crew, folder, [unit.path for unit in plan.units]) if crew.size > 1 else folder
+    assert store is not None
+    Walk(source, plan, store, inputs, events, gradients, crew).run()
+    if plan.distillation and folder is not None:
+        with part("tuning the model"):
+            distil(source, plan, folder, inputs, folder.folder, measured, events)
 
 
 def calibrated_on(
@@ -272,49 +326,6 @@ def calibrated_on(
     digests, images = Digests(), source.family.reads_images
     seen = sorted({digests.of_question(sample, images) for sample in asked})
     return {CALIBRATION_NAME: to_json({"images": images, "questions": seen})}
-
-
-def identity(prepared: Prepared, inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
-    """What the user decided about the result, besides the source: a folder made with the same is its
-    result.
-    """
-    request = prepared.request
-    described: dict[str, Any] = {
-        "recipe": request.recipe.to_dict(),
-        "parts": list(request.parts),
-        "bivlm": __version__,
-    }
-    if request.pruning is not None:
-        described["pruning"] = request.pruning.to_dict()
-    if request.merge_adapter:
-        described["merge_adapter"] = True
-    if request.trust_remote_code:
-        described["trust_remote_code"] = True
-    if request.pixels:
-        described["pixels"] = request.pixels.to_dict()
-    if inputs:
-        described["data"] = data_digest(inputs)
-    return described
-
-
-def data_digest(inputs: Sequence[CalibrationInput]) -> str:
-    """SHA-256 of calibration inputs and their targets."""
-    found = hashlib.sha256()
-    for sample in inputs:
-        for name, tensor in sorted({**sample.tensors, "targets": sample.targets}.items()):
-            found.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def circumstances(inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
-    """What else decides the bytes of the result; unfinished work is continued only if it is equal."""
-    if not inputs:
-        return {}
-    return {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 def quantization_config(prepared: Prepared, store: OutputFolder, calibration_samples: int) -> dict[str, Any]:

@@ -8,15 +8,17 @@ A store holds the finished units: the output folder, or the memory of this proce
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
 from bivlm.calibration.tuning import Tuned
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.events import Events
 from bivlm.formats import PackedTensor
 from bivlm.job.plan import Plan, UnitPlan
@@ -25,11 +27,14 @@ from bivlm.machine import return_free_memory
 from bivlm.profile import part
 from bivlm.types import LinearStats
 
+logger = logging.getLogger("bivlm.quantizers")
+
 Packed = Mapping[str, PackedTensor]
 Vectors = Mapping[str, Tensor]
 Rows = Mapping[str, Mapping[str, Any]]
 StatsOf = Callable[[str], LinearStats]
 Tune = Callable[[Packed], Tuned]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -123,26 +128,35 @@ class UnitReport:
 
 @dataclass(frozen=True)
 class UnitMaker:
-    """Makes the units of a plan, or reads back those that the store has."""
+    """Makes the units of a plan, or reads back those that the store has. In a `crew` all ranks make a unit
+    together.
+    """
 
     source: SourceModel
     plan: Plan
     store: UnitStore
     events: Events
+    crew: Crew = ALONE
 
     def finish(
-        self, unit: UnitPlan, stats: StatsOf | None = None, tune: Tune | None = None
+        self,
+        unit: UnitPlan,
+        stats: StatsOf | None = None,
+        tune: Tune | None = None,
+        owners: Mapping[str, int] | None = None,
     ) -> tuple[Packed, Vectors]:
         """The packed weights of a unit by name, and the vectors that tuning changed; the store then has both.
 
-        If samples ran, `stats` gives the statistics of a linear's inputs; `tune` fits the packed unit.
+        If samples ran, `stats` gives the statistics of a linear's inputs; `tune` fits the packed unit, on the
+        first rank. `owners` has the rank that quantizes each weight, by name, where that rank has its
+        statistics; without it that is the first.
         """
         started, resumed = time.perf_counter(), self.store.is_done(unit.path)
         if resumed:
             packed, vectors, rows = self.store.read_unit(unit.path)
             reports = {name: WeightReport(**row) for name, row in rows.items()}
         else:
-            packed, vectors, reports = self._make(unit, stats, tune)
+            packed, vectors, reports = self._make(unit, stats, tune, owners or {})
             rows = {name: asdict(report) for name, report in reports.items()}
             with part("writing"):
                 self.store.write_unit(unit.path, packed, rows, vectors)
@@ -152,28 +166,45 @@ class UnitMaker:
         return packed, vectors
 
     def _make(
-        self, unit: UnitPlan, stats: StatsOf | None, tune: Tune | None
+        self, unit: UnitPlan, stats: StatsOf | None, tune: Tune | None, owners: Mapping[str, int]
     ) -> tuple[Packed, Vectors, dict[str, WeightReport]]:
         """Quantize, tune, measure."""
-        packed: dict[str, PackedTensor] = {}
-        reports: dict[str, WeightReport] = {}
-        known = {linear.name: self._stats(linear.quantizer, linear.name, stats) for linear in unit.quantized}
-        for linear in unit.quantized:
+        mine = [linear for linear in unit.quantized if owners.get(linear.name, 0) == self.crew.rank]
+        known = {linear.name: self._stats(linear.quantizer, linear.name, stats) for linear in mine}
+        made: dict[str, tuple[PackedTensor, WeightReport]] = {}
+        for linear in mine:
             return_free_memory()
-            packed[linear.name], reports[linear.name] = quantize_weight(
+            made[linear.name] = quantize_weight(
                 self.source, linear, known[linear.name], self.plan.propagation
             )
+        own, made = made, self._of_all(made)
+        for name, (_, report) in made.items():
+            if self.crew.is_first and name not in own:  # it speaks for all
+                for note in report.notes:
+                    logger.warning(note)
+        packed = {linear.name: made[linear.name][0] for linear in unit.quantized}
+        reports = {linear.name: made[linear.name][1] for linear in unit.quantized}
         if tune is None or not packed:
             return packed, {}, reports
         with part("tuning blocks"):
-            tuned = tune(packed)
-        for linear in unit.quantized:
-            weight = weight_of(self.source, linear.name)
-            errors = packed_errors(weight, tuned.packed[linear.name], known[linear.name])
-            reports[linear.name] = replace(reports[linear.name], **errors)
+            tuned = self.crew.broadcast(tune(packed) if self.crew.is_first else None)
+        assert tuned is not None
+        errors = self._of_all(
+            {
+                linear.name: packed_errors(
+                    weight_of(self.source, linear.name), tuned.packed[linear.name], known[linear.name]
+                )
+                for linear in mine
+            }
+        )
+        reports = {name: replace(report, **errors[name]) for name, report in reports.items()}
         # in the dtype in which they will be read back
         vectors = {name: vector.to(self.source.entries[name].dtype) for name, vector in tuned.vectors.items()}
         return tuned.packed, vectors, reports
+
+    def _of_all(self, own: Mapping[str, Made]) -> dict[str, Made]:
+        """What all ranks have made, by name."""
+        return {name: made for each in self.crew.gather(own) for name, made in each.items()}
 
     def _stats(self, quantizer: Any, name: str, stats: StatsOf | None) -> LinearStats | None:
         """Statistics of a linear's inputs; None if neither its quantizer nor the plan uses them."""

@@ -24,14 +24,17 @@ from torch import Tensor, nn
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.head import head_stats
 from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.observing import FORWARD, observe
 from bivlm.calibration.paused import BlockCall, hidden_of
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.streams import Streams, unreached
 from bivlm.calibration.tuning import Tuned, tune_block
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.plan import BlockPlan, Plan, TablePlan
+from bivlm.job.sharing import owners_of
 from bivlm.job.unit import Packed, UnitMaker, UnitStore
 from bivlm.job.weighing import block_collector
 from bivlm.packed.linear import replace_linear
@@ -39,14 +42,13 @@ from bivlm.packed.module import expand_weights
 from bivlm.profile import part
 from bivlm.types import LinearStats
 
-FORWARD = "forward passes"
-
 
 class Walk:
     """Quantizes every unit of a plan into a store.
 
     `samples` are used only if a quantizer needs data or the full-precision model runs as well; `gradients`
-    are theirs, if a quantizer needs them.
+    are theirs, if a quantizer needs them. The ranks of a `crew` walk together: every sample runs on one of
+    them, every weight is quantized on one.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class Walk:
         samples: Sequence[CalibrationInput] = (),
         events: Events = SILENT,
         gradients: Gradients | None = None,
+        crew: Crew = ALONE,
     ) -> None:
         self.source, self.plan, self.store, self.samples = source, plan, store, samples
-        self.gradients = gradients
-        self.maker = UnitMaker(source, plan, store, events)
+        self.gradients, self.crew = gradients, crew
+        self.maker = UnitMaker(source, plan, store, events, crew)
         self.blocks = {block.path: block for block in plan.blocks}
 
     def run(self) -> None:
@@ -78,7 +81,7 @@ class Walk:
         for block in left.values():
             if self.plan.runs(block) and not self.store.is_done(block.path):
                 raise unreached(block.path)
-            self.maker.finish(block)
+            self.maker.finish(block, owners=owners_of(block.quantized, self.crew))
         for table in self.plan.tables:
             self._finish_table(table, head)
 
@@ -90,8 +93,8 @@ class Walk:
         model, stops, beside = self.source.model, [*self.blocks, *heads], self.plan.runs_beside
         with (
             self.source.surroundings(list(self.blocks)),
-            Streams(model, self.samples, stops) as packed,
-            Streams(model, self.samples, stops) if beside else nullcontext() as exact,
+            Streams(model, self.samples, stops, crew=self.crew) as packed,
+            Streams(model, self.samples, stops, crew=self.crew) if beside else nullcontext() as exact,
         ):
             for streams in filter(None, (packed, exact)):
                 streams.start()
@@ -112,13 +115,19 @@ class Walk:
         calls, beside = packed.calls(block.path), None if exact is None else exact.calls(block.path)
         whole: dict[int, Any] = {}
         with self.source.present(block.path) as module:
-            collector = self._observe(block, module, calls, beside)
+            numbers = packed.waiting(block.path)
+            collector = self._observe(block, module, numbers, calls, beside)
+            key_of = None if collector is None else collector.key_of
+            owners = owners_of(block.quantized, self.crew, key_of)
+            if collector is not None:
+                collector.bring(owners)
             if beside is not None:
                 whole = _run(module, beside)
             if not self.plan.tuning:  # each weight is read from the file again when its turn comes
                 self.source.release([f"{linear.name}.weight" for linear in block.quantized])
-            tune = self._tuner(block, module, calls, whole) if self.plan.tuning else None
-            weights, vectors = self.maker.finish(block, None if collector is None else collector.stats, tune)
+            tune = self._tuner(block, module, numbers, calls, whole) if self.plan.tuning else None
+            stats = None if collector is None else collector.stats
+            weights, vectors = self.maker.finish(block, stats, tune, owners)
             outputs = _run(self._packed(block.path, weights, vectors), calls)
         packed.go_on(outputs)
         if exact is not None:
@@ -147,17 +156,30 @@ class Walk:
         return self.source.model.get_submodule(path)
 
     def _tuner(
-        self, block: BlockPlan, module: nn.Module, calls: Mapping[int, BlockCall], whole: Mapping[int, Any]
+        self,
+        block: BlockPlan,
+        module: nn.Module,
+        numbers: Sequence[int],
+        calls: Mapping[int, BlockCall],
+        whole: Mapping[int, Any],
     ) -> Callable[[Packed], Tuned]:
         """Tuning of a block, here with its full-precision weights, to the outputs of the full-precision
-        model.
+        model; on the first rank, for which the samples with these `numbers` are brought together.
         """
-        targets = [hidden_of(whole[number]) for number in calls]
+        made: list[BlockCall] = []
+        targets: list[Tensor] = []
+        if not self.store.is_done(block.path):
+            self.crew.agree()
+            for number in numbers:
+                own = (calls[number], hidden_of(whole[number])) if self.crew.owns(number) else None
+                moved = self.crew.move(own, self.crew.owner(number), 0)
+                if moved is not None:
+                    made.append(moved[0])
+                    targets.append(moved[1])
         weights = self._output_weights(block)
-        chosen = None if weights is None else [weights[number] for number in calls]
+        chosen = None if weights is None else [weights[number] for number in numbers]
 
         def tune(packed: Packed) -> Tuned:
-            made = list(calls.values())
             return tune_block(module, block.path, packed, made, targets, self.plan.tuning, chosen)
 
         return tune
@@ -178,25 +200,26 @@ class Walk:
         self,
         block: BlockPlan,
         module: nn.Module,
+        numbers: Sequence[int],
         calls: Mapping[int, BlockCall],
         exact: Mapping[int, BlockCall] | None,
     ) -> StatsCollector | None:
-        """Statistics of the inputs of the block's linears, with the residual to the full-precision model;
-        None if nothing uses them.
+        """Statistics of the inputs of the block's linears on the samples with these `numbers`, with the
+        residual to the full-precision model; None if nothing uses them.
         """
         wanted = block.needs_data or bool(block.quantized and self.plan.propagation)
         if not wanted or self.store.is_done(block.path):
             return None
         stack = self.source.family.stacks[block.stack]
-        collector = block_collector(self.source, block, self.samples, self.gradients)
-        for number, call in calls.items():
-            received = None
-            if exact is not None:
-                with collector.inputs() as received, part(FORWARD):
-                    exact[number].try_run(module)
-            visual = self.samples[number].visual if stack.part == "language" else None
-            with collector.watching(visual, received, number), part(FORWARD):
-                call.try_run(module)
+        collector = block_collector(self.source, block, self.samples, self.gradients, crew=self.crew)
+        observe(
+            [collector],
+            numbers,
+            lambda number: self.samples[number].visual if stack.part == "language" else None,
+            lambda number: calls[number].try_run(module),
+            None if exact is None else lambda number: exact[number].try_run(module),
+            self.crew,
+        )
         return collector
 
     def _observe_head(self, path: str, packed: Streams, exact: Streams | None) -> LinearStats | None:
@@ -209,7 +232,8 @@ class Walk:
         if not wanted:
             return None
         beside = None if exact is None else exact.calls(path)
-        return head_stats(wanted[0].shape[1], self.samples, packed.calls(path), beside)
+        numbers, width = packed.waiting(path), wanted[0].shape[1]
+        return head_stats(width, self.samples, packed.calls(path), beside, numbers, self.crew)
 
     def _finish_table(self, table: TablePlan, head: LinearStats | None) -> None:
         """Pack the embedding or the head; `head` has the statistics of the head's inputs."""

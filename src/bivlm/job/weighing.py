@@ -10,6 +10,7 @@ from bivlm.calibration.gradients import Gradients, measure_gradients
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.stats import StatsCollector, Weighing, collector_for
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.events import SILENT, Events
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import BlockPlan, Plan
@@ -23,9 +24,10 @@ def gradients_of(
     samples: Sequence[CalibrationInput],
     measured: Measurements | None = None,
     events: Events = SILENT,
+    crew: Crew = ALONE,
 ) -> Gradients | None:
     """The gradients of every linear that is quantized, on samples that have targets; None if nothing looks
-    at them. Finished samples are kept among what is `measured`.
+    at them. Finished samples are kept among what is `measured`. A `crew` measures together.
     """
     if not wants_gradients(plan, samples):
         return None
@@ -38,7 +40,9 @@ def gradients_of(
     }
     details = [*linears, *(name for names in linears.values() for name in names), "fisher", *sorted(fishers)]
     folder = None if measured is None else measured.place("gradients", details)
-    return measure_gradients(source, linears, samples, fishers=fishers, folder=folder, events=events)
+    return measure_gradients(
+        source, linears, samples, fishers=fishers, folder=folder, events=events, crew=crew
+    )
 
 
 def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
@@ -66,9 +70,10 @@ def block_collector(
     samples: Sequence[CalibrationInput],
     gradients: Gradients | None,
     power: float | None = None,
+    crew: Crew = ALONE,
 ) -> StatsCollector:
     """A collector for the quantized linears of a block, whose tokens count as their quantizers ask for, or by
-    one `power` of their squared gradients for all.
+    one `power` of their squared gradients for all; a `crew` collects together.
     """
     quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
     modalities = {quantizer.modality_weight for quantizer in quantizers.values()}
@@ -79,6 +84,7 @@ def block_collector(
         joint=power is not None or modalities <= {"tokens"},
         weighing=None if gradients is None else _weighing(block, samples, gradients, power),
         keep_inputs=any(quantizer.needs_inputs for quantizer in quantizers.values()),
+        crew=crew,
     )
 
 

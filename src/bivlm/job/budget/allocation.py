@@ -18,6 +18,7 @@ from functools import cache
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.budget.prediction import predict
@@ -37,18 +38,19 @@ def allocate(
     file: SensitivityFile,
     events: Events = SILENT,
     gradients: Gradients | None = None,
+    crew: Crew = ALONE,
 ) -> Plan:
     """The plan with the bits of every linear chosen so that all packed weights together take `budget` true
     bits per weight.
 
     Sensitivities that are not in `file` are added to it: measured, which needs the whole model in memory, or
-    predicted from `gradients`, as the plan says.
+    predicted from `gradients`, as the plan says; a `crew` does it together, and has the same plan.
     """
     if plan.budget_from == "gradients":
         assert gradients is not None
-        groups = predict(source, plan, samples, file, gradients, events)
+        groups = predict(source, plan, samples, file, gradients, events, crew)
     else:
-        groups = measure(source, plan, samples, file, events, gradients)
+        groups = measure(source, plan, samples, file, events, gradients, crew)
     quantizers, shapes = _quantized(plan)
     bits = deal_out(groups, quantizers, shapes, linear_budget(plan, budget))
 

@@ -23,12 +23,20 @@ from torch import nn
 
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.observing import observe
 from bivlm.calibration.paused import BlockCall
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.streams import Streams, unreached
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.events import SILENT, Events
-from bivlm.job.budget.sensitivity import PROBES, Sensitivity, SensitivityFile, quantized
+from bivlm.job.budget.sensitivity import (
+    PROBES,
+    Sensitivity,
+    SensitivityFile,
+    group_owners,
+    quantized,
+)
 from bivlm.job.plan import BlockPlan, Plan
 from bivlm.job.weighing import block_collector
 from bivlm.job.weight import output_energy
@@ -44,18 +52,19 @@ def predict(
     file: SensitivityFile,
     gradients: Gradients,
     events: Events = SILENT,
+    crew: Crew = ALONE,
 ) -> list[Sensitivity]:
     """The sensitivities of every group of linears of `plan`, in nats per target. Blocks that are in `file`
-    are not predicted again. One block is in memory at a time.
+    are not predicted again. One block is in memory at a time. The ranks of a `crew` share samples and groups
+    out; `file` is that of the first.
 
     Raises InputError, naming the linear, if its weight cannot be quantized.
     """
     blocks = [block for block in plan.blocks if block.quantized]
-    found = file.read()
-    file.check(found, blocks)
+    found = file.begin(blocks, crew)
     if any(block.path not in found for block in blocks):
-        _Prediction(source, plan, samples, file, gradients, events).run(found)
-    file.write(found)
+        _Prediction(source, plan, samples, file, gradients, events, crew).run(found)
+    file.keep(found, crew)
     return [group for block in blocks for group in found[block.path]]
 
 
@@ -70,9 +79,10 @@ class _Prediction:
         file: SensitivityFile,
         gradients: Gradients,
         events: Events,
+        crew: Crew,
     ) -> None:
         self.source, self.plan, self.samples, self.file = source, plan, samples, file
-        self.gradients, self.events = gradients, events
+        self.gradients, self.events, self.crew = gradients, events, crew
         self.targets = sum(len(sample.labels) for sample in samples)
 
     def run(self, found: dict[str, list[Sensitivity]]) -> None:
@@ -82,7 +92,7 @@ class _Prediction:
         source, done = self.source, 0
         with (
             source.surroundings(list(blocks)),
-            Streams(source.model, self.samples, list(blocks)) as streams,
+            Streams(source.model, self.samples, list(blocks), crew=self.crew) as streams,
         ):
             streams.start()
             while missing and (path := streams.next_block()) is not None:
@@ -90,8 +100,8 @@ class _Prediction:
                 calls = streams.calls(path)
                 with source.present(path) as module:
                     if path in missing:
-                        found[path] = self._block(blocks[path], module, calls)
-                        self.file.write(found)
+                        found[path] = self._block(blocks[path], module, streams.waiting(path), calls)
+                        self.file.keep(found, self.crew)
                         missing.remove(path)
                     with torch.inference_mode():
                         outputs = {number: call.run(module) for number, call in calls.items()}
@@ -103,20 +113,29 @@ class _Prediction:
 
     @torch.inference_mode()
     def _block(
-        self, block: BlockPlan, module: nn.Module, calls: Mapping[int, BlockCall]
+        self, block: BlockPlan, module: nn.Module, numbers: Sequence[int], calls: Mapping[int, BlockCall]
     ) -> list[Sensitivity]:
-        own = block_collector(self.source, block, self.samples, self.gradients)
-        judge = block_collector(self.source, block, self.samples, self.gradients, power=1.0)
+        own, judge = (
+            block_collector(self.source, block, self.samples, self.gradients, power=power, crew=self.crew)
+            for power in (None, 1.0)
+        )
         language = self.source.family.stacks[block.stack].part == "language"
-        for number, call in calls.items():
-            visual = self.samples[number].visual if language else None
-            with own.watching(visual, number=number), judge.watching(visual, number=number):
-                call.try_run(module)
+        observe(
+            [own, judge],
+            numbers,
+            lambda number: self.samples[number].visual if language else None,
+            lambda number: calls[number].try_run(module),
+            crew=self.crew,
+        )
         quantizers = {
             linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None
         }
-        return [
-            Sensitivity(
+        groups = own.groups()
+        owners = group_owners(groups, own.linears, self.crew)
+        own.bring(owners)
+        judge.bring(owners)
+        mine = {
+            place: Sensitivity(
                 tuple(group),
                 PROBES,
                 tuple(
@@ -124,8 +143,11 @@ class _Prediction:
                     for bits in PROBES
                 ),
             )
-            for group in own.groups()
-        ]
+            for place, group in enumerate(groups)
+            if owners[group[0]] == self.crew.rank
+        }
+        made = {place: one for each in self.crew.gather(mine) for place, one in each.items()}
+        return [made[place] for place in range(len(groups))]
 
     def _loss(self, name: str, quantizer: Quantizer, own: StatsCollector, judge: StatsCollector) -> float:
         """The predicted growth of the loss per target with one linear quantized."""

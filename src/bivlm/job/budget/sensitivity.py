@@ -24,11 +24,13 @@ from torch import Tensor, nn
 
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
+from bivlm.calibration.observing import observe
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.streams import unreached
 from bivlm.checkpoint.durable import write_text
 from bivlm.checkpoint.shards import read_json
 from bivlm.checkpoint.source import SourceModel
+from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.plan import BlockPlan, Plan
@@ -70,27 +72,26 @@ def measure(
     file: SensitivityFile,
     events: Events = SILENT,
     gradients: Gradients | None = None,
+    crew: Crew = ALONE,
 ) -> list[Sensitivity]:
     """The sensitivities of every group of linears of `plan`. Those that are not in `file` are measured and
-    added to it block by block.
+    added to it block by block. The ranks of a `crew` share the samples out; `file` is that of the first.
 
     If anything has to be measured, this needs the whole model in memory. Raises InputError if the file
     belongs to another model, or if the logits are not finite.
     """
     blocks = [block for block in plan.blocks if block.quantized]
-    found = file.read()
-    file.check(found, blocks)
-    numbers = probe_samples(samples)
+    found = file.begin(blocks, crew)
     if any(block.path not in found for block in blocks):
         with source.surroundings((), head=True):
-            reference = _logits(source, [samples[number] for number in numbers])
+            probe = _Probe(source, samples, gradients, crew)
             for number, block in enumerate(blocks):
                 events.progress(MEASURING, number, len(blocks))
                 if block.path not in found:
-                    found[block.path] = _probe(source, block, samples, numbers, reference, gradients)
-                    file.write(found)
+                    found[block.path] = probe.block(block)
+                    file.keep(found, crew)
     events.progress(MEASURING, len(blocks), len(blocks))
-    file.write(found)
+    file.keep(found, crew)
     return [group for block in blocks for group in found[block.path]]
 
 
@@ -107,36 +108,58 @@ def probe_samples(samples: Sequence[CalibrationInput]) -> list[int]:
     return sorted(seeing[:share] + blind[: count - share])
 
 
-def _probe(
-    source: SourceModel,
-    block: BlockPlan,
-    samples: Sequence[CalibrationInput],
-    numbers: Sequence[int],
-    reference: Sequence[Tensor],
-    gradients: Gradients | None,
-) -> list[Sensitivity]:
-    """The sensitivities of one block's groups on the samples with these `numbers`; the whole model is in
-    memory.
-    """
-    stack = source.family.stacks[block.stack]
-    quantizers = {linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None}
-    collector = block_collector(source, block, samples, gradients)
-    inputs = [samples[number] for number in numbers]
-    for number, sample in zip(numbers, inputs, strict=True):
-        visual = sample.visual if stack.part == "language" else None
-        with collector.watching(visual, number=number), torch.inference_mode():
-            source.model(**sample.tensors, use_cache=False)
-    if not collector.groups():
-        raise unreached(block.path)
-    return probe_block(
-        collector.linears, quantizers, collector, lambda: divergence_of(reference, _logits(source, inputs))
-    )
+class _Probe:
+    """The full-precision model, whole in memory, and what it says about the samples of a measurement."""
 
+    def __init__(
+        self,
+        source: SourceModel,
+        samples: Sequence[CalibrationInput],
+        gradients: Gradients | None,
+        crew: Crew,
+    ) -> None:
+        self.source, self.samples, self.gradients, self.crew = source, samples, gradients, crew
+        self.numbers = probe_samples(samples)
+        self.own = [place for place in range(len(self.numbers)) if crew.owns(place)]
+        self.reference = self._logits()
 
-def _logits(source: SourceModel, inputs: Sequence[CalibrationInput]) -> list[Tensor]:
-    return text_logits(
-        source.model, [sample.tensors for sample in inputs], [sample.visual for sample in inputs]
-    )
+    def block(self, block: BlockPlan) -> list[Sensitivity]:
+        """The sensitivities of one block's groups."""
+        stack = self.source.family.stacks[block.stack]
+        quantizers = {
+            linear.name: linear.quantizer for linear in block.quantized if linear.quantizer is not None
+        }
+        collector = block_collector(self.source, block, self.samples, self.gradients, crew=self.crew)
+
+        def run(number: int) -> None:
+            with torch.inference_mode():
+                self.source.model(**self.samples[number].tensors, use_cache=False)
+
+        observe(
+            [collector],
+            self.numbers,
+            lambda number: self.samples[number].visual if stack.part == "language" else None,
+            run,
+            crew=self.crew,
+        )
+        if not collector.groups():
+            raise unreached(block.path)
+        return probe_block(collector.linears, quantizers, collector, self._divergence, self.crew)
+
+    def _divergence(self) -> float:
+        """The mean over all samples, each measured by one rank."""
+        own = [
+            divergence_of([expected], [given])
+            for expected, given in zip(self.reference, self._logits(), strict=True)
+        ]
+        each = self.crew.gather(own)
+        count = len(self.numbers)
+        return sum(each[self.crew.owner(place)][place // self.crew.size] for place in range(count)) / count
+
+    def _logits(self) -> list[Tensor]:
+        """The logits at the text tokens of this rank's samples."""
+        inputs = [self.samples[self.numbers[place]] for place in self.own]
+        return text_logits(self.source.model, [one.tensors for one in inputs], [one.visual for one in inputs])
 
 
 def probe_block(
@@ -144,20 +167,28 @@ def probe_block(
     quantizers: Mapping[str, Quantizer],
     collector: StatsCollector,
     divergence: Callable[[], float],
+    crew: Crew = ALONE,
 ) -> list[Sensitivity]:
     """Measure every group of a block whose linears `collector` has watched. `divergence` says how far the
-    model is from full precision now.
+    model is from full precision now. In a `crew` every group is quantized by one rank.
 
     InputError, naming the linear, if its weight cannot be quantized or the logits are not finite.
     """
+    groups = collector.groups()
+    owners = group_owners(groups, linears, crew)
+    collector.bring(owners)
     found = []
-    for group in collector.groups():
-        measured = []
+    for group in groups:
+        measured, owner = [], owners[group[0]]
         for bits in PROBES:
             originals = {name: linears[name].weight for name in group}
             try:
-                for name, original in originals.items():
-                    weight = quantized(name, original.data, quantizers[name].with_bits(bits), collector)
+                made: dict[str, Tensor] = {}
+                if owner == crew.rank:
+                    for name, original in originals.items():
+                        quantizer = quantizers[name].with_bits(bits)
+                        made[name] = quantized(name, original.data, quantizer, collector)
+                for name, weight in crew.broadcast(made, owner).items():
                     linears[name].weight = nn.Parameter(weight, requires_grad=False)
                 measured.append(divergence())
             finally:
@@ -170,6 +201,14 @@ def probe_block(
             )
         found.append(Sensitivity(tuple(group), PROBES, tuple(measured)))
     return found
+
+
+def group_owners(
+    groups: Sequence[Sequence[str]], linears: Mapping[str, nn.Linear], crew: Crew
+) -> dict[str, int]:
+    """The rank that quantizes each linear: that of its group, dealt out by the number of its weights."""
+    ranks = crew.deal([sum(linears[name].weight.numel() for name in group) for group in groups])
+    return {name: rank for group, rank in zip(groups, ranks, strict=True) for name in group}
 
 
 def quantized(name: str, weight: Tensor, quantizer: Quantizer, collector: StatsCollector) -> Tensor:
@@ -190,6 +229,19 @@ class SensitivityFile:
 
     path: Path
     kept: Path | None = None
+
+    def begin(self, blocks: Sequence[BlockPlan], crew: Crew) -> dict[str, list[Sensitivity]]:
+        """What has been measured, checked against the plan, on all ranks."""
+        found: dict[str, list[Sensitivity]] = {}
+        if crew.is_first:
+            found = self.read()
+            self.check(found, blocks)
+        return crew.broadcast(found)
+
+    def keep(self, blocks: Mapping[str, Sequence[Sensitivity]], crew: Crew) -> None:
+        """Write them, on the first rank."""
+        if crew.is_first:
+            self.write(blocks)
 
     def read(self) -> dict[str, list[Sensitivity]]:
         """The measured sensitivities, by the path of the block. InputError for a file with other contents,
