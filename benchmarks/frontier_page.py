@@ -89,17 +89,32 @@ def print_models(models: Mapping[str, Sequence[Row]]) -> None:
             print(line)
 
 
+def timed_together(rows: Iterable[Row]) -> str:
+    """The machine on which all rows were timed in one run (`--speeds`), or together with all else that was
+    measured; empty if there were several.
+    """
+    timed = {row.get("speed_machine", row["machine"]) for row in rows if "failed" not in row}
+    return timed.pop() if len(timed) == 1 else ""
+
+
 def markdown(models: Mapping[str, Sequence[Row]], protocol: Mapping[str, Any]) -> str:
     """The page, a section for each model."""
     lines = [*PAGE.format(**protocol).splitlines(), ""]
-    for name, rows in models.items():
+    for name, found in models.items():
+        together = timed_together(found)
+        rows = (
+            found
+            if together
+            else [{**row, "tokens_per_second": None, "tokens_per_second_int8": None} for row in found]
+        )
         failed = [f"- {line}" for line in failures(rows)]
         lines += [f"## {name}", "", *markdown_table(COLUMNS, table(rows)), ""]
         lines += [*failed, ""] if failed else []
     everything = [row for rows in models.values() for row in rows]
-    timed = {row.get("speed_machine") for row in everything if "failed" not in row}
-    if len(timed) == 1 and None not in timed:
-        lines += [f"Tokens per second of all rows: in one run, {timed.pop()}.", ""]
+    if timed := timed_together(everything):
+        lines += [f"Tokens per second of all rows: in one run, {timed}.", ""]
+    else:
+        lines += ["Tokens per second are left out: the rows were timed in different runs.", ""]
     lines += [f"Machine: {machines(everything)}. Command:", ""]
     lines += [f"    {command_of('bench_frontier.py', sys.argv[1:])}", ""]
     return "\n".join(lines)
