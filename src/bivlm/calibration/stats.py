@@ -265,8 +265,8 @@ class StatsCollector:
         if leader not in self._stats:
             tokens = self._tokens[leader]
             # in one order everywhere: they will be added
-            moments = {modality: self._sums[leader][modality] for modality in tokens}
-            residuals = None
+            moments: dict[Modality, Tensor] = {modality: self._sums[leader][modality] for modality in tokens}
+            residuals: dict[Modality, Tensor] | None = None
             if leader in self._residuals:
                 residuals = {modality: self._residuals[leader][modality] for modality in tokens}
             with torch.inference_mode():  # the sums were made in it

@@ -44,9 +44,8 @@ class Joined(Crew):
         self._inside = False  # of an exchange: the others may wait for what will never come
         self._terminated = False
         self._before: dict[int, Any] = {}  # handlers of signals
-        dist.init_process_group(
-            "gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=size, timeout=FOREVER
-        )
+        own = dist.PrefixStore("gloo", store)  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=FOREVER)
         watch.start()
         self._handle(signal.SIGTERM, self._on_sigterm)
 

@@ -10,7 +10,7 @@ from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError, cut
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE, TIMEOUT = 600.0, "BIVLM_CREW_TIMEOUT"  # seconds without a sign of life
@@ -53,8 +53,10 @@ def _joined(rank: int, size: int, address: str, port: int, patience: float) -> C
     timeout = timedelta(seconds=patience)
 
     def store(is_first: bool) -> Store:
-        made = dist.TCPStore(address, port, None, is_first, timeout, wait_for_workers=False)
-        return dist.PrefixStore(f"bivlm/{run}", made)
+        made = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            address, port, None, is_first, timeout, wait_for_workers=False
+        )
+        return dist.PrefixStore(f"bivlm/{run}", made)  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         shared = store(rank == 0 and not kept)
