@@ -22,7 +22,7 @@ def walked(model, samples, run=lambda number, call, block: call.run(block), grad
             order.append((path, sorted(streams.calls(path))))
             block = model.get_submodule(path)
             streams.go_on({number: run(number, call, block) for number, call in streams.calls(path).items()})
-        results = [one.result.logits for one in streams._passes]
+        results = [one.result.logits for one in streams._passes.values()]
     return order, results
 
 

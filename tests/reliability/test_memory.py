@@ -13,6 +13,7 @@ from bivlm.formats import PackedTensor, format_named
 from bivlm.formats.encoding.checks import MOST_WEIGHTS_PER_BYTE
 from bivlm.formats.encoding.rotation import LARGEST_PRIME, can_rotate
 from bivlm.kernels.table import kernel_for
+from bivlm.machine import reset_peak_memory
 from reliability.corpus import corpus
 from reliability.fuzz import fork, sanitized
 from reliability.tensor_verdict import verdict
@@ -33,6 +34,7 @@ def growth(call):
         torch.set_num_threads(1)
         for name in ("factors", "levels of 4, tail 0.03", "trellis 70 x 50, window 8, rotated True"):
             verdict(corpus()[name], seed=1)  # the code itself takes memory, once
+        reset_peak_memory()  # what the tests before have freed would hide what the call takes
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             call()

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bivlm.quantizers import QUANTIZERS
+from bivlm.studies.compare import plot
 from bivlm.studies.compare.plot import comparison_plot, style_of
 from bivlm.studies.compare.result import FULL_PRECISION, Comparison, ComparisonRow
 from bivlm.studies.labels import box_at, boxes_along, covered, place_labels
@@ -42,6 +43,15 @@ def test_a_picture_is_made_of_whatever_was_found(rows, tmp_path):
     comparison_plot(comparison(*rows), tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[0] > picture.size[1] > 800
+
+
+@pytest.mark.parametrize(("count", "panels"), [(plot.CROWDED, 2), (plot.CROWDED + 1, 1)])
+def test_of_a_crowd_only_divergences_have_names(count, panels, tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr(plot, "place_labels", lambda _, axes, marks: named.append(axes.get_title()))
+    rows = [replace(ROW, preset=f"gptq-{number}", true_bits=1 + number / 10) for number in range(count)]
+    comparison_plot(comparison(*rows), tmp_path / "a.png")
+    assert named == ["Accuracy", "KL divergence from full precision"][-panels:]
 
 
 def test_methods_look_different_and_always_the_same():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 SIZE, DPI = (14.0, 7.0), 150
+CROWDED = 30  # with more rows, many of the same accuracy, only divergences have names
 
 
 def style_of(method: str, methods: Sequence[str]) -> tuple[str, str]:
@@ -57,7 +58,8 @@ def comparison_plot(found: Comparison, path: Path) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the axes stay as they are now; labels are placed in them
     for axes, marks in zip((accuracy, divergence), labels, strict=True):
-        place_labels(canvas, axes, marks)
+        if axes is divergence or len(rows) <= CROWDED:
+            place_labels(canvas, axes, marks)
     save_picture(figure, path)
 
 
