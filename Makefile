@@ -84,6 +84,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_kernels.py --quick
 	$(BIN)/python benchmarks/bench_decode.py --rounds 1
 	$(BIN)/python benchmarks/bench_search.py
+	$(BIN)/python benchmarks/bench_serve.py --soak 0
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_scale.py
 
 # on a CUDA or ROCm card: the tests of its kernels, then their times and a model's, into docs/results/gpu-CARD.md. Without one it
 # fails with a line that says so
