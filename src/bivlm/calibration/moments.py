@@ -1,8 +1,8 @@
 """Sums of products of inputs, Σ left rightᵀ, as second moments and residuals need them.
 
-A second moment is symmetric, so only its upper half is summed, in blocks of rows, and the rest is filled in
-at the end: about six tenths of the time of the whole sum on wide inputs. Narrow ones are summed whole, which
-is as fast.
+A second moment is symmetric, so of wide inputs only its upper half is summed, in blocks of rows, with little
+more than half of the operations; the rest is filled in at the end. Narrow ones are summed whole, which is as
+fast.
 """
 
 from __future__ import annotations
