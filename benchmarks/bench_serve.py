@@ -91,7 +91,7 @@ def ask(client: OpenAI, content: Sequence[dict[str, Any]], tokens: int) -> tuple
     started = time.perf_counter()
     found = client.chat.completions.create(
         model="model",
-        messages=[{"role": "user", "content": content}],  # type: ignore[list-item, misc]
+        messages=[{"role": "user", "content": content}],
         max_tokens=tokens,
         extra_body={"ignore_eos": True},
     )

@@ -130,7 +130,7 @@ def pickled(error: BaseException) -> bytes:
     try:
         content = pickle.dumps(error)
         pickle.loads(content)
-    except Exception:
+    except Exception:  # an error of another package may do anything when it is pickled
         return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
     return content
 

@@ -105,7 +105,7 @@ class Engine:
                 new[0].send(Failed(str(error)))
             for request in new if len(new) > 1 else ():
                 self._admit([request])
-        except Exception:
+        except Exception:  # whatever it is, the other clients are answered
             logger.exception("a prompt could not be read")
             for request in new:
                 request.send(Failed(FAULT, internal=True))
@@ -127,7 +127,7 @@ class Engine:
             return
         try:
             self._batch.step()
-        except Exception:
+        except Exception:  # as above
             logger.exception("a step failed")
             for row in self._batch.leave_all():
                 row.request.send(Failed(FAULT, internal=True))
