@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import partition_by_definition
-from bivlm.job.recipe import build_quantizer, load_recipe, preset_names
+from bivlm.job.presets import preset_names
+from bivlm.job.recipe import build_quantizer, load_recipe
 from bivlm.quantizers.billm import BiLLM
 from bivlm.quantizers.steps import sign_planes
 from bivlm.types import LinearStats

@@ -30,7 +30,8 @@ from bivlm.cli.progress import Shown
 from bivlm.cli.shared import quiet_libraries
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
-from bivlm.job.recipe import load_recipe, preset_names, split_presets
+from bivlm.job.presets import preset_names
+from bivlm.job.recipe import load_recipe, split_presets
 from bivlm.studies.compare.page import write_page
 from bivlm.studies.compare.run import compare_presets
 from bivlm.studies.picture import require_matplotlib

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bivlm.job.recipe import Recipe, load_recipe, preset_names, split_presets
+from bivlm.job.presets import preset_names
+from bivlm.job.recipe import Recipe, load_recipe, split_presets
 from bivlm.studies.compare.plot import style_of
 from bivlm.studies.labels import place_labels
 

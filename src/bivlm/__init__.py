@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bivlm.job.recipe import load_recipe as load_recipe
     from bivlm.job.run import quantize as quantize
     from bivlm.loading import load as load
+    from bivlm.notebook import Bars as Bars
     from bivlm.pruning.apply import prune as prune
     from bivlm.pruning.base import Pruner as Pruner
     from bivlm.quantizers.base import Quantizer as Quantizer
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AdaptSettings": "bivlm.adapting.settings",
+    "Bars": "bivlm.notebook",
     "Events": "bivlm.events",
     "Family": "bivlm.families.base",
     "InputError": "bivlm.errors",
@@ -64,6 +66,7 @@ _HOME = {
 
 __all__ = [
     "AdaptSettings",
+    "Bars",
     "Events",
     "Family",
     "InputError",

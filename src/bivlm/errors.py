@@ -1,5 +1,8 @@
 """The one exception for mistakes that the user can correct, and how its message quotes what was given."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 QUOTED = 60  # characters of a quoted value in a message
 
 
@@ -9,6 +12,16 @@ class InputError(ValueError):
     The command line prints it as one line and exits with 2; anything else that is raised is a bug in this
     package.
     """
+
+
+def no_such(kind: str, given: str, names: Iterable[str], more: str = "") -> InputError:
+    """The error for a name that is not in a table: the nearest names, if any is near, and all of them; `more`
+    ends the sentence.
+    """
+    known = list(names)
+    near = get_close_matches(given.lower(), known, n=3)
+    meant = f"did you mean {' or '.join(near)}? There are" if near else "there are"
+    return InputError(f"there is no {kind} {cut(repr(given))}; {meant} {', '.join(known)}{more}")
 
 
 def cut(text: str, most: int = QUOTED) -> str:

@@ -18,7 +18,7 @@ from bivlm.checkpoint.seal import read_seal
 from bivlm.checkpoint.shards import read_entries, read_json
 from bivlm.checkpoint.verify import verify_files
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 from bivlm.families import Family, family_of, load_processor, use
 from bivlm.families.found.entrance import check_model_type, family_in
 from bivlm.families.found.record import check_paths
@@ -60,16 +60,18 @@ def load(
     needs it; without it such a folder is refused.
 
     Raises InputError if a folder is missing, incomplete, damaged, or of an architecture that is not
-    supported, if the adapter was trained for another model, and for bounds that its processor does not have.
+    supported, if this machine lacks the device, if the adapter was trained for another model, and for bounds
+    that its processor does not have.
     """
     pixels = PixelBounds(max_pixels, min_pixels)
     wanted = parse_pruning(pruning) if pruning not in (None, FROM_CHECKPOINT) else None
+    place = device_named(device)
     folder = resolve_model(model, trust_remote_code)
     if family is not None:
         use(family)
     family = check_model_folder(folder, family, trust_remote_code)
     loaded = _loaded(folder, family, dtype, trust_remote_code)
-    loaded = loaded.eval().requires_grad_(False).to(device)
+    loaded = loaded.eval().requires_grad_(False).to(place)
     set_activations(loaded, activations)
     if expand:
         expand_weights(loaded)
@@ -81,6 +83,20 @@ def load(
     with folder_blamed(folder):
         bounds = pixels or recorded_pixels(folder)
         return loaded, load_processor(folder, family.reads_images, bounds, trust_remote_code)
+
+
+def device_named(device: str | torch.device) -> torch.device:
+    """A torch device of this machine. InputError if it is none, or if it cannot be used here."""
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"there is no device {cut(repr(device))}; give cpu, cuda, cuda:1, mps, …") from error
+    try:
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = cut(str(error).strip().partition("\n")[0], 200)
+        raise InputError(f"the device {place} cannot be used here ({why}); give cpu, or another") from error
+    return place
 
 
 def _loaded(folder: Path, family: Family, dtype: torch.dtype | None, trust_remote_code: bool) -> Any:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import bivlm
+from bivlm.cli.quantize import _presets_that_begin
 from bivlm.cli.shared import app, numbers, pruner_names, words
 from bivlm.errors import InputError
 from bivlm.pruning import PRUNERS
@@ -70,3 +71,19 @@ def test_interrupted_exits_with_130(run, source, tmp_path, monkeypatch):
     code, _, error = run("quantize", source, tmp_path / "out", "--preset", "bivlm-paper")
     assert code == 130
     assert "the same command continues" in error
+
+
+def test_h_and_completion(run):
+    assert run("-h")[1] == run("--help")[1]
+    assert "--install-completion" in run("-h")[1]
+    assert _presets_that_begin("trellis-2") == ["trellis-2", "trellis-2.5"]
+
+
+def test_the_list_of_presets_needs_no_torch():
+    script = (
+        "import sys; sys.argv = ['bivlm', 'presets', '--json']\nfrom bivlm import cli\ntry:"
+        " cli.main()\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
+    assert '"name": "trellis-2"' in done.stdout

@@ -18,7 +18,6 @@ MISTAKES = {
     "not an image": ("ask", "SOURCE", "What?", "--image", __file__),
     "long question": ("ask", "SOURCE", "why? " * 2000, "--image", "IMAGE"),
     "preset with bad settings": ("quantize", "SOURCE", "OUT", "--preset", "bivlm-paper:bands=9"),
-    "comparison of nothing": ("compare", "SOURCE", "--data", "DATA", "--out", "OUT"),
     "comparison of empty words": ("compare", "SOURCE", "--data", "DATA", "--out", "OUT", "--presets", " , "),
     "comparison, unknown preset": (
         "compare",

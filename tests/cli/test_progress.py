@@ -54,6 +54,23 @@ def test_a_terminal_shows_what_goes_on_and_keeps_the_units():
         events.say("one line")
     (units,) = events.bars.tasks
     assert (units.description, units.completed, units.total) == ("blocks", 1, 2)
-    assert "layers.0  2.00 bpw" in units.fields["last"]
+    assert units.fields["last"].startswith("2.00 bpw  error 0.5000  ")
+    assert units.fields["last"].endswith("  layers.0")
     assert "one line" in file.getvalue()
     assert "block 1/2" not in file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_keeps_bar_share_and_time(width):
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=width, color_system=None)
+    events = Shown(console)
+    with events:
+        long = SimpleNamespace(**{**vars(REPORT), "path": "model.language_model.layers.7"})
+        events.unit(long, 1, 2)
+        console.print(events.bars.get_renderable())
+    line = next(line for line in file.getvalue().splitlines() if "2.00 bpw" in line)
+    shown_line = line.rpartition("\x1b[2K")[2]
+    assert shown_line.startswith("blocks ━━━━")
+    assert " 1/2 -:--:-- 2.00 bpw" in shown_line
+    assert len(shown_line) <= width

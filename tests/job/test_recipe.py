@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.errors import InputError
+from bivlm.job.presets import preset_names, presets
 from bivlm.job.recipe import (
     Recipe,
     Rule,
     build_quantizer,
     load_recipe,
     parse_recipe,
-    preset_names,
     recipe_of,
     split_presets,
 )
@@ -33,6 +33,9 @@ def test_every_preset_is_whole(name):
     assert recipe.name == name
     assert recipe.description
     assert recipe.true_bits is None or recipe.true_bits > 0
+    listed = next(preset for preset in presets() if preset.name == name)
+    assert (listed.true_bits, listed.description) == (recipe.true_bits, recipe.description)
+    assert listed.needs_data is recipe.needs_data
 
 
 @pytest.mark.parametrize("value", [2, 2.25])
@@ -58,6 +61,8 @@ def test_true_bits_must_be_a_positive_number(value):
         ({"rule": [{"part": "vision"}]}, "names no quantizer"),
         ({"rule": [{**RULE, "part": "ears"}]}, "no part 'ears'"),
         ({"rule": [{"quantizer": "magic"}]}, "no quantizer 'magic'"),
+        ({"rule": [{"quantizer": "treliss"}]}, "no quantizer 'treliss'; did you mean trellis"),
+        ({"rule": [{"quantizer": "rtn"}], "needs_data": True}, "need no data; correct the entry"),
         ({"rule": [{**RULE, "settings": {"bands": 99}}]}, "bands=99 is refused"),
     ],
 )

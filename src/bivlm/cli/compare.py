@@ -31,6 +31,7 @@ from bivlm.cli.shared import (
     words,
 )
 from bivlm.errors import InputError
+from bivlm.job.presets import COMPARED
 
 if TYPE_CHECKING:
     from bivlm.studies.compare.result import Comparison
@@ -51,7 +52,10 @@ OutOption = Annotated[
     ),
 ]
 PresetsOption = Annotated[
-    list[str] | None, typer.Option(metavar="A,B,…", help=PRESETS_HELP, show_default=False)
+    list[str] | None,
+    typer.Option(
+        metavar="A,B,…", help=f"{PRESETS_HELP}; left out: {', '.join(COMPARED)}", show_default=False
+    ),
 ]
 PartsStudyOption = Annotated[
     bool,
@@ -152,7 +156,7 @@ def compare(
 
     if not parts_study:
         require_matplotlib()
-    recipes = [load_recipe(preset) for preset in split_presets(presets or [])]
+    recipes = [load_recipe(preset) for preset in split_presets(presets or COMPARED)]
     shown, names = Shown(), columns_of(columns)
     reading: dict[str, Any] = {"data_root": data_root, "columns": names}
     benchmark = None if task is None else task_named(task)
@@ -209,7 +213,7 @@ def _show(found: Comparison, out: Path, json_: bool) -> None:
     if json_:
         print_json(found)
     else:
-        out_console.print(comparison_table(found, out_console.width))
+        out_console.print(comparison_table(found))
         for remark in remarks(found):
             out_console.print(remark, highlight=False, soft_wrap=True)
         picture = "" if found.study else ", comparison.png"

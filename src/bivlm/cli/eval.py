@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bivlm.cli.running import (
+    ActivationsOption,
+    DeviceOption,
+    DtypeOption,
+    ExpandOption,
+    ThreadsOption,
+    chosen_running,
+)
 from bivlm.cli.shared import (
     MAIN,
     MORE,
@@ -121,10 +129,18 @@ def evaluate(
     columns: ColumnsOption = None,
     data_root: DataRootOption = None,
     max_frames: MaxFramesOption = MOST_FRAMES,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    activations: ActivationsOption = "float",
+    expand: ExpandOption = None,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Measure a model on visual questions: accuracy with its 95 % interval, and fidelity to a reference."""
+    """Measure a model on visual questions: accuracy with its 95 % interval, and fidelity to a reference.
+
+    Packed weights are decoded once, unless --packed or --activations int8 asks for the kernels.
+    """
     quiet_libraries()
     from bivlm.cli.progress import Shown
     from bivlm.data.samples import read_samples
@@ -139,6 +155,7 @@ def evaluate(
         raise InputError(f"--task {task} has a scorer of its own, {benchmark.scorer}; leave --scorer out")
     used = scorer_named(scorer or (benchmark.scorer if benchmark else BY_REFERENCES)).name
     _check_out(out, confidence)
+    running = chosen_running(device, dtype, threads, activations, expand, expanded=True)
     shown = Shown()
     reading: dict[str, Any] = {"limit": limit, "seed": seed, "data_root": data_root, "events": shown}
     reading["columns"] = columns_of(columns)
@@ -163,6 +180,7 @@ def evaluate(
             max_pixels=max_pixels,
             min_pixels=min_pixels,
             trust_remote_code=trust_remote_code,
+            running=running,
             scorer=used,
             events=events,
         )
@@ -171,6 +189,7 @@ def evaluate(
         asked = {"model": model, "adapter": adapter, "reference": reference, "data": data, "task": task}
         asked |= {"limit": limit, "seed": seed, "scorer": used, "prune": prune}
         asked |= {"max_pixels": max_pixels, "min_pixels": min_pixels, "shuffle_images": shuffle_images}
+        asked |= {"device": device, "dtype": dtype, "activations": activations, "expand": running["expand"]}
         asked |= {"max_frames": max_frames} if any(sample.videos for sample in chosen) else {}
         _keep(out, name, result, asked, chosen, confidence, trust_remote_code)
     _show(name, result, out, confidence, json_)

@@ -9,20 +9,10 @@ from bivlm.cli.shared import MORE, JsonOption, command, out_console, print_json
 def presets(json_: JsonOption = False) -> None:
     """List the presets and what they do."""
     from bivlm.cli.tables import presets_table
-    from bivlm.job.recipe import load_recipe, preset_names
+    from bivlm.job.presets import presets as all_presets
 
-    recipes = [load_recipe(name) for name in preset_names()]
+    found = all_presets()
     if json_:
-        print_json(
-            [
-                {
-                    "name": recipe.name,
-                    "true_bits": recipe.true_bits,
-                    "needs_data": recipe.needs_data,
-                    "description": recipe.description,
-                }
-                for recipe in recipes
-            ]
-        )
+        print_json(found)
     else:
-        out_console.print(presets_table(recipes))
+        out_console.print(presets_table(found))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from bivlm.job.unit import UnitReport
 
+LEAST_BAR, MOST_BAR = 12, 40  # characters
+TIME = len("-:--:--")
 BEGINNING = "reading the model"  # what the bar says before it is told
 
 
@@ -42,10 +44,10 @@ class Shown(Events):
         self.process = psutil.Process()
         self.bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(_bar_width(console)),
             MofNCompleteColumn(),
             _Time(),
-            TextColumn("{task.fields[last]}"),
+            _Last(console),
             console=console,
             disable=not console.is_terminal,
         )
@@ -75,10 +77,10 @@ class Shown(Events):
             self.units = self.bars.add_task("blocks", total=total, last="")
             self.bars.update(self.step, visible=False)
         what = f"{report.bits_per_weight:.2f} bpw  error {report.error:.4f}" if report.weights else "kept"
-        memory = f"{self.process.memory_info().rss / 1e9:.2f} GB"
-        last = f"{report.path}  {what}  {memory}{'  (from the earlier run)' if report.resumed else ''}"
-        self.bars.update(self.units, completed=done, total=total, last=last)
-        self._line(f"block {done}/{total}  {last}  {report.seconds:.1f} s")
+        told = [what, f"{self.process.memory_info().rss / 1e9:.2f} GB"]
+        told += ["(from the earlier run)"] if report.resumed else []
+        self.bars.update(self.units, completed=done, total=total, last="  ".join([*told, report.path]))
+        self._line(f"block {done}/{total}  {'  '.join([report.path, *told])}  {report.seconds:.1f} s")
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -98,3 +100,22 @@ class _Time(ProgressColumn):
     def render(self, task: Task) -> Text:
         left = self.left.render(task)
         return left if task.fields["last"] else Text.assemble(self.gone.render(task), " ", left)
+
+
+class _Last(ProgressColumn):
+    """What the last unit's numbers are, as far as the line has room for them: bar, count and time stay."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def render(self, task: Task) -> Text:
+        count = 2 * len(str(int(task.total or 0))) + 1
+        rest = self.console.width - len(task.description) - _bar_width(self.console) - count - TIME - 4
+        text = Text(task.fields["last"])
+        text.truncate(max(0, rest), overflow="ellipsis")
+        return text
+
+
+def _bar_width(console: Console) -> int:
+    return max(LEAST_BAR, min(MOST_BAR, console.width // 5))

@@ -39,7 +39,7 @@ from bivlm.cli.shared import (
 )
 from bivlm.crew import Crew
 from bivlm.events import SILENT
-from bivlm.job.presets import DEFAULT_PRESET
+from bivlm.job.presets import DEFAULT_PRESET, preset_names
 from bivlm.types import MOST_FRAMES
 
 if TYPE_CHECKING:
@@ -49,13 +49,21 @@ if TYPE_CHECKING:
 OutArgument = Annotated[
     Path, typer.Argument(metavar="OUT", help="folder for the packed model", show_default=False)
 ]
+
+
+def _presets_that_begin(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
 PresetOption = Annotated[
     str,
     typer.Option(
         help=(
             "a preset's name (`bivlm presets` lists them), or a recipe file that ends in .toml; settings may"
             " follow: bivlm:bands=5"
-        )
+        ),
+        autocompletion=_presets_that_begin,
     ),
 ]
 SetOption = Annotated[

@@ -7,12 +7,15 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -20,6 +23,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.markup import escape
 
 from bivlm.errors import InputError, printable
@@ -34,7 +38,7 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 PAGE = 160  # characters of a table that goes to a file or a pipe
 on_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -42,18 +46,73 @@ out_console, note = Console(width=None if on_terminal else PAGE), Console(stderr
 json_printed = Event()  # whether the result is on standard output
 
 
+LOUDNESS = {
+    "quiet": Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="no progress and no notes; errors are still told", rich_help_panel=MORE
+        ),
+    ],
+    "verbose": Annotated[
+        bool, typer.Option("--verbose", "-v", help="also what is decided on the way", rich_help_panel=MORE)
+    ],
+}
+
+
 def command(name: str, panel: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command. Its help is the docstring, a line for each paragraph, followed by example
-    commands.
+    """Make a function a command, which also has --quiet and --verbose. Its help is the docstring, a line for
+    each paragraph, followed by example commands.
     """
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
         paragraphs = re.split(r"\n\s*\n", inspect.getdoc(function) or "")
         help_ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         epilog = "\n\n".join(["[bold]For example:[/bold]", *(escape(example) for example in examples)])
-        return app.command(name, help=help_, epilog=epilog, rich_help_panel=panel)(function)
+        app.command(name, help=help_, epilog=epilog, rich_help_panel=panel)(with_loudness(function))
+        return function
 
     return declare
+
+
+def with_loudness(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with two more arguments, `quiet` and `verbose`, which hold while it runs."""
+
+    @wraps(function)
+    def run(*, quiet: bool = False, verbose: bool = False, **given: Any) -> None:
+        with loudness(quiet, verbose):
+            function(**given)
+
+    signature = inspect.signature(function, eval_str=True)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in LOUDNESS.items()
+    ]
+    parameters = [*signature.parameters.values(), *options]
+    run.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+@contextmanager
+def loudness(quiet: bool, verbose: bool) -> Iterator[None]:
+    """What is said on the standard error: nothing but errors, or also what this package logs. Raises
+    InputError for both.
+    """
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose contradict each other; give one of them")
+    logger, handler = logging.getLogger("bivlm"), RichHandler(console=note, show_path=False, show_time=False)
+    before, note.quiet = (logger.level, note.quiet), quiet
+    if quiet:
+        logger.setLevel(logging.ERROR)
+    if verbose:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        note.quiet = before[1]
 
 
 def pruner_names() -> list[str]:
@@ -238,12 +297,18 @@ def command_line() -> str:
 
 
 def quiet_libraries() -> None:
-    """Suppress the libraries' own progress bars and advice; this package reports errors itself."""
+    """Suppress the libraries' own progress bars and advice; this package reports errors itself. Downloads
+    from the hub keep their bar.
+    """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a process that has gone
     import transformers
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from huggingface_hub.utils import enable_progress_bars
 
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # the hub's too
+    if not HF_HUB_DISABLE_PROGRESS_BARS and not note.quiet:
+        enable_progress_bars()
 
 
 def chosen_pruning(text: str | None) -> str | None:

@@ -5,19 +5,23 @@ out here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from bivlm.doctor import Diagnosis
 from bivlm.errors import cut
-from bivlm.eval.groups import GroupScore
-from bivlm.eval.inspection import Inspection
-from bivlm.eval.run import EvalResult
-from bivlm.eval.structure import StructureReport
-from bivlm.job.preflight import Preflight
-from bivlm.job.recipe import Recipe
 from bivlm.studies.cells import Columns, divergence, interval, number, rich_table, size
+
+if TYPE_CHECKING:
+    from bivlm.doctor import Diagnosis
+    from bivlm.eval.groups import GroupScore
+    from bivlm.eval.inspection import Inspection
+    from bivlm.eval.run import EvalResult
+    from bivlm.eval.structure import StructureReport
+    from bivlm.job.preflight import Preflight
+    from bivlm.job.presets import Preset
+    from bivlm.job.recipe import Recipe
 
 BITS = ".3f"  # of bits per weight
 MOST_GROUPS = 24  # rows of a table of groups
@@ -30,7 +34,10 @@ def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
         f" calibration not counted; {expected.kept_share:.1%} of the model's bytes stay in full precision"
     )
     table = rich_table(
-        f"recipe {recipe.name}", ("part", "what happens", " linears", " weights", " bits ≤"), caption
+        f"recipe {recipe.name}",
+        ("part", "what happens", " linears", " weights", " bits ≤"),
+        caption,
+        expendable=(" linears", " weights"),
     )
     for row in expected.rows:
         table.add_row(row.part, row.treatment, str(row.linears), f"{row.weights:,}", number(row.bits, BITS))
@@ -43,7 +50,8 @@ def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
     if inspection.kept_share is not None:
         caption += f"; {inspection.kept_share:.1%} of the model's bytes stayed in full precision"
     columns = ("", " linears", " weights", " before", " now", " true bits", " paper bits")
-    table = rich_table(f"recipe {inspection.recipe}", columns, caption)
+    less = (" paper bits", " linears", " before", " weights")
+    table = rich_table(f"recipe {inspection.recipe}", columns, caption, expendable=less)
     groups = [inspection.layers] if layers else []
     for group in [*groups, inspection.parts, (inspection.total,)]:
         for row in group:
@@ -74,7 +82,12 @@ def structure_tables(report: StructureReport) -> tuple[Table, ...]:
     structure = report.structure
     caption = f"{report.weights:,} weights, of which {report.packable:.1%} can be packed"
     columns = ("part", "path", " blocks", " weights", " share", "full precision because")
-    weights = rich_table(f"{structure.model_type}, found with {structure.inputs}", columns, caption)
+    weights = rich_table(
+        f"{structure.model_type}, found with {structure.inputs}",
+        columns,
+        caption,
+        expendable=(" share", " blocks"),
+    )
     for row in report.rows:
         blocks = "" if row.blocks is None else str(row.blocks)
         weights.add_row(row.what, row.name, blocks, f"{row.weights:,}", f"{row.share:.1%}", row.reason)
@@ -140,7 +153,8 @@ def result_tables(name: str, result: EvalResult, *, confidence: bool) -> tuple[T
     caption = f"{result.n} questions, {result.metric}, {result.seconds:.1f} s"
     if result.pruning is not None:
         caption += f"; visual tokens dropped: {result.pruning}"
-    table = rich_table("", cells, caption)
+    less = (*reversed(CONFIDENCE), " top-1 agreement", " same answers", " geometric KL", " 95 % interval")
+    table = rich_table("", cells, caption, expendable=less)
     table.add_row(*cells.values())
     tables = [table, *([groups_table(result.groups)] if result.groups else [])]
     told = {group.group: group.accuracy for group in result.groups}
@@ -164,14 +178,14 @@ def groups_table(groups: Sequence[GroupScore]) -> Table:
     return table
 
 
-def presets_table(recipes: Sequence[Recipe]) -> Table:
+def presets_table(presets: Sequence[Preset]) -> Table:
     """By rising bits. True bits are a preset's target for linears of a thousand columns and more; in narrower
     linears scales cost more.
     """
     table = rich_table("", ("preset", " true bits", "needs data", "what it is"))
-    for recipe in sorted(recipes, key=lambda recipe: (recipe.true_bits or 0.0, recipe.name)):
-        bits = "" if recipe.true_bits is None else f"{recipe.true_bits:g}"
-        table.add_row(recipe.name, bits, "yes" if recipe.needs_data else "no", recipe.description)
+    for preset in sorted(presets, key=lambda preset: (preset.true_bits or 0.0, preset.name)):
+        bits = "" if preset.true_bits is None else f"{preset.true_bits:g}"
+        table.add_row(preset.name, bits, "yes" if preset.needs_data else "no", preset.description)
     return table
 
 

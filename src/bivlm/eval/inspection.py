@@ -20,6 +20,7 @@ from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
 from bivlm.families import Family
 from bivlm.loading import check_model_folder
+from bivlm.notebook import html_table
 from bivlm.types import EMBEDDINGS
 
 
@@ -54,6 +55,17 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the parts and the total."""
+
+        def cells(row: InspectRow) -> tuple[str, ...]:
+            paper = "" if row.paper_bits is None else f"{row.paper_bits:.3f}"
+            sizes = (f"{row.bytes_before / 1e6:.2f}", f"{row.bytes_after / 1e6:.2f}")
+            return row.name, str(row.linears), f"{row.weights:,}", *sizes, f"{row.bits_per_weight:.3f}", paper
+
+        heads = (self.recipe, "linears", "weights", "MB before", "MB now", "true bits", "paper bits")
+        return html_table(heads, map(cells, (*self.parts, self.total)))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ memory one after the other.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from bivlm.families.pixels import PixelBounds
 from bivlm.loading import FROM_CHECKPOINT, load, recorded_pixels
 from bivlm.pruning.settings import Pruning
 from bivlm.types import Sample
+
+EXPANDED: Mapping[str, Any] = {"expand": True}
 
 
 def measure(
@@ -32,6 +34,7 @@ def measure(
     max_pixels: int | None = None,
     min_pixels: int | None = None,
     trust_remote_code: bool = False,
+    running: Mapping[str, Any] = EXPANDED,
     scorer: str = BY_REFERENCES,
     events: Events = SILENT,
 ) -> EvalResult:
@@ -40,9 +43,10 @@ def measure(
 
     The reference drops no visual tokens; the model is pruned as `pruning` says and has the `adapter`, as in
     `bivlm.load`; both read images within the same bounds of pixels. `trust_remote_code` runs the code of both
-    folders where it is needed. `scorer` names how answers are scored (eval/scoring). `events` receives the
-    progress of the "reference answers" and then of the "questions". Raises InputError, before anything is
-    loaded, for samples without an answer that the scorer can use.
+    folders where it is needed. `running` are arguments of `bivlm.load` for the model: device, dtype, expand,
+    activations; the reference runs on the same device in its own dtype. `scorer` names how answers are scored
+    (eval/scoring). `events` receives the progress of the "reference answers" and then of the "questions".
+    Raises InputError, before anything is loaded, for samples without an answer that the scorer can use.
     """
     check_answers(samples, scorer)
     with tempfile.TemporaryDirectory(prefix="bivlm-") as folder:
@@ -53,7 +57,12 @@ def measure(
             )
             bounds: dict[str, Any] = {"max_pixels": pixels.most, "min_pixels": pixels.least}
             loaded, processor = load(
-                reference, expand=True, pruning=None, trust_remote_code=trust_remote_code, **bounds
+                reference,
+                device=running.get("device", "cpu"),
+                expand=True,
+                pruning=None,
+                trust_remote_code=trust_remote_code,
+                **bounds,
             )
             answers = collect_reference(
                 loaded,
@@ -67,7 +76,7 @@ def measure(
             del loaded
         loaded, processor = load(
             model,
-            expand=True,
+            **running,
             pruning=pruning,
             adapter=adapter,
             max_pixels=max_pixels,

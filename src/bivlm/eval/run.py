@@ -83,6 +83,19 @@ class EvalResult:
         records = fields.pop("records")
         return {**fields, "records": records} if with_records else fields
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the numbers of all questions."""
+        low, high = self.interval
+        numbers = {
+            "questions": str(self.n),
+            self.metric: f"{self.accuracy:.2%} ({low:.1%} to {high:.1%})",
+            "KL (nats)": "" if self.kl is None else f"{self.kl:.4g}",
+            "geometric KL": "" if self.kl_geometric is None else f"{self.kl_geometric:.4g}",
+            "top-1 agreement": "" if self.top1_agreement is None else f"{self.top1_agreement:.1%}",
+            "same answers": "" if self.greedy_agreement is None else f"{self.greedy_agreement:.1%}",
+        }
+        return html_table(("", ""), ((head, text) for head, text in numbers.items() if text))
+
 
 def evaluate(
     model: Any,

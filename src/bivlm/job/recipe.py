@@ -4,6 +4,7 @@ matches wins.
 name = "bivlm-paper"
 description = "Bi-VLM as printed"
 true_bits = 3.5              # target, everything counted; left out: no target
+needs_data = true            # whether it calibrates, for the list of presets; checked if it is given
 propagation = 0.5            # 0…1: how much of the error of earlier blocks is corrected; left out: 0
 tuning = 4                   # epochs of fitting each packed block to its full-precision output; left out: 0
 distillation = 1             # rounds of tuning the whole packed model on the full-precision one; left out: 0
@@ -30,17 +31,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from bivlm.errors import InputError
+from bivlm.errors import InputError, no_such
+from bivlm.job.presets import preset_names, preset_text
 from bivlm.job.tables import FEWEST_BITS, GRID_BITS, TRELLIS_BITS
 from bivlm.quantizers import Quantizer, quantizer_named, quantizer_names
 from bivlm.settings import build, parse_settings
 from bivlm.types import PARTS, PartName
 
-PRESETS = resources.files("bivlm").joinpath("job", "presets")
 KEEP = "keep"
 MODEL_SETTINGS = ("propagation", "tuning", "distillation", "budget", "budget_from", "embeddings")
 BudgetFrom = Literal["answers", "gradients"]
@@ -190,12 +190,6 @@ def build_quantizer(rule: Rule) -> Quantizer:
     return build(quantizer_named(rule.quantizer), rule.settings, f"quantizer {rule.quantizer}")
 
 
-def preset_names() -> list[str]:
-    return sorted(
-        file.name.removesuffix(".toml") for file in PRESETS.iterdir() if file.name.endswith(".toml")
-    )
-
-
 def split_presets(lists: Sequence[str]) -> list[str]:
     """`["a,b", "c:x=1,y=2,d"]` as `["a", "b", "c:x=1,y=2", "d"]`: an entry that begins with NAME= belongs to
     the preset before it.
@@ -240,12 +234,9 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             raise InputError(f"there is no recipe file {path}")
         text = path.read_text(encoding="utf-8")
     elif str(name_or_path) in preset_names():
-        text = PRESETS.joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+        text = preset_text(str(name_or_path))
     else:
-        raise InputError(
-            f"there is no preset {str(name_or_path)!r}; there are {', '.join(preset_names())}, or give a file"
-            " that ends in .toml"
-        )
+        raise no_such("preset", str(name_or_path), preset_names(), ", or give a file that ends in .toml")
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -255,9 +246,9 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def parse_recipe(content: Mapping[str, Any], origin: str) -> Recipe:
     """A recipe from the content of its TOML file; `origin` is what errors call it."""
-    unknown = set(content) - {"name", "description", "true_bits", "rule", *MODEL_SETTINGS}
+    unknown = set(content) - {"name", "description", "true_bits", "needs_data", "rule", *MODEL_SETTINGS}
     if unknown:
-        known = ", ".join(("name", "description", "true_bits", *MODEL_SETTINGS))
+        known = ", ".join(("name", "description", "true_bits", "needs_data", *MODEL_SETTINGS))
         raise InputError(
             f"recipe {origin}: unknown entry {sorted(unknown)[0]!r}; known are {known} and [[rule]]"
         )
@@ -272,9 +263,16 @@ def parse_recipe(content: Mapping[str, Any], origin: str) -> Recipe:
         raise InputError(f"recipe {origin} has no [[rule]]")
     parsed = tuple(_parse_rule(rule, origin) for rule in rules)
     walk = check_model_settings({name: content[name] for name in MODEL_SETTINGS if name in content}, origin)
-    return Recipe(
+    recipe = Recipe(
         content.get("name", Path(origin).stem), parsed, content.get("description", ""), true_bits, **walk
     )
+    said = content.get("needs_data", recipe.needs_data)
+    if said is not recipe.needs_data:
+        raise InputError(
+            f"recipe {origin}: needs_data = {said!r}, but its quantizers and settings"
+            f" {'need' if recipe.needs_data else 'need no'} data; correct the entry, or leave it out"
+        )
+    return recipe
 
 
 def _parse_rule(content: Mapping[str, Any], origin: str) -> Rule:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bivlm.errors import InputError
+from bivlm.errors import InputError, no_such
 from bivlm.families import Family
 from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.job.presets import DEFAULT_PRESET
@@ -147,7 +147,7 @@ def _effort(effort: str | None) -> dict[str, Any]:
     if effort is None:
         return {}
     if effort not in EFFORTS:
-        raise InputError(f"there is no effort {effort!r}; there are {', '.join(EFFORTS)}")
+        raise no_such("effort", effort, EFFORTS)
     return EFFORTS[effort]
 
 

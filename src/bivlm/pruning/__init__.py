@@ -8,7 +8,7 @@ shows how to add one.
 
 from __future__ import annotations
 
-from bivlm.errors import InputError
+from bivlm.errors import no_such
 from bivlm.plugins import Table, subclass_refusal
 from bivlm.pruning.attention import AttentionPruner
 from bivlm.pruning.base import Candidates, Pruner, tokens_kept
@@ -37,7 +37,7 @@ def pruner_named(name: str) -> type[Pruner]:
     """
     found = _TABLE.named(name)
     if found is None:
-        raise InputError(f"there is no pruner {name!r}; there are {', '.join(pruner_names())}")
+        raise no_such("pruner", name, pruner_names())
     return found
 
 

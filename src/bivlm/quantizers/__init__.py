@@ -2,7 +2,7 @@
 methods. Other packages may offer more methods (bivlm.plugins).
 """
 
-from bivlm.errors import InputError
+from bivlm.errors import no_such
 from bivlm.plugins import Table, subclass_refusal
 from bivlm.quantizers.arb import ARB
 from bivlm.quantizers.awq import AWQ
@@ -70,7 +70,7 @@ def quantizer_named(name: str) -> type[Quantizer]:
     """
     found = _TABLE.named(name)
     if found is None:
-        raise InputError(f"there is no quantizer {name!r}; there are {', '.join(quantizer_names())}")
+        raise no_such("quantizer", name, quantizer_names())
     return found
 
 

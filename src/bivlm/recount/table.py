@@ -18,7 +18,9 @@ SHOWN = 4  # layouts in a cell
 
 def recount_table(found: Recount) -> Table:
     """One model: its parts, all tensors, its files; claims and remarks below."""
-    table = rich_table(_safe(found.name), HEADS, "\n".join(_below(found)))
+    table = rich_table(
+        _safe(found.name), HEADS, "\n".join(_below(found)), expendable=("stored as", " bytes", " packed")
+    )
     for row in found.rows:
         _add(table, row)
     table.add_section()

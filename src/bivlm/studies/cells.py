@@ -6,11 +6,17 @@ A head that starts with a space stands over numbers: its column is aligned to th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Column, Table
 
 SMALL_KL = 1e-3  # below it four decimals would hide the differences
+
+FOLDED = 24  # characters of a name in the first column that must stand in one line
 
 Columns = Mapping[str, Callable[[Any], str]]  # head -> the cell of a row
 
@@ -43,11 +49,56 @@ def right(head: str) -> bool:
     return head.startswith(" ")
 
 
-def rich_table(title: str, heads: Iterable[str], caption: str = "", whole: Collection[str] = ()) -> Table:
-    """An empty table for the terminal. What is too narrow for a cell is folded, never cut; the heads in
-    `whole` are not folded.
+class FittedTable(Table):
+    """A table that leaves out some columns on a terminal that is too narrow for the words of all of them:
+    those in `expendable` (heads without spaces around them), in this order. What was left out is said below.
     """
-    table = Table(title=title or None, title_justify="left", caption=caption or None, caption_justify="left")
+
+    expendable: Sequence[str] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from super(FittedTable, self.fitted(options.max_width)).__rich_console__(console, options)
+
+    def fitted(self, width: int) -> FittedTable:
+        """The table without the columns that `width` characters do not hold."""
+        kept, gone = list(self.columns), []
+        for head in self.expendable:
+            if 1 + sum(3 + _width(column, column is kept[0]) for column in kept) <= width:
+                break
+            gone += [head for column in kept if column.header == head]
+            kept = [column for column in kept if column.header != head]
+        if not gone:
+            return self
+        table = copy(self)
+        table.columns = [replace(column, _index=place) for place, column in enumerate(kept)]
+        told = f"left out, for a narrow terminal: {', '.join(gone)}"
+        table.caption = f"{self.caption}; {told}" if self.caption else told
+        return table
+
+
+def _width(column: Column, is_first: bool) -> int:
+    """Characters that a column needs for its words. Names in the first column may be folded."""
+    texts = [str(cell) for cell in (column.header, *column.cells)]
+    words = texts if column.no_wrap else [word for text in texts for word in text.split()]
+    needed = max(map(cell_len, words), default=0)
+    return min(needed, FOLDED) if is_first else needed
+
+
+def rich_table(
+    title: str,
+    heads: Iterable[str],
+    caption: str = "",
+    whole: Collection[str] = (),
+    expendable: Iterable[str] = (),
+) -> Table:
+    """An empty table for the terminal. What is too narrow for a cell is folded, never cut; the heads in
+    `whole` are not folded. Those in `expendable` are left out, in this order, where the terminal is too
+    narrow for whole words.
+    """
+    table = FittedTable(
+        title=title or None, title_justify="left", caption=caption or None, caption_justify="left"
+    )
+    table.expendable = [head.strip() for head in expendable]
     for head in heads:
         table.add_column(
             head.strip(),

@@ -29,6 +29,7 @@ def demo_table(rows: Sequence[DemoRow], questions: int) -> Table:
         f"easy-VQA, {questions} test questions",
         COLUMNS,
         "true bits: of the packed linears, everything counted; folder: all files",
+        expendable=(" eval s", " pack s", " paper bits", " 95 % interval"),
     )
     for row in rows:
         table.add_row(*(cell(row) for cell in COLUMNS.values()))

@@ -199,5 +199,5 @@ def test_another_benchmark_than_the_data_is_refused(tmp_path):
 
 
 def test_an_unknown_task_is_told_the_nearest():
-    with pytest.raises(InputError, match="no task mmee; did you mean mme"):
+    with pytest.raises(InputError, match="no task 'mmee'; did you mean mme"):
         task_named("mmee")

@@ -38,7 +38,7 @@ def markdown_rows(found):
 
 def printed(found, width):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115 - the record is what is read
-    console.print(comparison_table(found, width))
+    console.print(comparison_table(found))
     console.file.close()
     return console.export_text()
 
@@ -96,7 +96,9 @@ def test_the_terminal_shows_what_fits_and_cuts_nothing(width):
     assert "…" not in text
     for needed in ("accuracy", "KL", "true bits", "90.0%", "0.0123", "2.25"):
         assert needed in text
-    assert ("peak memory" in text) == (width == 200)
+    rows = "".join(line for line in text.splitlines() if line[:1] in "┃│")
+    assert ("peak memory" in rows) == (width == 200)
+    assert ("left out" in text) == (width < 200)
 
 
 def test_order_by_bits_full_precision_and_failures_last():

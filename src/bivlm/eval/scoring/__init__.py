@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from bivlm.errors import InputError, cut
+from bivlm.errors import no_such
 from bivlm.eval.scoring.anls import Anls
 from bivlm.eval.scoring.base import Scorer
 from bivlm.eval.scoring.by_references import ByReferences
@@ -46,5 +46,5 @@ SCORERS: dict[str, Scorer] = {
 def scorer_named(name: str) -> Scorer:
     """The scorer of this name. Raises InputError if there is none."""
     if name not in SCORERS:
-        raise InputError(f"there is no scorer {cut(repr(name))}; there are {', '.join(SCORERS)}")
+        raise no_such("scorer", name, SCORERS)
     return SCORERS[name]

@@ -4,9 +4,7 @@ eval/scoring; docs/benchmarks.md has the same table.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
-from bivlm.errors import InputError, cut
+from bivlm.errors import no_such
 from bivlm.eval.tasks.base import ONE_WORD, Task, samples_of_task
 from bivlm.eval.tasks.mme_folder import mme_folder
 
@@ -54,9 +52,7 @@ TASKS = {
 def task_named(name: str) -> Task:
     """The benchmark of that name. Raises InputError, with the nearest names, if there is none."""
     if name not in TASKS:
-        near = get_close_matches(name.lower(), TASKS, n=2)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise InputError(f"there is no task {cut(name)}{meant} The tasks are {', '.join(TASKS)}")
+        raise no_such("task", name, TASKS)
     return TASKS[name]
 
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from bivlm.eval.statistics.draws import OverDraws
 from bivlm.eval.statistics.paired import Difference, Verdict
+from bivlm.notebook import html_table
 from bivlm.types import PARTS, PartName
 
 FULL_PRECISION = "full precision"
@@ -139,6 +140,24 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the main columns of every row."""
+
+        def shown(value: float | None, form: str) -> str:
+            return "" if value is None else format(value, form)
+
+        rows = (
+            (
+                row.label,
+                shown(row.true_bits, ".2f"),
+                shown(row.accuracy, ".1%") or "failed",
+                shown(row.kl, ".4g"),
+                shown(row.kl_geometric, ".4g"),
+            )
+            for row in self.rows
+        )
+        return html_table(("preset", "true bits", "accuracy", "KL (nats)", "geometric KL"), rows)
 
 
 def label_of(preset: str, parts: Sequence[PartName]) -> str:

@@ -68,7 +68,6 @@ STUDY: Columns = {
     " folder": METHODS[" folder"],
 }
 
-FOLDED = 24  # characters of a preset's name that must stand in one line
 EXPENDABLE = (
     "parts",
     " peak memory",
@@ -161,15 +160,11 @@ def between(row: ComparisonRow, what: str, shown: Callable[[float], str]) -> str
     return f"{shown(min(values))} to {shown(max(values))}" if values else ""
 
 
-def comparison_table(found: Comparison, width: int) -> Table:
-    """For a terminal of `width` characters: what does not fit is left to the Markdown. What stands below the
-    table is `remarks`.
-    """
+def comparison_table(found: Comparison) -> Table:
+    """For a terminal: what does not fit is left to the Markdown. What stands below the table is `remarks`."""
     columns = columns_of(found)
-    for head in EXPENDABLE:
-        if _width(found, columns) > width:
-            columns.pop(head, None)
-    table = rich_table(title_of(found), columns, whole=columns.keys() - {"preset"})
+    whole = columns.keys() - {"preset"}
+    table = rich_table(title_of(found), columns, whole=whole, expendable=EXPENDABLE)
     for row, following in zip(found.rows, [*found.rows[1:], None], strict=True):
         table.add_row(
             *cells(row, columns),
@@ -180,17 +175,6 @@ def comparison_table(found: Comparison, width: int) -> Table:
 
 def title_of(found: Comparison) -> str:
     return "Which parts bear it" if found.study else f"Methods at their true bits, {found.packed}"
-
-
-def _width(found: Comparison, columns: Columns) -> int:
-    """Characters that the table takes on a terminal: a column has a space on both sides and a line after it;
-    long names of presets are folded.
-    """
-    widths = {
-        head: max(len(head.strip()), *(len(cell(row)) for row in found.rows))
-        for head, cell in columns.items()
-    }
-    return 1 + sum(3 + width for width in {**widths, "preset": min(widths["preset"], FOLDED)}.values())
 
 
 def comparison_markdown(found: Comparison, *, picture: str | None) -> str:
