@@ -1,4 +1,4 @@
-"""From a model's path or Hugging Face hub id to its folder on the disk."""
+"""From a model's path or Hugging Face hub id to its folder on the disk, and back to the id."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ NEEDED = [
     *("README.md", "LICENSE*"),
 ]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)")  # how the hub's cache calls a model's folder
 
 
 def resolve_model(model: str | Path, trust_remote_code: bool = False) -> Path:
@@ -42,3 +43,10 @@ def resolve_model(model: str | Path, trust_remote_code: bool = False) -> Path:
             f"there is no folder {model}, and the hub could not be reached for it ({type(error).__name__});"
             " give a local folder"
         ) from error
+
+
+def hub_id_of(folder: Path) -> str | None:
+    """The hub id of a folder in the hub's cache; None for any other folder."""
+    place = folder.resolve()
+    found = _CACHED.fullmatch(place.parent.parent.name) if place.parent.name == "snapshots" else None
+    return None if found is None else f"{found['owner']}/{found['name']}"

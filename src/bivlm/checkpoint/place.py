@@ -22,6 +22,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bivlm.checkpoint.companions import ATTRIBUTES, CARD, SOURCE_CARD
 from bivlm.checkpoint.durable import WRITING, sync_folder
 from bivlm.checkpoint.modules import is_packed
 from bivlm.checkpoint.seal import read_seal
@@ -32,7 +33,7 @@ JOB_FOLDER = ".bivlm-job"
 REPORT_NAME = "bivlm_report.json"
 CALIBRATION_NAME = "bivlm_calibration.json"  # the questions of the calibration, by digest
 PICTURE_NAME = "bivlm_picture.png"  # what `bivlm show` puts on the card
-_CARD_FILES = {"README.md", "README.original.md", PICTURE_NAME}
+_CARD_FILES = {CARD, SOURCE_CARD, ATTRIBUTES, PICTURE_NAME}
 _OURS = {"config.json", INDEX_NAME, REPORT_NAME, CALIBRATION_NAME, *_CARD_FILES}
 # what bivlm copied from a source into a folder of format 1, which has no list of its files: these names, for
 # anything else may be the user's

@@ -25,6 +25,7 @@ import bivlm.cli.prune
 import bivlm.cli.analyze
 import bivlm.cli.report
 import bivlm.cli.show
+import bivlm.cli.push
 import bivlm.cli.data
 import bivlm.cli.presets
 import bivlm.cli.doctor

@@ -71,6 +71,10 @@ ConfidenceOption = Annotated[
         help="how well the model's confidence predicts its scores; with --out also as a picture",
     ),
 ]
+CardOption = Annotated[
+    bool,
+    typer.Option("--card", help="also put the results on the model card of MODEL, a packed folder"),
+]
 ScorerOption = Annotated[
     str | None,
     typer.Option(
@@ -113,6 +117,7 @@ def evaluate(
     reference: ReferenceOption = None,
     out: OutOption = None,
     confidence: ConfidenceOption = False,
+    card: CardOption = False,
     limit: LimitOption = None,
     seed: SeedOption = 0,
     batch_size: BatchOption = 32,
@@ -145,6 +150,7 @@ def evaluate(
     from bivlm.cli.progress import Shown
     from bivlm.data.samples import read_samples
     from bivlm.data.samples import shuffle_images as shuffled
+    from bivlm.eval.card import check_has_card, put_results_on_card
     from bivlm.eval.measure import measure
     from bivlm.eval.scoring import BY_REFERENCES, scorer_named
     from bivlm.eval.seen import unseen
@@ -155,6 +161,8 @@ def evaluate(
         raise InputError(f"--task {task} has a scorer of its own, {benchmark.scorer}; leave --scorer out")
     used = scorer_named(scorer or (benchmark.scorer if benchmark else BY_REFERENCES)).name
     _check_out(out, confidence)
+    if card:
+        check_has_card(Path(model))
     running = chosen_running(device, dtype, threads, activations, expand, expanded=True)
     shown = Shown()
     reading: dict[str, Any] = {"limit": limit, "seed": seed, "data_root": data_root, "events": shown}
@@ -192,6 +200,8 @@ def evaluate(
         asked |= {"device": device, "dtype": dtype, "activations": activations, "expand": running["expand"]}
         asked |= {"max_frames": max_frames} if any(sample.videos for sample in chosen) else {}
         _keep(out, name, result, asked, chosen, confidence, trust_remote_code)
+    if card:
+        put_results_on_card(Path(model), result, task or data)
     _show(name, result, out, confidence, json_)
 
 

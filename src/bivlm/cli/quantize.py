@@ -298,5 +298,6 @@ def _show_packed(out: Path, json_: bool, trust_remote_code: bool, seconds: Mappi
     if seconds:
         out_console.print(profile_table(seconds))
     out_console.print(
-        f"Packed model in [bold]{out}[/bold]; ask it with: bivlm ask {out} --image IMAGE QUESTION"
+        f"Packed model in [bold]{out}[/bold]; ask it with: bivlm ask {out} --image IMAGE QUESTION; share it"
+        f" with: bivlm push {out} OWNER/NAME, or: hf upload OWNER/NAME {out}"
     )

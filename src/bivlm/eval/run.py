@@ -25,6 +25,7 @@ from bivlm.eval.statistics.intervals import mean_interval
 from bivlm.eval.statistics.means import geometric_mean, standard_error, trimmed_mean
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of
+from bivlm.notebook import html_table
 from bivlm.pruning.apply import check_prunable, describe
 from bivlm.types import Sample
 

@@ -4,13 +4,22 @@ the run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import ModelCardData, metadata_load
+
+from bivlm.checkpoint.companions import CARD
+from bivlm.checkpoint.hub import hub_id_of
 from bivlm.checkpoint.place import REPORT_NAME
 from bivlm.checkpoint.source import SourceModel
 from bivlm.job.recipe import Recipe
 from bivlm.pruning.settings import parse_pruning
+
+logger = logging.getLogger(__name__)
+
+CARRIED = ("license", "license_name", "license_link", "language", "datasets")  # from the source's own card
 
 
 def model_card(
@@ -40,13 +49,7 @@ def model_card(
         "" if pruning is None else f"| visual tokens dropped by default | `{parse_pruning(pruning)}` |\n"
     )
     return f"""---
-base_model: {name}
-base_model_relation: quantized
-library_name: transformers
-pipeline_tag: {task}
-tags:
-- bivlm
-- quantized
+{card_data(source, task).to_yaml().strip()}
 ---
 # {name}, packed by bivlm
 
@@ -72,6 +75,36 @@ model, processor = bivlm.load("PATH/TO/THIS/FOLDER"{trusted})
 print(bivlm.answer(model, processor, {asked}))
 ```
 """
+
+
+def card_data(source: SourceModel, task: str) -> ModelCardData:
+    """What the hub reads at the beginning of the card: the base model where its hub id is known; licence,
+    language, data sets and tags of the source's own card.
+    """
+    own = _own_card(source)
+    base = hub_id_of(source.folder)
+    related = {} if base is None else {"base_model": base, "base_model_relation": "quantized"}
+    tags = own.get("tags")
+    kept = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    return ModelCardData(
+        **{name: own[name] for name in CARRIED if name in own},
+        **related,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=[*dict.fromkeys([*kept, "bivlm", "quantized"])],
+    )
+
+
+def _own_card(source: SourceModel) -> Mapping[str, Any]:
+    """The data at the beginning of the source's own card, empty if there are none that can be read."""
+    try:
+        found = metadata_load(source.folder / CARD)
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # whatever the YAML reader raises
+        logger.warning("%s: its data cannot be read (%s)", source.folder / CARD, type(error).__name__)
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _paper_count(report: Mapping[str, Mapping[str, Any]], weights: int) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 
 from bivlm import __version__
 from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
-from bivlm.checkpoint.companions import check_readable, companions
+from bivlm.checkpoint.companions import ATTRIBUTES, CARD, LARGE_FILES, check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
 from bivlm.checkpoint.guards import memory_explained
-from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.hub import hub_id_of, resolve_model
 from bivlm.checkpoint.modules import FORMAT_VERSION, KEYS_ARE_NAMES
 from bivlm.checkpoint.output import OutputFolder
 from bivlm.checkpoint.place import CALIBRATION_NAME, REPORT_NAME
@@ -258,7 +258,7 @@ def run(
             quantization = quantization_config(prepared, folder, len(inputs))
             config = {**read_json(source.folder / "config.json"), "quantization_config": quantization}
             card = model_card(source, recipe, report, quantization)
-            files = {REPORT_NAME: to_json(report), "README.md": card}
+            files = {REPORT_NAME: to_json(report), CARD: card, ATTRIBUTES: LARGE_FILES}
             folder.finish({**files, **calibrated_on(source, samples, inputs)}, config)
         crew.agree()  # all end together, and well only if the folder is complete
     return out
@@ -356,7 +356,7 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
         "job": store.identity,
         "source": {
             "files": source.digests,
-            "name": source.folder.resolve().name,
+            "name": hub_id_of(source.folder) or source.folder.resolve().name,
             "file_bytes": source.file_bytes,
             "linears": {name: source.entries[f"{name}.weight"].nbytes for name in modules},
         },
