@@ -15,7 +15,7 @@ from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product, check_width
 from bivlm.kernels.native_product import FewTokens, NativeProduct
-from bivlm.native.library import Library, library, status
+from bivlm.native.library import Library, library, status, warn_of_reference
 from bivlm.native.structs import DTYPES
 from bivlm.native.weights import NativeWeight, prepare, prepare_factors, why_not
 
@@ -29,6 +29,8 @@ def product(packed: PackedTensor) -> Product:
     """
     native = library()
     why = why_reference(packed)
+    if native is None:
+        warn_of_reference()
     if native is None or why:
         return reference.ReferenceProduct(packed, why)
     if packed.format == "factors":

@@ -21,7 +21,7 @@ from bivlm.formats.encoding.trellis_code import MOST_BITS
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product
 from bivlm.kernels.native_product import CPU, FewTokens, NativeProduct, succeed
-from bivlm.native.library import Library, library, status
+from bivlm.native.library import Library, library, status, warn_of_reference
 from bivlm.native.pointers import pointer
 from bivlm.native.structs import DTYPES, TrellisStruct
 from bivlm.native.weights import check_on_cpu
@@ -35,9 +35,10 @@ def product(packed: PackedTensor) -> Product:
     contradict each other.
     """
     native = library()
-    return (
-        reference.ReferenceProduct(packed, status().why) if native is None else TrellisProduct(native, packed)
-    )
+    if native is None:
+        warn_of_reference()
+        return reference.ReferenceProduct(packed, status().why)
+    return TrellisProduct(native, packed)
 
 
 class TrellisProduct(NativeProduct):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from bivlm.errors import InputError
 from bivlm.native.structs import difference
 
 ABI = 4
+logger = logging.getLogger(__name__)
+
 CHOICES = ("auto", "native", "reference")
 FILE_NAME = "libbivlm_kernels.dylib" if sys.platform == "darwin" else "libbivlm_kernels.so"
 
@@ -87,6 +90,17 @@ def library() -> Library | None:
     """The library, or None if the reference kernel is used instead."""
     found = _search()
     return found if isinstance(found, Library) else None
+
+
+@cache
+def warn_of_reference() -> None:
+    """Say once in a process that packed weights run slowly for want of the library, unless that was asked
+    for.
+    """
+    if _asked("BIVLM_KERNEL", CHOICES) != "reference":
+        logger.warning(
+            "packed models run on the slow reference kernels: %s (`bivlm doctor` says more)", status().why
+        )
 
 
 def status() -> Status:

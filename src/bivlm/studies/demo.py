@@ -19,7 +19,7 @@ from bivlm.job.run import quantize
 from bivlm.loading import load
 from bivlm.studies.study import Labelled
 from bivlm.types import PARTS, PartName, Sample
-from bivlm.zoo import embedded_model
+from bivlm.zoo import check_embedded_model, embedded_model
 
 CALIBRATION_SAMPLES = 32
 BATCH_SIZE, MAX_NEW_TOKENS = 50, 4
@@ -58,6 +58,7 @@ def run_demo(out: Path | None, questions: int, events: Events = SILENT) -> list[
     """Pack, load, answer and measure; `out` keeps the packed folders. `events` hears a line of every finished
     model.
     """
+    check_embedded_model()
     samples = read_samples("easy-vqa", split="test", limit=questions)
     calibration = read_samples("easy-vqa", split="train", limit=CALIBRATION_SAMPLES)
     with tempfile.TemporaryDirectory(prefix="bivlm-demo-") as temporary:
