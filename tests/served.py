@@ -12,23 +12,24 @@ import uvicorn
 from openai import OpenAI
 from PIL import Image
 
-from bivlm.serving.api import application
+from bivlm.serving.api import Site, application
 from bivlm.serving.limits import Limits
 from bivlm.serving.serve import engine_of
 
+SITE = Site(("tiny", "/models/tiny"), {"weight_bytes": 1_500_000, "true_bits": 2.03})
 LIMITS = Limits(most_tokens=40, most_images=2, body_bytes=1 << 20, seconds=60.0)
 
 
 class Server:
     """A server in a thread of this process; `stop` ends it as SIGTERM does."""
 
-    def __init__(self, model, processor, limits=LIMITS, **engine) -> None:
+    def __init__(self, model, processor, limits=LIMITS, site=SITE, **engine) -> None:
         self.engine = engine_of(model, processor, **engine)
         self.engine.start()
         self.clients: dict[str, OpenAI] = {}
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        config = uvicorn.Config(application(self.engine, ("tiny", "/models/tiny"), limits), log_level="error")
+        config = uvicorn.Config(application(self.engine, site, limits), log_level="error")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
         self.thread.start()
