@@ -1,4 +1,4 @@
-"""A server that listens on a port of this machine, and clients for it."""
+"""A server that listens on a port of this machine, and clients for it and for its engine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import uvicorn
 from openai import OpenAI
 from PIL import Image
 
+from bivlm.serving.asked import Piece
 from bivlm.serving.api import Site, application
 from bivlm.serving.limits import Limits
 from bivlm.serving.serve import engine_of
@@ -48,6 +49,24 @@ class Server:
         self.thread.join(30)
         self.engine.stop()
         self.socket.close()
+
+
+class Client:
+    """A client of the engine: waits for the end of one answer."""
+
+    def __init__(self) -> None:
+        self.text, self.end, self._ended = "", None, threading.Event()
+
+    def __call__(self, event) -> None:
+        if isinstance(event, Piece):
+            self.text += event.text
+        else:
+            self.end = event
+            self._ended.set()
+
+    def wait(self):
+        assert self._ended.wait(60)
+        return self.end
 
 
 def data_uri(image: Image.Image) -> str:

@@ -13,31 +13,13 @@ import pytest
 import bivlm
 from bivlm.errors import InputError
 from bivlm.serving import engine as module
-from bivlm.serving.asked import Ended, Failed, Piece, Request, Sampling
+from bivlm.serving.asked import Ended, Failed, Request, Sampling
 from bivlm.serving.engine import FAULT, Busy, Engine
 from bivlm.types import Sample
-from served import LIMITS, Server
+from served import LIMITS, Client, Server
 
 QUESTIONS = [f"What is {'very ' * number}big?" for number in range(7)]
 LONGEST = 12
-
-
-class Client:
-    """Waits for the end of one answer."""
-
-    def __init__(self) -> None:
-        self.text, self.end, self._ended = "", None, threading.Event()
-
-    def __call__(self, event) -> None:
-        if isinstance(event, Piece):
-            self.text += event.text
-        else:
-            self.end = event
-            self._ended.set()
-
-    def wait(self):
-        assert self._ended.wait(60)
-        return self.end
 
 
 @pytest.fixture

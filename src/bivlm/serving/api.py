@@ -29,6 +29,7 @@ from bivlm.serving.limits import Limits
 from bivlm.serving.messages import sample_of
 from bivlm.serving.metrics import Metrics
 from bivlm.serving.page import add_page
+from bivlm.serving.prefix import BelowPrefix
 from bivlm.types import Sample
 
 LOOKS = 0.5  # seconds between two looks at whether a client is still there
@@ -106,16 +107,11 @@ class Site:
 
 def application(engine: Engine, site: Site, limits: Limits) -> FastAPI:
     """The web application around an engine."""
-    app = FastAPI(
-        title="bivlm",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        root_path=site.root_path,
-    )
+    app = FastAPI(title="bivlm", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     metrics = Metrics(engine)
     app.middleware("http")(guard_of(limits, metrics))
+    if site.root_path:
+        app.add_middleware(BelowPrefix, prefix=site.root_path)
     if site.page:
         add_page(app)
     fetching = CapacityLimiter(FETCHES)

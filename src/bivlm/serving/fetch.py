@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import ssl
 import time
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from threading import Timer
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -93,15 +94,16 @@ class _Pinned(HTTPConnection):
         self.default_port = PORTS[url.scheme]
         super().__init__(url.hostname or "", url.port, timeout=seconds)
         self._peers = peers
+        self._open: socket.socket | None = None  # `sock` is gone once an answer has it
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
 
     def connect(self) -> None:
-        self.sock = self._reached()
+        self.sock = self._open = self._reached()
         if self._tls is not None:
             secure = self._tls.wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
-            self.sock = secure  # before the handshake, so that it can be cut short
+            self.sock = self._open = secure  # before the handshake, so that it can be cut short
             secure.do_handshake()
 
     def _reached(self) -> socket.socket:
@@ -120,11 +122,9 @@ class _Pinned(HTTPConnection):
 
     def hang_up(self) -> None:
         """End the connection at once, whatever it waits for."""
-        if self.sock is not None:
-            try:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                self.sock.close()
+        if self._open is not None:
+            with suppress(OSError):  # it may be over by itself
+                self._open.shutdown(socket.SHUT_RDWR)
 
 
 def _public_addresses(url: SplitResult) -> list[str]:

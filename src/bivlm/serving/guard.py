@@ -48,8 +48,7 @@ def guard_of(limits: Limits, metrics: Metrics) -> Callable[[Request, Next], Awai
 
 
 def _no_key(request: Request, limits: Limits, metrics: Metrics) -> Response | None:
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    if limits.api_key is None or path in (*OPEN, *PAGE_FILES):
+    if limits.api_key is None or request.scope["path"] in (*OPEN, *PAGE_FILES):
         return None
     given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
     if hmac.compare_digest(given, limits.api_key.encode()):
