@@ -25,7 +25,7 @@ class Server:
     """A server in a thread of this process; `stop` ends it as SIGTERM does."""
 
     def __init__(self, model, processor, limits=LIMITS, site=SITE, **engine) -> None:
-        self.engine = engine_of(model, processor, **engine)
+        self.site, self.engine = site, engine_of(model, processor, **engine)
         self.engine.start()
         self.clients: dict[str, OpenAI] = {}
         self.socket = socket.create_server(("127.0.0.1", 0))

@@ -3,6 +3,8 @@ import "./deepChat.bundle.js";
 import { Refused, answerTo, describe, messagesOf } from "./completions.js";
 
 const KEY = "bivlm-key"; // in the tab alone: it is gone when the tab is closed
+const REMOVE = ".remove-file-attachment-button";
+const BUTTONS = `.input-button, ${REMOVE}`;
 const at = (id) => document.getElementById(id);
 const bubble = (colours) => ({ bubble: { ...colours, maxWidth: "85%", borderRadius: "0.8rem" } });
 const icon = { svg: { styles: { default: { filter: "var(--icon)" } } } };
@@ -62,12 +64,12 @@ async function answer(chat, signals) {
       signals.onResponse({ text });
     }
     if (first === undefined) signals.onResponse({ text: "(an empty answer)" });
-  } catch (error) {
-    at("speed").textContent = signal.aborted ? "stopped" : "";
-    if (!signal.aborted) signals.onResponse({ error: error.message });
-    if (error instanceof Refused && error.status === 401) askForKey();
-  } finally {
     signals.onClose();
+  } catch (error) {
+    signals.onClose();
+    at("speed").textContent = signal.aborted ? "stopped" : "";
+    if (!signal.aborted) chat.addMessage({ error: error.message });
+    if (error instanceof Refused && error.status === 401) askForKey();
   }
 }
 
@@ -111,21 +113,44 @@ function newChat() {
     images: { files: { maxNumberOfFiles: model.max_images, acceptedFormats: "image/*" }, button: { styles: icon } },
     validateInput: (text) => Boolean(text?.trim()),
     errorMessages: { displayServiceErrorMessages: true },
-    onComponentRender: labelled,
   });
+  const inside = chat.shadowRoot.getElementById("container"); // drawn more than once
+  new MutationObserver(() => labelled(chat)).observe(inside, { childList: true });
+  chat.shadowRoot.addEventListener("click", follow);
+  chat.shadowRoot.addEventListener("keydown", press);
   at("place").replaceChildren(chat);
+}
+
+/** Only links to web pages are followed, whatever an answer says. */
+function follow(event) {
+  const link = event.target.closest("a");
+  if (link && !link.download && !/^https?:$/.test(link.protocol)) event.preventDefault();
+}
+
+/** deep-chat's buttons, which hear the mouse alone. */
+function press(event) {
+  const button = event.target.closest(BUTTONS);
+  if (!button || (event.key !== "Enter" && event.key !== " ")) return;
+  event.preventDefault();
+  button.click();
+}
+
+function say(element, attributes) {
+  for (const [name, value] of Object.entries(attributes)) element?.setAttribute(name, value);
 }
 
 /** What deep-chat leaves to be said to those who do not see it. */
 function labelled(chat) {
-  const say = (inside, attributes) => {
-    for (const [name, value] of Object.entries(attributes)) inside?.setAttribute(name, value);
-  };
   const found = (selector) => chat.shadowRoot.querySelector(selector);
   say(found("#messages"), { role: "log", "aria-label": "Conversation", tabindex: "0" });
   say(found("#text-input"), { role: "textbox", "aria-multiline": "true" });
-  say(found("#submit-icon")?.parentElement, { "aria-label": "Send, or stop the answer" });
+  say(found(".inside-end"), { "aria-label": "Send, or stop the answer" });
   say(found("#upload-images-icon")?.parentElement, { "aria-label": "Choose pictures" });
+  const given = found("#file-attachment-container");
+  new MutationObserver(() => {
+    for (const button of given.querySelectorAll(REMOVE))
+      say(button, { role: "button", tabindex: "0", "aria-label": "Remove the picture" });
+  }).observe(given, { childList: true, subtree: true });
   chat.focusInput();
 }
 
