@@ -73,3 +73,12 @@ def data_uri(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def until(true) -> None:
+    """Wait until something is so."""
+    for _ in range(400):
+        if true():
+            return
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")

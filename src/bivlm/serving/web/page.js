@@ -3,6 +3,7 @@ import "./deepChat.bundle.js";
 import { Refused, answerTo, describe, messagesOf } from "./completions.js";
 
 const KEY = "bivlm-key"; // in the tab alone: it is gone when the tab is closed
+const FEW = 4; // tokens; of fewer no speed is told
 const REMOVE = ".remove-file-attachment-button";
 const BUTTONS = `.input-button, ${REMOVE}`;
 const at = (id) => document.getElementById(id);
@@ -21,7 +22,7 @@ const styles = {
       user: bubble({ backgroundColor: "var(--mine)", color: "var(--on-mine)" }),
       ai: bubble({ backgroundColor: "var(--theirs)", color: "var(--ink)" }),
     },
-    image: { user: { bubble: { maxWidth: "min(20rem, 75%)" } } },
+    image: { user: { bubble: { maxWidth: "min(12rem, 75%)" } } },
     error: { bubble: { backgroundColor: "var(--wrong-paper)", color: "var(--wrong)", fontSize: "1rem" } },
   },
   textInput: {
@@ -71,15 +72,14 @@ async function answer(chat, signals) {
     if (!signal.aborted) chat.addMessage({ error: error.message });
     if (error instanceof Refused && error.status === 401) askForKey();
   }
+  chat.scrollToBottom(); // pictures take their place late
 }
 
 function told({ completion_tokens: tokens, prompt_tokens: read }, first, began) {
   const words = [`${read} tokens read`, `${tokens} answered`];
-  if (first !== undefined) {
-    const seconds = (performance.now() - first) / 1000;
-    if (tokens > 1 && seconds > 0) words.push(`${((tokens - 1) / seconds).toFixed(1)} tokens/s`);
-    words.push(`first after ${((first - began) / 1000).toFixed(1)} s`);
-  }
+  if (first !== undefined) words.push(`first after ${((first - began) / 1000).toFixed(1)} s`);
+  const rate = (1000 * (tokens - 1)) / (performance.now() - first);
+  if (tokens >= FEW) words.push(`${rate.toFixed(1)} tokens/s`);
   return words.join(" · ");
 }
 
