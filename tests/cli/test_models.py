@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
@@ -33,6 +35,29 @@ def test_quantize_ask_eval_inspect(run, source, tmp_path, questions):
     code, text, _ = run("inspect", out, "--json")
     assert code == 0
     assert json.loads(text)["total"] == packed["total"]
+
+
+def test_ask_several_questions_with_one_load(run, source, questions, monkeypatch):
+    image = ("--image", questions["IMAGE"], "--max-new-tokens", 6)
+    asked = ["What color?", "Why?", "What color?"]
+    alone = [run("ask", source, question, *image)[1] for question in asked[:2]]
+    assert run("ask", source, *asked, *image)[:2] == (0, "".join([*alone, alone[0]]))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Why?\n\n What color? \n"))
+    assert run("ask", source, "What color?", "-", *image, "--stream")[:2] == (0, "".join([alone[0], *alone[::-1]]))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Why?\n"))
+    [found] = json.loads(run("ask", source, "-", *image, "--json")[1])
+    assert (found["question"], found["answer"]) == ("Why?", alone[1].strip())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    code, _, error = run("ask", source, "-")
+    assert (code, "standard input has no question" in error) == (2, True)
+
+
+def test_ask_draws_answers_where_it_is_told_to(run, source):
+    words = ("ask", source, "Say something.", "--max-new-tokens", 8)
+    drawn = [run(*words, "--temperature", 1.5, "--seed", seed)[1] for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 1
+    assert run(*words, "--temperature", 1.5, "--top-p", 1e-6)[1] == run(*words)[1]
 
 
 def test_eval_keeps_its_results_where_it_is_told(run, source, tmp_path, questions):

@@ -13,31 +13,13 @@ import pytest
 import bivlm
 from bivlm.errors import InputError
 from bivlm.serving import engine as module
-from bivlm.serving.asked import Ended, Failed, Piece, Request, Sampling
+from bivlm.serving.asked import Ended, Failed, Request, Sampling
 from bivlm.serving.engine import FAULT, Busy, Engine
 from bivlm.types import Sample
-from served import LIMITS, Server
+from served import LIMITS, Client, Server, until
 
 QUESTIONS = [f"What is {'very ' * number}big?" for number in range(7)]
 LONGEST = 12
-
-
-class Client:
-    """Waits for the end of one answer."""
-
-    def __init__(self) -> None:
-        self.text, self.end, self._ended = "", None, threading.Event()
-
-    def __call__(self, event) -> None:
-        if isinstance(event, Piece):
-            self.text += event.text
-        else:
-            self.end = event
-            self._ended.set()
-
-    def wait(self):
-        assert self._ended.wait(60)
-        return self.end
 
 
 @pytest.fixture
@@ -182,7 +164,7 @@ def test_a_key_and_a_time_limit(loaded, monkeypatch):
         with pytest.raises(openai.APIStatusError, match="not complete after 1 seconds") as found:
             ask(server, key="sesame", max_tokens=40)
         assert found.value.status_code == 504
-        _until(lambda: server.engine.under_way == 0)
+        until(lambda: server.engine.under_way == 0)
     finally:
         server.stop()
 
@@ -194,16 +176,8 @@ def test_a_client_that_hangs_up_ends_its_answer(loaded, monkeypatch):
     try:
         stream = ask(server, max_tokens=40, stream=True)
         next(iter(stream))
-        _until(lambda: server.engine.under_way == 1)
+        until(lambda: server.engine.under_way == 1)
         stream.close()
-        _until(lambda: server.engine.under_way == 0)
+        until(lambda: server.engine.under_way == 0)
     finally:
         server.stop()
-
-
-def _until(true) -> None:
-    for _ in range(400):
-        if true():
-            return
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")

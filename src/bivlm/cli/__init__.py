@@ -14,6 +14,7 @@ import typer
 # isort: off
 import bivlm.cli.quantize
 import bivlm.cli.ask
+import bivlm.cli.chat
 import bivlm.cli.serve
 import bivlm.cli.eval
 import bivlm.cli.adapt

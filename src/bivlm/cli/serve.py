@@ -23,6 +23,8 @@ from bivlm.cli.shared import (
 from bivlm.errors import InputError
 
 KEY_VARIABLE = "BIVLM_API_KEY"
+# batches of all shapes come by; torch's library would keep a program for each of the last 1024 (docs/serving.md)
+FEW_PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 LOOPBACK = "127.0.0.1"
 
 
@@ -67,18 +69,40 @@ def serve(
     timeout: Annotated[
         float, typer.Option(min=1, help="seconds that a request may take", rich_help_panel=MORE)
     ] = 300.0,
+    allow_urls: Annotated[
+        bool,
+        typer.Option(
+            "--allow-urls",
+            help="fetch images that requests name by http or https addresses, from public addresses alone",
+            rich_help_panel=MORE,
+        ),
+    ] = False,
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="a page at / to ask the model", rich_help_panel=MORE)
+    ] = True,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            metavar="PREFIX",
+            help="the prefix below which a proxy shows the server, like /vision",
+            show_default=False,
+            rich_help_panel=MORE,
+        ),
+    ] = "",
     max_pixels: MaxPixelsOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Serve a model, packed or not, to programs that speak OpenAI's chat completions.
 
     Requests that come while others are answered join them. A key is asked of clients if the environment has
-    BIVLM_API_KEY. Nothing that a request names is fetched or read: images come in it, as data URIs.
+    BIVLM_API_KEY. Nothing that a request names is read from this machine, and nothing fetched without
+    --allow-urls: images come in it, as data URIs. A browser gets a page to ask the model.
     """
     _check_port(host, port)
+    os.environ.setdefault(*FEW_PRIMITIVES)
     quiet_libraries()
     try:
-        from bivlm.serving.serve import engine_of
+        from bivlm.serving.serve import engine_of, site_of
         from bivlm.serving.serve import serve as listen
     except ImportError as error:
         raise InputError(f"serving needs more packages ({error.name}): pip install 'bivlm[serve]'") from error
@@ -92,7 +116,8 @@ def serve(
     if threads is not None:
         torch.set_num_threads(threads)
     key = os.environ.get(KEY_VARIABLE) or None
-    limits = Limits(max_tokens, max_images, max_body << 20, timeout, key)
+    limits = Limits(max_tokens, max_images, max_body << 20, timeout, key, allow_urls)
+    site = site_of(model, alias=alias, root_path=root_path, page=page)
     loaded, processor = load(
         model,
         pruning=chosen_pruning(prune),
@@ -103,8 +128,9 @@ def serve(
     engine = engine_of(loaded, processor, most_rows=together, most_waiting=waiting)
     if key is None and host != LOOPBACK:
         note.print(f"note: anyone who reaches {host} may use this model; set {KEY_VARIABLE} to ask for a key")
-    note.print(f"serving {model} at http://{host}:{port}/v1", highlight=False)
-    listen(engine, model, alias=alias, host=host, port=port, limits=limits)
+    asked_by = f"; to be asked at http://{host}:{port}{root_path}/" if page else ""
+    note.print(f"serving {model} at http://{host}:{port}{root_path}/v1{asked_by}", highlight=False)
+    listen(engine, site, host=host, port=port, limits=limits)
 
 
 def _check_port(host: str, port: int) -> None:

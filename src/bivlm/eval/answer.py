@@ -77,6 +77,21 @@ def answer(
     May be called from several threads; those that ask the same model take turns. Raises InputError for an
     image, a video or a question that cannot be read, or that the model does not take.
     """
+    sample = sample_to_ask(image, question, video=video, max_frames=max_frames, system=system)
+    return answer_batch(model, processor, family_of(model.config), [sample], max_new_tokens=max_new_tokens)[0]
+
+
+def sample_to_ask(
+    image: Named | Sequence[Named] | None,
+    question: str,
+    *,
+    video: Filmed | Sequence[Filmed] | None = None,
+    max_frames: int = MOST_FRAMES,
+    system: str = "",
+) -> Sample:
+    """The sample of one question, as `answer` takes it. Raises InputError for a name that leads to no image
+    or video.
+    """
     several = [] if image is None else [image] if isinstance(image, str | Path | Image.Image) else image
     found = [find_image(one, "the image given") if isinstance(one, str) else one for one in several]
     filmed = [] if video is None else [video] if isinstance(video, Video | str | Path) else video
@@ -85,8 +100,7 @@ def answer(
         one if isinstance(one, Video) else find_video(str(one), "the video given", most=max_frames)
         for one in filmed
     ]
-    sample = Sample((*found, *videos), question, system=system)
-    return answer_batch(model, processor, family_of(model.config), [sample], max_new_tokens=max_new_tokens)[0]
+    return Sample((*found, *videos), question, system=system)
 
 
 def answer_batch(

@@ -1,1 +1,3 @@
-"""A server that answers many clients with one model: requests that wait are answered together."""
+"""Answers that are told while they are made: to many clients of a server, whose requests are answered
+together, or to one person at a terminal (alone.py).
+"""

@@ -1,14 +1,18 @@
-"""The HTTP interface: chat completions as OpenAI's clients ask for them, models, health, metrics."""
+"""The HTTP interface: chat completions as OpenAI's clients ask for them, models, health, metrics; and the
+page.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -19,13 +23,17 @@ from bivlm.serving import asked
 from bivlm.serving.asked import Event, Failed, Piece
 from bivlm.serving.chat import FINISHED, Answered, ChatRequest, error_object
 from bivlm.serving.engine import Busy, Engine
+from bivlm.serving.fetch import Fetcher
+from bivlm.serving.guard import guard_of
 from bivlm.serving.limits import Limits
 from bivlm.serving.messages import sample_of
 from bivlm.serving.metrics import Metrics
+from bivlm.serving.page import add_page
+from bivlm.serving.prefix import BelowPrefix
+from bivlm.types import Sample
 
-OPEN = ("/health", "/metrics")  # without a key
 LOOKS = 0.5  # seconds between two looks at whether a client is still there
-Next = Callable[[Request], Awaitable[Response]]
+FETCHES = 8  # requests whose images are fetched at the same time
 
 
 class TooSlow(Exception):
@@ -84,11 +92,29 @@ class Listening:
                     raise asyncio.CancelledError from None
 
 
-def application(engine: Engine, names: tuple[str, ...], limits: Limits) -> FastAPI:
-    """The web application around an engine. `names` are those of its model, the one to show first."""
+@dataclass(frozen=True)
+class Site:
+    """What a server shows of itself: the `names` of its model, the one to show first; what `/v1/models` says
+    of it besides (`about`); `root_path`, the prefix at which a proxy shows the server; and whether there is a
+    `page` at `/`.
+    """
+
+    names: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+    root_path: str = ""
+    page: bool = True
+
+
+def application(engine: Engine, site: Site, limits: Limits) -> FastAPI:
+    """The web application around an engine."""
     app = FastAPI(title="bivlm", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     metrics = Metrics(engine)
-    app.middleware("http")(_guard(limits, metrics))
+    app.middleware("http")(guard_of(limits, metrics))
+    if site.root_path:
+        app.add_middleware(BelowPrefix, prefix=site.root_path)
+    if site.page:
+        add_page(app)
+    fetching = CapacityLimiter(FETCHES)
     app.exception_handler(InputError)(_refused)
     app.exception_handler(RequestValidationError)(_unreadable)
 
@@ -103,20 +129,24 @@ def application(engine: Engine, names: tuple[str, ...], limits: Limits) -> FastA
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        one = {"id": names[0], "object": "model", "created": 0, "owned_by": "bivlm"}
-        return {"object": "list", "data": [one]}
+        one = {"id": site.names[0], "object": "model", "created": 0, "owned_by": "bivlm"}
+        pruner = engine.visual.pruner
+        visual = {"visual_tokens": None if pruner is None else engine.visual.own, "pruning": str(pruner or "")}
+        bounds = {"max_images": limits.most_images, "max_tokens": limits.most_tokens}
+        return {"object": "list", "data": [{**one, **visual, **bounds, **site.about}]}
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, http: Request) -> Response:
-        body.check(names)
+        body.check(site.names)
         listening = Listening(engine, metrics, limits.seconds)
         request = asked.Request(
-            sample_of(body.messages, limits.most_images),
+            await _sample(body, limits, fetching),
             listening.send,
             body.most_tokens(limits),
             body.sampling,
             body.stops,
             body.ignore_eos,
+            engine.visual.asked(body.visual_tokens),
         )
         try:
             listening.submit(request)
@@ -124,7 +154,7 @@ def application(engine: Engine, names: tuple[str, ...], limits: Limits) -> FastA
             metrics.refused("busy")
             said = error_object("too many requests wait; try again soon", "rate_limit_error")
             return JSONResponse(said, 429, {"Retry-After": "1"})
-        answered = Answered(names[0])
+        answered = Answered(site.names[0])
         if body.stream:
             counted = body.stream_options is not None and body.stream_options.include_usage
             pieces = _stream(listening, answered, http, counted=counted)
@@ -132,6 +162,13 @@ def application(engine: Engine, names: tuple[str, ...], limits: Limits) -> FastA
         return await _whole(listening, answered, http)
 
     return app
+
+
+async def _sample(body: ChatRequest, limits: Limits, fetching: CapacityLimiter) -> Sample:
+    """The sample of a request; images at addresses are fetched by another thread."""
+    if not limits.urls:
+        return sample_of(body.messages, limits.most_images)
+    return await run_sync(sample_of, body.messages, limits.most_images, Fetcher(), limiter=fetching)
 
 
 async def _whole(listening: Listening, answered: Answered, http: Request) -> Response:
@@ -188,29 +225,3 @@ async def _unreadable(_request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     where = ".".join(str(step) for step in first["loc"] if step != "body") or "the body"
     return JSONResponse(error_object(f"{where}: {cut(first['msg'], 200)}", "invalid_request_error"), 400)
-
-
-def _guard(limits: Limits, metrics: Metrics) -> Callable[[Request, Next], Awaitable[Response]]:
-    """Refuses bodies that are too large, before they are read, and clients without the key."""
-
-    async def guard(request: Request, go_on: Next) -> Response:
-        if limits.api_key is not None and request.url.path not in OPEN:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-            if not hmac.compare_digest(given, limits.api_key.encode()):
-                metrics.refused("key")
-                return JSONResponse(
-                    error_object("the API key is missing or wrong", "invalid_request_error"), 401
-                )
-        if request.method == "POST":
-            length = request.headers.get("content-length", "")
-            if not length.isdecimal():
-                return JSONResponse(
-                    error_object("the request does not say its length", "invalid_request_error"), 411
-                )
-            if int(length) > limits.body_bytes:
-                metrics.refused("too large")
-                said = f"the request has {int(length):,} bytes; this server takes {limits.body_bytes:,}"
-                return JSONResponse(error_object(said, "invalid_request_error"), 413)
-        return await go_on(request)
-
-    return guard

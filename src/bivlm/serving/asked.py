@@ -64,8 +64,9 @@ class Request:
     """A question that waits for its answer.
 
     `send` is told every event, from the engine's thread; the last is Ended or Failed. An answer ends before
-    the first of the texts `stop`, and with `ignore_eos` only there or at its longest. `cancelled` may be set
-    at any time, from any thread.
+    the first of the texts `stop`, and with `ignore_eos` only there or at its longest. `visual_tokens` is the
+    share of the visual tokens that the model keeps, None for its own. `cancelled` may be set at any time,
+    from any thread.
     """
 
     sample: Sample
@@ -74,6 +75,7 @@ class Request:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    visual_tokens: float | None = None
     cancelled: Flag = field(default_factory=Flag)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
     n: int | None = None
     ignore_eos: bool = False  # as vLLM's: for load tests
+    visual_tokens: float | None = None  # the share of the visual tokens that the model keeps
 
     def check(self, models: tuple[str, ...]) -> None:
         """InputError for another model, and for what this server does not do."""

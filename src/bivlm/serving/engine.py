@@ -1,7 +1,8 @@
 """The engine: one thread that owns the model, and a queue of requests that wait for it.
 
 Requests that wait are read together and join those that are under way, up to `most_rows` at a time. A model
-whose rows cannot join answers those that wait together, one batch after the other.
+whose rows cannot join answers those that wait together, one batch after the other. So are requests that ask
+for a share of the visual tokens: all rows of a batch keep the same share, and the queue keeps its order.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bivlm.families import family_of
 from bivlm.serving.asked import Ended, Failed, Request
 from bivlm.serving.joint import JointBatch, NotJoinable
 from bivlm.serving.together import answer_together
+from bivlm.serving.visual import VisualTokens
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class Engine:
     def __init__(self, model: Any, processor: Any, *, most_rows: int = 16, most_waiting: int = 64) -> None:
         self.model, self.processor, self.family = model, processor, family_of(model.config)
         self.most_rows, self.most_waiting = most_rows, most_waiting
+        self.visual = VisualTokens(model, self.family)
         self.joins = True  # until the model turns out to keep a state that rows cannot join
         self._batch = JointBatch(model, processor, self.family)
         self._waiting: deque[Request] = deque()
@@ -87,12 +90,21 @@ class Engine:
         """The requests that join now, without those whose clients have gone."""
         new: list[Request] = []
         while self._waiting and len(new) < self.most_rows - len(self._batch.rows):
-            request = self._waiting.popleft()
+            request = self._waiting[0]
             if request.cancelled.is_set():
                 request.send(Ended("cancelled", 0, 0))
-            else:
+            elif self._fits(request, new):
                 new.append(request)
+            else:
+                break
+            self._waiting.popleft()
         return new
+
+    def _fits(self, request: Request, new: Sequence[Request]) -> bool:
+        """Whether a request keeps the share of visual tokens that the rows keep which it would be with."""
+        if not self._batch.is_empty:
+            return request.visual_tokens is None
+        return not new or request.visual_tokens == new[0].visual_tokens
 
     def _admit(self, new: Sequence[Request]) -> None:
         """Read the prompts of new requests; if one of several cannot be read, each alone."""
@@ -111,7 +123,8 @@ class Engine:
                 request.send(Failed(FAULT, internal=True))
 
     def _begin(self, new: Sequence[Request]) -> None:
-        if self.joins:
+        share = new[0].visual_tokens
+        if self.joins and share is None:
             try:
                 self._batch.join(new)
                 return
@@ -120,7 +133,8 @@ class Engine:
                 logger.warning(
                     "this model's rows cannot join a batch: requests that wait are answered together"
                 )
-        answer_together(self.model, self.processor, self.family, new)
+        with self.visual.kept(share):
+            answer_together(self.model, self.processor, self.family, new)
 
     def _step(self) -> None:
         if self._batch.is_empty:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from bivlm.errors import InputError
+from bivlm.eval.folder import model_size
 from bivlm.families import family_of
-from bivlm.serving.api import application
+from bivlm.serving.api import Site, application
 from bivlm.serving.check import joins_exactly
 from bivlm.serving.engine import Engine
 from bivlm.serving.limits import Limits
@@ -29,22 +32,32 @@ def engine_of(model: Any, processor: Any, *, most_rows: int = 16, most_waiting: 
     return engine
 
 
-def serve(
-    engine: Engine,
-    folder: str | Path,
-    *,
-    alias: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    limits: Limits,
-) -> None:
-    """Listen until SIGTERM or Ctrl-C; then take nothing new, answer what was accepted, and return.
-
-    The model is called `alias`, and also by its folder. Raises OSError if the port is in use.
+def site_of(folder: str | Path, *, alias: str | None = None, root_path: str = "", page: bool = True) -> Site:
+    """What a server shows of a model: it is called `alias`, and also by its folder. Raises InputError for a
+    prefix that is none.
     """
-    names = (alias or Path(folder).resolve().name, str(folder))
+    if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+        raise InputError(f"the prefix is {root_path!r}; write it like /vision: a slash before it, none after")
+    found = model_size(folder)
+    about = {"weight_bytes": found["weight_bytes"], "true_bits": found["true_bits"]}
+    return Site((alias or Path(folder).resolve().name, str(folder)), about, root_path, page)
+
+
+def serve(
+    engine: Engine, site: Site, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits
+) -> None:
+    """Listen until SIGTERM or Ctrl-C; then take nothing new, answer what was accepted, and return. Clients
+    that do not read their answers are waited for as long as a request may take.
+
+    Raises OSError if the port is in use.
+    """
     config = uvicorn.Config(
-        application(engine, names, limits), host=host, port=port, log_level="warning", access_log=False
+        application(engine, site, limits),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(limits.seconds),
     )
     engine.start()
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends at them, and then raises them again

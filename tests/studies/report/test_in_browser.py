@@ -1,19 +1,18 @@
-"""The report in a real browser: Chromium of the system, driven by Playwright, which downloads none.
+"""The report in a real browser.
 BIVLM_TEST_SCREENSHOTS names a folder for pictures of the pages.
 """
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from bivlm.studies.report.evaluated import read_evaluations
 from bivlm.studies.report.page import write_report
+from browsers import opened_browser
 from evaluations import FULL, PARTS, QUESTIONS, write
 
 pytestmark = pytest.mark.slow
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (1200, 390)  # a desktop, a phone
 LONG = "a" * 150  # no place to break it
 
@@ -34,14 +33,8 @@ FOCUSED = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next((path for path in map(shutil.which, NAMES) if path), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with opened_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
