@@ -8,6 +8,14 @@ from typing import Annotated
 
 import typer
 
+from bivlm.cli.running import (
+    ActivationsOption,
+    DeviceOption,
+    DtypeOption,
+    ExpandOption,
+    ThreadsOption,
+    chosen_running,
+)
 from bivlm.cli.sampled import SeedOption, TemperatureOption, TopPOption
 from bivlm.cli.shared import (
     MAIN,
@@ -89,6 +97,11 @@ def ask(
     adapter: AdapterOption = None,
     max_pixels: MaxPixelsOption = None,
     min_pixels: MinPixelsOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    activations: ActivationsOption = "float",
+    expand: ExpandOption = None,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -109,6 +122,7 @@ def ask(
     for one in questions:
         check_text(one, "the question", "")  # before the model is loaded
     sampling = Sampling(temperature, top_p, seed)
+    running = chosen_running(device, dtype, threads, activations, expand)
     loaded, processor = load(
         model,
         pruning=chosen_pruning(prune),
@@ -116,6 +130,7 @@ def ask(
         max_pixels=max_pixels,
         min_pixels=min_pixels,
         trust_remote_code=trust_remote_code,
+        **running,
     )
     answers = []
     for one in questions:

@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bivlm.cli.running import (
+    ActivationsOption,
+    DeviceOption,
+    DtypeOption,
+    ExpandOption,
+    ThreadsOption,
+    chosen_running,
+)
 from bivlm.cli.sampled import SeedOption, TemperatureOption, TopPOption
 from bivlm.cli.shared import (
     MAIN,
@@ -69,6 +77,11 @@ def chat(
     prune: PruneOption = None,
     adapter: AdapterOption = None,
     max_pixels: MaxPixelsOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    activations: ActivationsOption = "float",
+    expand: ExpandOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Talk with a model, packed or not, about pictures or without. /help lists what may be typed.
@@ -81,12 +94,14 @@ def chat(
     from bivlm.serving.conversation import Conversation
 
     sampling = Sampling(temperature, top_p, seed)
+    running = chosen_running(device, dtype, threads, activations, expand)
     loaded, processor = load(
         model,
         pruning=chosen_pruning(prune),
         adapter=adapter,
         max_pixels=max_pixels,
         trust_remote_code=trust_remote_code,
+        **running,
     )
     talk = Conversation(loaded, processor, system, sampling, max_new_tokens)
     for name in image or ():
@@ -111,7 +126,9 @@ def _heard(talk: Conversation, line: str) -> bool:
     if name in ("/quit", "/exit"):
         return False
     if name not in COMMANDS:
-        raise InputError(f"there is no {cut(name)}; /help lists the commands, a space before makes it a question")
+        raise InputError(
+            f"there is no {cut(name)}; /help lists the commands, a space before makes it a question"
+        )
     COMMANDS[name](talk, rest.strip())
     return True
 
@@ -160,7 +177,7 @@ def _typed() -> Iterable[str]:
     from prompt_toolkit.completion import NestedCompleter, PathCompleter
 
     files = PathCompleter(expanduser=True)
-    known: dict[str, Any] = {name: None for name in (*COMMANDS, "/quit")}
+    known: dict[str, Any] = dict.fromkeys((*COMMANDS, "/quit"))
     completer = NestedCompleter.from_nested_dict({**known, "/image": files, "/save": files})
     session: PromptSession[str] = PromptSession(
         history=_history(), completer=completer, complete_while_typing=False

@@ -8,6 +8,13 @@ from typing import Annotated
 
 import typer
 
+from bivlm.cli.running import (
+    ActivationsOption,
+    DeviceOption,
+    DtypeOption,
+    ThreadsOption,
+    chosen_running,
+)
 from bivlm.cli.shared import (
     MAIN,
     MORE,
@@ -23,7 +30,8 @@ from bivlm.cli.shared import (
 from bivlm.errors import InputError
 
 KEY_VARIABLE = "BIVLM_API_KEY"
-# batches of all shapes come by; torch's library would keep a program for each of the last 1024 (docs/serving.md)
+# batches of all shapes come by; torch's library would keep a program for each of the last 1024
+# (docs/serving.md)
 FEW_PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 LOOPBACK = "127.0.0.1"
 
@@ -43,13 +51,10 @@ def serve(
         typer.Option(help="the model's name for clients; left out: its folder's", show_default=False),
     ] = None,
     prune: PruneOption = None,
-    activations: Annotated[
-        str, typer.Option(help="float, or int8: faster with few tokens at a time, a little less exact")
-    ] = "float",
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="threads of the processor; left out: torch's choice", show_default=False),
-    ] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    activations: ActivationsOption = "float",
     together: Annotated[
         int, typer.Option(min=1, help="how many requests are answered together at most", rich_help_panel=MORE)
     ] = 16,
@@ -106,24 +111,19 @@ def serve(
         from bivlm.serving.serve import serve as listen
     except ImportError as error:
         raise InputError(f"serving needs more packages ({error.name}): pip install 'bivlm[serve]'") from error
-    import torch
-
     from bivlm.loading import load
     from bivlm.serving.limits import Limits
 
-    if activations not in ("float", "int8"):
-        raise InputError(f"--activations is {activations!r}; give float or int8")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    running = chosen_running(device, dtype, threads, activations)
     key = os.environ.get(KEY_VARIABLE) or None
     limits = Limits(max_tokens, max_images, max_body << 20, timeout, key, allow_urls)
     site = site_of(model, alias=alias, root_path=root_path, page=page)
     loaded, processor = load(
         model,
         pruning=chosen_pruning(prune),
-        activations=activations,
         max_pixels=max_pixels,
         trust_remote_code=trust_remote_code,
+        **running,
     )
     engine = engine_of(loaded, processor, most_rows=together, most_waiting=waiting)
     if key is None and host != LOOPBACK:
