@@ -28,7 +28,7 @@ import bivlm.native
 from bivlm.errors import InputError
 from bivlm.native.structs import difference
 
-ABI = 4
+ABI = 5
 CHOICES = ("auto", "native", "reference")
 FILE_NAME = "libbivlm_kernels.dylib" if sys.platform == "darwin" else "libbivlm_kernels.so"
 
@@ -42,7 +42,7 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
     "unpack": _UNPACK,
     "trellis_linear": _LINEAR,
     "trellis_unpack": _UNPACK,
-    "rotate": (_POINTER, _INT64, _INT64, _INT, _INT64, _POINTER, _POINTER, _INT),
+    "rotate": (_POINTER, _INT64, _INT64, _INT, _INT64, _INT64, _POINTER, _POINTER, _INT),
     "trellis_search": (
         _POINTER,
         _INT64,
