@@ -34,6 +34,7 @@ WEIGHTS = {
     "planes, tail": made_planes(64, 256, 64, means=True, tail=range(0, 900, 7)),
     "trellis": trellis_weight(200, 1024, (2, 1)),
     "trellis, 16-bit window": trellis_weight(200, 300, (4, 3), window=16, fitted=True),
+    "trellis, blocks": trellis_weight(200, 1024, (2, 1), blocks=8),
     "uniform, groups": uniform(192, 1024, group_size=128, zero="code"),
     "uniform 4 bits, column scale": uniform(
         192, 1024, alphabet=16, group_size=128, bits=8, zero="free", column_scale=True

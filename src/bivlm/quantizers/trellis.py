@@ -68,6 +68,7 @@ DISTORTION = {
 }
 LARGEST_SCALE = 60000.0
 MOST_BLOCKS = 64
+WIDE, WIDE_BLOCKS = 2048, 8  # blocks cost less than a hundredth of the error: docs/results/blocks.md
 AT_ONCE = 1 << 23  # weights that are quantized at a time: each takes some thirty bytes meanwhile
 
 
@@ -80,7 +81,8 @@ class Trellis(Quantizer):
     rotation         rotate the inputs; a weight whose width has a prime factor above 1024 is left unrotated,
                      with a warning (the format has no rotation for it)
     blocks           equal diagonal blocks of the rotation, between which the inputs can be split among
-                     devices; a width that cannot be cut so often has fewer: the most that divide this number
+                     devices; a width that cannot be cut so often has fewer: the most that divide this number;
+                     None: WIDE_BLOCKS for widths of WIDE columns and more, 1 for others
     feedback         feed errors on through the second moment of the inputs; needs calibration data
     allocation       give columns bits by the cost of their errors; without it all columns have the same
                      number, or two neighbouring numbers
@@ -99,7 +101,7 @@ class Trellis(Quantizer):
     bits: Annotated[float, Field(ge=0.25, le=MOST_BITS)] = 2.0
     window: Literal[8, 12, 16] = 8
     rotation: bool = True
-    blocks: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 1
+    blocks: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] | None = None
     feedback: bool = True
     allocation: bool = True
     refit: bool = True
@@ -125,7 +127,7 @@ class Trellis(Quantizer):
                 columns,
                 LARGEST_PRIME,
             )
-        blocks = blocks_of(columns, self.blocks, RUN) if rotated else 1
+        blocks = blocks_of(columns, self._most_blocks(columns), RUN) if rotated else 1
         rotation = Rotation(signs_of(self.seed, columns), blocks) if rotated else None
         if hessian is None:
             factor, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
@@ -161,6 +163,9 @@ class Trellis(Quantizer):
         if self.refit:
             scale = refitted_scale(w, values, _through(values, hessian, rotation), scale)
         return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
+
+    def _most_blocks(self, columns: int) -> int:
+        return self.blocks or (WIDE_BLOCKS if columns >= WIDE else 1)
 
     def with_bits(self, bits: float) -> Trellis:
         return replace(self, bits=bits)
