@@ -6,7 +6,6 @@ import torch
 from bivlm.errors import InputError
 from bivlm.formats import TrellisWeight, slice_columns
 from bivlm.job.recipe import build_quantizer, load_recipe
-from bivlm.quantizers import trellis
 from bivlm.quantizers.trellis import Trellis
 from bivlm.types import LinearStats
 
@@ -56,12 +55,8 @@ def test_a_width_has_as_many_blocks_as_it_can_be_cut_into(columns, asked, given)
     assert Trellis(blocks=asked, feedback=False).quantize(case(16, columns)[0], None).blocks == given
 
 
-def test_wide_weights_have_eight_blocks_where_nothing_else_is_said(monkeypatch):
-    monkeypatch.setattr(trellis, "WIDE", 256)
-    method = Trellis(feedback=False)
-    assert method.quantize(case(16, 256)[0], None).blocks == 8
-    assert method.quantize(case(16, 240)[0], None).blocks == 1
-    assert Trellis(feedback=False, blocks=1).quantize(case(16, 256)[0], None).blocks == 1
+def test_there_is_one_block_where_nothing_else_is_said():
+    assert Trellis(feedback=False).quantize(case(16, 4096)[0], None).blocks == 1
 
 
 def test_a_width_that_cannot_be_rotated_has_one_block():

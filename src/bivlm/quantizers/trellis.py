@@ -68,7 +68,6 @@ DISTORTION = {
 }
 LARGEST_SCALE = 60000.0
 MOST_BLOCKS = 64
-WIDE, WIDE_BLOCKS = 2048, 8  # blocks cost less than a hundredth of the error: docs/results/blocks.md
 AT_ONCE = 1 << 23  # weights that are quantized at a time: each takes some thirty bytes meanwhile
 
 
@@ -81,8 +80,7 @@ class Trellis(Quantizer):
     rotation         rotate the inputs; a weight whose width has a prime factor above 1024 is left unrotated,
                      with a warning (the format has no rotation for it)
     blocks           equal diagonal blocks of the rotation, between which the inputs can be split among
-                     devices; a width that cannot be cut so often has fewer: the most that divide this number;
-                     None: WIDE_BLOCKS for widths of WIDE columns and more, 1 for others
+                     devices; a width that cannot be cut so often has fewer: the most that divide this number
     feedback         feed errors on through the second moment of the inputs; needs calibration data
     allocation       give columns bits by the cost of their errors; without it all columns have the same
                      number, or two neighbouring numbers
@@ -97,11 +95,12 @@ class Trellis(Quantizer):
     """
 
     name: ClassVar[str] = "trellis"
+    on_cards: ClassVar[bool] = True
 
     bits: Annotated[float, Field(ge=0.25, le=MOST_BITS)] = 2.0
     window: Literal[8, 12, 16] = 8
     rotation: bool = True
-    blocks: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] | None = None
+    blocks: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 1
     feedback: bool = True
     allocation: bool = True
     refit: bool = True
@@ -127,20 +126,20 @@ class Trellis(Quantizer):
                 columns,
                 LARGEST_PRIME,
             )
-        blocks = blocks_of(columns, self._most_blocks(columns), RUN) if rotated else 1
+        blocks = blocks_of(columns, self.blocks, RUN) if rotated else 1
         rotation = Rotation(signs_of(self.seed, columns), blocks) if rotated else None
         if hessian is None:
             factor, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
         else:
             factor = moment_factor(hessian, self.damping, rotation and rotation.turn)
-            cost = factor.diagonal().double().square()
+            cost = factor.diagonal().double().square().cpu()
         run_bits = self._run_bits(cost)
         pieces = [
             self._quantize_rows(rows, rotation, hessian, factor, run_bits)
             for rows in w.split(rows_at_once(columns))
         ]
         codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        table = torch.zeros(0, 0, dtype=torch.int8, device="cpu")
+        table, run_bits = torch.zeros(0, 0, dtype=torch.int8, device=w.device), run_bits.to(w.device)
         return TrellisWeight(
             codes, columns, run_bits, scale, table, self.window, rotated, self.seed, exponent, blocks
         )
@@ -164,9 +163,6 @@ class Trellis(Quantizer):
             scale = refitted_scale(w, values, _through(values, hessian, rotation), scale)
         return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
 
-    def _most_blocks(self, columns: int) -> int:
-        return self.blocks or (WIDE_BLOCKS if columns >= WIDE else 1)
-
     def with_bits(self, bits: float) -> Trellis:
         return replace(self, bits=bits)
 
@@ -189,9 +185,9 @@ class Trellis(Quantizer):
         tables, with feedback through `factor` if there is one.
         """
         rows, columns = w.shape
-        held, tables = sum(strips(rows)), standard_tables(self.window)
-        symbols = torch.zeros(columns, held, dtype=torch.uint8, device="cpu")
-        state = torch.zeros(len(strips(rows)), dtype=torch.int32, device="cpu")
+        held, tables = sum(strips(rows)), standard_tables(self.window).to(w.device)
+        symbols = torch.zeros(columns, held, dtype=torch.uint8, device=w.device)
+        state = torch.zeros(len(strips(rows)), dtype=torch.int32, device=w.device)
 
         def decide(block: Tensor, u: Tensor, start: int) -> Tensor:
             nonlocal state
@@ -210,7 +206,7 @@ class Trellis(Quantizer):
             return feed_back(w, factor, decide, blocks), symbols
         values = torch.empty_like(w)
         for block in blocks:
-            nothing_fed_back = torch.eye(block.stop - block.start, dtype=torch.float32, device="cpu")
+            nothing_fed_back = torch.eye(block.stop - block.start, dtype=torch.float32, device=w.device)
             values[:, block] = decide(w[:, block], nothing_fed_back, block.start)
         return values, symbols
 

@@ -53,12 +53,12 @@ class Rotation:
 
 def rotate(x: Tensor, signs: Tensor, blocks: int = 1) -> Tensor:
     """R x for every x (…, in), in x's dtype; `signs` (in,) is ±1. R has `blocks` diagonal blocks."""
-    return transform(x * signs.to(x.dtype), blocks)
+    return transform(x * signs.to(x), blocks)
 
 
 def rotate_back(x: Tensor, signs: Tensor, blocks: int = 1) -> Tensor:
     """Rᵀ x for every x (…, in): the inverse of `rotate`."""
-    return transform(x, blocks) * signs.to(x.dtype)
+    return transform(x, blocks) * signs.to(x)
 
 
 def transform(x: Tensor, blocks: int = 1) -> Tensor:

@@ -26,7 +26,11 @@ from bivlm.formats.trellis import HELD, STRIP
 
 AHEAD = 16  # LOOKAHEAD of viterbi.py
 SCRATCH = 1 << 28  # bytes of the branches that are kept at a time
-WARPS = {8: 4, 12: 8, 16: 32}  # of a program, by window: 64 windows to a warp with 8 bits
+WARPS = {
+    8: 4,
+    12: 8,
+    16: 16,
+}  # of a program, by window: 64 windows to a warp with 8 bits; 1024 threads on AMD
 
 
 def search_on_card(
