@@ -8,6 +8,9 @@ The error is the layer error of bench_layers.py. It also depends on the draw of 
 number is a geometric mean over several seeds, and what blocks cost is that of the ratios to one block with
 the same seed; their standard error is shown next to it. A width that cannot be cut so often is left out.
 
+With --json the command continues: layers that the file has, with as many seeds and bits, are not measured
+again.
+
 Linears come from the language part of a model, one in eleven, which meets every kind; their second moments
 from windows of 512 tokens of a text (texts.py). Wide ones are made: rows with heavy tails, inputs whose
 second moment has eigenvalues that fall as 1 / k, channels of log-normal strength and one in 512 thirty times
@@ -76,6 +79,17 @@ def layer_rows(name: str, layer: Layer, bits: float, seeds: int) -> dict[str, An
     return {"layer": name, "shape": list(layer.weight.shape), "errors": errors}
 
 
+def known_rows(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What an earlier run with as many bits and seeds has measured, by layer."""
+    if options.json is None or not options.json.exists():
+        return {}
+    kept = json.loads(options.json.read_text(encoding="utf-8"))
+    if (kept["bits"], kept["seeds"]) != (options.bits, options.seeds):
+        return {}
+    rows = [row | {"errors": {int(b): e for b, e in row["errors"].items()}} for row in kept["rows"]]
+    return {row["layer"]: row for row in rows}
+
+
 def cost(rows: list[dict[str, Any]], blocks: int) -> str:
     """What so many blocks cost, in percent, with its standard error over layers and seeds."""
     ratios = [
@@ -122,14 +136,18 @@ def main() -> None:
     except InputError as error:
         print(f"bench_blocks: error: {error}", file=sys.stderr)
         sys.exit(2)
-    rows = [layer_rows(name, layer, options.bits, options.seeds) for name, layer in layers.items()]
-    for width in (int(width) for width in options.wide.split(",") if width != "none"):
-        rows.append(layer_rows(f"made, {width}", wide_layer(width), options.bits, options.seeds))
+    known, rows = known_rows(options), []
+    widths = [int(width) for width in options.wide.split(",") if width != "none"]
+    for name in [*layers, *(f"made, {width}" for width in widths)]:
+        if name not in known:
+            layer = layers[name] if name in layers else wide_layer(int(name.split()[-1]))
+            known[name] = layer_rows(name, layer, options.bits, options.seeds)
+        rows.append(known[name])
+        if options.json:
+            kept = {"machine": describe(), "bits": options.bits, "seeds": options.seeds, "rows": rows}
+            options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     text = "\n".join(table(rows))
     print(text)
-    if options.json:
-        kept = {"machine": describe(), "bits": options.bits, "rows": rows}
-        options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(page(text, options), encoding="utf-8")
 
