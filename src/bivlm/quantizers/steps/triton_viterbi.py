@@ -25,6 +25,7 @@ from torch import Tensor
 from bivlm.formats.trellis import HELD, STRIP
 
 AHEAD = 16  # LOOKAHEAD of viterbi.py
+UNREACHABLE = tl.constexpr(1 << 26)  # more than any sum of the first steps
 SCRATCH = 1 << 28  # bytes of the branches that are kept at a time
 WARPS = {
     8: 4,
@@ -83,7 +84,6 @@ def _search(
     BRANCHES: tl.constexpr = 1 << K
     GROUPS: tl.constexpr = 1 << (L - K)
     KNOWN: tl.constexpr = L // K
-    UNREACHABLE: tl.constexpr = 1 << 26  # more than any sum of the first steps
     strip = begin + tl.program_id(0)
     first = strip * 64
     height = tl.minimum(64, held - first)
