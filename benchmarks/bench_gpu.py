@@ -2,9 +2,9 @@
 
     python benchmarks/bench_gpu.py [--out docs/results]
 
-The tests of the kernels on the card come first: nothing is timed that is not right. Then bench_kernels.py and
-bench_decode.py, of both sizes. The results go to gpu-CARD.md and gpu-CARD.json. Without a card: one line,
-exit code 2.
+The tests of the kernels and of quantizing on the card come first: nothing is timed that is not right. Then
+bench_kernels.py, bench_search.py and bench_decode.py, of both sizes. The results go to gpu-CARD.md and
+gpu-CARD.json. Without a card: one line, exit code 2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from typing import Any
 from card import card_name, describe_card, require_card
 
 HERE = Path(__file__).parent
-TESTS = ["-m", "pytest", "-q", "-n", "4", "-m", "gpu and not slow", "tests/kernels"]
+TESTS = [
+    "-m",
+    "pytest",
+    "-q",
+    "-n",
+    "4",
+    "-m",
+    "gpu and not slow",
+    "tests/kernels",
+    "tests/quantizers",
+    "tests/job",
+]
 DECODE = {"1.5b": ["--tokens", "64", "--rounds", "1"], "7b": ["--tokens", "32", "--rounds", "1"]}
 
 
@@ -54,6 +65,8 @@ def main() -> None:
     pages = []
     with TemporaryDirectory() as folder:
         found["kernels"], page = benchmark("bench_kernels.py", ["--rounds", "3"], Path(folder))
+        pages.append(page)
+        found["search"], page = benchmark("bench_search.py", [], Path(folder))
         pages.append(page)
         for size, words in DECODE.items():
             found[f"decode {size}"], page = benchmark(

@@ -58,6 +58,7 @@ constexpr Fact kFacts[] = {
     BIVLM_FIELD(bivlm_trellis, table_stride),
     BIVLM_FIELD(bivlm_trellis, row_scale),
     BIVLM_FIELD(bivlm_trellis, signs),
+    BIVLM_FIELD(bivlm_trellis, blocks),
 
     BIVLM_CONSTANT(BIVLM_FLOAT32),
     BIVLM_CONSTANT(BIVLM_BFLOAT16),

@@ -14,7 +14,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from bivlm.formats.encoding.trellis_code import standard_tables
 from bivlm.kernels import gpu, triton_shared
+from bivlm.quantizers.steps.triton_viterbi import search_on_card
 from made_weights import made_planes
 from trellis_weights import trellis_weight
 from weights import factors, levels, planes, uniform
@@ -34,11 +36,17 @@ WEIGHTS = {
     "planes, tail": made_planes(64, 256, 64, means=True, tail=range(0, 900, 7)),
     "trellis": trellis_weight(200, 1024, (2, 1)),
     "trellis, 16-bit window": trellis_weight(200, 300, (4, 3), window=16, fitted=True),
+    "trellis, blocks": trellis_weight(200, 1024, (2, 1), blocks=8),
     "uniform, groups": uniform(192, 1024, group_size=128, zero="code"),
     "uniform 4 bits, column scale": uniform(
         192, 1024, alphabet=16, group_size=128, bits=8, zero="free", column_scale=True
     ),
     "uniform of 5, odd": uniform(64, 300, alphabet=5, group_size=33, bits=32),
+}
+SEARCHES = {
+    "search, 8-bit window": (8, 2),
+    "search, 12-bit window": (12, 3),
+    "search, 16-bit window": (16, 4),
 }
 CALLS = ((1, torch.bfloat16), (4, torch.bfloat16), (100, torch.float16), (4, torch.float32))
 
@@ -81,6 +89,12 @@ def main(backend: str, arch: str, *names: str) -> None:
             product(torch.zeros(tokens, weight.shape[1], dtype=dtype), None)
         if hasattr(product, "look_up"):
             product.look_up(torch.zeros(2, dtype=torch.int64), torch.bfloat16)
+    for name, (window, k) in SEARCHES.items():
+        if not names or name in names:
+            state = torch.zeros(2, dtype=torch.int32)
+            search_on_card(
+                torch.zeros(4, 100), torch.eye(4), window, k, standard_tables(window)[k - 1], state
+            )
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ def hartley_matrix(columns):
     return matrix
 
 
-def rotation_matrix(seed, columns):
+def rotation_matrix(seed, columns, blocks=1, first=0):
     """R (in, in)."""
-    signs = np.array([-1.0 if z >> 63 else 1.0 for z in splitmix(seed, columns)])
-    return hartley_matrix(columns) * signs
+    signs = np.array([-1.0 if z >> 63 else 1.0 for z in splitmix(seed, first + columns)[first:]])
+    return np.kron(np.eye(blocks), hartley_matrix(columns // blocks)) * signs
 
 
 def values_of(codes, bits, shape, window, tables):
@@ -62,4 +62,5 @@ def expand(weight):
         bytes(weight.codes.tolist()), weight.bits.tolist(), weight.shape, weight.window, tables
     )
     rotated = values * weight.row_scale.double().numpy()[:, None] * 2.0**weight.exponent / 32
-    return values, rotated @ rotation_matrix(weight.seed, weight.columns) if weight.rotated else rotated
+    turn = (weight.seed, weight.columns, weight.blocks, weight.first_column)
+    return values, rotated @ rotation_matrix(*turn) if weight.rotated else rotated

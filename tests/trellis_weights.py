@@ -8,7 +8,7 @@ from bivlm.formats.trellis import RUN, TrellisWeight, pack_symbols, strips
 from weights import Draw
 
 
-def trellis_weight(rows, columns, bits=(2,), window=8, rotated=True, fitted=False):
+def trellis_weight(rows, columns, bits=(2,), window=8, rotated=True, fitted=False, blocks=1):
     """Random symbols; the runs have `bits` in turn."""
     draw = Draw(rows, columns, window)
     run_bits = torch.tensor([bits[run % len(bits)] for run in range(-(-columns // RUN))], dtype=torch.uint8)
@@ -19,5 +19,14 @@ def trellis_weight(rows, columns, bits=(2,), window=8, rotated=True, fitted=Fals
     )
     scale = (draw.uniform(rows) + 0.5).half()
     return TrellisWeight(
-        pack_symbols(symbols, run_bits), columns, run_bits, scale, table, window, rotated, seed=5, exponent=-3
+        pack_symbols(symbols, run_bits),
+        columns,
+        run_bits,
+        scale,
+        table,
+        window,
+        rotated,
+        seed=5,
+        exponent=-3,
+        blocks=blocks,
     )

@@ -1,5 +1,5 @@
 /* The interface of the native library: products with packed weights and their unpacking, the
- * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 4.
+ * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 5.
  *
  * The structs describe tensors in the caller's memory; docs/format.md defines the bytes. Numbers of
  * more than one byte are little-endian; pointers need no alignment. Nothing is kept between calls,
@@ -18,7 +18,7 @@ extern "C" {
 
 /* The library itself */
 
-#define BIVLM_ABI_VERSION 4
+#define BIVLM_ABI_VERSION 5
 
 /* Errors; nothing was written */
 #define BIVLM_ERROR_SHAPE (-1)  /* rows, columns, groups, strides, counts that contradict */
@@ -119,12 +119,14 @@ BIVLM_API int bivlm_unpack(const bivlm_weight* weight, int64_t begin, int64_t en
                            int dtype, int threads);
 
 /* The rotation of inputs (csrc/rotation): R x multiplies x by the signs, then applies the Hartley
- * transform over every prime factor of `columns` (docs/format.md). R is orthogonal. */
+ * transform over every prime factor of `columns` / `blocks`, to each of the `blocks` equal parts of
+ * x (docs/format.md). R is orthogonal. */
 
 /* out[b] = R x_b: out (batch, columns) float32, contiguous. signs (columns,) +-1; NULL: the
- * transform alone, which is its own inverse. */
+ * transform alone, which is its own inverse. `blocks` divides `columns`. */
 BIVLM_API int bivlm_rotate(const void* x, int64_t x_stride, int64_t batch, int x_dtype,
-                           int64_t columns, const float* signs, float* out, int threads);
+                           int64_t columns, int64_t blocks, const float* signs, float* out,
+                           int threads);
 
 /* Trellis weights (csrc/trellis): diag(row_scale) T R. T holds int8 values that a table gives for
  * windows of `window` bits on a bit stream. */
@@ -132,12 +134,13 @@ BIVLM_API int bivlm_rotate(const void* x, int64_t x_stride, int64_t batch, int x
 #define BIVLM_TRELLIS_STRIP 64 /* rows of a strip; the last is rounded up to a multiple of ROWS */
 #define BIVLM_TRELLIS_ROWS 16
 #define BIVLM_TRELLIS_RUN 16 /* columns that have the same number of bits */
-#define BIVLM_TRELLIS_LEAD 2 /* zero bytes before the stream of a strip */
+#define BIVLM_TRELLIS_LEAD 2 /* bytes before the stream of a strip */
 #define BIVLM_TRELLIS_MOST_BITS 4
 
-/* The stream of a strip: BIVLM_TRELLIS_LEAD zero bytes, then column after column, in a column row
- * after row, `bits` bits per weight, lowest bit first. The window of a weight is the last `window`
- * bits up to and including its own, those nearest to it the highest. */
+/* The stream of a strip: BIVLM_TRELLIS_LEAD bytes (zeros, or what lies before it in the weight that
+ * this one was cut from), then column after column, in a column row after row, `bits` bits per
+ * weight, lowest bit first. The window of a weight is the last `window` bits up to and including
+ * its own, those nearest to it the highest. */
 typedef struct {
   int64_t rows, columns;
   int32_t window;       /* 8, 12 or 16 */
@@ -149,6 +152,7 @@ typedef struct {
   int64_t table_stride;   /* 2^window, or 0: one table for all */
   const float* row_scale; /* (rows,) */
   const float* signs;     /* (columns,) +-1, or NULL: the inputs are not rotated */
+  int64_t blocks;         /* of the rotation, with signs; divides columns */
 } bivlm_trellis;
 
 /* y[b, i] = row_scale[i] * sum_j T[i, j] (R x_b)[j] + bias[i]; the arguments are those of

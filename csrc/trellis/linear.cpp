@@ -24,6 +24,7 @@ int check(const bivlm_trellis* weight) {
   if (w.rows < 0 || w.columns < 1 || w.code_bytes < 0) return BIVLM_ERROR_SHAPE;
   if (w.window != 8 && w.window != 12 && w.window != 16) return BIVLM_ERROR_WEIGHT;
   if (w.table_stride && w.table_stride != int64_t(1) << w.window) return BIVLM_ERROR_WEIGHT;
+  if (w.signs && (w.blocks < 1 || w.columns % w.blocks)) return BIVLM_ERROR_SHAPE;
   if (!w.bits || !w.table || (w.rows && (!w.codes || !w.row_scale))) return BIVLM_ERROR_WEIGHT;
   return check_streams(w);
 }
@@ -75,7 +76,7 @@ int multiply(Task& task, int threads) {
   if (!first) return BIVLM_ERROR_MEMORY;
   set_runs(task, first.at(runs));
 
-  const Bytes turning = w.signs ? rotation.bytes(w.columns) : Bytes{0, 0},
+  const Bytes turning = w.signs ? rotation.bytes(w.columns / w.blocks) : Bytes{0, 0},
               linear = set.linear_bytes(task);
   rooms = {};
   const int64_t shared = rooms.take(linear.shared), transform = rooms.take(turning.shared);
@@ -88,15 +89,17 @@ int multiply(Task& task, int threads) {
 
   task.shared = scratch.at(shared);
   set.prepare_weight(task);
-  const rotation::Task turn{task.x,    task.x_stride, task.dtype,
-                            w.columns, w.signs,       scratch.at(transform)};
+  const rotation::Task turn{task.x,     task.x_stride,
+                            task.dtype, w.signs ? w.columns / w.blocks : 0,
+                            w.signs,    scratch.at(transform)};
   if (w.signs) rotation.prepare(turn);
   share(task.batch, tokens_crew, 1, [&](int64_t thread, int64_t begin, int64_t end) {
     float* x = reinterpret_cast<float*>(scratch.at(token_rooms + thread * step));
     uint8_t* rest =
         scratch.at(token_rooms + (thread + 1) * step - round_up(turning.thread, kAlignment));
     for (int64_t token = begin; token < end; ++token) {
-      w.signs ? rotation.rotate(turn, token, x, rest) : plain_token(task, token, x);
+      w.signs ? rotation::rotate_blocks(rotation, turn, w.blocks, token, x, rest)
+              : plain_token(task, token, x);
       set.prepare_token(task, token, x);
     }
   });

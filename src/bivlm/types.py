@@ -8,9 +8,9 @@ samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
@@ -192,6 +192,26 @@ class LinearStats:
     fisher: Tensor | None = None
     inputs: Tensor | None = None
     inputs_visual: Tensor | None = None
+
+    @property
+    def device(self) -> Any:
+        """The torch.device of the second moments."""
+        return next(iter(self.second_moments.values())).device
+
+    def to(self, device: Any) -> LinearStats:
+        """The same statistics with all tensors on a torch.device."""
+
+        def moved(moments: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+            return {modality: moment.to(device) for modality, moment in moments.items()}
+
+        alone = ("fisher", "inputs", "inputs_visual")
+        found = {name: getattr(self, name) for name in alone}
+        return replace(
+            self,
+            second_moments=moved(self.second_moments),
+            residuals=None if self.residuals is None else moved(self.residuals),
+            **{name: None if tensor is None else tensor.to(device) for name, tensor in found.items()},
+        )
 
     @property
     def hessian(self) -> Tensor:

@@ -126,7 +126,7 @@ def uniform(rows, columns, group_size, *, alphabet=4, bits=16, zero="middle", co
     )
 
 
-def trellis(rows, columns, bits, *, window=8, rotated=True, fitted=False, exponent=0):
+def trellis(rows, columns, bits, *, window=8, rotated=True, fitted=False, exponent=0, blocks=1):
     """Symbols at random; `bits` of the runs over and over."""
     random = torch.Generator().manual_seed(rows * columns + window)
     run_bits = torch.tensor([bits[run % len(bits)] for run in range(-(-columns // 16))], dtype=torch.uint8)
@@ -146,6 +146,7 @@ def trellis(rows, columns, bits, *, window=8, rotated=True, fitted=False, expone
         rotated=rotated,
         seed=3,
         exponent=exponent,
+        blocks=blocks,
     )
 
 
@@ -165,6 +166,7 @@ EXAMPLES = {
         trellis(1, 1, [1]),
         trellis(130, 70, [2, 0, 3, 1, 4], window=12, rotated=False, exponent=-7),
         trellis(70, 33, [1, 2], fitted=True),
+        trellis(70, 96, [1, 2, 0], blocks=3).slice_columns(32, 96),
     ],
     "uniform": [
         uniform(3, 32, 16),
@@ -299,7 +301,11 @@ def test_the_check_refuses_what_decode_refuses(weight):
 
 
 # a setting that only some weights have: without it they are read as the others, whose tensors are not there
-WITHOUT = {"tail_kind": "'tail_levels' is missing"}
+WITHOUT = {
+    "tail_kind": "'tail_levels' is missing",
+    "blocks": "'first_column' is 32; needs a multiple of 64",
+    "first_column": "a bit before the stream of a strip is not zero",
+}
 
 
 @cases

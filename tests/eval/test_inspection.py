@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from bivlm.cli.tables import inspection_table
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect, layer_of
 from bivlm.job.run import quantize
@@ -48,6 +49,17 @@ def test_bits_are_those_of_the_files(folders):
         == inspection.total.bytes_after
     )
     assert {row.name for row in inspection.parts} == {"vision", "projector", "language"}
+
+
+def test_blocks_of_the_rotation_are_counted(folders, tmp_path):
+    source, _ = folders
+    packed = quantize(source, tmp_path / "packed", recipe="trellis-2:feedback=false,blocks=2")
+    modules = json.loads((packed / "config.json").read_text())["quantization_config"]["modules"]
+    assert {spec["settings"]["blocks"] for spec in modules.values()} == {2}
+    inspection = inspect(packed)
+    assert inspection.blocks == {2: len(modules)}
+    text = str(inspection_table(inspection, layers=False).caption)
+    assert f"inputs can be split among devices: {len(modules)} linears in 2" in text
 
 
 @pytest.mark.parametrize("kind", ["llava", "llava_siglip"])  # the second has embedding and head tied

@@ -22,7 +22,9 @@ def symbols_of(rows, columns, run_bits, seed=0):
     return symbols & ((1 << run_bits.long().repeat_interleave(16)[:columns]) - 1).to(torch.uint8)[:, None]
 
 
-def weight(rows=20, columns=40, bits=(2, 1, 3), *, window=8, rotated=True, fitted=False, seed=0, exponent=0):
+def weight(
+    rows=20, columns=40, bits=(2, 1, 3), *, window=8, rotated=True, fitted=False, seed=0, exponent=0, blocks=1
+):
     random = torch.Generator().manual_seed(seed)
     run_bits = torch.tensor([bits[run % len(bits)] for run in range(-(-columns // 16))], dtype=torch.uint8)
     return TrellisWeight(
@@ -39,20 +41,23 @@ def weight(rows=20, columns=40, bits=(2, 1, 3), *, window=8, rotated=True, fitte
         rotated=rotated,
         seed=seed,
         exponent=exponent,
+        blocks=blocks,
     )
 
 
 @st.composite
 def weights(draw):
+    blocks = draw(st.sampled_from([1, 1, 2, 3]))
     return weight(
         draw(st.integers(1, 150)),
-        draw(st.integers(1, 60)),
+        draw(st.integers(1, 60)) if blocks == 1 else 16 * blocks * draw(st.integers(1, 3)),
         draw(st.lists(st.integers(0, 4), min_size=1, max_size=4)),
         window=draw(st.sampled_from([8, 12, 16])),
-        rotated=draw(st.booleans()),
+        rotated=blocks > 1 or draw(st.booleans()),
         fitted=draw(st.booleans()),
         seed=draw(st.integers(0, 99)),
         exponent=draw(st.integers(-100, 100)),
+        blocks=blocks,
     )
 
 
@@ -227,6 +232,22 @@ REFUSED = {
     "a negative seed": ({"seed": -1}, "'seed' is -1"),
     "a seed of 64 bits": ({"seed": 1 << 63}, "'seed' is 9223372036854775808"),
     "a seed that is a truth": ({"seed": True}, "'seed' is True"),
+    "no blocks": ({"blocks": 0}, "'blocks' is 0"),
+    "blocks that are no whole runs": ({"blocks": 2}, "'blocks' is 2; 40 columns have no 2 equal blocks"),
+    "blocks that do not divide": ({"blocks": 3}, "'blocks' is 3; 40 columns have no 3 equal blocks"),
+    "more blocks than columns": ({"blocks": 41}, "'blocks' is 41; needs 1 … 40"),
+    "blocks without a rotation": ({"blocks": 2, "rotated": False}, "'blocks' is 2; needs 1 … 1"),
+    "blocks that are no integer": ({"blocks": 1.0}, "'blocks' is 1.0"),
+    "a negative first column": ({"first_column": -16}, "'first_column' is -16"),
+    "a first column that is no integer": ({"first_column": 16.0}, "'first_column' is 16.0"),
+    "a first column in the midst of a block": (
+        {"first_column": 40},
+        "'first_column' is 40; needs a multiple of 80",
+    ),
+    "a first column in the midst of a run": (
+        {"first_column": 40, "rotated": False},
+        "'first_column' is 40; needs a multiple of 16",
+    ),
     "an exponent out of range": ({"exponent": -127}, "'exponent' is -127"),
     "an exponent that is no integer": ({"exponent": 1.0}, "'exponent' is 1.0"),
 }
@@ -242,6 +263,8 @@ WRONG_SETTINGS = [
     ("window", 9), ("window", "8"), ("window", True), ("window", 12), ("rotated", 0), ("rotated", "true"),
     ("seed", -1), ("seed", 1.0),
     ("seed", 1 << 63), ("exponent", 127), ("exponent", 0.5), ("fitted", 0), ("fitted", False), ("strange", 1),
+    ("blocks", 1), ("blocks", True), ("blocks", 0), ("blocks", 3), ("blocks", "2"), ("blocks", None),
+    ("first_column", 0), ("first_column", False), ("first_column", 20), ("first_column", 1 << 40),
 ]  # fmt: skip
 
 

@@ -58,6 +58,102 @@ EXAMPLE = Golden(
     },
 )
 
+# Sixteen fields of each column, as the document has them
+BLOCK_FIELDS = [
+    "0011000111011101",
+    "1000011000100001",
+    "0110100110010101",
+    "1110100111000100",
+    "0100110011101111",
+    "1101001101000001",
+    "1011100110100000",
+    "0000100001111001",
+    "1001111001100000",
+    "0001100010111001",
+    "0101100100111110",
+    "0000111000000101",
+    "0001011101101001",
+    "0010000000001001",
+    "0101010101101010",
+    "1011111010111100",
+    "0101001010001001",
+    "1101010110110110",
+    "0011101000101000",
+    "1011111001011001",
+    "0100001101000100",
+    "0111000101000101",
+    "1100011000000101",
+    "0111100001001010",
+    "0100111001111110",
+    "1101110111110010",
+    "0101111001001101",
+    "1000100101110011",
+    "0010111001110010",
+    "0000110001000101",
+    "1001111111011101",
+    "0000000111000010",
+]
+BLOCKS = Golden(
+    weight=TrellisWeight(
+        codes=pack_symbols(
+            octets([[int(field) for field in column] for column in BLOCK_FIELDS]), octets([1, 1])
+        ),
+        columns=32,
+        bits=octets([1, 1]),
+        row_scale=half(1, 2),
+        table=torch.zeros(0, 0, dtype=torch.int8),
+        window=8,
+        rotated=True,
+        seed=1,
+        exponent=5,
+        blocks=2,
+    ),
+    expanded=[
+        [
+            *(-35.25, -54.75, 41.25, -6.75, 32.25, -34.75, 1.25, -16.25),
+            *(-4.25, 37.75, -19.75, 28.25, 17.75, -39.25, 13.25, 27.75),
+            *(-24, -31.5, 69, 15.5, -14, 12.5, 46, -19.5, -40.5, 4, 58.5, 20, 31.5, -17, -18.5, 12),
+        ],
+        [
+            *(-66.5, 63.5, -30.5, 0.5, -23.5, -6.5, -54.5, -176.5),
+            *(-51.5, -22.5, 42.5, -16.5, 106.5, 11.5, -17.5, -91.5),
+            *(3, -75, -5, -1, 33, 11, -53, -57, 44, 10, 8, 20, -34, 0, -108, 8),
+        ],
+    ],
+    settings={"window": 8, "rotated": True, "seed": 1, "exponent": 5, "fitted": False, "blocks": 2},
+    tensors={
+        "codes": (
+            torch.uint8,
+            (66,),
+            (
+                "00 00 8c bb 61 84 96 a9 97 23 32 f7 cb 82 9d 05 10 9e 79 06 18 9d 9a 7c 70 a0 e8 96 04 90 aa"
+                " 56 7d 3d 4a 91 ab 6d 5c 14 7d 9a c2 22 8e a2 63 a0 1e 52 72 7e bb 4f 7a b2 91 ce 74 4e 30"
+                " a2 f9 bb 80 43"
+            ),
+        ),
+        "bits": (torch.uint8, (2,), "01 01"),
+        "row_scale": (torch.float16, (2,), "00 3c 00 40"),
+    },
+)
+SLICE = Golden(
+    weight=BLOCKS.weight.slice_columns(16, 32),
+    expanded=[row[16:] for row in BLOCKS.expanded],
+    settings={"window": 8, "rotated": True, "seed": 1, "exponent": 5, "fitted": False, "first_column": 16},
+    tensors={
+        "codes": (
+            torch.uint8,
+            (34,),
+            (
+                "7d 3d 4a 91 ab 6d 5c 14 7d 9a c2 22 8e a2 63 a0 1e 52 72 7e bb 4f 7a b2 91 ce 74 4e 30 a2 f9"
+                " bb 80 43"
+            ),
+        ),
+        "bits": (torch.uint8, (1,), "01"),
+        "row_scale": (torch.float16, (2,), "00 3c 00 40"),
+    },
+)
+GOLDEN = {"Trellis example": EXAMPLE, "Trellis blocks example": BLOCKS, "Trellis slice example": SLICE}
+
 
 def section(heading="## `trellis`"):
     """The text below a heading up to the next of its rank."""
@@ -65,22 +161,37 @@ def section(heading="## `trellis`"):
     return DOCUMENT.read_text(encoding="utf-8").partition(f"\n{heading}")[2].partition(f"\n{rank} ")[0]
 
 
-def test_the_bytes_that_are_written():
-    check_written(EXAMPLE)
+@pytest.mark.parametrize("title", GOLDEN)
+def test_the_bytes_that_are_written(title):
+    check_written(GOLDEN[title])
 
 
-def test_the_weight_that_is_read():
-    check_read(EXAMPLE)
+@pytest.mark.parametrize("title", GOLDEN)
+def test_the_weight_that_is_read(title):
+    check_read(GOLDEN[title])
 
 
-def test_the_document_says_the_same():
-    check_document("Trellis example", EXAMPLE)
+@pytest.mark.parametrize("title", GOLDEN)
+def test_the_tables_of_the_document(title):
+    check_document(title, GOLDEN[title])
+
+
+def test_the_fields_and_weights_of_the_document():
     text = section("### Trellis example")
     assert re.findall(r"\b[0-3]{16}\b", text) == FIELDS
     weight = text.partition("    weight")[2].partition("\n\n")[0]
     assert [float(number) for number in weight.split()] == [
         number for row in EXAMPLE.expanded for number in row
     ]
+
+
+def test_the_blocks_of_the_document():
+    text = section("### Trellis blocks example")
+    assert re.findall(r"\b[01]{16}\b", text) == BLOCK_FIELDS
+    [signs] = re.findall(r"signs ([+-]+ [+-]+)\n", text)
+    assert signs.replace(" ", "") == "".join("+" if sign > 0 else "-" for sign in signs_of(1, 32).tolist())
+    rows = text.partition("    row 0")[2].partition("\n\n")[0].replace("row 1", "")
+    assert [float(number) for number in rows.split()] == [n for row in BLOCKS.expanded for n in row]
 
 
 def test_the_rotated_weight_of_the_document():
@@ -94,7 +205,7 @@ def test_the_rotated_weight_of_the_document():
     assert [float(number) for number in last.split()] == pytest.approx(row[-2:], abs=2e-4)
 
 
-def test_the_tables_of_the_document():
+def test_the_levels_of_the_document():
     """Hexadecimal digits for a window of 8; the numbers of the formula for the others."""
     lines = re.findall(r"^    ([0-9a-f]{128})$", section("### The tables"), re.MULTILINE)
     assert ["".join(lines[4 * k : 4 * k + 4]) for k in range(4)] == list(FITTED)

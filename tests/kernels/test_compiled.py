@@ -30,7 +30,7 @@ def compiled(card, tmp_path, *names):
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 def test_every_kernel_compiles(card, tmp_path):
     found = compiled(card, tmp_path)
-    names = {"_one", "_many", "_product", "_tail", "_mix", "_rows", "add_parts"}
+    names = {"_one", "_many", "_product", "_tail", "_mix", "_rows", "_search", "add_parts"}
     assert {row["kernel"] for row in found} == names
     assert all(BINARY[card[0]] in row["kinds"] for row in found)
     assert max(row["shared"] for row in found) <= SHARED_BYTES

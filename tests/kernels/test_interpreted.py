@@ -18,7 +18,8 @@ pytestmark = [
 
 
 def run(marked):
-    files = sorted(map(str, HERE.glob("test_triton_*.py")))
+    places = (HERE, HERE.parent / "quantizers" / "steps")
+    files = sorted(str(file) for place in places for file in place.glob("test_triton_*.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, *files]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parents[1])

@@ -31,6 +31,7 @@ WEIGHTS = {
     "no bits": trellis_weight(20, 48, (0,)),
     "12-bit window": trellis_weight(100, 300, (2, 1), window=12),
     "16-bit window": trellis_weight(100, 300, (3, 2), window=16, fitted=True),
+    "a slice of blocks": trellis_weight(81, 192, (2, 1, 0, 3, 4), blocks=4).slice_columns(48, 144),
 }
 every = pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 
@@ -199,12 +200,18 @@ def test_packed_tensors_are_left_alone_and_memory_is_counted(weight, few):
     assert product.added_bytes == 4 * rows + (4 * columns if weight.rotated else 0)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 48, 97, 256, 576, 1152])
-def test_the_library_rotates_as_the_format_says(columns, instruction_set):
+@pytest.mark.parametrize(
+    ("columns", "blocks"),
+    [(1, 1), (2, 1), (3, 1), (48, 1), (97, 1), (256, 1), (576, 1), (1152, 1), (96, 3), (576, 4), (1152, 8)],
+)
+def test_the_library_rotates_as_the_format_says(columns, blocks, instruction_set):
     x, signs = Draw(3, columns).normal(3, columns), signs_of(9, columns)
     out = torch.empty(3, columns)
-    assert library().rotate(x.data_ptr(), columns, 3, 0, columns, signs.data_ptr(), out.data_ptr(), 2) == 0
-    exact = rotate(x.double(), signs)
+    assert (
+        library().rotate(x.data_ptr(), columns, 3, 0, columns, blocks, signs.data_ptr(), out.data_ptr(), 2)
+        == 0
+    )
+    exact = rotate(x.double(), signs, blocks)
     assert float((out - exact).norm()) <= 1e-6 * float(exact.norm())
 
 

@@ -25,8 +25,10 @@ WEIGHTS = {
     "16-bit window": trellis_weight(100, 300, (3, 2), window=16, fitted=True),
     "16-bit window, 4 bits": trellis_weight(70, 30, (4, 0), window=16),
     "1 x 1": trellis_weight(1, 1, (1,)),
+    "a slice of blocks": trellis_weight(81, 144, (2, 1, 0, 3, 4), blocks=3).slice_columns(48, 144),
+    "12-bit window, 4 blocks": trellis_weight(100, 320, (2, 1), window=12, blocks=4),
 }
-QUICK = ("mixed, odd", "1 x 1")
+QUICK = ("mixed, odd", "1 x 1", "a slice of blocks")
 
 
 @params(WEIGHTS, QUICK)
@@ -41,18 +43,24 @@ def test_columns_in_parts(weight, monkeypatch):
     check_product(weight, (1,))
 
 
-@params(WEIGHTS, ("no bits", "12-bit window, 3 bits"))
+@params(WEIGHTS, ("no bits", "12-bit window, 3 bits", "a slice of blocks"))
 def test_rows(weight):
     check_rows(weight)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 7, 48, 172, pytest.param(1021, marks=pytest.mark.slow), 576])
-def test_the_rotation(columns):
-    """Widths of one matrix, of two, of a large prime; there and back."""
+@pytest.mark.parametrize(
+    ("columns", "blocks"),
+    [
+        *((1, 1), (2, 1), (7, 1), (48, 1), (172, 1), (576, 1), (96, 3), (576, 4)),
+        pytest.param(1021, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_the_rotation(columns, blocks):
+    """Widths of one matrix, of two, of a large prime; several blocks; there and back."""
     x, signs = Draw(columns).normal(2, columns), signs_of(9, columns)
-    rotation = triton_rotation.Rotation(9, columns, torch.device(DEVICE))
+    rotation = triton_rotation.Rotation(signs, blocks, torch.device(DEVICE))
     turned = rotation.rotate(x.to(DEVICE), torch.float32)
-    expected = rotate(x.double(), signs)
+    expected = rotate(x.double(), signs, blocks)
     assert float((turned.cpu() - expected).abs().max() / expected.abs().max()) < FLOAT
     assert float((rotation.rotate_back(turned).cpu() - x).abs().max() / x.abs().max()) < FLOAT
 

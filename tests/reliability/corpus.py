@@ -15,7 +15,7 @@ UNIFORM_ALPHABETS = (*range(2, 17), 32, 64, 128, 256)
 ZEROS = ("middle", "code", "free")
 
 
-def trellis_weight(rows, columns, *, window=8, rotated=True, fitted=False, widths=(2, 0, 1, 4, 3)):
+def trellis_weight(rows, columns, *, window=8, rotated=True, fitted=False, widths=(2, 0, 1, 4, 3), blocks=1):
     """`widths` are the bits of the runs of 16 columns, in turn."""
     draw, count = Draw(rows, columns, window), -(-columns // trellis.RUN)
     run_bits = torch.tensor([widths[i % len(widths)] for i in range(count)], dtype=torch.uint8)
@@ -32,6 +32,7 @@ def trellis_weight(rows, columns, *, window=8, rotated=True, fitted=False, width
         rotated=rotated,
         seed=12345,
         exponent=-3,
+        blocks=blocks,
     )
 
 
@@ -97,6 +98,8 @@ def _all_trellis() -> dict[str, QuantizedWeight]:
     }
     made["trellis, window 16"] = trellis_weight(20, 48, window=16)
     made["trellis, fitted"] = trellis_weight(33, 40, fitted=True)
+    made["trellis, blocks"] = trellis_weight(70, 96, blocks=3)
+    made["trellis, a slice"] = trellis_weight(70, 96, window=16, blocks=6).slice_columns(32, 80)
     made["trellis, no bits"] = trellis_weight(20, 48, widths=(0,))
     return made
 

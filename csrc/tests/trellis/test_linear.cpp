@@ -35,8 +35,8 @@ struct Expected {
 void expect(const TrellisWeight& weight, const std::vector<float>& x, Buffer* bias, int dtype,
             Expected& e) {
   const int64_t rows = weight.w.rows, columns = weight.w.columns;
-  const std::vector<double> input =
-      weight.w.signs ? rotated(x, weight.signs) : std::vector<double>(x.begin(), x.end());
+  const std::vector<double> input = weight.w.signs ? rotated(x, weight.signs, weight.w.blocks)
+                                                   : std::vector<double>(x.begin(), x.end());
   double top = 0, length = 0;
   for (const double v : input) top = std::max(top, std::fabs(v)), length += v * v;
   for (int64_t i = 0; i < rows; ++i) {
@@ -130,6 +130,8 @@ void test_shapes() {
         o.window = turn % 2 ? 8 : turn % 4 ? 12 : 16;
         o.bits = kMixes[size_t(turn) % kMixes.size()];
         o.one_table = turn % 5 == 0, o.rotated = turn % 3 == 0;
+        o.blocks = turn % 2 && columns % 3 == 0 ? 3 : turn % 4 && columns % 2 == 0 ? 2 : 1;
+        o.cut = turn % 5 > 2;
         o.offset = turn % 7 ? 0 : 1 + random.below(7);
         const TrellisWeight weight(o, uint32_t(turn));
         Call call;
@@ -152,6 +154,7 @@ void test_wide() {
     for (const std::vector<int>& bits : kMixes) {
       TrellisOptions o;
       o.rows = 500, o.columns = 1152, o.window = window, o.bits = bits, o.rotated = ++turn % 2;
+      o.blocks = turn % 4 == 1 ? 8 : 1, o.cut = turn % 3 == 0;
       const TrellisWeight weight(o, uint32_t(turn));
       Call call;
       call.batch = 1 + turn % 5, call.threads = 1 + turn % 4;
@@ -221,6 +224,8 @@ int linear(const bivlm_trellis& w, int64_t batch = 1, int dtype = 0, bool x = tr
 
 void test_refused() {
   const TrellisWeight weight(TrellisOptions{}, 8);
+  TrellisOptions turned;
+  turned.rotated = true, turned.blocks = 3;
   const auto with = [&](auto change) {
     bivlm_trellis w = weight.w;
     change(w);
@@ -237,6 +242,9 @@ void test_refused() {
   CHECK(linear(weight.w, -1) == BIVLM_ERROR_SHAPE, "batch");
   CHECK(with([](bivlm_trellis& w) { w.columns = 0; }) == BIVLM_ERROR_SHAPE, "columns");
   CHECK(with([](bivlm_trellis& w) { w.code_bytes -= 1; }) == BIVLM_ERROR_SHAPE, "code bytes");
+  CHECK(linear(TrellisWeight(turned, 9).w) == BIVLM_ERROR_SHAPE, "3 blocks of 64 columns");
+  turned.blocks = 0;
+  CHECK(linear(TrellisWeight(turned, 9).w) == BIVLM_ERROR_SHAPE, "no blocks");
   CHECK(with([](bivlm_trellis& w) { w.window = 9; }) == BIVLM_ERROR_WEIGHT, "window");
   CHECK(with([](bivlm_trellis& w) { w.table_stride = 4; }) == BIVLM_ERROR_WEIGHT, "table stride");
   CHECK(with([](bivlm_trellis& w) { w.table = nullptr; }) == BIVLM_ERROR_WEIGHT, "no table");

@@ -45,8 +45,9 @@ TrellisWeight::TrellisWeight(const TrellisOptions& o, uint32_t seed) {
   for (int64_t first = 0; first < o.rows; first += 64) {
     const int64_t held = std::min<int64_t>(64, (o.rows - first + 15) / 16 * 16);
     BitWriter stream;
-    stream.zeros(16);
-    uint32_t state = 0;
+    const int lead = o.cut ? random.below(1 << 16) : 0;
+    stream.put(lead, 16);
+    uint32_t state = uint32_t(lead) >> (16 - o.window);
     for (int64_t j = 0; j < o.columns; ++j) {
       const int k = bits[size_t(j / 16)];
       for (int64_t i = first; i < first + held && k; ++i) {
@@ -65,12 +66,13 @@ TrellisWeight::TrellisWeight(const TrellisOptions& o, uint32_t seed) {
   w.bits = keep(buffers, bits, o.offset);
   w.table = keep(buffers, table, o.offset), w.table_stride = o.one_table ? 0 : entries;
   w.row_scale = keep(buffers, scales, o.offset);
-  w.signs = o.rotated ? keep(buffers, signs, o.offset) : nullptr;
-  char text[160];
+  w.signs = o.rotated ? keep(buffers, signs, o.offset) : nullptr, w.blocks = o.blocks;
+  char text[200];
   std::snprintf(text, sizeof text,
-                "trellis (%lld, %lld), window %d, bits %d ..., one table %d, rotated %d, offset %d",
+                "trellis (%lld, %lld), window %d, bits %d ..., one table %d, rotated %d, blocks "
+                "%d, cut %d, offset %d",
                 (long long)o.rows, (long long)o.columns, o.window, o.bits[0], o.one_table,
-                o.rotated, o.offset);
+                o.rotated, int(o.blocks), o.cut, o.offset);
   words = text;
 }
 

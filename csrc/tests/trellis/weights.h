@@ -16,7 +16,9 @@ struct TrellisOptions {
   int window = 8;
   std::vector<int> bits = {2};  // of the runs, in turn
   bool one_table = false, rotated = false;
-  int offset = 0;  // bytes by which every pointer misses its alignment
+  int64_t blocks = 1;  // of the rotation
+  bool cut = false;    // from a wider weight: bits before the streams
+  int offset = 0;      // bytes by which every pointer misses its alignment
 };
 
 struct TrellisWeight {

@@ -164,7 +164,7 @@ class StatsCollector:
             raise ValueError(f"the statistics of {name} are closed: they have been asked for")
         rows = x.detach().reshape(-1, x.shape[-1])
         if self.keep_inputs and self._shares.mine((name, "inputs", "all"), rows.shape[1]):
-            self._samples.setdefault(name, TokenSample()).add(rows.float(), visual)
+            self._samples.setdefault(name, TokenSample()).add(rows.float().cpu(), visual)
         weights = None
         if self.weighing is not None and name in self.weighing.weights:
             weights = self.weighing.weights[name][number]
@@ -198,16 +198,18 @@ class StatsCollector:
         if not moment and not residual:
             return
         rows = x.detach().reshape(-1, columns).float()
-        root = None if weights is None else weights[:, None].sqrt()
+        which = which if isinstance(which, slice) else which.to(x.device)
+        root = None if weights is None else weights[:, None].sqrt().to(x.device)
         part = rows[which] if root is None else rows[which] * root
         part = part.to(x.dtype).float() if x.dtype == torch.bfloat16 else part
         if moment:
-            total = _sum_of(self._sums, name, modality, columns)
+            total = _sum_of(self._sums, name, modality, columns, x.device)
             add_products(total, part, part, x.dtype, moment)
         if exact is not None and residual:
             away = exact.reshape(rows.shape).float() - rows
             gone = away[which] if root is None else away[which] * root
-            add_products(_sum_of(self._residuals, name, modality, columns), gone, part, x.dtype, residual)
+            total = _sum_of(self._residuals, name, modality, columns, x.device)
+            add_products(total, gone, part, x.dtype, residual)
 
     def key_of(self, name: str) -> str | None:
         """The linear whose statistics a linear has: itself, or one that shares its input; None if it received
@@ -242,7 +244,7 @@ class StatsCollector:
                     held = sums[name][modality][rows, own].contiguous()
                 moved = self.crew.move(held, holder, to)
                 if moved is not None:
-                    _sum_of(sums, name, modality, columns)[rows, own] = moved
+                    _sum_of(sums, name, modality, columns, moved.device)[rows, own] = moved
         if self.crew.rank != to and name in sums:
             sums[name].pop(modality, None)
 
@@ -313,9 +315,15 @@ def collector_for(
     )
 
 
-def _sum_of(sums: dict[str, dict[Modality, Tensor]], name: str, modality: Modality, columns: int) -> Tensor:
+def _sum_of(
+    sums: dict[str, dict[Modality, Tensor]],
+    name: str,
+    modality: Modality,
+    columns: int,
+    device: torch.device,
+) -> Tensor:
     """A sum (in, in) float32, zeros at first: pages that nothing is added to take no memory."""
     own = sums.setdefault(name, {})
     if modality not in own:
-        own[modality] = torch.zeros(columns, columns, dtype=torch.float32, device="cpu")
+        own[modality] = torch.zeros(columns, columns, dtype=torch.float32, device=device)
     return own[modality]

@@ -170,6 +170,15 @@ OverwriteOption = Annotated[
         "--overwrite", help="replace OUT if bivlm wrote it; the old model stays until the new one is complete"
     ),
 ]
+CardOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="where blocks run and weights are quantized: cpu, cuda, cuda:1",
+        rich_help_panel=MORE,
+    ),
+]
 ProfileOption = Annotated[
     bool, typer.Option("--profile", help="say at the end where the time went", rich_help_panel=MORE)
 ]
@@ -206,6 +215,7 @@ def quantize(
     merge_adapter: AdapterOption = False,
     allow_kept_experts: KeptExpertsOption = False,
     trust_remote_code: TrustOption = False,
+    device: CardOption = "cpu",
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     profile: ProfileOption = False,
@@ -239,6 +249,7 @@ def quantize(
             max_pixels=max_pixels,
             min_pixels=min_pixels,
             trust_remote_code=trust_remote_code,
+            device=device,
         )
         prepared = prepare(model, request)
         warning = _show_plan(prepared, json_) if crew.is_first else ""

@@ -49,6 +49,9 @@ def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
     caption = f"whole folder: {size(before)} before, {size(after)} now ({after / before:.1%})"
     if inspection.kept_share is not None:
         caption += f"; {inspection.kept_share:.1%} of the model's bytes stayed in full precision"
+    if split := {parts: count for parts, count in inspection.blocks.items() if parts > 1}:
+        counts = ", ".join(f"{count} linears in {parts}" for parts, count in split.items())
+        caption += f"; inputs can be split among devices: {counts}"
     columns = ("", " linears", " weights", " before", " now", " true bits", " paper bits")
     less = (" paper bits", " linears", " before", " weights")
     table = rich_table(f"recipe {inspection.recipe}", columns, caption, expendable=less)

@@ -5,9 +5,9 @@ the paper's own count, and sizes.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class InspectRow:
 @dataclass(frozen=True)
 class Inspection:
     """A packed folder: rows by part and by layer, the total, the sizes of the whole folder, and the share of
-    the source's bytes that stayed in full precision (None in folders that do not say).
+    the source's bytes that stayed in full precision (None in folders that do not say). `blocks` says how many
+    of the linears in `trellis` have a rotation in so many blocks: in so many parts their inputs can be split.
     """
 
     recipe: str
@@ -52,6 +53,7 @@ class Inspection:
     folder_bytes_before: int
     folder_bytes_after: int
     kept_share: float | None = None
+    blocks: Mapping[int, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,6 +109,7 @@ def _count(folder: Path, family: Family, quantization: dict[str, Any]) -> Inspec
         folder_bytes_before=quantization["source"]["file_bytes"],
         folder_bytes_after=files,
         kept_share=quantization.get("kept", {}).get("share"),
+        blocks=_blocks(quantization["modules"]),
     )
 
 
@@ -139,6 +142,12 @@ def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list
             )
         linears.append(_Linear(name, part, rows * columns, before, by_base[base], report[name]["paper_bits"]))
     return linears
+
+
+def _blocks(modules: Mapping[str, Any]) -> dict[int, int]:
+    """How many of the packed linears in `trellis` have a rotation in so many blocks."""
+    settings = (spec["settings"] for spec in modules.values() if spec["format"] == "trellis")
+    return dict(sorted(Counter(found.get("blocks", 1) for found in settings if found["rotated"]).items()))
 
 
 def layer_of(name: str) -> str:

@@ -15,6 +15,25 @@ FORMATS: dict[str, type[QuantizedWeight]] = {
 }
 
 
+def slice_rows(packed: PackedTensor, start: int, stop: int) -> PackedTensor:
+    """The rows start … stop - 1 of a packed weight as a packed weight of their own, exactly: any rows, and of
+    `trellis` whole strips of 64.
+
+    InputError for rows that there are not, or where it cannot be cut; ValueError as `decode` raises it.
+    """
+    return format_named(packed.format).decode(packed).slice_rows(start, stop).encode()
+
+
+def slice_columns(packed: PackedTensor, start: int, stop: int) -> PackedTensor:
+    """The columns start … stop - 1 of a packed weight as a packed weight of their own, exactly: columns of
+    whole groups, and of `trellis` whole blocks of the rotation. The slices' products with their inputs add up
+    to the product of the whole weight.
+
+    InputError for columns that there are not, or where it cannot be cut; ValueError as `decode` raises it.
+    """
+    return format_named(packed.format).decode(packed).slice_columns(start, stop).encode()
+
+
 def format_named(name: object) -> type[QuantizedWeight]:
     """The class of a format. ValueError, naming those that there are, for any other name."""
     if not isinstance(name, str) or name not in FORMATS:
@@ -32,4 +51,6 @@ __all__ = [
     "TrellisWeight",
     "UniformWeight",
     "format_named",
+    "slice_columns",
+    "slice_rows",
 ]

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
 
+from bivlm.errors import InputError
 from bivlm.formats.encoding.checks import blaming, same_bits
 
 
@@ -97,6 +98,22 @@ class QuantizedWeight(ABC):
         Every reader of packed bytes goes through it, so all of them refuse the same. It takes at most a block
         of rows at a time.
         """
+
+    def slice_rows(self, start: int, stop: int) -> Self:
+        """The rows start … stop - 1 as a weight of their own: its `dequantize` gives these rows, up to the
+        rounding of sums. InputError where this weight cannot be cut.
+
+        A format that can be cut overrides it.
+        """
+        raise InputError(f"a weight in {self.format} cannot be cut into rows")
+
+    def slice_columns(self, start: int, stop: int) -> Self:
+        """The columns start … stop - 1 as a weight of their own, for these inputs alone: the outputs of all
+        slices add up to those of the whole weight. InputError where this weight cannot be cut.
+
+        A format that can be cut overrides it.
+        """
+        raise InputError(f"a weight in {self.format} cannot be cut into columns")
 
     @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:

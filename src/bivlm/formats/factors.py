@@ -13,7 +13,7 @@ possible. docs/format.md has every byte.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -26,6 +26,7 @@ from bivlm.formats.encoding.checks import (
     blaming,
     check_density,
     check_integer,
+    check_slice,
     check_tensor,
     check_tensors,
     known_settings,
@@ -77,6 +78,15 @@ class FactorsWeight(QuantizedWeight):
         left = as_signs(self.left_signs).mul_(self.middle_scale.float())
         rows = self.row_scale.float() * 2.0**self.exponent
         return (left @ as_signs(self.right_signs)).mul_(rows[:, None]).mul_(self.column_scale.float())
+
+    def slice_rows(self, start: int, stop: int) -> Self:
+        check_slice("rows", start, stop, self.shape[0], 1)
+        return replace(self, left_signs=self.left_signs[start:stop], row_scale=self.row_scale[start:stop])
+
+    def slice_columns(self, start: int, stop: int) -> Self:
+        check_slice("columns", start, stop, self.shape[1], 1)
+        signs, scale = self.right_signs[:, start:stop], self.column_scale[start:stop]
+        return replace(self, right_signs=signs, column_scale=scale)
 
     def encode(self) -> PackedTensor:
         tensors = {

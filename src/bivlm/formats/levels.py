@@ -12,7 +12,7 @@ entry does not need. docs/format.md has every byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import blaming, own_copy, require
+from bivlm.formats.encoding.checks import blaming, check_slice, columns_slice, own_copy, require
 from bivlm.formats.encoding.level_checks import (
     TAIL_KIND,
     VALUES,
@@ -32,7 +32,12 @@ from bivlm.formats.encoding.level_checks import (
     checked,
     tail_code_bits_outside,
 )
-from bivlm.formats.encoding.positions import pack_positions, positions_nbytes, unpack_positions
+from bivlm.formats.encoding.positions import (
+    pack_positions,
+    positions_inside,
+    positions_nbytes,
+    unpack_positions,
+)
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices stay in the cache
 
@@ -102,6 +107,30 @@ class LevelsWeight(QuantizedWeight):
         elif self.tail_values.numel():
             weight.view(-1)[self.tail_positions] = self.tail_values.float() * self.scale
         return weight
+
+    def slice_rows(self, start: int, stop: int) -> Self:
+        check_slice("rows", start, stop, self.shape[0], 1)
+        return self._part(slice(start, stop), slice(0, self.shape[1]), slice(None), self.group_size)
+
+    def slice_columns(self, start: int, stop: int) -> Self:
+        groups, group_size = columns_slice(start, stop, self.shape[1], self.group_size)
+        return self._part(slice(0, self.shape[0]), slice(start, stop), groups, group_size)
+
+    def _part(self, rows: slice, columns: slice, groups: slice, group_size: int) -> Self:
+        """The weights of some rows and columns, whose groups of columns are `groups`."""
+        kept, positions = positions_inside(self.tail_positions, self.shape[1], rows, columns)
+        coded = bool(len(positions)) and self.tail_codes.numel() > 0
+        return replace(
+            self,
+            codes=self.codes[rows, columns],
+            levels=(self.levels[rows] if len(self.levels) > 1 else self.levels)[:, groups],
+            group_size=group_size,
+            tail_positions=positions,
+            tail_codes=self.tail_codes[kept] if coded else self.tail_codes[:0],
+            tail_levels=self.tail_levels if coded else torch.zeros_like(self.tail_levels),
+            tail_scale=self.tail_scale[rows] if coded else self.tail_scale[:0],
+            tail_values=self.tail_values[kept] if self.tail_values.numel() else self.tail_values,
+        )
 
     def encode(self) -> PackedTensor:
         tail, rice, codes = self.tail_positions.numel(), 0, self.codes

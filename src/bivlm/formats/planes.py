@@ -15,7 +15,7 @@ byte.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,7 +23,14 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import blaming, check_tensors, dtype_name, own_copy
+from bivlm.formats.encoding.checks import (
+    blaming,
+    check_slice,
+    check_tensors,
+    columns_slice,
+    dtype_name,
+    own_copy,
+)
 from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.encoding.plane_checks import (
     check_weight,
@@ -32,9 +39,10 @@ from bivlm.formats.encoding.plane_checks import (
     is_plain,
     layout,
     layout_nbytes,
+    scale_count,
 )
 from bivlm.formats.encoding.plane_fields import parted_columns, read_numbers, read_planes
-from bivlm.formats.encoding.positions import pack_positions, positions_nbytes
+from bivlm.formats.encoding.positions import pack_positions, positions_inside, positions_nbytes
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay in the cache
 
@@ -151,6 +159,42 @@ class PlanesWeight(QuantizedWeight):
             return scale
         column = self.column_scales[index].float()
         return scale * (column if columns is None else column[columns])
+
+    def slice_rows(self, start: int, stop: int) -> Self:
+        check_slice("rows", start, stop, self.shape[0], 1)
+        return self._part(slice(start, stop), slice(0, self.shape[1]), slice(None), self.group_size)
+
+    def slice_columns(self, start: int, stop: int) -> Self:
+        groups, group_size = columns_slice(start, stop, self.shape[1], self.group_size)
+        return self._part(slice(0, self.shape[0]), slice(start, stop), groups, group_size)
+
+    def _part(self, rows: slice, columns: slice, groups: slice, group_size: int) -> Self:
+        """The weights of some rows and columns, whose groups of columns are `groups`. Without salient columns
+        their numbers are left out.
+        """
+        salient = self.salient[columns]
+        salient_parts = self.salient_parts if bool(salient.any()) else 0
+        kinds = slice(0, scale_count(self.parts, salient_parts))
+        kept, positions = positions_inside(self.tail_positions, self.shape[1], rows, columns)
+        tail_rows = rows if len(positions) else slice(0)
+        return replace(
+            self,
+            signs=self.signs[rows, columns],
+            salient_parts=salient_parts,
+            partition=self.partition[rows, columns],
+            salient=salient,
+            second_signs=self.second_signs[rows, columns],
+            scales=self.scales.some(rows, groups, kinds),
+            means=self.means and self.means.some(rows, groups, slice(0, self.parts + salient_parts)),
+            column_scales=self.column_scales[kinds, columns]
+            if self.column_scales.numel()
+            else self.column_scales,
+            tail_positions=positions,
+            tail_codes=self.tail_codes[kept],
+            tail_scale=self.tail_scale[tail_rows],
+            tail_zero=self.tail_zero[tail_rows],
+            group_size=group_size,
+        )
 
     def encode(self) -> PackedTensor:
         tail = self.tail_codes.numel()

@@ -11,11 +11,14 @@ every row nearly Gaussian.
 Rows are cut into strips of 64. The stream of a strip goes down its columns, one after the other. The columns
 are grouped in runs of 16, and every run has its own K, 0 … 4. So the mean of K can be any number, and the
 columns that need more bits can have them. docs/format.md has every byte.
+
+Whole strips of a weight are a weight of their own, and so are the columns of whole blocks of the rotation.
+Streams go on from column to column, so the streams of a slice begin with the 16 bits before its first column.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -26,28 +29,23 @@ from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import (
     Layout,
     blaming,
-    check_boolean,
-    check_choice,
     check_density,
-    check_integer,
+    check_slice,
     check_tensor,
     check_tensors,
-    known_settings,
     own_copy,
     require,
 )
-from bivlm.formats.encoding.numbers import LARGEST_EXPONENT
-from bivlm.formats.encoding.rotation import LARGEST_PRIME, LARGEST_SEED, can_rotate, rotate_back, signs_of
-from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, WINDOWS, standard_tables
+from bivlm.formats.encoding.rotation import rotate_back, signs_of
+from bivlm.formats.encoding.trellis_code import MOST_BITS, RUN, UNIT, standard_tables
+from bivlm.formats.encoding.trellis_settings import OPTIONAL, check_numbers, checked_settings
 
 STRIP = 64  # rows of a strip; those of the last are rounded up to a multiple of HELD
 HELD = 16
-RUN = 16  # columns that share their K
-LEAD = 2  # zero bytes before the stream of a strip: the first windows reach back into them
+LEAD = 2  # bytes before the stream of a strip, zeros unless columns were cut off before it: the first windows
+# reach back into them
 
 _BLOCK = 1 << 18  # weights at a time, when windows are extracted or rows rotated back
-
-SETTINGS = ["exponent", "fitted", "rotated", "seed", "window"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +62,9 @@ class TrellisWeight(QuantizedWeight):
                at most LARGEST_PRIME
     seed       0 … 2^63 - 1
     exponent   -126 … 126
+    blocks     equal diagonal blocks of R; if there are several, each has a multiple of 16 columns
+    first_column  the column of the whole weight at which this slice of it begins: a multiple of 16, and of
+               the columns of a block of R; the signs are those of the columns from there on
 
     All tensors are on one device. ValueError, naming the field, for anything else.
     """
@@ -79,6 +80,8 @@ class TrellisWeight(QuantizedWeight):
     rotated: bool
     seed: int
     exponent: int
+    blocks: int = 1
+    first_column: int = 0
 
     def check(self) -> None:
         _check_weight(self)
@@ -135,10 +138,42 @@ class TrellisWeight(QuantizedWeight):
     def _turned_back(self, weight: Tensor) -> Tensor:
         """The rotation undone, in place and some rows at a time: their temporaries stay small."""
         if self.rotated:
-            signs = signs_of(self.seed, self.columns).to(weight)
+            signs = self.signs().to(weight)
             for rows in weight.split(max(1, _BLOCK // self.columns)):
-                rows.copy_(rotate_back(rows, signs))
+                rows.copy_(rotate_back(rows, signs, self.blocks))
         return weight
+
+    def signs(self) -> Tensor:
+        """The signs of the rotation: (in,) float32, on the CPU."""
+        return signs_of(self.seed, self.columns, self.first_column)
+
+    def slice_rows(self, start: int, stop: int) -> Self:
+        check_slice("rows", start, stop, self.shape[0], STRIP)
+        size, rows = strip_bytes(STRIP, column_bits(self.bits, self.columns)), self.shape[0]
+        end = len(self.codes) if stop == rows else stop // STRIP * size
+        codes, scale = self.codes[start // STRIP * size : end], self.row_scale[start:stop]
+        return replace(self, codes=codes, row_scale=scale)
+
+    def slice_columns(self, start: int, stop: int) -> Self:
+        """As `QuantizedWeight.slice_columns`: between blocks of the rotation, or between runs without one."""
+        check_slice(
+            "columns", start, stop, self.columns, self.columns // self.blocks if self.rotated else RUN
+        )
+        widths, held = column_bits(self.bits, self.columns), strips(self.shape[0])
+        before, inside = (int(widths[some].sum()) for some in (slice(start), slice(start, stop)))
+        pieces, begin = [], 0
+        for height in held:
+            first = begin + before * height // 8
+            pieces.append(self.codes[first : first + LEAD + inside * height // 8])
+            begin += strip_bytes(height, widths)
+        return replace(
+            self,
+            codes=torch.cat(pieces),
+            columns=stop - start,
+            bits=self.bits[start // RUN : -(-stop // RUN)],
+            blocks=max(1, self.blocks * (stop - start) // self.columns),
+            first_column=self.first_column + start,
+        )
 
     def encode(self) -> PackedTensor:
         tensors = {
@@ -154,6 +189,9 @@ class TrellisWeight(QuantizedWeight):
             "seed": self.seed,
             "exponent": self.exponent,
             "fitted": self.table.numel() > 0,
+        }
+        settings |= {
+            name: getattr(self, name) for name, usual in OPTIONAL.items() if getattr(self, name) != usual
         }
         return PackedTensor(self.format, self.shape, tensors, settings)
 
@@ -207,7 +245,7 @@ def checked(packed: PackedTensor) -> dict[str, Any]:
     """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
     tensors, and the length of the streams, are not read.
     """
-    settings = _checked_settings(packed)
+    settings = checked_settings(packed)
     check_tensors(packed.tensors, _layout(packed.shape, settings))
     return settings
 
@@ -288,32 +326,16 @@ def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
     )
 
 
-def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, after a check of their types and ranges and of the shape."""
-    settings = known_settings(packed, "trellis", SETTINGS)
-    check_boolean("fitted", settings["fitted"])
-    numbers = (settings[name] for name in ("window", "rotated", "seed", "exponent"))
-    _check_numbers(packed.shape[1], *numbers)
-    return settings
-
-
-def _check_numbers(columns: int, window: Any, rotated: Any, seed: Any, exponent: Any) -> None:
-    check_choice("window", window, WINDOWS)
-    check_boolean("rotated", rotated)
-    require(type(seed) is int and 0 <= seed <= LARGEST_SEED, f"'seed' is {seed!r}; needs 0 … 2^63 - 1")
-    check_integer("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
-    require(
-        not rotated or can_rotate(columns),
-        f"'rotated' is set for {columns} columns, which have a prime factor above {LARGEST_PRIME}",
-    )
-
-
-def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int]) -> None:
-    """Checks that K is in range, and that each stream has the right length and begins with zeros."""
+def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int], whole: bool) -> None:
+    """Checks that K is in range, and that each stream has the right length and, unless columns were cut off
+    before it, begins with zeros.
+    """
     require(int(run_bits.max()) <= MOST_BITS, f"'bits' holds {int(run_bits.max())}; at most {MOST_BITS}")
     widths, held = column_bits(run_bits, shape[1]), strips(shape[0])
     needed = stream_bytes(shape[0], widths)
     require(len(codes) == needed, f"'codes' has {len(codes)} bytes; these bits take {needed}")
+    if not whole:
+        return
     starts = torch.arange(len(held), dtype=torch.int64, device=codes.device) * strip_bytes(STRIP, widths)
     lead = codes[starts[:, None] + torch.arange(LEAD, dtype=torch.int64, device=codes.device)]
     require(not bool(lead.any()), "a bit before the stream of a strip is not zero in 'codes'")
@@ -325,7 +347,8 @@ def _check_weight(weight: TrellisWeight) -> None:
         type(weight.columns) is int and weight.columns >= 1,
         f"'columns' is {weight.columns!r}; needs an integer, at least 1",
     )
-    _check_numbers(weight.columns, weight.window, weight.rotated, weight.seed, weight.exponent)
+    names = ("window", "rotated", "seed", "exponent", *OPTIONAL)
+    check_numbers(weight.columns, **{name: getattr(weight, name) for name in names})
     check_tensor("row_scale", weight.row_scale, torch.float16, (None,))
     require(len(weight.row_scale) >= 1, "'row_scale' is empty")
     check_tensor("codes", weight.codes, torch.uint8, (None,))
@@ -335,7 +358,7 @@ def _check_weight(weight: TrellisWeight) -> None:
     )
     tensors = (weight.codes, weight.bits, weight.row_scale, weight.table)
     check_density(weight.shape, sum(tensor.nbytes for tensor in tensors))
-    _check_streams(weight.codes, weight.bits, weight.shape)
+    _check_streams(weight.codes, weight.bits, weight.shape, weight.first_column == 0)
     largest = weight.row_scale.double().abs().max() * 2.0 ** (weight.exponent + 2) * weight.columns**0.5
     require(
         bool(largest < torch.finfo(torch.float32).max),

@@ -9,7 +9,7 @@ number. Column scales serve AWQ, which elsewhere folds them into other layers. d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -23,8 +23,10 @@ from bivlm.formats.encoding.checks import (
     check_boolean,
     check_choice,
     check_integer,
+    check_slice,
     check_tensor,
     check_tensors,
+    columns_slice,
     dtype_name,
     known_settings,
     own_copy,
@@ -102,6 +104,26 @@ class UniformWeight(QuantizedWeight):
         """(rows, G) numbers of the groups as (rows, in)."""
         return (
             numbers[..., None].expand(-1, -1, self.group_size).reshape(len(numbers), -1)[:, : self.shape[1]]
+        )
+
+    def slice_rows(self, start: int, stop: int) -> Self:
+        check_slice("rows", start, stop, self.shape[0], 1)
+        return self._part(slice(start, stop), slice(0, self.shape[1]), slice(None), self.group_size)
+
+    def slice_columns(self, start: int, stop: int) -> Self:
+        groups, group_size = columns_slice(start, stop, self.shape[1], self.group_size)
+        return self._part(slice(0, self.shape[0]), slice(start, stop), groups, group_size)
+
+    def _part(self, rows: slice, columns: slice, groups: slice, group_size: int) -> Self:
+        """The weights of some rows and columns, whose groups of columns are `groups`."""
+        points = self.zero_points
+        return replace(
+            self,
+            codes=self.codes[rows, columns],
+            scales=self.scales.some(rows, groups),
+            zero_points=points[rows, groups] if points.numel() else points,
+            column_scale=self.column_scale[columns] if self.column_scale.numel() else self.column_scale,
+            group_size=group_size,
         )
 
     def encode(self) -> PackedTensor:

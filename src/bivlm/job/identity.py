@@ -10,6 +10,7 @@ import torch
 
 from bivlm import __version__
 from bivlm.calibration.inputs import CalibrationInput
+from bivlm.job.device import CPU, facts
 from bivlm.job.request import Request
 
 
@@ -44,7 +45,7 @@ def data_digest(inputs: Sequence[CalibrationInput]) -> str:
     return found.hexdigest()
 
 
-def circumstances(inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
+def circumstances(inputs: Sequence[CalibrationInput], device: torch.device = CPU) -> dict[str, Any]:
     """What else decides the bytes of the result; unfinished work is continued only if it is equal."""
     if not inputs:
         return {}
@@ -52,4 +53,5 @@ def circumstances(inputs: Sequence[CalibrationInput]) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        **facts(device),
     }

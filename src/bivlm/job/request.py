@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bivlm.errors import InputError, no_such
 from bivlm.families import Family
 from bivlm.families.pixels import UNBOUNDED, PixelBounds
+from bivlm.job.device import CPU, packing_device
 from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe, load_recipe, recipe_of, split_settings
 from bivlm.pruning.settings import Pruning, parse_pruning
@@ -37,6 +40,7 @@ class Request:
     LoRA adapter in the model's folder belongs to its weights; `allow_kept_experts` that a model may be packed
     most of whose weights stay, because they are fused experts. `pixels` bounds the images, in calibration and
     as the packed model's default. `trust_remote_code` runs the code of the model's folder where it is needed.
+    Blocks run and weights are quantized on `device`.
     """
 
     recipe: Recipe
@@ -49,6 +53,7 @@ class Request:
     allow_kept_experts: bool = False
     pixels: PixelBounds = UNBOUNDED
     trust_remote_code: bool = False
+    device: torch.device = CPU
 
 
 def make_request(
@@ -68,13 +73,14 @@ def make_request(
     max_pixels: int | None = None,
     min_pixels: int | None = None,
     trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> Request:
     """Check the arguments and combine them into a request.
 
     `recipe` is a preset's name, a TOML file, a `Recipe`, or one `Quantizer` for everything. `bits` is a
     budget of true bits per weight for all packed weights; `effort` is "fast", "normal", "high" or "max";
     `embeddings` is the bits of token embedding and language head. `settings` change fields of the recipe's
-    quantizers, or of the recipe.
+    quantizers, or of the recipe. `device` is "cpu", or a card on which blocks run and weights are quantized.
 
     Raises InputError for an argument that is wrong, unknown, or given twice.
     """
@@ -105,6 +111,7 @@ def make_request(
         allow_kept_experts,
         PixelBounds(max_pixels, min_pixels),
         trust_remote_code,
+        packing_device(device),
     )
 
 

@@ -29,12 +29,14 @@ from bivlm.crew import ALONE, Crew
 from bivlm.data.digests import Digests
 from bivlm.data.general_set import GENERAL
 from bivlm.data.samples import read_samples
+from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, load_processor, use
 from bivlm.families.found.record import FIELD, found_line, to_record
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
+from bivlm.job.device import CPU, check_device
 from bivlm.job.distilling import distil
 from bivlm.job.identity import circumstances, data_digest, identity
 from bivlm.job.kept import check_experts, kept_weights
@@ -96,6 +98,7 @@ def quantize(
     min_pixels: int | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
+    device: str = "cpu",
     events: Events = SILENT,
     crew: Crew = ALONE,
 ) -> Path:
@@ -124,6 +127,7 @@ def quantize(
     trust_remote_code  run the code of the model's folder, where the model or its processor needs it, and copy
                    it into `out`; without it such a model is refused
     overwrite      replace `out` if bivlm wrote it; the old model stays until the new one is complete
+    device         where blocks run and weights are quantized: "cpu", "cuda", "cuda:1"; the bytes depend on it
     events         receives the progress
     crew           the processes that do it together, each calling this with the same arguments; left out:
                    this one alone
@@ -147,6 +151,7 @@ def quantize(
         max_pixels=max_pixels,
         min_pixels=min_pixels,
         trust_remote_code=trust_remote_code,
+        device=device,
     )
     events = events if crew.is_first else SILENT
     prepared = prepare(model, request)
@@ -167,6 +172,7 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     check_readable(companions(source.folder, trusted))
     family_of(source.config, request.family)  # refuses a family of another architecture
     plan = make_plan(source, request.recipe, request.parts)
+    check_device(request.device, source, plan)
     if not request.allow_kept_experts:
         check_experts(source, plan, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
@@ -224,7 +230,9 @@ def run(
     """Carry out a prepared job on calibration samples: questions, or inputs that are tokenized already. The
     ranks of a `crew` do it together; the first speaks and writes.
     """
-    source, recipe = prepared.source, prepared.recipe
+    source, recipe, device = prepared.source, prepared.recipe, prepared.request.device
+    if crew.size > 1 and device != CPU:
+        raise InputError(f"the device is {device}; several processes work on the CPU: leave --device out")
     check_same(crew, source, identity(prepared.request))
     if source.family.origin == "found":
         events.say(found_line(source.family))
@@ -237,7 +245,7 @@ def run(
             source,
             [unit.path for unit in prepared.plan.units],
             described,
-            circumstances=circumstances(inputs),
+            circumstances=circumstances(inputs, device),
             shared=prepared.plan.shared,
             overwrite=overwrite,
             events=events,
@@ -310,7 +318,7 @@ def _work(
         return
     store = SharedStore(crew, folder, [unit.path for unit in plan.units]) if crew.size > 1 else folder
     assert store is not None
-    Walk(source, plan, store, inputs, events, gradients, crew).run()
+    Walk(source, plan, store, inputs, events, gradients, crew, request.device).run()
     if plan.distillation and folder is not None:
         with part("tuning the model"):
             distil(source, plan, folder, inputs, folder.folder, measured, events)

@@ -26,6 +26,7 @@ from bivlm.calibration.head import head_stats
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.observing import FORWARD, observe
 from bivlm.calibration.paused import BlockCall, hidden_of
+from bivlm.calibration.placed import CPU, bring, placed
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.streams import Streams, unreached
 from bivlm.calibration.tuning import Tuned, tune_block
@@ -48,7 +49,7 @@ class Walk:
 
     `samples` are used only if a quantizer needs data or the full-precision model runs as well; `gradients`
     are theirs, if a quantizer needs them. The ranks of a `crew` walk together: every sample runs on one of
-    them, every weight is quantized on one.
+    them, every weight is quantized on one. Blocks run on `device`, and what has data is quantized there.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class Walk:
         events: Events = SILENT,
         gradients: Gradients | None = None,
         crew: Crew = ALONE,
+        device: torch.device = CPU,
     ) -> None:
         self.source, self.plan, self.store, self.samples = source, plan, store, samples
-        self.gradients, self.crew = gradients, crew
+        self.gradients, self.crew, self.device = gradients, crew, device
         self.maker = UnitMaker(source, plan, store, events, crew)
         self.blocks = {block.path: block for block in plan.blocks}
 
@@ -114,7 +116,7 @@ class Walk:
         """Observe one block, finish it, and run it: `packed` on the packed weights, `exact` on its own."""
         calls, beside = packed.calls(block.path), None if exact is None else exact.calls(block.path)
         whole: dict[int, Any] = {}
-        with self.source.present(block.path) as module:
+        with self.source.present(block.path) as module, placed(module, self.device):
             numbers = packed.waiting(block.path)
             collector = self._observe(block, module, numbers, calls, beside)
             key_of = None if collector is None else collector.key_of
@@ -138,7 +140,7 @@ class Walk:
         first run is observed.
         """
         weights, vectors, _ = self.store.read_unit(path)
-        with self.source.present(path) as module:
+        with self.source.present(path) as module, placed(module, self.device):
             whole = {} if exact is None else _run(module, exact.calls(path))
             outputs = _run(self._packed(path, weights, vectors), packed.calls(path))
         packed.go_on(outputs)
@@ -151,7 +153,9 @@ class Walk:
             # decoded and multiplied by torch: the kernels' sums depend on the machine's instruction set, and
             # the bytes of the blocks that follow must not
             with part("decoding"):
-                expand_weights(replace_linear(self.source.model, name, weight))
+                linear = replace_linear(self.source.model, name, weight)
+                bring(linear, self.device)
+                expand_weights(linear)
         set_vectors(self.source.model, vectors)
         return self.source.model.get_submodule(path)
 

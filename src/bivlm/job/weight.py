@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,13 +53,18 @@ def quantize_weight(
     source: SourceModel, plan: WeightPlan, stats: LinearStats | None, propagation: float = 0.0
 ) -> tuple[PackedTensor, WeightReport]:
     """Read one weight, correct it for earlier errors, quantize it, pack it, and measure the error of the
-    packed weight.
+    packed weight, which is on the CPU. All of this happens where the statistics are, if the quantizer works
+    there.
 
     Raises InputError, naming the weight, if the quantizer refuses it or breaks its contract.
     """
     quantizer = plan.quantizer
     assert quantizer is not None
     weight = weight_of(source, plan.name)
+    if stats is not None and not quantizer.on_cards:
+        stats = stats.to(weight.device)
+    elif stats is not None:
+        weight = weight.to(stats.device)
     try:
         with part("feedback and fits"), _noting() as notes:
             target = weight
@@ -71,7 +76,7 @@ def quantize_weight(
     with part("packing"):
         packed = quantized.encode()
     check_bound(quantizer, packed, plan.name)
-    return packed, WeightReport(
+    report = WeightReport(
         weights=weight.numel(),
         stored_bytes=packed.nbytes,
         bits_per_weight=packed.bits_per_weight(),
@@ -79,6 +84,7 @@ def quantize_weight(
         **packed_errors(weight, packed, stats),
         notes=tuple(notes),
     )
+    return replace(packed, tensors={name: tensor.cpu() for name, tensor in packed.tensors.items()}), report
 
 
 def quantize_checked(quantizer: Quantizer, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
@@ -119,7 +125,9 @@ def packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | Non
 
 def _packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | None) -> dict[str, Any]:
     difference = FORMATS[packed.format].decode(packed).dequantize().sub_(weight)
-    sums = torch.zeros(2, dtype=torch.float32, device="cpu")  # energy of the error and of the original
+    sums = torch.zeros(
+        2, dtype=torch.float32, device=weight.device
+    )  # energy of the error and of the original
     for d, w in zip(difference.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), strict=True):
         sums += torch.stack([d.square().sum(), w.float().square().sum()])
     layer_error = None

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bivlm.formats import trellis
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.encoding.rotation import signs_of
 from bivlm.formats.encoding.trellis_code import MOST_BITS
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product
@@ -52,7 +51,7 @@ class TrellisProduct(NativeProduct):
         check_on_cpu(packed)
         weight, (rows, columns) = trellis.TrellisWeight.decode(packed), packed.shape
         self.row_scale = trellis.row_factors(weight.row_scale, weight.exponent)
-        self.signs = signs_of(weight.seed, columns) if weight.rotated else None
+        self.signs, self.blocks = weight.signs() if weight.rotated else None, weight.blocks
         self.added_bytes = self.row_scale.nbytes + (0 if self.signs is None else self.signs.nbytes)
         self._kept = tuple(tensor.contiguous() for tensor in (weight.codes, weight.bits, weight.tables))
         codes, bits, table = self._kept
@@ -67,6 +66,7 @@ class TrellisProduct(NativeProduct):
             table_stride=1 << weight.window,
             row_scale=pointer("row_scale", self.row_scale, torch.float32, rows),
             signs=self._signs_place(columns),
+            blocks=self.blocks,
         )
         address = ctypes.addressof(self.struct)
         self._rotate, few = native.rotate, FEW_TOKENS.get(native.instruction_set, FEW_ELSEWHERE)
@@ -91,6 +91,7 @@ class TrellisProduct(NativeProduct):
                 len(x),
                 DTYPES[x.dtype],
                 columns,
+                self.blocks,
                 self._signs_place(columns),
                 pointer("turned", turned, torch.float32, count),
                 torch.get_num_threads(),

@@ -4,6 +4,7 @@
 """The rotation of the inputs of `trellis` in Triton: two products with small matrices, whatever the width.
 
     R x = (A ⊗ B) diag(signs) x        Y = A X B,   X (a, b) = the signed x, row by row,   a · b = in
+    (of a rotation in several blocks: a · b = in / blocks, and x the columns of a block)
 
 A and B are Kronecker products of the Hartley transforms of the first and of the last prime factors
 (formats/encoding/rotation.py), split where a + b is smallest: 64 + 64 for 4096, 128 + 86 for 11008. Both are
@@ -21,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bivlm.formats.encoding.rotation import hartley, prime_factors, signs_of
+from bivlm.formats.encoding.rotation import hartley, prime_factors
 from bivlm.kernels.triton_shared import OPTIONS, precision_of
 
 TILE = 32  # rows, columns and summands of a tile
@@ -46,11 +47,11 @@ def _matrices(columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class Rotation:
-    """R of a seed for inputs of a width, on a device. `signs` (in,) int8 are its own."""
+    """R of some `signs` (in,) with diagonal `blocks`, on a device. `signs` (in,) int8 are its own."""
 
-    def __init__(self, seed: int, columns: int, device: torch.device) -> None:
-        self.signs = signs_of(seed, columns).to(torch.int8).to(device)
-        self.first, self.second = _matrices(columns, device)
+    def __init__(self, signs: Tensor, blocks: int, device: torch.device) -> None:
+        self.signs, self.blocks = signs.to(torch.int8).to(device), blocks
+        self.first, self.second = _matrices(len(signs) // blocks, device)
 
     def rotate(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """R x of every x (tokens, in), contiguous, rounded once to `dtype`."""
@@ -71,7 +72,7 @@ class Rotation:
             (between, self.second, turned, b, 1, a, b, False, not before),
         )
         for given, matrix, out, order, step, others, other_step, signed, signed_after in steps:
-            grid = (tokens, triton.cdiv(order, TILE), triton.cdiv(others, TILE))
+            grid = (tokens * self.blocks, triton.cdiv(order, TILE), triton.cdiv(others, TILE))
             _mix[grid](
                 given,
                 matrix,
@@ -81,6 +82,7 @@ class Rotation:
                 step,
                 others,
                 other_step,
+                self.blocks,
                 SIGNS=signed,
                 SIGNS_AFTER=signed_after,
                 TILE=TILE,
@@ -92,11 +94,14 @@ class Rotation:
 
 @triton.jit
 def _mix(
-    x, matrix, signs, y, order, step, others, other_step,
+    x, matrix, signs, y, order, step, others, other_step, blocks,
     SIGNS: tl.constexpr, SIGNS_AFTER: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y[r, c] = Σ_k matrix[r, k] x[k, c] of one token: r and k are `step` numbers apart, c `other_step`."""
+    """y[r, c] = Σ_k matrix[r, k] x[k, c] of a block of one token: r and k are `step` numbers apart, c
+    `other_step`.
+    """
     token = tl.program_id(0).to(tl.int64) * order * others
+    signs += tl.program_id(0) % blocks * order * others
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)
     other = tl.program_id(2) * TILE + tl.arange(0, TILE)
     total = tl.zeros((TILE, TILE), tl.float32)

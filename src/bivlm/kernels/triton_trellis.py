@@ -71,7 +71,7 @@ class TrellisProduct(TritonProduct):
         self.table = weight.table.contiguous() if weight.table.numel() else _standard(weight.window, device)
         most = int(weight.bits.max())
         self.neighbours = 8 if 7 * most + weight.window <= FIELD else 4
-        self.rotation = Rotation(weight.seed, columns, device) if weight.rotated else None
+        self.rotation = Rotation(weight.signs(), weight.blocks, device) if weight.rotated else None
         added = [self.factor, self.before]
         super().__init__(packed, *added, *([self.rotation.signs] if self.rotation else []))
 

@@ -29,7 +29,7 @@ import bivlm.native
 from bivlm.errors import InputError
 from bivlm.native.structs import difference
 
-ABI = 4
+ABI = 5
 logger = logging.getLogger(__name__)
 
 CHOICES = ("auto", "native", "reference")
@@ -45,7 +45,7 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
     "unpack": _UNPACK,
     "trellis_linear": _LINEAR,
     "trellis_unpack": _UNPACK,
-    "rotate": (_POINTER, _INT64, _INT64, _INT, _INT64, _POINTER, _POINTER, _INT),
+    "rotate": (_POINTER, _INT64, _INT64, _INT, _INT64, _INT64, _POINTER, _POINTER, _INT),
     "trellis_search": (
         _POINTER,
         _INT64,

@@ -66,6 +66,7 @@ class TrellisStruct(ctypes.Structure):
         ("table_stride", ctypes.c_int64),
         ("row_scale", ctypes.c_void_p),
         ("signs", ctypes.c_void_p),
+        ("blocks", ctypes.c_int64),
     )
 
 

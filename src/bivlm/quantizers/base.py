@@ -33,6 +33,7 @@ class Quantizer(ABC):
 
     name             what recipes and tables call the method
     needs_fisher     whether `quantize` looks at `stats.fisher`, the squared gradients of every weight
+    on_cards         whether `quantize` takes tensors on a CUDA or ROCm device, and computes there
     needs_inputs     whether `quantize` looks at `stats.inputs`, some of the linear's inputs
     modality_weight  how text and visual tokens share the statistics; a field if the method has the setting
     gradient_power   a token counts in the statistics by this power of its squared output gradient; 0: every
@@ -42,6 +43,7 @@ class Quantizer(ABC):
     name: ClassVar[str]
     needs_fisher: ClassVar[bool] = False
     needs_inputs: ClassVar[bool] = False
+    on_cards: ClassVar[bool] = False
     modality_weight: ModalityWeight = "tokens"
     gradient_power: float = 0.0
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 import heapq
 import logging
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -36,9 +35,9 @@ from bivlm.formats.base import QuantizedWeight
 from bivlm.formats.encoding.rotation import (
     LARGEST_PRIME,
     LARGEST_SEED,
+    Rotation,
+    blocks_of,
     can_rotate,
-    rotate,
-    rotate_back,
     signs_of,
 )
 from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, standard_tables
@@ -68,6 +67,7 @@ DISTORTION = {
     16: (1.0, 0.28223, 0.07207, 0.01809, 0.00459),
 }
 LARGEST_SCALE = 60000.0
+MOST_BLOCKS = 64
 AT_ONCE = 1 << 23  # weights that are quantized at a time: each takes some thirty bytes meanwhile
 
 
@@ -79,6 +79,8 @@ class Trellis(Quantizer):
     window           L: 8 (fast to decode), 12 or 16 (fewer errors; the search takes 2^(L-8) times as long)
     rotation         rotate the inputs; a weight whose width has a prime factor above 1024 is left unrotated,
                      with a warning (the format has no rotation for it)
+    blocks           equal diagonal blocks of the rotation, between which the inputs can be split among
+                     devices; a width that cannot be cut so often has fewer: the most that divide this number
     feedback         feed errors on through the second moment of the inputs; needs calibration data
     allocation       give columns bits by the cost of their errors; without it all columns have the same
                      number, or two neighbouring numbers
@@ -93,10 +95,12 @@ class Trellis(Quantizer):
     """
 
     name: ClassVar[str] = "trellis"
+    on_cards: ClassVar[bool] = True
 
     bits: Annotated[float, Field(ge=0.25, le=MOST_BITS)] = 2.0
     window: Literal[8, 12, 16] = 8
     rotation: bool = True
+    blocks: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 1
     feedback: bool = True
     allocation: bool = True
     refit: bool = True
@@ -122,40 +126,41 @@ class Trellis(Quantizer):
                 columns,
                 LARGEST_PRIME,
             )
-        signs = signs_of(self.seed, columns) if rotated else None
+        blocks = blocks_of(columns, self.blocks, RUN) if rotated else 1
+        rotation = Rotation(signs_of(self.seed, columns), blocks) if rotated else None
         if hessian is None:
             factor, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
         else:
-            turned = None if signs is None else partial(rotate, signs=signs)
-            factor = moment_factor(hessian, self.damping, turned)
-            cost = factor.diagonal().double().square()
+            factor = moment_factor(hessian, self.damping, rotation and rotation.turn)
+            cost = factor.diagonal().double().square().cpu()
         run_bits = self._run_bits(cost)
         pieces = [
-            self._quantize_rows(rows, signs, hessian, factor, run_bits)
+            self._quantize_rows(rows, rotation, hessian, factor, run_bits)
             for rows in w.split(rows_at_once(columns))
         ]
         codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        table = torch.zeros(0, 0, dtype=torch.int8, device="cpu")
+        table, run_bits = torch.zeros(0, 0, dtype=torch.int8, device=w.device), run_bits.to(w.device)
         return TrellisWeight(
-            codes, columns, run_bits, scale, table, self.window, rotated, self.seed, exponent
+            codes, columns, run_bits, scale, table, self.window, rotated, self.seed, exponent, blocks
         )
 
     def _quantize_rows(
         self,
         w: Tensor,
-        signs: Tensor | None,
+        rotation: Rotation | None,
         hessian: Tensor | None,
         factor: Tensor | None,
         run_bits: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Streams (bytes,) and scales (rows,) float16 of some whole strips of the weight, (rows, in), rotated
-        if there are signs. Strips are independent of each other. Without a second moment nothing is fed back.
+        if there is a rotation. Strips are independent of each other. Without a second moment nothing is fed
+        back.
         """
-        w = w if signs is None else rotate(w, signs)
+        w = w if rotation is None else rotation.turn(w)
         scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
         values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], factor, run_bits)
         if self.refit:
-            scale = refitted_scale(w, values, _through(values, hessian, signs), scale)
+            scale = refitted_scale(w, values, _through(values, hessian, rotation), scale)
         return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
 
     def with_bits(self, bits: float) -> Trellis:
@@ -180,9 +185,9 @@ class Trellis(Quantizer):
         tables, with feedback through `factor` if there is one.
         """
         rows, columns = w.shape
-        held, tables = sum(strips(rows)), standard_tables(self.window)
-        symbols = torch.zeros(columns, held, dtype=torch.uint8, device="cpu")
-        state = torch.zeros(len(strips(rows)), dtype=torch.int32, device="cpu")
+        held, tables = sum(strips(rows)), standard_tables(self.window).to(w.device)
+        symbols = torch.zeros(columns, held, dtype=torch.uint8, device=w.device)
+        state = torch.zeros(len(strips(rows)), dtype=torch.int32, device=w.device)
 
         def decide(block: Tensor, u: Tensor, start: int) -> Tensor:
             nonlocal state
@@ -201,7 +206,7 @@ class Trellis(Quantizer):
             return feed_back(w, factor, decide, blocks), symbols
         values = torch.empty_like(w)
         for block in blocks:
-            nothing_fed_back = torch.eye(block.stop - block.start, dtype=torch.float32, device="cpu")
+            nothing_fed_back = torch.eye(block.stop - block.start, dtype=torch.float32, device=w.device)
             values[:, block] = decide(w[:, block], nothing_fed_back, block.start)
         return values, symbols
 
@@ -295,11 +300,11 @@ def refitted_scale(w: Tensor, values: Tensor, through: Tensor, scale: Tensor) ->
     return torch.where(best.isfinite() & (best > 0), best, scale)
 
 
-def _through(values: Tensor, hessian: Tensor | None, signs: Tensor | None) -> Tensor:
-    """values · R H Rᵀ (out, in), for H (None: the identity) of the inputs before the rotation R of `signs`.
+def _through(values: Tensor, hessian: Tensor | None, rotation: Rotation | None) -> Tensor:
+    """values · R H Rᵀ (out, in), for H (None: the identity) of the inputs before the rotation R.
 
     The values are rotated back and forth, not H: a rotated copy of a wide one takes half a gigabyte.
     """
     if hessian is None:
         return values
-    return values @ hessian if signs is None else rotate(rotate_back(values, signs) @ hessian, signs)
+    return values @ hessian if rotation is None else rotation.turn(rotation.turn_back(values) @ hessian)

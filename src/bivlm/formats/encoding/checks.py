@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bivlm.errors import InputError, cut
+
 if TYPE_CHECKING:
     from bivlm.formats.base import PackedTensor
 
@@ -36,9 +38,11 @@ def blaming(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: {error}") from error
 
 
-def known_settings(packed: PackedTensor, format_: str, names: Sequence[str]) -> dict[str, Any]:
+def known_settings(
+    packed: PackedTensor, format_: str, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, Any]:
     """The settings of a weight, whose values may still be anything; ValueError unless it is of this format
-    and has a shape and exactly the settings `names`.
+    and has a shape and exactly the settings `names`, and none besides them but those of `optional`.
     """
     require(isinstance(packed.format, str) and packed.format == format_, f"the format is {packed.format!r}")
     shape, settings = packed.shape, packed.settings
@@ -50,7 +54,11 @@ def known_settings(packed: PackedTensor, format_: str, names: Sequence[str]) -> 
     )
     require(isinstance(settings, Mapping), f"the settings are {settings!r}; needs an object")
     found = sorted(map(str, settings))
-    require(set(settings) == set(names), f"the settings are {found}; needs {sorted(names)}")
+    require(
+        set(names) <= set(settings) <= {*names, *optional},
+        f"the settings are {found}; needs {sorted(names)}"
+        + (f", and may have {sorted(optional)}" if optional else ""),
+    )
     return dict(settings)
 
 
@@ -68,6 +76,33 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         any(type(value) is type(choice) and value == choice for choice in choices),
         f"'{name}' is {value!r}; needs one of {', '.join(map(str, choices))}",
     )
+
+
+def check_slice(what: str, start: Any, stop: Any, size: int, step: int) -> None:
+    """InputError unless start … stop - 1 are some of `size` rows or columns, and each end is a multiple of
+    `step`, or the last one.
+    """
+    known = type(start) is int and type(stop) is int and 0 <= start < stop <= size
+    if not known:
+        raise InputError(
+            f"the {what} {cut(repr(start))} … {cut(repr(stop))} are asked for; there are {size} of them, and"
+            f" a slice needs 0 <= start < stop <= {size}"
+        )
+    if start % step or (stop % step and stop != size):
+        raise InputError(
+            f"the {what} {start} … {stop} are asked for; this weight of {size} {what} can be cut only at"
+            f" multiples of {step}"
+            if step < size
+            else f"the {what} {start} … {stop} are asked for; this weight of {size} {what} cannot be cut"
+        )
+
+
+def columns_slice(start: Any, stop: Any, columns: int, group_size: int) -> tuple[slice, int]:
+    """The groups of the columns start … stop - 1, and the group size of a weight that has these alone.
+    InputError unless they are whole groups; where all columns are one group, they may be any.
+    """
+    check_slice("columns", start, stop, columns, 1 if group_size == columns else group_size)
+    return slice(start // group_size, -(-stop // group_size)), min(group_size, stop - start)
 
 
 def least_bytes(shape: tuple[int, int]) -> int:

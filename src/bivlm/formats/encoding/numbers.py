@@ -9,7 +9,7 @@ They are relative to 2^exponent of their weight. This keeps float16 in range for
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -74,6 +74,11 @@ class Numbers:
         return cls(
             codes.clamp(-steps if signed else 0, steps).to(torch.int8 if signed else torch.uint8), unit
         )
+
+    def some(self, rows: slice, groups: slice, kinds: slice = slice(None)) -> Self:
+        """The numbers of these rows, groups and kinds."""
+        unit = self.unit[rows, kinds] if self.in_eight_bits else self.unit
+        return replace(self, stored=self.stored[rows, groups, kinds], unit=unit)
 
     @property
     def in_eight_bits(self) -> bool:

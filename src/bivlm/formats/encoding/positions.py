@@ -12,6 +12,16 @@ from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import blaming, require
 
 
+def positions_inside(positions: Tensor, columns: int, rows: slice, inside: slice) -> tuple[Tensor, Tensor]:
+    """Which of the row-major `positions` (n,) of a weight of `columns` columns lie in its rows `rows` and
+    columns `inside` (slices with start and stop): (n,) bool, and where they lie in these: (n',) int64.
+    """
+    row, column = positions // columns - rows.start, positions % columns - inside.start
+    height, width = rows.stop - rows.start, inside.stop - inside.start
+    kept = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return kept, (row * width + column)[kept]
+
+
 def pack_positions(positions: Tensor) -> tuple[Tensor, Tensor, int]:
     """Positions (n,) int64, ascending, not negative, to the low stream, the high stream, and the parameter
     that gives the fewest bytes.

@@ -12,11 +12,15 @@ as completely, without padding and without blocks of columns that stay separate.
 
 The signs come from a seed by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): sign j is bit 63 of the
 output for seed + (j + 1) · golden ratio.
+
+A rotation may have equal diagonal blocks: the transform is then that of in / blocks columns, for every block
+of columns alone, and the inputs can be split between blocks (tensor parallelism).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -31,21 +35,37 @@ _KEPT = 16  # transforms that are kept: a model has a few widths, and each takes
 _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def rotate(x: Tensor, signs: Tensor) -> Tensor:
-    """R x for every x (…, in), in x's dtype; `signs` (in,) is ±1."""
-    return transform(x * signs.to(x.dtype))
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """R of some signs (in,) ±1, with `blocks` diagonal blocks."""
+
+    signs: Tensor
+    blocks: int = 1
+
+    def turn(self, x: Tensor) -> Tensor:
+        """R x for every x (…, in), in x's dtype."""
+        return rotate(x, self.signs, self.blocks)
+
+    def turn_back(self, x: Tensor) -> Tensor:
+        """Rᵀ x for every x (…, in)."""
+        return rotate_back(x, self.signs, self.blocks)
 
 
-def rotate_back(x: Tensor, signs: Tensor) -> Tensor:
+def rotate(x: Tensor, signs: Tensor, blocks: int = 1) -> Tensor:
+    """R x for every x (…, in), in x's dtype; `signs` (in,) is ±1. R has `blocks` diagonal blocks."""
+    return transform(x * signs.to(x), blocks)
+
+
+def rotate_back(x: Tensor, signs: Tensor, blocks: int = 1) -> Tensor:
     """Rᵀ x for every x (…, in): the inverse of `rotate`."""
-    return transform(x) * signs.to(x.dtype)
+    return transform(x, blocks) * signs.to(x)
 
 
-def transform(x: Tensor) -> Tensor:
-    """The Hartley transform over every prime factor of the last dimension: (…, in), x's dtype, its own
-    inverse.
+def transform(x: Tensor, blocks: int = 1) -> Tensor:
+    """The Hartley transform over every prime factor of in / blocks, for each block of the last dimension:
+    (…, in), x's dtype, its own inverse.
     """
-    columns = x.shape[-1]
+    columns = x.shape[-1] // blocks
     y, after = x.reshape(-1, columns), columns
     for matrix in _mixers(columns):
         after //= len(matrix)
@@ -59,6 +79,14 @@ def can_rotate(columns: int) -> bool:
         while columns % prime == 0:
             columns //= prime
     return columns == 1
+
+
+def blocks_of(columns: int, most: int, multiple: int) -> int:
+    """The most equal blocks of a multiple of `multiple` columns, of those whose number divides `most`: 1
+    where there are no several.
+    """
+    fitting = (d for d in range(most, 1, -1) if most % d == 0 and columns % (d * multiple) == 0)
+    return next(fitting, 1)
 
 
 @lru_cache
@@ -95,11 +123,12 @@ def _mixers(columns: int) -> tuple[Tensor, ...]:
     return tuple(mixers)
 
 
-def signs_of(seed: int, columns: int) -> Tensor:
-    """The signs (in,) float32, on the CPU, that belong to a seed, 0 … 2^63 - 1."""
-    state = (
-        torch.arange(1, columns + 1, dtype=torch.int64, device="cpu") * _signed(_GAMMA) + seed
-    )  # int64 wraps around, as the definition requires
+def signs_of(seed: int, columns: int, first: int = 0) -> Tensor:
+    """The signs (in,) float32, on the CPU, that belong to a seed, 0 … 2^63 - 1: those of the columns from
+    `first` on.
+    """
+    count = torch.arange(first + 1, first + columns + 1, dtype=torch.int64, device="cpu")
+    state = count * _signed(_GAMMA) + seed  # int64 wraps around, as the definition requires
     state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
     state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
     return (state ^ _shifted(state, 31)).lt(0).float().mul_(-2.0).add_(1.0)

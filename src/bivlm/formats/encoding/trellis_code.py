@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 MOST_BITS = 4
+RUN = 16  # columns that share their K
 UNIT = 32.0  # a level of 32 is one standard deviation
 LARGEST = 127
 WINDOWS = (8, 12, 16)

@@ -50,7 +50,7 @@ def inverse_corner(factor: Tensor, block: slice) -> Tensor:
     `moment_factor`: H⁻¹ = UᵀU with U = R⁻¹, and U's diagonal blocks are the inverses of R's.
     """
     corner = factor[block, block].double()
-    one = torch.eye(len(corner), dtype=torch.float64, device="cpu")
+    one = torch.eye(len(corner), dtype=torch.float64, device=corner.device)
     return torch.linalg.solve_triangular(corner, one, upper=True).float()
 
 
@@ -77,7 +77,7 @@ def _damped_factor(hessian: Tensor, damping: float, turned: Turned | None = None
         )
     if hessian.diagonal().double().mean() <= 0:
         raise ValueError("its inputs are zero on all calibration samples; calibrate on other data")
-    lower = torch.empty(hessian.shape, dtype=torch.float64, device="cpu")
+    lower = torch.empty(hessian.shape, dtype=torch.float64, device=hessian.device)
     strength = least = max(damping, 1e-8)
     while strength <= MOST_DAMPING:
         lower.copy_(hessian)

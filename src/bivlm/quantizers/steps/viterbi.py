@@ -37,8 +37,12 @@ def search_columns(
 
     `w` (columns, out) float32 are the targets in units of the table's values; `u` (columns, columns) the
     factor of H⁻¹ = UᵀU that feeds errors on; `table` (2^window,) int8; `state` (strips,) int32 the last
-    `window` bits of every strip's stream. Arguments are not changed.
+    `window` bits of every strip's stream. Arguments are not changed; on a card, all of them are there.
     """
+    if w.is_cuda:
+        from bivlm.quantizers.steps.triton_viterbi import search_on_card
+
+        return search_on_card(w, u, window, k, table, state)
     loaded = library()
     if loaded is None:
         return search_reference(w, u, window, k, table, state)
