@@ -167,6 +167,7 @@ class TestTrellis(QuantizerContract):
         Trellis(bits=2.6, rotation=False, allocation=False),
         Example(Trellis(bits=0.5, feedback=False, refit=False, spread=0.9), least_paper_bits=0.5),
         Trellis(bits=4.0, block_size=32),
+        Trellis(bits=1.0, spread="fitted"),
     ]
 
 
