@@ -168,6 +168,7 @@ class TestTrellis(QuantizerContract):
         Example(Trellis(bits=0.5, feedback=False, refit=False, spread=0.9), least_paper_bits=0.5),
         Trellis(bits=4.0, block_size=32),
         Trellis(blocks=4, window=12),
+        Trellis(bits=1.0, spread="fitted"),
     ]
 
 

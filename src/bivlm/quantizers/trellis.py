@@ -68,6 +68,7 @@ DISTORTION = {
 }
 LARGEST_SCALE = 60000.0
 MOST_BLOCKS = 64
+SPREADS = (1.05, 1.17, 1.31, 1.47, 1.65, 1.85)  # that are tried where the spread is fitted, in this order
 AT_ONCE = 1 << 23  # weights that are quantized at a time: each takes some thirty bytes meanwhile
 
 
@@ -85,7 +86,8 @@ class Trellis(Quantizer):
     allocation       give columns bits by the cost of their errors; without it all columns have the same
                      number, or two neighbouring numbers
     refit            least squares for the row scales at the end
-    spread           the row scale before the refit, in standard deviations of the row
+    spread           the row scale before the refit, in standard deviations of the row; "fitted": the one of
+                     SPREADS that suits each weight, if errors are fed back
     damping          share of the mean diagonal added to the second moment
     block_size       columns between two error pushes
     modality_weight  how text and visual tokens share the second moment: "tokens", "balanced", "gradient", or
@@ -104,7 +106,7 @@ class Trellis(Quantizer):
     feedback: bool = True
     allocation: bool = True
     refit: bool = True
-    spread: Annotated[float, Field(gt=0.0, le=4.0)] = 1.05
+    spread: Annotated[float, Field(gt=0.0, le=4.0)] | Literal["fitted"] = SPREADS[0]
     damping: Damping = 0.01
     block_size: Annotated[int, Field(ge=RUN, multiple_of=RUN)] = 128
     modality_weight: Weighting = "tokens"
@@ -134,8 +136,9 @@ class Trellis(Quantizer):
             factor = moment_factor(hessian, self.damping, rotation and rotation.turn)
             cost = factor.diagonal().double().square().cpu()
         run_bits = self._run_bits(cost)
+        spread = self._best_spread(w, rotation, hessian, factor, run_bits)
         pieces = [
-            self._quantize_rows(rows, rotation, hessian, factor, run_bits)
+            self._quantize_rows(rows, rotation, hessian, factor, run_bits, spread)
             for rows in w.split(rows_at_once(columns))
         ]
         codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
@@ -144,6 +147,39 @@ class Trellis(Quantizer):
             codes, columns, run_bits, scale, table, self.window, rotated, self.seed, exponent, blocks
         )
 
+    def _best_spread(
+        self,
+        w: Tensor,
+        rotation: Rotation | None,
+        hessian: Tensor | None,
+        factor: Tensor | None,
+        run_bits: Tensor,
+    ) -> float:
+        """The spread itself, or the fitted one: that with the smallest layer error of a strip of rows, taken
+        evenly from the whole weight. SPREADS are tried in their order until two in a row gain nothing.
+
+        What is fed back widens the targets beyond their rows: the more, the fewer the bits and the stronger
+        the correlation of the inputs.
+        """
+        if self.spread != "fitted":
+            return self.spread
+        best, least, missed = SPREADS[0], torch.inf, 0
+        if factor is None:
+            return best
+        rows = w[:: max(1, len(w) // STRIP)][:STRIP]
+        rows = rows if rotation is None else rotation.turn(rows)
+        for spread in SPREADS:
+            scale, values, _ = self._searched(rows, rotation, hessian, factor, run_bits, spread)
+            lost = rows - scale[:, None] * values
+            error = float((lost * _through(lost, hessian, rotation)).sum())
+            if error < least:
+                best, least, missed = spread, error, 0
+            elif missed:
+                break
+            else:
+                missed += 1
+        return best
+
     def _quantize_rows(
         self,
         w: Tensor,
@@ -151,17 +187,33 @@ class Trellis(Quantizer):
         hessian: Tensor | None,
         factor: Tensor | None,
         run_bits: Tensor,
+        spread: float,
     ) -> tuple[Tensor, Tensor]:
         """Streams (bytes,) and scales (rows,) float16 of some whole strips of the weight, (rows, in), rotated
         if there is a rotation. Strips are independent of each other. Without a second moment nothing is fed
         back.
         """
         w = w if rotation is None else rotation.turn(w)
-        scale = w.square().mean(1).sqrt() * (self.spread / UNIT)
+        scale, _, symbols = self._searched(w, rotation, hessian, factor, run_bits, spread)
+        return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
+
+    def _searched(
+        self,
+        w: Tensor,
+        rotation: Rotation | None,
+        hessian: Tensor | None,
+        factor: Tensor | None,
+        run_bits: Tensor,
+        spread: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scales (rows,), values (rows, in) in units of them, and symbols (in, held) uint8 for some rows of
+        the rotated weight, (rows, in).
+        """
+        scale = w.square().mean(1).sqrt() * (spread / UNIT)
         values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], factor, run_bits)
         if self.refit:
             scale = refitted_scale(w, values, _through(values, hessian, rotation), scale)
-        return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
+        return scale, values, symbols
 
     def with_bits(self, bits: float) -> Trellis:
         return replace(self, bits=bits)
