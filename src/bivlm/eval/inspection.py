@@ -13,6 +13,7 @@ from typing import Any
 
 from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.modules import read_modules
 from bivlm.checkpoint.place import REPORT_NAME, packed_config
 from bivlm.checkpoint.shards import read_entries, read_json
 from bivlm.checkpoint.verify import verify_folder
@@ -109,17 +110,17 @@ def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list
     report = read_json(folder / REPORT_NAME)
     stacks = family.stacks
     linears = []
-    for name, spec in quantization["modules"].items():
+    for name, spec in read_modules(quantization).items():
         part = (
             EMBEDDINGS
-            if "kind" in spec
+            if spec.kind != "linear"
             else next(
                 stack.part for stack in stacks if name == stack.path or name.startswith(stack.path + ".")
             )
         )
-        rows, columns = spec["shape"]
-        before = quantization["source"]["linears"][name]
-        base = spec["key"].removesuffix(".")
+        rows, columns = spec.shape
+        before = quantization["source"]["linears"][spec.entry]
+        base = spec.key.removesuffix(".")
         if base not in by_base:
             raise InputError(
                 f"{folder}: the tensors {base}.* of config.json are not in the files; quantize the model"
