@@ -81,7 +81,14 @@ def layout_of(module: nn.Module) -> Layout | None:
 
 
 class Expert(nn.Module):
-    """One expert: its two projections. They are called by `SplitExperts`."""
+    """One expert: two projections, children with the names that its layer's layout has."""
+
+    def forward(self, rows: Tensor, tokens: Tensor, first: str, gated: Callable[[Tensor], Tensor]) -> Tensor:
+        """What it makes of `rows` (t, in), those of the tokens with the numbers `tokens` (t,): the projection
+        `first`, the activation, the other projection.
+        """
+        inner = gated(self.get_submodule(first)(rows))
+        return self.get_submodule(DOWN)(inner)
 
 
 class SplitExperts(nn.Module):
@@ -114,11 +121,6 @@ class SplitExperts(nn.Module):
         self._fused = (fused,)  # in a tuple, so that it does not become a submodule of this module
         self.train(fused.training)
 
-    @property
-    def width(self) -> int:
-        """Columns of the first projection: the width of the rows that it is given."""
-        return self.linear(0, self.layout.first).in_features
-
     def linear(self, expert: int, projection: str) -> Any:
         """A projection of an expert: an `nn.Linear`, or what has replaced it."""
         return self.get_submodule(f"{expert}.{projection}")
@@ -143,7 +145,7 @@ class SplitExperts(nn.Module):
         exact = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros_like(hidden, dtype=exact)
         for expert, tokens, places in routes(index, self.num_experts):
-            found = self.run(expert, hidden[tokens]) * weights[tokens, places, None]
+            found = self.run(expert, hidden[tokens], tokens) * weights[tokens, places, None]
             total.index_add_(0, tokens, found.to(exact))
         return total.to(hidden.dtype)
 
@@ -156,13 +158,12 @@ class SplitExperts(nn.Module):
         for expert, own in enumerate(rows):
             chosen = (own != 0).any(-1).nonzero()[:, 0]
             if len(chosen):
-                outputs[expert, chosen] = self.run(expert, own[chosen])
+                outputs[expert, chosen] = self.run(expert, own[chosen], chosen)
         return outputs.reshape(hidden.shape)
 
-    def run(self, expert: int, rows: Tensor) -> Tensor:
-        """What one expert makes of rows (t, in)."""
-        inner = self.gated(self.linear(expert, self.layout.first)(rows))
-        output = self.linear(expert, DOWN)(inner)
+    def run(self, expert: int, rows: Tensor, tokens: Tensor) -> Tensor:
+        """What one expert makes of rows (t, in), those of some of the tokens."""
+        output = self.get_submodule(str(expert))(rows, tokens, self.layout.first, self.gated)
         return self.get_submodule(NORM)(output) if self.layout.norm else output
 
     def gated(self, outputs: Tensor) -> Tensor:
@@ -224,6 +225,22 @@ def fuse_experts(model: nn.Module) -> None:
     for path, module in list(model.named_modules()):
         if isinstance(module, SplitExperts):
             model.set_submodule(path, module.fuse())
+
+
+def gates(model: nn.Module) -> set[str]:
+    """The linears that decide between experts, or weigh a shared one: they have one output for each of a
+    layer's experts, or one, and are called a gate or a router. They stay in full precision, because a small
+    error of theirs sends a token elsewhere.
+    """
+    found: set[str] = set()
+    for path in expert_paths(model):
+        parent, _, _ = path.rpartition(".")
+        experts: Any = model.get_submodule(path)
+        for name, module in model.get_submodule(parent).named_modules():
+            if isinstance(module, nn.Linear) and module.out_features in (1, experts.num_experts):
+                if any(word.endswith(("gate", "router")) for word in name.split(".")):
+                    found.add(f"{parent}.{name}")
+    return found
 
 
 def expert_paths(model: nn.Module) -> list[str]:

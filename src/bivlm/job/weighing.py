@@ -104,4 +104,5 @@ def _weighing(
             weights[linear.name] = gradients.weights(linear.name, own)
         shares[linear.name] = gradients.visual_share(linear.name, [sample.visual for sample in samples])
     known = {name: found for name, found in weights.items() if found is not None}
-    return Weighing(known, shares, gradients.fisher)
+    places = {name: found for name in known if (found := gradients.places(name)) is not None}
+    return Weighing(known, shares, gradients.fisher, places)
