@@ -34,7 +34,7 @@ SIZES = {  # what some architectures need in addition: kinds of blocks, widths o
     },
     "ernie4_5_moe": experts("moe_num_experts", moe_k=2, moe_layer_start_index=0, moe_num_shared_experts=1),
     "glm4_moe": {"head_dim": 16, "first_k_dense_replace": 1, **experts("n_routed_experts", n_shared_experts=1)},
-    "gpt_oss": {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 8,
+    "gpt_oss": {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 8,
                 **experts("num_local_experts")},
     "granitemoe": experts("num_local_experts"),
     "helium": {"head_dim": 16},

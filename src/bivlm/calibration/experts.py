@@ -144,8 +144,12 @@ class _Sums:
             fill_lower_(total)
 
     def mixed(self, layer: _Sums, prior: float) -> LinearStats:
-        """The means, with `prior` tokens of the layer's, which has every modality that is here."""
+        """The means, with `prior` tokens of the layer's, which has every modality that is here;
+        without tokens of its own they are the layer's.
+        """
         total = sum(layer.tokens.values())
+        if not sum(self.tokens.values()):
+            prior = max(prior, 1.0)
         tokens: dict[Modality, float] = {}
         moments: dict[Modality, Tensor] = {}
         residuals: dict[Modality, Tensor] = {}

@@ -15,6 +15,7 @@ from typing import Any
 
 _NUMBERS = re.compile(r"\[((?:\d{1,6}(?:-\d{1,6})?,)*\d{1,6}(?:-\d{1,6})?)\]")
 MOST_MEMBERS = 1 << 16
+PROJECTIONS = ("gate_up_proj", "up_proj", "down_proj")  # of an expert
 
 
 def members(name: str) -> list[str]:
@@ -54,6 +55,12 @@ def grouped(modules: Mapping[str, Mapping[str, Any]], places: Collection[str]) -
         name = f"{place}.{_listed(sorted(numbers))}.{rest}"
         found[name] = {**json.loads(same), "key": f"{name}."}
     return found
+
+
+def layer_of_experts(name: str) -> str | None:
+    """The module of experts that a linear of an expert belongs to, by its name; None for every other name."""
+    place, _, projection = _parted(name)
+    return place if projection in PROJECTIONS else None
 
 
 def _parted(name: str) -> tuple[str, str, str]:

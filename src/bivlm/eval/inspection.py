@@ -9,11 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.modules import read_modules
+from bivlm.checkpoint.groups import layer_of_experts
+from bivlm.checkpoint.modules import experts_are_split, read_modules
 from bivlm.checkpoint.place import REPORT_NAME, packed_config
 from bivlm.checkpoint.shards import read_entries, read_json
 from bivlm.checkpoint.verify import verify_folder
@@ -40,8 +42,27 @@ class InspectRow:
 
 
 @dataclass(frozen=True)
+class ExpertsRow:
+    """The packed experts of one layer: how many, their linears and weights, true bits of all together and of
+    the linears with the fewest and the most; and how many calibration tokens reached an expert, the fewest, the
+    median and the most (None if no data was used).
+    """
+
+    name: str
+    experts: int
+    linears: int
+    weights: int
+    bits_per_weight: float
+    fewest_bits: float
+    most_bits: float
+    fewest_tokens: int | None
+    median_tokens: float | None
+    most_tokens: int | None
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """A packed folder: rows by part and by layer, the total, the sizes of the whole folder, and the share of
+    """A packed folder: rows by part, by layer and by layer of experts, the total, the sizes of the whole folder, and the share of
     the source's bytes that stayed in full precision (None in folders that do not say).
     """
 
@@ -52,6 +73,7 @@ class Inspection:
     folder_bytes_before: int
     folder_bytes_after: int
     kept_share: float | None = None
+    experts: tuple[ExpertsRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +87,7 @@ class _Linear:
     bytes_before: int
     bytes_after: int
     paper_bits: float | None
+    tokens: int | None = None
 
 
 def inspect(model: str | Path, trust_remote_code: bool = False) -> Inspection:
@@ -96,6 +119,7 @@ def _count(folder: Path, family: Family, quantization: dict[str, Any]) -> Inspec
         folder_bytes_before=quantization["source"]["file_bytes"],
         folder_bytes_after=files,
         kept_share=quantization.get("kept", {}).get("share"),
+        experts=_experts(linears) if experts_are_split(quantization) else (),
     )
 
 
@@ -126,7 +150,12 @@ def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list
                 f"{folder}: the tensors {base}.* of config.json are not in the files; quantize the model"
                 " again"
             )
-        linears.append(_Linear(name, part, rows * columns, before, by_base[base], report[name]["paper_bits"]))
+        row = report[name]
+        linears.append(
+            _Linear(
+                name, part, rows * columns, before, by_base[base], row["paper_bits"], row.get("tokens")
+            )
+        )
     return linears
 
 
@@ -143,6 +172,30 @@ def _rows(linears: list[_Linear], key: Callable[[_Linear], str]) -> tuple[Inspec
     for linear in linears:
         groups[key(linear)].append(linear)
     return tuple(_row(name, group) for name, group in groups.items())
+
+
+def _experts(linears: list[_Linear]) -> tuple[ExpertsRow, ...]:
+    layers: dict[str, list[_Linear]] = defaultdict(list)
+    for linear in linears:
+        if (layer := layer_of_experts(linear.name)) is not None:
+            layers[layer].append(linear)
+    return tuple(_experts_row(name, own) for name, own in layers.items())
+
+
+def _experts_row(name: str, linears: list[_Linear]) -> ExpertsRow:
+    bits = [8 * linear.bytes_after / linear.weights for linear in linears]
+    by_expert = {linear.name.rpartition(".")[0]: linear.tokens for linear in linears}
+    tokens = [count for count in by_expert.values() if count is not None]
+    return ExpertsRow(
+        name,
+        len(by_expert),
+        len(linears),
+        sum(linear.weights for linear in linears),
+        8 * sum(linear.bytes_after for linear in linears) / sum(linear.weights for linear in linears),
+        min(bits),
+        max(bits),
+        *((min(tokens), median(tokens), max(tokens)) if tokens else (None, None, None)),
+    )
 
 
 def _row(name: str, linears: list[_Linear]) -> InspectRow:

@@ -104,16 +104,11 @@ class SplitExperts(nn.Module):
         self.layout, self.num_experts = layout, len(fused.get_parameter(DOWN))
         for number in range(self.num_experts):
             expert = Expert()
-            for projection in layout.projections:
-                expert.add_module(projection, nn.Linear(1, 1, layout.bias, device="meta"))
+            for name in layout.projections:
+                weight = fused.get_parameter(name).detach()[number]
+                bias = fused.get_parameter(f"{name}_bias").detach()[number] if layout.bias else None
+                expert.add_module(name, _linear(weight.T.contiguous() if layout.transposed else weight, bias))
             self.add_module(str(number), expert)
-        for name, (projection, part) in layout.parameters.items():
-            for number, own in enumerate(fused.get_parameter(name).detach()):
-                value = own.T.contiguous() if part == "weight" and layout.transposed else own
-                linear = self.linear(number, projection)
-                setattr(linear, part, nn.Parameter(value, requires_grad=False))
-                if part == "weight":
-                    linear.out_features, linear.in_features = value.shape
         if layout.norm:
             self.add_module(NORM, fused.get_submodule(NORM))
         for name in layout.parameters:
@@ -191,6 +186,18 @@ class SplitExperts(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_experts} experts of {type(self._fused[0]).__name__}"
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear with these numbers. `nn.Linear` itself would draw others first, which takes a second for a
+    thousand of them even without memory.
+    """
+    linear = nn.Linear.__new__(nn.Linear)
+    nn.Module.__init__(linear)
+    linear.out_features, linear.in_features = weight.shape
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return linear
 
 
 def routes(index: Tensor, experts: int) -> Iterator[tuple[int, Tensor, Tensor]]:

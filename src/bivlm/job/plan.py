@@ -224,7 +224,7 @@ def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[Ta
             f" {type(embedding).__name__} and its head a {type(head).__name__}; only a table, whose rows may"
             " be scaled, and nn.Linear can be packed: leave embeddings out"
         )
-    second = getattr(source.model, "get_per_layer_input_embeddings", lambda: None)()
+    second = _embedding_per_layer(source.model)
     others = tuple(
         TablePlan(
             names[id(one)], "embedding", tuple(one.weight.shape), table_quantizer(bits, calibrated=False)
@@ -243,6 +243,16 @@ def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[Ta
         *others,
         TablePlan(head_name, "head", head_shape, table_quantizer(bits, calibrated)),
     )
+
+
+def _embedding_per_layer(model: Any) -> Any:
+    """The embedding that serves the blocks; None if there is none, which transformers' own method does not
+    expect.
+    """
+    try:
+        return getattr(model, "get_per_layer_input_embeddings", lambda: None)()
+    except AttributeError:
+        return None
 
 
 def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:

@@ -95,6 +95,7 @@ def _weighing(
     of a linear are weighed only if the weights leave it enough effective tokens.
     """
     weights, shares = {}, {}
+    visual = [sample.visual for sample in samples]
     for linear in block.quantized:
         assert linear.quantizer is not None
         own, least = power, 0.0
@@ -102,7 +103,9 @@ def _weighing(
             own, least = linear.quantizer.gradient_power, LEAST_TOKENS * linear.shape[1]
         if own > 0 and gradients.effective_tokens(linear.name, own) >= least:
             weights[linear.name] = gradients.weights(linear.name, own)
-        shares[linear.name] = gradients.visual_share(linear.name, [sample.visual for sample in samples])
+        shares[linear.name] = gradients.visual_share(linear.name, visual)
+        if shares[linear.name] is None and gradients.places(linear.name) is not None:
+            shares[linear.name] = gradients.visual_share(block.path, visual)  # of an expert that none chose
     known = {name: found for name, found in weights.items() if found is not None}
     places = {name: found for name in known if (found := gradients.places(name)) is not None}
     return Weighing(known, shares, gradients.fisher, places)
