@@ -3,10 +3,10 @@ its first blocks.
 
     python benchmarks/bench_experts_source.py --folder /some/disk [--blocks 2] [--recipe gptq-2]
 
-The folder is made here: 40 blocks of 256 experts, one tensor for each expert and projection, as on the hub. The
-weights of the first blocks are random, all others are holes in the files and take no place on the disk. The
-job is stopped after some blocks of the language model; what it has written is deleted. Calibration data is
-random tokens, SAMPLES times TOKENS.
+The folder is made here: 40 blocks of 256 experts, one tensor for each expert and projection, as on the hub.
+The weights of the first blocks are random, all others are holes in the files and take no place on the disk.
+The job is stopped after some blocks of the language model; what it has written is deleted. Calibration data
+is random tokens, SAMPLES times TOKENS.
 """
 
 from __future__ import annotations

@@ -79,7 +79,10 @@ def test_the_moments_of_an_expert_are_those_of_its_tokens(block):
     collector = collected(block)
     for expert in range(COUNT - 1):
         stats, inner = (collector.stats(f"experts.{expert}.{name}") for name in ("gate_up_proj", "down_proj"))
-        rows = [(rows, visual[tokens]) for (tokens, rows), (_, visual) in zip(routed(block, expert), samples(), strict=True)]
+        rows = [
+            (rows, visual[tokens])
+            for (tokens, rows), (_, visual) in zip(routed(block, expert), samples(), strict=True)
+        ]
         for modality, wanted in (("visual", True), ("text", False)):
             chosen = torch.cat([one[marks == wanted] for one, marks in rows])
             torch.testing.assert_close(stats.second_moments[modality], chosen.T @ chosen / len(chosen))
@@ -124,7 +127,7 @@ def test_a_layer_that_no_sample_reaches_is_refused(block):
     collector = collector_for(block, NAMES)
     assert collector.groups() == []
     assert collector.key_of(NAMES[0]) is None
-    with pytest.raises(ValueError, match="no calibration sample reached experts.0.gate_up_proj"):
+    with pytest.raises(ValueError, match=r"no calibration sample reached experts\.0\.gate_up_proj"):
         collector.stats("experts.0.gate_up_proj")
 
 

@@ -8,7 +8,12 @@ from bivlm.checkpoint.groups import grouped, layer_of_experts, members
 from bivlm.checkpoint.modules import experts_are_split, read_modules
 from bivlm.errors import InputError
 
-ENTRY = {"format": "uniform", "shape": [4, 8], "settings": {"bits": 2}, "tensors": {"codes": ["uint8", [4, 2]]}}
+ENTRY = {
+    "format": "uniform",
+    "shape": [4, 8],
+    "settings": {"bits": 2},
+    "tensors": {"codes": ["uint8", [4, 2]]},
+}
 
 
 def entries(names, **more):
@@ -29,7 +34,7 @@ def test_a_name_stands_for_the_numbers_in_its_brackets():
 def test_what_is_no_list_of_numbers_is_refused(name):
     with pytest.raises(ValueError, match=r"a\."):
         members(name)
-    with pytest.raises(InputError, match="the key|numbers|list of names|stands for|needs a prefix"):
+    with pytest.raises(InputError, match=r"the key|numbers|list of names|stands for|needs a prefix"):
         read_modules(quantization({name: {**ENTRY, "key": f"{name}."}}))
 
 

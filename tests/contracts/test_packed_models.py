@@ -11,8 +11,8 @@ import transformers
 
 import bivlm
 from bivlm.data.images import open_image
-from bivlm.families.experts import split_experts
 from bivlm.families import family_of
+from bivlm.families.experts import split_experts
 from bivlm.job.plan import TablePlan
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize

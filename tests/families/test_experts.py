@@ -1,4 +1,6 @@
-"""Split experts compute what transformers' own modules compute, from the same numbers, and go back to them."""
+"""Split experts compute what transformers' own modules compute, from the same numbers, and go back to
+them.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ from bivlm.families.experts import (
 
 COUNT, WIDTH, INNER = 4, 8, 6
 MODELS = Path(transformers.__file__).parent / "models"
-# with plain weights; clamps; no gate; a norm after each expert; transposed, with biases and rows of gate and up
-# in turn; transposed, with a forward of its own
+# with plain weights; clamps; no gate; a norm after each expert; transposed, with biases and rows of gate and
+# up in turn; transposed, with a forward of its own
 USUAL = ("mixtral", "step3p7", "nemotron_h", "muse_spark", "gpt_oss", "llama4")
 
 
@@ -55,7 +57,11 @@ def classes(models: Iterator[str] | tuple[str, ...]) -> Iterator[type[nn.Module]
 
 
 def seeded(kind: type[nn.Module]) -> nn.Module:
-    asked = list(inspect.signature(kind.__init__.__wrapped__).parameters.values()) if hasattr(kind.__init__, "__wrapped__") else []
+    asked = (
+        list(inspect.signature(kind.__init__.__wrapped__).parameters.values())
+        if hasattr(kind.__init__, "__wrapped__")
+        else []
+    )
     more = [1 for one in asked[2:] if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
     module = kind(AnyConfig(), *more)
     torch.manual_seed(0)
@@ -107,7 +113,8 @@ def test_all_that_transformers_marks_compute_the_same_numbers():
     marked = sorted(
         path.parent.name
         for path in MODELS.glob("*/modeling_*.py")
-        if "@use_experts_implementation" in path.read_text() and path.name == f"modeling_{path.parent.name}.py"
+        if "@use_experts_implementation" in path.read_text()
+        and path.name == f"modeling_{path.parent.name}.py"
     )
     left_out = []
     for kind in classes(tuple(marked)):

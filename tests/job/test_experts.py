@@ -61,7 +61,9 @@ def never_chosen(tensors):
     """The router of the first block never chooses expert 5: it equals another one, minus something."""
     gate = tensors["model.layers.0.mlp.gate.weight"]
     gate[5] = -100 * gate.sum(0)
-    tensors["model.layers.0.post_attention_layernorm.weight"].zero_()  # all logits are equal: the first two win
+    tensors[
+        "model.layers.0.post_attention_layernorm.weight"
+    ].zero_()  # all logits are equal: the first two win
 
 
 @pytest.fixture(scope="module")

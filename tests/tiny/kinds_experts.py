@@ -1,4 +1,6 @@
-"""Kinds of tiny models with experts: the sisters of dense kinds, eight experts in a block, two of them chosen."""
+"""Kinds of tiny models with experts: the sisters of dense kinds, eight experts in a block, two of them
+chosen.
+"""
 
 from __future__ import annotations
 

@@ -123,7 +123,9 @@ class _Sums:
         self.tokens: dict[Modality, float] = {}
 
     def add(self, modality: Modality, x: Tensor, beside: Tensor | None, weights: Tensor | None) -> None:
-        """Add inputs x (n, in), those of the full-precision model `beside` them, each with its weight (n,)."""
+        """Add inputs x (n, in), those of the full-precision model `beside` them, each with its weight
+        (n,).
+        """
         if not len(x):
             return
         rows, dtype = x.float(), x.dtype

@@ -206,7 +206,8 @@ def _pass(
             for name, child in watched.items()
         ]
         handles += [
-            _below(module, name, path).register_forward_pre_hook(_places(name, seen)) for name in experts[path]
+            _below(module, name, path).register_forward_pre_hook(_places(name, seen))
+            for name in experts[path]
         ]
         try:
             yield

@@ -80,7 +80,9 @@ class StatsCollector:
         self.linears, self.visual_only, self.joint, self.weighing = linears, visual_only, joint, weighing
         self.keep_inputs, self.crew, self._shares = keep_inputs, crew, Shares(crew)
         self._experts = {
-            path: ExpertStats(path, layer, joint=joint, weights=_of_experts(weighing), keep_inputs=keep_inputs)
+            path: ExpertStats(
+                path, layer, joint=joint, weights=_of_experts(weighing), keep_inputs=keep_inputs
+            )
             for path, layer in (experts or {}).items()
         }
         self._layer_of = {

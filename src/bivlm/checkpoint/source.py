@@ -38,11 +38,11 @@ class SourceModel:
     `model` has every parameter on the meta device, and every computed buffer (rotary frequencies and the
     like) in memory. `entries` maps each parameter's name in the model to its place in the shards, or to the
     stored tensors that it is made of. Fused experts are split into linears (`has_split_experts`), unless the
-    family keeps them or they cannot be read one by one. `extra` has stored tensors that the model does not have; they are
-    copied like the others. An `adapter` in the folder is merged into what is read if `merge_adapter` says so,
-    and refused otherwise. Code in the folder is run only with `trust_remote_code`. Raises InputError for a
-    folder that is missing, empty, incomplete, damaged, of an unsupported architecture (unless its `family` is
-    given), or already quantized.
+    family keeps them or they cannot be read one by one. `extra` has stored tensors that the model does not
+    have; they are copied like the others. An `adapter` in the folder is merged into what is read if
+    `merge_adapter` says so, and refused otherwise. Code in the folder is run only with `trust_remote_code`.
+    Raises InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture
+    (unless its `family` is given), or already quantized.
     """
 
     def __init__(self, folder: Path, *, merge_adapter: bool = False, trust_remote_code: bool = False) -> None:
@@ -152,7 +152,9 @@ class SourceModel:
         plain = {name: entry for name, entry in places.items() if isinstance(entry, TensorEntry)}
         by_key = read_tensors(plain.values(), copy=copy)
         found = {name: by_key[entry.key] for name, entry in plain.items()}
-        found |= {name: entry.read(copy=copy) for name, entry in places.items() if isinstance(entry, ExpertEntry)}
+        found |= {
+            name: entry.read(copy=copy) for name, entry in places.items() if isinstance(entry, ExpertEntry)
+        }
         for conversion in dict.fromkeys(map(_conversion, places.values())):
             if conversion is not None:
                 made = conversion.make(copy=copy)

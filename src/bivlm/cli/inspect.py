@@ -26,8 +26,11 @@ def inspect(
         bool,
         typer.Option(
             "--experts",
-            help="a row for every layer of experts as well: its bits, and how many calibration tokens reached an"
-            " expert, fewest, median and most",
+            help=(
+                "a row for every layer of experts as well: its bits, and how many calibration tokens"
+                " reached an"
+                " expert, fewest, median and most"
+            ),
         ),
     ] = False,
     structure: Annotated[

@@ -63,7 +63,9 @@ def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
 def experts_table(inspection: Inspection) -> Table:
     """The packed experts, layer by layer."""
     columns = ("", " experts", " weights", " true bits", " fewest", " most", " tokens", " median", " most")
-    caption = "bits of an expert's linear and calibration tokens of an expert: the fewest and the most of a layer"
+    caption = (
+        "bits of an expert's linear and calibration tokens of an expert: the fewest and the most of a layer"
+    )
     table = rich_table("experts", columns, caption)
     for row in inspection.experts:
         bits = (row.bits_per_weight, row.fewest_bits, row.most_bits)

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bivlm.checkpoint.groups import layer_of_experts
 from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.groups import layer_of_experts
 from bivlm.checkpoint.modules import experts_are_split, read_modules
 from bivlm.checkpoint.place import REPORT_NAME, packed_config
 from bivlm.checkpoint.shards import read_entries, read_json
@@ -44,8 +44,8 @@ class InspectRow:
 @dataclass(frozen=True)
 class ExpertsRow:
     """The packed experts of one layer: how many, their linears and weights, true bits of all together and of
-    the linears with the fewest and the most; and how many calibration tokens reached an expert, the fewest, the
-    median and the most (None if no data was used).
+    the linears with the fewest and the most; and how many calibration tokens reached an expert, the fewest,
+    the median and the most (None if no data was used).
     """
 
     name: str
@@ -62,8 +62,9 @@ class ExpertsRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A packed folder: rows by part, by layer and by layer of experts, the total, the sizes of the whole folder, and the share of
-    the source's bytes that stayed in full precision (None in folders that do not say).
+    """A packed folder: rows by part, by layer and by layer of experts, the total, the sizes of the whole
+    folder, and the share of the source's bytes that stayed in full precision (None in folders that do not
+    say).
     """
 
     recipe: str
@@ -152,9 +153,7 @@ def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list
             )
         row = report[name]
         linears.append(
-            _Linear(
-                name, part, rows * columns, before, by_base[base], row["paper_bits"], row.get("tokens")
-            )
+            _Linear(name, part, rows * columns, before, by_base[base], row["paper_bits"], row.get("tokens"))
         )
     return linears
 

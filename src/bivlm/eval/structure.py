@@ -18,9 +18,9 @@ from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.source import read_config
 from bivlm.families import declared_family
+from bivlm.families.experts import gates, split_experts
 from bivlm.families.found.entrance import structure_in
 from bivlm.families.found.structure import Structure, pattern_of
-from bivlm.families.experts import gates, split_experts
 from bivlm.families.linears import is_linear
 
 OTHER = "norms, biases, convolutions, positions"

@@ -45,4 +45,6 @@ def causal_lm(model_type: str) -> Family:
     )
 
 
-CAUSAL_LMS: dict[str, Family] = {model_type: causal_lm(model_type) for model_type in (*MODEL_TYPES, *EXPERT_TYPES)}
+CAUSAL_LMS: dict[str, Family] = {
+    model_type: causal_lm(model_type) for model_type in (*MODEL_TYPES, *EXPERT_TYPES)
+}

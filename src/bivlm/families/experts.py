@@ -5,7 +5,7 @@ packs. `SplitExperts` takes the place of such a module. It has the same argument
 numbers, but every projection of every expert is an `nn.Linear` of its own: it is planned, calibrated,
 quantized, packed and counted like any other linear.
 
-    experts.gate_up_proj (E, 2 I, H) ─► experts.0.gate_up_proj.weight (2 I, H), experts.1.gate_up_proj.weight, …
+    experts.gate_up_proj (E, 2 I, H) ─► experts.0.gate_up_proj.weight (2 I, H), experts.1.…
     experts.down_proj    (E, H, I)   ─► experts.0.down_proj.weight (H, I), …
 
 Which modules are fused experts is known from transformers itself: its decorator `use_experts_implementation`
@@ -196,7 +196,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     nn.Module.__init__(linear)
     linear.out_features, linear.in_features = weight.shape
     linear.weight = nn.Parameter(weight, requires_grad=False)
-    linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    linear.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
     return linear
 
 
@@ -244,9 +244,9 @@ def gates(model: nn.Module) -> set[str]:
         parent, _, _ = path.rpartition(".")
         experts: Any = model.get_submodule(path)
         for name, module in model.get_submodule(parent).named_modules():
-            if isinstance(module, nn.Linear) and module.out_features in (1, experts.num_experts):
-                if any(word.endswith(("gate", "router")) for word in name.split(".")):
-                    found.add(f"{parent}.{name}")
+            chooses = any(word.endswith(("gate", "router")) for word in name.split("."))
+            if chooses and isinstance(module, nn.Linear) and module.out_features in (1, experts.num_experts):
+                found.add(f"{parent}.{name}")
     return found
 
 

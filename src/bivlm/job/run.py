@@ -18,9 +18,9 @@ from bivlm import __version__
 from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
 from bivlm.checkpoint.companions import check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
+from bivlm.checkpoint.groups import grouped, members
 from bivlm.checkpoint.guards import memory_explained
 from bivlm.checkpoint.hub import resolve_model
-from bivlm.checkpoint.groups import grouped, members
 from bivlm.checkpoint.modules import EXPERTS_VERSION, FORMAT_VERSION, KEYS_ARE_NAMES, SPLIT
 from bivlm.checkpoint.output import OutputFolder
 from bivlm.checkpoint.place import CALIBRATION_NAME, REPORT_NAME

@@ -173,7 +173,9 @@ class UnitMaker:
         made: dict[str, tuple[PackedTensor, WeightReport]] = {}
         for linear in mine:
             return_free_memory()
-            known = self._stats(linear.quantizer, linear.name, stats)  # an expert's are summed when it is asked for
+            known = self._stats(
+                linear.quantizer, linear.name, stats
+            )  # an expert's are summed when it is asked for
             made[linear.name] = quantize_weight(self.source, linear, known, self.plan.propagation)
         own, made = made, self._of_all(made)
         for name, (_, report) in made.items():

@@ -200,7 +200,6 @@ def resolve_modules(
     linears = {name for name, module in model.named_modules() if is_linear(module)}
     embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
 
-
     @cache
     def tails(of_embeddings: bool) -> dict[str, list[str]]:
         """The names of the embeddings, or of the linears, by all that they end in."""
