@@ -49,6 +49,7 @@ from bivlm.errors import InputError, cut
 from bivlm.eval.structure import count_weights
 from bivlm.families import family_of
 from bivlm.families.base import block_paths
+from bivlm.families.experts import split_experts
 from bivlm.families.found.find import auto_class_of, small_model, structure_of
 from bivlm.families.found.structure import Structure
 from bivlm.families.found.tracing import run
@@ -135,8 +136,8 @@ def _steps(row: Row, folder: Path) -> None:
     auto_model = getattr(transformers, auto_class_of(row.model_type))
     small = small_model(shrunk, auto_model, None)
     structure = structure_of(small, config)
-    row.found, row.experts = True, bool(structure.experts)
-    row.share = _share(config, structure)
+    row.found = True
+    row.share, row.experts = _share(config, structure)
     model, inputs = small.model, small.three.question
     row.replayed = _replays(model, inputs, structure)
     if not row.replayed:
@@ -160,11 +161,13 @@ def _steps(row: Row, folder: Path) -> None:
         row.reason, row.tower = row.reason or why, not why
 
 
-def _share(config: Any, structure: Structure) -> float:
+def _share(config: Any, structure: Structure) -> tuple[float, bool]:
+    """The share of the weights that can be packed, and whether there are experts among the others."""
     with torch.device("meta"):
         full = getattr(transformers, structure.auto_class).from_config(config, dtype=torch.bfloat16)
+    split_experts(full)
     rows, _ = count_weights(full, structure)
-    return sum(row.share for row in rows if not row.reason)
+    return sum(row.share for row in rows if not row.reason), any(row.what == "experts" for row in rows)
 
 
 def _replays(model: Any, inputs: Mapping[str, Any], structure: Structure) -> bool:
@@ -176,6 +179,7 @@ def _replays(model: Any, inputs: Mapping[str, Any], structure: Structure) -> boo
 
 def _is_exact(model: Any, loaded: Any, inputs: Mapping[str, Any]) -> bool:
     """Whether the loaded model gives the logits of `model` with the decoded weights in it."""
+    split_experts(model)
     with torch.no_grad():
         for name, module in packed_modules(loaded).items():
             model.get_submodule(name).weight.copy_(module.dequantize())
@@ -229,7 +233,7 @@ def page(rows: Sequence[Row], command: str) -> str:
         (
             "- **share**: the weights that can be packed, of all weights of the default config. A star: of a"
             " small config, because the type's default config makes no model that runs. Experts that are"
-            " stacked in one parameter stay in full precision."
+            " stacked in one parameter count as packed where transformers marks them (`SplitExperts`)."
         ),
         "",
         (

@@ -183,6 +183,9 @@ class LinearStats:
 
     `inputs` (t, in) float32 are some of the inputs, evenly spread over the tokens, and `inputs_visual` (t,)
     bool marks the visual ones, for quantizers that ask for them (`needs_inputs`).
+
+    `seen` says how many tokens reached an expert of a mixture; its moments are mixed with those of all
+    experts of the layer, and `tokens` counts both. None for every other linear.
     """
 
     second_moments: Mapping[Modality, Tensor]
@@ -192,6 +195,7 @@ class LinearStats:
     fisher: Tensor | None = None
     inputs: Tensor | None = None
     inputs_visual: Tensor | None = None
+    seen: int | None = None
 
     @property
     def device(self) -> Any:

@@ -15,15 +15,19 @@ from safetensors.torch import load_file, save_file
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 
 from bivlm import families
-from bivlm.checkpoint import conversion, source
+from bivlm.checkpoint import conversion, source, stacks
 from bivlm.checkpoint.conversion import ConvertedEntry
 from bivlm.checkpoint.shards import read_tensors
 from bivlm.checkpoint.source import SourceModel
+from bivlm.checkpoint.stacks import ExpertEntry
 from bivlm.errors import InputError
-from tiny.experts import CONVERTED, KINDS, expert_family, expert_model
+from bivlm.families.experts import split_experts
+from tiny.experts import KINDS, expert_family, expert_model
 from tiny.language import tiny_language_model
 
 GATE_UP = "model.language_model.layers.1.mlp.experts.gate_up_proj"
+OF_3 = "model.language_model.layers.1.mlp.experts.3.gate_up_proj.weight"
+CONVERTED = tuple(name for name in KINDS if name not in ("gemma4", "llama4"))
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +55,19 @@ def changed(folder, out, change):
 @pytest.mark.parametrize("kind", CONVERTED)
 def test_every_parameter_is_the_one_that_from_pretrained_makes(kind, copy, folders):
     opened = SourceModel(folders[kind])
-    assert any(isinstance(entry, ConvertedEntry) for entry in opened.entries.values())
+    made = (ConvertedEntry, ExpertEntry)
+    assert any(isinstance(entry, made) for entry in opened.entries.values())
     assert not opened.extra
-    expected = transformers.AutoModelForImageTextToText.from_pretrained(folders[kind]).state_dict()
+    whole = transformers.AutoModelForImageTextToText.from_pretrained(folders[kind])
+    split_experts(whole)
+    expected = whole.state_dict()
     found = opened.read(list(opened.entries), copy=copy)
     assert expected.keys() - found.keys() <= opened.model.all_tied_weights_keys.keys()
     for name, tensor in found.items():
         entry = opened.entries[name]
         assert (entry.shape, entry.dtype) == (tuple(tensor.shape), tensor.dtype)
         assert entry.nbytes == tensor.nbytes
-        if copy or isinstance(entry, ConvertedEntry):  # no view that keeps more in memory
+        if copy or isinstance(entry, made):  # no view that keeps more in memory
             assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
         assert torch.equal(tensor, expected[name]), name
 
@@ -76,26 +83,29 @@ def test_a_block_is_read_without_the_others_and_once(kind, folders, monkeypatch)
 
     monkeypatch.setattr(source, "read_tensors", counted)
     monkeypatch.setattr(conversion, "read_tensors", counted)
+    monkeypatch.setattr(stacks, "read_tensors", counted)
     block = f"{KINDS[kind][2]}.1"
     with opened.present(block) as module:
         assert not any(parameter.is_meta for parameter in module.parameters())
     assert all(parameter.is_meta for parameter in module.parameters())
     assert {re.search(r"(?:layers|blocks)\.(\d+)", key)[1] for key in read} == {"1"}
-    assert set(read.values()) == {1}
+    stacked = {key for key in read if key.endswith((".gate_up_proj", ".down_proj"))}  # read by slices
+    assert {count for key, count in read.items() if key not in stacked} == {1}
+    assert {read[key] for key in stacked} == ({8} if kind == "qwen3_vl_moe" else set())
     made = [entry for entry in opened.entries.values() if isinstance(entry, ConvertedEntry)]
-    assert opened.conversion_bytes >= max(entry.nbytes for entry in made)
+    assert opened.conversion_bytes >= max((entry.nbytes for entry in made), default=0)
 
 
 def test_the_dtype_is_the_stored_one_until_the_model_needs_it(tmp_path):
     folder = expert_model("qwen3_vl_moe", tmp_path / "model", torch.bfloat16)
     opened = SourceModel(folder)
-    assert opened.read([GATE_UP])[GATE_UP].dtype == opened.entries[GATE_UP].dtype == torch.bfloat16
+    assert opened.read([OF_3])[OF_3].dtype == opened.entries[OF_3].dtype == torch.bfloat16
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
     opened = SourceModel(folder)
-    assert opened.read([GATE_UP])[GATE_UP].dtype == torch.bfloat16
-    opened.materialize([GATE_UP])
-    assert opened.model.get_parameter(GATE_UP).dtype == torch.float32
+    assert opened.read([OF_3])[OF_3].dtype == torch.bfloat16
+    opened.materialize([OF_3])
+    assert opened.model.get_parameter(OF_3).dtype == torch.float32
 
 
 def test_a_missing_expert_is_named(folders, tmp_path):
@@ -129,9 +139,20 @@ def test_a_value_that_is_not_finite_is_named_by_its_own_key(folders, tmp_path):
         folders["qwen3_5_moe"], tmp_path / "model", lambda tensors: tensors[bad][0, :3].fill_(torch.nan)
     )
     opened = SourceModel(folder)
-    opened.read([GATE_UP.replace(".1.", ".0.")])
+    opened.read([OF_3.replace(".3.", ".2.")])
     with pytest.raises(InputError, match=f"{bad} holds 3 values that are NaN or infinite"):
-        opened.read([GATE_UP])
+        opened.read([OF_3])
+
+
+def test_a_value_that_is_not_finite_is_named_by_the_expert_of_its_stack(folders, tmp_path):
+    stack = "model.language_model.layers.1.mlp.experts.gate_up_proj"
+    folder = changed(
+        folders["qwen3_vl_moe"], tmp_path / "model", lambda tensors: tensors[stack][3, 0].fill_(torch.inf)
+    )
+    opened = SourceModel(folder)
+    opened.read([OF_3.replace(".3.", ".2.")])
+    with pytest.raises(InputError, match=r"experts\.gate_up_proj\[3\] holds 96 values"):
+        opened.read([OF_3])
 
 
 def test_what_the_model_does_not_have_is_copied_as_it_is_stored(folders, tmp_path):

@@ -72,7 +72,7 @@ def test_a_wrong_field_is_named_with_its_module(field, value, says, quantization
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format_version": 3}, "format version 3"),
+        ({"format_version": 4}, "format version 4"),
         ({"format_version": "1"}, "format_version is '1'"),
         ({"format_version": 0}, "format_version is 0"),
         ({"format_version": True}, "format_version is True"),

@@ -12,6 +12,7 @@ import transformers
 import bivlm
 from bivlm.data.images import open_image
 from bivlm.families import family_of
+from bivlm.families.experts import split_experts
 from bivlm.job.plan import TablePlan
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
@@ -59,6 +60,7 @@ def test_the_loaded_model_computes_what_the_packed_tensors_say(kind, preset, tmp
 
     expected = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16).eval()
     full = logits(expected, processor, tiny_samples(2))
+    split_experts(expected)
     for name, module in packed.items():
         table = planned[name]
         if isinstance(table, TablePlan) and table.kind == "embedding":

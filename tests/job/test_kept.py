@@ -1,4 +1,7 @@
-"""What no method packs is always said, and a model that consists of it is packed only if the user says so."""
+"""What no method packs is always said, and a model that consists of it is packed only if the user says so.
+
+Fused experts are split and packed, unless the family keeps them or they cannot be read one by one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import pytest
 
 from bivlm import families
+from bivlm.checkpoint import stacks
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
@@ -27,6 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def declared(monkeypatch):
     monkeypatch.setattr(families, "USED", {"llama4": expert_family("llama4")})
+    monkeypatch.setattr(stacks, "_is_separable", lambda entry: False)
 
 
 def test_linears_of_other_kinds_and_experts_are_found(folder):

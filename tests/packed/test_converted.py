@@ -14,13 +14,15 @@ import torch
 import transformers
 
 from bivlm import families
+from bivlm.checkpoint.groups import members
 from bivlm.checkpoint.shards import read_entries
 from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
+from bivlm.families.experts import SplitExperts, split_experts
 from bivlm.job.run import quantize
 from bivlm.packed import hf
 from bivlm.packed.linear import packed_linears, replace_linear
-from tiny.experts import CONVERTED, KINDS, expert_family, expert_model
+from tiny.experts import EXPERTS, KINDS, expert_family, expert_model
 
 
 def asked(model):
@@ -61,7 +63,7 @@ def packed(request, tmp_path_factory):
         patch.setattr(families, "USED", {kind: expert_family(kind) for kind in KINDS})
         for kind in request.param:
             source = expert_model(kind, folder / kind)
-            out = quantize(source, folder / f"{kind}.out", recipe="bivlm-paper", allow_kept_experts=True)
+            out = quantize(source, folder / f"{kind}.out", recipe="bivlm-paper")
             found[kind] = source, out
     outs = [str(out) for _, out in found.values()]
     done = subprocess.run([sys.executable, "-c", FRESH, *outs], capture_output=True, text=True)
@@ -75,7 +77,8 @@ def test_a_fresh_process_computes_what_was_packed(packed):
         linears = packed_linears(transformers.AutoModelForImageTextToText.from_pretrained(out, dtype="auto"))
         expected = transformers.AutoModelForImageTextToText.from_pretrained(source)
         modules = json.loads((out / "config.json").read_text())["quantization_config"]["modules"]
-        assert linears.keys() == modules.keys()
+        assert sorted(linears) == sorted(name for entry in modules for name in members(entry))
+        split_experts(expected)
         for name, linear in linears.items():
             replace_linear(expected, name, linear.packed)
         assert stored.keys() == expected.state_dict().keys()
@@ -84,14 +87,15 @@ def test_a_fresh_process_computes_what_was_packed(packed):
         torch.testing.assert_close(logits, asked(expected))
 
 
-def test_tensors_have_the_names_of_the_model_where_something_was_converted(packed):
+def test_tensors_have_the_names_of_the_model_where_something_was_converted_or_split(packed):
     for kind, (_, out) in packed.items():
         quantization = json.loads((out / "config.json").read_text())["quantization_config"]
-        assert quantization.get("keys") == ("names" if kind in CONVERTED else None)
-        if kind in CONVERTED:
-            _, stored = torch.load(out / "seen.pt")
-            assert read_entries(weight_files(out)).keys() <= stored.keys()
-            assert all(spec["key"] == f"{name}." for name, spec in quantization["modules"].items())
+        _, stored = torch.load(out / "seen.pt")
+        assert quantization["keys"] == "names"
+        assert read_entries(weight_files(out)).keys() <= stored.keys()
+        assert all(spec["key"] == f"{name}." for name, spec in quantization["modules"].items())
+        assert quantization.get("experts") == ("split" if kind in EXPERTS else None)
+        assert quantization["format_version"] == (3 if kind in EXPERTS else 2)
 
 
 def test_saved_again_and_dequantized(packed, tmp_path):
@@ -103,6 +107,7 @@ def test_saved_again_and_dequantized(packed, tmp_path):
         )
         assert_same_state(again, model)
         plain = model.dequantize()
+        assert not any(isinstance(module, SplitExperts) for module in plain.modules())
         plain.save_pretrained(tmp_path / f"{kind}.plain")
         assert_same_state(
             transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / f"{kind}.plain"), plain

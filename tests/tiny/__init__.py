@@ -18,7 +18,7 @@ import torch
 import transformers as T
 
 from bivlm.contracts import Member, tiny_samples
-from tiny import kinds, kinds_more, kinds_tail, kinds_today
+from tiny import kinds, kinds_experts, kinds_more, kinds_tail, kinds_today
 from tiny.kind import TEXT_LIMIT, Kind
 
 __all__ = [
@@ -35,7 +35,9 @@ __all__ = [
     "tiny_samples",
 ]
 
-ALL: dict[str, Kind] = {**kinds.ALL, **kinds_today.ALL, **kinds_more.ALL, **kinds_tail.ALL}
+ALL: dict[str, Kind] = {
+    **kinds.ALL, **kinds_today.ALL, **kinds_more.ALL, **kinds_tail.ALL, **kinds_experts.ALL,
+}  # fmt: skip
 KINDS: tuple[str, ...] = tuple(ALL)
 TIED: frozenset[str] = frozenset(name for name, kind in ALL.items() if kind.tied)
 SCALED_EMBEDDING: frozenset[str] = frozenset(name for name, kind in ALL.items() if kind.scaled_embedding)

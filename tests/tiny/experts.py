@@ -222,9 +222,7 @@ KINDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "gemma4": (GEMMA4, "model.vision_tower.encoder.layers", "model.language_model.layers"),
     "llama4": (LLAMA4, "vision_model.model.layers", "language_model.model.layers"),
 }
-CONVERTED = tuple(
-    name for name in KINDS if name not in ("gemma4", "llama4")
-)  # the others are stored as they are
+EXPERTS = tuple(name for name in KINDS if name != "molmo2")
 
 
 def expert_family(kind: str, *full_precision: str) -> Family:

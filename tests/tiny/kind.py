@@ -156,6 +156,8 @@ class Kind:
 def draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Weights of variance 1 / in, norms about 1, gates about one half, small biases."""
     noise = torch.randn(parameter.shape, generator=generator)
+    if parameter.ndim == 3 and "experts" in name:
+        return noise * parameter.shape[-1] ** -0.5
     if parameter.ndim >= 2:
         return noise * parameter[0].numel() ** -0.5
     if "gate" in name.rpartition(".")[2]:

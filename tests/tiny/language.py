@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from tiny.kinds import ALL
+
+
+def experts(name: str = "num_experts", **more: Any) -> dict[str, Any]:
+    """Eight experts, two of which are chosen."""
+    return {name: 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, **more}
+
 
 SIZES = {  # what some architectures need in addition: kinds of blocks, widths of their own
     "gemma4_text": {
@@ -19,6 +26,32 @@ SIZES = {  # what some architectures need in addition: kinds of blocks, widths o
         "hidden_size_per_layer_input": 16,
         "per_layer_config": {},
     },
+    "deepseek_v3": {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 16,
+        "head_dim": 8,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        **experts("n_routed_experts", n_shared_experts=1),
+    },
+    "ernie4_5_moe": experts("moe_num_experts", moe_k=2, moe_layer_start_index=0, moe_num_shared_experts=1),
+    "glm4_moe": {
+        "head_dim": 16,
+        "first_k_dense_replace": 1,
+        **experts("n_routed_experts", n_shared_experts=1),
+    },
+    "gpt_oss": {
+        "head_dim": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "sliding_window": 8,
+        **experts("num_local_experts"),
+    },
+    "granitemoe": experts("num_local_experts"),
     "helium": {"head_dim": 16},
     "hunyuan_v1_dense": {"head_dim": 16},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
@@ -31,6 +64,19 @@ SIZES = {  # what some architectures need in addition: kinds of blocks, widths o
         "qk_rope_head_dim": 8,
         "v_head_dim": 16,
         "head_dim": 8,
+    },
+    "mixtral": experts("num_local_experts"),
+    "olmoe": experts(),
+    "qwen2_moe": experts(shared_expert_intermediate_size=48),
+    "qwen3_moe": {"head_dim": 16, **experts()},
+    "qwen3_5_moe_text": {
+        "head_dim": 32,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        **experts(shared_expert_intermediate_size=48),
     },
     "qwen3_5_text": {
         "head_dim": 32,

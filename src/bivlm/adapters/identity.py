@@ -56,7 +56,8 @@ def base_identity(folder: Path) -> BaseIdentity:
         }
     else:
         tensors = seal.tensors
-    sums = {name: module_checksum(spec.raw, tensors) for name, spec in modules.items()}
+    entries = {spec.entry: spec.raw for spec in modules.values()}
+    sums = {name: module_checksum(raw, tensors) for name, raw in entries.items()}
     return BaseIdentity(
         name=_text(quantization.get("source"), "name"),
         recipe=_text(quantization.get("recipe"), "name"),

@@ -37,6 +37,7 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
+from bivlm.families.experts import Expert
 
 MEASURING = "samples differentiated"  # what the progress is called
 LOSS_SCALE = 1024.0  # for models in float16, whose gradients would vanish
@@ -50,8 +51,9 @@ class Gradients:
 
     `tokens[name]` (Σ t,) float32 has, for every token of all samples one after the other, the mean squared
     gradient of the outputs of a linear, or of a block, by its name; `lengths[name]` the number of tokens of
-    each sample, 0 for one that does not meet it. `fisher[name]` (out, in) float32 is the squared gradient of
-    a weight, summed over the samples.
+    each sample, 0 for one that does not meet it. A linear of an expert has only the tokens that are routed to
+    it, and `tokens` of the expert, by its path, has their numbers in the sample. `fisher[name]` (out, in)
+    float32 is the squared gradient of a weight, summed over the samples.
     """
 
     tokens: Mapping[str, Tensor]
@@ -70,6 +72,13 @@ class Gradients:
             return None
         return list((raised / mean).float().split(list(self.lengths[name])))
 
+    def places(self, name: str) -> list[Tensor] | None:
+        """Which tokens (n,) int64 of every sample reach a linear of an expert; None for every other."""
+        expert = name.rpartition(".")[0]
+        if expert not in self.tokens:
+            return None
+        return list(self.tokens[expert].long().split(list(self.lengths[expert])))
+
     def effective_tokens(self, name: str, power: float) -> float:
         """(Σ w)² / Σ w² of the tokens' weights w: how many equal tokens would give as sure a mean (Kish,
         Survey Sampling, 1965). 0 if all gradients are zero, or none were measured.
@@ -85,6 +94,9 @@ class Gradients:
         """
         if name not in self.tokens:
             return None
+        places = self.places(name)
+        if places is not None:
+            visual = [mask[numbers] for mask, numbers in zip(visual, places, strict=True)]
         met = [mask for mask, length in zip(visual, self.lengths[name], strict=True) if length]
         squares, mask = self.tokens[name].double(), torch.cat([*met, _NO_TOKENS.bool()])
         if squares.shape != mask.shape or not squares.sum() > 0:
@@ -193,6 +205,10 @@ def _pass(
             child.register_forward_hook(_hook(name, seen, weights if name in sums.fishers else None, scale))
             for name, child in watched.items()
         ]
+        handles += [
+            _below(module, name, path).register_forward_pre_hook(_places(name, seen))
+            for name in experts[path]
+        ]
         try:
             yield
         finally:
@@ -205,8 +221,9 @@ def _pass(
         for name, gradient in weights.items():
             sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(gradient)) + gradient.square()
 
+    experts = {path: _experts_of(source, below) for path, below in linears.items()}
     ExactPass(source, list(linears), samples).differentiate(loss, watch)
-    for name in (name for path, below in linears.items() for name in (path, *below)):
+    for name in (name for path, below in linears.items() for name in (path, *below, *experts[path])):
         kept = sums.tokens.setdefault(name, [])
         kept += [_NO_TOKENS] * (len(samples) - len(kept))
     return sums
@@ -237,6 +254,21 @@ def _hook(
             states.register_hook(backward)
 
     return forward
+
+
+def _experts_of(source: SourceModel, linears: Sequence[str]) -> list[str]:
+    """The paths of the experts that some of the linears belong to."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in linears)
+    return [path for path in owners if isinstance(source.model.get_submodule(path), Expert)]
+
+
+def _places(name: str, seen: dict[str, list[Tensor]]) -> Callable[..., None]:
+    """A hook that notes which tokens reach an expert."""
+
+    def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.setdefault(name, []).append(args[1].detach().to(torch.int32))
+
+    return before
 
 
 def _below(module: nn.Module, name: str, path: str) -> nn.Module:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from torch import Tensor
 
-from bivlm.calibration.stats import Seen, StatsCollector
+from bivlm.calibration.stats import Inputs, Seen, StatsCollector
 from bivlm.crew import ALONE, Crew
 from bivlm.profile import part
 
@@ -37,7 +37,7 @@ def observe(
     """
     first = collectors[0]
 
-    def received(number: int) -> dict[str, Tensor] | None:
+    def received(number: int) -> Inputs | None:
         if exact is None:
             return None
         with first.inputs() as inputs, part(FORWARD):

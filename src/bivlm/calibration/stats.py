@@ -9,20 +9,24 @@ linear has a second moment of its own, since its weights are its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.experts import ExpertStats, Routed, TokenWeights, watching_experts
 from bivlm.calibration.moments import add_products, fill_lower_, pieces
 from bivlm.calibration.shares import Key, Shares
 from bivlm.calibration.token_sample import TokenSample
 from bivlm.crew import ALONE, Crew
 from bivlm.crew.message import as_it_lies
+from bivlm.families.experts import SplitExperts
 from bivlm.families.linears import is_linear
 from bivlm.types import LinearStats, Modality
 
+Inputs = dict[str, Any]  # by name what linears receive, tensors, and layers of experts, `Routed`
 TINY = 1e-30  # the total weight of tokens that no gradient reaches
 
 
@@ -30,22 +34,25 @@ TINY = 1e-30  # the total weight of tokens that no gradient reaches
 class Weighing:
     """What gradients say about some linears, by name: `weights` (t,) of the tokens of every sample, for
     linears whose tokens are weighed; the visual tokens' `shares` of the squared gradients; the `fisher`
-    information (out, in) of their weights.
+    information (out, in) of their weights. `places` says, for the linears of experts, which tokens of every
+    sample the weights are of.
     """
 
     weights: Mapping[str, Sequence[Tensor]]
     shares: Mapping[str, float | None]
     fisher: Mapping[str, Tensor]
+    places: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
 
 @dataclass
 class Seen:
     """What the linears received while one sample ran: `inputs` in the order in which they ran, the very same
     tensor where they shared it; `exact` by name what they received in the full-precision model, if it ran.
+    A layer of experts has one entry for all of its linears.
     """
 
-    inputs: list[tuple[str, Tensor]]
-    exact: dict[str, Tensor] | None
+    inputs: list[tuple[str, Tensor | Routed]]
+    exact: Inputs | None
 
 
 class StatsCollector:
@@ -55,7 +62,8 @@ class StatsCollector:
     sums text and visual tokens together. `weighing` weighs the tokens by gradients; `keep_inputs` keeps some
     of the inputs. Memory: (in, in) float32 per shared input and modality; per linear and modality where
     tokens are weighed. In a `crew` every rank is shown every sample, holds its pieces of the sums, and at the
-    end (`bring`) all of some linears.
+    end (`bring`) all of some linears. `experts` are the layers of experts by path that some of the linears
+    belong to; every rank has their inputs.
     """
 
     def __init__(
@@ -66,10 +74,23 @@ class StatsCollector:
         joint: bool = False,
         weighing: Weighing | None = None,
         keep_inputs: bool = False,
+        experts: Mapping[str, SplitExperts] | None = None,
         crew: Crew = ALONE,
     ) -> None:
         self.linears, self.visual_only, self.joint, self.weighing = linears, visual_only, joint, weighing
         self.keep_inputs, self.crew, self._shares = keep_inputs, crew, Shares(crew)
+        self._experts = {
+            path: ExpertStats(
+                path, layer, joint=joint, weights=_of_experts(weighing), keep_inputs=keep_inputs
+            )
+            for path, layer in (experts or {}).items()
+        }
+        self._layer_of = {
+            name: layer
+            for name in linears
+            for path in [name.rpartition(".")[0].rpartition(".")[0]]
+            if (layer := self._experts.get(path)) is not None
+        }
         self._samples: dict[str, TokenSample] = {}  # by leader
         self._leader: dict[str, str] = {}
         self._sums: dict[str, dict[Modality, Tensor]] = {}
@@ -78,15 +99,17 @@ class StatsCollector:
         self._stats: dict[str, LinearStats] = {}  # by leader, once they are asked for
 
     @contextmanager
-    def inputs(self) -> Iterator[dict[str, Tensor]]:
+    def inputs(self) -> Iterator[Inputs]:
         """While one sample runs: the input of each linear, by its name."""
-        inputs: dict[str, Tensor] = {}
-        with self._hooked(lambda name, x: inputs.__setitem__(name, x.detach())):
+        inputs: Inputs = {}
+        with self._hooked(
+            lambda name, x: inputs.__setitem__(name, x if isinstance(x, Routed) else x.detach())
+        ):
             yield inputs
 
     @contextmanager
     def watching(
-        self, visual: Tensor | None, exact: Mapping[str, Tensor] | None = None, number: int = 0
+        self, visual: Tensor | None, exact: Mapping[str, Any] | None = None, number: int = 0
     ) -> Iterator[None]:
         """While sample `number` runs: `visual` (t,) marks its visual tokens; None means that all are visual
         (vision tower, projector).
@@ -97,12 +120,17 @@ class StatsCollector:
             yield
 
     @contextmanager
-    def recording(self, exact: dict[str, Tensor] | None = None) -> Iterator[Seen]:
+    def recording(self, exact: Inputs | None = None) -> Iterator[Seen]:
         """While one sample runs: what `add` is to be given, here and on the other ranks."""
         kept: dict[int, tuple[Tensor, Tensor]] = {}  # the tensors are kept alive, so that no id is used twice
         seen = Seen([], None if exact is None else {})
 
-        def note(name: str, x: Tensor) -> None:
+        def note(name: str, x: Tensor | Routed) -> None:
+            if isinstance(x, Routed):
+                seen.inputs.append((name, x))
+                if exact is not None and seen.exact is not None:
+                    seen.exact[name] = exact[name]
+                return
             first = id(x) not in kept
             if first:
                 kept[id(x)] = x, as_it_lies(x)
@@ -120,11 +148,14 @@ class StatsCollector:
             observe(name, x)
 
     def _observer(
-        self, visual: Tensor | None, exact: Mapping[str, Tensor] | None, number: int
-    ) -> Callable[[str, Tensor], None]:
+        self, visual: Tensor | None, exact: Mapping[str, Any] | None, number: int
+    ) -> Callable[[str, Tensor | Routed], None]:
         seen: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept alive, so that no id is used twice
 
-        def observe(name: str, x: Tensor) -> None:
+        def observe(name: str, x: Tensor | Routed) -> None:
+            if isinstance(x, Routed):
+                self._experts[name].add(number, x, visual, None if exact is None else exact[name])
+                return
             leader, _ = seen.setdefault(id(x), (name, x))
             first = self._leader.setdefault(name, leader) == name
             if first or self._own(name):
@@ -139,8 +170,10 @@ class StatsCollector:
         return observe
 
     @contextmanager
-    def _hooked(self, see: Callable[[str, Tensor], object]) -> Iterator[None]:
-        """Within this context `see` is given the name and the input of every linear that runs."""
+    def _hooked(self, see: Callable[[str, Tensor | Routed], object]) -> Iterator[None]:
+        """Within this context `see` is given the name and the input of every linear that runs, and at the end
+        what every layer of experts has received.
+        """
 
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def before(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -148,12 +181,18 @@ class StatsCollector:
 
             return before
 
-        handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in self.linears.items()]
-        try:
+        with ExitStack() as hooks:
+            for name, linear in self.linears.items():
+                if name not in self._layer_of:
+                    hooks.callback(linear.register_forward_pre_hook(hook(name)).remove)
+            routed = {
+                path: hooks.enter_context(watching_experts(layer.experts))
+                for path, layer in self._experts.items()
+            }
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        for path, found in routed.items():
+            if found.tokens:
+                see(path, found)
 
     def _own(self, name: str) -> bool:
         """Whether a linear has a second moment of its own."""
@@ -215,6 +254,8 @@ class StatsCollector:
         """The linear whose statistics a linear has: itself, or one that shares its input; None if it received
         none.
         """
+        if (layer := self._layer_of.get(name)) is not None:
+            return name if layer.was_reached else None
         return name if self._own(name) else self._leader.get(name)
 
     @torch.inference_mode()
@@ -255,12 +296,14 @@ class StatsCollector:
         groups: dict[str, list[str]] = {}
         for name, leader in self._leader.items():
             groups.setdefault(leader, []).append(name)
-        return list(groups.values())
+        return [*groups.values(), *([name] for name, layer in self._layer_of.items() if layer.was_reached)]
 
     def stats(self, name: str) -> LinearStats:
         """Statistics of the inputs of the linear `name`, after all samples: the sums become means in place.
-        Raises ValueError if it received none.
+        Those of an expert are summed at each call. Raises ValueError if it received none.
         """
+        if (layer := self._layer_of.get(name)) is not None:
+            return self._weighed(name, layer.stats(name))
         leader = self.key_of(name)
         if leader is None or leader not in self._sums:
             raise ValueError(f"no calibration sample reached {name}")
@@ -285,7 +328,10 @@ class StatsCollector:
                 inputs=None if kept is None else kept.inputs,
                 inputs_visual=None if kept is None else kept.visual,
             )
-        found = self._stats[leader]
+        return self._weighed(name, self._stats[leader])
+
+    def _weighed(self, name: str, found: LinearStats) -> LinearStats:
+        """Statistics with what gradients say about the linear `name`."""
         if self.weighing is None:
             return found
         return replace(
@@ -310,9 +356,32 @@ def collector_for(
     linears = {name: model.get_submodule(name) for name in names}
     visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
     watched = {name: linear for name, linear in linears.items() if is_linear(linear)}
+    layers = {
+        path: layer
+        for path in dict.fromkeys(name.rpartition(".")[0].rpartition(".")[0] for name in watched)
+        if isinstance(layer := model.get_submodule(path), SplitExperts)
+    }
     return StatsCollector(
-        watched, frozenset(visual), joint=joint, weighing=weighing, keep_inputs=keep_inputs, crew=crew
+        watched,
+        frozenset(visual),
+        joint=joint,
+        weighing=weighing,
+        keep_inputs=keep_inputs,
+        experts=layers,
+        crew=crew,
     )
+
+
+def _of_experts(weighing: Weighing | None) -> dict[str, TokenWeights]:
+    """The weights of the tokens of experts' linears, by name."""
+    if weighing is None:
+        return {}
+    places = weighing.places
+    return {
+        name: TokenWeights(values, places[name])
+        for name, values in weighing.weights.items()
+        if name in places
+    }
 
 
 def _sum_of(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bivlm.checkpoint.conversion import Entry
 from bivlm.checkpoint.shards import TensorEntry, read_entries, read_json, read_tensors
+from bivlm.checkpoint.stacks import ExpertEntry
 from bivlm.checkpoint.weight_files import ADAPTER_CONFIG
 from bivlm.errors import InputError
 
@@ -69,7 +70,7 @@ class Adapter:
         return (weight.float() + self.pairs[name].delta()).to(weight.dtype)
 
 
-def read_adapter(folder: Path, wanted: Mapping[str, Entry]) -> Adapter:
+def read_adapter(folder: Path, wanted: Mapping[str, Entry | ExpertEntry]) -> Adapter:
     """The LoRA adapter in a folder, to be merged into its weights: `wanted` by their names. Raises InputError
     for an adapter that is missing, damaged, of another kind, for another model, or that was trained on a
     packed model.

@@ -18,6 +18,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class Conversion:
         empty = [torch.empty(entry.shape, dtype=entry.dtype, device="meta") for _, entry in self.sources]
         _, entry = self.sources[0]
         try:
-            return self._convert(empty)
+            return self.convert(empty)
         except Exception as error:  # whatever an operation raises
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
@@ -78,7 +79,7 @@ class Conversion:
         stored = read_tensors((entry for _, entry in self.sources), copy=False)
         tensors = [stored[entry.key] for _, entry in self.sources]
         in_file = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-        made = self._convert(tensors)
+        made = self.convert(tensors)
         return {
             name: tensor.clone()
             if tensor.untyped_storage().nbytes() != tensor.nbytes
@@ -87,22 +88,21 @@ class Conversion:
             for name, tensor in made.items()
         }
 
-    def _convert(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Run transformers' operations on the sources' values, in the sources' order."""
+    def convert(
+        self,
+        tensors: Sequence[Tensor],
+        sources: Sequence[tuple[str, TensorEntry]] | None = None,
+        model: Any = None,
+    ) -> dict[str, Tensor]:
+        """Run transformers' operations on the sources' values, in the sources' order; or on some of the
+        `sources`, where `model` has the shapes that these make.
+        """
         converter = deepcopy(self.converter)  # it collects tensors
-        for (pattern, entry), tensor in zip(self.sources, tensors, strict=True):
+        for (pattern, entry), tensor in zip(sources or self.sources, tensors, strict=True):
             converter.collected_tensors[pattern].append(tensor)  # pyright: ignore[reportArgumentType]
             converter.layer_targets[self.first].add(entry.key)
-        made = converter.convert(self.first, model=self.model, config=self.model.config)
+        made = converter.convert(self.first, model=model or self.model, config=self.model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
-
-    def not_finite(self) -> tuple[TensorEntry, int] | None:
-        """The first stored tensor that holds NaN or infinity, and how many."""
-        for _, entry in self.sources:
-            tensor = read_tensors([entry], copy=False)[entry.key]
-            if not is_finite(tensor):
-                return entry, int((~tensor.isfinite()).sum())
-        return None
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,13 @@ class ConvertedEntry:
     def nbytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
+    def not_finite(self) -> tuple[TensorEntry, str, int] | None:
+        """The first stored tensor that holds NaN or infinity, its key, and how many."""
+        for _, entry in self.conversion.sources:
+            if bad := not_finite(entry):
+                return entry, entry.key, bad
+        return None
+
     @property
     def shard(self) -> Path:
         """The shard of its first stored tensor, for messages."""
@@ -130,6 +137,12 @@ class ConvertedEntry:
 
 
 Entry = TensorEntry | ConvertedEntry
+
+
+def not_finite(entry: TensorEntry) -> int:
+    """How many values of a stored tensor are NaN or infinite."""
+    tensor = read_tensors([entry], copy=False)[entry.key]
+    return 0 if is_finite(tensor) else int((~tensor.isfinite()).sum())
 
 
 class KeyMap:

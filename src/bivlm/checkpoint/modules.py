@@ -8,18 +8,21 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from bivlm.checkpoint.groups import members
 from bivlm.checkpoint.shards import DTYPES, TensorEntry
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # of a folder without experts
+EXPERTS_VERSION = 3  # of one with packed experts: the newest that is read
 KINDS = ("linear", "embedding", "head")
 KEYS_ARE_NAMES = "names"  # the value of the field `keys` where tensors are named as in the model
+SPLIT = "split"  # the value of the field `experts` where every expert has linears of its own
 LARGEST = 1 << 40  # of a dimension: beyond every file
 _TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
@@ -35,13 +38,24 @@ def keys_are_names(quantization: Mapping[str, Any]) -> bool:
     """Whether a packed folder names its tensors as the model in memory does, so that nothing is renamed or
     converted when it is loaded. InputError for another value of the field `keys`.
     """
-    keys = quantization.get("keys")
-    if keys not in (None, KEYS_ARE_NAMES):
+    return _is_given(quantization, "keys", KEYS_ARE_NAMES)
+
+
+def experts_are_split(quantization: Mapping[str, Any]) -> bool:
+    """Whether the fused experts of the model are linears of their own in a packed folder. InputError for
+    another value of the field `experts`.
+    """
+    return _is_given(quantization, "experts", SPLIT)
+
+
+def _is_given(quantization: Mapping[str, Any], field: str, value: str) -> bool:
+    given = quantization.get(field)
+    if given not in (None, value):
         raise InputError(
-            f"quantization_config: keys is {_shown(keys)}; this bivlm knows {KEYS_ARE_NAMES!r}: pip install"
-            " -U bivlm"
+            f"quantization_config: {field} is {_shown(given)}; this bivlm knows {value!r}: pip install -U"
+            " bivlm"
         )
-    return keys is not None
+    return given is not None
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,8 @@ class ModuleSpec:
     """A packed module as `config.json` describes it.
 
     `key` begins the names of its tensors in the shards; `tensors` are dtype and shape by name; `shape` is
-    (out, in) of the weight; `head` names the language head that shares an embedding's weight.
+    (out, in) of the weight; `head` names the language head that shares an embedding's weight. `entry` is the
+    name of its entry, which several experts may share, `raw` what it says.
     """
 
     key: str
@@ -59,6 +74,7 @@ class ModuleSpec:
     tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
     kind: str = "linear"
     head: str | None = None
+    entry: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -86,14 +102,34 @@ def read_modules(quantization: Any) -> dict[str, ModuleSpec]:
         _need(isinstance(quantization, Mapping), f"it is {_shown(quantization)}; needs an object")
         version = quantization.get("format_version")
         _need(type(version) is int and version >= 1, f"format_version is {_shown(version)}; needs a number")
-        if version > FORMAT_VERSION:
+        if version > EXPERTS_VERSION:
             raise InputError(
-                f"this checkpoint has format version {version}, and this bivlm reads up to {FORMAT_VERSION}:"
+                f"this checkpoint has format version {version}, and this bivlm reads up to {EXPERTS_VERSION}:"
                 " pip install -U bivlm"
             )
         modules = quantization.get("modules")
         _need(isinstance(modules, Mapping), f"modules is {_shown(modules)}; needs an object")
-        return {name: _module(name, spec) for name, spec in modules.items()}
+        found: dict[str, ModuleSpec] = {}
+        for entry, spec in modules.items():
+            module = _module(entry, spec)
+            for name, own in _each(entry, module):
+                _need(name not in found, f"the module {name[:120]} is described twice")
+                found[name] = own
+        return found
+
+
+def _each(entry: str, module: ModuleSpec) -> Iterator[tuple[str, ModuleSpec]]:
+    """The modules of an entry by name."""
+    if "[" not in entry and "[" not in module.key:
+        yield entry, module
+        return
+    try:
+        names, keys = members(entry), members(module.key)
+    except ValueError as error:
+        raise InputError(f"{error}") from error
+    _need(len(names) == len(keys), f"the module {entry[:120]}: its key stands for {len(keys)} keys")
+    for name, key in zip(names, keys, strict=True):
+        yield name, replace(module, key=key)
 
 
 def _module(name: str, spec: Any) -> ModuleSpec:
@@ -122,6 +158,7 @@ def _module(name: str, spec: Any) -> ModuleSpec:
             {part: _tensor(part, stored) for part, stored in tensors.items()},
             kind,
             head,
+            name,
             dict(spec),
         )
 

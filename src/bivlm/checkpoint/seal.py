@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bivlm.checkpoint.groups import members
 from bivlm.checkpoint.modules import FORMAT_VERSION
 from bivlm.checkpoint.shards import INDEX_NAME, read_json
 from bivlm.checkpoint.weight_files import index_of
@@ -62,9 +63,14 @@ def read_seal(folder: Path) -> Seal | None:
 
 
 def module_checksum(spec: Mapping[str, Any], tensors: Mapping[str, str]) -> str:
-    """The checksum of a module's entry in config.json with those of its tensors, by key."""
+    """The checksum of a module's entry in config.json with those of its tensors, by key. An entry of several
+    experts has the tensors of all of them, by their whole keys.
+    """
     prefix = spec["key"]
-    own = {name: tensors.get(prefix + name, "") for name in spec["tensors"]}
+    if "[" in prefix:
+        own = {key + name: tensors.get(key + name, "") for key in members(prefix) for name in spec["tensors"]}
+    else:
+        own = {name: tensors.get(prefix + name, "") for name in spec["tensors"]}
     text = json.dumps([spec, own], sort_keys=True, separators=(",", ":"))
     return f"{zlib.crc32(text.encode()):08x}"
 

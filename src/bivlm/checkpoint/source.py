@@ -23,6 +23,7 @@ from bivlm.checkpoint.adapter import Adapter, read_adapter
 from bivlm.checkpoint.conversion import Conversion, ConvertedEntry, Entry, KeyMap
 from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
 from bivlm.checkpoint.shards import TensorEntry, is_finite, read_entries, read_json, read_tensors
+from bivlm.checkpoint.stacks import ExpertEntry, split_source
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.checkpoint.weightless import no_weights
 from bivlm.errors import InputError
@@ -36,11 +37,12 @@ class SourceModel:
 
     `model` has every parameter on the meta device, and every computed buffer (rotary frequencies and the
     like) in memory. `entries` maps each parameter's name in the model to its place in the shards, or to the
-    stored tensors that it is made of. `extra` has stored tensors that the model does not have; they are
-    copied like the others. An `adapter` in the folder is merged into what is read if `merge_adapter` says so,
-    and refused otherwise. Code in the folder is run only with `trust_remote_code`. Raises InputError for a
-    folder that is missing, empty, incomplete, damaged, of an unsupported architecture (unless its `family` is
-    given), or already quantized.
+    stored tensors that it is made of. Fused experts are split into linears (`has_split_experts`), unless the
+    family keeps them or they cannot be read one by one. `extra` has stored tensors that the model does not
+    have; they are copied like the others. An `adapter` in the folder is merged into what is read if
+    `merge_adapter` says so, and refused otherwise. Code in the folder is run only with `trust_remote_code`.
+    Raises InputError for a folder that is missing, empty, incomplete, damaged, of an unsupported architecture
+    (unless its `family` is given), or already quantized.
     """
 
     def __init__(self, folder: Path, *, merge_adapter: bool = False, trust_remote_code: bool = False) -> None:
@@ -66,9 +68,12 @@ class SourceModel:
             with folder_blamed(folder):
                 self.model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
         found = KeyMap(folder, self.model, stored)
-        self.entries: Mapping[str, Entry] = found.entries
+        keys_are_names = found.keys_are_names
+        split = split_source(self.model, found.entries, self.family.full_precision)
+        self.has_split_experts: bool = split is not None
+        self.entries: Mapping[str, Entry | ExpertEntry] = split or found.entries
         self.extra: Mapping[str, TensorEntry] = found.extra
-        self.keys_are_names: bool = found.keys_are_names
+        self.keys_are_names: bool = keys_are_names or self.has_split_experts
         self.adapter = read_adapter(folder, self.entries) if merge_adapter else Adapter(())
 
     def _model_dtype(self, stored: Mapping[str, TensorEntry]) -> torch.dtype:
@@ -120,10 +125,11 @@ class SourceModel:
         for name, tensor in tensors.items():
             if not is_finite(tensor) and not self._is_bound(name, tensor):
                 entry, bad = self._place(name), int((~tensor.isfinite()).sum())
-                if isinstance(entry, ConvertedEntry):
-                    entry, bad = entry.conversion.not_finite() or (entry, bad)
+                key = entry.key
+                if not isinstance(entry, TensorEntry):
+                    entry, key, bad = entry.not_finite() or (entry, key, bad)
                 raise InputError(
-                    f"{entry.shard}: {entry.key} holds {bad} values that are NaN or infinite; such a weight"
+                    f"{entry.shard}: {key} holds {bad} values that are NaN or infinite; such a weight"
                     " cannot be quantized: get the model again"
                 )
         return tensors
@@ -138,7 +144,7 @@ class SourceModel:
         """The key under which a parameter is written into a packed folder: the source's own, or its name."""
         return name if self.keys_are_names else self._place(name).key
 
-    def _place(self, name: str) -> Entry:
+    def _place(self, name: str) -> Entry | ExpertEntry:
         return self.entries[name] if name in self.entries else self.extra[name]
 
     def _stored(self, names: Collection[str], *, copy: bool) -> dict[str, Tensor]:
@@ -146,6 +152,9 @@ class SourceModel:
         plain = {name: entry for name, entry in places.items() if isinstance(entry, TensorEntry)}
         by_key = read_tensors(plain.values(), copy=copy)
         found = {name: by_key[entry.key] for name, entry in plain.items()}
+        found |= {
+            name: entry.read(copy=copy) for name, entry in places.items() if isinstance(entry, ExpertEntry)
+        }
         for conversion in dict.fromkeys(map(_conversion, places.values())):
             if conversion is not None:
                 made = conversion.make(copy=copy)
@@ -221,7 +230,7 @@ class SourceModel:
                 self.model.tie_weights()  # a tied weight is released together with the other one
 
 
-def _conversion(entry: Entry) -> Conversion | None:
+def _conversion(entry: Entry | ExpertEntry) -> Conversion | None:
     return entry.conversion if isinstance(entry, ConvertedEntry) else None
 
 

@@ -98,11 +98,12 @@ def verify_modules(
             raise InputError(f"{config}: the module {name}: {error}; copy or quantize it again") from error
     if seal is None or seal.version < 2:
         return
-    if sorted(seal.modules) != sorted(modules):
-        odd = sorted({*seal.modules} ^ {*modules})[0]
+    entries_of = {spec.entry: spec.raw for spec in modules.values()}
+    if sorted(seal.modules) != sorted(entries_of):
+        odd = sorted({*seal.modules} ^ {*entries_of})[0]
         raise InputError(f"{config} and {INDEX_NAME} disagree about the module {odd}; copy the folder again")
-    for name, spec in modules.items():
-        if module_checksum(spec.raw, seal.tensors) != seal.modules[name]:
+    for name, raw in entries_of.items():
+        if module_checksum(raw, seal.tensors) != seal.modules[name]:
             raise InputError(
                 f"{config}: the settings of the module {name} have changed since they were written; copy or"
                 " quantize it again"

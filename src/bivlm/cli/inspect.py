@@ -22,6 +22,17 @@ from bivlm.cli.shared import (
 def inspect(
     model: ModelArgument,
     layers: Annotated[bool, typer.Option("--layers", help="a row for every block as well")] = False,
+    experts: Annotated[
+        bool,
+        typer.Option(
+            "--experts",
+            help=(
+                "a row for every layer of experts as well: its bits, and how many calibration tokens"
+                " reached an"
+                " expert, fewest, median and most"
+            ),
+        ),
+    ] = False,
     structure: Annotated[
         bool,
         typer.Option(
@@ -41,7 +52,7 @@ def inspect(
     if structure:
         show_structure(model, json_, trust_remote_code)
         return
-    from bivlm.cli.tables import inspection_table
+    from bivlm.cli.tables import experts_table, inspection_table
     from bivlm.eval.inspection import inspect as inspect_folder
 
     inspection = inspect_folder(model, trust_remote_code)
@@ -49,6 +60,8 @@ def inspect(
         print_json(inspection)
     else:
         out_console.print(inspection_table(inspection, layers=layers))
+        if experts:
+            out_console.print(experts_table(inspection))
 
 
 def show_structure(model: str, json_: bool, trust_remote_code: bool) -> None:

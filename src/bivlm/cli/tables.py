@@ -71,6 +71,26 @@ def inspection_table(inspection: Inspection, *, layers: bool) -> Table:
     return table
 
 
+def experts_table(inspection: Inspection) -> Table:
+    """The packed experts, layer by layer."""
+    columns = ("", " experts", " weights", " true bits", " fewest", " most", " tokens", " median", " most")
+    caption = (
+        "bits of an expert's linear and calibration tokens of an expert: the fewest and the most of a layer"
+    )
+    table = rich_table("experts", columns, caption)
+    for row in inspection.experts:
+        bits = (row.bits_per_weight, row.fewest_bits, row.most_bits)
+        tokens = (row.fewest_tokens, row.median_tokens, row.most_tokens)
+        table.add_row(
+            row.name,
+            str(row.experts),
+            f"{row.weights:,}",
+            *(number(value, BITS) for value in bits),
+            *(number(value, ".0f") for value in tokens),
+        )
+    return table
+
+
 def profile_table(seconds: Mapping[str, float]) -> Table:
     """Where the time of a job went: its parts, the longest first."""
     whole = sum(seconds.values())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bivlm.contracts.member import Member
 from bivlm.contracts.samples import picture, tiny_samples
+from bivlm.families.experts import gates, split_experts
 from bivlm.families.linears import is_linear
 from bivlm.job.run import quantize
 from bivlm.loading import load
@@ -48,6 +49,7 @@ class PackingContract:
         expected = transformers.AutoModelForImageTextToText.from_pretrained(source).eval()
         full = logits_of(member, expected, processor)
         packed = packed_linears(loaded)
+        split_experts(expected)
         assert set(packed) == linears_of_the_stacks(member, expected)
         for name, linear in packed.items():
             replace_linear(expected, name, linear.packed)
@@ -70,7 +72,7 @@ def linears_of_the_stacks(member: Member, model: nn.Module) -> set[str]:
         if is_linear(module)
         and f"{name}.".startswith(tuple(stacks))
         and not any(fnmatchcase(name, pattern) for pattern in kept)
-    }
+    } - gates(model)
 
 
 @torch.inference_mode()

@@ -9,10 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from bivlm.checkpoint.groups import layer_of_experts, members
 from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
+from bivlm.checkpoint.modules import experts_are_split, read_modules
 from bivlm.checkpoint.place import REPORT_NAME, packed_config
 from bivlm.checkpoint.shards import read_entries, read_json
 from bivlm.checkpoint.verify import verify_folder
@@ -40,10 +43,30 @@ class InspectRow:
 
 
 @dataclass(frozen=True)
+class ExpertsRow:
+    """The packed experts of one layer: how many, their linears and weights, true bits of all together and of
+    the linears with the fewest and the most; and how many calibration tokens reached an expert, the fewest,
+    the median and the most (None if no data was used).
+    """
+
+    name: str
+    experts: int
+    linears: int
+    weights: int
+    bits_per_weight: float
+    fewest_bits: float
+    most_bits: float
+    fewest_tokens: int | None
+    median_tokens: float | None
+    most_tokens: int | None
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """A packed folder: rows by part and by layer, the total, the sizes of the whole folder, and the share of
-    the source's bytes that stayed in full precision (None in folders that do not say). `blocks` says how many
-    of the linears in `trellis` have a rotation in so many blocks: in so many parts their inputs can be split.
+    """A packed folder: rows by part, by layer and by layer of experts, the total, the sizes of the whole
+    folder, and the share of the source's bytes that stayed in full precision (None in folders that do not
+    say). `blocks` says how many of the linears in `trellis` have a rotation in so many blocks: in so many
+    parts their inputs can be split.
     """
 
     recipe: str
@@ -54,6 +77,7 @@ class Inspection:
     folder_bytes_after: int
     kept_share: float | None = None
     blocks: Mapping[int, int] = field(default_factory=dict)
+    experts: tuple[ExpertsRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,6 +102,7 @@ class _Linear:
     bytes_before: int
     bytes_after: int
     paper_bits: float | None
+    tokens: int | None = None
 
 
 def inspect(model: str | Path, trust_remote_code: bool = False) -> Inspection:
@@ -110,6 +135,7 @@ def _count(folder: Path, family: Family, quantization: dict[str, Any]) -> Inspec
         folder_bytes_after=files,
         kept_share=quantization.get("kept", {}).get("share"),
         blocks=_blocks(quantization["modules"]),
+        experts=_experts(linears) if experts_are_split(quantization) else (),
     )
 
 
@@ -124,30 +150,36 @@ def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list
     report = read_json(folder / REPORT_NAME)
     stacks = family.stacks
     linears = []
-    for name, spec in quantization["modules"].items():
+    for name, spec in read_modules(quantization).items():
         part = (
             EMBEDDINGS
-            if "kind" in spec
+            if spec.kind != "linear"
             else next(
                 stack.part for stack in stacks if name == stack.path or name.startswith(stack.path + ".")
             )
         )
-        rows, columns = spec["shape"]
-        before = quantization["source"]["linears"][name]
-        base = spec["key"].removesuffix(".")
+        rows, columns = spec.shape
+        before = quantization["source"]["linears"][spec.entry]
+        base = spec.key.removesuffix(".")
         if base not in by_base:
             raise InputError(
                 f"{folder}: the tensors {base}.* of config.json are not in the files; quantize the model"
                 " again"
             )
-        linears.append(_Linear(name, part, rows * columns, before, by_base[base], report[name]["paper_bits"]))
+        row = report[name]
+        linears.append(
+            _Linear(name, part, rows * columns, before, by_base[base], row["paper_bits"], row.get("tokens"))
+        )
     return linears
 
 
 def _blocks(modules: Mapping[str, Any]) -> dict[int, int]:
     """How many of the packed linears in `trellis` have a rotation in so many blocks."""
-    settings = (spec["settings"] for spec in modules.values() if spec["format"] == "trellis")
-    return dict(sorted(Counter(found.get("blocks", 1) for found in settings if found["rotated"]).items()))
+    found = Counter[int]()
+    for name, spec in modules.items():
+        if spec["format"] == "trellis" and spec["settings"]["rotated"]:
+            found[spec["settings"].get("blocks", 1)] += len(members(name))
+    return dict(sorted(found.items()))
 
 
 def layer_of(name: str) -> str:
@@ -163,6 +195,30 @@ def _rows(linears: list[_Linear], key: Callable[[_Linear], str]) -> tuple[Inspec
     for linear in linears:
         groups[key(linear)].append(linear)
     return tuple(_row(name, group) for name, group in groups.items())
+
+
+def _experts(linears: list[_Linear]) -> tuple[ExpertsRow, ...]:
+    layers: dict[str, list[_Linear]] = defaultdict(list)
+    for linear in linears:
+        if (layer := layer_of_experts(linear.name)) is not None:
+            layers[layer].append(linear)
+    return tuple(_experts_row(name, own) for name, own in layers.items())
+
+
+def _experts_row(name: str, linears: list[_Linear]) -> ExpertsRow:
+    bits = [8 * linear.bytes_after / linear.weights for linear in linears]
+    by_expert = {linear.name.rpartition(".")[0]: linear.tokens for linear in linears}
+    tokens = [count for count in by_expert.values() if count is not None]
+    return ExpertsRow(
+        name,
+        len(by_expert),
+        len(linears),
+        sum(linear.weights for linear in linears),
+        8 * sum(linear.bytes_after for linear in linears) / sum(linear.weights for linear in linears),
+        min(bits),
+        max(bits),
+        *((min(tokens), median(tokens), max(tokens)) if tokens else (None, None, None)),
+    )
 
 
 def _row(name: str, linears: list[_Linear]) -> InspectRow:

@@ -18,6 +18,7 @@ from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.source import read_config
 from bivlm.families import declared_family
+from bivlm.families.experts import gates, split_experts
 from bivlm.families.found.entrance import structure_in
 from bivlm.families.found.structure import Structure, pattern_of
 from bivlm.families.linears import is_linear
@@ -77,6 +78,7 @@ def find_structure_of(model: str | Path, trust_remote_code: bool = False) -> Str
     structure = structure_in(folder, config, trust_remote_code)
     with folder_blamed(folder), torch.device("meta"):
         full = getattr(transformers, structure.auto_class).from_config(config, dtype=torch.bfloat16)
+    split_experts(full)
     rows, total = count_weights(full, structure)
     return StructureReport(structure, declared_family(config) is not None, total, rows)
 
@@ -87,7 +89,10 @@ def count_weights(full: nn.Module, structure: Structure) -> tuple[tuple[Structur
     """
     left = {name: parameter.numel() for name, parameter in full.named_parameters()}
     total = sum(left.values())
-    linears = {f"{name}.weight" for name, module in full.named_modules() if is_linear(module)}
+    kept = gates(full)
+    linears = {
+        f"{name}.weight" for name, module in full.named_modules() if is_linear(module) and name not in kept
+    }
 
     def take(chosen: Callable[[str], bool]) -> int:
         names = [name for name in left if chosen(name)]
@@ -99,7 +104,8 @@ def count_weights(full: nn.Module, structure: Structure) -> tuple[tuple[Structur
         rows.append(StructureRow("kept", kept.pattern, None, count, 0.0, kept.reason))
     for pattern in structure.experts:
         count = take(lambda name, pattern=pattern: pattern_of(name) == pattern)
-        rows.append(StructureRow("experts", pattern, None, count, 0.0, "stacked experts are no linears"))
+        if count:
+            rows.append(StructureRow("experts", pattern, None, count, 0.0, "stacked experts of this kind"))
     packed = [
         StructureRow(
             stack.part,

@@ -19,7 +19,7 @@ from bivlm.families.found.record import recorded_family
 from bivlm.families.gemma3 import GEMMA3
 from bivlm.families.gemma4 import GEMMA4
 from bivlm.families.gemma4_unified import GEMMA4_UNIFIED
-from bivlm.families.glm4v import GLM4V
+from bivlm.families.glm4v import GLM4V, GLM4V_MOE
 from bivlm.families.glm46v import GLM46V
 from bivlm.families.glm_ocr import GLM_OCR
 from bivlm.families.granite4_vision import GRANITE4_VISION
@@ -41,8 +41,8 @@ from bivlm.families.paligemma import PALIGEMMA
 from bivlm.families.processors import load_processor, tokenizer_of
 from bivlm.families.qwen2_5_vl import QWEN2_5_VL
 from bivlm.families.qwen2_vl import QWEN2_VL
-from bivlm.families.qwen3_5 import QWEN3_5
-from bivlm.families.qwen3_vl import QWEN3_VL
+from bivlm.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
+from bivlm.families.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from bivlm.families.smolvlm import SMOLVLM
 from bivlm.families.vipllava import VIPLLAVA
 from bivlm.plugins import Table
@@ -72,13 +72,16 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": SMOLVLM,
     "paligemma": PALIGEMMA,
     "qwen3_vl": QWEN3_VL,
+    "qwen3_vl_moe": QWEN3_VL_MOE,
     "qwen3_5": QWEN3_5,
+    "qwen3_5_moe": QWEN3_5_MOE,
     "gemma3": GEMMA3,
     "gemma4": GEMMA4,
     "gemma4_unified": GEMMA4_UNIFIED,
     "internvl": INTERNVL,
     "mistral3": MISTRAL3,
     "glm4v": GLM4V,
+    "glm4v_moe": GLM4V_MOE,
     "glm46v": GLM46V,
     "glm_ocr": GLM_OCR,
     "lfm2_vl": LFM2_VL,

@@ -2,8 +2,8 @@
 
     tokens ─► model.embed_tokens ─► model.layers ─► model.norm ─► lm_head
 
-They are packed, loaded and asked like the language part of any family; there is no image. Only dense models
-are listed: experts are no linears.
+They are packed, loaded and asked like the language part of any family; there is no image. The experts of a
+mixture are linears of their own (experts.py).
 
 Kept in full precision: the embeddings and `lm_head`, unless a recipe packs them, and the norms. Blocks of
 Qwen3.5 with linear attention also keep `in_proj_a` and `in_proj_b`, which have one row per head and set how
@@ -22,8 +22,13 @@ MODEL_TYPES = (
     "nemotron", "olmo", "olmo2", "olmo3", "persimmon", "phi", "phi3", "qwen2", "qwen3", "qwen3_5_text",
     "seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma",
 )  # fmt: skip
+EXPERT_TYPES = (
+    "deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt_oss", "granitemoe", "mixtral", "olmoe", "qwen2_moe",
+    "qwen3_5_moe_text", "qwen3_moe",
+)  # fmt: skip
 ALSO_KEPT: dict[str, tuple[str, ...]] = {
     "gemma4_text": ("model.embed_tokens_per_layer", "model.per_layer_model_projection"),
+    "qwen3_5_moe_text": ("model.layers.*.linear_attn.in_proj_a", "model.layers.*.linear_attn.in_proj_b"),
     "qwen3_5_text": ("model.layers.*.linear_attn.in_proj_a", "model.layers.*.linear_attn.in_proj_b"),
 }
 
@@ -40,4 +45,6 @@ def causal_lm(model_type: str) -> Family:
     )
 
 
-CAUSAL_LMS: dict[str, Family] = {model_type: causal_lm(model_type) for model_type in MODEL_TYPES}
+CAUSAL_LMS: dict[str, Family] = {
+    model_type: causal_lm(model_type) for model_type in (*MODEL_TYPES, *EXPERT_TYPES)
+}

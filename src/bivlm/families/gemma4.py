@@ -1,4 +1,4 @@
-"""Gemma 4, the dense ones with a vision tower (E2B, E4B, 31B): patches of any grid, pooled, and a language
+"""Gemma 4 with a vision tower (E2B, E4B, 26B-A4B, 31B): patches of any grid, pooled, and a language
 model with sliding windows in most blocks.
 
     patches ─► vision_tower: patch_embedder ─► encoder.layers ─► pooler, means of 3 x 3 patches
@@ -13,7 +13,7 @@ them (both multiply their rows by the square root of their width); `per_layer_mo
 product serves all blocks; the patch embedding, a linear on raw pixels; and the audio tower with its
 projection, since nothing here asks it.
 
-Models with experts (26B-A4B) have the same `model_type`; their experts are no linears and stay as they are.
+26B-A4B has experts next to the dense part of a block; `router.proj` stays in full precision.
 """
 
 from __future__ import annotations

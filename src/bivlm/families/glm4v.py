@@ -4,6 +4,8 @@ token, a merger, and GLM-4 with three-axis rotary positions.
     patches of all images in one row ─► visual.blocks ─► visual.downsample (a convolution) ─► visual.merger
         ─► language_model ─► lm_head
 
+GLM-4.5V has the same modules, with experts in all language blocks but the first; the router is no linear.
+
 Gate and up of a language block are one linear, `mlp.gate_up_proj`.
 
 Kept in full precision: the embeddings and `lm_head`, the patch embedding and `downsample` (convolutions) and
@@ -13,6 +15,8 @@ GLM-V Team, GLM-4.1V-Thinking and GLM-4.5V, 2025.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from bivlm.families.base import Family, Stack
 from bivlm.families.qwen2_vl import QWEN2_VL
@@ -36,3 +40,4 @@ GLM4V = Family(
     patch_tokens=QWEN2_VL.patch_tokens,
     token_grids=QWEN2_VL.token_grids,
 )
+GLM4V_MOE = replace(GLM4V, model_type="glm4v_moe")

@@ -1,4 +1,4 @@
-"""Qwen3.5 and Qwen3.6, the dense ones: the vision tower of Qwen3-VL without deepstack, and a language model
+"""Qwen3.5 and Qwen3.6: the vision tower of Qwen3-VL without deepstack, and a language model
 in which three of four blocks have a linear attention (a gated delta rule) in place of attention.
 
     patches of all images in one row ─► visual.blocks ─► visual.merger (2 x 2 patches become one token)
@@ -8,9 +8,14 @@ Kept in full precision: the embeddings and `lm_head`; the patch embedding and th
 each linear attention `in_proj_a` and `in_proj_b`, which have one row per head and set
 how fast the head forgets, through an exponential; its convolution is no linear. The checkpoint's block for
 predicting several tokens (`mtp`) is not a part of the model that transformers builds.
+
+Models with experts (35B-A3B and larger) have the same modules, with experts and a shared one in place of the
+MLP. The router is no linear; `shared_expert_gate`, one row, stays as well.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from bivlm.families.base import Family, Stack
 from bivlm.families.qwen2_vl import QWEN2_VL
@@ -34,3 +39,4 @@ QWEN3_5 = Family(
     patch_tokens=QWEN2_VL.patch_tokens,
     token_grids=QWEN2_VL.token_grids,
 )
+QWEN3_5_MOE = replace(QWEN3_5, model_type="qwen3_5_moe")

@@ -10,10 +10,15 @@ The deepstack mergers run between the vision blocks, and their sum is formed bet
 Kept in full precision: the embeddings and `lm_head`, the patch embedding (a convolution over space and time)
 and the position embedding, a table that is interpolated to the image's size.
 
+Models with experts (30B-A3B, 235B-A22B) have the same modules, with experts in place of the language blocks'
+MLP; the router is no linear.
+
 Bai et al., Qwen3-VL Technical Report, 2025; Meng et al., DeepStack, NeurIPS 2024.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from bivlm.families.base import Family, Stack
 from bivlm.families.qwen2_vl import QWEN2_VL
@@ -36,3 +41,4 @@ QWEN3_VL = Family(
     patch_tokens=QWEN2_VL.patch_tokens,
     token_grids=QWEN2_VL.token_grids,
 )
+QWEN3_VL_MOE = replace(QWEN3_VL, model_type="qwen3_vl_moe")

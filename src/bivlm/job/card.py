@@ -12,6 +12,7 @@ from huggingface_hub import ModelCardData, metadata_load
 
 from bivlm.checkpoint.companions import CARD
 from bivlm.checkpoint.hub import hub_id_of
+from bivlm.checkpoint.groups import members
 from bivlm.checkpoint.place import REPORT_NAME
 from bivlm.checkpoint.source import SourceModel
 from bivlm.job.recipe import Recipe
@@ -33,7 +34,7 @@ def model_card(
     """
     weights = sum(row["weights"] for row in report.values())
     stored = sum(row["stored_bytes"] for row in report.values())
-    before = sum(quantization["source"]["linears"].values())
+    before = sum(size * len(members(name)) for name, size in quantization["source"]["linears"].items())
     name = quantization["source"]["name"]
     error = sum(row["weight_error"] * row["weights"] for row in report.values()) / weights
     asked, task = 'None, "What is a trellis?"', "text-generation"

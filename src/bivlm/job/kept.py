@@ -75,10 +75,12 @@ def kept_weights(source: SourceModel) -> tuple[KeptWeights, ...]:
 
 def kept_bytes(source: SourceModel, plan: Plan) -> tuple[int, float]:
     """Bytes of all stored tensors that are not packed, and their share of all bytes."""
-    packed = {f"{weight.name}.weight" for weight in plan.weights if weight.quantizer is not None}
+    packed = {
+        f"{weight.name}.weight" for weight in plan.weights if weight.quantizer is not None
+    } | plan.shared
     entries = {**source.entries, **source.extra}
     total = sum(entry.nbytes for entry in entries.values())
-    kept = sum(entry.nbytes for name, entry in entries.items() if name not in packed | plan.shared)
+    kept = sum(entry.nbytes for name, entry in entries.items() if name not in packed)
     return kept, kept / total
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
-from bivlm.families import Family
+from bivlm.families.experts import gates
 from bivlm.families.linears import is_linear
 from bivlm.job.recipe import KEEP, BudgetFrom, Recipe, build_quantizer
 from bivlm.job.tables import table_quantizer
@@ -160,7 +160,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
     Raises InputError if a rule matches no linear of the chosen parts, if no linear is left to quantize, if
     the family declares no place for a linear, or if no parameter would stay in full precision.
     """
-    match = _Match(source.family, recipe, parts)
+    match = _Match(source, recipe, parts)
     blocks: list[BlockPlan] = []
     for index, stack in enumerate(source.family.stacks):
         for path in stack.block_paths(source.model):
@@ -224,7 +224,7 @@ def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[Ta
             f" {type(embedding).__name__} and its head a {type(head).__name__}; only a table, whose rows may"
             " be scaled, and nn.Linear can be packed: leave embeddings out"
         )
-    second = getattr(source.model, "get_per_layer_input_embeddings", lambda: None)()
+    second = _embedding_per_layer(source.model)
     others = tuple(
         TablePlan(
             names[id(one)], "embedding", tuple(one.weight.shape), table_quantizer(bits, calibrated=False)
@@ -245,6 +245,16 @@ def _plan_tables(source: SourceModel, bits: float, calibrated: bool) -> tuple[Ta
     )
 
 
+def _embedding_per_layer(model: Any) -> Any:
+    """The embedding that serves the blocks; None if there is none, which transformers' own method does not
+    expect.
+    """
+    try:
+        return getattr(model, "get_per_layer_input_embeddings", lambda: None)()
+    except AttributeError:
+        return None
+
+
 def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:
     block = model.get_submodule(path)
     return [
@@ -257,14 +267,17 @@ def _linears_below(model: nn.Module, path: str) -> list[tuple[str, nn.Linear]]:
 class _Match:
     """A recipe's rules, matched with one linear after the other; `check` refuses rules that matched none."""
 
-    def __init__(self, family: Family, recipe: Recipe, parts: Collection[PartName]) -> None:
-        self.family, self.recipe, self.parts = family, recipe, parts
+    def __init__(self, source: SourceModel, recipe: Recipe, parts: Collection[PartName]) -> None:
+        self.family, self.recipe, self.parts = source.family, recipe, parts
+        self.gates = gates(source.model)
         self.used: set[int] = set()
 
     def plan(self, name: str, part: PartName, linear: nn.Linear) -> LinearPlan:
         shape = (linear.out_features, linear.in_features)
         if any(fnmatchcase(name, pattern) for pattern in self.family.full_precision):
             return LinearPlan(name, part, shape, None, "kept by its family")
+        if name in self.gates:
+            return LinearPlan(name, part, shape, None, "chooses experts")
         if part not in self.parts:
             return LinearPlan(name, part, shape, None, "part not chosen")
         rule = self.recipe.rule_for(part, name)

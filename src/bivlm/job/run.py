@@ -18,9 +18,10 @@ from bivlm import __version__
 from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
 from bivlm.checkpoint.companions import ATTRIBUTES, CARD, LARGE_FILES, check_readable, companions
 from bivlm.checkpoint.durable import write_errors_explained
+from bivlm.checkpoint.groups import grouped, members
 from bivlm.checkpoint.guards import memory_explained
 from bivlm.checkpoint.hub import hub_id_of, resolve_model
-from bivlm.checkpoint.modules import FORMAT_VERSION, KEYS_ARE_NAMES
+from bivlm.checkpoint.modules import EXPERTS_VERSION, FORMAT_VERSION, KEYS_ARE_NAMES, SPLIT
 from bivlm.checkpoint.output import OutputFolder
 from bivlm.checkpoint.place import CALIBRATION_NAME, REPORT_NAME
 from bivlm.checkpoint.shards import read_json, to_json
@@ -32,6 +33,7 @@ from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, family_of, load_processor, use
+from bivlm.families.experts import expert_paths
 from bivlm.families.found.record import FIELD, found_line, to_record
 from bivlm.job.budget.allocation import allocate, linear_budget
 from bivlm.job.budget.sensitivity import SensitivityFile
@@ -350,13 +352,16 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
         for _, record in store.records()
         for name, spec in record["linears"].items()
     }
+    split = source.has_split_experts
+    modules = grouped(modules, expert_paths(source.model))
     pruning = {} if request.pruning is None else {"pruning": request.pruning.to_dict()}
     pixels = {"pixels": request.pixels.to_dict()} if request.pixels else {}
     found = {FIELD: to_record(source.family)} if source.family.origin == "found" else {}
     return {
         "quant_method": "bivlm",
-        "format_version": FORMAT_VERSION,
+        "format_version": EXPERTS_VERSION if split else FORMAT_VERSION,
         **({"keys": KEYS_ARE_NAMES} if source.keys_are_names else {}),
+        **({"experts": SPLIT} if split else {}),
         "bivlm_version": __version__,
         "recipe": json.loads(json.dumps(request.recipe.to_dict())),
         "parts": list(request.parts),
@@ -366,7 +371,7 @@ def quantization_config(prepared: Prepared, store: OutputFolder, calibration_sam
             "files": source.digests,
             "name": hub_id_of(source.folder) or source.folder.resolve().name,
             "file_bytes": source.file_bytes,
-            "linears": {name: source.entries[f"{name}.weight"].nbytes for name in modules},
+            "linears": {name: source.entries[f"{members(name)[0]}.weight"].nbytes for name in modules},
         },
         "kept": {
             "bytes": prepared.expected.kept_bytes,

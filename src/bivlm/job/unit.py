@@ -170,13 +170,13 @@ class UnitMaker:
     ) -> tuple[Packed, Vectors, dict[str, WeightReport]]:
         """Quantize, tune, measure."""
         mine = [linear for linear in unit.quantized if owners.get(linear.name, 0) == self.crew.rank]
-        known = {linear.name: self._stats(linear.quantizer, linear.name, stats) for linear in mine}
         made: dict[str, tuple[PackedTensor, WeightReport]] = {}
         for linear in mine:
             return_free_memory()
-            made[linear.name] = quantize_weight(
-                self.source, linear, known[linear.name], self.plan.propagation
-            )
+            known = self._stats(
+                linear.quantizer, linear.name, stats
+            )  # an expert's are summed when it is asked for
+            made[linear.name] = quantize_weight(self.source, linear, known, self.plan.propagation)
         own, made = made, self._of_all(made)
         for name, (_, report) in made.items():
             if self.crew.is_first and name not in own:  # it speaks for all
@@ -192,7 +192,9 @@ class UnitMaker:
         errors = self._of_all(
             {
                 linear.name: packed_errors(
-                    weight_of(self.source, linear.name), tuned.packed[linear.name], known[linear.name]
+                    weight_of(self.source, linear.name),
+                    tuned.packed[linear.name],
+                    self._stats(linear.quantizer, linear.name, stats),
                 )
                 for linear in mine
             }

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from bivlm.calibration.gradients import Gradients, measure_gradients
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.stats import StatsCollector, Weighing, collector_for
+from bivlm.checkpoint.groups import layer_of_experts
 from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew
 from bivlm.events import SILENT, Events
@@ -95,6 +98,7 @@ def _weighing(
     of a linear are weighed only if the weights leave it enough effective tokens.
     """
     weights, shares = {}, {}
+    visual = [sample.visual for sample in samples]
     for linear in block.quantized:
         assert linear.quantizer is not None
         own, least = power, 0.0
@@ -102,6 +106,29 @@ def _weighing(
             own, least = linear.quantizer.gradient_power, LEAST_TOKENS * linear.shape[1]
         if own > 0 and gradients.effective_tokens(linear.name, own) >= least:
             weights[linear.name] = gradients.weights(linear.name, own)
-        shares[linear.name] = gradients.visual_share(linear.name, [sample.visual for sample in samples])
+        shares[linear.name] = gradients.visual_share(linear.name, visual)
+        if shares[linear.name] is None and gradients.places(linear.name) is not None:
+            shares[linear.name] = gradients.visual_share(block.path, visual)  # of an expert that none chose
     known = {name: found for name, found in weights.items() if found is not None}
-    return Weighing(known, shares, gradients.fisher)
+    places = {name: found for name in known if (found := gradients.places(name)) is not None}
+    return Weighing(known, shares, _fishers(block, gradients), places)
+
+
+def _fishers(block: BlockPlan, gradients: Gradients) -> dict[str, Tensor]:
+    """The Fisher information of the block's linears; that of an expert that no token reached is the mean of
+    those of the layer's others.
+    """
+    own = {linear.name for linear in block.quantized}
+    found = {name: fisher for name, fisher in gradients.fisher.items() if name in own}
+    for linear in block.quantized:
+        asks = linear.quantizer is not None and linear.quantizer.needs_fisher
+        if asks and linear.name not in found and gradients.places(linear.name) is not None:
+            layer, projection = layer_of_experts(linear.name), linear.name.rpartition(".")[2]
+            others = [
+                fisher
+                for name, fisher in gradients.fisher.items()
+                if layer_of_experts(name) == layer and name.endswith(f".{projection}")
+            ]
+            if others:
+                found[linear.name] = sum(others[1:], start=others[0]) / len(others)
+    return found

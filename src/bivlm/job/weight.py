@@ -32,6 +32,7 @@ class WeightReport:
     tr((W-Q)H(W-Q)ᵀ)/tr(WHWᵀ), on evenly spread rows of a tall weight, None without data.
 
     `notes` are the warnings of the quantizer: a damping that had to be raised, inputs that are all zero.
+    `tokens` of the calibration data reached an expert; None for every other weight.
     """
 
     weights: int
@@ -41,6 +42,7 @@ class WeightReport:
     weight_error: float
     layer_error: float | None
     notes: tuple[str, ...] = ()
+    tokens: int | None = None
 
 
 def weight_of(source: SourceModel, name: str) -> Tensor:
@@ -83,6 +85,7 @@ def quantize_weight(
         paper_bits=quantizer.paper_bits(quantized),
         **packed_errors(weight, packed, stats),
         notes=tuple(notes),
+        tokens=None if stats is None else stats.seen,
     )
     return replace(packed, tensors={name: tensor.cpu() for name, tensor in packed.tensors.items()}), report
 

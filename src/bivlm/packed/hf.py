@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,18 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from bivlm.checkpoint.modules import FORMAT_VERSION, ModuleSpec, keys_are_names, read_modules
+from bivlm.checkpoint.modules import (
+    FORMAT_VERSION,
+    ModuleSpec,
+    experts_are_split,
+    keys_are_names,
+    read_modules,
+)
 from bivlm.checkpoint.seal import read_seal
 from bivlm.checkpoint.shards import read_entries
 from bivlm.checkpoint.verify import verify_modules, verify_shards
 from bivlm.errors import InputError
+from bivlm.families.experts import fuse_experts, split_experts
 from bivlm.families.linears import is_linear
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
@@ -95,6 +103,8 @@ class BivlmHfQuantizer(HfQuantizer):
             verify_shards(shards)
             folder = shards[0].parent
             verify_modules(folder, modules, read_seal(folder), read_entries(shards))
+        if experts_are_split(self.quantization_config.to_dict()):
+            split_experts(model)
         for name, spec in resolve_modules(model, modules):
             if spec.kind == "embedding":
                 put_embedding(model, name, spec)
@@ -132,6 +142,7 @@ class BivlmHfQuantizer(HfQuantizer):
                     if head.embedding is module:
                         model.set_submodule(place, plain_linear(weight, head.bias))
                         tie_again(model)
+        fuse_experts(model)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -188,6 +199,17 @@ def resolve_modules(
     """
     linears = {name for name, module in model.named_modules() if is_linear(module)}
     embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+
+    @cache
+    def tails(of_embeddings: bool) -> dict[str, list[str]]:
+        """The names of the embeddings, or of the linears, by all that they end in."""
+        found: dict[str, list[str]] = {}
+        for name in embeddings if of_embeddings else linears:
+            words = name.split(".")
+            for start in range(len(words)):
+                found.setdefault(".".join(words[start:]), []).append(name)
+        return found
+
     for recorded, spec in modules.items():
         kind = spec.kind
         if kind == "head" and model.get_output_embeddings() is None:
@@ -198,8 +220,7 @@ def resolve_modules(
             continue
         words = recorded.split(".")
         for start in range(1, len(words)):
-            tail = ".".join(words[start:])
-            found = [name for name in there if name == tail or name.endswith("." + tail)]
+            found = tails(kind == "embedding").get(".".join(words[start:]), [])
             if len(found) == 1:
                 yield found[0], spec
                 break
