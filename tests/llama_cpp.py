@@ -33,9 +33,9 @@ class LlamaCpp:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self.server = xllamacpp.Server(params)
 
-    def answer(self, sample: Sample, tokens: int) -> list[dict[int, float]]:
-        """The log-probabilities of the most probable tokens at each step of a greedy answer, the chosen one
-        first.
+    def answer(self, sample: Sample, tokens: int, banned: list[int] | None = None) -> list[dict[int, float]]:
+        """The log-probabilities of the most probable tokens at each step of a greedy answer without `banned`
+        tokens, the chosen one first.
         """
         content: list[dict[str, Any]] = []
         for part in sample.parts:
@@ -49,12 +49,22 @@ class LlamaCpp:
         asked = {
             "messages": [{"role": "user", "content": content}],
             **{"max_tokens": tokens, "temperature": 0, "logprobs": True, "top_logprobs": TOP},
+            "logit_bias": [[token, False] for token in banned or ()],
         }
         told = self.server.handle_chat_completions(asked)
         told = json.loads(told) if isinstance(told, str | bytes) else told
-        assert "choices" in told, told
+        assert "choices" in told and "logprobs" in told["choices"][0], told
         steps = told["choices"][0]["logprobs"]["content"]
         return [{one["id"]: one["logprob"] for one in (step, *step["top_logprobs"])} for step in steps]
+
+
+def not_printable(tokenizer: Any) -> list[int]:
+    """Tokens that are no ASCII text: halves of characters, of which the server tells nothing, and all that
+    end an answer.
+    """
+    texts = ((token, tokenizer.decode([token])) for token in range(len(tokenizer)))
+    special = set(tokenizer.all_special_ids)
+    return [token for token, text in texts if token in special or not (text.isascii() and text.isprintable())]
 
 
 @torch.inference_mode()

@@ -83,4 +83,4 @@ def _flat(token: Tensor) -> Tensor:
 
 
 def _table(positions: Tensor) -> Tensor:
-    return positions[0]
+    return positions[0].roll(-1, 0)
