@@ -1,5 +1,8 @@
 """InternVL (the layout of transformers, "-hf" on the hub): an InternViT tower, patches folded into the channels, a
 norm and two linears.
+
+llama.cpp's graph puts the class token after the patches, so its row of the table of positions goes to the end,
+too.
 """
 
 from __future__ import annotations
@@ -83,4 +86,5 @@ def _flat(token: Tensor) -> Tensor:
 
 
 def _table(positions: Tensor) -> Tensor:
+    """The rows of the patches, and after them the class token's."""
     return positions[0].roll(-1, 0)

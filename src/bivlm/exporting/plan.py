@@ -53,13 +53,14 @@ class Planned:
 @dataclass(frozen=True)
 class Plan:
     """A file: llama.cpp's name of the architecture, its metadata by key, its tensors in their order; `unused`
-    begins the names of weights that serve no answer.
+    begins the names of weights that serve no answer. `remark` is what a user must know.
     """
 
     architecture: str
     metadata: Mapping[str, Value]
     tensors: Sequence[Planned]
     unused: tuple[str, ...] = ()
+    remark: str = ""
 
 
 def check_all_used(weights: FolderWeights, plans: Sequence[Plan]) -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import disk_usage
 
 from bivlm.checkpoint.durable import publish, sync_folder, writing_name
 from bivlm.checkpoint.hub import resolve_model
@@ -20,7 +21,7 @@ from bivlm.events import SILENT, Events
 from bivlm.exporting.plan import Plan, check_all_used
 from bivlm.exporting.stored import check_choice
 from bivlm.exporting.table import EXPORTERS
-from bivlm.exporting.template import with_markers
+from bivlm.exporting.template import from_prompt, with_markers
 from bivlm.exporting.text import KINDS, language_plan
 from bivlm.exporting.tokenizer import tokenizer_metadata
 from bivlm.exporting.weights import FolderWeights
@@ -61,6 +62,9 @@ def export_gguf(
     weights = FolderWeights(folder, trust_remote_code)
     check_choice(kind, weights.is_packed)
     plans = _plans(weights, trust_remote_code)
+    for plan in plans.values():
+        if plan.remark:
+            events.say(plan.remark)
     return _write_all(plans, weights, target, kind, events)
 
 
@@ -101,11 +105,14 @@ def _plans(weights: FolderWeights, trust_remote_code: bool) -> dict[str, Plan]:
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     vocabulary = weights.config.get_text_config().vocab_size
     words = tokenizer_metadata(folder, tokenizer, vocabulary, ends)
-    template = getattr(processor, "chat_template", None)
-    if isinstance(template, str):
-        words["tokenizer.chat_template"] = (
-            template if exporter is None else with_markers(template, exporter.place, exporter.around)
-        )
+    template = processor.chat_template
+    template = template.get("default") if isinstance(template, Mapping) else template
+    if exporter is not None:
+        if template is None:
+            template = from_prompt(family.prompt or "{image}{question}", exporter.place)
+        template = with_markers(template, exporter.place, exporter.around)
+    if template is not None:
+        words["tokenizer.chat_template"] = template
     plans = {MODEL: replace(text, metadata={**general, **text.metadata, **words})}
     if exporter is not None:
         plans[MMPROJ] = exporter.vision(weights, processor)
@@ -121,6 +128,7 @@ def _write_all(
     total, done = sum(map(len, typed.values())), 0
     made = not target.exists()
     target.mkdir(parents=True, exist_ok=True)
+    needed, free = sum(one.nbytes for tensors in typed.values() for one in tensors), disk_usage(target).free
 
     def written(name: str) -> None:
         nonlocal done
@@ -128,6 +136,11 @@ def _write_all(
         events.progress("tensors", done, total)
 
     try:
+        if needed > free:
+            raise InputError(
+                f"the files need {needed / 1e9:.2f} GB, and {target} has room for {free / 1e9:.2f} GB; make room"
+                " or choose another place"
+            )
         for name, plan in plans.items():
             write(writing_name(target / name), plan, typed[name], weights, written)
         for name in plans:

@@ -37,18 +37,18 @@ def check_choice(kind: str, packed: bool) -> None:
     offered = f"{', '.join(CHOICES[:-1])} or {CHOICES[-1]}"
     if kind in EXACT:
         raise InputError(
-            f"--type is {kind}, which is taken by itself wherever it holds the packed codes exactly; choose"
-            f" {offered} for the other weights"
+            f"the type {kind} is taken by itself wherever it holds the packed codes exactly; choose {offered} for"
+            " the other weights"
         )
     if packed:
         raise InputError(
-            f"--type is {cut(kind)}; it would quantize the packed weights a second time, and the error of"
-            " two-bit weights about doubles (docs/export.md has the measurement): choose"
-            f" {offered}, or export the full-precision model as F16 and run llama-quantize on it"
+            f"the type {cut(kind)} would quantize the packed weights a second time, which in types of two bits"
+            f" about doubles their error (docs/export.md has the measurement); choose {offered}, or export the"
+            " full-precision model as F16 and run llama-quantize on it"
         )
     raise InputError(
-        f"--type is {cut(kind)}; choose {offered} (for smaller types run llama.cpp's llama-quantize on the F16"
-        " file, or pack the model)"
+        f"the type is {cut(kind)}; choose {offered} (for smaller types run llama.cpp's llama-quantize on the"
+        " F16 file, or pack the model)"
     )
 
 

@@ -65,3 +65,20 @@ def with_markers(template: str, place: str, around: tuple[str, str] = ("", "")) 
         + "{%- endset -%}"
         + f"{{{{- rendered | replace({json.dumps(place, ensure_ascii=False)}, {before} + seen.marker + {after}) -}}}}"
     )
+
+
+def from_prompt(prompt: str, place: str) -> str:
+    """A chat template for a processor without one: a family's prompt (families/base.py) with the parts of each
+    message of a user.
+    """
+    before, _, after = prompt.replace("{bos}", "").partition("{image}")
+    between, _, after = after.partition("{question}")
+    parts = (
+        f"{{%- for part in message['content'] -%}}{{%- if part['type'] == 'image' -%}}{{{{- {json.dumps(place)} -}}}}"
+        "{%- elif part['type'] == 'text' -%}"
+        f"{{{{- {json.dumps(between, ensure_ascii=False)} + part['text'] -}}}}"
+        "{%- endif -%}{%- endfor -%}"
+    )
+    begin, end = (f"{{{{- {json.dumps(text, ensure_ascii=False)} -}}}}" for text in (before, after))
+    user = f"{{%- if message['role'] == 'user' -%}}{begin}{parts}{end}{{%- endif -%}}"
+    return f"{{%- for message in messages -%}}{user}{{%- endfor -%}}"

@@ -68,13 +68,14 @@ def _vocabulary(folder: Path, content: Mapping[str, Any], size: int) -> tuple[li
     """The pieces and their types by id, up to the model's number of tokens."""
     pieces = [f"[PAD{index}]" for index in range(size)]
     types = [UNUSED] * size
-    added = {token["id"]: token for token in content["added_tokens"]}
-    largest = max((*content["model"]["vocab"].values(), *added))
+    largest = max(content["model"]["vocab"].values())
     if largest >= size:
         raise InputError(
             f"{folder}: its tokenizer has the token {largest}, and the model's embedding {size} rows; llama.cpp"
             " needs a row for each token, so it cannot be exported"
         )
+    # an added token without a row is of no use to the model itself
+    added = {token["id"]: token for token in content["added_tokens"] if token["id"] < size}
     for piece, index in content["model"]["vocab"].items():
         pieces[index], types[index] = piece, NORMAL
     for index, token in added.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +15,6 @@ from bivlm.exporting.plan import Plan, Planned, Value
 from bivlm.exporting.stored import FULL, encode, exact_type, type_that_fits
 from bivlm.exporting.weights import FolderWeights
 
-FULL_TYPES = {"F32", "F16", "BF16"}
-
 
 @dataclass(frozen=True)
 class Typed:
@@ -22,6 +23,14 @@ class Typed:
     planned: Planned
     kind: str
     shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in the file, without padding."""
+        import gguf
+
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[self.kind]]
+        return math.prod(self.shape) // block * size
 
 
 def with_types(plan: Plan, weights: FolderWeights, kind: str) -> list[Typed]:
@@ -51,25 +60,27 @@ def write(
     its type cannot hold, OSError as the system raises it.
     """
     import gguf
+    import numpy as np
 
     writer = gguf.GGUFWriter(path, plan.architecture)
     try:
         for key, value in plan.metadata.items():
             _put(writer, key, value)
         for one in tensors:
-            kind = gguf.GGMLQuantizationType[one.kind]
-            block, size = gguf.GGML_QUANT_SIZES[kind]
-            count = 1
-            for dimension in one.shape:
-                count *= dimension
-            dtype: Any = gguf.np.float32  # with the type given, only the shape matters
-            writer.add_tensor_info(one.planned.name, one.shape, dtype, count // block * size, raw_dtype=kind)
+            kind: Any = gguf.GGMLQuantizationType[one.kind]
+            dtype: Any = np.dtype(np.float32)  # with the type given, only the shape matters
+            writer.add_tensor_info(one.planned.name, one.shape, dtype, one.nbytes, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for one in tensors:
             writer.write_tensor_data(_content(one, weights))
             written(one.planned.name)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # numpy's way to say that not all could be written
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         writer.close()
 
