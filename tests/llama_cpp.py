@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import torch
+from torch import Tensor
 
 from bivlm.families import family_of
 from bivlm.types import Sample
 
+Steps = list[dict[int, float]]  # log-probabilities by token, the chosen one first
 TOP = 5  # tokens of which llama.cpp tells the log-probabilities
 
 
@@ -33,9 +37,16 @@ class LlamaCpp:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self.server = xllamacpp.Server(params)
 
-    def answer(self, sample: Sample, tokens: int, banned: list[int] | None = None) -> list[dict[int, float]]:
-        """The log-probabilities of the most probable tokens at each step of a greedy answer without `banned`
-        tokens, the chosen one first.
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text, with what the tokenizer itself puts in front."""
+        asked = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
+        request = Request(f"{self.server.listening_address}/tokenize", asked, {"Content-Type": "application/json"})
+        with urlopen(request) as told:
+            return json.loads(told.read())["tokens"]
+
+    def answer(self, sample: Sample, tokens: int, banned: Sequence[int] = ()) -> Steps:
+        """A greedy answer without `banned` tokens: the log-probabilities of the most probable tokens at each
+        step, the chosen one first.
         """
         content: list[dict[str, Any]] = []
         for part in sample.parts:
@@ -46,14 +57,19 @@ class LlamaCpp:
                 part.save(file, "PNG")
                 url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
                 content.append({"type": "image_url", "image_url": {"url": url}})
-        asked = {
-            "messages": [{"role": "user", "content": content}],
-            **{"max_tokens": tokens, "temperature": 0, "logprobs": True, "top_logprobs": TOP},
-            "logit_bias": [[token, False] for token in banned or ()],
-        }
-        told = self.server.handle_chat_completions(asked)
+        messages = [{"role": "user", "content": content}]
+        asked = {"messages": messages, "top_logprobs": TOP, "logprobs": True}
+        return self._told(self.server.handle_chat_completions, asked, tokens, banned)
+
+    def goes_on(self, prompt: Sequence[int], tokens: int, banned: Sequence[int] = ()) -> Steps:
+        """The same for what follows some tokens."""
+        return self._told(self.server.handle_completions, {"prompt": list(prompt), "n_probs": TOP}, tokens, banned)
+
+    def _told(self, handle: Callable[[Any], Any], asked: dict[str, Any], tokens: int, banned: Sequence[int]) -> Steps:
+        bias = [[token, False] for token in banned]
+        told = handle({**asked, "max_tokens": tokens, "temperature": 0, "logit_bias": bias})
         told = json.loads(told) if isinstance(told, str | bytes) else told
-        assert "choices" in told and "logprobs" in told["choices"][0], told
+        assert "logprobs" in told.get("choices", [{}])[0], told
         steps = told["choices"][0]["logprobs"]["content"]
         return [{one["id"]: one["logprob"] for one in (step, *step["top_logprobs"])} for step in steps]
 
@@ -68,17 +84,22 @@ def not_printable(tokenizer: Any) -> list[int]:
 
 
 @torch.inference_mode()
-def largest_difference(model: Any, processor: Any, sample: Sample, steps: list[dict[int, float]]) -> float:
-    """Between llama.cpp's log-probabilities and those of a model of transformers that is given the same
-    answer.
+def largest_difference(logits: Tensor, steps: Steps) -> float:
+    """Between llama.cpp's log-probabilities and those of transformers' logits (t, vocabulary), of which the
+    last but one belongs to the last step.
     """
-    family = family_of(model.config)
-    inputs = family.inputs(processor, [sample], [sample.images])
-    answer = torch.tensor([[next(iter(step)) for step in steps]])
-    logits = model(**family.extend(inputs, answer, torch.ones_like(answer))).logits[0].float()
-    told = logits[-len(steps) - 1 : -1].log_softmax(-1)
+    told = logits[-len(steps) - 1 : -1].float().log_softmax(-1)
     return max(
         abs(float(row[token]) - value)
         for row, step in zip(told, steps, strict=True)
         for token, value in step.items()
     )
+
+
+@torch.inference_mode()
+def logits_of(model: Any, processor: Any, sample: Sample, steps: Steps) -> Tensor:
+    """transformers' logits (t, vocabulary) for a question and the answer that llama.cpp gave."""
+    family = family_of(model.config)
+    inputs = family.inputs(processor, [sample], [sample.images])
+    answer = torch.tensor([[next(iter(step)) for step in steps]])
+    return model(**family.extend(inputs, answer, torch.ones_like(answer))).logits[0]

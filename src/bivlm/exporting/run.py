@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
+from typing import Any
 
 from bivlm.checkpoint.durable import publish, sync_folder, writing_name
 from bivlm.checkpoint.hub import resolve_model
@@ -20,13 +21,13 @@ from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.exporting.plan import Plan, check_all_used
 from bivlm.exporting.stored import check_choice
-from bivlm.exporting.table import EXPORTERS
+from bivlm.exporting.table import EXPORTERS, Exporter
 from bivlm.exporting.template import from_prompt, with_markers
 from bivlm.exporting.text import KINDS, language_plan
 from bivlm.exporting.tokenizer import tokenizer_metadata
 from bivlm.exporting.weights import FolderWeights
 from bivlm.exporting.writer import with_types, write
-from bivlm.families import load_processor
+from bivlm.families import Family, load_processor
 
 MODEL, MMPROJ = "model.gguf", "mmproj.gguf"
 
@@ -60,6 +61,7 @@ def export_gguf(
     folder, target = resolve_model(model, trust_remote_code), Path(out)
     _check_place(target, folder, overwrite)
     weights = FolderWeights(folder, trust_remote_code)
+    kind = kind.upper()
     check_choice(kind, weights.is_packed)
     plans = _plans(weights, trust_remote_code)
     for plan in plans.values():
@@ -105,12 +107,7 @@ def _plans(weights: FolderWeights, trust_remote_code: bool) -> dict[str, Plan]:
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     vocabulary = weights.config.get_text_config().vocab_size
     words = tokenizer_metadata(folder, tokenizer, vocabulary, ends)
-    template = processor.chat_template
-    template = template.get("default") if isinstance(template, Mapping) else template
-    if exporter is not None:
-        if template is None:
-            template = from_prompt(family.prompt or "{image}{question}", exporter.place)
-        template = with_markers(template, exporter.place, exporter.around)
+    template = _template(processor, family, exporter)
     if template is not None:
         words["tokenizer.chat_template"] = template
     plans = {MODEL: replace(text, metadata={**general, **text.metadata, **words})}
@@ -118,6 +115,23 @@ def _plans(weights: FolderWeights, trust_remote_code: bool) -> dict[str, Plan]:
         plans[MMPROJ] = exporter.vision(weights, processor)
     check_all_used(weights, list(plans.values()))
     return plans
+
+
+def _template(processor: Any, family: Family, exporter: Exporter | None) -> str | None:
+    """The chat template of the file; a language model may have none."""
+    template = processor.chat_template
+    template = template.get("default") if isinstance(template, Mapping) else template
+    if exporter is None:
+        return template
+    if template is None:
+        if family.prompt is None:
+            raise InputError(
+                f"{type(processor).__name__} has no chat template, and bivlm knows no prompt for this model, so it"
+                " cannot be exported"
+            )
+        image = family.image_place.replace("{image}", processor.image_token)
+        template = from_prompt(family.prompt, image)
+    return with_markers(template, exporter.place, exporter.around)
 
 
 def _write_all(

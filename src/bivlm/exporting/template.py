@@ -57,28 +57,36 @@ def with_markers(template: str, place: str, around: tuple[str, str] = ("", "")) 
     writes for an image, `around` what the processor puts on both sides of the image's tokens and llama.cpp
     does not.
     """
-    before, after = (json.dumps(text, ensure_ascii=False) for text in around)
     return (
         _PARTS
         + "{%- set rendered -%}"
         + template
         + "{%- endset -%}"
-        + f"{{{{- rendered | replace({json.dumps(place, ensure_ascii=False)}, {before} + seen.marker + {after}) -}}}}"
+        + f"{{{{- rendered | replace({_text(place)}, {_text(around[0])} + seen.marker + {_text(around[1])}) -}}}}"
     )
 
 
-def from_prompt(prompt: str, place: str) -> str:
-    """A chat template for a processor without one: a family's prompt (families/base.py) with the parts of each
-    message of a user.
+def from_prompt(prompt: str, image: str) -> str:
+    """A chat template for a processor without one: a family's prompt (families/base.py) around the parts of a
+    user's message; `image` stands for each image.
     """
-    before, _, after = prompt.replace("{bos}", "").partition("{image}")
-    between, _, after = after.partition("{question}")
-    parts = (
-        f"{{%- for part in message['content'] -%}}{{%- if part['type'] == 'image' -%}}{{{{- {json.dumps(place)} -}}}}"
-        "{%- elif part['type'] == 'text' -%}"
-        f"{{{{- {json.dumps(between, ensure_ascii=False)} + part['text'] -}}}}"
-        "{%- endif -%}{%- endfor -%}"
+    before, _, after = prompt.replace("{bos}", "").partition("{image}{question}")
+    return (
+        "{%- for message in messages -%}{%- if message['role'] == 'user' -%}"
+        + _shown(before)
+        + "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}"
+        + _shown(image)
+        + "{%- else -%}{{- part['text'] -}}{%- endif -%}{%- endfor -%}"
+        + _shown(after)
+        + "{%- endif -%}{%- endfor -%}"
     )
-    begin, end = (f"{{{{- {json.dumps(text, ensure_ascii=False)} -}}}}" for text in (before, after))
-    user = f"{{%- if message['role'] == 'user' -%}}{begin}{parts}{end}{{%- endif -%}}"
-    return f"{{%- for message in messages -%}}{user}{{%- endfor -%}}"
+
+
+def _shown(text: str) -> str:
+    """A piece of a template that writes a text as it is."""
+    return f"{{{{- {_text(text)} -}}}}"
+
+
+def _text(text: str) -> str:
+    """A text as Jinja writes it."""
+    return json.dumps(text, ensure_ascii=False)
