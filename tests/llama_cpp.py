@@ -1,4 +1,6 @@
-"""Stock llama.cpp, as the package xllamacpp has it, on exported files, and the same questions to transformers."""
+"""Stock llama.cpp, as the package xllamacpp has it, on exported files, and the same questions to
+transformers.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class LlamaCpp:
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text, with what the tokenizer itself puts in front."""
         asked = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
-        request = Request(f"{self.server.listening_address}/tokenize", asked, {"Content-Type": "application/json"})
+        address, kind = f"{self.server.listening_address}/tokenize", {"Content-Type": "application/json"}
+        request = Request(address, asked, kind)
         with urlopen(request) as told:
             return json.loads(told.read())["tokens"]
 
@@ -63,9 +66,13 @@ class LlamaCpp:
 
     def goes_on(self, prompt: Sequence[int], tokens: int, banned: Sequence[int] = ()) -> Steps:
         """The same for what follows some tokens."""
-        return self._told(self.server.handle_completions, {"prompt": list(prompt), "n_probs": TOP}, tokens, banned)
+        return self._told(
+            self.server.handle_completions, {"prompt": list(prompt), "n_probs": TOP}, tokens, banned
+        )
 
-    def _told(self, handle: Callable[[Any], Any], asked: dict[str, Any], tokens: int, banned: Sequence[int]) -> Steps:
+    def _told(
+        self, handle: Callable[[Any], Any], asked: dict[str, Any], tokens: int, banned: Sequence[int]
+    ) -> Steps:
         bias = [[token, False] for token in banned]
         told = handle({**asked, "max_tokens": tokens, "temperature": 0, "logit_bias": bias})
         told = json.loads(told) if isinstance(told, str | bytes) else told

@@ -55,7 +55,8 @@ def test_both_files(siglip, tmp_path):
     heads = state[f"{block}self_attn.q_proj.weight"].reshape(4, 2, 12, 96)
     assert np.array_equal(text["blk.1.attn_q.weight"], heads.swapaxes(1, 2).reshape(96, 96))
     assert np.array_equal(vision["mm.2.bias"], state["model.multi_modal_projector.linear_2.bias"])
-    assert np.array_equal(vision["v.position_embd.weight"], state["model.vision_tower.embeddings.position_embedding.weight"])
+    positions = state["model.vision_tower.embeddings.position_embedding.weight"]
+    assert np.array_equal(vision["v.position_embd.weight"], positions)
     assert value(done.folder / "model.gguf", "general.name") == "modèle"
     assert value(done.folder / "mmproj.gguf", "clip.vision.image_mean") == [0.5, 0.5, 0.5]
 
@@ -153,7 +154,7 @@ def test_an_adapter(siglip, tmp_path):
 
 def test_a_family_without_an_exporter(tmp_path):
     folder = tiny_checkpoint("paligemma", tmp_path / "model")
-    with pytest.raises(InputError, match="a paligemma has no exporter to GGUF; those that have one: gemma3, idefics3"):
+    with pytest.raises(InputError, match="a paligemma has no exporter to GGUF; those that have one: gemma3,"):
         bivlm.export_gguf(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -193,7 +194,7 @@ def test_a_weight_that_no_file_holds_is_refused(siglip, tmp_path, monkeypatch):
 
     whole = EXPORTERS["llava"].vision
     monkeypatch.setitem(EXPORTERS, "llava", replace(EXPORTERS["llava"], vision=without_projector))
-    with pytest.raises(InputError, match=r"no place for model.multi_modal_projector.linear_2.weight \(2 weights"):
+    with pytest.raises(InputError, match=r"model.multi_modal_projector.linear_2.weight \(2 weights"):
         bivlm.export_gguf(siglip, tmp_path / "out")
 
 
@@ -218,7 +219,7 @@ def test_nothing_is_left_when_the_disk_fills(siglip, tmp_path, monkeypatch):
 
 def test_a_disk_without_room_is_seen_before(siglip, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(InputError, match="has room for 0.00 GB"):
+    with pytest.raises(InputError, match=r"has room for 0\.00 GB"):
         bivlm.export_gguf(siglip, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -227,8 +228,9 @@ def test_interrupted_the_old_files_stay(siglip, tmp_path):
     out = tmp_path / "out"
     bivlm.export_gguf(siglip, out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
+    stopping = Told(stop=lambda what, done: done == 80)
     with pytest.raises(KeyboardInterrupt):
-        bivlm.export_gguf(siglip, out, kind="F32", overwrite=True, events=Told(stop=lambda what, done: done == 80))
+        bivlm.export_gguf(siglip, out, kind="F32", overwrite=True, events=stopping)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 

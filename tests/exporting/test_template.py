@@ -1,5 +1,5 @@
-"""The exported template, given llama.cpp's markers, writes what the model's own writes, with the markers in the
-images' places.
+"""The exported template, given llama.cpp's markers, writes what the model's own writes, with the markers in
+the images' places.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ KINDS = [name for name, kind in ALL.items() if kind.model_type in EXPORTERS and 
 
 def render(template, messages):
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(messages=messages, add_generation_prompt=True, bos_token="<s>")
+    made = environment.from_string(template)
+    return made.render(messages=messages, add_generation_prompt=True, bos_token="<s>")
 
 
 def parts(*given):
@@ -53,11 +54,13 @@ def test_markers_stand_where_the_images_stood(kind, asked):
 
 def test_texts_alone_come_as_they_are():
     template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    assert render(with_markers(template, "<image>"), [{"role": "user", "content": "Hi __> {{ 7 }}"}]) == "Hi __> {{ 7 }}"
+    asked = [{"role": "user", "content": "Hi __> {{ 7 }}"}]
+    assert render(with_markers(template, "<image>"), asked) == "Hi __> {{ 7 }}"
 
 
 def test_a_message_that_is_one_text_may_hold_markers():
-    template = "{% for part in messages[0]['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}|{% endfor %}"
+    shown = "{{ '<image>' if part['type'] == 'image' else part['text'] }}|"
+    template = "{% for part in messages[0]['content'] %}" + shown + "{% endfor %}"
     asked = [{"role": "user", "content": f"{MARKER}Is it red?"}]
     assert render(with_markers(template, "<image>"), asked) == f"{MARKER}|Is it red?|"
 

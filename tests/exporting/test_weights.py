@@ -22,13 +22,22 @@ def assert_reads(weights, expected):
 @pytest.mark.parametrize("kind", ["llava", "llava_siglip", "internvl"])
 def test_a_model_in_full_precision(kind, tmp_path):
     model = tiny_model(kind, torch.bfloat16)
-    expected = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
+    expected = {
+        name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys
+    }
     weights = FolderWeights(tiny_checkpoint(kind, tmp_path / "model", torch.bfloat16))
     assert not weights.is_packed
     assert_reads(weights, expected)
 
 
-@pytest.mark.parametrize(("kind", "embeddings"), [("llava", None), ("llava_siglip", 4.0), ("qwen3_vl", None)])
+@pytest.mark.parametrize(
+    ("kind", "embeddings"),
+    [
+        ("llava_siglip", 4.0),
+        pytest.param("llava", None, marks=pytest.mark.slow),
+        pytest.param("qwen3_vl", None, marks=pytest.mark.slow),
+    ],
+)
 def test_a_packed_model(kind, embeddings, tmp_path):
     source = tiny_checkpoint(kind, tmp_path / "model")
     out = tmp_path / "out"
@@ -36,7 +45,9 @@ def test_a_packed_model(kind, embeddings, tmp_path):
     weights = FolderWeights(out)
     model, _ = bivlm.load(out)
     model = model.dequantize()
-    expected = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
+    expected = {
+        name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys
+    }
     assert weights.is_packed
     assert_reads(weights, expected)
     name = next(name for name in weights.names if name.endswith("q_proj.weight"))

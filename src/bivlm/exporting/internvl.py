@@ -1,8 +1,8 @@
-"""InternVL (the layout of transformers, "-hf" on the hub): an InternViT tower, patches folded into the channels, a
-norm and two linears.
+"""InternVL (the layout of transformers, "-hf" on the hub): an InternViT tower, patches folded into the
+channels, a norm and two linears.
 
-llama.cpp's graph puts the class token after the patches, so its row of the table of positions goes to the end,
-too.
+llama.cpp's graph puts the class token after the patches, so its row of the table of positions goes to the
+end.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """LLaVA: a CLIP or SigLIP tower up to one of its blocks, two linears, a language model.
 
 CLIP's class token comes first, and llama.cpp's graph puts it last and takes the others' places as they were
-(github.com/ggml-org/llama.cpp/issues/25814). The file has CLIP's own order, for the day when this is right there;
-`REMARK` is said until then.
+(github.com/ggml-org/llama.cpp/issues/25814). The file has CLIP's own order, for the day when this is right
+there; `REMARK` is said until then.
 
 transformers takes the states before the tower's last norm (vision_feature_layer), so that one and the blocks
 after the chosen one are not exported.
@@ -19,8 +19,8 @@ from bivlm.exporting.weights import FolderWeights
 
 TOWER, PROJECTOR = "model.vision_tower.", "model.multi_modal_projector."
 REMARK = (
-    "llama.cpp takes the tokens of a CLIP tower one place too far (its issue 25814), so answers differ from those"
-    " here until it is corrected there"
+    "llama.cpp takes the tokens of a CLIP tower one place too far (its issue 25814), so answers differ from"
+    " those here until it is corrected there"
 )
 KNOWN = {"clip_vision_model": "default", "siglip_vision_model": "full"}  # and which of its states are taken
 
@@ -33,7 +33,8 @@ def llava_vision(weights: FolderWeights, processor: Any) -> Plan:
     require(strategy == KNOWN[vision.model_type], weights, f"its features are selected by {strategy!r}")
     layer = config.vision_feature_layer
     require(isinstance(layer, int), weights, "it joins features of several blocks")
-    require(config.projector_hidden_act == "gelu", weights, f"its projector is a {config.projector_hidden_act}")
+    activation = config.projector_hidden_act
+    require(activation == "gelu", weights, f"its projector computes {activation}")
     blocks = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
     metadata = siglip_metadata(weights, processor, "mlp", blocks)
     metadata["clip.vision.feature_layer"] = [blocks]
@@ -52,4 +53,3 @@ def _embeddings_of_clip(weights: FolderWeights) -> Iterator[Planned]:
     if f"{TOWER}embeddings.class_embedding" in weights.names:
         yield Planned("v.class_embd", f"{TOWER}embeddings.class_embedding")
         yield from named(weights, {f"{TOWER}pre_layrnorm": "v.pre_ln"})
-

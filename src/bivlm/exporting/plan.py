@@ -72,12 +72,14 @@ def check_all_used(weights: FolderWeights, plans: Sequence[Plan]) -> None:
     unused = [name for name in weights.names if name not in used and not name.startswith(known)]
     if unused:
         raise InputError(
-            f"{weights.folder}: llama.cpp's {plans[0].architecture} has no place for {unused[0]} ({len(unused)}"
-            " weights in all), so this model cannot be exported"
+            f"{weights.folder}: llama.cpp's {plans[0].architecture} has no place for {unused[0]}"
+            f" ({len(unused)} weights in all), so this model cannot be exported"
         )
 
 
 def require(condition: Any, weights: FolderWeights, what: str) -> None:
     """InputError, saying what llama.cpp does not compute, unless the condition holds."""
     if not condition:
-        raise InputError(f"{weights.folder}: {what}; llama.cpp computes something else, so it is not exported")
+        raise InputError(
+            f"{weights.folder}: {what}; llama.cpp computes something else, so it is not exported"
+        )

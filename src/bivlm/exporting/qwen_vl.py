@@ -1,6 +1,7 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL: a tower for images of any size, whose patches are merged two by two.
 
-The kernel of the patches covers two frames; llama.cpp has one for each, and adds up what they make of an image.
+The kernel of the patches covers two frames; llama.cpp has one for each, and adds up what they make of an
+image.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ QWEN2 = {**COMMON, "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down"}
 QWEN2_5 = {**COMMON, "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 QWEN3 = {**COMMON, "attn.qkv": "attn_qkv", "mlp.linear_fc1": "ffn_up", "mlp.linear_fc2": "ffn_down"}
 MERGER = {f"{TOWER}merger.ln_q": "v.post_ln", f"{TOWER}merger.mlp.0": "mm.0", f"{TOWER}merger.mlp.2": "mm.2"}
+MERGER3 = {"norm": "v.post_ln", "linear_fc1": "mm.0", "linear_fc2": "mm.2"}
 EPSILON = 1e-6  # of all norms in these towers, written in transformers' code
 USUAL_SIZE = 560  # pixels; only for the memory that llama.cpp asks for at the start
 WINDOW = 112  # pixels of Qwen2.5-VL's windows, written in llama.cpp's code
@@ -40,25 +42,20 @@ def qwen2_5_vision(weights: FolderWeights, processor: Any) -> Plan:
     seeing_all = [index for index in range(vision.depth) if (index + 1) % every == 0]
     same = [*vision.fullatt_block_indexes] == seeing_all
     require(same, weights, f"not every {every}th of its vision blocks alone sees everything")
-    metadata = _metadata(
-        weights, processor, "qwen2.5vl_merger", vision.hidden_size, vision.intermediate_size
-    )
+    metadata = _metadata(weights, processor, "qwen2.5vl_merger", vision.hidden_size, vision.intermediate_size)
     metadata["clip.vision.n_wa_pattern"] = every
     return Plan("clip", metadata, [*_patches(weights), *_split(weights, QWEN2_5), *named(weights, MERGER)])
 
 
 def qwen3_vision(weights: FolderWeights, processor: Any) -> Plan:
     vision = weights.config.vision_config
-    metadata = _metadata(
-        weights, processor, "qwen3vl_merger", vision.hidden_size, vision.intermediate_size
-    )
+    metadata = _metadata(weights, processor, "qwen3vl_merger", vision.hidden_size, vision.intermediate_size)
     side = int(vision.num_position_embeddings**0.5)
     metadata["clip.vision.image_size"] = side * vision.patch_size
     features = {block: index for index, block in enumerate(vision.deepstack_visual_indexes)}
     metadata["clip.vision.is_deepstack_layers"] = [index in features for index in range(vision.depth)]
     names = {f"{TOWER}patch_embed.proj": "v.patch_embd", f"{TOWER}pos_embed": "v.position_embd"}
-    for module, place in (("merger.", "v.post_ln"), ("merger.linear_fc1", "mm.0"), ("merger.linear_fc2", "mm.2")):
-        names[f"{TOWER}{module if module[-1] != '.' else 'merger.norm'}"] = place
+    names |= {f"{TOWER}merger.{module}": place for module, place in MERGER3.items()}
     for block, index in features.items():
         for module, place in (("norm", "norm"), ("linear_fc1", "fc1"), ("linear_fc2", "fc2")):
             names[f"{TOWER}deepstack_merger_list.{index}.{module}"] = f"v.deepstack.{block}.{place}"
@@ -71,7 +68,8 @@ def _metadata(
     weights: FolderWeights, processor: Any, projector: str, width: int, inner: int
 ) -> dict[str, Value]:
     vision, images = weights.config.vision_config, processor.image_processor
-    require(vision.temporal_patch_size == 2, weights, f"its patches cover {vision.temporal_patch_size} frames")
+    frames = vision.temporal_patch_size
+    require(frames == 2, weights, f"its patches cover {frames} frames")
     require(vision.spatial_merge_size == 2, weights, f"it merges {vision.spatial_merge_size} patches a side")
     found = tower_metadata(
         weights,

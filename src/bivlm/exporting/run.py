@@ -126,8 +126,8 @@ def _template(processor: Any, family: Family, exporter: Exporter | None) -> str 
     if template is None:
         if family.prompt is None:
             raise InputError(
-                f"{type(processor).__name__} has no chat template, and bivlm knows no prompt for this model, so it"
-                " cannot be exported"
+                f"{type(processor).__name__} has no chat template, and bivlm knows no prompt for this model,"
+                " so it cannot be exported"
             )
         image = family.image_place.replace("{image}", processor.image_token)
         template = from_prompt(family.prompt, image)
@@ -152,8 +152,8 @@ def _write_all(
     try:
         if needed > free:
             raise InputError(
-                f"the files need {needed / 1e9:.2f} GB, and {target} has room for {free / 1e9:.2f} GB; make room"
-                " or choose another place"
+                f"the files need {needed / 1e9:.2f} GB, and {target} has room for {free / 1e9:.2f} GB; make"
+                " room or choose another place"
             )
         for name, plan in plans.items():
             write(writing_name(target / name), plan, typed[name], weights, written)

@@ -57,13 +57,9 @@ def with_markers(template: str, place: str, around: tuple[str, str] = ("", "")) 
     writes for an image, `around` what the processor puts on both sides of the image's tokens and llama.cpp
     does not.
     """
-    return (
-        _PARTS
-        + "{%- set rendered -%}"
-        + template
-        + "{%- endset -%}"
-        + f"{{{{- rendered | replace({_text(place)}, {_text(around[0])} + seen.marker + {_text(around[1])}) -}}}}"
-    )
+    before, after = map(_text, around)
+    marked = f"{{{{- rendered | replace({_text(place)}, {before} + seen.marker + {after}) -}}}}"
+    return f"{_PARTS}{{%- set rendered -%}}{template}{{%- endset -%}}{marked}"
 
 
 def from_prompt(prompt: str, image: str) -> str:

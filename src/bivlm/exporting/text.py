@@ -18,7 +18,8 @@ from bivlm.errors import InputError
 from bivlm.exporting.plan import Plan, Planned, Value, require
 from bivlm.exporting.weights import FolderWeights
 
-GEMMA_EVERY, SMOLLM_EVERY = 6, 4  # blocks of Gemma 3 until one sees everything; of SmolLM3 until one has no order
+GEMMA_EVERY = 6  # blocks until one sees everything
+SMOLLM_EVERY = 4  # blocks until one knows no order
 QWEN3_SECTIONS = (24, 20, 20)  # where a config of Qwen3-VL does not say
 
 
@@ -47,8 +48,8 @@ def language_plan(weights: FolderWeights, prefix: str = "model.") -> Plan:
     if kind is None:
         known = ", ".join(KINDS)
         raise InputError(
-            f"{weights.folder}: its language model is a {config.model_type}, which has no exporter; those that"
-            f" have one: {known}"
+            f"{weights.folder}: its language model is a {config.model_type}, which has no exporter; those"
+            f" that have one: {known}"
         )
     metadata = _sizes(weights, config, kind) | dict(kind.more(weights, config))
     tensors = [*_rotary(weights, config), *_tensors(weights, config, kind, prefix)]
@@ -176,10 +177,9 @@ def _qwen_vl(name: str) -> Callable[[FolderWeights, Any], Mapping[str, Value]]:
 
 def _gemma3(weights: FolderWeights, config: Any) -> Mapping[str, Value]:
     layers = config.num_hidden_layers
-    pattern = [
-        "full_attention" if (i + 1) % GEMMA_EVERY == 0 else "sliding_attention" for i in range(layers)
-    ]
-    require(list(config.layer_types) == pattern, weights, "not every sixth of its blocks alone sees everything")
+    pattern = ["full_attention" if (i + 1) % GEMMA_EVERY == 0 else "sliding_attention" for i in range(layers)]
+    same = list(config.layer_types) == pattern
+    require(same, weights, "not every sixth of its blocks alone sees everything")
     scale = config.query_pre_attn_scalar
     expected = config.hidden_size // config.num_attention_heads if layers == 62 else head_width(config)
     require(scale == expected, weights, f"its attention is scaled by 1 / sqrt({scale})")
@@ -195,7 +195,8 @@ def _gemma3(weights: FolderWeights, config: Any) -> Mapping[str, Value]:
 
 def _smollm3(weights: FolderWeights, config: Any) -> Mapping[str, Value]:
     ordered = [int((i + 1) % SMOLLM_EVERY != 0) for i in range(config.num_hidden_layers)]
-    require(list(config.no_rope_layers) == ordered, weights, "not every fourth of its blocks alone has no order")
+    same = list(config.no_rope_layers) == ordered
+    require(same, weights, "not every fourth of its blocks alone knows no order")
     return _qwen(weights, config)
 
 

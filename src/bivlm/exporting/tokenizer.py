@@ -1,8 +1,8 @@
-"""The tokenizer in a GGUF file: llama.cpp has tokenizers of its own, so a model's must be one of the kinds that
-it knows.
+"""The tokenizer in a GGUF file: llama.cpp has tokenizers of its own, so a model's must be one of the kinds
+that it knows.
 
-    gpt2    byte-level BPE; `pre` says how text is cut into words first        GPT-2, Llama 3, Qwen, SmolLM
-    llama   SentencePiece BPE: the pair with the highest score is joined first        Llama 2, LLaVA-1.5, Gemma
+    gpt2    byte-level BPE; `pre` says how text is cut into words first     GPT-2, Llama 3, Qwen, SmolLM
+    llama   SentencePiece BPE: the pair with the highest score is joined first     Llama 2, LLaVA-1.5, Gemma
 
 What cuts the text is compared piece by piece with what llama.cpp does; anything else is refused, because
 answers would get worse without a word.
@@ -25,7 +25,7 @@ _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-# how a byte-level tokenizer cuts words, as `_cuts` describes it, and llama.cpp's name for it (llama-vocab.cpp)
+# how a byte-level tokenizer cuts words, as `_cut` describes it, and llama.cpp's name for it (llama-vocab.cpp)
 PRE = {
     ("bytes and words",): "gpt-2",
     ("digits", "bytes and words"): "smollm",
@@ -50,8 +50,8 @@ def tokenizer_metadata(
     model = content["model"]
     if model["type"] != "BPE":
         raise InputError(
-            f"{folder}: its tokenizer is a {model['type']}; llama.cpp's byte-level BPE and SentencePiece BPE can"
-            " be exported"
+            f"{folder}: its tokenizer is a {model['type']}; llama.cpp's byte-level BPE and SentencePiece BPE"
+            " can be exported"
         )
     pieces, types = _vocabulary(folder, content, vocabulary)
     found: dict[str, Value] = {"tokenizer.ggml.tokens": pieces, "tokenizer.ggml.token_type": types}
@@ -71,8 +71,8 @@ def _vocabulary(folder: Path, content: Mapping[str, Any], size: int) -> tuple[li
     largest = max(content["model"]["vocab"].values())
     if largest >= size:
         raise InputError(
-            f"{folder}: its tokenizer has the token {largest}, and the model's embedding {size} rows; llama.cpp"
-            " needs a row for each token, so it cannot be exported"
+            f"{folder}: its tokenizer has the token {largest}, and the model's embedding {size} rows;"
+            " llama.cpp needs a row for each token, so it cannot be exported"
         )
     # an added token without a row is of no use to the model itself
     added = {token["id"]: token for token in content["added_tokens"] if token["id"] < size}
@@ -83,9 +83,7 @@ def _vocabulary(folder: Path, content: Mapping[str, Any], size: int) -> tuple[li
     return pieces, types
 
 
-def _bytes(
-    folder: Path, content: Mapping[str, Any], merges: Sequence[tuple[str, ...]]
-) -> dict[str, Value]:
+def _bytes(folder: Path, content: Mapping[str, Any], merges: Sequence[tuple[str, ...]]) -> dict[str, Value]:
     """The metadata of a byte-level BPE."""
     cuts = tuple(_cut(step) for step in _steps(content["pre_tokenizer"], "pretokenizers"))
     pre = PRE.get(cuts)
@@ -128,7 +126,10 @@ def _sentence_pieces(
     merges: Sequence[tuple[str, ...]],
 ) -> dict[str, Value]:
     """The metadata of a SentencePiece BPE. Its scores are the order in which pairs are joined."""
-    steps = [*_steps(content["normalizer"], "normalizers"), *_steps(content["pre_tokenizer"], "pretokenizers")]
+    steps = [
+        *_steps(content["normalizer"], "normalizers"),
+        *_steps(content["pre_tokenizer"], "pretokenizers"),
+    ]
     first = [step for step in steps if step["type"] == "Prepend" and step["prepend"] == SPACE]
     meta = [step for step in steps if step["type"] == "Metaspace" and step["replacement"] == SPACE]
     spaces = [step for step in steps if step["type"] == "Replace" and step["pattern"] == {"String": " "}]

@@ -1,5 +1,5 @@
-"""The weights of a model folder, packed or not, read one at a time under the names that they have in the model
-in memory.
+"""The weights of a model folder, packed or not, read one at a time under the names that they have in the
+model in memory.
 """
 
 from __future__ import annotations
