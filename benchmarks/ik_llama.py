@@ -77,6 +77,10 @@ class Library:
         library.ggml_init.restype, library.ggml_init.argtypes = ctypes.c_void_p, (_InitParams,)
         library.ggml_free.argtypes = (ctypes.c_void_p,)
         library.ggml_free(library.ggml_init(_InitParams(1024, None, False)))  # fills its tables of float16
+        library.ggml_quantize_chunk.restype = ctypes.c_size_t
+        library.ggml_quantize_chunk.argtypes = (
+            *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p),
+        )
         library.ggml_row_size.restype = ctypes.c_size_t
         library.ggml_row_size.argtypes = (ctypes.c_int, ctypes.c_int64)
         return library
@@ -86,6 +90,17 @@ class Library:
 
     def row_bytes(self, kind: int, columns: int) -> int:
         return self._ggml.ggml_row_size(kind, columns)
+
+    def rounded(self, kind: int, weight: Tensor) -> Tensor:
+        """A weight (out, in) float32 after it was stored in a type, without an importance matrix."""
+        rows, columns = weight.shape
+        weight = weight.contiguous()
+        content = torch.zeros(rows * self.row_bytes(kind, columns), dtype=torch.uint8)
+        written = self._ggml.ggml_quantize_chunk(
+            kind, weight.data_ptr(), content.data_ptr(), 0, rows, columns, None
+        )
+        assert written == content.numel(), (kind, written)
+        return self._expanded(kind, content, rows, columns)
 
     def dequantize(self, file: Path, stored: Stored) -> Tensor:
         """A tensor of a GGUF file in float32."""
@@ -98,11 +113,15 @@ class Library:
         packed = torch.frombuffer(content, dtype=torch.uint8)
         if self.type_name(stored.kind) == "F32":
             return packed.view(torch.float32).view(stored.shape).clone()
-        out = torch.empty(rows, columns)
-        to_float = _TO_FLOAT(self._ggml.ggml_internal_get_type_traits(stored.kind).to_float)
+        return self._expanded(stored.kind, packed, rows, columns).view(stored.shape)
+
+    def _expanded(self, kind: int, packed: Tensor, rows: int, columns: int) -> Tensor:
+        """The values (rows, columns) of rows that are stored in a type."""
+        out, width = torch.empty(rows, columns), self.row_bytes(kind, columns)
+        to_float = _TO_FLOAT(self._ggml.ggml_internal_get_type_traits(kind).to_float)
         for row in range(rows):
             to_float(packed.data_ptr() + row * width, out.data_ptr() + 4 * row * columns, columns)
-        return out.view(stored.shape)
+        return out
 
 
 @dataclass(frozen=True)

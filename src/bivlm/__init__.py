@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bivlm.eval.inspection import inspect as inspect
     from bivlm.eval.run import evaluate as evaluate
     from bivlm.events import Events as Events
+    from bivlm.exporting.run import export_gguf as export_gguf
     from bivlm.families.base import Family as Family
     from bivlm.job.recipe import Recipe as Recipe
     from bivlm.job.recipe import Rule as Rule
@@ -56,6 +57,7 @@ _HOME = {
     "answer": "bivlm.eval.answer",
     "compare_presets": "bivlm.studies.compare.run",
     "evaluate": "bivlm.eval.run",
+    "export_gguf": "bivlm.exporting.run",
     "inspect": "bivlm.eval.inspection",
     "load": "bivlm.loading",
     "load_recipe": "bivlm.job.recipe",
@@ -82,6 +84,7 @@ __all__ = [
     "answer",
     "compare_presets",
     "evaluate",
+    "export_gguf",
     "inspect",
     "load",
     "load_recipe",

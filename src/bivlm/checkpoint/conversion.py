@@ -149,13 +149,21 @@ class KeyMap:
     """Stored tensors and the parameters of a model that they become.
 
     `entries` are the parameters by name; `extra` are stored tensors that the model does not have, by the name
-    under which transformers would look for them, or by their keys if it would convert them. Raises InputError
-    for tensors that do not make the model's parameters.
+    under which transformers would look for them, or by their keys if it would convert them. Without `convert`
+    tensors have the names of the model already. Raises InputError for tensors that do not make the model's
+    parameters.
     """
 
-    def __init__(self, folder: Path, model: PreTrainedModel, stored: Mapping[str, TensorEntry]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: PreTrainedModel,
+        stored: Mapping[str, TensorEntry],
+        *,
+        convert: bool = True,
+    ) -> None:
         self._folder, self._model, self._wanted = folder, model, model.state_dict()
-        mapping = get_model_conversion_mapping(model)
+        mapping = get_model_conversion_mapping(model) if convert else []
         self._renamings = [change for change in mapping if isinstance(change, WeightRenaming)]
         self._converters = [change for change in mapping if isinstance(change, WeightConverter)]
         self.entries: dict[str, Entry] = {}

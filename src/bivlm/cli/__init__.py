@@ -18,6 +18,7 @@ import bivlm.cli.chat
 import bivlm.cli.serve
 import bivlm.cli.eval
 import bivlm.cli.adapt
+import bivlm.cli.export
 import bivlm.cli.inspect
 import bivlm.cli.recount
 import bivlm.cli.verify
