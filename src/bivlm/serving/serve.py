@@ -18,6 +18,7 @@ from bivlm.serving.check import joins_exactly
 from bivlm.serving.engine import Engine
 from bivlm.serving.limits import Limits
 
+KEEP_ALIVE = 75  # seconds; longer than proxies and clients keep a connection that is not in use
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +58,7 @@ def serve(
         port=port,
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(limits.seconds),
     )
     engine.start()
