@@ -187,6 +187,7 @@ def test_in_a_terminal(source, tmp_path):
         until(TYPING)
         os.write(ours, b"Why?\r")
         until(ANSWERING)
+        os.read(ours, 1)  # of the answer
         os.write(ours, CTRL_C)
         until(b"stopped")
         until(TYPING)
