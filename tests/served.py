@@ -12,10 +12,10 @@ import uvicorn
 from openai import OpenAI
 from PIL import Image
 
-from bivlm.serving.asked import Piece
 from bivlm.serving.api import Site, application
+from bivlm.serving.asked import Piece
 from bivlm.serving.limits import Limits
-from bivlm.serving.serve import engine_of
+from bivlm.serving.serve import engine_of, listening
 
 SITE = Site(("tiny", "/models/tiny"), {"weight_bytes": 1_500_000, "true_bits": 2.03})
 LIMITS = Limits(most_tokens=40, most_images=2, body_bytes=1 << 20, seconds=60.0)
@@ -30,7 +30,7 @@ class Server:
         self.clients: dict[str, OpenAI] = {}
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        config = uvicorn.Config(application(self.engine, site, limits), log_level="error")
+        config = listening(application(self.engine, site, limits), limits, host="", port=0)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
         self.thread.start()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
-import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -23,6 +26,18 @@ from bivlm.data.samples import read_samples
 from bivlm.eval.answer import answer_batch
 from bivlm.families import family_of
 from bivlm.types import Sample, Turn
+
+
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+TYPING, ANSWERING = b"\x1b[?2004h", b"\x1b[?2004l"  # a terminal is told when a line is typed
+# the chat, in a process whose terminal is its own, so that Ctrl-C there is a signal to it
+IN_A_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+sys.argv = ["bivlm", "chat", sys.argv[1], "--max-new-tokens", "1500"]
+from bivlm.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -144,36 +159,41 @@ def test_the_keys_of_a_terminal(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_in_a_terminal(source, tmp_path):
-    """A question, Ctrl-C while it is answered, another question, Ctrl-D."""
-    ours, its = pty.openpty()
-    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path), "TERM": "xterm"}
-    command = [sys.executable, "-m", "bivlm", "chat", str(source), "--max-new-tokens", "1500"]
+    """A question, Ctrl-C while it is answered, a line that is forgotten, Ctrl-D."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    home = {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
     process = subprocess.Popen(
-        command, stdin=its, stdout=its, stderr=its, env=environment, start_new_session=True, close_fds=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+        [sys.executable, "-c", IN_A_TERMINAL, str(source)],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env={**os.environ, **home, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+        start_new_session=True,
     )
     os.close(its)
     said = b""
 
-    def until(words, seconds=120):
+    def until(words):
         nonlocal said
-        end = time.monotonic() + seconds
+        end = time.monotonic() + 120
         while words not in said:
-            assert time.monotonic() < end, said
+            assert select.select([ours], [], [], max(0.0, end - time.monotonic()))[0], said
             said += os.read(ours, 4096)
         said = said[said.index(words) + len(words) :]
 
     try:
         until(b"/help lists the rest")
-        until(b"> ")
+        until(TYPING)
         os.write(ours, b"Why?\r")
-        until(b"Why?")
-        time.sleep(3)
-        os.write(ours, b"\x03")
+        until(ANSWERING)
+        os.read(ours, 1)  # of the answer
+        os.write(ours, CTRL_C)
         until(b"stopped")
-        until(b"> ")
-        os.write(ours, b"\x03")
-        os.write(ours, b"/quit me\x7f\x7f\x7f\r")
+        until(TYPING)
+        os.write(ours, b"forgotten" + CTRL_C)
+        until(TYPING)
+        os.write(ours, CTRL_D)
         assert process.wait(60) == 0
     finally:
         process.kill()

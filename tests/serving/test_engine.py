@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +18,7 @@ from bivlm.errors import InputError
 from bivlm.serving import engine as module
 from bivlm.serving.asked import Ended, Failed, Request, Sampling
 from bivlm.serving.engine import FAULT, Busy, Engine
+from bivlm.serving.words import Words
 from bivlm.types import Sample
 from served import LIMITS, Client, Server, until
 
@@ -181,3 +185,45 @@ def test_a_client_that_hangs_up_ends_its_answer(loaded, monkeypatch):
         until(lambda: server.engine.under_way == 0)
     finally:
         server.stop()
+
+
+def test_two_clients_that_hang_up_leave_a_third_its_answer(loaded, alone, monkeypatch):
+    step = module.JointBatch.step
+    monkeypatch.setattr(module.JointBatch, "step", lambda batch: (time.sleep(0.05), step(batch)))
+    server = Server(*loaded)
+    try:
+        streams = [ask(server, max_tokens=40, stream=True) for _ in range(2)]
+        with ThreadPoolExecutor(1) as pool:
+            staying = pool.submit(ask, server, QUESTIONS[0], max_tokens=LONGEST)
+            until(lambda: server.engine.under_way == 3)
+            for stream in streams:
+                stream.close()
+            assert staying.result().choices[0].message.content == alone[0]
+        until(lambda: server.engine.under_way == 0)
+    finally:
+        server.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is not sent is thrown away
+def test_a_client_that_does_not_read_holds_up_nobody_and_no_end(loaded, alone, monkeypatch):
+    """Its answer is large, and the socket's buffers small: the server cannot write all of it."""
+    monkeypatch.setattr(Words, "add", lambda words, token: "x" * 1_000_000)
+    server = Server(*loaded, replace(LIMITS, seconds=2.0))
+    with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = json.dumps(
+            {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 40, "ignore_eos": True, "stream": True}
+        )
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        slow.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
+        begun = b""
+        while b"xxxx" not in begun:
+            begun += slow.recv(100)
+        until(lambda: server.engine.under_way == 0)
+        monkeypatch.undo()
+        assert ask(server, QUESTIONS[0], max_tokens=LONGEST).choices[0].message.content == alone[0]
+        began = time.monotonic()
+        server.stop()
+        assert 1 < time.monotonic() - began < 10, "it waited for the client, and not for ever"
+    del server
+    gc.collect()

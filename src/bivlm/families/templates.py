@@ -186,6 +186,8 @@ def _start() -> subprocess.Popen[bytes]:
     path = [str(Path(str(module.__file__)).parents[1]) for module in (jinja2, markupsafe)]
     settings = {"path": path, "seconds": SECONDS, "memory": MEMORY_BYTES, "characters": CHARACTERS}
     script = str(Path(__file__).with_name("template_process.py"))
+    # Ctrl-C is for the command, not for this process; it may come before the process has its own session
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(
             [_python(), "-I", "-S", script, json.dumps(settings)],
@@ -194,12 +196,14 @@ def _start() -> subprocess.Popen[bytes]:
             stderr=subprocess.DEVNULL,
             cwd="/",
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-            start_new_session=True,  # Ctrl-C is for the command, not for this process
+            start_new_session=True,
         )
     except OSError as error:
         raise InputError(
             f"the process that renders chat templates cannot be started: {_python()} ({error.strerror})"
         ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _python() -> str:

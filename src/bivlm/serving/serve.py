@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from bivlm.errors import InputError
 from bivlm.eval.folder import model_size
@@ -18,11 +19,15 @@ from bivlm.serving.check import joins_exactly
 from bivlm.serving.engine import Engine
 from bivlm.serving.limits import Limits
 
+KEEP_ALIVE = 75  # seconds; longer than proxies and clients keep a connection that is not in use
 logger = logging.getLogger(__name__)
 
 
 def engine_of(model: Any, processor: Any, *, most_rows: int = 16, most_waiting: int = 64) -> Engine:
-    """An engine for a loaded model, which has tried whether rows may join a batch under way."""
+    """An engine for a loaded model, which has tried whether rows may join a batch under way. The model no
+    longer needs its folder.
+    """
+    _leave_files(model)
     engine = Engine(model, processor, most_rows=most_rows, most_waiting=most_waiting)
     engine.joins = joins_exactly(model, processor, family_of(model.config))
     if not engine.joins:
@@ -30,6 +35,13 @@ def engine_of(model: Any, processor: Any, *, most_rows: int = 16, most_waiting: 
             "requests of this model cannot join a batch under way: those that wait are answered together"
         )
     return engine
+
+
+def _leave_files(model: Any) -> None:
+    """Copy a model's tensors to memory of their own. As they are loaded they are parts of the files: to whom
+    these are cut or overwritten in their place, the next answer would be the last one, or wrong.
+    """
+    model._apply(lambda tensor: tensor.clone() if tensor.is_cpu else tensor)
 
 
 def site_of(folder: str | Path, *, alias: str | None = None, root_path: str = "", page: bool = True) -> Site:
@@ -43,22 +55,28 @@ def site_of(folder: str | Path, *, alias: str | None = None, root_path: str = ""
     return Site((alias or Path(folder).resolve().name, str(folder)), about, root_path, page)
 
 
-def serve(
-    engine: Engine, site: Site, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits
-) -> None:
-    """Listen until SIGTERM or Ctrl-C; then take nothing new, answer what was accepted, and return. Clients
-    that do not read their answers are waited for as long as a request may take.
-
-    Raises OSError if the port is in use.
+def listening(app: FastAPI, limits: Limits, *, host: str, port: int) -> uvicorn.Config:
+    """How an application is served. At the end, clients that do not read their answers are waited for as long
+    as a request may take.
     """
-    config = uvicorn.Config(
-        application(engine, site, limits),
+    return uvicorn.Config(
+        app,
         host=host,
         port=port,
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(limits.seconds),
     )
+
+
+def serve(
+    engine: Engine, site: Site, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits
+) -> None:
+    """Listen until SIGTERM or Ctrl-C; then take nothing new, answer what was accepted, and return. Raises
+    OSError if the port is in use.
+    """
+    config = listening(application(engine, site, limits), limits, host=host, port=port)
     engine.start()
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends at them, and then raises them again
         signal.signal(number, lambda *_: None)
