@@ -176,7 +176,7 @@ def result_tables(name: str, result: EvalResult, *, confidence: bool) -> tuple[T
     caption = f"{result.n} questions, {result.metric}, {result.seconds:.1f} s"
     if result.pruning is not None:
         caption += f"; visual tokens dropped: {result.pruning}"
-    less = (*reversed(CONFIDENCE), " top-1 agreement", " same answers", " geometric KL", " 95 % interval")
+    less = (*reversed([*CONFIDENCE]), " top-1 agreement", " same answers", " geometric KL", " 95 % interval")
     table = rich_table("", cells, caption, expendable=less)
     table.add_row(*cells.values())
     tables = [table, *([groups_table(result.groups)] if result.groups else [])]

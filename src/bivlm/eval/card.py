@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import EvalResult as CardResult
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from bivlm.checkpoint.companions import CARD
 from bivlm.checkpoint.durable import write_errors_explained, write_text
@@ -41,10 +41,11 @@ def put_results_on_card(folder: Path, result: EvalResult, data: str) -> Path:
         raise InputError(
             f"the data at the beginning of {place} cannot be read ({type(error).__name__}); correct them"
         ) from error
+    front: ModelCardData = card.data  # pyright: ignore[reportAssignmentType] - it is, of a model's card
     new = _results(result, data)
-    old = [one for one in card.data.eval_results or () if all(not _same(one, other) for other in new)]
-    card.data.model_name = card.data.model_name or folder.resolve().name
-    card.data.eval_results = [*old, *new]
+    old = [one for one in front.eval_results or () if all(not _same(one, other) for other in new)]
+    front.model_name = front.model_name or folder.resolve().name
+    front.eval_results = [*old, *new]
     with write_errors_explained(folder):
         write_text(place, str(card))
     return place

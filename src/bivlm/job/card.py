@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import ModelCardData, metadata_load
 
 from bivlm.checkpoint.companions import CARD
-from bivlm.checkpoint.hub import hub_id_of
 from bivlm.checkpoint.groups import members
+from bivlm.checkpoint.hub import hub_id_of
 from bivlm.checkpoint.place import REPORT_NAME
 from bivlm.checkpoint.source import SourceModel
 from bivlm.job.recipe import Recipe
@@ -83,12 +83,13 @@ def card_data(source: SourceModel, task: str) -> ModelCardData:
     language, data sets and tags of the source's own card.
     """
     own = _own_card(source)
+    carried: dict[str, Any] = {name: own[name] for name in CARRIED if name in own}
     base = hub_id_of(source.folder)
-    related = {} if base is None else {"base_model": base, "base_model_relation": "quantized"}
+    related: dict[str, Any] = {} if base is None else {"base_model": base, "base_model_relation": "quantized"}
     tags = own.get("tags")
     kept = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
     return ModelCardData(
-        **{name: own[name] for name in CARRIED if name in own},
+        **carried,
         **related,
         library_name="transformers",
         pipeline_tag=task,
