@@ -31,9 +31,7 @@ from ik_llama import Library, package_folder
 from machine import describe
 from preset_tables import command_of, markdown_table, print_table
 from script import run_script
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from llama_cpp import LlamaCpp, largest_difference, logits_of
+from stock_llama import LlamaCpp, largest_difference, logits_of
 
 TERNARY = {"alphabet": 3, "group_size": 256, "zero_point": "middle", "scale_bits": 16}
 PACKED = {"trellis-2": {}, "sign-1": {}, "rtn-2": TERNARY}

@@ -3,15 +3,15 @@
     Hugging Face folder ─ write_gguf ─► float32 GGUF ─ llama-quantize ─► GGUF ─ stored_tensors ─► types, bytes
         ─ ik_llama.Library.dequantize ─► the same model's weights in float32
 
-The files have the model's sizes and tensors, and no tokenizer: they are asked in token ids. Needs the package
-gguf.
+The files have the model's sizes and tensors, and no tokenizer: they are asked in token ids. bivlm's exporter
+writes them; needs the package gguf.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
+from bivlm.exporting.text import KINDS, language_plan, rows_in_file
+from bivlm.exporting.weights import FolderWeights
+from bivlm.exporting.writer import with_types, write
 
-ARCHITECTURES = {"llama": True, "qwen2": False}  # whether rotary pairs are neighbours there, halves here
 ALIGNMENT = 32
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY = 8, 9  # the other kinds of a value
@@ -42,70 +44,21 @@ class Stored:
 
 def write_gguf(source: SourceModel, path: Path) -> dict[str, str]:
     """Write the model in float32; the names of its tensors there, by their names here. InputError for an
-    architecture that has no writer.
+    architecture that has no exporter.
     """
-    import gguf
-
-    config = source.config
-    if config.model_type not in ARCHITECTURES:
-        known = " and ".join(ARCHITECTURES)
-        raise InputError(f"a {config.model_type} cannot be written as GGUF here; {known} can")
-    writer = gguf.GGUFWriter(path, config.model_type)
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(width)
-    writer.add_value_length(width)
-    writer.add_rope_dimension_count(width)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_tokenizer_model("no_vocab")
-    names = gguf_names(source)
-    for name, target in names.items():
-        tensor = source.read([name])[name].float()
-        writer.add_tensor(target, interleaved(tensor, name, config).contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return names
-
-
-def gguf_names(source: SourceModel) -> dict[str, str]:
-    """GGUF's names of the model's tensors, by their own; a tied head is left out."""
-    import gguf
-
-    config = source.config
-    architecture = gguf.MODEL_ARCH[config.model_type.upper()]
-    known = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    left_out = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    found = {}
-    for name in sorted(set(source.entries) - left_out):
-        stem, _, ending = name.rpartition(".")
-        target = known.get_name(stem)
-        if target is None:
-            raise InputError(f"{name} has no name in GGUF's {config.model_type}")
-        found[name] = f"{target}.{ending}"
-    return found
+    weights = FolderWeights(source.folder)
+    plan = language_plan(weights)
+    plan = replace(plan, metadata={**plan.metadata, "tokenizer.ggml.model": "no_vocab"})
+    write(path, plan, with_types(plan, weights, "F32"), weights)
+    return {tensor.source: tensor.name for tensor in plan.tensors if tensor.source}
 
 
 def interleaved(tensor: Tensor, name: str, config: Any, *, back: bool = False) -> Tensor:
     """The rows of a query or key projection in the order of ggml's Llama, which rotates neighbours; `back`
     undoes it. Others as they are.
     """
-    kinds = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    heads = next((count for kind, count in kinds.items() if f".{kind}." in name), None)
-    if heads is None or not ARCHITECTURES[config.model_type]:
-        return tensor
-    half = len(tensor) // heads // 2
-    grid = (heads, half, 2) if back else (heads, 2, half)
-    return tensor.view(*grid, -1).transpose(1, 2).reshape(tensor.shape)
+    rows = rows_in_file(name, config) if KINDS[config.model_type].neighbours else None
+    return tensor if rows is None else tensor[rows.argsort() if back else rows]
 
 
 def stored_tensors(path: Path) -> dict[str, Stored]:

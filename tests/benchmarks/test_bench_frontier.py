@@ -70,7 +70,7 @@ def test_the_tensors_of_a_file_are_found_whatever_its_values(tmp_path):
 
 
 def test_queries_and_keys_are_laid_out_for_neighbours_that_rotate():
-    config = SimpleNamespace(model_type="llama", num_attention_heads=2, num_key_value_heads=1)
+    config = SimpleNamespace(model_type="llama", num_attention_heads=2, num_key_value_heads=1, head_dim=4)
     weight = torch.arange(8.0)[:, None].expand(8, 3)
     laid = interleaved(weight, "model.layers.0.self_attn.q_proj.weight", config)
     assert laid[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]

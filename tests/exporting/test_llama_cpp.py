@@ -21,7 +21,7 @@ import tiny
 from bivlm.exporting.tokenizer import PRE
 from bivlm.types import Sample
 from bivlm.zoo import embedded_model
-from llama_cpp import LlamaCpp, largest_difference, logits_of, not_printable
+from stock_llama import LlamaCpp, largest_difference, logits_of, not_printable
 from tiny.language import tiny_language_model
 from tokenizers_made import LLAMA2, byte_level, gemma, sentence_pieces
 

@@ -194,7 +194,7 @@ def test_a_weight_that_no_file_holds_is_refused(siglip, tmp_path, monkeypatch):
 
     whole = EXPORTERS["llava"].vision
     monkeypatch.setitem(EXPORTERS, "llava", replace(EXPORTERS["llava"], vision=without_projector))
-    with pytest.raises(InputError, match=r"model.multi_modal_projector.linear_2.weight \(2 weights"):
+    with pytest.raises(InputError, match=r"no place for model.multi_modal_projector.linear_2\..*2 weights"):
         bivlm.export_gguf(siglip, tmp_path / "out")
 
 

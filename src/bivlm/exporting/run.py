@@ -22,7 +22,7 @@ from bivlm.events import SILENT, Events
 from bivlm.exporting.plan import Plan, check_all_used
 from bivlm.exporting.stored import check_choice
 from bivlm.exporting.table import EXPORTERS, Exporter
-from bivlm.exporting.template import from_prompt, with_markers
+from bivlm.exporting.template import from_prompt, with_markers, without_marks
 from bivlm.exporting.text import KINDS, language_plan
 from bivlm.exporting.tokenizer import tokenizer_metadata
 from bivlm.exporting.weights import FolderWeights
@@ -121,6 +121,7 @@ def _template(processor: Any, family: Family, exporter: Exporter | None) -> str 
     """The chat template of the file; a language model may have none."""
     template = processor.chat_template
     template = template.get("default") if isinstance(template, Mapping) else template
+    template = None if template is None else without_marks(template)
     if exporter is None:
         return template
     if template is None:

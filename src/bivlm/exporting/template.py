@@ -12,9 +12,12 @@ the model's own template parts of both kinds, and writes the marker where that o
 from __future__ import annotations
 
 import json
+import re
 
 BEGIN, END = "<__media", "__>"  # around the letters that llama.cpp's server draws for each process
 
+# marks of what the model is trained on, which only transformers reads
+_TRAINING = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
 # `messages` with typed parts, and the marker in `seen.marker`
 _PARTS = """\
 {%- set seen = namespace(marker='BEGINEND', messages=[]) -%}
@@ -50,6 +53,11 @@ _PARTS = """\
 {%- endfor -%}
 {%- set messages = seen.messages -%}
 """.replace("BEGIN", BEGIN).replace("END", END)
+
+
+def without_marks(template: str) -> str:
+    """A chat template without the marks of what a model is trained on: comments stand in their places."""
+    return _TRAINING.sub(r"{#\1 \2#}", template)
 
 
 def with_markers(template: str, place: str, around: tuple[str, str] = ("", "")) -> str:

@@ -79,10 +79,19 @@ def write(
     except OSError as error:
         if error.errno is not None:
             raise
-        # numpy's way to say that not all could be written
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise _cause(path) from error  # numpy says only that not all could be written
     finally:
         writer.close()
+
+
+def _cause(path: Path) -> OSError:
+    """Why a file cannot grow, as the system says it when one more write is tried."""
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(1 << 20))
+    except OSError as error:
+        return OSError(error.errno, error.strerror, str(path))
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _content(one: Typed, weights: FolderWeights) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bivlm.families import family_of
@@ -23,9 +24,11 @@ TOP = 5  # tokens of which llama.cpp tells the log-probabilities
 
 
 class LlamaCpp:
-    """A server on the files of a folder, with attention and its cache in float32."""
+    """A server on the files of a folder, with attention and its cache in float32, and with another chat
+    template if one is given.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: str | None = None) -> None:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
@@ -34,6 +37,8 @@ class LlamaCpp:
             params.mmproj.path = str(folder / "mmproj.gguf")
         params.n_ctx, params.n_parallel, params.warmup, params.port = 512, 1, False, 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+        if template is not None:
+            params.chat_template = template
         params.use_jinja, params.verbosity = True, -1
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
@@ -41,11 +46,27 @@ class LlamaCpp:
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text, with what the tokenizer itself puts in front."""
-        asked = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
-        address, kind = f"{self.server.listening_address}/tokenize", {"Content-Type": "application/json"}
-        request = Request(address, asked, kind)
+        return self._posted("tokenize", {"content": text, "add_special": True, "parse_special": True})[
+            "tokens"
+        ]
+
+    def rendered(self, turns: Sequence[tuple[str, Sequence[str | None]]]) -> str:
+        """The prompt of a conversation: roles with their parts, None for an image."""
+        image = {"type": "image_url", "image_url": {"url": _url(Image.new("RGB", (8, 8)))}}
+        messages = [
+            {
+                "role": role,
+                "content": [image if part is None else {"type": "text", "text": part} for part in parts],
+            }
+            for role, parts in turns
+        ]
+        return self._posted("apply-template", {"messages": messages})["prompt"]
+
+    def _posted(self, path: str, content: Any) -> Any:
+        kind = {"Content-Type": "application/json"}
+        request = Request(f"{self.server.listening_address}/{path}", json.dumps(content).encode(), kind)
         with urlopen(request) as told:
-            return json.loads(told.read())["tokens"]
+            return json.loads(told.read())
 
     def answer(self, sample: Sample, tokens: int, banned: Sequence[int] = ()) -> Steps:
         """A greedy answer without `banned` tokens: the log-probabilities of the most probable tokens at each
@@ -56,10 +77,7 @@ class LlamaCpp:
             if isinstance(part, str):
                 content.append({"type": "text", "text": part})
             else:
-                file = io.BytesIO()
-                part.save(file, "PNG")
-                url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-                content.append({"type": "image_url", "image_url": {"url": url}})
+                content.append({"type": "image_url", "image_url": {"url": _url(part)}})
         messages = [{"role": "user", "content": content}]
         asked = {"messages": messages, "top_logprobs": TOP, "logprobs": True}
         return self._told(self.server.handle_chat_completions, asked, tokens, banned)
@@ -79,6 +97,13 @@ class LlamaCpp:
         assert "logprobs" in told.get("choices", [{}])[0], told
         steps = told["choices"][0]["logprobs"]["content"]
         return [{one["id"]: one["logprob"] for one in (step, *step["top_logprobs"])} for step in steps]
+
+
+def _url(image: Image.Image) -> str:
+    """A picture as a data URI."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def not_printable(tokenizer: Any) -> list[int]:
