@@ -112,7 +112,9 @@ def _heard(talk: Conversation, line: str) -> bool:
     if name in ("/quit", "/exit"):
         return False
     if name not in COMMANDS:
-        raise InputError(f"there is no {cut(name)}; /help lists the commands, a space before makes it a question")
+        raise InputError(
+            f"there is no {cut(name)}; /help lists the commands, a space before makes it a question"
+        )
     COMMANDS[name](talk, rest.strip())
     return True
 
@@ -161,7 +163,7 @@ def _typed() -> Iterable[str]:
     from prompt_toolkit.completion import NestedCompleter, PathCompleter
 
     files = PathCompleter(expanduser=True)
-    known: dict[str, Any] = {name: None for name in (*COMMANDS, "/quit")}
+    known: dict[str, Any] = dict.fromkeys((*COMMANDS, "/quit"))
     completer = NestedCompleter.from_nested_dict({**known, "/image": files, "/save": files})
     session: PromptSession[str] = PromptSession(
         history=_history(), completer=completer, complete_while_typing=False
