@@ -27,7 +27,6 @@ from bivlm.eval.answer import answer_batch
 from bivlm.families import family_of
 from bivlm.types import Sample, Turn
 
-
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 TYPING, ANSWERING = b"\x1b[?2004h", b"\x1b[?2004l"  # a terminal is told when a line is typed
 # the chat, in a process whose terminal is its own, so that Ctrl-C there is a signal to it
@@ -98,7 +97,7 @@ def test_mistakes_are_told_and_the_chat_goes_on(talk, loaded):
 def test_pruning_changes_from_then_on(talk, loaded, questions):
     image, spec = questions["IMAGE"], "grid:layer=1,keep=0.25"
     _, out, err = talk(f"/prune {spec}", f"/image {image}", "What color?", "/prune", "/prune none")
-    model, processor = loaded
+    model, _ = loaded
     bivlm.prune(model, spec)
     pruned = answer(loaded, (image, "What color?"))
     bivlm.prune(model, None)
@@ -110,8 +109,13 @@ def test_what_is_saved_is_read_as_data(talk, tmp_path, questions):
     file = tmp_path / "said.json"
     spaced = tmp_path / "two words.png"
     Image.new("RGB", (30, 30), "blue").save(spaced)
-    code, out, err = talk(
-        f"/image {questions['IMAGE']}", f"/image {spaced}", "What color?", "And?", f"/save {file}", f"/save {file}"
+    _, out, err = talk(
+        f"/image {questions['IMAGE']}",
+        f"/image {spaced}",
+        "What color?",
+        "And?",
+        f"/save {file}",
+        f"/save {file}",
     )
     assert "is there already" in err
     found = read_samples(file)

@@ -43,7 +43,8 @@ def test_ask_several_questions_with_one_load(run, source, questions, monkeypatch
     alone = [run("ask", source, question, *image)[1] for question in asked[:2]]
     assert run("ask", source, *asked, *image)[:2] == (0, "".join([*alone, alone[0]]))
     monkeypatch.setattr(sys, "stdin", io.StringIO("Why?\n\n What color? \n"))
-    assert run("ask", source, "What color?", "-", *image, "--stream")[:2] == (0, "".join([alone[0], *alone[::-1]]))
+    streamed = run("ask", source, "What color?", "-", *image, "--stream")[:2]
+    assert streamed == (0, "".join([alone[0], *alone[::-1]]))
     monkeypatch.setattr(sys, "stdin", io.StringIO("Why?\n"))
     [found] = json.loads(run("ask", source, "-", *image, "--json")[1])
     assert (found["question"], found["answer"]) == ("Why?", alone[1].strip())

@@ -204,16 +204,21 @@ def test_two_clients_that_hang_up_leave_a_third_its_answer(loaded, alone, monkey
         server.stop()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is not sent is thrown away
+# of what is not sent, when it is thrown away
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_client_that_does_not_read_holds_up_nobody_and_no_end(loaded, alone, monkeypatch):
-    """Its answer is large, and the socket's buffers small: the server cannot write all of it."""
+    _ask_and_do_not_read(loaded, alone, monkeypatch)
+    gc.collect()
+
+
+def _ask_and_do_not_read(loaded, alone, monkeypatch):
+    """The answer is large, and the socket's buffers small: the server cannot write all of it."""
     monkeypatch.setattr(Words, "add", lambda words, token: "x" * 1_000_000)
     server = Server(*loaded, replace(LIMITS, seconds=2.0))
     with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        body = json.dumps(
-            {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 40, "ignore_eos": True, "stream": True}
-        )
+        messages = [{"role": "user", "content": "Why?"}]
+        body = json.dumps({"messages": messages, "max_tokens": 40, "ignore_eos": True, "stream": True})
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         slow.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
         begun = b""
@@ -225,5 +230,3 @@ def test_a_client_that_does_not_read_holds_up_nobody_and_no_end(loaded, alone, m
         began = time.monotonic()
         server.stop()
         assert 1 < time.monotonic() - began < 10, "it waited for the client, and not for ever"
-    del server
-    gc.collect()

@@ -110,7 +110,9 @@ def public(site, monkeypatch):
     return f"http://example.test:{site}"
 
 
-@pytest.mark.parametrize("path", ["/picture", "/picture?a=b c", "/to:picture", "/to:~to:~picture", "/to:/picture?x"])
+@pytest.mark.parametrize(
+    "path", ["/picture", "/picture?a=b c", "/to:picture", "/to:~to:~picture", "/to:/picture?x"]
+)
 def test_a_picture_is_fetched(public, path):
     found = Fetcher().image(public + path, "here")
     assert found.size == (40, 30)
@@ -138,9 +140,21 @@ def test_what_is_no_picture_or_leads_elsewhere(public, site, path, monkeypatch):
 @pytest.mark.parametrize(
     "address",
     [
-        *("http://127.0.0.2:PORT/picture", "http://intern.test:PORT/picture", "http://both.test:PORT/picture"),
-        *("http://2130706434:PORT/picture", "http://0x7f.2:PORT/picture", "http://[::ffff:127.0.0.2]:PORT/picture"),
-        *("http://nowhere.invalid/picture", "http://a@example.test:PORT/picture", "ftp://example.test/picture"),
+        *(
+            "http://127.0.0.2:PORT/picture",
+            "http://intern.test:PORT/picture",
+            "http://both.test:PORT/picture",
+        ),
+        *(
+            "http://2130706434:PORT/picture",
+            "http://0x7f.2:PORT/picture",
+            "http://[::ffff:127.0.0.2]:PORT/picture",
+        ),
+        *(
+            "http://nowhere.invalid/picture",
+            "http://a@example.test:PORT/picture",
+            "ftp://example.test/picture",
+        ),
         *("http://", "http:///x", "http://example.test:99999/", "http://[::1/", "http://exa mple.test/"),
         "https://example.test:PORT/picture",
     ],
@@ -161,7 +175,7 @@ def test_all_images_of_a_request_share_one_time(public):
     fetcher = Fetcher(seconds=0.5)
     began = time.monotonic()
     for _ in range(2):
-        with pytest.raises(InputError, match="too long|does not answer as it should"):
+        with pytest.raises(InputError, match=r"too long|does not answer as it should"):
             fetcher.image(public + "/slow", "here")
     assert time.monotonic() - began < 2
 
@@ -184,7 +198,9 @@ def test_a_server_that_is_allowed_to_fetch(loaded, public):
         )
 
     try:
-        expected = bivlm.answer(*loaded, Image.open(io.BytesIO(Site.picture)), "What is it?", max_new_tokens=8)
+        expected = bivlm.answer(
+            *loaded, Image.open(io.BytesIO(Site.picture)), "What is it?", max_new_tokens=8
+        )
         assert ask(f"{public}/picture").choices[0].message.content == expected
         for address, said in (
             ("http://127.0.0.3/", "not at a public address"),

@@ -43,7 +43,8 @@ GIVE = """(chat, [how, name, base64]) => {
     data.items.add(new File([bytes], name, { type: 'image/png' }))
     const inside = id => chat.shadowRoot.getElementById(id)
     if (how === 'paste')
-        inside('text-input').dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }))
+        inside('text-input').dispatchEvent(
+            new ClipboardEvent('paste', { clipboardData: data, bubbles: true }))
     else {
         const target = inside('drag-and-drop')
         inside('container').dispatchEvent(new DragEvent('dragenter', { dataTransfer: data, bubbles: true }))
@@ -92,7 +93,9 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, answering, request):
-    """The page, wide or on a phone, in a scheme; nothing goes wrong on it and nothing comes from elsewhere."""
+    """The page, wide or on a phone, in a scheme; nothing goes wrong on it and nothing comes from
+    elsewhere.
+    """
     size, scheme = getattr(request, "param", ("wide", "light"))
     context = browser.new_context(viewport=SIZES[size], color_scheme=scheme)
     page = context.new_page()
@@ -145,7 +148,9 @@ def test_a_conversation_about_pictures(page, answering, shapes):
     give(page, first)
     answer, told = ask(page, question)
     assert answer == bivlm.answer(*loaded, first, question)
-    assert re.fullmatch(r"\d+ tokens read · 2 answered · first after \d+\.\d s", told), "two tokens have no speed"
+    assert re.fullmatch(r"\d+ tokens read · 2 answered · first after \d+\.\d s", told), (
+        "two tokens have no speed"
+    )
     give(page, second, "paste")
     bodies = []
     page.on("request", lambda one: bodies.append(one.post_data))
@@ -179,6 +184,7 @@ def test_text_stands_out(page, request):
 
 
 def test_the_keyboard_does_everything(page, shapes):
+    page.on("filechooser", lambda _: None)  # well before one opens
     assert page.evaluate(FOCUSED) == "text-input", "one may type at once"
     reached = []
     for _ in range(6):
@@ -216,7 +222,7 @@ def test_the_slider_is_what_is_asked_of_the_server(page, shapes):
     shares = []
     page.on("request", lambda one: shares.append(json.loads(one.post_data).get("visual_tokens")))
     give(page, shapes[0][0])
-    _, whole = ask(page, shapes[0][1])
+    ask(page, shapes[0][1])
     page.locator("#share").fill("25")
     ask(page, shapes[0][1])
     assert shares == [None, 0.25]

@@ -23,5 +23,7 @@ TopPOption = Annotated[
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option(help="seed of the draws; left out: another each time", show_default=False, rich_help_panel=MORE),
+    typer.Option(
+        help="seed of the draws; left out: another each time", show_default=False, rich_help_panel=MORE
+    ),
 ]

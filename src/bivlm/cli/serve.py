@@ -31,7 +31,6 @@ from bivlm.errors import InputError
 
 KEY_VARIABLE = "BIVLM_API_KEY"
 # batches of all shapes come by; torch's library would keep a program for each of the last 1024
-# (docs/serving.md)
 FEW_PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 LOOPBACK = "127.0.0.1"
 

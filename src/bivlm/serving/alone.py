@@ -12,6 +12,8 @@ from bivlm.serving.asked import Ended, Event, Piece, Request, Sampling
 from bivlm.serving.together import answer_together
 from bivlm.types import Sample
 
+GREEDY = Sampling()
+
 
 def answer_alone(
     model: Any,
@@ -19,7 +21,7 @@ def answer_alone(
     sample: Sample,
     *,
     max_new_tokens: int,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     tell: Callable[[str], None] = lambda text: None,
     cancelled: Flag | None = None,
 ) -> tuple[str, Ended]:

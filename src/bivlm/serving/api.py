@@ -131,7 +131,8 @@ def application(engine: Engine, site: Site, limits: Limits) -> FastAPI:
     async def models() -> dict[str, Any]:
         one = {"id": site.names[0], "object": "model", "created": 0, "owned_by": "bivlm"}
         pruner = engine.visual.pruner
-        visual = {"visual_tokens": None if pruner is None else engine.visual.own, "pruning": str(pruner or "")}
+        share = None if pruner is None else engine.visual.own
+        visual = {"visual_tokens": share, "pruning": str(pruner or "")}
         bounds = {"max_images": limits.most_images, "max_tokens": limits.most_tokens}
         return {"object": "list", "data": [{**one, **visual, **bounds, **site.about}]}
 

@@ -39,7 +39,7 @@ const styles = {
 const shadowed = `
   :focus-visible { outline: 2px solid var(--accent) !important; outline-offset: 1px; }
   #messages { scrollbar-color: var(--line) transparent; }
-  .deep-chat-placeholder-text, #text-input::before { color: var(--quiet); }
+  .image-message img { border: 1px solid var(--line); }
 `;
 
 function shareAsked() {
