@@ -55,8 +55,7 @@ def verify_folder(folder: Path) -> Verified:
     verify_files(folder, seal)
     verify_shards(shards)
     verify_modules(folder, modules, seal, entries)
-    for name, spec in modules.items():
-        _decodes(folder, name, spec, entries)
+    verify_packed(folder, modules, entries)
     files = () if seal is None else seal.files
     return Verified(0 if seal is None else seal.version, len(shards), len(entries), len(modules), len(files))
 
@@ -143,13 +142,28 @@ def accept_files(folder: Path) -> list[str]:
     return changed
 
 
-def _decodes(folder: Path, name: str, spec: ModuleSpec, entries: Mapping[str, TensorEntry]) -> None:
-    stored = read_tensors((entries[spec.key + part] for part in spec.tensors), copy=False)
-    tensors = {part: stored[spec.key + part] for part in spec.tensors}
-    try:
-        FORMATS[spec.format].check_packed(PackedTensor(spec.format, spec.shape, tensors, spec.settings))
-    except ValueError as error:
-        raise InputError(f"{folder}: the packed weight {name} is damaged: {error}") from error
+def verify_packed(
+    folder: Path, modules: Mapping[str, ModuleSpec], entries: Mapping[str, TensorEntry]
+) -> None:
+    """Check the form of every packed weight, shard by shard, in the files: afterwards nothing of them is in
+    memory. Raises InputError that names the weight.
+    """
+    by_shards: dict[tuple[Path, ...], list[str]] = {}
+    for name, spec in modules.items():
+        shards = dict.fromkeys(entries[spec.key + part].shard for part in spec.tensors)
+        by_shards.setdefault(tuple(shards), []).append(name)
+    for names in by_shards.values():
+        wanted = [entries[modules[name].key + part] for name in names for part in modules[name].tensors]
+        stored = read_tensors(wanted, copy=False)
+        for name in names:
+            spec = modules[name]
+            tensors = {part: stored[spec.key + part] for part in spec.tensors}
+            try:
+                FORMATS[spec.format].check_packed(
+                    PackedTensor(spec.format, spec.shape, tensors, spec.settings)
+                )
+            except ValueError as error:
+                raise InputError(f"{folder}: the packed weight {name} is damaged: {error}") from error
 
 
 def _first_damaged(path: Path, expected: Mapping[str, str]) -> str | None:

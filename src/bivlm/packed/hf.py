@@ -32,7 +32,7 @@ from bivlm.checkpoint.modules import (
 )
 from bivlm.checkpoint.seal import read_seal
 from bivlm.checkpoint.shards import read_entries
-from bivlm.checkpoint.verify import verify_modules, verify_shards
+from bivlm.checkpoint.verify import verify_modules, verify_packed, verify_shards
 from bivlm.errors import InputError
 from bivlm.families.experts import fuse_experts, split_experts
 from bivlm.families.linears import is_linear
@@ -82,6 +82,7 @@ class BivlmHfQuantizer(HfQuantizer):
     requires_calibration = (
         True  # from_pretrained(full_precision_folder, quantization_config=…) is refused by transformers
     )
+    _is_checked = False
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         read_modules(self.quantization_config.to_dict())
@@ -102,7 +103,10 @@ class BivlmHfQuantizer(HfQuantizer):
             shards = [Path(file) for file in checkpoint_files]
             verify_shards(shards)
             folder = shards[0].parent
-            verify_modules(folder, modules, read_seal(folder), read_entries(shards))
+            entries = read_entries(shards)
+            verify_modules(folder, modules, read_seal(folder), entries)
+            verify_packed(folder, modules, entries)
+            self._is_checked = True
         if experts_are_split(self.quantization_config.to_dict()):
             split_experts(model)
         for name, spec in resolve_modules(model, modules):
@@ -119,6 +123,8 @@ class BivlmHfQuantizer(HfQuantizer):
                 raise InputError(
                     f"the checkpoint lacks {name}.{absent[0]}; it is incomplete: quantize the model again"
                 )
+            if self._is_checked:  # in the files: here it would bring all of it into memory
+                continue
             try:
                 FORMATS[module.format].check_packed(module.packed)
             except ValueError as error:
