@@ -7,7 +7,8 @@ documents. In some blocks the tokens are clustered by what enters the MLP, as a 
 (k-means, COUNT clusters). Each cluster is an expert: its moment comes from few of its tokens, mixed with that
 of all tokens, a weight of the MLP is quantized with it, and the error is measured on the cluster's other
 tokens. A row is a number of tokens that the expert saw, for each column of the weight; a column is the prior,
-in tokens for each column of the weight. The error is tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ), its geometric mean over blocks, clusters and both weights.
+in tokens for each column of the weight. The error is tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ), its geometric mean over
+blocks, clusters and both weights.
 """
 
 from __future__ import annotations

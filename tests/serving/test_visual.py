@@ -43,9 +43,7 @@ def test_requests_of_several_shares_get_the_answers_that_they_get_alone(engine, 
     image, _ = picture
     samples = [Sample(image, f"What is {'very ' * number}big?") for number in range(len(SHARES))]
     pruner = engine.visual.pruner
-    expected = [
-        alone(*loaded, sample, share, pruner) for sample, share in zip(samples, SHARES, strict=True)
-    ]
+    expected = [alone(*loaded, sample, share, pruner) for sample, share in zip(samples, SHARES, strict=True)]
     clients = [Client() for _ in SHARES]
     for sample, client, share in zip(samples, clients, SHARES, strict=True):
         engine.submit(Request(sample, client, 8, visual_tokens=share))
