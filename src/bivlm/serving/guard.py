@@ -62,9 +62,7 @@ def _no_size(request: Request, limits: Limits, metrics: Metrics) -> Response | N
         return None
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
-        return JSONResponse(
-            error_object("the request does not say its length", "invalid_request_error"), 411
-        )
+        return JSONResponse(error_object("the request does not say its length", "invalid_request_error"), 411)
     if int(length) <= limits.body_bytes:
         return None
     metrics.refused("too large")

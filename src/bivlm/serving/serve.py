@@ -70,9 +70,7 @@ def listening(app: FastAPI, limits: Limits, *, host: str, port: int) -> uvicorn.
     )
 
 
-def serve(
-    engine: Engine, site: Site, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits
-) -> None:
+def serve(engine: Engine, site: Site, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits) -> None:
     """Listen until SIGTERM or Ctrl-C; then take nothing new, answer what was accepted, and return. Raises
     OSError if the port is in use.
     """
