@@ -68,8 +68,8 @@ def test_clients_ask_by_a_field_of_the_body(server, loaded, picture):
             model="tiny", messages=[{"role": "user", "content": content}], max_tokens=8, extra_body=extra
         )
 
-    found = ask(visual_tokens=0.3).choices[0].message.content
-    assert found == alone(*loaded, Sample(picture[0], "What is it?"), 0.3, server.engine.visual.pruner)
+    expected = alone(*loaded, Sample(picture[0], "What is it?"), 0.3, server.engine.visual.pruner)
+    assert ask(visual_tokens=0.3).choices[0].message.content == expected
     assert ask(visual_tokens=1).choices[0].message.content == ask().choices[0].message.content
     for wrong in (0, -1, 1.5):
         with pytest.raises(openai.BadRequestError, match="visual_tokens is"):
