@@ -2,12 +2,13 @@
 
     python benchmarks/bench_expert_moments.py --model FOLDER [--recipe gptq-2]
 
-FOLDER is a language model of the Llama family, without experts; the text is that of this repository's documents.
-In some blocks the tokens are clustered by what enters the MLP, as a router would send them (k-means, COUNT
-clusters). Each cluster is an expert: its moment comes from few of its tokens, mixed with that of all tokens, a
-weight of the MLP is quantized with it, and the error is measured on the cluster's other tokens. A row is a number
-of tokens that the expert saw, for each column of the weight; a column is the prior, in tokens for each column of
-the weight. The error is tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ), its geometric mean over blocks, clusters and both weights.
+FOLDER is a language model of the Llama family, without experts; the text is that of this repository's
+documents. In some blocks the tokens are clustered by what enters the MLP, as a router would send them
+(k-means, COUNT clusters). Each cluster is an expert: its moment comes from few of its tokens, mixed with that
+of all tokens, a weight of the MLP is quantized with it, and the error is measured on the cluster's other
+tokens. A row is a number of tokens that the expert saw, for each column of the weight; a column is the prior,
+in tokens for each column of the weight. The error is tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ), its geometric mean over
+blocks, clusters and both weights.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from bivlm.types import LinearStats
 from machine import describe
 
 DOCUMENTS = Path(__file__).parent.parent / "docs"
-LENGTH, TOKENS = 512, 49152
-COUNT, TRIED = 16, 3  # clusters, and those of them that are quantized
-SEEN = (0.0, 1 / 32, 1 / 8, 1 / 2, 2.0)
-PRIORS = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0, 4.0)
+LENGTH, TOKENS = 512, 24576
+COUNT, TRIED = 16, 2  # clusters, and those of them that are quantized
+SEEN = (0.0, 1 / 8, 1 / 2, 2.0)
+PRIORS = (0.0, 1 / 16, 1 / 4, 1.0, 4.0)
 
 
 @torch.inference_mode()
