@@ -30,10 +30,10 @@ from bivlm.types import LinearStats
 from machine import describe
 
 DOCUMENTS = Path(__file__).parent.parent / "docs"
-LENGTH, TOKENS = 512, 49152
-COUNT, TRIED = 16, 3  # clusters, and those of them that are quantized
-SEEN = (0.0, 1 / 32, 1 / 8, 1 / 2, 2.0)
-PRIORS = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0, 4.0)
+LENGTH, TOKENS = 512, 24576
+COUNT, TRIED = 16, 2  # clusters, and those of them that are quantized
+SEEN = (0.0, 1 / 8, 1 / 2, 2.0)
+PRIORS = (0.0, 1 / 16, 1 / 4, 1.0, 4.0)
 
 
 @torch.inference_mode()

@@ -46,6 +46,8 @@ class Watched(Events):
         self.left = blocks
 
     def unit(self, report: UnitReport, done: int, total: int) -> None:
+        if not report.weights:
+            return
         tokens = [one.tokens for one in report.weights.values() if one.tokens is not None]
         reached = f"; an expert saw {min(tokens)} to {max(tokens)} tokens" if tokens else ""
         print(

@@ -23,6 +23,7 @@ from bivlm.job.recipe import Recipe, Rule
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from bivlm.packed.linear import PackedLinear, packed_linears
+from bivlm.recount.run import recount
 from bivlm.types import Sample
 from crews import in_crew
 from reliability.jobs import content
@@ -110,6 +111,8 @@ def test_the_report_says_how_many_tokens_every_expert_saw(packed):
     assert (row.name, row.experts, row.linears) == ("model.layers.0.mlp.experts", 8, 16)
     assert (row.fewest_tokens, row.median_tokens, row.most_tokens) == (0, 0, max(layer))
     assert row.fewest_bits <= row.bits_per_weight <= row.most_bits
+    [counted] = [row for row in recount(out)[0].rows if row.name == "language"]
+    assert counted.packed == inspected.total.linears == 3 * (4 + 2 * 8)
     modules = json.loads((out / "config.json").read_text())["quantization_config"]["modules"]
     assert len(modules) == 3 * (4 + 2)
     assert "model.layers.2.mlp.experts.[0-7].down_proj" in modules

@@ -7,10 +7,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+from bivlm.checkpoint.groups import members
 from bivlm.recount.kinds.base import Taken, Unpacked
 from bivlm.recount.settings import Settings
 from bivlm.recount.stored import StoredTensor
+
+
+def _each(modules: Mapping[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Name, key and entry of every module; an entry may describe many experts."""
+    for name, entry in modules.items():
+        spec = entry if isinstance(entry, dict) else {}
+        try:
+            yield from (
+                (own, key, spec)
+                for own, key in zip(members(name), members(str(spec.get("key"))), strict=True)
+            )
+        except ValueError:
+            yield name, spec.get("key"), spec
 
 
 def take(tensors: Mapping[str, StoredTensor], settings: Settings) -> Iterator[Taken]:
@@ -22,8 +37,7 @@ def take(tensors: Mapping[str, StoredTensor], settings: Settings) -> Iterator[Ta
     for key, tensor in tensors.items():
         if not key.endswith(".bias"):
             by_base[key.rpartition(".")[0]].append(tensor)
-    for name, spec in modules.items():
-        key = spec.get("key") if isinstance(spec, dict) else None
+    for name, key, spec in _each(modules):
         found = by_base.get(str(key).removesuffix("."))
         if not found:
             continue
