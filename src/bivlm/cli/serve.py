@@ -30,8 +30,6 @@ from bivlm.cli.shared import (
 from bivlm.errors import InputError
 
 KEY_VARIABLE = "BIVLM_API_KEY"
-# batches of all shapes come by; torch's library would keep a program for each of the last 1024
-FEW_PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 LOOPBACK = "127.0.0.1"
 
 
@@ -103,7 +101,6 @@ def serve(
     --allow-urls: images come in it, as data URIs. A browser gets a page to ask the model.
     """
     _check_port(host, port)
-    os.environ.setdefault(*FEW_PRIMITIVES)
     quiet_libraries()
     try:
         from bivlm.serving.serve import engine_of, site_of
