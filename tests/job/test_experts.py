@@ -76,6 +76,7 @@ def packed(tmp_path_factory):
     return source, out
 
 
+@pytest.mark.slow  # tests/packed/test_converted.py does it on other kinds
 def test_a_fresh_process_computes_what_was_packed_and_goes_back_to_a_plain_model(packed, tmp_path):
     _, out = packed
     done = subprocess.run(

@@ -170,6 +170,9 @@ class SourceModel:
         in it stay in the file: of an embedding only the rows that are read come into memory.
         """
         for together in self._read_together(names):
+            if isinstance(self._place(together[0]), ExpertEntry):
+                self._materialize_experts(together)
+                continue
             tensors = self.read(together, copy=copy)
             if not copy and isinstance(self._place(together[0]), TensorEntry):
                 # the check has touched all of it: take a fresh view, of which nothing is in memory
@@ -180,11 +183,24 @@ class SourceModel:
                 value = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
                 set_module_tensor_to_device(self.model, name, "cpu", value=value)
 
+    def _materialize_experts(self, names: list[str]) -> None:
+        """Give the same parameter of several experts its weights, all in one piece of memory: many pieces of
+        a few megabytes, with others between them that are freed again, leave the heap half empty.
+        """
+        place = self._place(names[0])
+        dtype = self.dtype if place.dtype.is_floating_point else place.dtype
+        whole = torch.empty((len(names), *place.shape), dtype=dtype, device="cpu")
+        for own, name in zip(whole, names, strict=True):
+            own.copy_(self.read([name], copy=False)[name])
+            set_module_tensor_to_device(self.model, name, "cpu", value=own)
+
     def _read_together(self, names: Collection[str]) -> list[list[str]]:
-        """The names one by one, but those that one conversion makes together."""
+        """The names one by one, but those that one conversion makes together, and the experts of a layer."""
         groups: dict[object, list[str]] = {}
         for name in names:
-            groups.setdefault(_conversion(self._place(name)) or name, []).append(name)
+            place = self._place(name)
+            key = id(place.stack) if isinstance(place, ExpertEntry) else _conversion(place)
+            groups.setdefault(key or name, []).append(name)
         return list(groups.values())
 
     def release(self, names: list[str]) -> None:
