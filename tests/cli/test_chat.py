@@ -135,6 +135,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(talk, loaded, monkeypatch):
         return text
 
     monkeypatch.setattr(module, "shown", press)
+    before = signal.getsignal(signal.SIGINT)
     code, out, err = talk("Why?", "What?", options=("--temperature", 0))
     assert (code, err.strip()) == (0, "stopped")
     first, second = out.strip("\n").split("\n")
@@ -142,7 +143,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(talk, loaded, monkeypatch):
     assert whole.startswith(first.strip())
     assert len(first) < len(whole)
     assert second
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_keys_of_a_terminal(tmp_path, monkeypatch):

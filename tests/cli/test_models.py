@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from bivlm import families
+from bivlm.checkpoint import stacks
 from tiny import tiny_checkpoint
 from tiny.experts import expert_family, expert_model
 from videos import folder_of
@@ -199,8 +200,9 @@ def test_a_preset_that_is_dear_on_this_model_says_so(run, source, tmp_path):
     assert json.loads(text)["warning"] == ""
 
 
-def test_a_model_of_experts_is_packed_only_on_demand(run, tmp_path, monkeypatch):
+def test_a_model_of_experts_that_cannot_be_split_is_packed_only_on_demand(run, tmp_path, monkeypatch):
     monkeypatch.setattr(families, "USED", {"llama4": expert_family("llama4")})
+    monkeypatch.setattr(stacks, "_is_separable", lambda entry: False)
     source, out = expert_model("llama4", tmp_path / "source"), tmp_path / "out"
     code, text, error = run("quantize", source, out, "--preset", "rtn-3", "--parts", "language")
     assert (code, text) == (2, "")

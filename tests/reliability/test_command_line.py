@@ -78,7 +78,7 @@ def test_tables_answers_and_errors_are_printed_in_every_encoding(
     code, out, _ = run_in(encoding, "inspect", packed / "packed")
     assert code == 0
     assert "whole folder" in out.decode(encoding)
-    monkeypatch.setattr("bivlm.eval.answer.answer", lambda *_, **__: QUESTION)
+    monkeypatch.setattr("bivlm.serving.alone.answer_alone", lambda *_, **__: (QUESTION, None))
     code, out, _ = run_in(encoding, "ask", packed / "packed", "--image", packed / "image.png", "What?")
     assert code == 0
     assert out.decode(encoding) == QUESTION.encode(encoding, "replace").decode(encoding) + "\n"
