@@ -225,7 +225,8 @@ def split_experts(model: nn.Module, wanted: Callable[[str], bool] = lambda path:
     for path, module, layout in found:
         model.set_submodule(path, SplitExperts(module, layout))
         # some models initialize the experts' parameters, which are gone, from the module around them
-        model.get_submodule(path.rpartition(".")[0])._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
+        around: Any = model.get_submodule(path.rpartition(".")[0])
+        around._is_hf_initialized = True
     return [path for path, _, _ in found]
 
 
