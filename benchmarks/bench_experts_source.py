@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -42,8 +43,8 @@ class Stop(Exception):
 class Watched(Events):
     """Says what every block took, and stops after some."""
 
-    def __init__(self, blocks: int) -> None:
-        self.left = blocks
+    def __init__(self, blocks: int, memory: Memory) -> None:
+        self.left, self.memory = blocks, memory
 
     def unit(self, report: UnitReport, done: int, total: int) -> None:
         if not report.weights:
@@ -52,7 +53,7 @@ class Watched(Events):
         reached = f"; an expert saw {min(tokens)} to {max(tokens)} tokens" if tokens else ""
         print(
             f"{report.path}: {len(report.weights)} weights, {report.bits_per_weight:.3f} bits,"
-            f" {report.seconds:.0f} s, peak {peak_bytes() / 1e9:.2f} GB{reached}",
+            f" {report.seconds:.0f} s, {self.memory}{reached}",
             flush=True,
         )
         self.left -= 1
@@ -60,10 +61,28 @@ class Watched(Events):
             raise Stop
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held (VmHWM)."""
+def status(field: str) -> int:
+    """A field of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+class Memory:
+    """The most memory of this process's own (RssAnon), looked at every tenth of a second, and the most with
+    the pages of files that the system has mapped for it and can drop (VmHWM).
+    """
+
+    def __init__(self) -> None:
+        self.own = 0
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while True:
+            self.own = max(self.own, status("RssAnon"))
+            time.sleep(0.1)
+
+    def __str__(self) -> str:
+        return f"peak {self.own / 1e9:.2f} GB of its own, {status('VmHWM') / 1e9:.2f} GB with files"
 
 
 def hub_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -84,7 +103,9 @@ def hub_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]], filled: bool) -> None:
-    """A safetensors file in bfloat16, of holes or of random numbers."""
+    """A safetensors file in bfloat16, of holes or of random numbers; the token embedding always has
+    numbers.
+    """
     header, end = {}, 0
     for name, shape in shapes.items():
         size = BYTES * torch.Size(shape).numel()
@@ -95,9 +116,9 @@ def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]], filled: bool) -
     generator = torch.Generator().manual_seed(0)
     with path.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
-        for shape in shapes.values():
+        for name, shape in shapes.items():
             count = torch.Size(shape).numel()
-            if filled:
+            if filled or name.endswith("embed_tokens.weight"):
                 file.write(drawn(count, len(shape) > 1, generator).view(torch.uint8).numpy().data)
             else:
                 file.seek(BYTES * count, 1)
@@ -150,20 +171,25 @@ def main(
     source, out = folder / "source", folder / "out"
     if not (source / "model.safetensors.index.json").exists():
         make_source(source, blocks)
-    started = time.perf_counter()
+    memory, started = Memory(), time.perf_counter()
     prepared = prepare(source, make_request(recipe, parts=["language"]))
     packed = [weight for weight in prepared.plan.weights if weight.quantizer is not None]
     print(
         f"planned in {time.perf_counter() - started:.1f} s: {len(packed)} of {len(prepared.plan.weights)}"
         f" linears, {prepared.expected.bytes_before / 1e9:.1f} GB before,"
         f" {prepared.expected.bytes_after / 1e9:.1f} GB after, about"
-        f" {prepared.expected.memory_bytes / 1e9:.2f} GB of memory; peak now {peak_bytes() / 1e9:.2f} GB",
+        f" {prepared.expected.memory_bytes / 1e9:.2f} GB of memory; {memory}",
         flush=True,
     )
     try:
-        run(prepared, out, inputs(prepared.source.config.text_config.vocab_size), events=Watched(blocks))
+        run(
+            prepared,
+            out,
+            inputs(prepared.source.config.text_config.vocab_size),
+            events=Watched(blocks, memory),
+        )
     except Stop:
-        print(f"stopped; peak {peak_bytes() / 1e9:.2f} GB")
+        print(f"stopped; {memory}")
     finally:
         shutil.rmtree(out, ignore_errors=True)
 

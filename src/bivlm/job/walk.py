@@ -38,6 +38,7 @@ from bivlm.job.plan import BlockPlan, Plan, TablePlan
 from bivlm.job.sharing import owners_of
 from bivlm.job.unit import Packed, UnitMaker, UnitStore
 from bivlm.job.weighing import block_collector
+from bivlm.machine import return_free_memory
 from bivlm.packed.linear import replace_linear
 from bivlm.packed.module import expand_weights
 from bivlm.profile import part
@@ -152,6 +153,7 @@ class Walk:
         for name, weight in weights.items():
             # decoded and multiplied by torch: the kernels' sums depend on the machine's instruction set, and
             # the bytes of the blocks that follow must not
+            return_free_memory()
             with part("decoding"):
                 linear = replace_linear(self.source.model, name, weight)
                 bring(linear, self.device)
