@@ -19,7 +19,8 @@ from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
 from bivlm.families import family_of, load_processor
-from bivlm.families.causal_lm import MODEL_TYPES, causal_lm
+from bivlm.families.causal_lm import EXPERT_TYPES, MODEL_TYPES, causal_lm
+from bivlm.families.experts import split_experts
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from bivlm.packed.linear import packed_linears, replace_linear
@@ -33,7 +34,10 @@ QUESTIONS = [
 
 # the others of the table run through the same tests with the marker slow
 USUAL = ("llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
-EACH = [pytest.param(name, id=name, marks=() if name in USUAL else pytest.mark.slow) for name in MODEL_TYPES]
+EACH = [
+    pytest.param(name, id=name, marks=() if name in USUAL else pytest.mark.slow)
+    for name in (*MODEL_TYPES, *EXPERT_TYPES)
+]
 # their embeddings are more than tables, or nothing would be left in full precision
 WITHOUT_EMBEDDINGS = (
     "gemma", "gemma2", "gemma3_text", "gemma4_text", "minicpm3", "nanochat", "olmo", "vaultgemma",
@@ -97,6 +101,7 @@ def test_it_is_packed_and_loads_as_what_was_packed(model_type, recipe, tmp_path)
     if recipe == "rtn-3":
         expected = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
         full = logits(expected, out)
+        split_experts(expected)
         for name, linear in packed_linears(loaded).items():
             replace_linear(expected, name, linear.packed)
         assert torch.equal(logits(loaded, out), logits(expected, out))
