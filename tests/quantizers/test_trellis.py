@@ -19,7 +19,6 @@ from bivlm.quantizers import trellis
 from bivlm.quantizers.steps.viterbi import search_columns, search_reference
 from bivlm.quantizers.trellis import (
     DISTORTION,
-    SPREADS,
     Trellis,
     allocated_bits,
     equal_blocks,
@@ -362,26 +361,6 @@ def test_the_scale_that_is_stored_is_within_its_rounding_the_best():
 
 
 # What the allocation believes
-
-
-def test_a_fitted_spread_is_the_best_of_those_tried_for_the_rows_that_tell():
-    random = torch.Generator().manual_seed(1)
-    turn, _ = torch.linalg.qr(torch.randn(96, 96, generator=random))
-    stats = LinearStats({"text": (turn * torch.logspace(0, -3, 96)) @ turn.T}, {"text": 2000})
-    w = 0.05 * torch.randn(64, 96, generator=random)
-    tried = [error(w, stats, bits=1.0, spread=spread) for spread in SPREADS]
-    assert min(tried) < 0.97 * tried[0]  # inputs with much in common: much is fed back
-    assert error(w, stats, bits=1.0, spread="fitted") == min(tried)
-
-
-def test_a_spread_that_need_not_change_is_not_changed():
-    w, stats = case()
-    for chosen in ({"bits": 4.0}, {"bits": 1.0, "feedback": False}):
-        fixed, fitted = (
-            Trellis(**chosen, spread=spread).quantize(w, stats) for spread in (SPREADS[0], "fitted")
-        )
-        assert torch.equal(fixed.codes, fitted.codes)
-        assert torch.equal(fixed.row_scale, fitted.row_scale)
 
 
 @pytest.mark.parametrize("window", DISTORTION)

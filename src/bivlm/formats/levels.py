@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from bivlm.formats.base import PackedTensor, QuantizedWeight
+from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import blaming, check_slice, columns_slice, own_copy, require
+from bivlm.formats.encoding.checks import blaming, own_copy, require
 from bivlm.formats.encoding.level_checks import (
     TAIL_KIND,
     VALUES,
@@ -38,12 +38,13 @@ from bivlm.formats.encoding.positions import (
     positions_nbytes,
     unpack_positions,
 )
+from bivlm.formats.grouped import GroupedWeight
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their int32 indices stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
-class LevelsWeight(QuantizedWeight):
+class LevelsWeight(GroupedWeight):
     """A weight of (out, in) in `levels`.
 
     codes           (out, in) uint8, each below `alphabet`, ascending in value; 0 under a tail entry (the
@@ -108,16 +109,7 @@ class LevelsWeight(QuantizedWeight):
             weight.view(-1)[self.tail_positions] = self.tail_values.float() * self.scale
         return weight
 
-    def slice_rows(self, start: int, stop: int) -> Self:
-        check_slice("rows", start, stop, self.shape[0], 1)
-        return self._part(slice(start, stop), slice(0, self.shape[1]), slice(None), self.group_size)
-
-    def slice_columns(self, start: int, stop: int) -> Self:
-        groups, group_size = columns_slice(start, stop, self.shape[1], self.group_size)
-        return self._part(slice(0, self.shape[0]), slice(start, stop), groups, group_size)
-
     def _part(self, rows: slice, columns: slice, groups: slice, group_size: int) -> Self:
-        """The weights of some rows and columns, whose groups of columns are `groups`."""
         kept, positions = positions_inside(self.tail_positions, self.shape[1], rows, columns)
         coded = bool(len(positions)) and self.tail_codes.numel() > 0
         return replace(

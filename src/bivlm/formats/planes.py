@@ -21,13 +21,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from bivlm.formats.base import PackedTensor, QuantizedWeight
+from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import (
     blaming,
-    check_slice,
     check_tensors,
-    columns_slice,
     dtype_name,
     own_copy,
 )
@@ -43,12 +41,13 @@ from bivlm.formats.encoding.plane_checks import (
 )
 from bivlm.formats.encoding.plane_fields import parted_columns, read_numbers, read_planes
 from bivlm.formats.encoding.positions import pack_positions, positions_inside, positions_nbytes
+from bivlm.formats.grouped import GroupedWeight
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
-class PlanesWeight(QuantizedWeight):
+class PlanesWeight(GroupedWeight):
     """A weight of (out, in) in `planes`. A column is ordinary or salient; `partition` says to which part of
     its kind of column a weight belongs.
 
@@ -159,14 +158,6 @@ class PlanesWeight(QuantizedWeight):
             return scale
         column = self.column_scales[index].float()
         return scale * (column if columns is None else column[columns])
-
-    def slice_rows(self, start: int, stop: int) -> Self:
-        check_slice("rows", start, stop, self.shape[0], 1)
-        return self._part(slice(start, stop), slice(0, self.shape[1]), slice(None), self.group_size)
-
-    def slice_columns(self, start: int, stop: int) -> Self:
-        groups, group_size = columns_slice(start, stop, self.shape[1], self.group_size)
-        return self._part(slice(0, self.shape[0]), slice(start, stop), groups, group_size)
 
     def _part(self, rows: slice, columns: slice, groups: slice, group_size: int) -> Self:
         """The weights of some rows and columns, whose groups of columns are `groups`. Without salient columns

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from bivlm.formats.base import PackedTensor, QuantizedWeight
+from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import (
     Layout,
@@ -23,16 +23,15 @@ from bivlm.formats.encoding.checks import (
     check_boolean,
     check_choice,
     check_integer,
-    check_slice,
     check_tensor,
     check_tensors,
-    columns_slice,
     dtype_name,
     known_settings,
     own_copy,
     require,
 )
 from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, NumberBits, Numbers, numbers_nbytes
+from bivlm.formats.grouped import GroupedWeight
 
 ALPHABETS = tuple(bits.RADIX)
 SETTINGS = ["alphabet", "column_scale", "exponent", "group_size", "scales", "zero_point"]
@@ -43,7 +42,7 @@ _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay 
 
 
 @dataclass(frozen=True, eq=False)
-class UniformWeight(QuantizedWeight):
+class UniformWeight(GroupedWeight):
     """A weight of (out, in) in `uniform`.
 
     codes         (out, in) uint8, each below `alphabet`
@@ -106,16 +105,7 @@ class UniformWeight(QuantizedWeight):
             numbers[..., None].expand(-1, -1, self.group_size).reshape(len(numbers), -1)[:, : self.shape[1]]
         )
 
-    def slice_rows(self, start: int, stop: int) -> Self:
-        check_slice("rows", start, stop, self.shape[0], 1)
-        return self._part(slice(start, stop), slice(0, self.shape[1]), slice(None), self.group_size)
-
-    def slice_columns(self, start: int, stop: int) -> Self:
-        groups, group_size = columns_slice(start, stop, self.shape[1], self.group_size)
-        return self._part(slice(0, self.shape[0]), slice(start, stop), groups, group_size)
-
     def _part(self, rows: slice, columns: slice, groups: slice, group_size: int) -> Self:
-        """The weights of some rows and columns, whose groups of columns are `groups`."""
         points = self.zero_points
         return replace(
             self,
