@@ -8,9 +8,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 import bivlm
+from bivlm.checkpoint.place import check_card
 from bivlm.checkpoint.verify import verify_folder
 from bivlm.errors import InputError
-from bivlm.eval.card import check_has_card, put_results_on_card
+from bivlm.eval.card import RESULTS, put_results_on_card
 from bivlm.eval.measure import measure
 from tiny import tiny_checkpoint, tiny_samples
 
@@ -38,10 +39,10 @@ def test_results_stand_once_for_each_data_set(packed):
 
 def test_a_place_without_a_card(packed, tmp_path):
     with pytest.raises(InputError, match="no folder that bivlm packed"):
-        check_has_card(packed.parent / "model")
+        check_card(packed.parent / "model", RESULTS)
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "bivlm"}}))
     with pytest.raises(InputError, match=r"has no README\.md"):
-        check_has_card(tmp_path)
+        check_card(tmp_path, RESULTS)
     (tmp_path / "README.md").write_text("---\na: [\n---\n")
     result = measure(packed, tiny_samples(1), max_new_tokens=2)
     with pytest.raises(InputError, match="cannot be read"):

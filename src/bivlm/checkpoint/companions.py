@@ -38,6 +38,7 @@ WEIGHTS = {
 CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".bat", ".exe", ".js", ".ipynb"}
 CARD, SOURCE_CARD = "README.md", "README.original.md"
 ATTRIBUTES = ".gitattributes"  # tells git which files are large; hosts write it anew
+UNSEALED = (CARD, ATTRIBUTES)  # without checksums: they may be changed
 LARGE_FILES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 MOST_DEPTH = 4  # folders inside folders
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bivlm.checkpoint.companions import ATTRIBUTES, CARD, companions
+from bivlm.checkpoint.companions import UNSEALED, companions
 from bivlm.checkpoint.durable import sync_folder, write_text
 from bivlm.checkpoint.modules import FORMAT_VERSION
 from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock, has_more_than_shards, packed_config
@@ -343,12 +343,8 @@ class OutputFolder:
             self.events.say(f"{name} of the source is not copied: {reason}")
         config = {k: value for k, value in config.items() if k not in NOT_IN_CONFIG} | others.code_in(config)
         written = {**files, "config.json": to_json(config)}
-        sums = others.checksums() | {
-            name: text_checksum(content)
-            for name, content in written.items()
-            if name not in (CARD, ATTRIBUTES)
-        }
-        write_text(self.out / INDEX_NAME, to_json(self._index(config, sums)))
+        sums = {name: text_checksum(content) for name, content in written.items() if name not in UNSEALED}
+        write_text(self.out / INDEX_NAME, to_json(self._index(config, others.checksums() | sums)))
         others.copy_to(self.out)
         for name, content in files.items():
             write_text(self.out / name, content)

@@ -171,6 +171,16 @@ def packed_config(folder: Path) -> dict | None:
     return config if is_packed(config) else None
 
 
+def check_card(folder: Path, what: str) -> None:
+    """InputError, before anything long, for a folder that bivlm did not pack, or that has no card to put
+    `what` ("the picture") on.
+    """
+    if packed_config(folder) is None:
+        raise InputError(f"{folder} is no folder that bivlm packed; --card puts {what} on the card of one")
+    if not (folder / CARD).is_file():
+        raise InputError(f"{folder} has no {CARD} to put {what} on; copy or quantize it again")
+
+
 def foreign_files(folder: Path) -> list[str]:
     """What lies in a folder that bivlm did not write there, by name."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from bivlm.checkpoint.hub import HUB_ID
 from bivlm.checkpoint.verify import verify_folder
@@ -54,7 +54,7 @@ def push(
             f"the hub refused {name} ({cut(said, 200)}); log in with `hf auth login` as one who may write"
             " there"
         ) from error
-    except Exception as error:  # those of the HTTP library, which huggingface_hub passes on
+    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: of a file that was not sent
         cause = error.__cause__ or error
         raise InputError(
             f"the hub could not be reached ({type(cause).__name__}); the same command sends only what is"

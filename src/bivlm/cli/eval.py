@@ -147,10 +147,11 @@ def evaluate(
     Packed weights are decoded once, unless --packed or --activations int8 asks for the kernels.
     """
     quiet_libraries()
+    from bivlm.checkpoint.place import check_card
     from bivlm.cli.progress import Shown
     from bivlm.data.samples import read_samples
     from bivlm.data.samples import shuffle_images as shuffled
-    from bivlm.eval.card import check_has_card, put_results_on_card
+    from bivlm.eval.card import RESULTS, put_results_on_card
     from bivlm.eval.measure import measure
     from bivlm.eval.scoring import BY_REFERENCES, scorer_named
     from bivlm.eval.seen import unseen
@@ -162,7 +163,7 @@ def evaluate(
     used = scorer_named(scorer or (benchmark.scorer if benchmark else BY_REFERENCES)).name
     _check_out(out, confidence)
     if card:
-        check_has_card(Path(model))
+        check_card(Path(model), RESULTS)
     running = chosen_running(device, dtype, threads, activations, expand, expanded=True)
     shown = Shown()
     reading: dict[str, Any] = {"limit": limit, "seed": seed, "data_root": data_root, "events": shown}

@@ -170,7 +170,7 @@ OverwriteOption = Annotated[
         "--overwrite", help="replace OUT if bivlm wrote it; the old model stays until the new one is complete"
     ),
 ]
-CardOption = Annotated[
+PackingDeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
@@ -215,7 +215,7 @@ def quantize(
     merge_adapter: AdapterOption = False,
     allow_kept_experts: KeptExpertsOption = False,
     trust_remote_code: TrustOption = False,
-    device: CardOption = "cpu",
+    device: PackingDeviceOption = "cpu",
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     profile: ProfileOption = False,

@@ -50,10 +50,11 @@ def show(
     model's bits, size and speed. --out writes it to a file, --card puts it on the card of a packed model.
     """
     quiet_libraries()
+    from bivlm.checkpoint.place import check_card
     from bivlm.cli.progress import Shown
     from bivlm.data.places import find_image
     from bivlm.studies.picture import require_matplotlib
-    from bivlm.studies.show.card import check_card, put_on_card
+    from bivlm.studies.show.card import PICTURE, put_on_card
     from bivlm.studies.show.picture import answers_picture
     from bivlm.studies.show.run import show as ask_all
     from bivlm.types import Sample
@@ -62,7 +63,7 @@ def show(
     if out is None and card is None:
         raise InputError("there is no place for the picture; give --out FILE.png, --card FOLDER, or both")
     if card is not None:
-        check_card(card)
+        check_card(card, PICTURE)
     sample = Sample(tuple(find_image(one, "--image") for one in image or ()), question, origin="the question")
     with Shown() as events:
         answers = ask_all(models, sample, max_new_tokens=max_new_tokens, events=events)

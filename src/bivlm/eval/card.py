@@ -11,29 +11,19 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from bivlm.checkpoint.companions import CARD
 from bivlm.checkpoint.durable import write_errors_explained, write_text
-from bivlm.checkpoint.place import packed_config
+from bivlm.checkpoint.place import check_card
 from bivlm.errors import InputError
 from bivlm.eval.run import EvalResult
 
-TASK = "visual-question-answering"
-
-
-def check_has_card(folder: Path) -> None:
-    """InputError, before anything long, for a folder that bivlm did not pack, or that has no card."""
-    if packed_config(folder) is None:
-        raise InputError(
-            f"{folder} is no folder that bivlm packed; --card puts the results on the card of one"
-        )
-    if not (folder / CARD).is_file():
-        raise InputError(f"{folder} has no {CARD} to put the results on; copy or quantize it again")
+TASK, RESULTS = "visual-question-answering", "the results"
 
 
 def put_results_on_card(folder: Path, result: EvalResult, data: str) -> Path:
     """Write the accuracy, and with a reference the divergence and agreement, into the card's data; `data`
-    names the questions. Returns the card's path. Raises InputError as `check_has_card` does, and for a card
+    names the questions. Returns the card's path. Raises InputError as `check_card` does, and for a card
     whose data cannot be read.
     """
-    check_has_card(folder)
+    check_card(folder, RESULTS)
     place = folder / CARD
     try:
         card = ModelCard.load(place)

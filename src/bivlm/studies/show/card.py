@@ -16,12 +16,13 @@ from PIL import Image
 
 from bivlm.checkpoint.companions import CARD
 from bivlm.checkpoint.durable import publish, sync_folder, write_errors_explained, write_text, writing_name
-from bivlm.checkpoint.place import PICTURE_NAME, packed_config
+from bivlm.checkpoint.place import PICTURE_NAME, check_card
 from bivlm.errors import InputError, cut
 from bivlm.studies.show.picture import answers_picture
 from bivlm.studies.show.run import ShownAnswer
 from bivlm.types import Sample
 
+PICTURE = "the picture"
 BEGIN, END = "<!-- picture: bivlm show -->", "<!-- end of picture -->"
 MOST_BYTES = 300_000
 WIDTHS = (1400, 1000, 700, 400)  # pixels; the largest that fits into MOST_BYTES
@@ -31,22 +32,12 @@ _FRONT = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
 _TITLE = re.compile(r"^# .*\n", re.MULTILINE)
 
 
-def check_card(folder: Path) -> None:
-    """InputError, before anything long, for a folder that bivlm did not pack, or that has no card."""
-    if packed_config(folder) is None:
-        raise InputError(
-            f"{folder} is no folder that bivlm packed; --card puts the picture on the card of one"
-        )
-    if not (folder / CARD).is_file():
-        raise InputError(f"{folder} has no {CARD} to put the picture on; copy or quantize it again")
-
-
 def put_on_card(sample: Sample, answers: Sequence[ShownAnswer], folder: Path) -> Path:
     """Draw the picture into the folder, show it on the card below its title, and return its path.
 
     Raises InputError as `check_card` does, and if the folder cannot be written.
     """
-    check_card(folder)
+    check_card(folder, PICTURE)
     picture, card = folder / PICTURE_NAME, folder / CARD
     with tempfile.TemporaryDirectory(prefix="bivlm-show-") as temporary:
         large = Path(temporary) / PICTURE_NAME
