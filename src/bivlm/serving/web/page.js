@@ -12,6 +12,7 @@ const icon = { svg: { styles: { default: { filter: "var(--icon)" } } } };
 const line = "1px solid var(--line)";
 let model;
 let stop = new AbortController(); // of the answer under way
+let entered = 0; // how often a key was tried
 
 const styles = {
   chatStyle: { width: "100%", height: "100%", borderTop: line, borderRight: line, borderBottom: line, borderLeft: line,
@@ -160,13 +161,18 @@ function askForKey() {
 }
 
 async function enter() {
+  const own = ++entered;
+  let found;
   try {
-    model = await describe(sessionStorage.getItem(KEY));
+    found = await describe(sessionStorage.getItem(KEY));
   } catch (error) {
+    if (own !== entered) return; // another key was typed meanwhile
     if (error instanceof Refused && error.status === 401) askForKey();
     else at("facts").textContent = `the server cannot be reached: ${error.message}`;
     return;
   }
+  if (own !== entered) return;
+  model = found;
   at("unlock").hidden = true;
   begin();
 }
