@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import bivlm
+from pictures import noise
 from served import Server, data_uri
 from tiny import tiny_checkpoint
 
@@ -28,6 +27,5 @@ def server(loaded):
 @pytest.fixture
 def picture():
     """A picture, and the part of a message that holds it."""
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
+    image = noise(40, 30)
     return image, {"type": "image_url", "image_url": {"url": data_uri(image)}}

@@ -12,10 +12,11 @@ from bivlm.families import family_of
 from bivlm.serving.asked import Ended, Piece, Request
 from bivlm.serving.joint import JointBatch, NotJoinable
 from bivlm.types import Sample
+from pictures import noise
 from tiny import KINDS, tiny_checkpoint
 
 # states of linear attention and of convolutions, and cross-attention to an image
-NOT_JOINABLE = ("qwen3_5", "minicpmv4_6", "lfm2_vl", "mllama")
+NOT_JOINABLE = ("qwen3_5", "qwen3_5_moe", "minicpmv4_6", "lfm2_vl", "mllama")
 LONGEST = 9
 
 
@@ -37,9 +38,7 @@ def samples() -> list[Sample]:
     """Prompts of unlike lengths about images of unlike shapes."""
     shapes = ((40, 30), (24, 60), (50, 50), (64, 20))
     images = [
-        Image.effect_noise(shape, 90).convert("RGB").resize(shape)
-        if number
-        else Image.new("RGB", shape, "red")
+        noise(*shape, seed=number) if number else Image.new("RGB", shape, "red")
         for number, shape in enumerate(shapes)
     ]
     words = ("What?", "What is it that stands at the left, and why is it there?", "Is it red?", "How many?")
