@@ -151,9 +151,9 @@ class Walk:
     def _packed(self, path: str, weights: Packed, vectors: Mapping[str, Tensor]) -> nn.Module:
         """The block at `path`, now with its packed linears."""
         for name, weight in weights.items():
+            return_free_memory()
             # decoded and multiplied by torch: the kernels' sums depend on the machine's instruction set, and
             # the bytes of the blocks that follow must not
-            return_free_memory()
             with part("decoding"):
                 linear = replace_linear(self.source.model, name, weight)
                 bring(linear, self.device)
