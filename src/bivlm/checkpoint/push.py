@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of httpx or httpx2, as this version has it
+)
 
 from bivlm.checkpoint.hub import HUB_ID
 from bivlm.checkpoint.verify import verify_folder
