@@ -199,7 +199,7 @@ def refusal(call, packed):
 
 def test_the_table_is_complete():
     files = {path.stem for path in Path(bivlm.formats.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "base"} == set(FORMATS) == set(EXAMPLES)
+    assert files - {"__init__", "base", "grouped"} == set(FORMATS) == set(EXAMPLES)
     assert all(issubclass(kind, QuantizedWeight) and kind.format == name for name, kind in FORMATS.items())
     assert all(isinstance(weight, FORMATS[name]) for name, weights in EXAMPLES.items() for weight in weights)
 
