@@ -27,7 +27,8 @@ from machine import describe
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 HEAD = """# How long a job takes, and how long it was expected to take
 
-`bivlm quantize` says before it begins how long it will take (`job/forecast.py`). Expected and taken seconds, and the largest parts of the expected time.
+`bivlm quantize` says before it begins how long it will take (`job/forecast.py`). Expected and taken
+seconds, and the parts of the expected ones.
 
     python benchmarks/bench_forecast.py --model MODEL --recipe RECIPE … [--data DATA] [--samples N] [--add]
 
