@@ -12,6 +12,7 @@ from bivlm.cli.running import chosen_running
 from bivlm.cli.shared import loudness, note
 from bivlm.errors import InputError
 from bivlm.loading import device_named
+from bivlm.studies.study import RunSettings
 
 
 def test_the_options_are_the_arguments_of_load():
@@ -86,3 +87,22 @@ def test_verbose_shows_the_log(capsys):
     assert "that was decided" not in capsys.readouterr().err
     with pytest.raises(InputError, match="contradict"), loudness(True, True):
         pass
+
+
+@pytest.mark.parametrize("command", ["compare", "prune", "show"])
+def test_studies_know_what_devices_there_are(run, source, questions, tmp_path, command):
+    out = tmp_path / "out"
+    words = {
+        "compare": ("compare", source, "--data", questions["DATA"], "--out", out),
+        "prune": ("prune", source, "--data", questions["DATA"], "--out", out),
+        "show": ("show", source, "--question", "What?", "--out", tmp_path / "answers.png"),
+    }[command]
+    code, _, error = run(*words, "--device", "gpu")
+    assert code == 2
+    assert "there is no device 'gpu'" in error
+    assert not out.exists()
+
+
+def test_a_run_on_another_device_is_another_run():
+    assert "device" not in RunSettings().fingerprint()
+    assert RunSettings(device="cuda:1").fingerprint()["device"] == "cuda:1"

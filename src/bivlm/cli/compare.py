@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bivlm.cli.running import DeviceOption, ThreadsOption, chosen_running
 from bivlm.cli.shared import (
     ALL_PARTS,
     DATA_HELP,
@@ -134,6 +135,8 @@ def compare(
     keep_models: KeepModelsOption = False,
     columns: ColumnsOption = None,
     data_root: DataRootOption = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -156,6 +159,7 @@ def compare(
 
     if not parts_study:
         require_matplotlib()
+    place = str(chosen_running(device, threads=threads)["device"])
     recipes = [load_recipe(preset) for preset in split_presets(presets or COMPARED)]
     shown, names = Shown(), columns_of(columns)
     reading: dict[str, Any] = {"data_root": data_root, "columns": names}
@@ -182,7 +186,9 @@ def compare(
             parts_study=parts_study,
             in_order=in_order,
             keep_models=keep_models,
-            settings=RunSettings(batch_size, longest, command_line(), events, trust_remote_code, scorer),
+            settings=RunSettings(
+                batch_size, longest, command_line(), events, trust_remote_code, scorer, place
+            ),
         )
         write_page(found, out)
     _show(found, out, json_)

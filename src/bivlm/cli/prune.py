@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bivlm.cli.running import DeviceOption, ThreadsOption, chosen_running
 from bivlm.cli.shared import (
     MORE,
     BatchOption,
@@ -109,6 +110,8 @@ def prune(
     split: SplitOption = None,
     columns: ColumnsOption = None,
     data_root: DataRootOption = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -127,6 +130,7 @@ def prune(
     from bivlm.studies.study import RunSettings
 
     require_matplotlib()
+    place = str(chosen_running(device, threads=threads)["device"])
     depth = (
         default_layers(model, trust_remote_code)
         if layers is None
@@ -152,7 +156,9 @@ def prune(
             samples=samples,
             reference=reference,
             ranking=ranking,
-            settings=RunSettings(batch_size, max_new_tokens, command_line(), events, trust_remote_code),
+            settings=RunSettings(
+                batch_size, max_new_tokens, command_line(), events, trust_remote_code, device=place
+            ),
         )
         write_page(found, out)
     if json_:

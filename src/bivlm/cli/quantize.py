@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -182,7 +182,7 @@ PackingDeviceOption = Annotated[
 ProfileOption = Annotated[
     bool, typer.Option("--profile", help="say at the end where the time went", rich_help_panel=MORE)
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="read the data, print the plan, and stop")]
 
 
 @command(
@@ -252,11 +252,6 @@ def quantize(
             device=device,
         )
         prepared = prepare(model, request)
-        warning = _show_plan(prepared, json_) if crew.is_first else ""
-        if dry_run:
-            if json_ and crew.is_first:
-                print_json({**asdict(prepared.expected), "warning": warning})
-            return
         drawn = calibration_samples(
             prepared,
             data,
@@ -268,23 +263,33 @@ def quantize(
             max_frames=max_frames,
             events=Shown() if crew.is_first else SILENT,
         )
+        plan = _show_plan(prepared, drawn, crew, json_) if crew.is_first else {}
+        if dry_run:
+            if json_ and crew.is_first:
+                print_json(plan)
+            return
         with profiled() as seconds:
             _pack(prepared, out, drawn, overwrite, crew)
         if crew.is_first:
             _show_packed(out, json_, trust_remote_code, seconds if profile else {})
 
 
-def _show_plan(prepared: Prepared, json_: bool) -> str:
-    """Print the plan; returns the warning about the preset's target, empty if there is none."""
+def _show_plan(prepared: Prepared, samples: Sequence[Sample], crew: Crew, json_: bool) -> dict[str, Any]:
+    """Print the plan, with the time that it will take on the CPU, and a warning if the recipe takes more bits
+    than it is meant to; returns all of it.
+    """
     from bivlm.cli.tables import preflight_table
     from bivlm.job.preflight import purpose_warning
+    from bivlm.job.run import expected_seconds
 
+    on_cpu = prepared.request.device.type == "cpu"
+    seconds = expected_seconds(prepared, samples) if on_cpu and crew.size == 1 else {}
     if not json_:
-        out_console.print(preflight_table(prepared.expected, prepared.recipe))
+        out_console.print(preflight_table(prepared.expected, prepared.recipe, seconds))
     warning = purpose_warning(prepared.expected, prepared.recipe)
     if warning:
         note.print(f"note: {warning}", highlight=False, soft_wrap=True)
-    return warning
+    return {**asdict(prepared.expected), "seconds": seconds, "warning": warning}
 
 
 def _pack(prepared: Prepared, out: Path, samples: Sequence[Sample], overwrite: bool, crew: Crew) -> None:

@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+from bivlm.cli.running import (
+    ActivationsOption,
+    DeviceOption,
+    DtypeOption,
+    ExpandOption,
+    ThreadsOption,
+    chosen_running,
+)
 from bivlm.cli.shared import MORE, JsonOption, command, out_console, print_json, quiet_libraries
 from bivlm.errors import InputError
 
@@ -44,6 +52,11 @@ def show(
     image: ImageOption = None,
     card: CardOption = None,
     max_new_tokens: TokensOption = 64,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    activations: ActivationsOption = "float",
+    expand: ExpandOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Ask several models the same question, and draw one picture: image, question, and with every answer the
@@ -65,8 +78,9 @@ def show(
     if card is not None:
         check_card(card, PICTURE)
     sample = Sample(tuple(find_image(one, "--image") for one in image or ()), question, origin="the question")
+    running = chosen_running(device, dtype, threads, activations, expand)
     with Shown() as events:
-        answers = ask_all(models, sample, max_new_tokens=max_new_tokens, events=events)
+        answers = ask_all(models, sample, max_new_tokens=max_new_tokens, running=running, events=events)
     places = []
     if out is not None:
         answers_picture(sample, answers, out)

@@ -27,11 +27,14 @@ BITS = ".3f"  # of bits per weight
 MOST_GROUPS = 24  # rows of a table of groups
 
 
-def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
+def preflight_table(expected: Preflight, recipe: Recipe, seconds: Mapping[str, float]) -> Table:
+    """The plan of a job; `seconds` is the time that it is expected to take, by part, empty if nobody
+    knows.
+    """
     caption = (
         f"at most {size(expected.bytes_after)} on the disk (now {size(expected.bytes_before)}), about"
-        f" {size(expected.memory_bytes)} of memory, about {max(expected.seconds, 1):.0f} s of quantizing,"
-        f" calibration not counted; {expected.kept_share:.1%} of the model's bytes stay in full precision"
+        f" {size(expected.memory_bytes)} of memory; {expected.kept_share:.1%} of the model's bytes stay in"
+        f" full precision{_time_line(seconds)}"
     )
     table = rich_table(
         f"recipe {recipe.name}",
@@ -42,6 +45,23 @@ def preflight_table(expected: Preflight, recipe: Recipe) -> Table:
     for row in expected.rows:
         table.add_row(row.part, row.treatment, str(row.linears), f"{row.weights:,}", number(row.bits, BITS))
     return table
+
+
+def _time_line(seconds: Mapping[str, float]) -> str:
+    """How long a job is expected to take, and what takes a tenth of it or more."""
+    total = sum(seconds.values())
+    if not seconds:
+        return ""
+    parts = [f"{name} {duration(value)}" for name, value in seconds.items() if value >= max(0.1 * total, 1)]
+    told = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+    return f"; about {duration(total)} on this machine{told}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds up to two minutes, minutes up to two hours, then hours."""
+    if seconds < 120:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def inspection_table(inspection: Inspection, *, layers: bool) -> Table:

@@ -1,28 +1,22 @@
-"""A preview of a job: the quantizer of each linear, the linears that stay and why, and the expected size,
-memory and time.
+"""A preview of a job: the quantizer of each linear, the linears that stay and why, and the expected size and
+memory.
 """
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-
-import torch
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.job.kept import kept_bytes, kept_weights
 from bivlm.job.plan import LinearPlan, Plan, WeightPlan
 from bivlm.job.recipe import Recipe
-from bivlm.quantizers import Quantizer
-from bivlm.types import LinearStats
 
 PROCESS_BYTES = 450 << 20  # resident size of python with torch and transformers imported
-PROBE_SHAPE = (512, 512)
 BITS_TOLERANCE = 1.12  # above this ratio of a preset's bits to its target a warning is given
 
 
@@ -39,9 +33,8 @@ class PreflightRow:
 
 @dataclass(frozen=True)
 class Preflight:
-    """The table and the predictions: bytes of the model's files before and after, peak resident bytes,
-    seconds of quantizing without calibration; bytes of the tensors that stay in full precision, whatever
-    they are, and their share of all.
+    """The table and the predictions: bytes of the model's files before and after, peak resident bytes; bytes
+    of the tensors that stay in full precision, whatever they are, and their share of all.
 
     `bits` is an upper bound per weight for all quantized linears together. The row width with the most bits
     per weight is `dearest_columns`, and these bits are `dearest_bits`.
@@ -54,7 +47,6 @@ class Preflight:
     bytes_before: int
     bytes_after: int
     memory_bytes: int
-    seconds: float
     kept_bytes: int
     kept_share: float
 
@@ -72,8 +64,7 @@ def treatment_of(linear: WeightPlan) -> str:
 
 
 def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> Preflight:
-    """Predict the job of `plan`; a small matrix is quantized for each setting to learn the speed of this
-    machine.
+    """Predict the job of `plan`.
 
     With a `budget` the linears of the blocks take this many bits per weight together, regardless of their
     settings; measuring for it needs the whole model.
@@ -81,7 +72,7 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
     groups: dict[tuple[str, str], list[WeightPlan]] = defaultdict(list)
     for linear in plan.weights:
         groups[linear.place, treatment_of(linear)].append(linear)
-    rows, saved, seconds = [], 0, 0.0
+    rows, saved = [], 0
     for (part, treatment), linears in groups.items():
         weights = sum(linear.shape[0] * linear.shape[1] for linear in linears)
         quantizer = linears[0].quantizer
@@ -92,7 +83,6 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
             )
             saved += sum(_stored_bytes(source, linear) for linear in linears) - int(packed)
             bits = 8 * packed / weights
-            seconds += weights * _seconds_per_weight(quantizer)
         rows.append(PreflightRow(part, treatment, len(linears), weights, bits))
     for kept in kept_weights(source):
         rows.append(
@@ -105,7 +95,6 @@ def preflight(source: SourceModel, plan: Plan, budget: float | None = None) -> P
         before,
         before - saved,
         _memory(source, plan, whole=budget is not None or bool(plan.distillation)),
-        seconds,
         *kept_bytes(source, plan),
     )
 
@@ -149,25 +138,6 @@ def purpose_warning(expected: Preflight, recipe: Recipe) -> str:
 def _stored_bytes(source: SourceModel, linear: WeightPlan) -> int:
     entry = source.entries.get(f"{linear.name}.weight")
     return entry.nbytes if entry is not None else 0
-
-
-def _seconds_per_weight(quantizer: Quantizer) -> float:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(PROBE_SHAPE, generator=generator, dtype=torch.float32)
-    inputs = torch.randn(64, PROBE_SHAPE[1], generator=generator, dtype=torch.float32)
-    stats = LinearStats(
-        {"text": torch.eye(PROBE_SHAPE[1], dtype=torch.float32)},
-        {"text": 4 * PROBE_SHAPE[1]},
-        visual_share=0.0,
-        fisher=weight.square(),
-        inputs=inputs,
-        inputs_visual=torch.zeros(len(inputs), dtype=torch.bool),
-    )
-    few = replace(stats, fisher=weight[:64].square())
-    quantizer.quantize(weight[:64], few)  # the first call loads libraries
-    started = time.perf_counter()
-    quantizer.quantize(weight, stats)
-    return (time.perf_counter() - started) / weight.numel()
 
 
 def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:

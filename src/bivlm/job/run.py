@@ -40,6 +40,7 @@ from bivlm.job.budget.sensitivity import SensitivityFile
 from bivlm.job.card import model_card
 from bivlm.job.device import CPU, check_device
 from bivlm.job.distilling import distil
+from bivlm.job.forecast import forecast, load_of
 from bivlm.job.identity import circumstances, data_digest, identity
 from bivlm.job.kept import check_experts, kept_weights
 from bivlm.job.measurements import Measurements
@@ -162,7 +163,7 @@ def quantize(
 
 
 def prepare(model: str | Path, request: Request) -> Prepared:
-    """Read the model's headers, match the recipe, predict size, memory and time. InputError for every mistake
+    """Read the model's headers, match the recipe, predict size and memory. InputError for every mistake
     that the user has to correct.
     """
     if request.family is not None:
@@ -183,6 +184,15 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     if request.pruning is not None:
         TokenPruning(source.model, request.pruning)  # refuses a pruning that this model cannot do
     return Prepared(request, source, plan, preflight(source, plan, budget))
+
+
+def expected_seconds(prepared: Prepared, samples: Sequence[Sample | CalibrationInput]) -> dict[str, float]:
+    """How long the job will take on these samples, by part; measured on this machine's CPU in a second or so.
+    Raises InputError for samples that the model cannot be asked.
+    """
+    source, plan = prepared.source, prepared.plan
+    load = load_of(source, plan, samples if prepared.recipe.needs_data else (), prepared.request.pixels)
+    return forecast(source, plan, load, budget=prepared.recipe.budget is not None)
 
 
 def calibration_samples(

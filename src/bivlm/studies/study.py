@@ -31,6 +31,7 @@ class RunSettings:
     events          hears of progress, and of every finished run in a line
     trust_remote_code  run the code of the models' folders where it is needed
     scorer          how answers are scored (eval/scoring)
+    device          where the models answer
     """
 
     batch_size: int = 32
@@ -39,14 +40,17 @@ class RunSettings:
     events: Events = SILENT
     trust_remote_code: bool = False
     scorer: str = BY_REFERENCES
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"the batch size is {self.batch_size}; give 1 or more")
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the numbers of a run, whatever it measures."""
+        """What decides the numbers of a run, whatever it measures; the CPU goes without saying."""
+        place = {} if self.device == "cpu" else {"device": self.device}
         return {
+            **place,
             "batch_size": self.batch_size,
             "max_new_tokens": self.max_new_tokens,
             "scorer": self.scorer,

@@ -127,6 +127,11 @@ class _Comparing(Study):
     draw_digests: Sequence[str]
     keep_models: bool
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """How every model is loaded."""
+        return {"device": self.settings.device, "trust_remote_code": self.settings.trust_remote_code}
+
     def full_precision(self) -> tuple[Measured, ReferenceAnswers, str]:
         """The model as it is: its row, its answers as the reference, and the metric."""
         known = self.folder.finished("full-precision", self.fingerprint)
@@ -134,7 +139,7 @@ class _Comparing(Study):
         if known is not None and reference is not None:
             self.say(f"{FULL_PRECISION}: measured before")
             return _known(known), reference, known["evaluation"]["metric"]
-        loaded, processor = load(self.source.folder, trust_remote_code=self.settings.trust_remote_code)
+        loaded, processor = load(self.source.folder, **self.how)
         reference = self.collect_reference(FULL_PRECISION, loaded, processor)
         result = self.evaluate(FULL_PRECISION, loaded, processor, reference)
         row = _measured(
@@ -203,7 +208,7 @@ class _Comparing(Study):
         cost = pack(self.folder, name, fingerprint, prepared, self.draws[draw - 1], events)
         target = self.folder.model(name)
         inspection = inspect(target, trusted)
-        result = self.evaluate(label, *load(target, expand=True, trust_remote_code=trusted), reference)
+        result = self.evaluate(label, *load(target, expand=True, **self.how), reference)
         row = _measured(
             recipe.name,
             method_of(recipe),

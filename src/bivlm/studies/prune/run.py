@@ -70,7 +70,12 @@ def study_pruning(
     folder = PruningFolder(Path(out))
     trusted = settings.trust_remote_code
     places = [resolve_model(place, trusted) for place in (model, reference) if place is not None]
-    how: dict[str, Any] = {"expand": True, "pruning": None, "trust_remote_code": trusted}
+    how: dict[str, Any] = {
+        "device": settings.device,
+        "expand": True,
+        "pruning": None,
+        "trust_remote_code": trusted,
+    }
     loaded, processor = load(places[0], **how)
     other = None if reference is None else load(places[1], **how)[0]
     for pruning in prunings:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.modules import is_packed
@@ -46,23 +47,25 @@ def show(
     sample: Sample,
     *,
     max_new_tokens: int = MOST_TOKENS,
+    running: Mapping[str, Any] | None = None,
     events: Events = SILENT,
 ) -> list[ShownAnswer]:
-    """Ask every model the question, one after the other in memory. `events` receives the progress of the
+    """Ask every model the question, one after the other in memory. `running` has arguments of `bivlm.load`:
+    where they run, and how. `events` receives the progress of the
     "models". Raises InputError for no models, and as `bivlm.load` and `bivlm.answer` do.
     """
     if not models:
         raise InputError("there are no models to ask; give a model and what it was packed into")
     found = []
     for number, model in enumerate(models):
-        found.append(_ask(model, sample, max_new_tokens))
+        found.append(_ask(model, sample, max_new_tokens, running or {}))
         events.progress("models", number + 1, len(models))
     return found
 
 
-def _ask(name: str | Path, sample: Sample, max_new_tokens: int) -> ShownAnswer:
+def _ask(name: str | Path, sample: Sample, max_new_tokens: int, running: Mapping[str, Any]) -> ShownAnswer:
     folder = resolve_model(name)
-    model, processor = load(folder)
+    model, processor = load(folder, **running)
     family = family_of(model.config)
     with inference(model):
         for _ in range(2):  # the first time, kernels are chosen and pages are read

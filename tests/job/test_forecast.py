@@ -1,0 +1,123 @@
+"""What a job will take is counted from its plan and its samples; the machine's speed is given here, so that
+the sums can be checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bivlm.job import forecast as module
+from bivlm.job.forecast import Load, forecast, inputs_of, load_of, share_of_experts
+from bivlm.job.plan import BlockPlan, LinearPlan
+from bivlm.job.request import make_request
+from bivlm.job.run import expected_seconds, prepare
+from bivlm.job.speed import Cost, Speed
+from bivlm.quantizers import quantizer_named
+from tiny import tiny_checkpoint, tiny_config, tiny_samples
+
+LOAD = Load(8, {"vision": 16.0, "projector": 4.0, "language": 20.0}, 2.0, unanswered=False, gradients=False)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny_checkpoint("llava", tmp_path_factory.mktemp("forecast") / "source", torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def one_operation_a_second(monkeypatch):
+    monkeypatch.setattr(module, "speed_of", lambda dtype: Speed(passes=1.0, moments=1.0, call=0.0))
+    monkeypatch.setattr(module, "cost_of", lambda quantizer: Cost(1.0, 0.0, 0.0))
+
+
+def expected(source, recipe, load=LOAD, **settings):
+    prepared = prepare(source, make_request(recipe, settings=settings))
+    budget = prepared.recipe.budget is not None
+    return forecast(prepared.source, prepared.plan, load, budget=budget), prepared.plan
+
+
+def test_every_weight_is_quantized_once(source):
+    found, plan = expected(source, "rtn-3")
+    weights = [one for one in plan.weights if one.quantizer is not None]
+    assert found == {"quantizing": sum(one.shape[0] * one.shape[1] for one in weights)}
+
+
+def test_calibration_is_two_passes_and_the_moments_of_every_block(source):
+    found, plan = expected(source, "gptq-2")
+    tokens = LOAD.tokens
+    operations = 0.0
+    for block in plan.blocks:
+        rows = tokens[block.linears[0].part]
+        weights = sum(one.shape[0] * one.shape[1] for one in block.linears)
+        attention = 4 * rows**2 * min(one.shape[1] for one in block.linears) if len(block.linears) > 2 else 0
+        operations += 2 * (2 * rows * weights + attention) / module.EFFICIENCY
+        operations += 2 * rows * sum(one.shape[1] ** 2 for one in inputs_of(block))
+    assert found["calibration"] == pytest.approx(LOAD.samples * operations)
+
+
+def test_what_a_recipe_asks_for_is_counted(source):
+    plain, _ = expected(source, "gptq-2")
+    beside, _ = expected(source, "gptq-2", propagation=0.5)
+    assert plain["calibration"] < beside["calibration"] < 2 * plain["calibration"]
+    assert expected(source, "gptq-2", tuning=4)[0]["tuning blocks"] == pytest.approx(
+        2 * expected(source, "gptq-2", tuning=2)[0]["tuning blocks"]
+    )
+    assert expected(source, "gptq-2", distillation=1)[0]["tuning the model"] > 0
+    measured, predicted = (
+        expected(source, "trellis-2", budget=4, budget_from=by)[0] for by in ("answers", "gradients")
+    )
+    assert measured["budget"] > predicted["budget"] > 3 * predicted["quantizing"]
+
+
+def test_twice_the_samples_take_twice_the_time(source):
+    once, _ = expected(source, "gptq-2", replace(LOAD, gradients=True, unanswered=True), distillation=100)
+    twice, _ = expected(
+        source, "gptq-2", replace(LOAD, samples=16, gradients=True, unanswered=True), distillation=100
+    )
+    assert once.keys() == {"quantizing", "calibration", "own answers", "gradients", "tuning the model"}
+    for name in once.keys() - {"quantizing"}:
+        assert twice[name] == pytest.approx(2 * once[name])
+    assert twice["quantizing"] == once["quantizing"]
+
+
+def test_the_tokens_are_those_of_the_samples(source):
+    prepared = prepare(source, make_request("gptq-2"))
+    samples = tiny_samples(6)
+    load = load_of(prepared.source, prepared.plan, samples)
+    vision = prepared.source.config.vision_config
+    assert load.samples == 6
+    assert load.tokens["vision"] == (vision.image_size // vision.patch_size) ** 2
+    assert load.tokens["projector"] == load.tokens["vision"]
+    assert load.tokens["language"] > load.tokens["projector"]
+    assert load.targets >= 1
+    assert expected_seconds(prepared, samples).keys() == {"quantizing", "calibration"}
+
+
+def test_no_samples_are_no_load(source):
+    prepared = prepare(source, make_request("rtn-3"))
+    assert load_of(prepared.source, prepared.plan, ()).samples == 0
+    assert expected_seconds(prepared, tiny_samples(2)).keys() == {"quantizing"}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "inputs"),
+    [
+        ({"a.q": (64, 64), "a.k": (16, 64), "a.v": (16, 64), "a.o": (64, 64)}, ["a.q", "a.o"]),
+        ({"a.qkv": (192, 64), "a.proj": (64, 64)}, ["a.qkv", "a.proj"]),
+        ({"m.gate": (96, 64), "m.up": (96, 64), "m.down": (64, 96)}, ["m.gate", "m.down"]),
+        ({"m.fc1": (96, 64), "m.fc2": (64, 96)}, ["m.fc1", "m.fc2"]),
+    ],
+)
+def test_linears_that_share_an_input(shapes, inputs):
+    sign = quantizer_named("sign")()
+    linears = tuple(LinearPlan(name, "language", shape, sign) for name, shape in shapes.items())
+    assert [one.name for one in inputs_of(BlockPlan("a", 0, linears))] == inputs
+
+
+def test_a_token_meets_few_experts():
+    assert share_of_experts(tiny_config("llava")) == 1.0
+    config = tiny_config("qwen3_vl_moe")
+    text = config.get_text_config()
+    assert share_of_experts(config) == text.num_experts_per_tok / text.num_experts < 1
