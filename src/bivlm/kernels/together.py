@@ -1,32 +1,33 @@
-"""The products of several weights in one call of the native library: those of a layer's chosen experts.
+"""The products of several weights together: those of a layer's chosen experts.
 
     y[rows of p] = x[rows of p] W_pᵀ + bias_p,      the rows of x in the order of the products
 
-The library divides the rows of all weights among its threads and reads every weight where it lies; inputs
-that several products share are prepared once. The numbers are those of the products one by one. A weight
-without the library's kernel, and one with so many rows that unpacking it is faster, is multiplied by its own
-product.
+On the CPU one call of the native library makes all products of a codec: it divides the rows of all weights
+among its threads, reads every weight where it lies, and prepares once what products have in common. The
+numbers are those of the products one by one. On a card Triton makes them in one launch. A weight without such
+a kernel, and one with so many rows that its own product is faster, is multiplied alone.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bivlm.kernels.base import Product, check_width
-from bivlm.kernels.native_product import CPU, SCRATCH_BYTES, NativeProduct, succeed
+from bivlm.kernels.native_product import SCRATCH_BYTES, NativeProduct, succeed
 from bivlm.native.pointers import pointer
 from bivlm.native.structs import DTYPES, ProductStruct
 
-INPUT_BYTES = 4  # of a prepared number: the most inputs of a call fill SCRATCH_BYTES
+INPUT_BYTES = 4  # of a prepared number: the inputs of a call fill SCRATCH_BYTES at most
+ON_CARDS = "bivlm.kernels.triton_together"
 
 
 class Part(NamedTuple):
-    """A product with the rows of the input that are its own; at least one."""
+    """A product with the number of rows of the input that are its own, at least one."""
 
     product: Product
     bias: Tensor | None
@@ -34,76 +35,96 @@ class Part(NamedTuple):
     int8: bool
 
 
+class Place(NamedTuple):
+    """A part with the number of its first row."""
+
+    part: Part
+    first: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.first, self.first + self.part.rows)
+
+
 def multiply(parts: Sequence[Part], x: Tensor, out_features: int) -> Tensor:
     """The outputs (t, out) of all parts for x (t, in), part after part, in x's dtype; neighbouring rows of x
-    may be the same memory. ValueError for an x of another width or not on the CPU.
+    may be the same memory. ValueError for an x of another width.
     """
     x = x if x.stride(-1) == 1 else x.contiguous()
-    y = torch.empty(len(x), out_features, dtype=x.dtype, device=CPU)
-    calls: dict[tuple[int, bool], _Calls] = {}
+    y = torch.empty(len(x), out_features, dtype=x.dtype, device=x.device)
+    groups: dict[Hashable, list[Place]] = {}
     first = 0
     for part in parts:
-        end, product = first + part.rows, part.product
-        if (
-            isinstance(product, NativeProduct)
-            and x.dtype in DTYPES
-            and part.rows <= product.few.of(x.dtype, part.int8)
-        ):
-            function = product.functions.linear_many
-            key = id(function), part.int8
-            if key not in calls:
-                calls[key] = _Calls(function, part.int8, x, y)
-            calls[key].add(product, part, first)
+        place = Place(part, first)
+        first += part.rows
+        if (key := _key(part, x)) is None:
+            y[place.rows] = part.product(x[place.rows], part.bias, part.int8)
         else:
-            y[first:end] = product(x[first:end], part.bias, part.int8)
-        first = end
-    for some in calls.values():
-        some.make()
+            groups.setdefault(key, []).append(place)
+    for places in groups.values():
+        (_multiply_native if places[0].part.product.kernel == "native" else _multiply_on_card)(places, x, y)
     return y
 
 
-class _Calls:
-    """The products that one function of the library makes, with the same kind of activations."""
+def _key(part: Part, x: Tensor) -> Hashable:
+    """What parts must have in common to be multiplied together; None for a part that is multiplied alone."""
+    product = part.product
+    if x.dtype not in DTYPES:
+        return None
+    if isinstance(product, NativeProduct):
+        fits = part.rows <= product.few.of(x.dtype, part.int8)
+        return (id(product.functions.linear_many), part.int8) if fits else None
+    if product.kernel == "triton":
+        key = import_module(ON_CARDS).key_of(product, part.rows)
+        return None if key is None else (key, part.bias is None)
+    return None
 
-    def __init__(self, function: Callable[..., int], int8: bool, x: Tensor, y: Tensor) -> None:
-        check = x[:1]  # of the whole only the strides of its rows may differ from those of a row alone
-        pointer("x", check, x.dtype, check.numel())
-        self.function, self.int8, self.x, self.y = function, int8, x, y
-        self.found: list[tuple[int, int, int, int, int, int | None]] = []
-        self.kept: list[Tensor] = []
 
-    def add(self, product: NativeProduct, part: Part, first: int) -> None:
-        check_width(self.x, product.columns)
-        to_add, size = None, self.x.element_size()
+def _multiply_native(places: Sequence[Place], x: Tensor, y: Tensor) -> None:
+    """Some rows of x into those of y by one function of the library."""
+    pointer("x", x[:1], x.dtype, x.shape[1])  # further rows differ only by their distance
+    size, stride = x.element_size(), x.stride(0)
+    kept, calls = [], []
+    for part, first in places:
+        product, bias = part.product, None
+        assert isinstance(product, NativeProduct)
+        check_width(x, product.columns)
         if part.bias is not None:
-            self.kept.append(part.bias.to(self.x.dtype).contiguous())
-            to_add = pointer("bias", self.kept[-1], self.x.dtype, product.rows)
-        stride = self.x.stride(0)
-        self.found.append(
-            (
-                product.functions.address,
-                self.x.data_ptr() + first * stride * size,
-                stride,
-                part.rows,
-                self.y.data_ptr() + first * product.rows * size,
-                to_add,
-            )
-        )
+            kept.append(part.bias.to(x.dtype).contiguous())
+            bias = pointer("bias", kept[-1], x.dtype, product.rows)
+        into = y.data_ptr() + first * product.rows * size
+        given = x.data_ptr() + first * stride * size
+        calls.append((product.functions.address, given, stride, part.rows, into, bias))
+    one = places[0].part
+    assert isinstance(one.product, NativeProduct)
+    for some in _batches(calls, SCRATCH_BYTES // (x.shape[1] * INPUT_BYTES)):
+        products, threads = (ProductStruct * len(some))(*some), torch.get_num_threads()
+        succeed(one.product.functions.linear_many(products, len(some), DTYPES[x.dtype], one.int8, threads))
 
-    def make(self) -> None:
-        dtype, threads = DTYPES[self.x.dtype], torch.get_num_threads()
-        for products in self._batches():
-            succeed(self.function(products, len(products), dtype, self.int8, threads))
 
-    def _batches(self) -> Iterator[ctypes.Array[ProductStruct]]:
-        """The products, as many at a time as leave the library's scratch small."""
-        most = max(1, SCRATCH_BYTES // (self.x.shape[1] * INPUT_BYTES))
-        some: list[tuple[int, int, int, int, int, int | None]] = []
-        rows = 0
-        for call in self.found:
-            if some and rows + call[3] > most:
-                yield (ProductStruct * len(some))(*some)
-                some, rows = [], 0
-            some.append(call)
-            rows += call[3]
-        yield (ProductStruct * len(some))(*some)
+Call = tuple[int, int, int, int, int, int | None]  # the fields of ProductStruct
+
+
+def _batches(calls: Sequence[Call], most: int) -> Iterator[list[Call]]:
+    """The calls in their order, those of at most `most` rows at a time, or one."""
+    some: list[Call] = []
+    rows = 0
+    for call in calls:
+        if some and rows + call[3] > most:
+            yield some
+            some, rows = [], 0
+        some.append(call)
+        rows += call[3]
+    yield some
+
+
+def _multiply_on_card(places: Sequence[Place], x: Tensor, y: Tensor) -> None:
+    """Some rows of x into those of y in one launch."""
+    whole = sum(place.part.rows for place in places) == len(x)
+    given = (x if whole else torch.cat([x[place.rows] for place in places])).contiguous()
+    found = y if whole else y.new_empty(len(given), y.shape[1])
+    products, biases, rows, _ = zip(*(place.part for place in places), strict=True)
+    import_module(ON_CARDS).multiply(products, biases, rows, given, found)
+    if not whole:
+        for place, own in zip(places, found.split(rows), strict=True):
+            y[place.rows] = own

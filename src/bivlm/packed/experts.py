@@ -1,7 +1,7 @@
 """The chosen experts of a layer together: two products for all of them in place of two for each.
 
 `mix_together` takes the place of the loop in `SplitExperts.mix` and gives the same numbers. It leaves to the
-loop whatever is not a product of packed weights on the CPU alone: experts that are not all packed, hooks
+loop whatever is more than products of packed weights on a CPU or a card: experts that are not all packed, hooks
 (adapters, observers), decoded weights, gradients, compiled graphs, and so many tokens that the experts'
 outputs would fill the memory.
 """
@@ -17,6 +17,7 @@ from bivlm.families.experts import DOWN, NORM, SplitExperts, sorted_choices
 from bivlm.kernels.together import Part, multiply
 from bivlm.packed.linear import PackedLinear
 
+DEVICES = ("cpu", "cuda")
 MOST_ROWS = 4096  # chosen experts of all tokens together
 
 
@@ -31,14 +32,14 @@ def mix_together(experts: SplitExperts, hidden: Tensor, index: Tensor, weights: 
     """What `SplitExperts.mix` returns, or None where the loop has to compute it."""
     if (
         torch.compiler.is_compiling()
-        or not hidden.is_cpu
+        or hidden.device.type not in DEVICES
         or not 0 < index.numel() <= MOST_ROWS
         or (hidden.requires_grad and torch.is_grad_enabled())
     ):
         return None
     order, counts = sorted_choices(index, experts.num_experts)
     chosen = [(expert, count) for expert, count in enumerate(counts[:-1]) if count]
-    first, second = (_parts(experts, name, chosen) for name in (experts.layout.first, DOWN))
+    first, second = (_parts(experts, name, chosen, hidden.device.type) for name in (experts.layout.first, DOWN))
     if not chosen or first is None or second is None:
         return None
     order = order[: len(order) - counts[-1]]
@@ -54,7 +55,9 @@ def mix_together(experts: SplitExperts, hidden: Tensor, index: Tensor, weights: 
     return total.index_add_(0, tokens, found.to(exact)).to(hidden.dtype)
 
 
-def _parts(experts: SplitExperts, projection: str, chosen: list[tuple[int, int]]) -> list[Part] | None:
+def _parts(
+    experts: SplitExperts, projection: str, chosen: list[tuple[int, int]], device: str
+) -> list[Part] | None:
     """A projection of the chosen experts with the numbers of their tokens; None unless all are packed and do
     nothing but multiply.
     """
@@ -64,7 +67,7 @@ def _parts(experts: SplitExperts, projection: str, chosen: list[tuple[int, int]]
         linear = expert._modules[projection]
         if type(linear) is not PackedLinear or linear.is_decoded or _watched(expert) or _watched(linear):
             return None
-        parts.append(Part(linear.product(), linear.bias, count, linear.activations == "int8"))
+        parts.append(Part(linear.product(device), linear.bias, count, linear.activations == "int8"))
     return parts
 
 
