@@ -21,30 +21,33 @@ def tables(found: dict[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
     """The title and the cells of every table."""
     for (tokens, state), title in STATES.items():
         rows = [row for row in found["rows"] if (row["tokens"], row["state"]) == (tokens, state)]
-        yield title, [
+        yield (
+            title,
             [
-                row["name"],
-                row["activations"],
-                f"{row['bits']:.2f}",
-                f"{row['seconds'] * 1e6:.0f}",
-                f"{row['times_bf16']:.2f}",
-                f"{row['times_bf16_median']:.2f}",
-                f"{row['share_of_memory']:.0%}" if "share_of_memory" in row else "",
-                f"{row['error']:.0e}",
-            ]
-            for row in rows
-        ]
+                [
+                    row["name"],
+                    row["activations"],
+                    f"{row['bits']:.2f}",
+                    f"{row['seconds'] * 1e6:.0f}",
+                    f"{row['times_bf16']:.2f}",
+                    f"{row['times_bf16_median']:.2f}",
+                    f"{row['share_of_memory']:.0%}" if "share_of_memory" in row else "",
+                    f"{row['error']:.0e}",
+                ]
+                for row in rows
+            ],
+        )
 
 
 def resident(found: dict[str, Any]) -> str:
     """What one token brings into memory, in a sentence or two."""
     kb = {name: f"{size / 1024:,.0f} KB" for name, size in found["resident"].items()}
     return (
-        f"After one token of `trellis: 2` on a freshly mapped file of {kb['file']}, {kb['rss']} of the mapping"
-        f" are resident (`/proc/self/smaps`; {kb['rss_before']} before). The chosen experts have"
-        f" {kb['chosen']} of them in whole pages. The others have {kb['others']}, all within 64 KB of a chosen"
-        f" expert's bytes, where the kernel maps what lies around a page that is read; further inside they"
-        f" have {kb['others_inside']}."
+        f"After one token of `trellis: 2` on a freshly mapped file of {kb['file']}, {kb['rss']} of the"
+        f" mapping are resident (`/proc/self/smaps`; {kb['rss_before']} before). The chosen experts have"
+        f" {kb['chosen']} of them in whole pages. The others have {kb['others']} within 64 KB of their first"
+        f" and last bytes, where the system maps what lies around a page that is read, and further inside"
+        f" {kb['others_inside']}."
     )
 
 

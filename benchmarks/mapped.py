@@ -1,4 +1,4 @@
-"""Weights in a file that is mapped into memory: dropping it from there, and what of it is resident (Linux)."""
+"""Weights in a file that is mapped into memory: dropping it, and what of it is resident (Linux)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def resident_bytes(tensor: Tensor, margin: int = 0) -> int:
     pages = pages_of(tensor, margin)
     if not len(pages):
         return 0
-    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
         file.seek(pages[0] // PAGE * ENTRY)
         entries = np.frombuffer(file.read(len(pages) * ENTRY), dtype=np.uint64)
     return int(((entries & PRESENT) != 0).sum()) * PAGE

@@ -42,9 +42,7 @@ def drawn(rows, dtype, int8=False, weights=WEIGHTS):
 
 def alone(parts, x):
     some = x.split([part.rows for part in parts])
-    return torch.cat(
-        [part.product(own, part.bias, part.int8) for part, own in zip(parts, some, strict=True)]
-    )
+    return torch.cat([part.product(own, part.bias, part.int8) for part, own in zip(parts, some, strict=True)])
 
 
 @pytest.mark.parametrize("int8", [False, True])

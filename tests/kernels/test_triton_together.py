@@ -27,7 +27,10 @@ GROUPS = {
         levels(40, 64, alphabet=2, symmetric=True),
     ],
     "12-bit window, odd sizes": [trellis_weight(17, 33, (k,), window=12) for k in (1, 2, 3)],
-    "levels in groups": [levels(70, 96, alphabet=8, group_size=32), levels(70, 96, alphabet=8, group_size=32)],
+    "levels in groups": [
+        levels(70, 96, alphabet=8, group_size=32),
+        levels(70, 96, alphabet=8, group_size=32),
+    ],
 }
 QUICK = ("trellis", "levels")
 some = pytest.mark.parametrize(

@@ -103,7 +103,9 @@ class NativeProduct:
         place = pointer("scratch", scratch, x.dtype, step * self.columns)
         for start in range(0, self.rows, step):
             end = min(start + step, self.rows)
-            succeed(self.functions.unpack(self.functions.address, start, end, place, DTYPES[x.dtype], threads))
+            succeed(
+                self.functions.unpack(self.functions.address, start, end, place, DTYPES[x.dtype], threads)
+            )
             tile, into = scratch[: end - start].t(), y[:, start:end]
             if bias is None:
                 torch.mm(x, tile, out=into)

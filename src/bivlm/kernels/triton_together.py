@@ -142,7 +142,8 @@ def _levels(
 @triton.jit(do_not_specialize=["tokens"])
 def _trellis_rows(
     x, table, own, out, tokens, rows, columns,
-    FIELDS: tl.constexpr, WINDOW: tl.constexpr, NEIGHBOURS: tl.constexpr, BK: tl.constexpr, BIAS: tl.constexpr,
+    FIELDS: tl.constexpr, WINDOW: tl.constexpr, NEIGHBOURS: tl.constexpr, BK: tl.constexpr,
+    BIAS: tl.constexpr,
 ):  # fmt: skip
     """A strip of the weight that one row of x, which is rotated, belongs to."""
     fields = table + tl.load(own + tl.program_id(2)) * FIELDS

@@ -1,8 +1,8 @@
 """The chosen experts of a layer together: two products for all of them in place of two for each.
 
 `mix_together` takes the place of the loop in `SplitExperts.mix` and gives the same numbers. It leaves to the
-loop whatever is more than products of packed weights on a CPU or a card: experts that are not all packed, hooks
-(adapters, observers), decoded weights, gradients, compiled graphs, and so many tokens that the experts'
+loop whatever is more than products of packed weights on a CPU or a card: experts that are not all packed,
+hooks (adapters, observers), decoded weights, gradients, compiled graphs, and so many tokens that the experts'
 outputs would fill the memory.
 """
 
@@ -39,13 +39,17 @@ def mix_together(experts: SplitExperts, hidden: Tensor, index: Tensor, weights: 
         return None
     order, counts = sorted_choices(index, experts.num_experts)
     chosen = [(expert, count) for expert, count in enumerate(counts[:-1]) if count]
-    first, second = (_parts(experts, name, chosen, hidden.device.type) for name in (experts.layout.first, DOWN))
+    first, second = (
+        _parts(experts, name, chosen, hidden.device.type) for name in (experts.layout.first, DOWN)
+    )
     if not chosen or first is None or second is None:
         return None
     order = order[: len(order) - counts[-1]]
     tokens, places = order % len(index), order // len(index)
     rows = hidden.expand(len(order), -1) if len(hidden) == 1 else hidden[tokens]
-    inner = experts.gated(multiply(first, rows, experts.linear(chosen[0][0], experts.layout.first).out_features))
+    inner = experts.gated(
+        multiply(first, rows, experts.linear(chosen[0][0], experts.layout.first).out_features)
+    )
     outputs = multiply(second, inner, hidden.shape[-1])
     if experts.layout.norm:
         outputs = experts.get_submodule(NORM)(outputs)

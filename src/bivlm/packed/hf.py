@@ -37,8 +37,8 @@ from bivlm.errors import InputError
 from bivlm.families.experts import fuse_experts, split_experts
 from bivlm.families.linears import is_linear
 from bivlm.formats import FORMATS, PackedTensor
-from bivlm.packed.experts import compute_together
 from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
+from bivlm.packed.experts import compute_together
 from bivlm.packed.linear import PackedLinear, replace_linear
 from bivlm.packed.module import packed_modules
 from bivlm.pruning.apply import prune
