@@ -280,7 +280,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     errors = {id(contender): check(contender) for contender in contenders}
     warm(contenders, 1, 4)  # nearly every expert has been chosen, and is prepared
     for tokens in BATCHES:
-        rounds = max(1, options.rounds // 4) if tokens > 8 else options.rounds
+        rounds = max(2, options.rounds // 2) if tokens > 8 else options.rounds
         some = [one for one in contenders if tokens <= one.most_tokens]
         rows += rows_of(some, warm(some, tokens, rounds), tokens, "warm", errors)
         rates.append(bandwidth(buffer))

@@ -80,6 +80,8 @@ def markdown(found: dict[str, Any]) -> str:
         " *by medians* the same of the medians.",
         "*One by one*: the experts' products without the common call. *Share of memory*: a token's bytes over"
         " the time, of the rate at which memory is read.",
+        "That rate is taken a few times during the run: where other processes use the machine, a share may"
+        " exceed 100 %.",
         "",
     ]
     for title, cells in tables(found):
