@@ -83,6 +83,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_prefill.py
 	$(BIN)/python benchmarks/bench_kernels.py --quick
 	$(BIN)/python benchmarks/bench_decode.py --rounds 1
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_experts.py --quick --rounds 4
 	$(BIN)/python benchmarks/bench_search.py
 	$(BIN)/python benchmarks/bench_serve.py --soak 0
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_scale.py

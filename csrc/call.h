@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <new>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -65,6 +66,90 @@ void share(int64_t items, [[maybe_unused]] int64_t threads, [[maybe_unused]] int
 #endif
   body(int64_t(0), int64_t(0), items);
 }
+
+// body(thread, item) for every item, each by the next thread that is free
+template <class Body>
+void deal(int64_t items, [[maybe_unused]] int64_t threads, const Body& body) {
+#if defined(_OPENMP)
+  if (threads > 1) {
+#pragma omp parallel num_threads(int(threads))
+    {
+      const int64_t me = omp_get_thread_num();
+#pragma omp for schedule(dynamic)
+      for (int64_t item = 0; item < items; ++item) body(me, item);
+    }
+    return;
+  }
+#endif
+  for (int64_t item = 0; item < items; ++item) body(int64_t(0), item);
+}
+
+// An array in a scratch of its own, of `count` elements with their usual values.
+template <class T>
+class Array {
+ public:
+  explicit Array(int64_t count) : scratch_(count * int64_t(sizeof(T))) {
+    for (int64_t i = 0; scratch_ && i < count; ++i) new (&(*this)[i]) T;
+  }
+  explicit operator bool() const { return bool(scratch_); }
+  T& operator[](int64_t i) const { return reinterpret_cast<T*>(scratch_.at(0))[i]; }
+
+ private:
+  Scratch scratch_;
+};
+
+// Room in a piece of scratch: each call gives the offset of another `bytes`
+struct Rooms {
+  int64_t total = 0;
+  int64_t take(int64_t bytes) {
+    const int64_t offset = total;
+    total += round_up(bytes, kAlignment);
+    return offset;
+  }
+};
+
+// Rows, strips or tokens [begin, end) of one of several products
+struct Piece {
+  int64_t product = 0, begin = 0, end = 0;
+};
+
+// 0, or the error in what is common to the products of a call
+inline int check_products(const bivlm_product* products, int64_t count, int dtype) {
+  if (count < 0 || (count && !products)) return BIVLM_ERROR_SHAPE;
+  return known_dtype(dtype) ? 0 : BIVLM_ERROR_DTYPE;
+}
+
+// Whether two products, of any kind of tasks, read the same numbers
+template <class Task>
+bool same_inputs(const Task& a, const Task& b) {
+  return a.x == b.x && a.batch == b.batch && (a.batch == 1 || a.x_stride == b.x_stride);
+}
+
+// The pieces of products that have `size(product)` of something, at most `most` in each
+template <class Size>
+class Pieces {
+ public:
+  Pieces(int64_t products, int64_t most, const Size& size)
+      : count_(total(products, most, size)), all_(count_) {
+    int64_t piece = 0;
+    for (int64_t i = 0; all_ && i < products; ++i) {
+      for (int64_t begin = 0; begin < size(i); begin += most)
+        all_[piece++] = {i, begin, smaller(size(i), begin + most)};
+    }
+  }
+  explicit operator bool() const { return bool(all_); }
+  int64_t count() const { return count_; }
+  const Piece& operator[](int64_t i) const { return all_[i]; }
+
+ private:
+  static int64_t total(int64_t products, int64_t most, const Size& size) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < products; ++i) sum += ceil_div(size(i), most);
+    return sum;
+  }
+  int64_t count_;
+  Array<Piece> all_;
+};
 
 }  // namespace
 }  // namespace bivlm

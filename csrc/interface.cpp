@@ -60,6 +60,14 @@ constexpr Fact kFacts[] = {
     BIVLM_FIELD(bivlm_trellis, signs),
     BIVLM_FIELD(bivlm_trellis, blocks),
 
+    BIVLM_SIZE(bivlm_product),
+    BIVLM_FIELD(bivlm_product, weight),
+    BIVLM_FIELD(bivlm_product, x),
+    BIVLM_FIELD(bivlm_product, x_stride),
+    BIVLM_FIELD(bivlm_product, batch),
+    BIVLM_FIELD(bivlm_product, y),
+    BIVLM_FIELD(bivlm_product, bias),
+
     BIVLM_CONSTANT(BIVLM_FLOAT32),
     BIVLM_CONSTANT(BIVLM_BFLOAT16),
     BIVLM_CONSTANT(BIVLM_FLOAT16),

@@ -16,6 +16,7 @@ from triton.runtime import driver
 
 from bivlm.formats.encoding.trellis_code import standard_tables
 from bivlm.kernels import gpu, triton_shared
+from bivlm.kernels.together import Part, multiply
 from bivlm.quantizers.steps.triton_viterbi import search_on_card
 from made_weights import made_planes
 from trellis_weights import trellis_weight
@@ -42,6 +43,10 @@ WEIGHTS = {
         192, 1024, alphabet=16, group_size=128, bits=8, zero="free", column_scale=True
     ),
     "uniform of 5, odd": uniform(64, 300, alphabet=5, group_size=33, bits=32),
+}
+TOGETHER = {
+    "together, trellis": ("trellis", "trellis"),
+    "together, levels": ("levels 2 bits", "levels 2 bits"),
 }
 SEARCHES = {
     "search, 8-bit window": (8, 2),
@@ -89,6 +94,15 @@ def main(backend: str, arch: str, *names: str) -> None:
             product(torch.zeros(tokens, weight.shape[1], dtype=dtype), None)
         if hasattr(product, "look_up"):
             product.look_up(torch.zeros(2, dtype=torch.int64), torch.bfloat16)
+    for name, weights in TOGETHER.items():
+        if names and name not in names:
+            continue
+        for dtype in (torch.bfloat16, torch.float32):
+            products = [gpu.product(WEIGHTS[weight].encode()) for weight in weights]
+            bias = torch.zeros(products[0].rows, dtype=dtype)
+            x = torch.zeros(2, products[0].columns, dtype=dtype)
+            for added in (None, bias):
+                multiply([Part(product, added, 1, False) for product in products], x, products[0].rows)
     for name, (window, k) in SEARCHES.items():
         if not names or name in names:
             state = torch.zeros(2, dtype=torch.int32)

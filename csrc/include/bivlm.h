@@ -1,5 +1,5 @@
 /* The interface of the native library: products with packed weights and their unpacking, the
- * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 5.
+ * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 6.
  *
  * The structs describe tensors in the caller's memory; docs/format.md defines the bytes. Numbers of
  * more than one byte are little-endian; pointers need no alignment. Nothing is kept between calls,
@@ -18,7 +18,7 @@ extern "C" {
 
 /* The library itself */
 
-#define BIVLM_ABI_VERSION 5
+#define BIVLM_ABI_VERSION 6
 
 /* Errors; nothing was written */
 #define BIVLM_ERROR_SHAPE (-1)  /* rows, columns, groups, strides, counts that contradict */
@@ -48,6 +48,15 @@ BIVLM_API const char* bivlm_instruction_set(void);
 /* Use another instruction set from now on, in all threads. If the processor or the build lacks it,
  * for an unknown name and for NULL, the best one is used. Returns the instruction set in use. */
 BIVLM_API const char* bivlm_use_instruction_set(const char* name);
+
+/* One of several products that a call makes together, with the arguments that are its own. */
+typedef struct {
+  const void* weight; /* bivlm_weight, or bivlm_trellis, as the function says */
+  const void* x;
+  int64_t x_stride, batch;
+  void* y;
+  const void* bias;
+} bivlm_product;
 
 /* Weights of codes (csrc/codes) */
 
@@ -114,6 +123,11 @@ BIVLM_API int bivlm_linear(const bivlm_weight* weight, const void* x, int64_t x_
                            int64_t batch, int x_dtype, void* y, const void* bias, int activations,
                            int threads);
 
+/* `count` products with bivlm_weights, each with the numbers that bivlm_linear gives it. The
+ * threads share the rows of all, and products of the same x prepare it once. */
+BIVLM_API int bivlm_linear_many(const bivlm_product* products, int64_t count, int x_dtype,
+                                int activations, int threads);
+
 /* Rows [begin, end) as a contiguous matrix of `dtype`, rounded once, to nearest even. */
 BIVLM_API int bivlm_unpack(const bivlm_weight* weight, int64_t begin, int64_t end, void* out,
                            int dtype, int threads);
@@ -160,6 +174,10 @@ typedef struct {
 BIVLM_API int bivlm_trellis_linear(const bivlm_trellis* weight, const void* x, int64_t x_stride,
                                    int64_t batch, int x_dtype, void* y, const void* bias,
                                    int activations, int threads);
+
+/* The same as bivlm_linear_many, with bivlm_trellis. */
+BIVLM_API int bivlm_trellis_linear_many(const bivlm_product* products, int64_t count, int x_dtype,
+                                        int activations, int threads);
 
 /* Rows [begin, end) of diag(row_scale) T, in the rotated basis, as a contiguous matrix of `dtype`,
  * rounded once, to nearest even. */

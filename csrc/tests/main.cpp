@@ -18,6 +18,7 @@ constexpr Test kTests[] = {
     {"unpack", test::test_unpack},
     {"linear", test::test_linear},
     {"large", test::test_large},
+    {"many", test::test_many},
     {"rotate", test::test_rotate},
     {"trellis_linear", test::test_trellis_linear},
     {"trellis_search", test::test_trellis_search},

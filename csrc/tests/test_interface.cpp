@@ -33,6 +33,7 @@ void test_layout() {
   CHECK(bivlm_abi_version() == BIVLM_ABI_VERSION, "version");
   CHECK(bivlm_layout("bivlm_weight") == sizeof(bivlm_weight), "size");
   CHECK(bivlm_layout("bivlm_trellis.signs") == offsetof(bivlm_trellis, signs), "offset");
+  CHECK(bivlm_layout("bivlm_product.bias") == offsetof(bivlm_product, bias), "offset");
   CHECK(bivlm_layout("BIVLM_KIND_PLANE") == BIVLM_KIND_PLANE, "constant");
   CHECK(bivlm_layout("bivlm_weight.nothing") == -1 && bivlm_layout("") == -1, "unknown");
 }

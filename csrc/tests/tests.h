@@ -24,6 +24,7 @@ void test_interface();
 void test_unpack();
 void test_linear();
 void test_large();
+void test_many();
 void test_rotate();
 void test_trellis_linear();
 void test_trellis_search();

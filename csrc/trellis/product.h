@@ -15,15 +15,13 @@ namespace {
 constexpr int64_t kSpare = 64;      // bytes beyond a strip that decoding may read
 constexpr int64_t kTokensOnce = 4;  // tokens that share the reading of a tile
 
-// The shared scratch: tables, then for every chunk and token slots of inputs, a scale, and where
-// the sums start
+// The prepared inputs: for every chunk and token slots, a scale, and where the sums start
 struct InputPlaces {
-  int64_t slot_bytes, slots, scales, starts, total;
+  int64_t slot_bytes, scales, starts, total;
   explicit InputPlaces(const Task& task) {
     const int64_t pieces = ceil_div(task.run_count, kTileRuns) * task.batch;
     slot_bytes = kTileColumns / 4 * Tiles::slot_bytes(task.rounded ? 1 : Tiles::kFloatDigits);
-    slots = round_up(Tiles::table_bytes(*task.weight), 64);
-    scales = slots + pieces * slot_bytes;
+    scales = pieces * slot_bytes;
     starts = scales + round_up(pieces * int64_t(sizeof(float)), 64);
     total = starts + pieces * 4 * int64_t(sizeof(int32_t));
   }
@@ -70,17 +68,17 @@ inline void decode_runs(const Task& task, const uint8_t* strip, int64_t first, i
     while (end < last && task.runs[end].bits == run.bits)
       ++end;  // what lies between them has no bits
     Tiles::decode(task, strip + kLead + run.before * kStrip / 8, run.bits, (end - i) * kRun / 4,
-                  task.shared, tile + (i - first) * kRun * kStrip);
+                  task.tables, tile + (i - first) * kRun * kStrip);
     i = end;
   }
 }
 
-inline Bytes linear_bytes(const Task& task) {
-  return {InputPlaces(task).total,
+inline Needs linear_needs(const Task& task) {
+  return {Tiles::table_bytes(*task.weight), InputPlaces(task).total,
           kTileBytes + task.batch * kStrip * int64_t(sizeof(float)) + readable_bytes(task)};
 }
 
-inline void prepare_weight(const Task& task) { Tiles::prepare_tables(task, task.shared); }
+inline void prepare_tables(const Task& task) { Tiles::prepare_tables(task, task.tables); }
 
 inline void prepare_token(const Task& task, int64_t token, const float* x) {
   const InputPlaces places(task);
@@ -93,9 +91,9 @@ inline void prepare_token(const Task& task, int64_t token, const float* x) {
       const Run& run = task.runs[first + i];
       std::memcpy(chunk + i * kRun, x + run.column, size_t(run.columns) * sizeof(float));
     }
-    uint8_t* slots = task.shared + places.slots + piece * places.slot_bytes;
-    int32_t* starts = reinterpret_cast<int32_t*>(task.shared + places.starts) + 4 * piece;
-    float* scale = reinterpret_cast<float*>(task.shared + places.scales) + piece;
+    uint8_t* slots = task.inputs + piece * places.slot_bytes;
+    int32_t* starts = reinterpret_cast<int32_t*>(task.inputs + places.starts) + 4 * piece;
+    float* scale = reinterpret_cast<float*>(task.inputs + places.scales) + piece;
     *scale = task.rounded ? Tiles::digits<1>(chunk, slots, starts)
                           : Tiles::digits<Tiles::kFloatDigits>(chunk, slots, starts);
   }
@@ -107,10 +105,10 @@ inline void multiply_tile(const Task& task, const InputPlaces& places, int64_t c
                           const uint8_t* tile, int64_t quads, float* sums) {
   for (int64_t token = 0; token < task.batch; token += kTokensOnce) {
     const int64_t piece = chunk * task.batch + token;
-    const uint8_t* slots = task.shared + places.slots + piece * places.slot_bytes;
+    const uint8_t* slots = task.inputs + piece * places.slot_bytes;
     const int32_t* starts =
-        reinterpret_cast<const int32_t*>(task.shared + places.starts) + 4 * piece;
-    const float* scales = reinterpret_cast<const float*>(task.shared + places.scales) + piece;
+        reinterpret_cast<const int32_t*>(task.inputs + places.starts) + 4 * piece;
+    const float* scales = reinterpret_cast<const float*>(task.inputs + places.scales) + piece;
     float* into = sums + token * kStrip;
     switch (smaller(kTokensOnce, task.batch - token)) {
       case 1:
@@ -200,7 +198,7 @@ inline void unpack(const Task& task, int64_t strip, int64_t begin, int64_t end, 
   }
 }
 
-constexpr Kernels generic = {linear_bytes, prepare_weight, prepare_token,
+constexpr Kernels generic = {linear_needs, prepare_tables, prepare_token,
                              multiply,     unpack_bytes,   unpack};
 
 }  // namespace

@@ -6,16 +6,16 @@
 namespace bivlm::trellis {
 namespace {
 
-Bytes linear_bytes(const Task& task) {
-  return {task.batch * task.weight->columns * int64_t(sizeof(float)),
+Needs linear_needs(const Task& task) {
+  return {0, task.batch * task.weight->columns * int64_t(sizeof(float)),
           task.batch * kStrip * int64_t(sizeof(double))};
 }
 
-void prepare_weight(const Task&) {}
+void prepare_tables(const Task&) {}
 
 void prepare_token(const Task& task, int64_t token, const float* x) {
   const int64_t columns = task.weight->columns;
-  std::memcpy(task.shared + token * columns * int64_t(sizeof(float)), x,
+  std::memcpy(task.inputs + token * columns * int64_t(sizeof(float)), x,
               size_t(columns) * sizeof(float));
 }
 
@@ -35,7 +35,7 @@ void for_values(const Task& task, int64_t row, const Body& body) {
 
 void multiply(const Task& task, int64_t strip, uint8_t* scratch) {
   const bivlm_trellis& w = *task.weight;
-  const float* x = reinterpret_cast<const float*>(task.shared);
+  const float* x = reinterpret_cast<const float*>(task.inputs);
   double* sums = reinterpret_cast<double*>(scratch);
   for (int64_t row = strip * kStrip; row < smaller(w.rows, (strip + 1) * kStrip); ++row) {
     for (int64_t b = 0; b < task.batch; ++b) sums[b] = 0;
@@ -68,7 +68,7 @@ void unpack(const Task& task, int64_t, int64_t begin, int64_t end, void* out, in
 
 }  // namespace
 
-constexpr Kernels portable = {linear_bytes, prepare_weight, prepare_token,
+constexpr Kernels portable = {linear_needs, prepare_tables, prepare_token,
                               multiply,     unpack_bytes,   unpack};
 
 }  // namespace bivlm::trellis

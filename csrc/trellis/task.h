@@ -16,8 +16,8 @@ struct Run {
   int bits;
 };
 
-// A call. `shared` is the scratch of all threads, written by the prepare functions and read-only
-// afterwards.
+// A call. `tables` and `inputs` are scratch of all threads, each written by its own prepare
+// function and read-only afterwards.
 struct Task {
   const bivlm_trellis* weight = nullptr;
   const Run* runs = nullptr;  // only runs that have bits
@@ -29,18 +29,23 @@ struct Task {
   void* y = nullptr;
   const void* bias = nullptr;
   bool rounded = false;  // the inputs may be rounded
-  uint8_t* shared = nullptr;
+  uint8_t *tables = nullptr, *inputs = nullptr;
+};
+
+// The scratch of a product
+struct Needs {
+  int64_t tables, inputs, thread;
 };
 
 // The inputs of a product are float32, rotated, (batch, columns).
 struct Kernels {
-  Bytes (*linear_bytes)(const Task& task);
-  void (*prepare_weight)(const Task& task);
+  Needs (*linear_needs)(const Task& task);
+  void (*prepare_tables)(const Task& task);
   void (*prepare_token)(const Task& task, int64_t token, const float* x);
   void (*multiply)(const Task& task, int64_t strip,
                    uint8_t* scratch);  // the rows of a strip, all tokens
 
-  // After prepare_weight; `out` is the place of row `begin`.
+  // After prepare_tables; `out` is the place of row `begin`.
   Bytes (*unpack_bytes)(const Task& task);
   void (*unpack)(const Task& task, int64_t strip, int64_t begin, int64_t end, void* out, int dtype,
                  uint8_t* scratch);

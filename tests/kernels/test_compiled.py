@@ -31,6 +31,7 @@ def compiled(card, tmp_path, *names):
 def test_every_kernel_compiles(card, tmp_path):
     found = compiled(card, tmp_path)
     names = {"_one", "_many", "_product", "_tail", "_mix", "_rows", "_search", "add_parts"}
+    names |= {"_trellis_rows", "_levels_rows"}
     assert {row["kernel"] for row in found} == names
     assert all(BINARY[card[0]] in row["kinds"] for row in found)
     assert max(row["shared"] for row in found) <= SHARED_BYTES

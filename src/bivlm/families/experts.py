@@ -95,9 +95,11 @@ class SplitExperts(nn.Module):
     """The experts of a layer as modules "0", "1", …, each with two linears.
 
     It replaces the module `fused`, whose activation it calls and whose weights it takes; `fuse` goes the
-    other way. A packed model has the same module, with packed linears. `mix` is the place for a version that
-    computes the chosen experts of packed linears together.
+    other way. A packed model has the same module, with packed linears. `together`, if set, is asked for what
+    `mix` returns, which goes expert by expert where the answer is None (packed/experts.py).
     """
+
+    together: Callable[[SplitExperts, Tensor, Tensor, Tensor], Tensor | None] | None = None
 
     def __init__(self, fused: nn.Module, layout: Layout) -> None:
         super().__init__()
@@ -136,7 +138,11 @@ class SplitExperts(nn.Module):
         return self.mix(hidden_states, index, weights)
 
     def mix(self, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        """The weighted sum, expert by expert, in float32 at least."""
+        """The weighted sum in float32 at least, expert by expert unless `together` computes it."""
+        if self.together is not None:
+            found = self.together(self, hidden, index, weights)
+            if found is not None:
+                return found
         exact = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros_like(hidden, dtype=exact)
         for expert, tokens, places in routes(index, self.num_experts):
@@ -204,15 +210,23 @@ def routes(index: Tensor, experts: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Every expert that is chosen, ascending, with the tokens that chose it and the places at which they did:
     `index` (t, k), where the number `experts` stands for none. IndexError for a number beyond.
     """
+    order, counts = sorted_choices(index, experts)
+    for expert, part in enumerate(order.split(counts)):
+        if expert < experts and len(part):
+            yield expert, part % len(index), part // len(index)
+
+
+def sorted_choices(index: Tensor, experts: int) -> tuple[Tensor, list[int]]:
+    """The choices in `index` (t, k) by their experts, ascending: the numbers place · t + token (t k,), and
+    how many choose each expert, with none, the number `experts`, at the end. IndexError for a number beyond.
+    """
     with torch.no_grad():
         flat = index.T.reshape(-1)  # in the order in which transformers takes them
         order = flat.argsort(stable=True)
         counts = flat.bincount(minlength=experts + 1).tolist()
     if len(counts) > experts + 1:
         raise IndexError(f"the expert {len(counts) - 1} is chosen; there are {experts}")
-    for expert, part in enumerate(order.split(counts)):
-        if expert < experts and len(part):
-            yield expert, part % len(index), part // len(index)
+    return order, counts
 
 
 def split_experts(model: nn.Module, wanted: Callable[[str], bool] = lambda path: True) -> list[str]:

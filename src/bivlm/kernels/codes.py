@@ -6,15 +6,13 @@ factors:  y = diag(row_scale · 2^e) A (diag(middle_scale) B (column_scale ⊙ x
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product, check_width
-from bivlm.kernels.native_product import FewTokens, NativeProduct
+from bivlm.kernels.native_product import FewTokens, Functions, NativeProduct
 from bivlm.native.library import Library, library, status, warn_of_reference
 from bivlm.native.structs import DTYPES
 from bivlm.native.weights import NativeWeight, prepare, prepare_factors, why_not
@@ -56,8 +54,7 @@ class CodesProduct(NativeProduct):
             packed,
             weight.shape,
             few,
-            partial(native.linear, weight.address),
-            partial(native.unpack, weight.address),
+            Functions(weight.address, native.linear, native.linear_many, native.unpack),
         )
 
 

@@ -39,12 +39,22 @@ class FewTokens(NamedTuple):
         return self.full if dtype == torch.float32 else self.rounded if int8 else self.short
 
 
+class Functions(NamedTuple):
+    """The library's functions for a weight at an address (csrc/include/bivlm.h): one product, several
+    together, unpacking.
+    """
+
+    address: int
+    linear: Callable[..., int]
+    linear_many: Callable[..., int]
+    unpack: Callable[..., int]
+
+
 class NativeProduct:
     """The product with one weight (rows, columns). x float32, bfloat16 or float16; any other dtype goes to
     the reference kernel. ValueError for an x or a bias of another size, or that is not on the CPU.
 
-    `few` says up to how many tokens the library multiplies. `linear` and `unpack` are the library's functions
-    with the weight bound as their first argument (csrc/include/bivlm.h).
+    `few` says up to how many tokens the library multiplies.
     """
 
     kernel, why = "native", ""
@@ -56,11 +66,10 @@ class NativeProduct:
         packed: PackedTensor,
         shape: tuple[int, int],
         few: FewTokens,
-        linear: Callable[..., int],
-        unpack: Callable[..., int],
+        functions: Functions,
     ) -> None:
         self.packed, (self.rows, self.columns), self.few = packed, shape, few
-        self._linear, self._unpack = linear, unpack
+        self.functions = functions
 
     def unpacked_inputs(self, x: Tensor) -> Tensor:
         """The inputs for the product with unpacked rows, from x (tokens, in)."""
@@ -82,7 +91,8 @@ class NativeProduct:
             self._many(self.unpacked_inputs(x.view(tokens, columns)), bias, y.view(tokens, self.rows))
         elif tokens:
             out, threads = pointer("y", y, x.dtype, tokens * self.rows), torch.get_num_threads()
-            succeed(self._linear(place, columns, tokens, dtype, out, to_add, int8, threads))
+            address, linear, *_ = self.functions
+            succeed(linear(address, place, columns, tokens, dtype, out, to_add, int8, threads))
         return y
 
     def _many(self, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
@@ -93,7 +103,9 @@ class NativeProduct:
         place = pointer("scratch", scratch, x.dtype, step * self.columns)
         for start in range(0, self.rows, step):
             end = min(start + step, self.rows)
-            succeed(self._unpack(start, end, place, DTYPES[x.dtype], threads))
+            succeed(
+                self.functions.unpack(self.functions.address, start, end, place, DTYPES[x.dtype], threads)
+            )
             tile, into = scratch[: end - start].t(), y[:, start:end]
             if bias is None:
                 torch.mm(x, tile, out=into)

@@ -9,7 +9,6 @@ multiplied with unpacked rows of diag(row_scale) T. The weight is never rotated 
 from __future__ import annotations
 
 import ctypes
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding.trellis_code import MOST_BITS
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product
-from bivlm.kernels.native_product import CPU, FewTokens, NativeProduct, succeed
+from bivlm.kernels.native_product import CPU, FewTokens, Functions, NativeProduct, succeed
 from bivlm.native.library import Library, library, status, warn_of_reference
 from bivlm.native.pointers import pointer
 from bivlm.native.structs import DTYPES, TrellisStruct
@@ -74,8 +73,7 @@ class TrellisProduct(NativeProduct):
             packed,
             packed.shape,
             few,
-            partial(native.trellis_linear, address),
-            partial(native.trellis_unpack, address),
+            Functions(address, native.trellis_linear, native.trellis_linear_many, native.trellis_unpack),
         )
 
     def unpacked_inputs(self, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import bivlm.native
 from bivlm.errors import InputError
 from bivlm.native.structs import difference
 
-ABI = 5
+ABI = 6
 logger = logging.getLogger(__name__)
 
 CHOICES = ("auto", "native", "reference")
@@ -37,13 +37,16 @@ FILE_NAME = "libbivlm_kernels.dylib" if sys.platform == "darwin" else "libbivlm_
 
 _POINTER, _INT, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _LINEAR = (_POINTER, _POINTER, _INT64, _INT64, _INT, _POINTER, _POINTER, _INT, _INT)
+_MANY = (_POINTER, _INT64, _INT, _INT, _INT)
 _UNPACK = (_POINTER, _INT64, _INT64, _POINTER, _INT, _INT)
 
 # Every function `bivlm_<name>` that returns an error, with its arguments
 FUNCTIONS: dict[str, tuple[type, ...]] = {
     "linear": _LINEAR,
+    "linear_many": _MANY,
     "unpack": _UNPACK,
     "trellis_linear": _LINEAR,
+    "trellis_linear_many": _MANY,
     "trellis_unpack": _UNPACK,
     "rotate": (_POINTER, _INT64, _INT64, _INT, _INT64, _INT64, _POINTER, _POINTER, _INT),
     "trellis_search": (
@@ -70,8 +73,10 @@ class Library:
     path: Path
     instruction_set: str
     linear: Callable[..., int]
+    linear_many: Callable[..., int]
     unpack: Callable[..., int]
     trellis_linear: Callable[..., int]
+    trellis_linear_many: Callable[..., int]
     trellis_unpack: Callable[..., int]
     rotate: Callable[..., int]
     trellis_search: Callable[..., int]

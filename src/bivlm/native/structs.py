@@ -52,6 +52,19 @@ class WeightStruct(ctypes.Structure):
     )
 
 
+class ProductStruct(ctypes.Structure):
+    """`bivlm_product`."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("x_stride", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("y", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
 class TrellisStruct(ctypes.Structure):
     """`bivlm_trellis`."""
 
@@ -80,6 +93,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "bivlm_numbers": NumbersStruct,
     "bivlm_weight": WeightStruct,
     "bivlm_trellis": TrellisStruct,
+    "bivlm_product": ProductStruct,
 }
 CONSTANTS = {
     "BIVLM_FLOAT32": DTYPES[torch.float32],

@@ -38,6 +38,7 @@ from bivlm.families.experts import fuse_experts, split_experts
 from bivlm.families.linears import is_linear
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
+from bivlm.packed.experts import compute_together
 from bivlm.packed.linear import PackedLinear, replace_linear
 from bivlm.packed.module import packed_modules
 from bivlm.pruning.apply import prune
@@ -114,6 +115,7 @@ class BivlmHfQuantizer(HfQuantizer):
                 put_embedding(model, name, spec)
             else:
                 replace_linear(model, name, empty_packed(spec))
+        compute_together(model)
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:

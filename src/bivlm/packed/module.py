@@ -70,6 +70,11 @@ class PackedModule(nn.Module):
         tensors = {name: getattr(self, name) for name in self.tensor_names}
         return PackedTensor(self.format, (self.rows, self.columns), tensors, self.settings)
 
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the decoded weight is kept and used (`expand_weights`)."""
+        return self._expanded is not None
+
     def project(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x Wᵀ + bias: x (…, columns), the result (…, rows) in x's dtype."""
         if self._expanded is not None:
