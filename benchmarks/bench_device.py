@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -109,9 +110,13 @@ def folder_bytes(folder: Path) -> int:
 
 
 def library_bytes(options: argparse.Namespace, work: Path) -> int:
-    """The bytes of the ARM library without its symbol table. InputError if it was not built."""
+    """The bytes of the ARM library without its symbol table. InputError if it was not built, or without the
+    program that strips it.
+    """
     if not options.library.is_file():
         raise InputError(f"there is no {options.library}; run `make arm`, or name the library in --library")
+    if shutil.which(options.strip) is None:
+        raise InputError(f"there is no program {options.strip}; name another one in --strip")
     out = work / "stripped.so"
     subprocess.run([options.strip, "-o", out, options.library], check=True)
     return out.stat().st_size

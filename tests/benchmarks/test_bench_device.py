@@ -24,6 +24,9 @@ def test_a_missing_library_is_one_line(tmp_path):
     options = argparse.Namespace(library=Path("nowhere/lib.so"), strip="strip")
     with pytest.raises(InputError, match=r"no nowhere/lib\.so; run `make arm`"):
         library_bytes(options, tmp_path)
+    options.library, options.strip = Path(__file__), "no-such-program"
+    with pytest.raises(InputError, match="no program no-such-program"):
+        library_bytes(options, tmp_path)
 
 
 def test_the_cells_of_a_row():
