@@ -15,7 +15,7 @@ define native_tests
 	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel 2
 endef
 
-.PHONY: demo test test-native test-slow sanitize fuzz fuzz-sanitize soak lint docs bench gpu results clean
+.PHONY: demo test test-native test-slow arm arm-tools sanitize fuzz fuzz-sanitize soak lint docs bench gpu results clean
 
 demo: $(VENV)/installed
 	$(BIN)/bivlm demo
@@ -30,6 +30,18 @@ test-native: $(VENV)/installed-dev
 # the same with the address and undefined-behaviour sanitizers
 sanitize: $(VENV)/installed-dev
 	$(call native_tests,build/sanitize,-DBIVLM_SANITIZE=ON)
+
+# the library for 64-bit ARM from another machine, and its C++ tests in an emulator: right results, but no times
+ARM_CXX ?= aarch64-linux-gnu-g++
+ARM_QEMU ?= qemu-aarch64
+ARM_ROOT ?= /usr/aarch64-linux-gnu
+arm: arm-tools $(VENV)/installed-dev
+	$(call native_tests,build/arm64,-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=$(ARM_CXX) "-DCMAKE_CROSSCOMPILING_EMULATOR=$(ARM_QEMU);-L;$(ARM_ROOT)")
+
+arm-tools:
+	@command -v $(ARM_CXX) >/dev/null || { echo "make arm: there is no $(ARM_CXX); install it (Debian: g++-aarch64-linux-gnu), or name another compiler in ARM_CXX" >&2; exit 1; }
+	@command -v $(ARM_QEMU) >/dev/null || { echo "make arm: there is no $(ARM_QEMU); install it (Debian: qemu-user), or name another emulator in ARM_QEMU" >&2; exit 1; }
 
 # broken inputs, drawn at random: FUZZ_COUNT of each kind from FUZZ_SEED on. Every reader must refuse them, or all agree
 FUZZ_COUNT ?= 100000
