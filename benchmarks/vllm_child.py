@@ -1,11 +1,12 @@
-"""Asks a folder in vLLM, in vLLM's own environment: a JSON request on standard input, a JSON answer in the file
-that it names. benchmarks/bench_vllm.py and tests/vllm_plugin/ start it with that environment's Python.
+"""Asks a folder in vLLM, in vLLM's own environment: a JSON request on standard input, a JSON answer in the
+file that it names. `stock_vllm.py` starts it with that environment's Python.
 
-    {"folder": …, "out": …, "prompts": [{"text": …, "image": FILE or null}], "max_tokens": 3, "logprobs": 5,
-     "engine": {…}, "repeat": 0}
+    {"folder": …, "out": FILE, "prompts": [{"text": …, "image": FILE or null}], "tokens": 4, "top": 5,
+     "engine": {…}, "together": 0}
 
-The answer: seconds until the engine is ready; for every prompt its token ids, the text, and the log-probabilities
-of the first token by token id; with "repeat" N, the tokens per second of N prompts answered together, and of one.
+The answer: `ready`, seconds until the engine stands; `answers`, for each prompt the ids of its tokens and the
+steps of the greedy answer (log-probabilities by token, the chosen one first); `speed`, with "together" N, the
+tokens per second of one prompt and of N at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-ENVIRONMENT = {  # before vLLM is imported: a small cache, no threads bound, nothing sent anywhere
+ENVIRONMENT = {  # before vLLM is imported: a small cache, no process of its own, nothing sent anywhere
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -24,29 +25,40 @@ ENVIRONMENT = {  # before vLLM is imported: a small cache, no threads bound, not
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
-SMALL = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 512, "disable_log_stats": True}
+ENGINE = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 512, "disable_log_stats": True}
+LENGTH = 32  # tokens of an answer whose speed is measured
 
 
 def prompt_of(asked):
-    if asked.get("image") is None:
+    """A prompt as vLLM takes it."""
+    if asked["image"] is None:
         return {"prompt": asked["text"]}
     from PIL import Image
 
-    return {
-        "prompt": asked["text"],
-        "multi_modal_data": {"image": Image.open(asked["image"]).convert("RGB")},
-    }
+    image = Image.open(asked["image"]).convert("RGB")
+    return {"prompt": asked["text"], "multi_modal_data": {"image": image}}
 
 
-def speed(llm, prompts, tokens):
-    """Generated tokens per second of these prompts together."""
+def speed(llm, prompts):
+    """Tokens per second of these prompts at once, the second time."""
     from vllm import SamplingParams
 
-    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-    llm.generate(prompts, params, use_tqdm=False)
-    began = time.perf_counter()
-    llm.generate(prompts, params, use_tqdm=False)
-    return len(prompts) * tokens / (time.perf_counter() - began)
+    params = SamplingParams(temperature=0, max_tokens=LENGTH, ignore_eos=True)
+    for _ in range(2):
+        began = time.perf_counter()
+        llm.generate(prompts, params, use_tqdm=False)
+    return len(prompts) * LENGTH / (time.perf_counter() - began)
+
+
+def told(output):
+    """What the answer file says of one prompt."""
+    [answer] = output.outputs
+    steps = []
+    for token, found in zip(answer.token_ids, answer.logprobs, strict=True):
+        steps.append(
+            [[token, found[token].logprob], *([one, found[one].logprob] for one in found if one != token)]
+        )
+    return {"prompt": list(output.prompt_token_ids), "text": answer.text, "steps": steps}
 
 
 def main():
@@ -56,20 +68,13 @@ def main():
     from vllm import LLM, SamplingParams
 
     began = time.perf_counter()
-    llm = LLM(request["folder"], **{**SMALL, **request.get("engine", {})})
-    answer = {"ready": time.perf_counter() - began, "answers": []}
-    params = SamplingParams(
-        temperature=0, max_tokens=request.get("max_tokens", 3), logprobs=request.get("logprobs", 5)
-    )
+    llm = LLM(request["folder"], **{**ENGINE, **request["engine"]})
+    answer = {"ready": time.perf_counter() - began}
+    params = SamplingParams(temperature=0, max_tokens=request["tokens"], logprobs=request["top"])
     prompts = [prompt_of(asked) for asked in request["prompts"]]
-    for output in llm.generate(prompts, params, use_tqdm=False):
-        [told] = output.outputs
-        first = {str(token): one.logprob for token, one in told.logprobs[0].items()}
-        answer["answers"].append(
-            {"prompt": list(output.prompt_token_ids), "text": told.text, "tokens": list(told.token_ids), "first": first}
-        )
-    if count := request.get("repeat"):
-        answer["speed"] = {str(n): speed(llm, (prompts * n)[:n], 32) for n in (1, count)}
+    answer["answers"] = [told(one) for one in llm.generate(prompts, params, use_tqdm=False)]
+    if together := request["together"]:
+        answer["speed"] = [speed(llm, (prompts * count)[:count]) for count in (1, together)]
     Path(request["out"]).write_text(json.dumps(answer))
 
 

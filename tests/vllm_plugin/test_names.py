@@ -127,7 +127,8 @@ def test_a_head_of_its_own_is_no_embedding():
 
 def test_a_table_of_another_shape_is_refused():
     names = names_of(embed=spec("embed", (361, 32), kind="embedding"))
-    with pytest.raises(InputError, match=r"the packed table embed is \(361, 32\), and vLLM's embed is \(384, 32\)"):
+    said = r"the packed table embed is \(361, 32\), and vLLM's embed is \(384, 32\)"
+    with pytest.raises(InputError, match=said):
         names.table("embedding", (384, 32), "embed")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -15,6 +17,10 @@ from weights import Draw
 
 def product(packed, x):
     return x @ format_named(packed.format).decode(packed).dequantize().T
+
+
+def assert_near(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def weights_to_divide():
@@ -81,10 +87,10 @@ def test_rows_of_all_ranks_make_the_product(format_, size):
     edges = [rows * rank // size for rank in range(size + 1)]
     found = [
         HeldLinear([packed], [Rows(0, start, stop)], torch.float32)(x, bias[start:stop])
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in pairwise(edges)
     ]
     expected = product(packed, x) + bias
-    torch.testing.assert_close(torch.cat(found, -1), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert_near(torch.cat(found, -1), expected)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_inputs_of_all_ranks_make_the_product(format_, size):
         own = x if held.gathers else x[:, rank * width : (rank + 1) * width]
         total += held(own, bias if rank == 0 else None)
     expected = product(packed, x) + bias
-    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert_near(total, expected)
 
 
 def test_blocks_of_the_rotation_are_cut_and_one_block_is_gathered():
@@ -124,7 +130,7 @@ def test_packed_and_full_weights_stand_side_by_side():
     x, bias = Draw(3, 3).normal(2, 64), Draw(4, 4).normal(96)
     held = HeldLinear([packed, plain], [Rows(0, 0, 64), Rows(1, 0, 32)], torch.float32)
     expected = torch.cat([product(packed, x), x @ plain.T], -1) + bias
-    torch.testing.assert_close(held(x, bias), expected, rtol=1e-4, atol=1e-3)
+    assert_near(held(x, bias), expected)
 
 
 @pytest.mark.parametrize("format_", sorted(FORMATS))

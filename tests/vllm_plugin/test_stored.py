@@ -43,7 +43,8 @@ def test_every_tensor_comes_to_its_weight(shards):
 
 
 def test_several_outputs_may_be_one_weight():
-    stored = Stored([("a.in_proj_qkv", spec_of(PACKED[0])), ("a.in_proj_z", spec_of(PACKED[1]))], (0, 0, 0, 1))
+    weights = [("a.in_proj_qkv", spec_of(PACKED[0])), ("a.in_proj_z", spec_of(PACKED[1]))]
+    stored = Stored(weights, (0, 0, 0, 1))
     put_all(stored, ((0, 1, 2), 3))
     assert [weight.shape for weight in stored.take(CPU)] == [(64, 64), (32, 64)]
 
@@ -74,7 +75,7 @@ def test_a_missing_tensor_is_named():
     stored = two()
     put_all(stored, (0, 1))
     del stored.tensors[1]["row_scale"]
-    with pytest.raises(InputError, match="the files lack a.k_proj.row_scale; the folder is incomplete"):
+    with pytest.raises(InputError, match=r"the files lack a.k_proj.row_scale; the folder is incomplete"):
         stored.take(CPU)
 
 
@@ -90,7 +91,7 @@ def test_a_damaged_weight_is_named():
     stored = two()
     put_all(stored, (0, 1))
     stored.put(0, "row_scale", torch.full((64,), torch.inf, dtype=torch.float16))
-    with pytest.raises(InputError, match="the packed weight a.q_proj is damaged: trellis: 'row_scale'"):
+    with pytest.raises(InputError, match=r"the packed weight a.q_proj is damaged: trellis: 'row_scale'"):
         stored.take(CPU)
 
 
@@ -98,5 +99,5 @@ def test_settings_come_from_config_json():
     stored = Stored([("a.fc", replace(spec_of(PACKED[0]), settings={"window": 8}))], (0,))
     for name, tensor in PACKED[0].tensors.items():
         stored.put(None, name, tensor)
-    with pytest.raises(InputError, match="the packed weight a.fc is damaged: trellis: the settings are"):
+    with pytest.raises(InputError, match=r"the packed weight a.fc is damaged: trellis: the settings are"):
         stored.take(CPU)

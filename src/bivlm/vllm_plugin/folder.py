@@ -1,5 +1,5 @@
-"""The `quantization_config` of a packed folder as vLLM hands it over: what is packed, or why vLLM cannot serve
-it.
+"""The `quantization_config` of a packed folder as vLLM hands it over: what is packed, or why vLLM cannot
+serve it.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from bivlm.vllm_plugin.stored import Stored
 
 
 class PackedLinearMethod(LinearMethodBase):
-    """The stored weights of one layer: `weights` in the order of its outputs, each with its name, None for one
-    in full precision.
+    """The stored weights of one layer: `weights` in the order of its outputs, each with its name, None for
+    one in full precision.
     """
 
     def __init__(self, weights: Sequence[tuple[str, ModuleSpec | None]]) -> None:
@@ -84,4 +84,3 @@ def take(layer: nn.Module, stored: Stored) -> list[PackedTensor | Tensor]:
     for name in names:
         delattr(layer, name)
     return stored.take(device)
-

@@ -1,9 +1,10 @@
 """Which packed weights a layer of vLLM multiplies with.
 
-vLLM has names of its own. A model class renames the tensors of a checkpoint (`hf_to_vllm_mapper`), and several
-linears of the checkpoint are one layer (`packed_modules_mapping`: q_proj, k_proj and v_proj are qkv_proj). Both
-are given here. One more difference is known here: transformers 5.23 and later have no module `vision_model` inside
-the vision tower of CLIP and SigLIP, and folders that they saved do not name it; vLLM does.
+vLLM has names of its own. A model class renames the tensors of a checkpoint (`hf_to_vllm_mapper`), and
+several linears of the checkpoint are one layer (`packed_modules_mapping`: q_proj, k_proj and v_proj are
+qkv_proj). Both are given here. One more difference is known here: transformers 5.23 and later have no module
+`vision_model` inside the vision tower of CLIP and SigLIP, and folders that they saved do not name it; vLLM
+does.
 """
 
 from __future__ import annotations
@@ -49,9 +50,7 @@ class Names:
             by_prefix[prefix if found is None else found.rpartition(".")[0]] = name
         self._by_prefix = by_prefix
 
-    def linears(
-        self, prefix: str, fused: Mapping[str, Sequence[str]]
-    ) -> list[tuple[str, ModuleSpec | None]]:
+    def linears(self, prefix: str, fused: Mapping[str, Sequence[str]]) -> list[tuple[str, ModuleSpec | None]]:
         """The stored weights of a linear layer in the order of its outputs, each with its name and None if it
         is not packed; [] if none is. `fused` is the model's own `packed_modules_mapping`.
         """
@@ -98,9 +97,7 @@ class Names:
 
     def under(self, prefix: str) -> str | None:
         """A packed module inside the layer `prefix`, if there is one."""
-        return next(
-            (name for place, name in self._by_prefix.items() if place.startswith(f"{prefix}.")), None
-        )
+        return next((name for place, name in self._by_prefix.items() if place.startswith(f"{prefix}.")), None)
 
     def without_place(self) -> list[str]:
         """The packed linears that no layer asked for, by pattern: a pattern has `*` for numbers. Layers that

@@ -1,10 +1,10 @@
 """What one rank of a tensor-parallel group holds of a packed weight, and its product.
 
-Rows are divided in whole strips where the format has them: a rank whose rows begin or end inside a strip holds
-that strip whole and leaves the other rows out of its result. Columns are divided where the format can be cut (the
-trellis: between the blocks of its rotation). Where it cannot, a rank gathers the whole input and multiplies with
-its own share of the rows; the other rows of its result are zeros. Either way the sum over all ranks, which vLLM
-takes, is the product.
+Rows are divided in whole strips where the format has them: a rank whose rows begin or end inside a strip
+holds that strip whole and leaves the other rows out of its result. Columns are divided where the format can
+be cut (the trellis: between the blocks of its rotation). Where it cannot, a rank gathers the whole input and
+multiplies with its own share of the rows; the other rows of its result are zeros. Either way the sum over all
+ranks, which vLLM takes, is the product.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class Outputs:
     owner: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, stored: Sequence[int | None], held: Sequence[int], size: int, replicas: int = 1
-    ) -> Outputs:
+    def of(cls, stored: Sequence[int | None], held: Sequence[int], size: int, replicas: int = 1) -> Outputs:
         """The outputs of a layer whose rows are divided among `size` ranks.
 
         stored    rows of every stored weight, which is one output or several in a row; None for one that is
@@ -104,6 +102,7 @@ class HeldRows(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x Wᵀ + bias: (…, in) to (…, stop - start)."""
+        x = x.detach()  # vLLM warms a compiled model up with gradients enabled, and never asks for any
         if self.count == self.weight.rows:
             return self.weight.project(x, bias)
         y = self.weight.project(x, None).narrow(-1, self.skipped, self.count)
@@ -141,9 +140,7 @@ class HeldLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.gathers, self.zeros = False, (0, 0)
-        self.parts = nn.ModuleList(
-            held(weights[part.weight], part.start, part.stop, dtype) for part in rows
-        )
+        self.parts = nn.ModuleList(held(weights[part.weight], part.start, part.stop, dtype) for part in rows)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x Wᵀ + bias: (…, in) to (…, out), with the rows of zeros."""
@@ -162,15 +159,15 @@ def held(weight: PackedTensor | Tensor, start: int, stop: int, dtype: torch.dtyp
     return (HeldPlain if isinstance(weight, Tensor) else HeldRows)(weight, start, stop, dtype)  # pyright: ignore[reportArgumentType]
 
 
-def split_inputs(
-    weight: PackedTensor | Tensor, rank: int, size: int, dtype: torch.dtype
-) -> HeldLinear:
+def split_inputs(weight: PackedTensor | Tensor, rank: int, size: int, dtype: torch.dtype) -> HeldLinear:
     """What rank `rank` of `size` holds of a weight whose inputs are divided among the ranks: its columns, or,
     where they cannot be cut, its share of the rows for the inputs of all.
     """
     rows, columns = weight.shape
     width = columns // size
-    own = weight[:, rank * width :][:, :width] if isinstance(weight, Tensor) else _columns(weight, rank, width)
+    own = (
+        weight[:, rank * width :][:, :width] if isinstance(weight, Tensor) else _columns(weight, rank, width)
+    )
     if own is not None:
         return HeldLinear([own], [Rows(0, 0, rows)], dtype)
     step = -(-rows // size)

@@ -36,7 +36,8 @@ class Stored:
         """The tensors that are read, with their dtypes; None for the model's own."""
         found: dict[str, torch.dtype | None] = {}
         for _, spec in self.weights:
-            found |= {PLAIN: None} if spec is None else {name: kind for name, (kind, _) in spec.tensors.items()}
+            kinds = {} if spec is None else spec.tensors
+            found |= {name: kind for name, (kind, _) in kinds.items()} if kinds else {PLAIN: None}
         return found
 
     def put(self, shard: Shard, name: str, tensor: Tensor) -> None:
@@ -47,8 +48,8 @@ class Stored:
         output = SHARDS.get(first, -1) if isinstance(first, str) else first or 0
         if (shard is None and len(self.weights) > 1) or not 0 <= output < len(self.owner):
             raise InputError(
-                f"vLLM gives {name} of {self.weights[0][0]} to the output {shard!r}, which the plug-in does not"
-                f" know; this layer has {len(self.owner)} outputs of {len(self.weights)} stored weights"
+                f"vLLM gives {name} of {self.weights[0][0]} to the output {shard!r}, which the plug-in does"
+                f" not know; this layer has {len(self.owner)} outputs of {len(self.weights)} stored weights"
             )
         self.tensors[self.owner[output]][name] = tensor.clone()
 
@@ -75,7 +76,9 @@ def moved(weight: PackedTensor | Tensor, device: torch.device) -> PackedTensor |
 def _weight(place: str, spec: ModuleSpec | None, tensors: dict[str, Tensor]) -> PackedTensor | Tensor:
     needed = {PLAIN} if spec is None else set(spec.tensors)
     if missing := sorted(needed - set(tensors)):
-        raise InputError(f"the files lack {place}.{missing[0]}; the folder is incomplete: pack the model again")
+        raise InputError(
+            f"the files lack {place}.{missing[0]}; the folder is incomplete: pack the model again"
+        )
     if spec is None:
         return tensors[PLAIN]
     for name, (dtype, shape) in spec.tensors.items():
@@ -85,7 +88,8 @@ def _weight(place: str, spec: ModuleSpec | None, tensors: dict[str, Tensor]) -> 
                 f"{place}.{name} is {tensor.dtype} {list(tensor.shape)} in the files, and {dtype}"
                 f" {list(shape)} in config.json; the folder is damaged: get it again"
             )
-    packed = PackedTensor(spec.format, spec.shape, {name: tensors[name] for name in spec.tensors}, spec.settings)
+    own = {name: tensors[name] for name in spec.tensors}
+    packed = PackedTensor(spec.format, spec.shape, own, spec.settings)
     try:
         format_named(packed.format).check_packed(packed)
     except ValueError as error:

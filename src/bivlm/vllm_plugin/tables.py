@@ -13,8 +13,8 @@ from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBa
 
 from bivlm.checkpoint.modules import ModuleSpec
 from bivlm.errors import InputError
-from bivlm.vllm_plugin.linears import await_tensors, take
 from bivlm.formats.base import PackedTensor
+from bivlm.vllm_plugin.linears import await_tensors, take
 from bivlm.vllm_plugin.ranks import HeldRows
 from bivlm.vllm_plugin.stored import Stored
 
@@ -25,9 +25,7 @@ class PackedTableMethod(QuantizeMethodBase):
     def __init__(self, name: str, spec: ModuleSpec) -> None:
         self.name, self.spec = name, spec
 
-    def create_weights(
-        self, layer: Any, *sizes: Any, params_dtype: torch.dtype, **attributes: Any
-    ) -> None:
+    def create_weights(self, layer: Any, *sizes: Any, params_dtype: torch.dtype, **attributes: Any) -> None:
         """Give the layer a parameter without elements for every tensor that is read. InputError if this rank
         would hold no row of it.
         """
@@ -35,8 +33,8 @@ class PackedTableMethod(QuantizeMethodBase):
         self.start, self.stop = places.org_vocab_start_index, places.org_vocab_end_index
         if self.start == self.stop:
             raise InputError(
-                f"{self.name} has {self.spec.shape[0]} rows, too few for {layer.tp_size} ranks; give a smaller"
-                " --tensor-parallel-size"
+                f"{self.name} has {self.spec.shape[0]} rows, too few for {layer.tp_size} ranks; give a"
+                " smaller --tensor-parallel-size"
             )
         self.dtype, self.stored = params_dtype, Stored([(self.name, self.spec)], (0,))
         await_tensors(layer, self.stored, params_dtype)
@@ -59,7 +57,7 @@ class PackedTableMethod(QuantizeMethodBase):
         return y if bias is None else y + bias
 
     def tie_weights(self, layer: Any, embed_tokens: Any) -> Any:
-        """A head that shares this table is the table: vLLM asks the embedding for its logits."""
+        """InputError: this head has a weight of its own."""
         raise InputError(
             f"vLLM wants to tie the head {self.name}, which this folder has packed with a weight of its own;"
             " set tie_word_embeddings to false in its config.json"
