@@ -9,7 +9,8 @@ import torch
 
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, format_named
-from bivlm.vllm_plugin.ranks import HeldLinear, HeldRows, Outputs, Rows, split_inputs
+from bivlm.packed.module import prepared_bytes
+from bivlm.vllm_plugin.ranks import HeldLinear, HeldRows, Outputs, Rows, prepared, split_inputs
 from reliability.corpus import corpus
 from trellis_weights import trellis_weight
 from weights import Draw
@@ -146,3 +147,8 @@ def test_torchs_default_dtype_changes_nothing(format_):
         torch.set_default_dtype(before)
     expected = HeldLinear([packed], [Rows(0, 0, packed.shape[0] // 2)], torch.float32)(x, None)
     assert torch.equal(found, expected)
+
+
+def test_kernels_are_prepared_before_the_first_question():
+    held = prepared(HeldRows(trellis_weight(64, 64).encode(), 0, 64, torch.float32), torch.device("cpu"))
+    assert prepared_bytes(held) > 0

@@ -13,7 +13,6 @@ from bivlm.formats import format_named
 from bivlm.vllm_plugin.stored import Stored
 from trellis_weights import trellis_weight
 
-CPU = torch.device("cpu")
 PACKED = [trellis_weight(rows, 64, (2, 3)).encode() for rows in (64, 32)]
 
 
@@ -37,7 +36,7 @@ def test_every_tensor_comes_to_its_weight(shards):
     stored = two()
     assert stored.names == {"codes": torch.uint8, "bits": torch.uint8, "row_scale": torch.float16}
     put_all(stored, shards)
-    for found, packed in zip(stored.take(CPU), PACKED, strict=True):
+    for found, packed in zip(stored.take(), PACKED, strict=True):
         kind = format_named(packed.format)
         assert kind.decode(found) == kind.decode(packed)
 
@@ -46,14 +45,14 @@ def test_several_outputs_may_be_one_weight():
     weights = [("a.in_proj_qkv", spec_of(PACKED[0])), ("a.in_proj_z", spec_of(PACKED[1]))]
     stored = Stored(weights, (0, 0, 0, 1))
     put_all(stored, ((0, 1, 2), 3))
-    assert [weight.shape for weight in stored.take(CPU)] == [(64, 64), (32, 64)]
+    assert [weight.shape for weight in stored.take()] == [(64, 64), (32, 64)]
 
 
 def test_one_weight_needs_no_output():
     stored = Stored([("a.fc", spec_of(PACKED[0]))], (0,))
     for name, tensor in PACKED[0].tensors.items():
         stored.put(None, name, tensor)
-    assert len(stored.take(CPU)) == 1
+    assert len(stored.take()) == 1
 
 
 def test_a_weight_in_full_precision_is_kept_as_it_is():
@@ -62,7 +61,7 @@ def test_a_weight_in_full_precision_is_kept_as_it_is():
     stored.put("q", "weight", torch.ones(4, 64))
     for name, tensor in PACKED[1].tensors.items():
         stored.put("k", name, tensor)
-    assert torch.equal(stored.take(CPU)[0], torch.ones(4, 64))
+    assert torch.equal(stored.take()[0], torch.ones(4, 64))
 
 
 @pytest.mark.parametrize("shard", [None, 2, "index_q", "gate"])
@@ -76,7 +75,7 @@ def test_a_missing_tensor_is_named():
     put_all(stored, (0, 1))
     del stored.tensors[1]["row_scale"]
     with pytest.raises(InputError, match=r"the files lack a.k_proj.row_scale; the folder is incomplete"):
-        stored.take(CPU)
+        stored.take()
 
 
 def test_a_tensor_of_another_shape_is_named():
@@ -84,7 +83,7 @@ def test_a_tensor_of_another_shape_is_named():
     put_all(stored, (0, 1))
     stored.put(0, "row_scale", torch.ones(3, dtype=torch.float16))
     with pytest.raises(InputError, match=r"a.q_proj.row_scale is torch.float16 \[3\] in the files"):
-        stored.take(CPU)
+        stored.take()
 
 
 def test_a_damaged_weight_is_named():
@@ -92,7 +91,7 @@ def test_a_damaged_weight_is_named():
     put_all(stored, (0, 1))
     stored.put(0, "row_scale", torch.full((64,), torch.inf, dtype=torch.float16))
     with pytest.raises(InputError, match=r"the packed weight a.q_proj is damaged: trellis: 'row_scale'"):
-        stored.take(CPU)
+        stored.take()
 
 
 def test_settings_come_from_config_json():
@@ -100,4 +99,4 @@ def test_settings_come_from_config_json():
     for name, tensor in PACKED[0].tensors.items():
         stored.put(None, name, tensor)
     with pytest.raises(InputError, match=r"the packed weight a.fc is damaged: trellis: the settings are"):
-        stored.take(CPU)
+        stored.take()

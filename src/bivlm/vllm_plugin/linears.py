@@ -13,7 +13,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 
 from bivlm.checkpoint.modules import ModuleSpec
 from bivlm.formats.base import PackedTensor
-from bivlm.vllm_plugin.ranks import HeldLinear, Outputs, split_inputs
+from bivlm.vllm_plugin.ranks import HeldLinear, Outputs, prepared, split_inputs
 from bivlm.vllm_plugin.stored import Stored
 
 
@@ -48,13 +48,13 @@ class PackedLinearMethod(LinearMethodBase):
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """Cut the weights for this rank and prepare their products."""
-        weights = take(layer, self.stored)
+        weights, device = take(layer, self.stored)
         if self.divides_inputs:
             held = split_inputs(weights[0], layer.tp_rank, layer.tp_size, self.dtype)
         else:
             rank = layer.tp_rank if self.size > 1 else 0
             held = HeldLinear(weights, self.outputs.rows(rank, self.size), self.dtype)
-        layer.held = held
+        layer.held = prepared(held, device)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x Wᵀ + bias, of this rank."""
@@ -77,10 +77,12 @@ def _loader(stored: Stored, name: str) -> Callable[..., None]:
     return load
 
 
-def take(layer: nn.Module, stored: Stored) -> list[PackedTensor | Tensor]:
-    """The weights that were read, on the layer's device; the parameters that waited for them go."""
+def take(layer: nn.Module, stored: Stored) -> tuple[list[PackedTensor | Tensor], torch.device]:
+    """The weights that were read, as they are in the files, and the device that the layer is on; the
+    parameters that waited for them go.
+    """
     names = stored.names
     device = layer.get_parameter(next(iter(names))).device
     for name in names:
         delattr(layer, name)
-    return stored.take(device)
+    return stored.take(), device

@@ -98,7 +98,6 @@ class HeldRows(nn.Module):
             packed = slice_rows(packed, first, last)
         self.skipped, self.count = start - first, stop - start
         self.weight = PackedModule(packed, dtype)
-        self.weight.product(next(iter(packed.tensors.values())).device.type)  # prepared now, not at a request
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x Wᵀ + bias: (…, in) to (…, stop - start)."""
@@ -183,3 +182,12 @@ def _columns(packed: PackedTensor, rank: int, width: int) -> PackedTensor | None
         return slice_columns(packed, rank * width, (rank + 1) * width)
     except InputError:
         return None
+
+
+def prepared(held: nn.Module, device: torch.device) -> nn.Module:
+    """What a rank holds, on a device, with its kernels prepared: now, and not at the first request."""
+    held.to(device)
+    for module in held.modules():
+        if isinstance(module, PackedModule):
+            module.product(device.type)
+    return held

@@ -53,24 +53,16 @@ class Stored:
             )
         self.tensors[self.owner[output]][name] = tensor.clone()
 
-    def take(self, device: torch.device) -> list[PackedTensor | Tensor]:
-        """All weights, checked, on a device; the tensors are handed over. InputError for what is missing, has
-        another shape than config.json says, or is damaged.
+    def take(self) -> list[PackedTensor | Tensor]:
+        """All weights, checked; the tensors are handed over. InputError for what is missing, has another
+        shape than config.json says, or is damaged.
         """
         found = [
             _weight(place, spec, tensors)
             for (place, spec), tensors in zip(self.weights, self.tensors, strict=True)
         ]
         self.tensors.clear()
-        return [moved(weight, device) for weight in found]
-
-
-def moved(weight: PackedTensor | Tensor, device: torch.device) -> PackedTensor | Tensor:
-    """A weight on a device."""
-    if isinstance(weight, Tensor):
-        return weight.to(device)
-    tensors = {name: tensor.to(device) for name, tensor in weight.tensors.items()}
-    return PackedTensor(weight.format, weight.shape, tensors, weight.settings)
+        return found
 
 
 def _weight(place: str, spec: ModuleSpec | None, tensors: dict[str, Tensor]) -> PackedTensor | Tensor:

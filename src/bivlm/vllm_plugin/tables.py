@@ -15,7 +15,7 @@ from bivlm.checkpoint.modules import ModuleSpec
 from bivlm.errors import InputError
 from bivlm.formats.base import PackedTensor
 from bivlm.vllm_plugin.linears import await_tensors, take
-from bivlm.vllm_plugin.ranks import HeldRows
+from bivlm.vllm_plugin.ranks import HeldRows, prepared
 from bivlm.vllm_plugin.stored import Stored
 
 
@@ -41,9 +41,9 @@ class PackedTableMethod(QuantizeMethodBase):
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """Cut the table for this rank and prepare its product."""
-        [table] = take(layer, self.stored)
+        [table], device = take(layer, self.stored)
         assert isinstance(table, PackedTensor)
-        layer.held = HeldRows(table, self.start, self.stop, self.dtype)
+        layer.held = prepared(HeldRows(table, self.start, self.stop, self.dtype), device)
 
     def embedding(self, layer: Any, ids: Tensor) -> Tensor:
         """The rows of tokens, counted from the first of this rank."""
