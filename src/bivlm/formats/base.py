@@ -54,6 +54,7 @@ class QuantizedWeight(ABC):
     """
 
     format: ClassVar[str]
+    row_step: ClassVar[int] = 1  # weights that can be cut into rows are cut at its multiples
 
     def __post_init__(self) -> None:
         with blaming(self.format):

@@ -70,6 +70,7 @@ class TrellisWeight(QuantizedWeight):
     """
 
     format: ClassVar[str] = "trellis"
+    row_step: ClassVar[int] = STRIP
 
     codes: Tensor
     columns: int
@@ -148,7 +149,7 @@ class TrellisWeight(QuantizedWeight):
         return signs_of(self.seed, self.columns, self.first_column)
 
     def slice_rows(self, start: int, stop: int) -> Self:
-        check_slice("rows", start, stop, self.shape[0], STRIP)
+        check_slice("rows", start, stop, self.shape[0], self.row_step)
         size, rows = strip_bytes(STRIP, column_bits(self.bits, self.columns)), self.shape[0]
         end = len(self.codes) if stop == rows else stop // STRIP * size
         codes, scale = self.codes[start // STRIP * size : end], self.row_scale[start:stop]
