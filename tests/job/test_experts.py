@@ -18,6 +18,7 @@ from bivlm.checkpoint.shards import read_entries
 from bivlm.checkpoint.source import SourceModel
 from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
+from bivlm.eval.folder import model_size
 from bivlm.eval.inspection import inspect
 from bivlm.families.experts import SplitExperts
 from bivlm.job.recipe import Recipe, Rule
@@ -113,6 +114,13 @@ def test_the_report_says_how_many_tokens_every_expert_saw(packed):
     assert (row.name, row.experts, row.linears) == ("model.layers.0.mlp.experts", 8, 16)
     assert (row.fewest_tokens, row.median_tokens, row.most_tokens) == (0, 0, max(layer))
     assert row.fewest_bits <= row.bits_per_weight <= row.most_bits
+    assert [(one.number, one.tokens) for one in row.each] == list(enumerate(layer))
+    third = [report[f"{row.name}.2.{name}"] for name in ("gate_up_proj", "down_proj")]
+    weights = sum(one["weights"] for one in third)
+    assert row.each[2].bits == pytest.approx(8 * sum(one["stored_bytes"] for one in third) / weights)
+    errors = sum(one["layer_error"] * one["weights"] for one in third) / weights
+    assert row.each[2].error == pytest.approx(errors)
+    assert model_size(out)["experts"][0]["each"][2] == dataclasses.asdict(row.each[2])
     [counted] = [row for row in recount(out)[0].rows if row.name == "language"]
     assert counted.packed == inspected.total.linears == 3 * (4 + 2 * 8)
     modules = json.loads((out / "config.json").read_text())["quantization_config"]["modules"]
@@ -180,7 +188,8 @@ def test_more_experts_see_a_token_while_calibrating_and_the_blocks_compute_what_
     assert len({*all_.values()}) == 1
     assert 4 * sum(few.values()) == sum(all_.values())  # two of eight, and all of them
     recipes = [
-        json.loads((out / "config.json").read_text())["quantization_config"]["recipe"] for out in (plain, wide)
+        json.loads((out / "config.json").read_text())["quantization_config"]["recipe"]
+        for out in (plain, wide)
     ]
     assert [recipe.get("calibration_top_k") for recipe in recipes] == [None, 8]
     assert opened(wide).model.layers[0].mlp.gate.top_k == 2
