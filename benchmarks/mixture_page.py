@@ -11,8 +11,11 @@ from bivlm.studies.compare.result import Comparison
 from bivlm.studies.compare.table import cells, columns_of, remarks
 
 HIDDEN = (" ECE", " AUROC", " paper bits", " pack s", " peak memory", "parts", " top-1 agreement", " folder")
-ROUTING = ("preset", " sets", " visual", " text", " mass", " load", " KL", " KL, own routing of full precision",
-           " KL of full precision, routing of this")  # fmt: skip
+ROUTING = (
+    *("preset", " sets", " visual", " text", " mass", " load", " KL"),
+    *(" KL, routing of full precision", " KL of full precision, routing of this"),
+)
+PROFILE = ("entropy", "fewest", "most", "apart")
 
 
 def page(comparisons: Mapping[str, Comparison], content: Mapping[str, Any], command: str) -> str:
@@ -33,20 +36,23 @@ def _model(content: Mapping[str, Any]) -> list[str]:
     full = content["full_precision"]
     heads = ("layer", " entropy of the loads", " smallest load", " largest load", " visual and text apart")
     rows = [
-        (str(number), f"{one['entropy']:.3f}", f"{one['fewest']:.2f}", f"{one['most']:.2f}", f"{one['apart']:.2f}")
-        for number, one in enumerate(full["layers"])
-    ]  # fmt: skip
+        (str(number), *(f"{one[name]:.2f}" for name in PROFILE)) for number, one in enumerate(full["layers"])
+    ]
     return [
-        "The embedded model's sister with experts (`bivlm/zoo/train_experts.py`): a Mixtral of four blocks in"
-        " a LLaVA, 16 experts in every block, of which a token gets 2. Its routing, on the test questions"
-        " with its own answers:",
+        (
+            "The embedded model's sister with experts (`bivlm/zoo/train_experts.py`): a Mixtral of four"
+            " blocks in a LLaVA, 16 experts in every block, of which a token gets 2. Its routing, on the test"
+            " questions with its own answers:"
+        ),
         "",
         *markdown_table(heads, rows),
         "",
-        "Entropy: as a share of the largest possible. Loads: in units of the mean. Apart: half the sum of the"
-        " differences between the loads of visual and text tokens, 0 for the same experts, 1 for others. The"
-        f" experts are no copies: with their names exchanged at random its own answers are {full['kl_renamed']:.2f}"
-        " nats away.",
+        (
+            "Entropy: as a share of the largest possible. Loads: in units of the mean. Apart: half the sum"
+            " of the differences between the loads of visual and text tokens, 0 for the same experts, 1 for"
+            " others. The experts are no copies: with their names exchanged at random its own answers are"
+            f" {full['kl_renamed']:.2f} nats away."
+        ),
         "",
     ]
 
@@ -63,9 +69,11 @@ def _experts(content: Mapping[str, Any]) -> list[str]:
     return [
         "## Bits of the experts",
         "",
-        "Where the budget is predicted from gradients every expert has bits of its own; where it is measured"
-        " the experts of a layer share them. The linears of the experts with the fewest and the most bits,"
-        " first draw, and the calibration tokens of an expert:",
+        (
+            "Where the budget is predicted from gradients every expert has bits of its own; where it is"
+            " measured the experts of a layer share them. The linears of the experts with the fewest and the"
+            " most bits, first draw, and the calibration tokens of an expert:"
+        ),
         "",
         *markdown_table(heads, rows),
         "",
@@ -82,11 +90,13 @@ def _routing(content: Mapping[str, Any]) -> list[str]:
     return [
         "## Routing",
         "",
-        "Of the tokens of all layers: sets, the share whose set of experts differs from full precision's (of"
-        " all, of the visual, of the text tokens); mass, the share of the weight that full precision gives to"
-        " experts that are no longer chosen; load, how far the experts' shares of the choices moved. Then the"
-        " KL divergence of the packed model, of the packed model with the routing of full precision, and of"
-        " the full-precision model with the packed one's routing. Means over the draws.",
+        (
+            "Of the tokens of all layers: sets, the share whose set of experts differs from full precision's"
+            " (of all, of the visual, of the text tokens); mass, the share of the weight that full precision"
+            " gives to experts that are no longer chosen; load, how far the experts' shares of the choices"
+            " moved. Then the KL divergence of the packed model, of the packed model with the routing of full"
+            " precision, and of the full-precision model with the packed one's routing. Means over the draws."
+        ),
         "",
         *markdown_table(ROUTING, ((preset, *_drift(rows)) for preset, rows in by_preset.items())),
         "",

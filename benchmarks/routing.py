@@ -126,7 +126,9 @@ class Drift:
 
 
 def drift(full: Routing, other: Routing, path: str, experts: int, which: str = "all") -> Drift:
-    """The drift of the layer at `path`, of all real tokens, or of the "visual" ones or those of the "text"."""
+    """The drift of the layer at `path`, of all real tokens, or of the "visual" ones or those of the
+    "text".
+    """
     chosen = marks(full, which)
     mine, theirs = (
         torch.cat([choice.dense(experts) for choice in one.choices[path]])[chosen] for one in (full, other)

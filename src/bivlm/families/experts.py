@@ -254,8 +254,8 @@ def gates(model: nn.Module) -> set[str]:
 
 
 def choosing(model: nn.Module, path: str) -> list[Any]:
-    """The modules that hold how many experts a token gets, `top_k`, for the experts at a path: the router, the
-    module around them, or both. None where the router reads it from the config.
+    """The modules that hold how many experts a token gets, `top_k`, for the experts at a path: the router,
+    the module around them, or both. None where the router reads it from the config.
     """
     around = model.get_submodule(path.rpartition(".")[0])
     experts = {id(module) for module in model.get_submodule(path).modules()}

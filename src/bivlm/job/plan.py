@@ -199,14 +199,15 @@ def _check_experts(model: nn.Module, top_k: int) -> None:
         own = max((router.top_k for router in routers), default=0)
         if own > count:
             raise InputError(
-                f"config.json chooses {own} experts for each token, and {path} has {count}: get the model again"
+                f"config.json chooses {own} experts for each token, and {path} has {count}: get the model"
+                " again"
             )
         if top_k > count:
             raise InputError(f"{said}: {path} has {count} experts; give at most so many")
         if top_k and not routers:
             raise InputError(
-                f"{said}: how many experts {path} chooses stands in the config alone, and cannot be raised for"
-                " calibration; leave it out"
+                f"{said}: how many experts {path} chooses stands in the config alone, and cannot be raised"
+                " for calibration; leave it out"
             )
 
 

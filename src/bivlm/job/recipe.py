@@ -11,7 +11,7 @@ distillation = 1             # rounds of tuning the whole packed model on the fu
 budget = 2.0                 # true bits of all packed weights together, allocated by measurement
 budget_from = "gradients"    # …or by prediction from gradients; left out: "answers", by measurement
 embeddings = 4               # bits of token embedding and language head; left out: they are kept
-calibration_top_k = 8        # experts that see each calibration token, at least; left out: those of its router
+calibration_top_k = 8        # experts that see each calibration token; left out: those of its router
 
 [[rule]]
 part = "vision"              # vision | projector | language; left out: every part

@@ -155,8 +155,7 @@ def train(out: Path, steps: int, batch_size: int, questions: int, peak: float, s
     optimizer, logits, told = build_optimizer(learned), watch_routers(model), np.zeros(2)
     for step in range(steps):
         chosen = [
-            choose_questions(pictures[i], questions, rng)
-            for i in rng.integers(0, len(pictures), batch_size)
+            choose_questions(pictures[i], questions, rng) for i in rng.integers(0, len(pictures), batch_size)
         ]
         batch = padded(collate(chosen, prefix, rng, tokenizer.pad_token_id), tokenizer.pad_token_id)
         real = batch["input_ids"] != tokenizer.pad_token_id

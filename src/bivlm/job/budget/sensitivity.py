@@ -2,10 +2,11 @@
 numbers of bits.
 
 Linears that share an input (q, k and v; gate and up) are a group, and so is a projection of all experts of a
-layer: each alone would be thousands of measurements. The rest of the model stays in full precision. The measure is the KL divergence of the next tokens of the text from those of the full-precision
-model; the token after the prompt counts as much as all others together. Between the measured points the
-logarithm of the divergence is interpolated linearly. Beyond the last point it falls by 2^(-2 bits), like the
-error of any good quantizer.
+layer: each alone would be thousands of measurements. The rest of the model stays in full precision. The
+measure is the KL divergence of the next tokens of the text from those of the full-precision model; the token
+after the prompt counts as much as all others together. Between the measured points the logarithm of the
+divergence is interpolated linearly. Beyond the last point it falls by 2^(-2 bits), like the error of any good
+quantizer.
 
 This needs the full-precision model in memory. Finished blocks are kept in a file, so an interrupted
 measurement continues.
@@ -27,8 +28,8 @@ from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.observing import observe
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.streams import unreached
-from bivlm.checkpoint.groups import layer_of_experts
 from bivlm.checkpoint.durable import write_text
+from bivlm.checkpoint.groups import layer_of_experts
 from bivlm.checkpoint.shards import read_json
 from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew

@@ -139,7 +139,7 @@ def expert_map(evaluated: Evaluated, field: str) -> Any:
     for place, layer in enumerate(evaluated.experts):
         for one in layer:
             value = getattr(one, field)
-            found[place, one.number] = np.nan if not value else value
+            found[place, one.number] = value or np.nan
     return None if np.isnan(found).all() else np.ma.masked_invalid(found)
 
 
