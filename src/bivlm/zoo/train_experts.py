@@ -45,7 +45,7 @@ from bivlm.zoo.train import (
 EXPERTS, CHOSEN, NEURONS = 16, 2, 128  # of a block, of a token, of an expert
 KEPT_BLOCKS = (1, 3, 5, 7)  # of the embedded model's eight
 BALANCE = 0.02  # share of the loss that keeps the experts equally busy
-SAVED_EVERY = 200  # steps
+SAVED_EVERY = 100  # steps
 STEP = 32
 
 
@@ -174,7 +174,7 @@ def train(out: Path, steps: int, batch_size: int, questions: int, peak: float, s
 
 def main(
     out: Annotated[Path, typer.Argument(help="folder for the trained model")],
-    steps: int = 1200,
+    steps: int = 500,
     batch_size: Annotated[int, typer.Option(help="images in a step")] = 16,
     questions: Annotated[int, typer.Option(help="questions per image and step, drawn at random")] = 4,
     peak: Annotated[float, typer.Option(help="highest learning rate")] = 5e-4,
