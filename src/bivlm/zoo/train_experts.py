@@ -55,7 +55,7 @@ def build_model(
     """The model before its training, in float32, made from the embedded model `small`; torch's seed decides
     which neurons an expert gets.
     """
-    given = small.config.text_config
+    given: Any = small.config.text_config
     shared = ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "rms_norm_eps")
     shared += ("max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "rope_parameters")
     text = transformers.MixtralConfig(
@@ -85,7 +85,7 @@ def build_model(
 
 
 @torch.no_grad()
-def draw_experts(experts: nn.Module, dense: nn.Module) -> None:
+def draw_experts(experts: Any, dense: Any) -> None:
     """Give every expert some neurons of a dense MLP. The weights of a token's experts sum to one, so the
     second projection is larger by the ratio of all neurons to those of an expert.
     """
