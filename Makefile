@@ -15,10 +15,15 @@ define native_tests
 	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel 2
 endef
 
-.PHONY: demo test test-native test-slow arm arm-tools sanitize fuzz fuzz-sanitize soak lint docs bench gpu results clean
+.PHONY: demo easy-llava-experts test test-native test-slow arm arm-tools sanitize fuzz fuzz-sanitize soak lint docs bench gpu results clean
 
 demo: $(VENV)/installed
 	$(BIN)/bivlm demo
+
+# the embedded model's sister with experts, half an hour on one core: what docs/results/mixture.md is measured on
+easy-llava-experts: build/easy-llava-experts/model.safetensors
+build/easy-llava-experts/model.safetensors: src/bivlm/zoo/train_experts.py | $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m bivlm.zoo.train_experts $(@D)
 
 test: test-native
 	BIVLM_TEST_TORCHVISION=$(VENV)/torchvision OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile

@@ -15,7 +15,7 @@ PARTS = [
 ]
 
 
-def write(folder, model, answers, scores, parts=(), **result):
+def write(folder, model, answers, scores, parts=(), experts=(), **result):
     """A folder as `bivlm eval --out` writes it."""
     (folder / "pictures").mkdir(parents=True)
     records = [
@@ -45,6 +45,8 @@ def write(folder, model, answers, scores, parts=(), **result):
         "result": {**numbers, **result},
         "size": {"true_bits": 2.03 if parts else None, "weight_bytes": 1234567, "parts": list(parts)},
     }
+    if experts:
+        content["size"]["experts"] = list(experts)
     (folder / "records.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
     (folder / "result.json").write_text(json.dumps(content))
     return folder

@@ -8,9 +8,9 @@ from torch import nn
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from bivlm.calibration import experts as module
-from bivlm.calibration.experts import TokenWeights
+from bivlm.calibration.experts import TokenWeights, widened
 from bivlm.calibration.stats import StatsCollector, Weighing, collector_for
-from bivlm.families.experts import SplitExperts, layout_of, routes
+from bivlm.families.experts import SplitExperts, choosing, layout_of, routes
 
 COUNT, WIDTH, INNER = 4, 6, 5
 NAMES = [f"experts.{number}.{name}" for number in range(COUNT) for name in ("gate_up_proj", "down_proj")]
@@ -189,3 +189,23 @@ def test_what_is_recorded_and_added_later_is_the_same(block):
     for name in (*NAMES, "o"):
         for modality, moment in expected.stats(name).second_moments.items():
             assert torch.equal(collector.stats(name).second_moments[modality], moment)
+
+
+@pytest.mark.parametrize(("top_k", "inside"), [(0, 2), (1, 2), (3, 3)])
+def test_routers_choose_more_while_calibrating(block, top_k, inside):
+    """Never fewer, and afterwards as before, whatever happens."""
+    block.gate = nn.Identity()
+    block.gate.top_k = block.o.top_k = 2
+    seen = []
+
+    def fails() -> None:
+        with widened(nn.ModuleDict({"block": block, "other": nn.Identity()}), top_k):
+            seen.extend((block.gate.top_k, block.o.top_k))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert seen == [inside, inside]
+    assert (block.gate.top_k, block.o.top_k) == (2, 2)
+    block.gate.top_k = True  # no number of experts
+    assert choosing(block, "experts") == [block.o]

@@ -4,6 +4,7 @@ none reached, some experts packed and others not, budgets from gradients, crews.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from bivlm.checkpoint.shards import read_entries
 from bivlm.checkpoint.source import SourceModel
 from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
+from bivlm.eval.folder import model_size
 from bivlm.eval.inspection import inspect
 from bivlm.families.experts import SplitExperts
 from bivlm.job.recipe import Recipe, Rule
@@ -112,6 +114,13 @@ def test_the_report_says_how_many_tokens_every_expert_saw(packed):
     assert (row.name, row.experts, row.linears) == ("model.layers.0.mlp.experts", 8, 16)
     assert (row.fewest_tokens, row.median_tokens, row.most_tokens) == (0, 0, max(layer))
     assert row.fewest_bits <= row.bits_per_weight <= row.most_bits
+    assert [(one.number, one.tokens) for one in row.each] == list(enumerate(layer))
+    third = [report[f"{row.name}.2.{name}"] for name in ("gate_up_proj", "down_proj")]
+    weights = sum(one["weights"] for one in third)
+    assert row.each[2].bits == pytest.approx(8 * sum(one["stored_bytes"] for one in third) / weights)
+    errors = sum(one["layer_error"] * one["weights"] for one in third) / weights
+    assert row.each[2].error == pytest.approx(errors)
+    assert model_size(out)["experts"][0]["each"][2] == dataclasses.asdict(row.each[2])
     [counted] = [row for row in recount(out)[0].rows if row.name == "language"]
     assert counted.packed == inspected.total.linears == 3 * (4 + 2 * 8)
     modules = json.loads((out / "config.json").read_text())["quantization_config"]["modules"]
@@ -164,6 +173,70 @@ def test_what_is_wrong_with_one_expert_is_named(tmp_path):
     changed(folder, lambda tensors: tensors.update({bad: torch.ones(30, 64)}))
     with pytest.raises(InputError, match=r"experts.*cannot be done block by block"):
         SourceModel(folder)
+
+
+def test_more_experts_see_a_token_while_calibrating_and_the_blocks_compute_what_they_do(tmp_path):
+    source = tiny_language_model("mixtral", tmp_path / "source", layers=2)
+
+    def packed(name, recipe):
+        out = quantize(source, tmp_path / name, recipe=recipe, data=QUESTIONS)
+        report = json.loads((out / "bivlm_report.json").read_text())
+        return out, {name: row["tokens"] for name, row in report.items() if row["tokens"] is not None}
+
+    plain, few = packed("plain", "gptq-2")
+    wide, all_ = packed("wide", "gptq-2:calibration_top_k=8")
+    assert len({*all_.values()}) == 1
+    assert 4 * sum(few.values()) == sum(all_.values())  # two of eight, and all of them
+    recipes = [
+        json.loads((out / "config.json").read_text())["quantization_config"]["recipe"]
+        for out in (plain, wide)
+    ]
+    assert [recipe.get("calibration_top_k") for recipe in recipes] == [None, 8]
+    assert opened(wide).model.layers[0].mlp.gate.top_k == 2
+    # what enters the second block is what the first one makes of the experts that its router chooses
+    kept = Recipe("later", (Rule("keep", linears="*layers.0.mlp*"), Rule("gptq")), calibration_top_k=8)
+    seen = []
+    for recipe in (kept, dataclasses.replace(kept, calibration_top_k=0)):
+        out = quantize(source, tmp_path / f"kept-{len(seen)}", recipe=recipe, data=QUESTIONS)
+        seen.append(opened(out).model.layers[1].self_attn.q_proj.dequantize())
+    assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "top_k", "said"),
+    [
+        ("mixtral", 9, "layers.0.mlp.experts has 8 experts; give at most so many"),
+        ("mixtral", -1, "needs the number of experts"),
+        ("mixtral", True, "needs the number of experts"),
+        ("llama", 2, "LlamaForCausalLM has no experts that are packed"),
+    ],
+)
+def test_a_number_of_experts_that_cannot_see_a_token_is_refused(kind, top_k, said, tmp_path):
+    source = tiny_language_model(kind, tmp_path / "source", layers=1)
+    with pytest.raises(InputError, match=said):
+        prepare(source, make_request("gptq-2", settings={"calibration_top_k": top_k}))
+
+
+def test_more_experts_chosen_than_there_are(tmp_path):
+    source = tiny_language_model("qwen3_moe", tmp_path / "source", layers=1)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": 9}))
+    with pytest.raises(InputError, match=r"chooses 9 experts for each token, and .*experts has 8: get the"):
+        prepare(source, make_request("rtn-3"))
+
+
+def test_a_source_with_fused_and_split_experts(tmp_path):
+    source = tiny_language_model("qwen3_moe", tmp_path / "source", layers=1)
+    place = "model.layers.0.mlp.experts"
+
+    def fused_too(tensors):
+        tensors[f"{place}.down_proj"] = torch.stack(
+            [tensors[f"{place}.{number}.down_proj.weight"] for number in range(8)]
+        )
+
+    changed(source, fused_too)
+    with pytest.raises(InputError, match=f"makes {place}.down_proj .*which is stored as well"):
+        SourceModel(source)
 
 
 @pytest.mark.slow

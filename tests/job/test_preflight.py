@@ -4,11 +4,14 @@ preset takes more than it is meant to.
 
 from __future__ import annotations
 
+import json
+import math
 from collections import namedtuple
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bivlm.errors import InputError
 from bivlm.eval.inspection import inspect
@@ -18,6 +21,7 @@ from bivlm.job.recipe import Recipe, Rule
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
 from tiny import tiny_checkpoint
+from tiny.language import tiny_language_model
 
 RECIPE = Recipe(
     "two",
@@ -46,6 +50,35 @@ def test_bits_are_the_bounds_over_all_weights(prepared):
     assert prepared.expected.bits == pytest.approx(sum(bits) / sum(counts))
     assert sum(row.weights for row in prepared.expected.rows if row.bits is not None) == sum(counts)
     assert sum(row.linears for row in prepared.expected.rows) == len(prepared.plan.weights)
+
+
+def test_memory_is_the_process_one_block_its_moments_and_the_largest_tensor_outside(tmp_path):
+    folder = tiny_language_model("qwen3_moe", tmp_path / "source", torch.bfloat16)
+
+    def predicted(recipe: str) -> int:
+        return prepare(folder, make_request(recipe)).expected.memory_bytes - module.PROCESS_BYTES
+
+    source = prepare(folder, make_request("gptq-2")).source
+    block = [name for name in source.entries if name.startswith("model.layers.0.")]
+    weights = sum(source.entries[name].nbytes for name in block)
+    widths = {source.entries[name].shape[-1] for name in block if "proj" in name}
+    moments = sum(4 * width**2 for width in widths) + 8 * max(widths) ** 2
+    assert len(widths) > 1
+    least = weights + moments + source.conversion_bytes
+    packed = weights // 4  # in a quarter of bfloat16's bits, at most
+    working = 40 * max(math.prod(source.entries[name].shape) for name in block if "proj" in name)
+    assert working > weights // 2  # of so small a block
+    assert least <= predicted("gptq-2") <= max(weights, working) + moments + packed + source.conversion_bytes
+    assert predicted("rtn-3") < predicted("gptq-2") < predicted("gptq-2:tuning=1")
+    # a large embedding is in memory once, while it is written, and not on top of a block
+    config = json.loads((folder / "config.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = torch.zeros(1 << 16, tensors[name].shape[1], dtype=torch.bfloat16)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 1 << 16}))
+    large = tensors["lm_head.weight"].nbytes
+    assert predicted("gptq-2") == predicted("rtn-3") == large + source.conversion_bytes
 
 
 @pytest.mark.parametrize("kind", ["llava", "llava_siglip"])  # the second has embedding and head tied

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bivlm.calibration.moments import add_products, fill_lower_
 from bivlm.calibration.token_sample import TokenSample
-from bivlm.families.experts import DOWN, SplitExperts
+from bivlm.families.experts import DOWN, SplitExperts, choosing, expert_paths
 from bivlm.types import LinearStats, Modality
 
 PRIOR = 0.25  # tokens of the layer's moment, for each column: measured by benchmarks/bench_expert_moments.py
@@ -95,6 +95,22 @@ def watching_experts(experts: SplitExperts) -> Iterator[Routed]:
         for handle in handles:
             hooks.callback(handle.remove)
         yield found
+
+
+@contextmanager
+def widened(block: nn.Module, top_k: int) -> Iterator[None]:
+    """Within this context every token meets at least `top_k` experts of each layer of a block, the likeliest;
+    0 changes nothing. What the block returns is that of another model, and of no use.
+    """
+    routers = [router for path in expert_paths(block) for router in choosing(block, path)]
+    before = [(router, router.top_k) for router in routers]
+    try:
+        for router, own in before:
+            router.top_k = max(own, top_k)
+        yield
+    finally:
+        for router, own in before:
+            router.top_k = own
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def write_evaluation(
 
 
 def model_size(model: str | Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
-    """True bits of a packed model and of its parts, or that it is not packed; and the bytes of its weight
-    files. Raises InputError as `inspect` does.
+    """True bits of a packed model, of its parts and of its experts, or that it is not packed; and the bytes
+    of its weight files. Raises InputError as `inspect` does.
     """
     folder = resolve_model(model, trust_remote_code)
     nbytes = sum(file.stat().st_size for file in weight_files(folder))
@@ -85,4 +85,7 @@ def model_size(model: str | Path, *, trust_remote_code: bool = False) -> dict[st
         {"name": row.name, "weights": row.weights, "nbytes": row.bytes_after, "bits": row.bits_per_weight}
         for row in found.parts
     ]
-    return {"weight_bytes": nbytes, "true_bits": found.total.bits_per_weight, "parts": parts}
+    size = {"weight_bytes": nbytes, "true_bits": found.total.bits_per_weight, "parts": parts}
+    if found.experts:
+        size["experts"] = [{"name": row.name, "each": [*map(asdict, row.each)]} for row in found.experts]
+    return size

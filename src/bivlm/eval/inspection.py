@@ -43,10 +43,22 @@ class InspectRow:
 
 
 @dataclass(frozen=True)
+class ExpertNumbers:
+    """One packed expert: true bits, error of its linears' outputs (of their weights if no data was used), and
+    how many calibration tokens reached it (None if no data was used).
+    """
+
+    number: int
+    bits: float
+    error: float
+    tokens: int | None
+
+
+@dataclass(frozen=True)
 class ExpertsRow:
     """The packed experts of one layer: how many, their linears and weights, true bits of all together and of
-    the linears with the fewest and the most; and how many calibration tokens reached an expert, the fewest,
-    the median and the most (None if no data was used).
+    the linears with the fewest and the most; how many calibration tokens reached an expert, the fewest, the
+    median and the most (None if no data was used); and `each` expert by itself.
     """
 
     name: str
@@ -59,6 +71,7 @@ class ExpertsRow:
     fewest_tokens: int | None
     median_tokens: float | None
     most_tokens: int | None
+    each: tuple[ExpertNumbers, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,7 @@ class _Linear:
     bytes_before: int
     bytes_after: int
     paper_bits: float | None
+    error: float
     tokens: int | None = None
 
 
@@ -167,9 +181,9 @@ def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list
                 " again"
             )
         row = report[name]
-        linears.append(
-            _Linear(name, part, rows * columns, before, by_base[base], row["paper_bits"], row.get("tokens"))
-        )
+        error = row["weight_error"] if row["layer_error"] is None else row["layer_error"]
+        numbers = (rows * columns, before, by_base[base], row["paper_bits"], error, row.get("tokens"))
+        linears.append(_Linear(name, part, *numbers))
     return linears
 
 
@@ -207,18 +221,29 @@ def _experts(linears: list[_Linear]) -> tuple[ExpertsRow, ...]:
 
 def _experts_row(name: str, linears: list[_Linear]) -> ExpertsRow:
     bits = [8 * linear.bytes_after / linear.weights for linear in linears]
-    by_expert = {linear.name.rpartition(".")[0]: linear.tokens for linear in linears}
-    tokens = [count for count in by_expert.values() if count is not None]
+    by_expert: dict[int, list[_Linear]] = defaultdict(list)
+    for linear in linears:
+        by_expert[int(linear.name.split(".")[-2])].append(linear)
+    each = tuple(_expert(number, own) for number, own in sorted(by_expert.items()))
+    tokens = [one.tokens for one in each if one.tokens is not None]
     return ExpertsRow(
         name,
-        len(by_expert),
+        len(each),
         len(linears),
         sum(linear.weights for linear in linears),
         8 * sum(linear.bytes_after for linear in linears) / sum(linear.weights for linear in linears),
         min(bits),
         max(bits),
         *((min(tokens), median(tokens), max(tokens)) if tokens else (None, None, None)),
+        each,
     )
+
+
+def _expert(number: int, linears: list[_Linear]) -> ExpertNumbers:
+    weights = sum(linear.weights for linear in linears)
+    bits = 8 * sum(linear.bytes_after for linear in linears) / weights
+    error = sum(linear.error * linear.weights for linear in linears) / weights
+    return ExpertNumbers(number, bits, error, linears[0].tokens)
 
 
 def _row(name: str, linears: list[_Linear]) -> InspectRow:

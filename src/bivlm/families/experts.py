@@ -267,6 +267,19 @@ def gates(model: nn.Module) -> set[str]:
     return found
 
 
+def choosing(model: nn.Module, path: str) -> list[Any]:
+    """The modules that hold how many experts a token gets, `top_k`, for the experts at a path: the router,
+    the module around them, or both. None where the router reads it from the config.
+    """
+    around = model.get_submodule(path.rpartition(".")[0])
+    experts = {id(module) for module in model.get_submodule(path).modules()}
+    return [
+        module
+        for module in around.modules()
+        if id(module) not in experts and type(getattr(module, "top_k", None)) is int
+    ]
+
+
 def expert_paths(model: nn.Module) -> list[str]:
     """The paths of the modules whose experts are split."""
     return [path for path, module in model.named_modules() if isinstance(module, SplitExperts)]

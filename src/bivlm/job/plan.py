@@ -18,7 +18,7 @@ from torch import nn
 
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
-from bivlm.families.experts import gates
+from bivlm.families.experts import choosing, expert_paths, gates
 from bivlm.families.linears import is_linear
 from bivlm.job.recipe import KEEP, BudgetFrom, Recipe, build_quantizer
 from bivlm.job.tables import table_quantizer
@@ -112,6 +112,7 @@ class Plan:
     distillation: int = 0
     budget_from: BudgetFrom = "answers"
     reads_images: bool = True
+    calibration_top_k: int = 0
 
     @property
     def units(self) -> tuple[UnitPlan, ...]:
@@ -169,6 +170,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
             )
             blocks.append(BlockPlan(path, index, linears))
     match.check()
+    _check_experts(source.model, recipe.calibration_top_k)
     tables = () if recipe.embeddings is None else _plan_tables(source, recipe.embeddings, recipe.needs_data)
     _check_rest(source.model, blocks, tables)
     return Plan(
@@ -180,7 +182,33 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         recipe.distillation,
         recipe.budget_from,
         source.family.reads_images,
+        recipe.calibration_top_k,
     )
+
+
+def _check_experts(model: nn.Module, top_k: int) -> None:
+    """InputError if a router chooses more experts than there are, or if `top_k` of them cannot be chosen for
+    calibration (0: it chooses as always).
+    """
+    said, places = f"calibration_top_k = {top_k}", expert_paths(model)
+    if top_k and not places:
+        raise InputError(f"{said}: {type(model).__name__} has no experts that are packed; leave it out")
+    for path in places:
+        experts: Any = model.get_submodule(path)
+        routers, count = choosing(model, path), experts.num_experts
+        own = max((router.top_k for router in routers), default=0)
+        if own > count:
+            raise InputError(
+                f"config.json chooses {own} experts for each token, and {path} has {count}: get the model"
+                " again"
+            )
+        if top_k > count:
+            raise InputError(f"{said}: {path} has {count} experts; give at most so many")
+        if top_k and not routers:
+            raise InputError(
+                f"{said}: how many experts {path} chooses stands in the config alone, and cannot be raised"
+                " for calibration; leave it out"
+            )
 
 
 def _check_rest(model: nn.Module, blocks: Collection[BlockPlan], tables: Collection[TablePlan]) -> None:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 
+from bivlm.checkpoint.shards import TensorEntry
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.job.kept import kept_bytes, kept_weights
-from bivlm.job.plan import LinearPlan, Plan, WeightPlan
+from bivlm.job.plan import BlockPlan, LinearPlan, Plan, UnitPlan, WeightPlan
 from bivlm.job.recipe import Recipe
 
 PROCESS_BYTES = 450 << 20  # resident size of python with torch and transformers imported
+WORKING_BYTES = 40  # of a weight while it is quantized
+MOMENT_BYTES, FACTOR_BYTES = 4, 8  # of an entry of a second moment, float32, and of its factor, float64
 BITS_TOLERANCE = 1.12  # above this ratio of a preset's bits to its target a warning is given
 
 
@@ -141,34 +144,50 @@ def _stored_bytes(source: SourceModel, linear: WeightPlan) -> int:
 
 
 def _memory(source: SourceModel, plan: Plan, *, whole: bool) -> int:
-    """Bytes of the process, the largest block with the working memory of its largest linear and of what
-    transformers' operations convert, the largest piece outside the blocks, and, with data, the second
-    moments.
+    """Bytes of the process, and the larger of the two: what a unit takes while it is quantized, and the
+    largest tensor outside the blocks while it is copied to be written. What transformers' operations convert
+    comes on top.
 
-    `whole`: all blocks are in memory at once.
+    Pages of files that the system has mapped and can drop do not count, unless the model runs as a whole
+    (`whole`): then all of them are needed again and again.
     """
-    blocks = [
-        sum(source.entries[name].nbytes for name in source.parameter_names(block.path))
-        for block in plan.blocks
-    ]
-    largest = max(
-        (out * width for linear in plan.weights if linear.quantizer for out, width in [linear.shape]),
-        default=0,
-    )
     inside = {name for block in plan.blocks for name in source.parameter_names(block.path)}
-    outside = sum(entry.nbytes for name, entry in source.entries.items() if name not in inside)
-    moments = 0
-    if plan.needs_data:
-        widths = [{linear.shape[1] for linear in unit.quantized} for unit in plan.units]
-        moments = max(sum(8 * width * width for width in of_unit) for of_unit in widths)
-    return (
-        PROCESS_BYTES
-        + (sum(blocks) if whole else max(blocks, default=0))
-        + 16 * largest
-        + source.conversion_bytes
-        + moments
-        + min(2 * outside, outside + (1 << 30))
+    outside = {name: entry.nbytes for name, entry in source.entries.items() if name not in inside}
+    units = max((_unit_memory(source, plan, unit) for unit in plan.units), default=0)
+    around = 0
+    if whole:
+        around = sum(entry.nbytes for entry in source.entries.values())
+    elif plan.needs_data:  # what lies in the files as the model has it stays there
+        around = sum(nbytes for name, nbytes in outside.items() if not _stays_in_file(source, name))
+    writing = max(outside.values(), default=0)
+    return PROCESS_BYTES + max(around + units, writing) + source.conversion_bytes
+
+
+def _stays_in_file(source: SourceModel, name: str) -> bool:
+    """Whether a parameter outside the blocks is used where it lies in a file, or not at all."""
+    entry = source.entries[name]
+    if name in source.family.untied_head(source.model):
+        return True
+    return isinstance(entry, TensorEntry) and entry.dtype == source.dtype
+
+
+def _unit_memory(source: SourceModel, plan: Plan, unit: UnitPlan) -> int:
+    """Bytes of one unit: what is packed already; the weights of a block that runs, which are given back
+    before the largest linear is at work, unless the block is tuned; and with data the second moment of every
+    width, and the factor of the widest. An expert's moment is made when its turn comes: that of its layer
+    stands for it.
+    """
+    sizes = [out * width for linear in unit.quantized for out, width in [linear.shape]]
+    packed = sum(
+        _bits_bound(linear, None) * size / 8 for linear, size in zip(unit.quantized, sizes, strict=True)
     )
+    working, block, moments = WORKING_BYTES * max(sizes, default=0), 0, 0
+    if isinstance(unit, BlockPlan) and plan.runs(unit):
+        block = sum(source.entries[name].nbytes for name in source.parameter_names(unit.path))
+    widths = {linear.shape[1] for linear in unit.quantized}
+    if plan.needs_data and widths:
+        moments = sum(MOMENT_BYTES * width * width for width in widths) + FACTOR_BYTES * max(widths) ** 2
+    return int(packed) + moments + (block + working if plan.tuning else max(block, working))
 
 
 def check_disk(out: Path, expected: Preflight) -> None:

@@ -11,6 +11,7 @@ distillation = 1             # rounds of tuning the whole packed model on the fu
 budget = 2.0                 # true bits of all packed weights together, allocated by measurement
 budget_from = "gradients"    # …or by prediction from gradients; left out: "answers", by measurement
 embeddings = 4               # bits of token embedding and language head; left out: they are kept
+calibration_top_k = 8        # experts that see each calibration token; left out: those of its router
 
 [[rule]]
 part = "vision"              # vision | projector | language; left out: every part
@@ -42,7 +43,9 @@ from bivlm.settings import build, parse_settings
 from bivlm.types import PARTS, PartName
 
 KEEP = "keep"
-MODEL_SETTINGS = ("propagation", "tuning", "distillation", "budget", "budget_from", "embeddings")
+MODEL_SETTINGS = (
+    *("propagation", "tuning", "distillation", "budget", "budget_from", "embeddings", "calibration_top_k"),
+)
 BudgetFrom = Literal["answers", "gradients"]
 SETTING = re.compile(r"\s*\w+\s*=")  # the beginning of a setting; no preset's name contains "="
 
@@ -91,9 +94,9 @@ class Rule:
 class Recipe:
     """A named list of rules. `true_bits` is its target, None if it has no target.
 
-    `propagation`, `tuning`, `distillation`, `budget` and `embeddings` concern the whole model, with any
-    quantizers: calibration/propagation.py, calibration/tuning.py, calibration/distillation.py, job/budget/
-    and `TablePlan` of job/plan.py.
+    `propagation`, `tuning`, `distillation`, `budget`, `embeddings` and `calibration_top_k` concern the whole
+    model, with any quantizers: calibration/propagation.py, calibration/tuning.py,
+    calibration/distillation.py, job/budget/, `TablePlan` of job/plan.py, and calibration/experts.py.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Recipe:
     embeddings: float | None = None
     distillation: int = 0
     budget_from: BudgetFrom = "answers"
+    calibration_top_k: int = 0
 
     @property
     def needs_data(self) -> bool:
@@ -142,7 +146,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as config.json records it."""
-        return {**asdict(replace(self, rules=())), "rules": [rule.to_dict() for rule in self.rules]}
+        found = {**asdict(replace(self, rules=())), "rules": [rule.to_dict() for rule in self.rules]}
+        if not self.calibration_top_k:  # as records were before there was such a setting
+            del found["calibration_top_k"]
+        return found
 
 
 def recipe_of(quantizer: Quantizer) -> Recipe:
@@ -162,6 +169,11 @@ def check_model_settings(settings: Mapping[str, Any], origin: str) -> dict[str, 
             raise InputError(
                 f"recipe {origin}: distillation = {value!r}; needs a number of rounds through the samples, 0"
                 " for none"
+            )
+        if name == "calibration_top_k" and not (type(value) is int and value >= 0):
+            raise InputError(
+                f"recipe {origin}: calibration_top_k = {value!r}; needs the number of experts that see each"
+                " calibration token, 0 for those that its router chooses"
             )
         if name == "budget" and not (number and value > 0):
             raise InputError(

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bivlm.calibration.experts import widened
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.head import head_stats
 from bivlm.calibration.inputs import CalibrationInput
@@ -218,14 +219,15 @@ class Walk:
             return None
         stack = self.source.family.stacks[block.stack]
         collector = block_collector(self.source, block, self.samples, self.gradients, crew=self.crew)
-        observe(
-            [collector],
-            numbers,
-            lambda number: self.samples[number].visual if stack.part == "language" else None,
-            lambda number: calls[number].try_run(module),
-            None if exact is None else lambda number: exact[number].try_run(module),
-            self.crew,
-        )
+        with widened(module, self.plan.calibration_top_k):
+            observe(
+                [collector],
+                numbers,
+                lambda number: self.samples[number].visual if stack.part == "language" else None,
+                lambda number: calls[number].try_run(module),
+                None if exact is None else lambda number: exact[number].try_run(module),
+                self.crew,
+            )
         return collector
 
     def _observe_head(self, path: str, packed: Streams, exact: Streams | None) -> LinearStats | None:

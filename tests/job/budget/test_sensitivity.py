@@ -22,6 +22,7 @@ from bivlm.job.budget.sensitivity import (
     SensitivityFile,
     divergence_of,
     probe_block,
+    together,
 )
 from bivlm.job.plan import BlockPlan, LinearPlan
 from bivlm.quantizers import GPTQ, RTN, Trellis
@@ -213,3 +214,11 @@ def test_the_divergence_is_torchs(last):
     assert divergence_of(reference, reference, last) == 0.0
     if last == 0.5:
         assert divergence_of(reference, logits) == divergence_of(reference, logits, last)
+
+
+def test_the_experts_of_a_layer_are_measured_together_by_projection():
+    place = "layers.{}.mlp.experts.{}.{}".format
+    first, other = [place(0, n, "gate_up_proj") for n in range(3)], place(1, 0, "gate_up_proj")
+    second = [place(0, n, "down_proj") for n in range(3)]
+    groups = [["q", "k"], *([one] for one in (*first, *second)), [other], ["o"]]
+    assert together(groups) == [["q", "k"], first, second, [other], ["o"]]

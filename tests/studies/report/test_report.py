@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from bivlm.cli.shared import app
 from bivlm.errors import InputError
 from bivlm.studies.report.evaluated import read_evaluations
+from bivlm.studies.report.figures import expert_map
 from bivlm.studies.report.flips import asked_by
 from bivlm.studies.report.page import report_html
 from evaluations import FULL, PARTS, QUESTIONS, write
@@ -74,6 +75,31 @@ def test_the_page_is_whole_and_fetches_nothing(folders):
         "Does it know when it is wrong?",
     ):
         assert words in text
+
+
+def test_the_experts_are_maps_of_cells(folders, tmp_path):
+    """With and without data, and a layer of which only some experts are packed."""
+
+    def layer(name, numbers, tokens):
+        each = [{"number": n, "bits": 2.0 + n, "error": 0.1, "tokens": tokens} for n in numbers]
+        return {"name": name, "each": each}
+
+    layers = [layer("layers.0", range(4), 30), layer("layers.1", (0, 3), 0)]
+    with_data = write(tmp_path / "with", "with", FULL, (1.0,) * 4, PARTS, layers)
+    without = write(tmp_path / "without", "without", FULL, (1.0,) * 4, PARTS, [layer("l", range(2), None)])
+    several = read_evaluations([*folders, with_data, without])
+    first, second = (evaluated for evaluated in several if evaluated.experts)  # the others have none
+    bits, tokens = expert_map(first, "bits"), expert_map(first, "tokens")
+    assert bits.filled(0).tolist() == [[2, 3, 4, 5], [2, 0, 0, 5]]
+    assert tokens.filled(0).tolist() == [[30] * 4, [0] * 4]
+    assert expert_map(second, "tokens") is None
+    page = _Tags()
+    page.feed(report_html(several))
+    text = "".join(page.words)
+    assert page.open == []
+    assert "The experts" in text
+    assert "calibration tokens" in text
+    assert all(link.startswith(("#", "data:image/")) for link in page.links)
 
 
 def test_names_of_any_length_and_sign_fit_into_the_figures(folders, tmp_path):

@@ -1,11 +1,12 @@
 """Sensitivities: how far the model's answers move when one group of linears alone is quantized, at a few
 numbers of bits.
 
-Linears that share an input (q, k and v; gate and up) are a group. The rest of the model stays in full
-precision. The measure is the KL divergence of the next tokens of the text from those of the full-precision
-model; the token after the prompt counts as much as all others together. Between the measured points the
-logarithm of the divergence is interpolated linearly. Beyond the last point it falls by 2^(-2 bits), like the
-error of any good quantizer.
+Linears that share an input (q, k and v; gate and up) are a group, and so is a projection of all experts of a
+layer: each alone would be thousands of measurements. The rest of the model stays in full precision. The
+measure is the KL divergence of the next tokens of the text from those of the full-precision model; the token
+after the prompt counts as much as all others together. Between the measured points the logarithm of the
+divergence is interpolated linearly. Beyond the last point it falls by 2^(-2 bits), like the error of any good
+quantizer.
 
 This needs the full-precision model in memory. Finished blocks are kept in a file, so an interrupted
 measurement continues.
@@ -28,6 +29,7 @@ from bivlm.calibration.observing import observe
 from bivlm.calibration.stats import StatsCollector
 from bivlm.calibration.streams import unreached
 from bivlm.checkpoint.durable import write_text
+from bivlm.checkpoint.groups import layer_of_experts
 from bivlm.checkpoint.shards import read_json
 from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew
@@ -174,7 +176,7 @@ def probe_block(
 
     InputError, naming the linear, if its weight cannot be quantized or the logits are not finite.
     """
-    groups = collector.groups()
+    groups = together(collector.groups())
     owners = group_owners(groups, linears, crew)
     collector.bring(owners)
     found = []
@@ -201,6 +203,16 @@ def probe_block(
             )
         found.append(Sensitivity(tuple(group), PROBES, tuple(measured)))
     return found
+
+
+def together(groups: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The groups, with those of the same projection of a layer's experts as one."""
+    found: dict[object, list[str]] = {}
+    for group in groups:
+        layer = layer_of_experts(group[0])
+        key = group[0] if layer is None else (layer, group[0].rpartition(".")[2])
+        found.setdefault(key, []).extend(group)
+    return list(found.values())
 
 
 def group_owners(

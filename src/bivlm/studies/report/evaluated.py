@@ -12,6 +12,7 @@ from bivlm.checkpoint.shards import read_json
 from bivlm.data.files import because, why_no_file
 from bivlm.errors import InputError, cut
 from bivlm.eval.folder import PICTURES, RECORDS, RESULT
+from bivlm.eval.inspection import ExpertNumbers
 from bivlm.eval.records import Record
 
 FULL_BITS = 16.0  # of a weight in full precision, where the folder says nothing else
@@ -30,7 +31,8 @@ class PartBits:
 @dataclass(frozen=True)
 class Evaluated:
     """One evaluation. `result` are the numbers of result.json, `true_bits` is None in full precision, and
-    `weight_bytes` are those of the model's weight files; `pictures` has a file for every digest of images.
+    `weight_bytes` are those of the model's weight files; `pictures` has a file for every digest of images;
+    `experts` the numbers of every packed expert, layer by layer.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Evaluated:
     weight_bytes: int
     parts: tuple[PartBits, ...]
     pictures: Mapping[str, Path]
+    experts: tuple[tuple[ExpertNumbers, ...], ...] = ()
 
     @property
     def packed(self) -> bool:
@@ -95,6 +98,9 @@ def _read(folder: Path) -> Evaluated:
             weight_bytes=int(size["weight_bytes"]),
             parts=tuple(PartBits(**part) for part in size["parts"]),
             pictures={file.stem: file for file in sorted((folder / PICTURES).glob("*.webp"))},
+            experts=tuple(
+                tuple(ExpertNumbers(**one) for one in layer["each"]) for layer in size.get("experts", ())
+            ),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

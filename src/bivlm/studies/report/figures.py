@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bivlm.errors import printable
 from bivlm.eval.statistics.intervals import mean_interval
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 PART_COLOURS = {"vision": "#0072b2", "projector": "#009e73", "language": "#d55e00", "embeddings": "#b8860b"}
 INK = "#1b1f24"  # becomes the colour of the page's text
 GRID = {"color": "#80808040", "linewidth": 0.6}
+EXPERT_MAPS = (  # title, number, whether on a logarithmic scale
+    ("true bits", "bits", False),
+    ("relative error", "error", True),
+    ("calibration tokens", "tokens", True),
+)
 MOST_GROUPS = 24  # in the figure; the table has all
 MOST_SIGNS = 40  # of a name in a figure; the page's table has the whole
 
@@ -92,6 +97,50 @@ def _parts(several: Sequence[Evaluated]) -> Figure | None:
         bbox_to_anchor=(0.5, 1),
     )
     return figure
+
+
+def _experts(several: Sequence[Evaluated]) -> Figure | None:
+    """A cell for every packed expert, a row for every layer: bits, error, and calibration tokens; None if no
+    model has experts.
+    """
+    packed = [evaluated for evaluated in several if evaluated.experts]
+    if not packed:
+        return None
+    from matplotlib.colors import LogNorm
+
+    heights = [0.9 + min(0.2 * len(evaluated.experts), 3.0) for evaluated in packed]
+    figure = _figure(9.0, sum(heights))
+    grid = figure.subplots(len(packed), len(EXPERT_MAPS), squeeze=False, height_ratios=heights)
+    for row, evaluated in zip(grid, packed, strict=True):
+        for axes, (title, field, is_log) in zip(row, EXPERT_MAPS, strict=True):
+            values = expert_map(evaluated, field)
+            axes.set_title(title, fontsize=8)
+            if values is None:
+                axes.set_axis_off()
+                continue
+            shown = axes.imshow(values, aspect="auto", norm=LogNorm() if is_log else None, cmap="viridis")
+            figure.colorbar(shown, ax=axes).ax.tick_params(which="both", labelsize=7)
+            axes.set_xlabel("expert", fontsize=7)
+            for side in (axes.xaxis, axes.yaxis):
+                side.get_major_locator().set_params(integer=True)
+            axes.tick_params(labelsize=7)
+        row[0].set_ylabel(f"{_label(evaluated.name)}\nlayer of experts", fontsize=7)
+    return figure
+
+
+def expert_map(evaluated: Evaluated, field: str) -> Any:
+    """A number of every expert (layers, experts), masked where there is none or no expert; None if there is
+    none at all. Zero tokens are masked too.
+    """
+    import numpy as np
+
+    width = 1 + max(one.number for layer in evaluated.experts for one in layer)
+    found = np.full((len(evaluated.experts), width), np.nan)
+    for place, layer in enumerate(evaluated.experts):
+        for one in layer:
+            value = getattr(one, field)
+            found[place, one.number] = value or np.nan
+    return None if np.isnan(found).all() else np.ma.masked_invalid(found)
 
 
 def _groups(several: Sequence[Evaluated]) -> Figure | None:
@@ -174,6 +223,14 @@ def _svg(figure: Figure) -> str:
 DRAWN: tuple[tuple[str, str, Callable[[Sequence[Evaluated]], Figure | None]], ...] = (
     ("Quality against size", "Score and KL divergence against true bits.", _quality),
     ("Where the bytes are", "Bytes and true bits of the parts of every packed model.", _parts),
+    (
+        "The experts",
+        (
+            "Bits, error and calibration tokens of every expert; a cell without colour is an expert that"
+            " stayed in full precision, or that no token reached."
+        ),
+        _experts,
+    ),
     ("By group of questions", "Score by group of questions with its interval.", _groups),
     (
         "Does it know when it is wrong?",
