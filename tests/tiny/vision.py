@@ -19,7 +19,7 @@ from bivlm.types import Marks, Sample
 SIDE = 64
 ENCODER = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIDE, "patch_size": 8,
-    "mlp_dim": 96, "output_channels": 64, "window_size": 4, "global_attn_indexes": [1],
+    "mlp_dim": 96, "output_channels": 64, "window_size": 4, "global_attn_indexes": [1], "num_pos_feats": 32,
 }  # fmt: skip
 DECODER = {
     "hidden_size": 64, "mlp_dim": 96, "num_attention_heads": 2, "iou_head_hidden_dim": 64,
@@ -94,10 +94,14 @@ MASKS = ("sam", "sam_hq", "sam2")
 
 
 def seeing_model(kind: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The model with seeded weights."""
+    """The model with seeded weights: linears of unit variance, so that each shows in what comes out."""
     torch.manual_seed(7)
     config = ALL[kind].config()
-    return family_of(config).auto_model.from_config(config).to(dtype).eval()
+    model = family_of(config).auto_model.from_config(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    return model.to(dtype).eval()
 
 
 def seeing_checkpoint(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:

@@ -22,8 +22,8 @@ from bivlm.data.videos import open_visuals
 from bivlm.events import SILENT, Events
 from bivlm.families import load_processor, processor_of
 from bivlm.families.answers import answer_tokens, end_tokens
-from bivlm.families.marked import cast_pixels
 from bivlm.families.last_logits import keeping, last_logits
+from bivlm.families.marked import cast_pixels
 from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.types import Sample
 

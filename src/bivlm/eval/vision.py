@@ -60,10 +60,10 @@ class VisionResult:
     """What an evaluation of a vision-only model found; None where nothing was there to compare with.
 
     `n` images were seen. `kind` is "masks" or "features". `iou` is that of the model's masks with the
-    reference's, `true_iou` with the true masks, `reference_true_iou` that of the reference's own. `score_drift`
-    is the mean absolute difference of the predicted IoU. `cosine` is that of the patches' features with the
-    reference's, `pooled_cosine` of the pooled features. `non_finite` counts outputs with a NaN or an
-    infinity.
+    reference's, `true_iou` with the true masks, `reference_true_iou` that of the reference's own.
+    `score_drift` is the mean absolute difference of the predicted IoU. `cosine` is that of the patches'
+    features with the reference's, `pooled_cosine` of the pooled features. `non_finite` counts outputs with a
+    NaN or an infinity.
     """
 
     n: int
@@ -183,8 +183,12 @@ def compared(
 ) -> VisionResult:
     """The result of what a model and its reference (none, or as many) made of the samples."""
     pairs = list(zip(seen, others, strict=True)) if others else []
-    ious = [_mean_iou(one.masks, other.masks) for one, other in pairs if one.masks is not None]
-    drifts = [(one.scores - other.scores).abs().mean() for one, other in pairs if one.scores is not None]
+    ious = [_mean_iou(one.masks, other.masks) for one, other in pairs]
+    drifts = [
+        float((one.scores - other.scores).abs().mean())
+        for one, other in pairs
+        if one.scores is not None and other.scores is not None
+    ]
     truths = [true_masks(sample) for sample in samples]
     bad = sum(not one.is_finite for one in (*seen, *others))
     if bad:
@@ -196,9 +200,9 @@ def compared(
         iou=Mean.of([iou for iou in ious if iou is not None]),
         true_iou=_with_truth(seen, truths),
         reference_true_iou=_with_truth(others, truths),
-        score_drift=float(sum(drifts) / len(drifts)) if drifts else None,
-        cosine=Mean.of([_cosine(one.features, other.features) for one, other in pairs if one.features is not None]),
-        pooled_cosine=Mean.of([_cosine(one.pooled, other.pooled) for one, other in pairs if one.pooled is not None]),
+        score_drift=sum(drifts) / len(drifts) if drifts else None,
+        cosine=_cosines([(one.features, other.features) for one, other in pairs]),
+        pooled_cosine=_cosines([(one.pooled, other.pooled) for one, other in pairs]),
         non_finite=bad,
         seconds=seconds,
     )
@@ -239,6 +243,12 @@ def _with_truth(seen: Sequence[Seen], truths: Sequence[Tensor | None]) -> Mean |
     return Mean.of([iou for iou in found if iou is not None])
 
 
-def _cosine(one: Tensor, other: Tensor) -> float:
-    """Mean over patches."""
-    return float(cosine_similarity(one, other, dim=-1).mean())
+def _cosines(pairs: Sequence[tuple[Tensor | None, Tensor | None]]) -> Mean | None:
+    """The cosines of features, of an image the mean over its patches."""
+    return Mean.of(
+        [
+            float(cosine_similarity(one, other, dim=-1).mean())
+            for one, other in pairs
+            if one is not None and other is not None
+        ]
+    )

@@ -76,7 +76,7 @@ def whole_image(size: tuple[int, int]) -> Marks:
 def _image(sample: Sample, opened: Sequence[Image.Image | Clip]) -> Image.Image:
     if len(opened) != 1 or not isinstance(opened[0], Image.Image):
         what = "a video" if any(isinstance(one, Clip) for one in opened) else f"{len(opened)} images"
-        raise InputError(f"{name_of(sample)}: it has {what}, and this model sees one image at a time; give one")
+        raise InputError(f"{name_of(sample)}: it has {what}, and this model sees one image; give one")
     return opened[0]
 
 

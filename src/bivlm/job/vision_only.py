@@ -17,7 +17,7 @@ def check_request(family: Family, request: Request) -> None:
     """InputError for a request that measures answers, of a model that gives none."""
     if family.answers:
         return
-    recipe = request.recipe
+    recipe, gives = request.recipe, "masks" if family.draws_masks else "features"
     fisher = any(build_quantizer(rule).needs_fisher for rule in recipe.rules if rule.quantizer != KEEP)
     asked = {
         "a budget (--bits) is dealt out": recipe.budget is not None,
@@ -29,9 +29,8 @@ def check_request(family: Family, request: Request) -> None:
     for what, wanted in asked.items():
         if wanted:
             raise InputError(
-                f"{what} for models that answer questions, and a {family.model_type} model gives"
-                f" {'masks' if family.draws_masks else 'features'}; leave it out, or take another preset, such as"
-                " trellis-2"
+                f"{what} for models that answer questions, and a {family.model_type} model gives {gives};"
+                " leave it out, or take another preset, such as trellis-2"
             )
 
 

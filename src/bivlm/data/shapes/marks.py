@@ -47,7 +47,9 @@ def _marks(row: Row) -> Marks:
     masks = record.get("masks")
     files = [] if masks is None else masks if isinstance(masks, list) else [masks]
     if files and len(files) != objects:
-        raise InputError(f"{origin}: there are {len(files)} masks of {objects} objects; give one of each, or none")
+        raise InputError(
+            f"{origin}: there are {len(files)} masks of {objects} objects; give one of each, or none"
+        )
     return Marks(boxes, points, labels, tuple(row.look.image(one, "'masks'", origin) for one in files))
 
 
