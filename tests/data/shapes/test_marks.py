@@ -46,6 +46,7 @@ def test_a_question_with_boxes_stays_a_question():
         ({"boxes": [[1, 2, 3]]}, "must be 4 numbers"),
         ({"boxes": [[1, 2, "3", 4]]}, "must be 4 numbers"),
         ({"boxes": [[1, 2, float("nan"), 4]]}, "must be 4 numbers"),
+        ({"boxes": [[1, 2, 10**400, 4]]}, "must be 4 numbers"),
         ({"boxes": [[3, 2, 3, 4]]}, r"the box \[3.0, 2.0, 3.0, 4.0\] is empty"),
         ({"boxes": [[1, 2, 3, 4]], "masks": ["a.png", "b.png"]}, "2 masks of 1 objects"),
         ({"points": [[1, 2, 3]]}, "must be 2 numbers"),

@@ -10,7 +10,6 @@ are), 0 one outside. `masks` are image files, one for each object, in which what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ from bivlm.errors import InputError
 from bivlm.types import Marks, Sample
 
 MARKS = ("boxes", "points")
+LARGEST = 1 << 24  # of a coordinate, in pixels
 
 
 def _marked(record: Record) -> bool:
@@ -95,7 +95,8 @@ def _list(value: Any, name: str, origin: str) -> list[Any]:
 def _numbers(value: Any, count: int, name: str, origin: str) -> tuple[float, ...]:
     numbers = value if isinstance(value, list) else [value]
     good = all(
-        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in numbers
+        isinstance(one, int | float) and not isinstance(one, bool) and -LARGEST < one < LARGEST
+        for one in numbers
     )
     if len(numbers) != count or not good:
         raise InputError(f"{origin}: {name} must be {count} numbers")
