@@ -29,7 +29,7 @@ PROMPT = {"hidden_size": 64, "image_size": SIDE, "patch_size": 8, "mask_input_ch
 HIERA = {
     "hidden_size": 32, "image_size": [SIDE, SIDE], "embed_dim_per_stage": [32, 64, 96, 128],
     "blocks_per_stage": [1, 1, 2, 1], "num_attention_heads_per_stage": [1, 2, 3, 4],
-    "window_size_per_stage": [4, 2, 4, 2], "global_attention_blocks": [2],
+    "window_size_per_stage": [4, 2, 4, 2], "global_attention_blocks": [3],
     "window_positional_embedding_background_size": [4, 4],
 }  # fmt: skip
 SAM2_ENCODER = {

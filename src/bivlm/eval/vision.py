@@ -153,7 +153,7 @@ def see_all(
     """What a loaded vision-only model makes of every sample, one image at a time. `events` receives the
     progress of `stage`. Raises InputError, naming the sample, for what cannot be read or has no marks.
     """
-    family, found = family_of(model.config), []
+    family, found = family_of(model.config), list[Seen]()
     with inference(model), torch.inference_mode():
         for number, sample in enumerate(samples, 1):
             found.append(_see(model, processor, family, sample))
