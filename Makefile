@@ -110,6 +110,10 @@ bench: $(VENV)/installed-dev
 gpu: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_gpu.py
 
+# a small SAM for benchmarks/bench_masks.py: some minutes on one core
+masks-model: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m bivlm.zoo.train_masks build/masks
+
 # the README's tables, and those in docs/results that the embedded model gives
 results: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/demo_results.py

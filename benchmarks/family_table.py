@@ -237,6 +237,11 @@ def page(rows: Sequence[Row], command: str) -> str:
         ),
         "",
         (
+            "Models that see and do not speak (SAM, vision towers alone) are not built by that class:"
+            " [vision](vision.md) lists them."
+        ),
+        "",
+        (
             "A small copy that does not run speaks of default configs and made-up inputs alone: a real folder"
             " brings its own config and its own processor, and may be found. A model with code of its own, of"
             " which transformers has no class, is found in the same way with `--trust-remote-code`"

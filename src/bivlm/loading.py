@@ -19,7 +19,7 @@ from bivlm.checkpoint.shards import read_entries, read_json
 from bivlm.checkpoint.verify import verify_files
 from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError, cut
-from bivlm.families import Family, family_of, load_processor, use
+from bivlm.families import Family, family_of, processor_of, use
 from bivlm.families.found.entrance import check_model_type, family_in
 from bivlm.families.found.record import check_paths
 from bivlm.families.pixels import PixelBounds
@@ -47,7 +47,7 @@ def load(
     trust_remote_code: bool = False,
 ) -> tuple[transformers.PreTrainedModel, Any]:
     """The model and the processor of a folder or hub id, packed or in full precision. The processor of a
-    language model alone is its tokenizer.
+    language model alone is its tokenizer; that of a vision tower alone is its image processor.
 
     `dtype` None keeps the dtype of the checkpoint. `expand` decodes the packed weights once and keeps them:
     more memory, the same answers, faster. `activations` "int8" rounds the packed linears' inputs to eight
@@ -82,7 +82,7 @@ def load(
     check_paths(loaded, family)
     with folder_blamed(folder):
         bounds = pixels or recorded_pixels(folder)
-        return loaded, load_processor(folder, family.reads_images, bounds, trust_remote_code)
+        return loaded, processor_of(folder, family, bounds, trust_remote_code)
 
 
 def device_named(device: str | torch.device) -> torch.device:

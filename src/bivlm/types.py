@@ -83,6 +83,19 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What a mask is asked for in an image, in its pixels: an object for each box (x0, y0, x1, y1), or for
+    each entry of `points`, whose `labels` say which of its (x, y) are inside the object (1) and which are not
+    (0). `masks` are the true masks, one of each object, or none.
+    """
+
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    points: tuple[tuple[tuple[float, float], ...], ...] = ()
+    labels: tuple[tuple[int, ...], ...] = ()
+    masks: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
 class Sample:
     """One question, the images and videos that it is about, and what people answered.
 
@@ -92,8 +105,9 @@ class Sample:
     `system` is a system prompt. `places` says how many characters of the question come before each image
     or video, ascending; left out, all of them come first (`Sample.of` makes a sample from parts in order).
     `group` is what a result is also told by: a subtask, an ability, a kind of question. `turns` are the
-    earlier turns of the conversation; their images are their own. Raises ValueError for places that do not
-    fit the images and the question.
+    earlier turns of the conversation; their images are their own. `marks` are the boxes or points by which
+    masks are asked for, of models that draw them. Raises ValueError for places that do not fit the images and
+    the question.
     """
 
     image: Visual | Sequence[Visual] | None
@@ -104,6 +118,7 @@ class Sample:
     places: tuple[int, ...] = ()
     group: str = ""
     turns: tuple[Turn, ...] = ()
+    marks: Marks | None = None
 
     def __post_init__(self) -> None:
         count = len(self._own)

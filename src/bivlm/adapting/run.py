@@ -44,6 +44,7 @@ from bivlm.eval.run import check_answers
 from bivlm.events import SILENT, Events
 from bivlm.families import Family, load_processor
 from bivlm.families.remote_code import read_config
+from bivlm.families.vision_only import check_answers_questions
 from bivlm.loading import check_model_folder, load, recorded_pixels
 from bivlm.packed.module import expand_weights
 from bivlm.types import Sample
@@ -104,6 +105,7 @@ def adapt(
     if place.exists() and not place.is_dir():
         raise InputError(f"{out} is a file; OUT is a folder for the adapter")
     family = check_model_folder(folder, trust_remote_code=trust_remote_code)
+    check_answers_questions(family)
     job = _Job(
         folder,
         base_identity(folder),

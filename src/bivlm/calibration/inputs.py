@@ -20,9 +20,10 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew
 from bivlm.data.videos import open_visuals
 from bivlm.events import SILENT, Events
-from bivlm.families import load_processor
+from bivlm.families import load_processor, processor_of
 from bivlm.families.answers import answer_tokens, end_tokens
 from bivlm.families.last_logits import keeping, last_logits
+from bivlm.families.marked import cast_pixels
 from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.types import Sample
 
@@ -77,7 +78,7 @@ def calibration_inputs(
     """
     if all(isinstance(sample, CalibrationInput) for sample in samples):
         return [sample for sample in samples if isinstance(sample, CalibrationInput)]
-    processor = load_processor(source.folder, source.family.reads_images, pixels, source.trust_remote_code)
+    processor = processor_of(source.folder, source.family, pixels, source.trust_remote_code)
     return [
         sample if isinstance(sample, CalibrationInput) else calibration_input(source, processor, sample)
         for sample in samples
@@ -90,6 +91,9 @@ def calibration_input(source: SourceModel, processor: Any, sample: Sample) -> Ca
     """
     family = source.family
     tensors = family.inputs(processor, [sample], open_visuals([sample], family.reads_images), source.config)
+    if not family.answers:  # one visual token stands for all, and nothing is predicted
+        seen = torch.ones(1, dtype=torch.bool, device="cpu")
+        return CalibrationInput(cast_pixels(tensors, source.dtype), seen, torch.zeros_like(seen))
     visual = family.visual_mask(source.config, tensors["input_ids"])[0]
     cast = {
         name: tensor.to(source.dtype) if tensor.is_floating_point() and tensor.ndim > 1 else tensor

@@ -110,6 +110,7 @@ KeepSeenOption = Annotated[
     "bivlm eval out --data easy-vqa --limit 500 --prune none",
     "bivlm eval out --data vqa.jsonl --reference path/to/model --out results --confidence",
     "bivlm eval out --task mme --data MME_Benchmark",
+    "bivlm eval packed-sam --data boxes.jsonl --reference path/to/sam",
 )
 def evaluate(
     model: ModelArgument,
@@ -142,12 +143,15 @@ def evaluate(
     trust_remote_code: TrustOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Measure a model on visual questions: accuracy with its 95 % interval, and fidelity to a reference.
+    """Measure a model on visual questions: accuracy with its 95 % interval, and fidelity to a reference. Of a
+    model that draws masks: their IoU; of a vision tower alone: its features' cosine.
 
     Packed weights are decoded once, unless --packed or --activations int8 asks for the kernels.
     """
+    given = dict(locals())
     quiet_libraries()
     from bivlm.checkpoint.place import check_card
+    from bivlm.cli.eval_vision import evaluate_vision
     from bivlm.cli.progress import Shown
     from bivlm.data.samples import read_samples
     from bivlm.data.samples import shuffle_images as shuffled
@@ -156,7 +160,12 @@ def evaluate(
     from bivlm.eval.scoring import BY_REFERENCES, scorer_named
     from bivlm.eval.seen import unseen
     from bivlm.eval.tasks import samples_of_task, task_named
+    from bivlm.eval.vision import vision_family
 
+    seeing = vision_family(model, trust_remote_code)
+    if seeing is not None:
+        evaluate_vision(seeing, given)
+        return
     benchmark = None if task is None else task_named(task)
     if benchmark is not None and scorer is not None:
         raise InputError(f"--task {task} has a scorer of its own, {benchmark.scorer}; leave --scorer out")

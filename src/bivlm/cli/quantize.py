@@ -305,15 +305,19 @@ def _show_packed(out: Path, json_: bool, trust_remote_code: bool, seconds: Mappi
     """Print what was packed, and where the time went if it was asked for."""
     from bivlm.cli.tables import inspection_table, profile_table
     from bivlm.eval.inspection import inspect
+    from bivlm.eval.vision import vision_family
 
-    inspection = inspect(out, trust_remote_code)
+    inspection, seeing = inspect(out, trust_remote_code), vision_family(out)
     if json_:
         print_json({**inspection.to_dict(), "seconds": dict(seconds)} if seconds else inspection)
         return
     out_console.print(inspection_table(inspection, layers=False))
     if seconds:
         out_console.print(profile_table(seconds))
+    use = f"ask it with: bivlm ask {out} --image IMAGE QUESTION"
+    if seeing is not None:
+        use = f"measure it with: bivlm eval {out} --data DATA --reference MODEL"
     out_console.print(
-        f"Packed model in [bold]{out}[/bold]; ask it with: bivlm ask {out} --image IMAGE QUESTION; share it"
+        f"Packed model in [bold]{out}[/bold]; {use}; share it"
         f" with: bivlm push {out} OWNER/NAME, or: hf upload OWNER/NAME {out}"
     )

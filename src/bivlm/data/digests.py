@@ -52,12 +52,14 @@ class Digests:
 
     def of_sample(self, sample: Sample) -> str:
         """Equal for samples of the same question, answers, images, places, system prompt and earlier turns,
-        and of the same frames of the same videos.
+        of the same frames of the same videos, and with the same boxes and points.
         """
         images = [self.of_visual(visual, sample.origin) for visual in sample.visuals]
         content = (sample.question, sample.answers, images, sample.places, sample.system)
         earlier = (_earlier(sample),) if sample.turns else ()
         earlier += tuple((video.most, video.fps) for video in sample.videos)
+        if sample.marks is not None:
+            earlier += ((sample.marks.boxes, sample.marks.points, sample.marks.labels),)
         return hashlib.sha256(repr((*content, *earlier)).encode()).hexdigest()
 
     def of_question(self, sample: Sample, with_images: bool = True) -> str:

@@ -33,6 +33,7 @@ from bivlm.data.videos import open_visuals
 from bivlm.errors import InputError, cut
 from bivlm.families import Family, family_of, tokenizer_of
 from bivlm.families.answers import end_tokens
+from bivlm.families.vision_only import check_answers_questions
 from bivlm.pruning.apply import check_prunable
 from bivlm.types import MOST_FRAMES, Sample, Video
 
@@ -139,8 +140,9 @@ def _turn(model: nn.Module) -> Any:
 
 def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample]) -> dict[str, Tensor]:
     """The model's inputs for a batch of questions, on its device. Raises InputError, naming the sample, if it
-    cannot be read or asked, and for a model without any parameter.
+    cannot be read or asked, for a vision-only model, and for a model without any parameter.
     """
+    check_answers_questions(family)
     check_prunable(model, samples)
     for sample in samples:
         check_text(sample.question, "the question", sample.origin)

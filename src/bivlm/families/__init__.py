@@ -38,13 +38,14 @@ from bivlm.families.molmo2 import MOLMO2
 from bivlm.families.ovis2 import OVIS2
 from bivlm.families.paddleocr_vl import PADDLEOCR_VL
 from bivlm.families.paligemma import PALIGEMMA
-from bivlm.families.processors import load_processor, tokenizer_of
+from bivlm.families.processors import load_processor, processor_of, tokenizer_of
 from bivlm.families.qwen2_5_vl import QWEN2_5_VL
 from bivlm.families.qwen2_vl import QWEN2_VL
 from bivlm.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from bivlm.families.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from bivlm.families.smolvlm import SMOLVLM
 from bivlm.families.vipllava import VIPLLAVA
+from bivlm.families.vision_only import VISION_ONLY
 from bivlm.plugins import Table
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "family_of",
     "known_family",
     "load_processor",
+    "processor_of",
     "remember",
     "tokenizer_of",
     "use",
@@ -106,7 +108,7 @@ def _refusal(name: str, loaded: object) -> str:
     )
 
 
-_TABLE: Table[Family] = Table("bivlm.families", "family", {**FAMILIES, **CAUSAL_LMS}, _refusal)
+_TABLE: Table[Family] = Table("bivlm.families", "family", {**FAMILIES, **CAUSAL_LMS, **VISION_ONLY}, _refusal)
 USED: dict[str, Family] = {}  # declared by `use`
 FOUND: dict[str, Family] = {}  # by the fingerprint of a config: found in this process
 

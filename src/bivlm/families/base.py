@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from bivlm.families import inputs as model_inputs
-from bivlm.families import text_inputs
+from bivlm.families import marked, text_inputs
 from bivlm.families.videos import video_token
 from bivlm.types import Clip, PartName, Sample
 
@@ -132,6 +132,16 @@ class Family:
         return self.auto_class != "AutoModelForCausalLM" or any(map(_IMAGES.search, self.takes))
 
     @property
+    def draws_masks(self) -> bool:
+        """Whether the model draws masks, of what boxes or points mark in an image."""
+        return self.auto_class == "AutoModelForMaskGeneration"
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model answers questions; a vision-only model gives masks or features."""
+        return not self.draws_masks and self.auto_class != "AutoModel"
+
+    @property
     def arguments(self) -> frozenset[str]:
         """The names of what the model's `forward` takes."""
         return frozenset(self.takes) or model_inputs.forward_arguments(self.auto_class, self.model_type)
@@ -154,6 +164,8 @@ class Family:
             limit = None if config is None else self.token_limit(config)
             return text_inputs.build(processor, self, samples, limit)
         opened = [(own,) if isinstance(own, Image.Image | Clip) else tuple(own) for own in images]
+        if not self.answers:
+            return marked.build(processor, self, samples, opened)
         return model_inputs.build(processor, self, samples, opened, config)
 
     def extend(self, inputs: Mapping[str, Tensor], answers: Tensor, mask: Tensor) -> dict[str, Tensor]:

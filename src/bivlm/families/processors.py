@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bivlm.errors import InputError, cut
 from bivlm.families.packages import missing_package
 from bivlm.families.pixels import UNBOUNDED, PixelBounds, bound_pixels
 from bivlm.families.remote_code import OPTION, code_files
+
+if TYPE_CHECKING:
+    from bivlm.families.base import Family
 
 # LLaVA's processors count visual tokens with these; checkpoints from before transformers 4.50 may lack them,
 # and then the count is unknown
@@ -41,13 +44,54 @@ def load_processor(
         raise InputError(f"{folder}: a language model reads no images; leave the bounds of pixels out")
     if trust_remote_code:
         code_files(folder)  # nothing is fetched from another repository
-    try:
+    with _damage_named(folder, trust_remote_code):
         # with an unsuitable torchvision it fails here, not above
         from transformers import AutoProcessor, AutoTokenizer
 
         if not reads_images:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    try:
+        check_processor(processor)
+        bound_pixels(processor, pixels)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except REFUSALS as error:
+        raise InputError(
+            f"{folder}: the settings of its image processor make no sense ({first_line(error)}); get the"
+            " folder again"
+        ) from error
+    return processor
+
+
+def processor_of(
+    folder: Path, family: Family, pixels: PixelBounds = UNBOUNDED, trust_remote_code: bool = False
+) -> Any:
+    """The processor of a model of this `family` in a folder, as `load_processor`; of a vision-only model what
+    makes its inputs of an image, and of boxes and points where it draws masks.
+
+    Raises InputError as `load_processor`, and for bounds of pixels with a vision-only model, which sees every
+    image in one size.
+    """
+    if family.answers:
+        return load_processor(folder, family.reads_images, pixels, trust_remote_code)
+    if pixels:
+        raise InputError(
+            f"{folder}: a {family.model_type} model sees images in the size that its processor makes them;"
+            " leave the bounds of pixels out"
+        )
+    with _damage_named(folder, trust_remote_code):
+        from transformers import AutoImageProcessor, AutoProcessor
+
+        makes = AutoProcessor if family.draws_masks else AutoImageProcessor
+        return makes.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _damage_named(folder: Path, trust_remote_code: bool) -> Iterator[None]:
+    """Turn whatever transformers raises over the files of a processor into InputError."""
+    try:
+        yield
     except Exception as error:  # transformers checks little of what it reads: damage ends anywhere in it
         needed = missing_package(error)
         if needed is not None:
@@ -65,17 +109,6 @@ def load_processor(
         raise InputError(
             f"{folder}: the files of its processor are missing or damaged ({kind}{first_line(error)})"
         ) from error
-    try:
-        check_processor(processor)
-        bound_pixels(processor, pixels)
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
-    except REFUSALS as error:
-        raise InputError(
-            f"{folder}: the settings of its image processor make no sense ({first_line(error)}); get the"
-            " folder again"
-        ) from error
-    return processor
 
 
 def check_processor(processor: Any) -> None:

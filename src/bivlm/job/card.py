@@ -20,6 +20,7 @@ from bivlm.pruning.settings import parse_pruning
 
 logger = logging.getLogger(__name__)
 
+VISION_USE = '# the inputs of model(...) come from processor(images=..., return_tensors="pt")'
 CARRIED = ("license", "license_name", "license_link", "language", "datasets")  # from the source's own card
 
 
@@ -40,6 +41,8 @@ def model_card(
     asked, task = 'None, "What is a trellis?"', "text-generation"
     if source.family.reads_images:
         asked, task = '"photo.jpg", "What is in the picture?"', "image-text-to-text"
+    if not source.family.answers:
+        task = "mask-generation" if source.family.draws_masks else "image-feature-extraction"
     kinds = {module.get("kind", "linear") for module in quantization["modules"].values()}
     rest = quantization["kept"]
     kept = "norms, convolutions" if "embedding" in kinds else "embeddings, norms, language head"
@@ -73,7 +76,7 @@ row for everything that is packed.
 ```python
 import bivlm
 model, processor = bivlm.load("PATH/TO/THIS/FOLDER"{trusted})
-print(bivlm.answer(model, processor, {asked}))
+{f"print(bivlm.answer(model, processor, {asked}))" if source.family.answers else VISION_USE}
 ```
 """
 

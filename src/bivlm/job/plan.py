@@ -181,7 +181,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         tables,
         recipe.distillation,
         recipe.budget_from,
-        source.family.reads_images,
+        source.family.reads_images and source.family.answers,
         recipe.calibration_top_k,
     )
 

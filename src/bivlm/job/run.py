@@ -32,7 +32,7 @@ from bivlm.data.general_set import GENERAL
 from bivlm.data.samples import read_samples
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
-from bivlm.families import Family, family_of, load_processor, use
+from bivlm.families import Family, family_of, processor_of, use
 from bivlm.families.experts import expert_paths
 from bivlm.families.found.record import FIELD, found_line, to_record
 from bivlm.job.budget.allocation import allocate, linear_budget
@@ -52,6 +52,7 @@ from bivlm.job.request import Request, make_request
 from bivlm.job.sameness import check_same
 from bivlm.job.samples import NO_DATA, built_in, check_images, check_samples
 from bivlm.job.sharing import SharedStore
+from bivlm.job.vision_only import check_request
 from bivlm.job.walk import Walk
 from bivlm.job.weighing import gradients_of, wants_gradients
 from bivlm.profile import part
@@ -174,13 +175,14 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     )
     check_readable(companions(source.folder, trusted))
     family_of(source.config, request.family)  # refuses a family of another architecture
+    check_request(source.family, request)
     plan = make_plan(source, request.recipe, request.parts)
     check_device(request.device, source, plan)
     if not request.allow_kept_experts:
         check_experts(source, plan, request.parts)
     budget = None if request.recipe.budget is None else linear_budget(plan, request.recipe.budget)
     if request.pixels:
-        load_processor(source.folder, source.family.reads_images, request.pixels, trusted)  # if it has them
+        processor_of(source.folder, source.family, request.pixels, trusted)  # if it has them
     if request.pruning is not None:
         TokenPruning(source.model, request.pruning)  # refuses a pruning that this model cannot do
     return Prepared(request, source, plan, preflight(source, plan, budget))

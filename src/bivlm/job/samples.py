@@ -18,6 +18,7 @@ from bivlm.families import load_processor, tokenizer_of
 from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.job.plan import BlockPlan, Plan
 from bivlm.job.recipe import Recipe
+from bivlm.job.vision_only import marked_whole
 from bivlm.types import PARTS, Sample
 
 NO_DATA = "none"  # in place of data: calibrate on nothing
@@ -42,6 +43,8 @@ def samples_for(source: SourceModel, count: int, seed: int, pixels: PixelBounds 
     a comparison calibrate on.
     """
     images = source.family.reads_images
+    if not source.family.answers:
+        return [marked_whole(source.family, sample) for sample in general_samples(count, seed)]
     processor = load_processor(source.folder, images, pixels, source.trust_remote_code)
     tokenizer = tokenizer_of(processor)
     return general_samples(

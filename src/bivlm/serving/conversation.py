@@ -12,6 +12,8 @@ from bivlm.data.fields import check_text
 from bivlm.data.images import open_image
 from bivlm.data.places import find_image
 from bivlm.errors import InputError, cut
+from bivlm.families import family_of
+from bivlm.families.vision_only import check_answers_questions
 from bivlm.pruning.apply import describe, prune
 from bivlm.serving.alone import answer_alone
 from bivlm.serving.asked import Ended, Sampling
@@ -19,11 +21,14 @@ from bivlm.types import Picture, Sample, Turn
 
 
 class Conversation:
-    """The turns of one conversation; `system` is its system prompt."""
+    """The turns of one conversation; `system` is its system prompt. Raises InputError for a vision-only
+    model.
+    """
 
     def __init__(
         self, model: Any, processor: Any, system: str, sampling: Sampling, max_new_tokens: int
     ) -> None:
+        check_answers_questions(family_of(model.config))
         self._model, self._processor = model, processor
         self._system, self._sampling, self._most = system, sampling, max_new_tokens
         self._turns: list[Turn] = []

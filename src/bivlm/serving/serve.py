@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from bivlm.errors import InputError
 from bivlm.eval.folder import model_size
 from bivlm.families import family_of
+from bivlm.families.vision_only import check_answers_questions
 from bivlm.serving.api import Site, application
 from bivlm.serving.check import joins_exactly
 from bivlm.serving.engine import Engine
@@ -25,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 def engine_of(model: Any, processor: Any, *, most_rows: int = 16, most_waiting: int = 64) -> Engine:
     """An engine for a loaded model, which has tried whether rows may join a batch under way. The model no
-    longer needs its folder.
+    longer needs its folder. Raises InputError for a vision-only model.
     """
+    check_answers_questions(family_of(model.config))
     _leave_files(model)
     engine = Engine(model, processor, most_rows=most_rows, most_waiting=most_waiting)
     engine.joins = joins_exactly(model, processor, family_of(model.config))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bivlm.data.fields import SYNONYMS, Record, listed
-from bivlm.data.shapes import captions, choices, mmmu, numbered, plain, texts, turns
+from bivlm.data.shapes import captions, choices, marks, mmmu, numbered, plain, texts, turns
 from bivlm.data.shapes.base import Row, Shape
 from bivlm.errors import InputError
 from bivlm.types import Sample
@@ -16,6 +16,7 @@ SHAPES = (
     choices.SHAPE,
     numbered.SHAPE,
     plain.SHAPE,
+    marks.SHAPE,
     captions.CAPTION,
     captions.IMAGE,
     texts.QUESTION,
