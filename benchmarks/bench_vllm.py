@@ -14,7 +14,6 @@ other, and the ratio is to full precision.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -32,16 +31,16 @@ from bivlm.zoo import embedded_model
 from machine import describe
 from preset_tables import command_of, markdown_table, print_table
 from script import run_script
-from stock_vllm import ask_vllm, compared, prompts_of
+from stock_vllm import Asked, Told, ask_vllm, compared, prompts_of
 
-PACKED = {  # folder: preset, bits of embedding and head, ranks
+PACKED = {  # name: preset, bits of embedding and head, ranks
     "trellis-2, all parts": ("trellis-2", 4, 1),
-    "trellis-2, all parts, two ranks": ("trellis-2", 4, 2),
-    "trellis-2:blocks=2, all parts, two ranks": ("trellis-2:blocks=2", 4, 2),
     "gptq-2, all parts": ("gptq-2", 4, 1),
     "gptq-lloyd-2": ("gptq-lloyd-2", None, 1),
     "dbf-2": ("dbf-2", None, 1),
     "billm-2.5": ("billm-2.5", None, 1),
+    "trellis-2, all parts, two ranks": ("trellis-2", 4, 2),
+    "trellis-2:blocks=2, all parts, two ranks": ("trellis-2:blocks=2", 4, 2),
 }
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 TOGETHER = 8
@@ -84,35 +83,17 @@ def folders(work: Path) -> Iterator[tuple[str, Path, Path, int]]:
         yield name, made[preset], made[preset], ranks
 
 
-def row_of(
-    options: argparse.Namespace,
-    name: str,
-    source: Path,
-    folder: Path,
-    ranks: int,
-    dtype: str,
-    first: list[float],
-) -> list[str]:
-    """A folder in a dtype; `first` takes the speeds of the first row."""
-    samples = [Sample(image, question) for image in pictures() for question in QUESTIONS]
+def row_of(name: str, source: Path, dtype: str, told: Told, first: Told) -> list[str]:
+    """What was told of a folder in a dtype; the ratio is to the speed of `first`."""
+    samples = questions()
     model, processor = bivlm.load(source, dtype=DTYPES[dtype])
-    timed = TOGETHER if ranks == 1 else 0
-    told = ask_vllm(
-        options.python,
-        folder,
-        prompts_of(model, processor, samples),
-        together=timed,
-        dtype=dtype,
-        tensor_parallel_size=ranks,
-    )
     differences = compared(model, processor, samples, told)
     same = sum(
         text.strip() == bivlm.answer(model, processor, sample.images[0], sample.question, max_new_tokens=4)
         for sample, text in zip(samples, told.texts, strict=True)
     )
-    first.extend(told.speed if not first else ())
     speeds = [f"{speed:.1f}" for speed in told.speed] or ["", ""]
-    ratio = f"{told.speed[1] / first[1]:.2f}" if told.speed else ""
+    ratio = f"{told.speed[1] / first.speed[1]:.2f}" if told.speed else ""
     return [
         name,
         dtype,
@@ -124,14 +105,35 @@ def row_of(
     ]
 
 
+def questions() -> list[Sample]:
+    return [Sample(image, question) for image in pictures() for question in QUESTIONS]
+
+
+def all_rows(python: str, work: Path) -> Iterator[list[str]]:
+    """The rows of the table."""
+    models = list(folders(work))
+    model, processor = bivlm.load(embedded_model())
+    prompts = prompts_of(model, processor, questions())
+    asked = [
+        Asked(
+            folder,
+            prompts,
+            together=TOGETHER if ranks == 1 else 0,
+            engine={"dtype": dtype, "tensor_parallel_size": ranks},
+        )
+        for dtype in DTYPES
+        for _, _, folder, ranks in models
+    ]
+    told = ask_vllm(python, asked)
+    for number, dtype in enumerate(DTYPES):
+        of_dtype = told[number * len(models) : (number + 1) * len(models)]
+        for (name, source, _, _), one in zip(models, of_dtype, strict=True):
+            yield row_of(name, source, dtype, one, of_dtype[0])
+
+
 def report(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as work:
-        models, rows = list(folders(Path(work))), []
-        for dtype in DTYPES:
-            first: list[float] = []
-            for one in models:
-                rows.append(row_of(options, *one, dtype, first))
-                print(json.dumps(rows[-1]), flush=True)
+        rows = list(all_rows(options.python, Path(work)))
     print_table("vLLM next to transformers", COLUMNS, rows, "")
     if options.markdown is not None:
         machine = f"Machine: {describe()}. Command: `{command_of('bench_vllm.py', sys.argv[1:])}`."

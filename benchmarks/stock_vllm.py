@@ -8,8 +8,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,45 @@ from stock_llama import TOP, Steps, largest_difference, logits_of
 CHILD = Path(__file__).with_name("vllm_child.py")
 
 
+Prompt = tuple[str, Image.Image] | list[int]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one engine is asked: prompts with their images, or as tokens alone; `tokens` of each answer; with
+    `together`, also the speed of so many at once. `engine` are arguments of vLLM's `LLM`.
+    """
+
+    folder: Path
+    prompts: Sequence[Prompt]
+    tokens: int = 4
+    together: int = 0
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+    def request(self, work: Path) -> dict[str, Any]:
+        """It as JSON, with the images as files of a folder."""
+        prompts = []
+        for prompt in self.prompts:
+            if isinstance(prompt, list):
+                prompts.append({"ids": prompt})
+                continue
+            file = work / f"{len(list(work.iterdir()))}.png"
+            prompt[1].save(file)
+            prompts.append({"text": prompt[0], "image": str(file)})
+        return {
+            "folder": str(self.folder),
+            "prompts": prompts,
+            "tokens": self.tokens,
+            "top": TOP,
+            "engine": {"enforce_eager": True, **self.engine},
+            "together": self.together,
+        }
+
+
 @dataclass(frozen=True)
 class Told:
-    """What vLLM answered: for every sample the tokens of its prompt and the steps of the answer; the seconds
-    until the engine stood; tokens per second, if they were measured.
+    """What vLLM answered: for every prompt its tokens, the steps of the answer, and its text; the seconds
+    until the engine stood; tokens per second, if they were asked for.
     """
 
     prompts: list[list[int]]
@@ -38,53 +73,35 @@ class Told:
     speed: list[float]
 
 
-def ask_vllm(
-    python: str,
-    folder: Path,
-    texts: Sequence[tuple[str, Image.Image | None]],
-    tokens: int = 4,
-    together: int = 0,
-    **engine: Any,
-) -> Told:
-    """vLLM's greedy answers to prompts with their images; `engine` are arguments of its `LLM`. InputError
-    with the last line of what it said where it fails.
+def ask_vllm(python: str, asked: Sequence[Asked]) -> list[Told]:
+    """vLLM's greedy answers, by one process, an engine after the other. InputError with the last error that
+    it told where it fails.
     """
-    with tempfile.TemporaryDirectory() as work:
-        prompts = []
-        for number, (text, image) in enumerate(texts):
-            file = Path(work) / f"{number}.png"
-            if image is not None:
-                image.save(file)
-            prompts.append({"text": text, "image": None if image is None else str(file)})
-        out = Path(work) / "out.json"
-        request = {
-            "folder": str(folder),
-            "out": str(out),
-            "prompts": prompts,
-            "tokens": tokens,
-            "top": TOP,
-            "engine": {"enforce_eager": True, **engine},
-            "together": together,
-        }
-        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        request = {"out": str(work / "out.json"), "runs": [one.request(work) for one in asked]}
         said = subprocess.run(
             [python, str(CHILD)],
             input=json.dumps(request),
             capture_output=True,
             text=True,
             cwd=work,
-            env={**os.environ, **threads},
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
-        if not out.exists():
-            lines = [line for line in (said.stdout + said.stderr).splitlines() if "Error" in line]
+        if not (work / "out.json").exists():
+            told = (said.stdout + said.stderr).splitlines()
+            lines = [line.strip() for line in told if "Error: " in line or "Value error, " in line]
             raise InputError(f"vLLM failed: {lines[-1] if lines else said.stderr[-300:]}")
-        told = json.loads(out.read_text())
+        return [_told(one) for one in json.loads((work / "out.json").read_text())]
+
+
+def _told(run: dict[str, Any]) -> Told:
     return Told(
-        [one["prompt"] for one in told["answers"]],
-        [[dict(step) for step in one["steps"]] for one in told["answers"]],
-        [one["text"] for one in told["answers"]],
-        told["ready"],
-        told.get("speed", []),
+        [one["prompt"] for one in run["answers"]],
+        [[dict(step) for step in one["steps"]] for one in run["answers"]],
+        [one["text"] for one in run["answers"]],
+        run["ready"],
+        run.get("speed", []),
     )
 
 
@@ -101,10 +118,14 @@ def compared(model: Any, processor: Any, samples: Sequence[Sample], told: Told) 
     return found
 
 
-def prompts_of(model: Any, processor: Any, samples: Sequence[Sample]) -> list[tuple[str, Image.Image | None]]:
-    """The prompts of questions about one image or none, with their images."""
+def prompts_of(model: Any, processor: Any, samples: Sequence[Sample]) -> list[Prompt]:
+    """The prompts of questions about one image, as text, since vLLM puts the image's tokens in itself; of
+    questions without one, as tokens.
+    """
     family = family_of(model.config)
     return [
-        (prompt_text(processor, family, sample), sample.images[0] if sample.images else None)
+        (prompt_text(processor, family, sample), sample.images[0])
+        if sample.images
+        else family.inputs(processor, [sample], [()])["input_ids"][0].tolist()
         for sample in samples
     ]

@@ -1,12 +1,12 @@
-"""Asks a folder in vLLM, in vLLM's own environment: a JSON request on standard input, a JSON answer in the
-file that it names. `stock_vllm.py` starts it with that environment's Python.
+"""Asks folders in vLLM, in vLLM's own environment, one after the other: a JSON request on standard input, a
+JSON answer in the file that it names. `stock_vllm.py` starts it with that environment's Python.
 
-    {"folder": …, "out": FILE, "prompts": [{"text": …, "image": FILE or null}], "tokens": 4, "top": 5,
-     "engine": {…}, "together": 0}
+    {"out": FILE, "runs": [{"folder": …, "prompts": [{"text": …, "image": FILE}, {"ids": […]}], "tokens": 4,
+     "top": 5, "engine": {…}, "together": 0}]}
 
-The answer: `ready`, seconds until the engine stands; `answers`, for each prompt the ids of its tokens and the
-steps of the greedy answer (log-probabilities by token, the chosen one first); `speed`, with "together" N, the
-tokens per second of one prompt and of N at once.
+The answer, for each run: `ready`, seconds until the engine stands; `answers`, for each prompt the ids of its
+tokens and the steps of the greedy answer (log-probabilities by token, the chosen one first); `speed`, with
+"together" N, the tokens per second of one prompt and of N at once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LENGTH = 32  # tokens of an answer whose speed is measured
 
 def prompt_of(asked):
     """A prompt as vLLM takes it."""
-    if asked["image"] is None:
-        return {"prompt": asked["text"]}
+    if "ids" in asked:
+        return {"prompt_token_ids": asked["ids"]}
     from PIL import Image
 
     image = Image.open(asked["image"]).convert("RGB")
@@ -61,21 +61,32 @@ def told(output):
     return {"prompt": list(output.prompt_token_ids), "text": answer.text, "steps": steps}
 
 
+def run(asked):
+    """One folder: an engine, its answers, its speed; nothing of it stays."""
+    from vllm import LLM, SamplingParams
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    began = time.perf_counter()
+    llm = LLM(asked["folder"], **{**ENGINE, **asked["engine"]})
+    answer = {"ready": time.perf_counter() - began}
+    params = SamplingParams(temperature=0, max_tokens=asked["tokens"], logprobs=asked["top"])
+    prompts = [prompt_of(one) for one in asked["prompts"]]
+    answer["answers"] = [told(one) for one in llm.generate(prompts, params, use_tqdm=False)]
+    if together := asked["together"]:
+        answer["speed"] = [speed(llm, (prompts * count)[:count]) for count in (1, together)]
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    cleanup_dist_env_and_memory()
+    return answer
+
+
 def main():
     request = json.loads(sys.stdin.read())
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from vllm import LLM, SamplingParams
+    import vllm  # noqa: F401 - is no part of the first engine's seconds
 
-    began = time.perf_counter()
-    llm = LLM(request["folder"], **{**ENGINE, **request["engine"]})
-    answer = {"ready": time.perf_counter() - began}
-    params = SamplingParams(temperature=0, max_tokens=request["tokens"], logprobs=request["top"])
-    prompts = [prompt_of(asked) for asked in request["prompts"]]
-    answer["answers"] = [told(one) for one in llm.generate(prompts, params, use_tqdm=False)]
-    if together := request["together"]:
-        answer["speed"] = [speed(llm, (prompts * count)[:count]) for count in (1, together)]
-    Path(request["out"]).write_text(json.dumps(answer))
+    Path(request["out"]).write_text(json.dumps([run(asked) for asked in request["runs"]]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from bench_export import pictures
 from bivlm.errors import InputError
 from bivlm.types import Sample
 from bivlm.zoo import embedded_model
-from stock_vllm import ask_vllm, compared, prompts_of
+from stock_vllm import Asked, ask_vllm, compared, prompts_of
 from tiny import tiny_config, tiny_processor
 
 PYTHON = os.environ.get("BIVLM_TEST_VLLM")
@@ -36,7 +36,8 @@ def packed(tmp_path_factory):
 
 def differences(folder, samples, **engine):
     model, processor = bivlm.load(folder, dtype=torch.float32)
-    told = ask_vllm(PYTHON, folder, prompts_of(model, processor, samples), dtype="float32", **engine)
+    asked = Asked(folder, prompts_of(model, processor, samples), engine={"dtype": "float32", **engine})
+    [told] = ask_vllm(PYTHON, [asked])
     return compared(model, processor, samples, told)
 
 
@@ -60,7 +61,7 @@ def test_a_folder_that_vllm_cannot_serve_is_one_sentence(packed, tmp_path):
     config["quantization_config"]["format_version"] = 9
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="this checkpoint has format version 9, and this bivlm reads up to"):
-        ask_vllm(PYTHON, folder, [("USER: hello ASSISTANT:", None)])
+        ask_vllm(PYTHON, [Asked(folder, [[5, 6]])])
 
 
 def made(config, kind, folder):
