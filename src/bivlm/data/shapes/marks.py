@@ -22,6 +22,7 @@ from bivlm.errors import InputError
 from bivlm.types import Marks, Sample
 
 MARKS = ("boxes", "points")
+PROMPT = "Draw the mask of every object that is marked."  # no model that draws masks reads it
 LARGEST = 1 << 24  # of a coordinate, in pixels
 
 
@@ -30,7 +31,7 @@ def _marked(record: Record) -> bool:
 
 
 def _samples(row: Row) -> Iterable[Sample]:
-    yield replace(row.sample(images_of(row)), marks=_marks(row))
+    yield replace(row.sample([*images_of(row), PROMPT]), marks=_marks(row))
 
 
 def _marks(row: Row) -> Marks:
