@@ -15,7 +15,7 @@ define native_tests
 	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel 2
 endef
 
-.PHONY: demo test test-native test-slow sanitize fuzz fuzz-sanitize soak lint docs bench gpu results embedder clean
+.PHONY: demo test test-native test-slow sanitize fuzz fuzz-sanitize soak lint docs bench gpu results clean
 
 demo: $(VENV)/installed
 	$(BIN)/bivlm demo
@@ -100,10 +100,6 @@ results: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/paper_tables.py --questions 400
 	$(BIN)/python benchmarks/recount_results.py
 	$(BIN)/bivlm analyze src/bivlm/zoo/easy-llava --out docs/results/analysis
-
-# the small embedding model of benchmarks/bench_embedding.py, trained from the embedded model in minutes
-embedder: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m bivlm.zoo.train_embedding build/easy-embedder
 
 $(VENV)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
