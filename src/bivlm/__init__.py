@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bivlm.data.samples import read_samples as read_samples
     from bivlm.errors import InputError as InputError
     from bivlm.eval.answer import answer as answer
+    from bivlm.eval.embedding.vectors import embed as embed
     from bivlm.eval.inspection import inspect as inspect
     from bivlm.eval.run import evaluate as evaluate
     from bivlm.events import Events as Events
@@ -56,6 +57,7 @@ _HOME = {
     "adapt": "bivlm.adapting.run",
     "answer": "bivlm.eval.answer",
     "compare_presets": "bivlm.studies.compare.run",
+    "embed": "bivlm.eval.embedding.vectors",
     "evaluate": "bivlm.eval.run",
     "export_gguf": "bivlm.exporting.run",
     "inspect": "bivlm.eval.inspection",
@@ -83,6 +85,7 @@ __all__ = [
     "adapt",
     "answer",
     "compare_presets",
+    "embed",
     "evaluate",
     "export_gguf",
     "inspect",

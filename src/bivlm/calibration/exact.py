@@ -22,7 +22,9 @@ from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import BlockCall
 from bivlm.calibration.streams import Streams
 from bivlm.checkpoint.source import SourceModel
+from bivlm.families.final_states import states_of
 from bivlm.families.last_logits import last_logits
+from bivlm.pooling import Pooling, pool
 from bivlm.trees import Place, change_in_place, mapped, same, tensors
 
 KEPT_BYTES = 1 << 29  # of kept inputs, about, at a time
@@ -42,12 +44,19 @@ class _Visit:
 
 
 class ExactPass:
-    """One pass of the full-precision model over some samples. `paths` are its blocks, in their order."""
+    """One pass of the full-precision model over some samples. `paths` are its blocks, in their order. With
+    `pooling` its results are the vectors (1, d) of the samples, and not logits.
+    """
 
     def __init__(
-        self, source: SourceModel, paths: Sequence[str], samples: Sequence[CalibrationInput]
+        self,
+        source: SourceModel,
+        paths: Sequence[str],
+        samples: Sequence[CalibrationInput],
+        pooling: Pooling | None = None,
     ) -> None:
         self.source, self.paths, self.samples = source, paths, samples
+        self.pooling: Pooling | None = pooling
         self._visits: list[tuple[str, dict[int, _Visit]]] = []
 
     def predict(self, take: Callable[[int, Tensor], None]) -> None:
@@ -72,18 +81,25 @@ class ExactPass:
                             _backward(module, visit)
 
     def _forward(self, take: Callable[[int, Tensor], None], *, gradients: bool) -> None:
-        predicting = [sample.predicting() for sample in self.samples]
+        embedding = self.pooling is not None
+        predicting = [] if embedding else [sample.predicting() for sample in self.samples]
 
         def resume(number: int, output: Any) -> None:
             result = streams.resume(number, output)
-            if result is not None:
+            if result is None:
+                return
+            if self.pooling is not None:
+                mask = self.samples[number].tensors["attention_mask"]
+                take(number, pool(states_of(self.source.model, result, mask), mask, self.pooling))
+            else:
                 keep, rows = predicting[number]
                 take(number, last_logits(result, keep)[0, rows])
 
-        keep = [count for count, _ in predicting]
+        how: dict[str, Any] = {"gradients": gradients, "headless": embedding}
+        how["keep"] = None if embedding else [count for count, _ in predicting]
         with (
-            self.source.surroundings(self.paths, head=True),
-            Streams(self.source.model, self.samples, self.paths, keep=keep, gradients=gradients) as streams,
+            self.source.surroundings(self.paths, head=not embedding),
+            Streams(self.source.model, self.samples, self.paths, **how) as streams,
         ):
             for number in range(len(self.samples)):
                 resume(number, None)

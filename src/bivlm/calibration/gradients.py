@@ -15,6 +15,10 @@ From the same pass: the visual tokens' share of the squared gradients (MBQ, arXi
 ratio), the squared gradients of every block's outputs (for the loss of tuning), and, for the linears that ask
 for it, the squared gradient of every weight (Fisher information, as SqueezeLLM, arXiv 2306.07629, uses it).
 
+For an embedding model the loss is rᵀv, with v the vector of the prompt and r a random direction of length
+one, seeded for each sample: over directions the squared gradients have the mean of those of 1 - cosine, to
+second order (1/d of them, d dimensions: only their ratios count).
+
 The samples are passed a few at a time, block by block (exact.py). Finished ones are kept in a file.
 """
 
@@ -38,6 +42,7 @@ from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.families.experts import Expert
+from bivlm.pooling import Pooling
 
 MEASURING = "samples differentiated"  # what the progress is called
 LOSS_SCALE = 1024.0  # for models in float16, whose gradients would vanish
@@ -125,10 +130,12 @@ def measure_gradients(
     *,
     fishers: Collection[str] = (),
     folder: Path | None = None,
+    pooling: Pooling | None = None,
     events: Events = SILENT,
     crew: Crew = ALONE,
 ) -> Gradients:
-    """The gradients of some linears on samples that all have targets: `linears` has those of every block, by
+    """The gradients of some linears on samples that all have targets (with `pooling` those of the samples'
+    vectors, without targets): `linears` has those of every block, by
     its path, in the order in which the model runs them; `fishers` names the linears whose weights' gradients
     are wanted. In `folder` of the first rank finished samples are kept, and taken up again. The ranks of a
     `crew` share the samples out, unless gradients of weights are wanted: their sums over the samples are made
@@ -142,7 +149,7 @@ def measure_gradients(
         kept = None if folder is None else folder / f"gradients-{index:05d}.safetensors"
         tensors = crew.broadcast(None if kept is None else read_kept(kept))
         if tensors is None:
-            tensors = _together(source, linears, part, fishers, done, crew)
+            tensors = _together(source, linears, part, fishers, done, crew, pooling)
             if kept is not None:
                 write_kept(kept, tensors)
         found.append(tensors)
@@ -158,16 +165,18 @@ def _together(
     fishers: Collection[str],
     before: int,
     crew: Crew,
+    pooling: Pooling | None,
 ) -> dict[str, Tensor]:
     """One pass over some samples, the first of which is number `before`, by all ranks of a crew."""
     numbers = range(before, before + len(samples))
     if fishers:
-        made = _pass(source, linears, samples, fishers, numbers).tensors() if crew.is_first else None
+        made = _pass(source, linears, samples, fishers, numbers, pooling).tensors() if crew.is_first else None
         found = crew.broadcast(made)
         assert found is not None
         return found
     own = [place for place in range(len(samples)) if crew.owns(place)]
-    mine = _pass(source, linears, [samples[place] for place in own], (), [numbers[place] for place in own])
+    given, told = [samples[place] for place in own], [numbers[place] for place in own]
+    mine = _pass(source, linears, given, (), told, pooling)
     each = crew.gather(mine.tokens)
     tokens = {
         name: [each[crew.owner(place)][name][place // crew.size] for place in range(len(samples))]
@@ -182,13 +191,17 @@ def _pass(
     samples: Sequence[CalibrationInput],
     fishers: Collection[str],
     numbers: Sequence[int],
+    pooling: Pooling | None,
 ) -> _Sums:
     """One pass over some samples, whose `numbers` among all are for messages."""
     scale = LOSS_SCALE if source.dtype == torch.float16 else 1.0
     sums = _Sums(fishers)
 
-    def loss(number: int, logits: Tensor) -> Tensor:
-        total = nn.functional.cross_entropy(logits.float(), samples[number].labels, reduction="sum")
+    def loss(number: int, result: Tensor) -> Tensor:
+        if pooling is not None:
+            total = (result * _direction(numbers[number], result.shape[1])).sum()
+        else:
+            total = nn.functional.cross_entropy(result.float(), samples[number].labels, reduction="sum")
         if not bool(total.isfinite()):
             raise InputError(
                 f"calibration sample {numbers[number] + 1}: the full-precision model's loss is"
@@ -222,11 +235,17 @@ def _pass(
             sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(gradient)) + gradient.square()
 
     experts = {path: _experts_of(source, below) for path, below in linears.items()}
-    ExactPass(source, list(linears), samples).differentiate(loss, watch)
+    ExactPass(source, list(linears), samples, pooling).differentiate(loss, watch)
     for name in (name for path, below in linears.items() for name in (path, *below, *experts[path])):
         kept = sums.tokens.setdefault(name, [])
         kept += [_NO_TOKENS] * (len(samples) - len(kept))
     return sums
+
+
+def _direction(number: int, dimensions: int) -> Tensor:
+    """A random direction (d,) of length one for sample `number`, always the same."""
+    random = torch.Generator("cpu").manual_seed(number)
+    return nn.functional.normalize(torch.randn(dimensions, generator=random, device="cpu"), dim=0)
 
 
 def _hook(

@@ -30,7 +30,8 @@ class Streams:
 
     In a `crew` these are the samples of this rank; their numbers are those among all `samples`.
 
-    `keep` are the last positions of every sample whose logits are wanted, all by default. `gradients`: what
+    `keep` are the last positions of every sample whose logits are wanted, all by default; `headless` passes
+    end before the language head, with hidden states. `gradients`: what
     the model does between its blocks is in torch's graph; otherwise it runs in inference mode. A context: at
     its end the passes are ended. The modules outside `paths` need their weights while the passes run.
     """
@@ -43,15 +44,17 @@ class Streams:
         *,
         keep: Sequence[int] | None = None,
         gradients: bool = False,
+        headless: bool = False,
         crew: Crew = ALONE,
     ) -> None:
         self.model, self.gradients, self.crew = model, gradients, crew
+        runs = model.base_model if headless else model
         self._order = {path: number for number, path in enumerate(paths)}
         inputs = [dict(sample.tensors) for sample in samples]
         if keep is not None:
             inputs = [own | keeping(model, count) for own, count in zip(inputs, keep, strict=True)]
         self._passes = {
-            number: PausedForward(partial(model, **own, use_cache=False))
+            number: PausedForward(partial(runs, **own, use_cache=False))
             for number, own in enumerate(inputs)
             if crew.owns(number)
         }

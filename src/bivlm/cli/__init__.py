@@ -17,6 +17,7 @@ import bivlm.cli.ask
 import bivlm.cli.chat
 import bivlm.cli.serve
 import bivlm.cli.eval
+import bivlm.cli.embed
 import bivlm.cli.adapt
 import bivlm.cli.export
 import bivlm.cli.inspect

@@ -15,6 +15,7 @@ from bivlm.studies.cells import Columns, divergence, interval, number, rich_tabl
 
 if TYPE_CHECKING:
     from bivlm.doctor import Diagnosis
+    from bivlm.eval.embedding.run import EmbeddingResult
     from bivlm.eval.groups import GroupScore
     from bivlm.eval.inspection import Inspection
     from bivlm.eval.run import EvalResult
@@ -207,6 +208,37 @@ def result_tables(name: str, result: EvalResult, *, confidence: bool) -> tuple[T
         for what, value in beyond.items():
             more.add_row(escape(cut(what)), f"{value:.4g}")
         tables.append(more)
+    return tuple(tables)
+
+
+def embedding_tables(name: str, result: EmbeddingResult) -> tuple[Table, ...]:
+    """One table with what a search found, one with the distance from the reference; those there are."""
+    what = f"{result.items} items, {result.dimensions} dimensions, {result.pooling}, {result.seconds:.1f} s"
+    if result.non_finite:
+        what += f"; {result.non_finite} vectors are NaN or infinite"
+    tables = []
+    found, near = result.retrieval, result.closeness
+    if found is not None:
+        hits = {f" hit@{k}": f"{value:.1%}" for k, value in found.hits.items()}
+        first = interval(found.hit_intervals[1])
+        cells = {"model": name, **hits, " MRR": f"{found.mrr:.3f}", " nDCG@5": f"{found.ndcg:.3f}"}
+        caption = f"{found.queries} queries, {found.documents} documents; hit@1 {first}; {what}"
+        table = rich_table("", cells, caption, expendable=(" hit@10", " hit@5"))
+        table.add_row(*cells.values())
+        tables.append(table)
+    if near is not None:
+        low, high = near.drift_interval
+        cells = {
+            "model": name,
+            " drift": divergence(near.drift),
+            " 95 % interval": f"{low:.1e} to {high:.1e}",
+        }
+        cells[" largest"] = divergence(near.largest_drift)
+        if near.agreement is not None:
+            cells[f" same {near.neighbours} nearest"] = f"{near.agreement:.1%}"
+        table = rich_table("", cells, "1 - cosine with the reference's vectors" if found else what)
+        table.add_row(*cells.values())
+        tables.append(table)
     return tuple(tables)
 
 

@@ -144,6 +144,8 @@ def prepare(model: Any, processor: Any, family: Family, samples: Sequence[Sample
     """
     check_answers_questions(family)
     check_prunable(model, samples)
+    if model.get_output_embeddings() is None:
+        raise InputError("the model has no language head, and so no answers; `bivlm embed` gives its vectors")
     for sample in samples:
         check_text(sample.question, "the question", sample.origin)
         if sample.system:

@@ -107,6 +107,18 @@ def calibration(confidences: Sequence[float], scores: Sequence[float]) -> Calibr
     )
 
 
+def uncertainty_over_bins(
+    uncertainties: Sequence[float], scores: Sequence[float]
+) -> tuple[float | None, float | None]:
+    """Spearman's correlation and R² of ProbVLM, for uncertainties of any size and scores in 0…1. Both are
+    None where all scores, or all uncertainties, are alike. Raises ValueError as `calibration` does.
+    """
+    u, s = finite(uncertainties), finite(scores)
+    if len(u) != len(s):
+        raise ValueError(f"{len(u)} uncertainties and {len(s)} scores are no pairs")
+    return _uncertainty(1.0 - u, s)
+
+
 def _bins(c: NDArray[np.float64], s: NDArray[np.float64], count: int) -> tuple[ReliabilityBin, ...]:
     """Bins of equal mass by rising confidence; ties share the bin of their mean rank, and empty bins are
     left out.

@@ -23,6 +23,7 @@ from bivlm.families.glm4v import GLM4V, GLM4V_MOE
 from bivlm.families.glm46v import GLM46V
 from bivlm.families.glm_ocr import GLM_OCR
 from bivlm.families.granite4_vision import GRANITE4_VISION
+from bivlm.families.headless import is_headless, without_head
 from bivlm.families.idefics2 import IDEFICS2
 from bivlm.families.idefics3 import IDEFICS3
 from bivlm.families.internvl import INTERNVL
@@ -128,12 +129,15 @@ def family_names() -> list[str]:
 
 
 def declared_family(config: PretrainedConfig) -> Family | None:
-    """The declaration of a model's architecture and of its vision tower; None if there is none."""
+    """The declaration of a model's architecture and of its vision tower, without the language head if the
+    config names the class that has none; None if there is none.
+    """
     found = USED.get(config.model_type) or _TABLE.named(config.model_type)
-    if found is None or not found.vision_types:
-        return found
-    tower = config.vision_config.model_type
-    return next((one for one in (found, *found.variants) if tower in one.vision_types), None)
+    if found is not None and found.vision_types:
+        tower = config.vision_config.model_type
+        found = next((one for one in (found, *found.variants) if tower in one.vision_types), None)
+    headless = found is not None and found.reads_images and is_headless(config)
+    return without_head(found) if found is not None and headless else found
 
 
 def known_family(config: PretrainedConfig) -> Family | None:

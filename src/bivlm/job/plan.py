@@ -23,6 +23,7 @@ from bivlm.families.linears import is_linear
 from bivlm.job.recipe import KEEP, BudgetFrom, Recipe, build_quantizer
 from bivlm.job.tables import table_quantizer
 from bivlm.packed.embedding import scale_of
+from bivlm.pooling import Pooling
 from bivlm.quantizers import Quantizer
 from bivlm.types import EMBEDDINGS, PartName
 
@@ -98,10 +99,15 @@ class BlockPlan:
 UnitPlan = BlockPlan | TablePlan
 
 
+# the pooling of a recipe's fidelity
+EMBEDDED: dict[str, Pooling] = {"embedding": "last", "embedding-mean": "mean"}
+
+
 @dataclass(frozen=True)
 class Plan:
     """All blocks in the order in which the model runs them, the linears outside of them (which stay in full
-    precision), the tables that are packed, and the recipe's settings for the walk.
+    precision), the tables that are packed, and the recipe's settings for the walk. With `pooling`, a budget
+    and gradients are about the pooled vectors of the samples, and not about answers.
     """
 
     blocks: tuple[BlockPlan, ...]
@@ -113,6 +119,7 @@ class Plan:
     budget_from: BudgetFrom = "answers"
     reads_images: bool = True
     calibration_top_k: int = 0
+    pooling: Pooling | None = None
 
     @property
     def units(self) -> tuple[UnitPlan, ...]:
@@ -183,6 +190,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         recipe.budget_from,
         source.family.reads_images and source.family.answers,
         recipe.calibration_top_k,
+        EMBEDDED.get(recipe.fidelity),
     )
 
 

@@ -10,6 +10,7 @@ tuning = 4                   # epochs of fitting each packed block to its full-p
 distillation = 1             # rounds of tuning the whole packed model on the full-precision one; left out: 0
 budget = 2.0                 # true bits of all packed weights together, allocated by measurement
 budget_from = "gradients"    # …or by prediction from gradients; left out: "answers", by measurement
+fidelity = "embedding"       # what budget and gradients keep: the last token's vector; left out: "answers"
 embeddings = 4               # bits of token embedding and language head; left out: they are kept
 calibration_top_k = 8        # experts that see each calibration token; left out: those of its router
 
@@ -45,8 +46,10 @@ from bivlm.types import PARTS, PartName
 KEEP = "keep"
 MODEL_SETTINGS = (
     *("propagation", "tuning", "distillation", "budget", "budget_from", "embeddings", "calibration_top_k"),
+    "fidelity",
 )
 BudgetFrom = Literal["answers", "gradients"]
+Fidelity = Literal["answers", "embedding", "embedding-mean"]
 SETTING = re.compile(r"\s*\w+\s*=")  # the beginning of a setting; no preset's name contains "="
 
 
@@ -97,6 +100,8 @@ class Recipe:
     `propagation`, `tuning`, `distillation`, `budget`, `embeddings` and `calibration_top_k` concern the whole
     model, with any quantizers: calibration/propagation.py, calibration/tuning.py,
     calibration/distillation.py, job/budget/, `TablePlan` of job/plan.py, and calibration/experts.py.
+    `fidelity` is what a budget and gradients are about: the next tokens of "answers", or the model as an
+    "embedding" model (the last token's vector; "embedding-mean": the mean).
     """
 
     name: str
@@ -110,6 +115,7 @@ class Recipe:
     distillation: int = 0
     budget_from: BudgetFrom = "answers"
     calibration_top_k: int = 0
+    fidelity: Fidelity = "answers"
 
     @property
     def needs_data(self) -> bool:
@@ -183,6 +189,10 @@ def check_model_settings(settings: Mapping[str, Any], origin: str) -> dict[str, 
         if name == "budget_from" and value not in get_args(BudgetFrom):
             raise InputError(
                 f"recipe {origin}: budget_from = {value!r}; needs one of {', '.join(get_args(BudgetFrom))}"
+            )
+        if name == "fidelity" and value not in get_args(Fidelity):
+            raise InputError(
+                f"recipe {origin}: fidelity = {value!r}; needs one of {', '.join(get_args(Fidelity))}"
             )
         if name == "embeddings" and not (
             number and (FEWEST_BITS <= value <= TRELLIS_BITS or value in GRID_BITS)

@@ -100,6 +100,7 @@ def make_request(
             f"budget_from={chosen.budget_from} says how a budget is dealt out, and there is none; add bits,"
             " or leave budget_from out"
         )
+    _check_fidelity(chosen, sensitivities)
     return Request(
         chosen,
         tuple(part for part in PARTS if part in parts),
@@ -113,6 +114,22 @@ def make_request(
         trust_remote_code,
         packing_device(device),
     )
+
+
+def _check_fidelity(recipe: Recipe, sensitivities: str | Path | None) -> None:
+    """InputError for what is about answers in a recipe for embeddings."""
+    if recipe.fidelity == "answers":
+        return
+    if recipe.distillation:
+        raise InputError(
+            f"fidelity={recipe.fidelity} keeps vectors, and distillation learns the next tokens; leave one of"
+            " them out (--effort max distils)"
+        )
+    if sensitivities is not None:
+        raise InputError(
+            f"a file of sensitivities is about answers, and fidelity={recipe.fidelity} about vectors; leave"
+            " sensitivities out"
+        )
 
 
 def _recipe(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ from bivlm.job.samples import NO_DATA, built_in, check_images, check_samples
 from bivlm.job.sharing import SharedStore
 from bivlm.job.vision_only import check_request
 from bivlm.job.walk import Walk
-from bivlm.job.weighing import gradients_of, wants_gradients
+from bivlm.job.weighing import check_head, gradients_of, wants_gradients
 from bivlm.profile import part
 from bivlm.pruning.apply import TokenPruning
 from bivlm.pruning.settings import Pruning
@@ -177,6 +177,7 @@ def prepare(model: str | Path, request: Request) -> Prepared:
     family_of(source.config, request.family)  # refuses a family of another architecture
     check_request(source.family, request)
     plan = make_plan(source, request.recipe, request.parts)
+    check_head(source, plan, request.recipe)
     check_device(request.device, source, plan)
     if not request.allow_kept_experts:
         check_experts(source, plan, request.parts)
@@ -300,11 +301,13 @@ def _checked_inputs(
     check_samples(recipe, samples)
     if crew.is_first:
         check_disk(out, prepared.expected)
+    if plan.pooling is not None:  # a vector is that of the prompt
+        samples = [replace(one, answers=()) if isinstance(one, Sample) else one for one in samples]
     inputs = calibration_inputs(source, samples if recipe.needs_data else (), prepared.request.pixels)
     check_images(source, plan, inputs)
     if crew.size > 1:
         crew.compare({"calibration data (their digest)": data_digest(inputs)})
-    if wants_gradients(plan, inputs) or plan.distillation:
+    if plan.pooling is None and (wants_gradients(plan, inputs) or plan.distillation):
         inputs = answered(source, inputs, events, crew)
     return inputs
 

@@ -14,9 +14,11 @@ from bivlm.calibration.stats import StatsCollector, Weighing, collector_for
 from bivlm.checkpoint.groups import layer_of_experts
 from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew
+from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.job.measurements import Measurements
 from bivlm.job.plan import BlockPlan, Plan
+from bivlm.job.recipe import Recipe
 
 LEAST_TOKENS = 16.0  # effective tokens for every input of a linear, or its tokens are not weighed
 
@@ -42,9 +44,17 @@ def gradients_of(
         if linear.quantizer is not None and linear.quantizer.needs_fisher
     }
     details = [*linears, *(name for names in linears.values() for name in names), "fisher", *sorted(fishers)]
+    details += [] if plan.pooling is None else ["pooling", plan.pooling]
     folder = None if measured is None else measured.place("gradients", details)
     return measure_gradients(
-        source, linears, samples, fishers=fishers, folder=folder, events=events, crew=crew
+        source,
+        linears,
+        samples,
+        fishers=fishers,
+        folder=folder,
+        pooling=plan.pooling,
+        events=events,
+        crew=crew,
     )
 
 
@@ -65,6 +75,21 @@ def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
         or (quantizer.gradient_power > 0 and tokens >= LEAST_TOKENS * columns)
         for quantizer, columns in quantizers
     )
+
+
+def check_head(source: SourceModel, plan: Plan, recipe: Recipe) -> None:
+    """InputError if the model has no language head, and the recipe looks at its answers."""
+    asks = recipe.budget is not None or plan.distillation
+    looks = any(
+        linear.quantizer is not None and (linear.quantizer.needs_fisher or linear.quantizer.needs_gradients)
+        for linear in plan.linears
+    )
+    about_answers = plan.pooling is None and (asks or looks)
+    if about_answers and source.model.get_output_embeddings() is None:
+        raise InputError(
+            f"{type(source.model).__name__} has no language head, and recipe {recipe.name} looks at answers;"
+            " add fidelity=embedding (--set)"
+        )
 
 
 def block_collector(

@@ -1,4 +1,5 @@
-"""A budget of true bits, allocated among groups of linears by their effect on the answers (sensitivity.py).
+"""A budget of true bits, allocated among groups of linears by their effect on the answers, or on the vectors
+of an embedding model (sensitivity.py).
 
 The divergences of groups nearly add up, because the errors are small and independent. A greedy choice is then
 the best one, up to the last few steps: the next steps of bits, one or several at once, go to the group where

@@ -54,7 +54,8 @@ def predict(
     events: Events = SILENT,
     crew: Crew = ALONE,
 ) -> list[Sensitivity]:
-    """The sensitivities of every group of linears of `plan`, in nats per target. Blocks that are in `file`
+    """The sensitivities of every group of linears of `plan`, in nats per target (in 1 - cosine per vector,
+    where the plan is about embeddings). Blocks that are in `file`
     are not predicted again. One block is in memory at a time. The ranks of a `crew` share samples and groups
     out; `file` is that of the first.
 
@@ -83,7 +84,8 @@ class _Prediction:
     ) -> None:
         self.source, self.plan, self.samples, self.file = source, plan, samples, file
         self.gradients, self.events, self.crew = gradients, events, crew
-        self.targets = sum(len(sample.labels) for sample in samples)
+        of_answers = sum(len(sample.labels) for sample in samples)
+        self.targets = of_answers if plan.pooling is None else len(samples)
 
     def run(self, found: dict[str, list[Sensitivity]]) -> None:
         """Predict what is not in `found` yet; the file is written after every block."""

@@ -4,9 +4,9 @@ numbers of bits.
 Linears that share an input (q, k and v; gate and up) are a group, and so is a projection of all experts of a
 layer: each alone would be thousands of measurements. The rest of the model stays in full precision. The
 measure is the KL divergence of the next tokens of the text from those of the full-precision model; the token
-after the prompt counts as much as all others together. Between the measured points the logarithm of the
-divergence is interpolated linearly. Beyond the last point it falls by 2^(-2 bits), like the error of any good
-quantizer.
+after the prompt counts as much as all others together. For an embedding model it is 1 - cosine between the
+vectors of the prompts. Between the measured points the logarithm of the divergence is interpolated linearly.
+Beyond the last point it falls by 2^(-2 bits), like the error of any good quantizer.
 
 This needs the full-precision model in memory. Finished blocks are kept in a file, so an interrupted
 measurement continues.
@@ -35,9 +35,11 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
+from bivlm.families.final_states import final_states
 from bivlm.job.plan import BlockPlan, Plan
 from bivlm.job.weighing import block_collector
 from bivlm.kl import kl_divergence
+from bivlm.pooling import Pooling, drift, pool
 from bivlm.quantizers import Quantizer
 
 PROBES = (1.0, 2.0, 3.0)  # bits at which a group is measured
@@ -86,7 +88,7 @@ def measure(
     found = file.begin(blocks, crew)
     if any(block.path not in found for block in blocks):
         with source.surroundings((), head=True):
-            probe = _Probe(source, samples, gradients, crew)
+            probe = _Probe(source, samples, gradients, crew, plan.pooling)
             for number, block in enumerate(blocks):
                 events.progress(MEASURING, number, len(blocks))
                 if block.path not in found:
@@ -119,11 +121,13 @@ class _Probe:
         samples: Sequence[CalibrationInput],
         gradients: Gradients | None,
         crew: Crew,
+        pooling: Pooling | None = None,
     ) -> None:
         self.source, self.samples, self.gradients, self.crew = source, samples, gradients, crew
+        self.pooling: Pooling | None = pooling
         self.numbers = probe_samples(samples)
         self.own = [place for place in range(len(self.numbers)) if crew.owns(place)]
-        self.reference = self._logits()
+        self.reference = self._said()
 
     def block(self, block: BlockPlan) -> list[Sensitivity]:
         """The sensitivities of one block's groups."""
@@ -151,17 +155,25 @@ class _Probe:
     def _divergence(self) -> float:
         """The mean over all samples, each measured by one rank."""
         own = [
-            divergence_of([expected], [given])
-            for expected, given in zip(self.reference, self._logits(), strict=True)
+            divergence_of([expected], [given]) if self.pooling is None else float(drift(given, expected)[0])
+            for expected, given in zip(self.reference, self._said(), strict=True)
         ]
         each = self.crew.gather(own)
         count = len(self.numbers)
         return sum(each[self.crew.owner(place)][place // self.crew.size] for place in range(count)) / count
 
-    def _logits(self) -> list[Tensor]:
-        """The logits at the text tokens of this rank's samples."""
+    def _said(self) -> list[Tensor]:
+        """The logits at the text tokens of this rank's samples, or their vectors (1, d)."""
         inputs = [self.samples[self.numbers[place]] for place in self.own]
+        if self.pooling is not None:
+            return [_vector(self.source.model, one.tensors, self.pooling) for one in inputs]
         return text_logits(self.source.model, [one.tensors for one in inputs], [one.visual for one in inputs])
+
+
+@torch.inference_mode()
+def _vector(model: nn.Module, tensors: Mapping[str, Tensor], pooling: Pooling) -> Tensor:
+    """The vector (1, d) of one prompt."""
+    return pool(final_states(model, tensors), tensors["attention_mask"], pooling)
 
 
 def probe_block(
