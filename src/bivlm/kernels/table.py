@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from bivlm.formats import format_named
+from bivlm.formats.base import PackedTensor
 from bivlm.kernels import codes, gpu, trellis
-from bivlm.kernels.base import Kernel
+from bivlm.kernels.base import Kernel, Product
+from bivlm.kernels.raw import RawProduct
 from bivlm.kernels.reference import ReferenceProduct
+from bivlm.kernels.rows import RowsProduct
+
+
+def _rows(packed: PackedTensor) -> Product:
+    return RowsProduct(packed, _product_of)
+
+
+def _product_of(part: PackedTensor) -> Product:
+    """The product of a part of a container, on the device where it is."""
+    return kernel_for(part.format, next(iter(part.tensors.values())).device.type)(part)
+
 
 KERNELS: dict[tuple[str, str], Kernel] = {
     ("factors", "cpu"): codes.product,
@@ -14,6 +27,10 @@ KERNELS: dict[tuple[str, str], Kernel] = {
     ("levels", "cuda"): gpu.product,
     ("planes", "cpu"): codes.product,
     ("planes", "cuda"): gpu.product,
+    ("raw", "cpu"): RawProduct,
+    ("raw", "cuda"): RawProduct,
+    ("rows", "cpu"): _rows,
+    ("rows", "cuda"): _rows,
     ("trellis", "cpu"): trellis.product,
     ("trellis", "cuda"): gpu.product,
     ("uniform", "cpu"): codes.product,

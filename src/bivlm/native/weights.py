@@ -20,6 +20,7 @@ from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import require
 from bivlm.formats.encoding.plane_checks import checked_settings, is_plain
+from bivlm.formats.rows import classes_of
 from bivlm.native.pointers import pointer
 from bivlm.native.structs import (
     KIND_LEVELS,
@@ -62,9 +63,12 @@ class NativeWeight:
 
 
 def why_not(packed: PackedTensor) -> str:
-    """Why the library cannot multiply with a weight; empty when it can. ValueError for settings that a weight
-    in `planes` cannot have.
+    """Why the library cannot multiply with a weight, or with a part of it; empty when it can. ValueError for
+    settings that a weight in `planes` or in a format of parts cannot have.
     """
+    if packed.format == "rows":
+        reasons = (why_not(part) for part in classes_of(packed).values() if part is not None)
+        return next(filter(None, reasons), "")
     if packed.format != "planes":
         return ""
     settings = checked_settings(packed)
