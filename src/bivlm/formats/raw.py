@@ -43,11 +43,13 @@ class RawWeight(QuantizedWeight):
 
     @classmethod
     def of(cls, weight: Tensor) -> Self:
-        """The nearest weight to one (out, in): in float16, which has the more digits, if that holds its
-        largest number, otherwise in bfloat16.
+        """The nearest weight to one (out, in), exactly this if it has 16 bits: in float16, which has the more
+        digits, if that holds its largest number, otherwise in bfloat16.
         """
-        half = weight.half()
-        return cls(half if bool(half.isfinite().all()) else weight.bfloat16())
+        if weight.dtype in STORED.values():
+            return cls(weight.detach().clone())
+        half = weight.detach().half()
+        return cls(half if bool(half.isfinite().all()) else weight.detach().bfloat16())
 
     def check(self) -> None:
         require(

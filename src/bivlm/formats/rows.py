@@ -41,8 +41,8 @@ class RowsWeight(QuantizedWeight):
     """A weight of (out, in) in `rows`.
 
     row_classes  (out,) uint8: the class of every row; every class has a row
-    parts        for each class the weight of its rows, (its rows, in), in their order; None drops them. 1 … 16
-                 of them, at most one of them None, and at least one not
+    parts        for each class the weight of its rows, (its rows, in), in their order; None drops them. There
+                 are 1 … 16, at most one of them None, and at least one not
 
     All tensors are on one device. ValueError, naming the field, for anything else.
     """

@@ -14,6 +14,7 @@ from bivlm.quantizers.gptq import GPTQ
 from bivlm.quantizers.leanquant import LeanQuant
 from bivlm.quantizers.mbq import MBQ
 from bivlm.quantizers.pbllm import PBLLM
+from bivlm.quantizers.qvla import QVLA
 from bivlm.quantizers.rtn import RTN
 from bivlm.quantizers.sign import Sign
 from bivlm.quantizers.squeezellm import SqueezeLLM
@@ -33,6 +34,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
         BiLLM,
         ARB,
         DBF,
+        QVLA,
         BiVLM,
         Trellis,
     )
@@ -49,6 +51,7 @@ __all__ = [
     "GPTQ",
     "MBQ",
     "PBLLM",
+    "QVLA",
     "QUANTIZERS",
     "RTN",
     "BiLLM",

@@ -32,7 +32,6 @@ class Quantizer(ABC):
     wrong value fails at construction.
 
     name             what recipes and tables call the method
-    needs_fisher     whether `quantize` looks at `stats.fisher`, the squared gradients of every weight
     on_cards         whether `quantize` takes tensors on a CUDA or ROCm device, and computes there
     needs_inputs     whether `quantize` looks at `stats.inputs`, some of the linear's inputs
     modality_weight  how text and visual tokens share the statistics; a field if the method has the setting
@@ -41,7 +40,6 @@ class Quantizer(ABC):
     """
 
     name: ClassVar[str]
-    needs_fisher: ClassVar[bool] = False
     needs_inputs: ClassVar[bool] = False
     on_cards: ClassVar[bool] = False
     modality_weight: ModalityWeight = "tokens"
@@ -51,6 +49,11 @@ class Quantizer(ABC):
     @abstractmethod
     def needs_data(self) -> bool:
         """Whether `quantize` looks at `stats`; when no linear needs data, calibration is skipped."""
+
+    @property
+    def needs_fisher(self) -> bool:
+        """Whether `quantize` looks at `stats.fisher`, the squared gradients of every weight."""
+        return False
 
     @property
     def needs_gradients(self) -> bool:
