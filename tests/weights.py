@@ -7,6 +7,7 @@ import torch
 from bivlm.formats import (
     FactorsWeight,
     LevelsWeight,
+    LowrankWeight,
     PlanesWeight,
     RawWeight,
     RowsWeight,
@@ -195,6 +196,8 @@ OTHER = {
 }
 # … and weights of weights
 CONTAINERS = {
+    "lowrank": LowrankWeight(uniform(13, 24, alphabet=16), uniform(24, 70, zero="free")),
+    "lowrank, a wide rank": LowrankWeight(raw(5, 19), levels(19, 40, alphabet=6, tail=0.05)),
     "rows, four classes": rows_of(
         23,
         None,

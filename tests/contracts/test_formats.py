@@ -17,6 +17,7 @@ from bivlm.formats import (
     FORMATS,
     FactorsWeight,
     LevelsWeight,
+    LowrankWeight,
     PackedTensor,
     PlanesWeight,
     QuantizedWeight,
@@ -167,6 +168,12 @@ def rows_of(classes, *parts):
 EXAMPLES = {
     "factors": [factors(5, 9, 3), factors(1, 1, 1), factors(4, 17, 21, exponent=-7)],
     "levels": [levels(5, 9, 0), levels(1, 1, 0), levels(8, 21, 30), levels(7, 20, 30, values=True)],
+    "lowrank": [
+        LowrankWeight(uniform(5, 4, 4), uniform(4, 9, 9, alphabet=16, zero="free")),
+        LowrankWeight(raw(1, 1), raw(1, 1)),
+        LowrankWeight(trellis(5, 17, [2, 1]), levels(17, 21, 30)),
+        LowrankWeight(raw(4, 6, torch.bfloat16), uniform(6, 8, 4, bits=8, column_scale=True)),
+    ],
     "planes": [
         planes(3, 32, 16),
         planes(1, 1, 1, bits=32),
@@ -201,8 +208,8 @@ EXAMPLES = {
     ],
 }
 
-CONTAINERS = ("rows",)  # their parts have the tensors and settings of other formats
-PART_OF_A_CONTAINER = re.compile(r"class\d+_")
+CONTAINERS = ("lowrank", "rows")  # their parts have the tensors and settings of other formats
+PART_OF_A_CONTAINER = re.compile(r"(class\d+|left|right)_")
 
 cases = pytest.mark.parametrize(
     "weight", [pytest.param(w, id=f"{name}-{i}") for name, ws in EXAMPLES.items() for i, w in enumerate(ws)]

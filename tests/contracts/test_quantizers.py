@@ -17,6 +17,7 @@ from bivlm.quantizers import (
     GPTQ,
     MBQ,
     PBLLM,
+    QSVD,
     QUANTIZERS,
     QVLA,
     RTN,
@@ -206,4 +207,11 @@ class TestQVLA(QuantizerContract):
             least_paper_bits=None,
         ),
         QVLA(bits=1.8, feedback=True, group_size=64, widths=(0, 1, 2), row_weight="fisher"),
+    ]
+
+
+class TestQSVD(QuantizerContract):
+    examples = [
+        Example(QSVD(), least_paper_bits=None, unused_bits=0.1),
+        Example(QSVD(bits=4.0, factors="gptq", whitening="diagonal"), least_paper_bits=None, unused_bits=0.2),
     ]

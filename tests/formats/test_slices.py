@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, QuantizedWeight, format_named, slice_columns, slice_rows
+from bivlm.formats.lowrank import factors_of
 from bivlm.formats.rows import classes_of
 from bivlm.formats.trellis import STRIP
 from bivlm.kernels.table import kernel_for
@@ -29,6 +30,9 @@ def steps(packed):
     columns, sizes = packed.shape[1], packed.settings
     if packed.format == "rows":
         return steps_of_rows(packed)
+    if packed.format == "lowrank":
+        left, right = factors_of(packed).values()
+        return steps(left)[0], steps(right)[1]
     if packed.format == "trellis":
         return STRIP, columns // sizes.get("blocks", 1) if sizes["rotated"] else 16
     group_size = sizes.get("group_size", 1)
@@ -45,9 +49,10 @@ def steps_of_rows(packed):
 def same(packed, found, expected):
     if packed.format in EXACT or (packed.format == "trellis" and not packed.settings["rotated"]):
         return torch.equal(found, expected)
-    return found.shape == expected.shape and torch.allclose(
-        found, expected, rtol=0, atol=2e-6 * float(expected.norm(dim=1).max())
-    )
+    size = float(expected.norm(dim=1).max())
+    if packed.format == "lowrank":
+        size = torch.stack([expanded(part).norm() for part in factors_of(packed).values()]).prod().item()
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=2e-6 * size)
 
 
 def cut(draw, size, step):

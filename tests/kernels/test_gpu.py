@@ -83,7 +83,7 @@ def test_the_reference_kernel_says_why():
 
 def test_every_format_has_a_module_but_those_that_need_none():
     """What torch multiplies itself, and what is made of other formats."""
-    assert set(FORMATS) - set(gpu.MODULES) == {"raw", "rows"}
+    assert set(FORMATS) - set(gpu.MODULES) == {"lowrank", "raw", "rows"}
 
 
 def test_triton_is_imported_only_where_it_is_needed():

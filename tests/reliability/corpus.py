@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from bivlm.formats import PackedTensor, QuantizedWeight, TrellisWeight, trellis
+from bivlm.formats import LowrankWeight, PackedTensor, QuantizedWeight, TrellisWeight, trellis
 from made_weights import made_planes
 from weights import CONTAINERS, NATIVE, OTHER, Draw, factors, levels, raw, rows_of, uniform
 
@@ -104,10 +104,13 @@ def _all_trellis() -> dict[str, QuantizedWeight]:
     return made
 
 
-def _all_rows() -> dict[str, QuantizedWeight]:
+def _all_containers() -> dict[str, QuantizedWeight]:
     return {
         "raw": raw(5, 9),
         "raw, bfloat16": raw(4, 7, torch.bfloat16),
+        "lowrank, trellis": LowrankWeight(trellis_weight(20, 17), trellis_weight(17, 48, rotated=False)),
+        "lowrank, raw": LowrankWeight(raw(5, 3), raw(3, 9, torch.bfloat16)),
+        "lowrank, signs": LowrankWeight(factors(5, 9, 4), made_planes(9, 32, 32, parts=2)),
         "rows, one class": rows_of(5, lambda rows: uniform(rows, 19)),
         "rows, many classes": rows_of(
             30,
@@ -126,5 +129,5 @@ def _all_rows() -> dict[str, QuantizedWeight]:
 def corpus() -> dict[str, PackedTensor]:
     """The packed weights by their names."""
     small = {name: weight for name, weight in (NATIVE | OTHER | CONTAINERS).items() if weight.shape[1] < 1000}
-    made = small | _all_levels() | _all_uniform() | _all_planes() | _all_trellis() | _all_rows()
+    made = small | _all_levels() | _all_uniform() | _all_planes() | _all_trellis() | _all_containers()
     return {name: weight.encode() for name, weight in made.items()}

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from bivlm.formats import PackedTensor, UniformWeight, format_named
+from bivlm.formats.lowrank import factors_of
 from bivlm.formats.rows import classes_of, row_classes_of
 from bivlm.kernels.codes import FactorsProduct, why_reference
+from bivlm.kernels.lowrank import LowrankProduct
 from bivlm.kernels.native_product import FewTokens, NativeProduct
 from bivlm.kernels.rows import RowsProduct
 from bivlm.kernels.table import kernel_for
@@ -108,9 +110,20 @@ def _native(product: Any) -> list[NativeProduct]:
     """The library's products that a product is made of."""
     if isinstance(product, RowsProduct):
         return [native for _, part in product.parts for native in _native(part)]
+    if isinstance(product, LowrankProduct):
+        return [*_native(product.left), *_native(product.right)]
     if isinstance(product, FactorsProduct):
         return [product.left, product.right]
     return [product] if isinstance(product, NativeProduct) else []
+
+
+def _norms_of_product(packed: PackedTensor) -> Tensor:
+    """`_norms` of two factors: what either of them may be wrong by, times the other."""
+    parts = list(factors_of(packed).values())
+    left, right = (format_named(part.format).decode(part).dequantize() for part in parts)
+    own, other = _norms(parts[0], left), _norms(parts[1], right)
+    between = right.double().norm(dim=1).maximum(other)
+    return own * between.max() * 2 + left.double().abs() @ other
 
 
 def _norms(packed: PackedTensor, weight: Tensor) -> Tensor:
@@ -124,6 +137,8 @@ def _norms(packed: PackedTensor, weight: Tensor) -> Tensor:
             mine = row_classes_of(packed) == place
             norms[mine] = 0.0 if part is None else _norms(part, weight[mine])
         return norms
+    if packed.format == "lowrank":
+        return _norms_of_product(packed)
     largest = weight.double().abs().amax(1)
     if packed.format == "factors":
         row, middle, column = (

@@ -6,6 +6,7 @@ from bivlm.formats import format_named
 from bivlm.formats.base import PackedTensor
 from bivlm.kernels import codes, gpu, trellis
 from bivlm.kernels.base import Kernel, Product
+from bivlm.kernels.lowrank import LowrankProduct
 from bivlm.kernels.raw import RawProduct
 from bivlm.kernels.reference import ReferenceProduct
 from bivlm.kernels.rows import RowsProduct
@@ -13,6 +14,10 @@ from bivlm.kernels.rows import RowsProduct
 
 def _rows(packed: PackedTensor) -> Product:
     return RowsProduct(packed, _product_of)
+
+
+def _lowrank(packed: PackedTensor) -> Product:
+    return LowrankProduct(packed, _product_of)
 
 
 def _product_of(part: PackedTensor) -> Product:
@@ -25,6 +30,8 @@ KERNELS: dict[tuple[str, str], Kernel] = {
     ("factors", "cuda"): gpu.product,
     ("levels", "cpu"): codes.product,
     ("levels", "cuda"): gpu.product,
+    ("lowrank", "cpu"): _lowrank,
+    ("lowrank", "cuda"): _lowrank,
     ("planes", "cpu"): codes.product,
     ("planes", "cuda"): gpu.product,
     ("raw", "cpu"): RawProduct,

@@ -14,6 +14,7 @@ from bivlm.quantizers.gptq import GPTQ
 from bivlm.quantizers.leanquant import LeanQuant
 from bivlm.quantizers.mbq import MBQ
 from bivlm.quantizers.pbllm import PBLLM
+from bivlm.quantizers.qsvd import QSVD
 from bivlm.quantizers.qvla import QVLA
 from bivlm.quantizers.rtn import RTN
 from bivlm.quantizers.sign import Sign
@@ -35,6 +36,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
         ARB,
         DBF,
         QVLA,
+        QSVD,
         BiVLM,
         Trellis,
     )
@@ -51,6 +53,7 @@ __all__ = [
     "GPTQ",
     "MBQ",
     "PBLLM",
+    "QSVD",
     "QVLA",
     "QUANTIZERS",
     "RTN",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
@@ -87,6 +88,25 @@ class Quantizer(ABC):
             f"a budget is dealt out among linears of the quantizer trellis, not {self.name}; choose one of"
             " the trellis presets"
         )
+
+
+class GroupQuantizer(Quantizer):
+    """A method that quantizes weights with the same input together: q, k and v; gate and up.
+
+    A job gives it all linears of a block that receive the very same tensor and have this quantizer, in the
+    order of the block.
+    """
+
+    @abstractmethod
+    def quantize_group(
+        self, weights: Sequence[Tensor], stats: LinearStats | None
+    ) -> tuple[QuantizedWeight, ...]:
+        """Quantize `weights`, each (out, in), of linears with one input: as many quantized weights, in their
+        order. Raises ValueError as `quantize` does.
+        """
+
+    def quantize(self, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
+        return self.quantize_group([weight], stats)[0]
 
 
 def in_range(weight: Tensor) -> tuple[Tensor, int]:
