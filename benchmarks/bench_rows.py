@@ -1,7 +1,7 @@
 """What rows with their own bits are worth: QVLA, and strips of the trellis with their own K, against one
 number of bits for all rows.
 
-    python benchmarks/bench_rows.py --model FOLDER --text FOLDER [--blocks 3,20] [--markdown F] [--json F]
+    python benchmarks/bench_rows.py --model FOLDER --text FOLDER [--linears NAME,NAME] [--layers F] [--markdown F] [--json F]
 
 Errors are relative layer errors on texts that were not calibrated with, tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ);
 "felt" weighs the rows by the squared gradients of the loss in their outputs. Bits are those of the packed
@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from bivlm.quantizers.steps.row_widths import choose_widths
 from machine import describe
 from preset_tables import command_of, markdown_table, positive
 from script import run_script
-from text_layers import TextLayer, text_layers
+from text_layers import TextLayer, kept_layers, text_layers
 
 WHOLE = 1 << 20
-TARGETS = (1.5, 2.0)
+LINEARS = ("3.self_attn.q_proj", "12.self_attn.o_proj", "20.self_attn.v_proj", "12.mlp.down_proj")
 SPREAD = (-0.5, -0.25, 0.0, 0.25, 0.5)  # bits of the rows, relative to the target
 ERRORS = ("calibration", "held out", "felt")
 
@@ -78,7 +79,7 @@ def trellis_rows(layer: TextLayer, target: float, made: dict[float, Tensor], fel
         budget -= max(0.005, weight.encode().bits_per_weight() - most)
 
 
-def measured(layer: TextLayer) -> dict[str, dict[str, float]]:
+def measured(layer: TextLayer, targets: Sequence[float]) -> dict[str, dict[str, float]]:
     """Bits and errors of every method on one layer."""
     found: dict[str, dict[str, float]] = {}
 
@@ -88,7 +89,7 @@ def measured(layer: TextLayer) -> dict[str, dict[str, float]]:
 
     for name, method in methods().items():
         add(name, method.quantize(layer.weight, layer.stats if method.needs_data else None))
-    for target in TARGETS:
+    for target in targets:
         made = {
             target + more: Trellis(bits=target + more).quantize(layer.weight, layer.stats).dequantize()
             for more in SPREAD
@@ -100,11 +101,15 @@ def measured(layer: TextLayer) -> dict[str, dict[str, float]]:
 
 
 def report(options: argparse.Namespace) -> None:
-    blocks = [int(word) for word in options.blocks.split(",")]
-    layers = text_layers(options.model, options.text, blocks, options.windows, options.window)
+    def make() -> Mapping[str, TextLayer]:
+        names = options.linears.split(",")
+        return text_layers(options.model, options.text, names, options.windows, options.window)
+
+    layers = kept_layers(options.layers, make)
+    targets = [float(word) for word in options.targets.split(",")]
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for name, layer in layers.items():
-        for method, found in measured(layer).items():
+        for method, found in measured(layer, targets).items():
             rows.setdefault(method, {})[name] = found
         print(name, flush=True)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
@@ -133,8 +138,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, help="folder of a language model")
     parser.add_argument("--text", type=Path, required=True, help="folder of text or HTML files")
-    parser.add_argument("--blocks", default="3,20", help="blocks whose linears are measured")
-    parser.add_argument("--windows", type=positive, default=12, help="windows of each half of the text")
+    parser.add_argument("--linears", default=",".join(LINEARS), help="what is measured")
+    parser.add_argument("--layers", type=Path, help="keep the linears and their moments here, or read them")
+    parser.add_argument("--targets", default="2", help="bits of the trellis, separated by commas")
+    parser.add_argument("--windows", type=positive, default=8, help="windows of each half of the text")
     parser.add_argument("--window", type=positive, default=512, help="tokens in a window")
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--markdown", type=Path, help="write the table here as well")

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bivlm.errors import InputError
+from bivlm.errors import InputError, cut
 from bivlm.families.linears import is_linear
 from layer_errors import energy
 from layers import text_only
 from texts import read_text, token_windows
+
+FIELDS = ("weight", "moment", "held_out", "row_gradients")
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,28 @@ class TextLayer:
         }
 
 
+def kept_layers(file: Path | None, make: Callable[[], Mapping[str, TextLayer]]) -> Mapping[str, TextLayer]:
+    """The layers of a file, or new ones that are kept there."""
+    if file is not None and file.exists():
+        tensors = load_file(file)
+        names = dict.fromkeys(key.rpartition(":")[0] for key in tensors)
+        return {name: TextLayer(**{f: tensors[f"{name}:{f}"] for f in FIELDS}) for name in names}
+    layers = make()
+    if file is not None:
+        save_file({f"{name}:{f}": getattr(layer, f) for name, layer in layers.items() for f in FIELDS}, file)
+    return layers
+
+
 def text_layers(
-    model_folder: str, text: Path, blocks: Sequence[int], count: int, length: int
+    model_folder: str, text: Path, names: Sequence[str], count: int, length: int
 ) -> Mapping[str, TextLayer]:
-    """The linears of some blocks of a language model, by the rest of their names after the blocks' list."""
+    """Some linears of a language model, by the rest of their names after the blocks' list."""
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     halves = read_text(text)
-    linears = {
-        f"{index}.{name}": module
-        for index in blocks
-        for name, module in _block(model, index).named_modules()
-        if is_linear(module)
-    }
+    linears = {name: _linear(model, name) for name in names}
     found: list[dict[str, Tensor]] = []
     for part, purpose in zip(halves, ("calibrate", "test"), strict=True):
         windows = token_windows(tokenizer, part, purpose, count, length)
@@ -71,19 +81,22 @@ def text_layers(
     windows = token_windows(tokenizer, halves[0], "calibrate", count, length)
     gradients = _row_gradients(model, linears, windows)
     return {
-        name: TextLayer(linear.weight.detach(), found[0][name], found[1][name], gradients[name])
+        name: TextLayer(linear.weight.detach().clone(), found[0][name], found[1][name], gradients[name])
         for name, linear in linears.items()
     }
 
 
-def _block(model: Any, index: int) -> nn.Module:
-    blocks = model.model.layers
-    if not 0 <= index < len(blocks):
-        raise InputError(f"there is no block {index}; the model has {len(blocks)}")
-    return blocks[index]
+def _linear(model: Any, name: str) -> nn.Linear:
+    try:
+        found = model.model.layers.get_submodule(name)
+    except AttributeError as error:
+        raise InputError(f"the model has no linear {cut(name)} in a block") from error
+    if not is_linear(found):
+        raise InputError(f"{cut(name)} is no linear")
+    return found
 
 
-def _moments(model: Any, linears: Mapping[str, nn.Module], windows: Tensor) -> dict[str, Tensor]:
+def _moments(model: Any, linears: Mapping[str, nn.Linear], windows: Tensor) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
 
     def add(name: str, x: Tensor) -> None:
@@ -96,7 +109,7 @@ def _moments(model: Any, linears: Mapping[str, nn.Module], windows: Tensor) -> d
     return {name: total / windows.numel() for name, total in sums.items()}
 
 
-def _row_gradients(model: Any, linears: Mapping[str, nn.Module], windows: Tensor) -> dict[str, Tensor]:
+def _row_gradients(model: Any, linears: Mapping[str, nn.Linear], windows: Tensor) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -120,7 +133,7 @@ def _row_gradients(model: Any, linears: Mapping[str, nn.Module], windows: Tensor
 
 
 @contextmanager
-def _watching(linears: Mapping[str, nn.Module], hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
+def _watching(linears: Mapping[str, nn.Linear], hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
     handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in linears.items()]
     try:
         yield

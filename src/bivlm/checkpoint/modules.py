@@ -20,6 +20,7 @@ from bivlm.formats import FORMATS
 
 FORMAT_VERSION = 2  # of a folder without experts
 EXPERTS_VERSION = 3  # of one with packed experts: the newest that is read
+FIELDS = {"key", "format", "shape", "settings", "tensors", "kind", "head", "shared"}  # of a module's entry
 KINDS = ("linear", "embedding", "head")
 KEYS_ARE_NAMES = "names"  # the value of the field `keys` where tensors are named as in the model
 SPLIT = "split"  # the value of the field `experts` where every expert has linears of its own
@@ -63,8 +64,9 @@ class ModuleSpec:
     """A packed module as `config.json` describes it.
 
     `key` begins the names of its tensors in the shards; `tensors` are dtype and shape by name; `shape` is
-    (out, in) of the weight; `head` names the language head that shares an embedding's weight. `entry` is the
-    name of its entry, which several experts may share, `raw` what it says.
+    (out, in) of the weight; `shared` has the whole keys of tensors that lie with another module; `head` names
+    the language head that shares an embedding's weight. `entry` is the name of its entry, which several
+    experts may share, `raw` what it says.
     """
 
     key: str
@@ -74,22 +76,33 @@ class ModuleSpec:
     tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
     kind: str = "linear"
     head: str | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
     entry: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def nbytes(self) -> int:
-        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.tensors.values())
+        """The bytes of its own tensors: shared ones count where they lie."""
+        return sum(
+            math.prod(shape) * dtype.itemsize
+            for name, (dtype, shape) in self.tensors.items()
+            if name not in self.shared
+        )
+
+    def stored_at(self, tensor: str) -> str:
+        """The key of one of its tensors in the shards."""
+        return self.shared.get(tensor, self.key + tensor)
 
     def check_stored(self, entries: Mapping[str, TensorEntry]) -> None:
         """ValueError unless the shards hold exactly these tensors under this key."""
         for name, (dtype, shape) in self.tensors.items():
-            entry = entries.get(self.key + name)
+            key = self.stored_at(name)
+            entry = entries.get(key)
             if entry is None:
-                raise ValueError(f"the tensor {self.key}{name} is not in the files")
+                raise ValueError(f"the tensor {key} is not in the files")
             if (entry.dtype, entry.shape) != (dtype, shape):
                 raise ValueError(
-                    f"the tensor {self.key}{name} is {entry.dtype} {list(entry.shape)} in {entry.shard.name},"
+                    f"the tensor {key} is {entry.dtype} {list(entry.shape)} in {entry.shard.name},"
                     f" and {dtype} {list(shape)} in config.json"
                 )
 
@@ -135,7 +148,9 @@ def _each(entry: str, module: ModuleSpec) -> Iterator[tuple[str, ModuleSpec]]:
 def _module(name: str, spec: Any) -> ModuleSpec:
     with _blaming(f"the module {name[:120]}"):
         _need(isinstance(spec, Mapping), f"it is {_shown(spec)}; needs an object")
-        unknown = sorted({*spec} - {"key", "format", "shape", "settings", "tensors", "kind", "head"})
+        unknown = sorted(
+            {*spec} - {"key", "format", "shape", "settings", "tensors", "kind", "head", "shared"}
+        )
         _need(not unknown, f"its field {unknown[0]!r} is not known" if unknown else "")
         key, settings, tensors = spec.get("key"), spec.get("settings"), spec.get("tensors")
         kind, head = spec.get("kind", "linear"), spec.get("head")
@@ -150,6 +165,12 @@ def _module(name: str, spec: Any) -> ModuleSpec:
         )
         assert isinstance(key, str)
         assert isinstance(tensors, Mapping)
+        shared = spec.get("shared", {})
+        fits = isinstance(shared, Mapping) and all(isinstance(other, str) for other in shared.values())
+        _need(
+            fits and set(shared) <= set(tensors) and not ("[" in key and shared),
+            f"shared is {_shown(shared)}; needs keys of other modules' tensors by the names of its own",
+        )
         return ModuleSpec(
             key,
             _format(spec.get("format")),
@@ -158,6 +179,7 @@ def _module(name: str, spec: Any) -> ModuleSpec:
             {part: _tensor(part, stored) for part, stored in tensors.items()},
             kind,
             head,
+            dict(shared),
             name,
             dict(spec),
         )

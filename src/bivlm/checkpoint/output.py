@@ -46,6 +46,7 @@ from bivlm.checkpoint.verify import verify_folder
 from bivlm.errors import InputError
 from bivlm.events import SILENT, Events
 from bivlm.formats import PackedTensor
+from bivlm.formats.lowrank import shared_tensors
 
 # fields of the source's config.json that do not hold for the packed folder: code to run, the source's weights
 NOT_IN_CONFIG = ("auto_map", "transformers_weights")
@@ -234,9 +235,13 @@ class OutputFolder:
         tensors = self._stored([name for name in self.source.parameter_names(path) if name not in replaced])
         tensors |= self._values(vectors)
         linears: dict[str, Any] = {}
+        shared = shared_tensors(packed)
         for linear, weight in packed.items():
-            base = self.source.key_of(f"{linear}.weight").removesuffix("weight")
-            tensors |= {base + name: tensor for name, tensor in weight.tensors.items()}
+            base = self._base_of(linear)
+            elsewhere = {name: self._base_of(other) + name for name, other in shared[linear].items()}
+            tensors |= {
+                base + name: tensor for name, tensor in weight.tensors.items() if name not in elsewhere
+            }
             linears[linear] = {
                 "key": base,
                 "format": weight.format,
@@ -246,8 +251,13 @@ class OutputFolder:
                     name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
                     for name, tensor in weight.tensors.items()
                 },
+                **({"shared": elsewhere} if elsewhere else {}),
             }
         self._write(path, tensors, linears, report, {name: self.source.key_of(name) for name in vectors})
+
+    def _base_of(self, linear: str) -> str:
+        """What the keys of a packed linear's tensors begin with."""
+        return self.source.key_of(f"{linear}.weight").removesuffix("weight")
 
     @property
     def is_tuned(self) -> bool:
@@ -321,7 +331,10 @@ class OutputFolder:
             name: PackedTensor(
                 linear["format"],
                 tuple(linear["shape"]),
-                {part: stored[linear["key"] + part] for part in linear["tensors"]},
+                {
+                    part: stored[linear.get("shared", {}).get(part, linear["key"] + part)]
+                    for part in linear["tensors"]
+                },
                 linear["settings"],
             )
             for name, linear in record["linears"].items()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.encoding.checks import blaming, check_density, known_settings, require
+from bivlm.formats.encoding.checks import blaming, check_density, known_settings, require, same_bits
 from bivlm.formats.nested import FORMAT, INSIDE, check_kinds, check_names, check_part, part_of, stored_part
 
 LEFT, RIGHT = "left_", "right_"
@@ -108,6 +108,26 @@ def factors_of(packed: PackedTensor) -> Mapping[str, PackedTensor]:
     require(type(rank) is int and 1 <= rank < MOST_RANK, f"'rank' is {rank!r}; needs an integer, at least 1")
     rows, columns = packed.shape
     return {LEFT: part_of(packed, LEFT, (rows, rank)), RIGHT: part_of(packed, RIGHT, (rank, columns))}
+
+
+def shared_tensors(packed: Mapping[str, PackedTensor]) -> dict[str, dict[str, str]]:
+    """The tensors of B that some weights have in common with an earlier one of `packed`: for every weight, by
+    the tensor's name, the name of the weight that stores it.
+    """
+    found: dict[str, dict[str, str]] = {}
+    kept: dict[str, dict[str, Tensor]] = {}
+    for name, weight in packed.items():
+        own = {part: value for part, value in weight.tensors.items() if part.startswith(RIGHT)}
+        own = own if weight.format == "lowrank" else {}
+        first = next((other for other, theirs in kept.items() if own and _same(own, theirs)), None)
+        found[name] = {} if first is None else dict.fromkeys(own, first)
+        if first is None:
+            kept[name] = own
+    return found
+
+
+def _same(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    return own.keys() == theirs.keys() and all(same_bits(own[name], theirs[name]) for name in own)
 
 
 def _check_density(name: str, part: PackedTensor) -> None:
