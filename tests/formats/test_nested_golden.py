@@ -1,11 +1,11 @@
-"""The worked examples of docs/format.md for `raw` and `rows`: the bytes typed in here, those in the document
+"""The worked examples of docs/format.md for `lowrank`, `raw` and `rows`: the bytes typed in here, those in the document
 and those written are the same.
 """
 
 import pytest
 import torch
 
-from bivlm.formats import RawWeight, RowsWeight, UniformWeight
+from bivlm.formats import LowrankWeight, RawWeight, RowsWeight, UniformWeight
 from bivlm.formats.encoding.numbers import Numbers
 from worked_examples import Golden, check_document, check_read, check_written, half, octets
 
@@ -57,7 +57,22 @@ ROWS = Golden(
         "class2_values": (torch.float16, (1, 3), "00 38 00 c0 00 3c"),
     },
 )
-EXAMPLES = {"Raw example": RAW, "Rows example": ROWS}
+LOWRANK = Golden(
+    weight=LowrankWeight(RawWeight(half(2, -1)[:, None]), RawWeight(half(1, -2, 0.5)[None])),
+    expanded=[[2, -4, 1], [-1, 2, -0.5]],
+    settings={
+        "rank": 1,
+        "left_format": "raw",
+        "left_stored": "float16",
+        "right_format": "raw",
+        "right_stored": "float16",
+    },
+    tensors={
+        "left_values": (torch.float16, (2, 1), "00 40 00 bc"),
+        "right_values": (torch.float16, (1, 3), "00 3c 00 c0 00 38"),
+    },
+)
+EXAMPLES = {"Lowrank example": LOWRANK, "Raw example": RAW, "Rows example": ROWS}
 
 examples = pytest.mark.parametrize(("title", "golden"), EXAMPLES.items(), ids=EXAMPLES)
 
