@@ -1,7 +1,8 @@
 """What rows with their own bits are worth: QVLA, and strips of the trellis with their own K, against one
 number of bits for all rows.
 
-    python benchmarks/bench_rows.py --model FOLDER --text FOLDER [--linears NAME,NAME] [--layers F] [--markdown F] [--json F]
+    python benchmarks/bench_rows.py --model FOLDER --text FOLDER [--linears NAME,NAME] [--layers F]
+        [--markdown F] [--json F]
 
 Errors are relative layer errors on texts that were not calibrated with, tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ);
 "felt" weighs the rows by the squared gradients of the loss in their outputs. Bits are those of the packed
@@ -32,7 +33,7 @@ from script import run_script
 from text_layers import TextLayer, kept_layers, text_layers
 
 WHOLE = 1 << 20
-LINEARS = ("3.self_attn.q_proj", "12.self_attn.o_proj", "20.self_attn.v_proj", "12.mlp.down_proj")
+LINEARS = ("3.self_attn.q_proj", "12.self_attn.o_proj", "20.self_attn.v_proj", "12.mlp.gate_proj")
 SPREAD = (-0.5, -0.25, 0.0, 0.25, 0.5)  # bits of the rows, relative to the target
 ERRORS = ("calibration", "held out", "felt")
 

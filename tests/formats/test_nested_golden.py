@@ -1,5 +1,5 @@
-"""The worked examples of docs/format.md for `lowrank`, `raw` and `rows`: the bytes typed in here, those in the document
-and those written are the same.
+"""The worked examples of docs/format.md for `lowrank`, `raw` and `rows`: the bytes typed in here, those in
+the document and those written are the same.
 """
 
 import pytest

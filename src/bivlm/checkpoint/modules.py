@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from bivlm.checkpoint.groups import members
 from bivlm.checkpoint.shards import DTYPES, TensorEntry
 from bivlm.errors import InputError
-from bivlm.formats import FORMATS
+from bivlm.formats import FORMATS, PackedTensor
+from bivlm.formats.lowrank import shared_tensors
 
 FORMAT_VERSION = 2  # of a folder without experts
 EXPERTS_VERSION = 3  # of one with packed experts: the newest that is read
@@ -105,6 +106,39 @@ class ModuleSpec:
                     f"the tensor {key} is {entry.dtype} {list(entry.shape)} in {entry.shard.name},"
                     f" and {dtype} {list(shape)} in config.json"
                 )
+
+
+def entries_of(
+    packed: Mapping[str, PackedTensor], base_of: Callable[[str], str]
+) -> dict[str, dict[str, Any]]:
+    """The entries of packed linears of one unit in `config.json`, by name; `base_of` says what the keys of a
+    linear's tensors begin with. What several of them share has the keys of the first.
+    """
+    shared = shared_tensors(packed)
+    entries: dict[str, dict[str, Any]] = {}
+    for name, weight in packed.items():
+        entries[name] = {
+            "key": base_of(name),
+            "format": weight.format,
+            "shape": list(weight.shape),
+            "settings": dict(weight.settings),
+            "tensors": {
+                tensor: [str(value.dtype).removeprefix("torch."), list(value.shape)]
+                for tensor, value in weight.tensors.items()
+            },
+        }
+        if shared[name]:
+            entries[name]["shared"] = {
+                tensor: base_of(other) + tensor for tensor, other in shared[name].items()
+            }
+    return entries
+
+
+def packed_of(entry: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> PackedTensor:
+    """The packed weight of an entry, from the tensors of its shard by their keys."""
+    shared = entry.get("shared", {})
+    tensors = {name: stored[shared.get(name, entry["key"] + name)] for name in entry["tensors"]}
+    return PackedTensor(entry["format"], tuple(entry["shape"]), tensors, entry["settings"])
 
 
 def read_modules(quantization: Any) -> dict[str, ModuleSpec]:
