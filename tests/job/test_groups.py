@@ -5,6 +5,7 @@ stored once, counted once, and there again when the folder is loaded.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +109,27 @@ class Stopping(bivlm.Events):
 
 
 WRONG = {
-    "a tensor of nobody": ({"right_codes": "model.nobody.right_codes"}, "not in the files"),
-    "another tensor of the owner": (
-        {"right_codes": "model.language_model.layers.0.self_attn.q_proj.left_codes"}, "in config.json"),
-    "a tensor that it has not": ({"strange": "x"}, "shared is"),
-    "no object": (["right_codes"], "shared is"),
-    "no key": ({"right_codes": 3}, "shared is"),
-}  # fmt: skip
+    "a tensor of nobody": (
+        lambda own: {**own, "right_codes": "model.nobody.right_codes"},
+        "not in the files",
+    ),
+    "another tensor": (
+        lambda own: {**own, "right_codes": own["right_codes"].replace("right_codes", "left_row_scale")},
+        "in config.json",
+    ),
+    "one that is not said": (lambda own: {"right_codes": own["right_codes"]}, "not in the files"),
+    "a tensor that it has not": (lambda own: {"strange": "x"}, "shared is"),
+    "no object": (lambda own: list(own), "shared is"),
+    "no key": (lambda own: {**own, "right_codes": 3}, "shared is"),
+}
 
 
-@pytest.mark.parametrize(("shared", "message"), WRONG.values(), ids=WRONG)
-def test_a_share_that_is_none_is_refused(folder: Path, shared: Any, message: str) -> None:
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_a_share_that_is_none_is_refused(folder: Path, change: Callable[[Any], Any], message: str) -> None:
     quantization = quantization_of(folder)
     name = next(name for name, spec in quantization["modules"].items() if "shared" in spec)
-    changed = {**quantization["modules"][name], "shared": shared}
+    spec = quantization["modules"][name]
+    changed = {**spec, "shared": change(spec["shared"])}
     entries = read_entries(weight_files(folder))
 
     def read() -> None:
