@@ -39,14 +39,14 @@ RESIDUAL_RANKS = (4, 16)
 METHODS: dict[str, Quantizer] = {
     "trellis 2": Trellis(bits=2.0),
     "gptq 2": GPTQ(bits=2),
-    "qsvd 2, factors of 3 bits": QSVD(bits=2.0, factor_bits=3),
+    "qsvd 2, factors of 3 bits": QSVD(bits=2.0, factors="trellis", factor_bits=3),
     "trellis 3": Trellis(bits=3.0),
     "gptq 3": GPTQ(bits=3),
-    "qsvd 3, factors of 3 bits": QSVD(bits=3.0, factor_bits=3),
-    "qsvd 3, factors of 4 bits": QSVD(bits=3.0, factor_bits=4),
-    "qsvd 3, diagonal whitening": QSVD(bits=3.0, factor_bits=4, whitening="diagonal"),
+    "qsvd 3, factors of 3 bits": QSVD(bits=3.0, factors="trellis", factor_bits=3),
+    "qsvd 3, factors of 4 bits": QSVD(bits=3.0, factors="trellis", factor_bits=4),
+    "qsvd 3, diagonal whitening": QSVD(bits=3.0, factors="trellis", whitening="diagonal"),
     "qsvd 3, factors by gptq": QSVD(bits=3.0, factors="gptq"),
-    "low rank of 6 bits, raw": QSVD(bits=6.0, factors="raw"),
+    "qsvd 6, raw factors": QSVD(bits=6.0, factors="raw"),
 }
 
 

@@ -213,5 +213,5 @@ class TestQVLA(QuantizerContract):
 class TestQSVD(QuantizerContract):
     examples = [
         Example(QSVD(), least_paper_bits=None, unused_bits=0.1),
-        Example(QSVD(bits=4.0, factors="gptq", whitening="diagonal"), least_paper_bits=None, unused_bits=0.2),
+        Example(QSVD(bits=6.0, factors="raw", whitening="diagonal"), least_paper_bits=None, unused_bits=0.2),
     ]

@@ -51,7 +51,7 @@ class QSVD(GroupQuantizer):
 
     bits             true bits per weight of all weights that share B; the rank is the largest that fits
     rank             the rank itself, in place of `bits`
-    factors          how the factors are stored: "trellis", "gptq", or "raw", 16 bits for each number
+    factors          how the factors are stored: by "gptq", in a "trellis", or "raw", 16 bits for each number
     factor_bits      bits of the factors' numbers, scales not counted
     whitening        "moment" or "diagonal"
     split            β: the power of the singular values that goes to B
@@ -64,7 +64,7 @@ class QSVD(GroupQuantizer):
 
     bits: Annotated[float, Field(gt=0.0, le=16.0)] = 3.0
     rank: Annotated[int, Field(ge=1)] | None = None
-    factors: Literal["trellis", "gptq", "raw"] = "trellis"
+    factors: Literal["gptq", "trellis", "raw"] = "gptq"
     factor_bits: Annotated[int, Field(ge=1, le=4)] = 4
     whitening: Literal["moment", "diagonal"] = "moment"
     split: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
