@@ -32,12 +32,18 @@ def test_with_and_without_the_library(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "_search", lambda: found)
     there = diagnose()
     assert (there.library, there.instruction_set) == (str(tmp_path / "lib.so"), "avx2")
-    assert {row.format: row.kernel for row in there.kernels} == dict.fromkeys(FORMATS, "native")
+    assert {row.format: row.kernel for row in there.kernels} == {
+        **dict.fromkeys(FORMATS, "native"),
+        "raw": "torch",
+    }
     assert [row.format for row in there.kernels if row.why] == ["planes"]
     monkeypatch.setattr(native, "_search", lambda: "it is gone")
     absent = diagnose()
     assert (absent.library, absent.instruction_set) == ("it is gone", None)
-    assert {row.format: row.kernel for row in absent.kernels} == dict.fromkeys(FORMATS, "reference")
+    assert {row.format: row.kernel for row in absent.kernels} == {
+        **dict.fromkeys(FORMATS, "reference"),
+        "raw": "torch",
+    }
     assert {"python", "torch", "transformers", "bivlm"} == set(absent.versions)
     assert absent.memory_bytes > absent.memory_available_bytes > 0
 

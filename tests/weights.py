@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from bivlm.formats import FactorsWeight, LevelsWeight, PlanesWeight, UniformWeight
+from bivlm.formats import (
+    FactorsWeight,
+    LevelsWeight,
+    LowrankWeight,
+    PlanesWeight,
+    RawWeight,
+    RowsWeight,
+    UniformWeight,
+)
 from bivlm.formats.encoding.numbers import Numbers
 
 NOTHING = torch.zeros(0, dtype=torch.float16)
@@ -116,6 +124,23 @@ def factors(rows, columns, rank, *, exponent=0):
     )
 
 
+def raw(rows, columns, dtype=torch.float16):
+    return RawWeight(Draw(rows, columns).normal(rows, columns).to(dtype))
+
+
+def rows_of(rows, *kinds, seed=0):
+    """Rows in classes at random, each of them at least once; a kind makes the weight of so many rows, or is
+    None.
+    """
+    draw = Draw(rows, len(kinds), seed)
+    classes = torch.cat([torch.arange(len(kinds)), draw.codes(len(kinds), rows - len(kinds))]).byte()
+    classes = classes[torch.randperm(rows, generator=draw.generator)]
+    parts = (
+        None if kind is None else kind(int((classes == place).sum())) for place, kind in enumerate(kinds)
+    )
+    return RowsWeight(classes, tuple(parts))
+
+
 # What the native library must know: every width, every kind of number, groups that divide nothing, rows that
 # end inside a byte.
 NATIVE = {
@@ -168,4 +193,22 @@ NATIVE = {
 OTHER = {
     "planes, tail": planes(8, 21, group_size=8, tail=30),
     "planes, two parts": planes(6, 40, group_size=16, parts=2),
+}
+# … and weights of weights
+CONTAINERS = {
+    "lowrank": LowrankWeight(uniform(13, 24, alphabet=16), uniform(24, 70, zero="free")),
+    "lowrank, a wide rank": LowrankWeight(raw(5, 19), levels(19, 40, alphabet=6, tail=0.05)),
+    "rows, four classes": rows_of(
+        23,
+        None,
+        lambda rows: uniform(rows, 70, zero="middle"),
+        lambda rows: uniform(rows, 70, alphabet=16, zero="free"),
+        lambda rows: uniform(rows, 70, alphabet=256, column_scale=True),
+    ),
+    "rows, two formats": rows_of(
+        9, lambda rows: levels(rows, 64, tail=0.03), lambda rows: factors(rows, 64, 33)
+    ),
+    "rows, one with two parts": rows_of(
+        7, lambda rows: planes(rows, 40, group_size=40, parts=2), lambda rows: uniform(rows, 40)
+    ),
 }

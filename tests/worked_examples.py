@@ -35,7 +35,7 @@ def octets(numbers):
 
 
 def as_hex(tensor):
-    return tensor.numpy().tobytes().hex(" ")
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes().hex(" ")
 
 
 def as_tensor(dtype, shape, text):

@@ -110,6 +110,8 @@ def diagnose(model: str | Path | None = None, trust_remote_code: bool = False) -
 
 
 def _kernel(name: str) -> KernelRow:
+    if name == "raw":
+        return KernelRow(name, "torch", "")
     if library() is None:
         return KernelRow(name, "reference", "the native library is not in use")
     missing = NOT_IN_THE_LIBRARY.get(name)

@@ -17,7 +17,9 @@ from bivlm.quantizers import (
     GPTQ,
     MBQ,
     PBLLM,
+    QSVD,
     QUANTIZERS,
+    QVLA,
     RTN,
     BiLLM,
     BiVLM,
@@ -194,3 +196,22 @@ def test_every_quantizer_of_the_table_is_tested_here():
     ]
     examples = [example.quantizer.name for contract in tested for example in contract.all_examples()]
     assert set(examples) == set(QUANTIZERS)
+
+
+class TestQVLA(QuantizerContract):
+    examples = [
+        QVLA(),
+        Example(
+            QVLA(bits=2.6, counted="widths", score="cost", cost="pivots", modality_weight=0.3),
+            unused_bits=0.7,
+            least_paper_bits=None,
+        ),
+        QVLA(bits=1.8, feedback=True, group_size=64, widths=(0, 1, 2), row_weight="fisher"),
+    ]
+
+
+class TestQSVD(QuantizerContract):
+    examples = [
+        Example(QSVD(), least_paper_bits=None, unused_bits=0.1),
+        Example(QSVD(bits=6.0, factors="raw", whitening="diagonal"), least_paper_bits=None, unused_bits=0.2),
+    ]

@@ -1,5 +1,7 @@
 """`slice_rows` and `slice_columns` of every format: the slices of a weight are the weight."""
 
+from math import lcm
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,12 +9,14 @@ from hypothesis import strategies as st
 
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, QuantizedWeight, format_named, slice_columns, slice_rows
+from bivlm.formats.lowrank import factors_of
+from bivlm.formats.rows import classes_of
 from bivlm.formats.trellis import STRIP
 from bivlm.kernels.table import kernel_for
 from reliability.corpus import corpus
 from trellis_weights import trellis_weight
 
-EXACT = ("levels", "uniform", "planes")  # formats without a sum
+EXACT = ("levels", "uniform", "planes", "raw")  # formats without a sum
 BLOCKS = trellis_weight(150, 192, (2, 0, 3, 1, 4), blocks=4).encode()
 
 
@@ -24,18 +28,31 @@ def expanded(packed):
 def steps(packed):
     """Where the rows and the columns of a weight may be cut: at multiples of these."""
     columns, sizes = packed.shape[1], packed.settings
+    if packed.format == "rows":
+        return steps_of_rows(packed)
+    if packed.format == "lowrank":
+        left, right = factors_of(packed).values()
+        return steps(left)[0], steps(right)[1]
     if packed.format == "trellis":
         return STRIP, columns // sizes.get("blocks", 1) if sizes["rotated"] else 16
     group_size = sizes.get("group_size", 1)
     return 1, 1 if group_size == columns else group_size
 
 
+def steps_of_rows(packed):
+    """Of `rows`: at any row, if all of its classes can be, and between the groups of all of them."""
+    found = [steps(part) for part in classes_of(packed).values() if part is not None]
+    whole = any(rows > 1 for rows, _ in found) or None in classes_of(packed).values()
+    return packed.shape[0] if whole else 1, lcm(*(columns for _, columns in found))
+
+
 def same(packed, found, expected):
     if packed.format in EXACT or (packed.format == "trellis" and not packed.settings["rotated"]):
         return torch.equal(found, expected)
-    return found.shape == expected.shape and torch.allclose(
-        found, expected, rtol=0, atol=2e-6 * float(expected.norm(dim=1).max())
-    )
+    size = float(expected.norm(dim=1).max())
+    if packed.format == "lowrank":
+        size = torch.stack([expanded(part).norm() for part in factors_of(packed).values()]).prod().item()
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=2e-6 * size)
 
 
 def cut(draw, size, step):

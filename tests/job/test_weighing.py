@@ -45,6 +45,7 @@ def job(source: Path, out: Path, recipe: str, **more: Any) -> Path:
         "squeezellm-2:feedback=true",
         "mbq-2",
         "leanquant-2",
+        "qvla-3:row_weight=fisher",
     ],
 )
 def test_recipes_that_look_at_gradients_pack_a_model_that_answers(

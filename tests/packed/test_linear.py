@@ -18,10 +18,10 @@ from bivlm.kernels.reference import ReferenceProduct
 from bivlm.kernels.table import KERNELS, kernel_for
 from bivlm.packed.linear import PackedLinear, packed_linears, replace_linear
 from bivlm.packed.module import expand_weights, prepared_bytes, set_activations
-from bivlm.quantizers import GPTQ, BiVLM, Sign
+from bivlm.quantizers import GPTQ, QVLA, BiVLM, Sign
 from bivlm.types import LinearStats
 
-QUANTIZERS = {"levels": BiVLM(), "planes": Sign(), "uniform": GPTQ()}
+QUANTIZERS = {"levels": BiVLM(), "planes": Sign(), "rows": QVLA(bits=3.0), "uniform": GPTQ()}
 
 
 def packed_of(kind, out=12, columns=40):

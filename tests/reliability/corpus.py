@@ -6,9 +6,9 @@ from functools import cache
 
 import torch
 
-from bivlm.formats import PackedTensor, QuantizedWeight, TrellisWeight, trellis
+from bivlm.formats import LowrankWeight, PackedTensor, QuantizedWeight, TrellisWeight, trellis
 from made_weights import made_planes
-from weights import NATIVE, OTHER, Draw, levels, uniform
+from weights import CONTAINERS, NATIVE, OTHER, Draw, factors, levels, raw, rows_of, uniform
 
 LEVELS_ALPHABETS = range(2, 17)
 UNIFORM_ALPHABETS = (*range(2, 17), 32, 64, 128, 256)
@@ -104,9 +104,30 @@ def _all_trellis() -> dict[str, QuantizedWeight]:
     return made
 
 
+def _all_containers() -> dict[str, QuantizedWeight]:
+    return {
+        "raw": raw(5, 9),
+        "raw, bfloat16": raw(4, 7, torch.bfloat16),
+        "lowrank, trellis": LowrankWeight(trellis_weight(20, 17), trellis_weight(17, 48, rotated=False)),
+        "lowrank, raw": LowrankWeight(raw(5, 3), raw(3, 9, torch.bfloat16)),
+        "lowrank, signs": LowrankWeight(factors(5, 9, 4), made_planes(9, 32, 32, parts=2)),
+        "rows, one class": rows_of(5, lambda rows: uniform(rows, 19)),
+        "rows, many classes": rows_of(
+            30,
+            lambda rows: uniform(rows, 32, alphabet=3, zero="code"),
+            lambda rows: levels(rows, 32, alphabet=6, values=True, tail=0.1),
+            lambda rows: raw(rows, 32, torch.bfloat16),
+            lambda rows: factors(rows, 32, 5),
+            None,
+            lambda rows: trellis_weight(rows, 32, rotated=False),
+            lambda rows: made_planes(rows, 32, 32, parts=2, means=True, bits=8),
+        ),
+    }
+
+
 @cache
 def corpus() -> dict[str, PackedTensor]:
     """The packed weights by their names."""
-    small = {name: weight for name, weight in (NATIVE | OTHER).items() if weight.shape[1] < 1000}
-    made = small | _all_levels() | _all_uniform() | _all_planes() | _all_trellis()
+    small = {name: weight for name, weight in (NATIVE | OTHER | CONTAINERS).items() if weight.shape[1] < 1000}
+    made = small | _all_levels() | _all_uniform() | _all_planes() | _all_trellis() | _all_containers()
     return {name: weight.encode() for name, weight in made.items()}

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from bivlm.formats import PackedTensor, UniformWeight, format_named
+from bivlm.formats.lowrank import factors_of
+from bivlm.formats.rows import classes_of, row_classes_of
 from bivlm.kernels.codes import FactorsProduct, why_reference
+from bivlm.kernels.lowrank import LowrankProduct
 from bivlm.kernels.native_product import FewTokens, NativeProduct
+from bivlm.kernels.rows import RowsProduct
 from bivlm.kernels.table import kernel_for
 
 # Errors of a product relative to ‖x‖ times `_norms`: float32 sums; inputs rounded to eight bits in blocks of
@@ -88,9 +92,8 @@ def _products(packed: PackedTensor, seed: int) -> list[tuple[Tensor, Tensor, flo
     """Inputs, outputs and the error that these may have; every other seed as if the tokens were many."""
     product: Any = kernel_for(packed.format, "cpu")(packed)
     if seed % 2:
-        for part in (product.left, product.right) if isinstance(product, FactorsProduct) else (product,):
-            if isinstance(part, NativeProduct):
-                part.few = FewTokens(0, 0, 0)
+        for part in _native(product):
+            part.few = FewTokens(0, 0, 0)
     generator, found = torch.Generator().manual_seed(3), []
     for tokens, dtype, int8 in INPUTS:
         x = torch.randn(tokens, packed.shape[1], generator=generator).to(dtype)
@@ -103,11 +106,39 @@ def _products(packed: PackedTensor, seed: int) -> list[tuple[Tensor, Tensor, flo
     return found
 
 
+def _native(product: Any) -> list[NativeProduct]:
+    """The library's products that a product is made of."""
+    if isinstance(product, RowsProduct):
+        return [native for _, part in product.parts for native in _native(part)]
+    if isinstance(product, LowrankProduct):
+        return [*_native(product.left), *_native(product.right)]
+    if isinstance(product, FactorsProduct):
+        return [product.left, product.right]
+    return [product] if isinstance(product, NativeProduct) else []
+
+
+def _norms_of_product(packed: PackedTensor) -> Tensor:
+    """`_norms` of two factors: what either of them may be wrong by, times the other."""
+    parts = list(factors_of(packed).values())
+    left, right = (format_named(part.format).decode(part).dequantize() for part in parts)
+    own, other = _norms(parts[0], left), _norms(parts[1], right)
+    between = right.double().norm(dim=1).maximum(other)
+    return own * between.max() * 2 + left.double().abs() @ other
+
+
 def _norms(packed: PackedTensor, weight: Tensor) -> Tensor:
     """What the errors of each row are measured by, (out,) float64: √in times the largest number that a
     product may add up there. That may be larger than its largest weight, where sums cancel.
     """
     tensors, columns = packed.tensors, weight.shape[1]
+    if packed.format == "rows":
+        norms = torch.zeros(len(weight), dtype=torch.float64)
+        for place, part in enumerate(classes_of(packed).values()):
+            mine = row_classes_of(packed) == place
+            norms[mine] = 0.0 if part is None else _norms(part, weight[mine])
+        return norms
+    if packed.format == "lowrank":
+        return _norms_of_product(packed)
     largest = weight.double().abs().amax(1)
     if packed.format == "factors":
         row, middle, column = (

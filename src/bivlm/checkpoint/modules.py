@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,10 +16,12 @@ import torch
 from bivlm.checkpoint.groups import members
 from bivlm.checkpoint.shards import DTYPES, TensorEntry
 from bivlm.errors import InputError
-from bivlm.formats import FORMATS
+from bivlm.formats import FORMATS, PackedTensor
+from bivlm.formats.lowrank import shared_tensors
 
 FORMAT_VERSION = 2  # of a folder without experts
 EXPERTS_VERSION = 3  # of one with packed experts: the newest that is read
+FIELDS = {"key", "format", "shape", "settings", "tensors", "kind", "head", "shared"}  # of a module's entry
 KINDS = ("linear", "embedding", "head")
 KEYS_ARE_NAMES = "names"  # the value of the field `keys` where tensors are named as in the model
 SPLIT = "split"  # the value of the field `experts` where every expert has linears of its own
@@ -63,8 +65,9 @@ class ModuleSpec:
     """A packed module as `config.json` describes it.
 
     `key` begins the names of its tensors in the shards; `tensors` are dtype and shape by name; `shape` is
-    (out, in) of the weight; `head` names the language head that shares an embedding's weight. `entry` is the
-    name of its entry, which several experts may share, `raw` what it says.
+    (out, in) of the weight; `shared` has the whole keys of tensors that lie with another module; `head` names
+    the language head that shares an embedding's weight. `entry` is the name of its entry, which several
+    experts may share, `raw` what it says.
     """
 
     key: str
@@ -74,24 +77,68 @@ class ModuleSpec:
     tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
     kind: str = "linear"
     head: str | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
     entry: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def nbytes(self) -> int:
-        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.tensors.values())
+        """The bytes of its own tensors: shared ones count where they lie."""
+        return sum(
+            math.prod(shape) * dtype.itemsize
+            for name, (dtype, shape) in self.tensors.items()
+            if name not in self.shared
+        )
+
+    def stored_at(self, tensor: str) -> str:
+        """The key of one of its tensors in the shards."""
+        return self.shared.get(tensor, self.key + tensor)
 
     def check_stored(self, entries: Mapping[str, TensorEntry]) -> None:
         """ValueError unless the shards hold exactly these tensors under this key."""
         for name, (dtype, shape) in self.tensors.items():
-            entry = entries.get(self.key + name)
+            key = self.stored_at(name)
+            entry = entries.get(key)
             if entry is None:
-                raise ValueError(f"the tensor {self.key}{name} is not in the files")
+                raise ValueError(f"the tensor {key} is not in the files")
             if (entry.dtype, entry.shape) != (dtype, shape):
                 raise ValueError(
-                    f"the tensor {self.key}{name} is {entry.dtype} {list(entry.shape)} in {entry.shard.name},"
+                    f"the tensor {key} is {entry.dtype} {list(entry.shape)} in {entry.shard.name},"
                     f" and {dtype} {list(shape)} in config.json"
                 )
+
+
+def entries_of(
+    packed: Mapping[str, PackedTensor], base_of: Callable[[str], str]
+) -> dict[str, dict[str, Any]]:
+    """The entries of packed linears of one unit in `config.json`, by name; `base_of` says what the keys of a
+    linear's tensors begin with. What several of them share has the keys of the first.
+    """
+    shared = shared_tensors(packed)
+    entries: dict[str, dict[str, Any]] = {}
+    for name, weight in packed.items():
+        entries[name] = {
+            "key": base_of(name),
+            "format": weight.format,
+            "shape": list(weight.shape),
+            "settings": dict(weight.settings),
+            "tensors": {
+                tensor: [str(value.dtype).removeprefix("torch."), list(value.shape)]
+                for tensor, value in weight.tensors.items()
+            },
+        }
+        if shared[name]:
+            entries[name]["shared"] = {
+                tensor: base_of(other) + tensor for tensor, other in shared[name].items()
+            }
+    return entries
+
+
+def packed_of(entry: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> PackedTensor:
+    """The packed weight of an entry, from the tensors of its shard by their keys."""
+    shared = entry.get("shared", {})
+    tensors = {name: stored[shared.get(name, entry["key"] + name)] for name in entry["tensors"]}
+    return PackedTensor(entry["format"], tuple(entry["shape"]), tensors, entry["settings"])
 
 
 def read_modules(quantization: Any) -> dict[str, ModuleSpec]:
@@ -135,7 +182,9 @@ def _each(entry: str, module: ModuleSpec) -> Iterator[tuple[str, ModuleSpec]]:
 def _module(name: str, spec: Any) -> ModuleSpec:
     with _blaming(f"the module {name[:120]}"):
         _need(isinstance(spec, Mapping), f"it is {_shown(spec)}; needs an object")
-        unknown = sorted({*spec} - {"key", "format", "shape", "settings", "tensors", "kind", "head"})
+        unknown = sorted(
+            {*spec} - {"key", "format", "shape", "settings", "tensors", "kind", "head", "shared"}
+        )
         _need(not unknown, f"its field {unknown[0]!r} is not known" if unknown else "")
         key, settings, tensors = spec.get("key"), spec.get("settings"), spec.get("tensors")
         kind, head = spec.get("kind", "linear"), spec.get("head")
@@ -150,6 +199,12 @@ def _module(name: str, spec: Any) -> ModuleSpec:
         )
         assert isinstance(key, str)
         assert isinstance(tensors, Mapping)
+        shared = spec.get("shared", {})
+        fits = isinstance(shared, Mapping) and all(isinstance(other, str) for other in shared.values())
+        _need(
+            fits and set(shared) <= set(tensors) and not ("[" in key and shared),
+            f"shared is {_shown(shared)}; needs keys of other modules' tensors by the names of its own",
+        )
         return ModuleSpec(
             key,
             _format(spec.get("format")),
@@ -158,6 +213,7 @@ def _module(name: str, spec: Any) -> ModuleSpec:
             {part: _tensor(part, stored) for part, stored in tensors.items()},
             kind,
             head,
+            dict(shared),
             name,
             dict(spec),
         )

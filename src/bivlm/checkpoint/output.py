@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bivlm.checkpoint.companions import UNSEALED, companions
 from bivlm.checkpoint.durable import sync_folder, write_text
-from bivlm.checkpoint.modules import FORMAT_VERSION
+from bivlm.checkpoint.modules import FORMAT_VERSION, entries_of, packed_of
 from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock, has_more_than_shards, packed_config
 from bivlm.checkpoint.rest import split_rest
 from bivlm.checkpoint.seal import Seal, module_checksum, text_checksum
@@ -233,20 +233,12 @@ class OutputFolder:
         replaced = {f"{linear}.weight" for linear in packed} | set(vectors)
         tensors = self._stored([name for name in self.source.parameter_names(path) if name not in replaced])
         tensors |= self._values(vectors)
-        linears: dict[str, Any] = {}
-        for linear, weight in packed.items():
-            base = self.source.key_of(f"{linear}.weight").removesuffix("weight")
-            tensors |= {base + name: tensor for name, tensor in weight.tensors.items()}
-            linears[linear] = {
-                "key": base,
-                "format": weight.format,
-                "shape": list(weight.shape),
-                "settings": dict(weight.settings),
-                "tensors": {
-                    name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-                    for name, tensor in weight.tensors.items()
-                },
-            }
+        linears = entries_of(
+            packed, lambda linear: self.source.key_of(f"{linear}.weight").removesuffix("weight")
+        )
+        for linear, entry in linears.items():
+            own = packed[linear].tensors
+            tensors |= {entry["key"] + name: own[name] for name in own if name not in entry.get("shared", {})}
         self._write(path, tensors, linears, report, {name: self.source.key_of(name) for name in vectors})
 
     @property
@@ -317,15 +309,7 @@ class OutputFolder:
         """The packed weights of a finished unit, its parameters that had new values, and its report."""
         record = read_json(self._record_path(path))
         stored = read_tensors(read_entries([self.shard_path(path)]).values())
-        packed = {
-            name: PackedTensor(
-                linear["format"],
-                tuple(linear["shape"]),
-                {part: stored[linear["key"] + part] for part in linear["tensors"]},
-                linear["settings"],
-            )
-            for name, linear in record["linears"].items()
-        }
+        packed = {name: packed_of(linear, stored) for name, linear in record["linears"].items()}
         return packed, {name: stored[key] for name, key in record["vectors"].items()}, record["report"]
 
     def records(self) -> Iterator[tuple[Path, dict[str, Any]]]:

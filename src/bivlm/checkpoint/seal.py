@@ -70,7 +70,8 @@ def module_checksum(spec: Mapping[str, Any], tensors: Mapping[str, str]) -> str:
     if "[" in prefix:
         own = {key + name: tensors.get(key + name, "") for key in members(prefix) for name in spec["tensors"]}
     else:
-        own = {name: tensors.get(prefix + name, "") for name in spec["tensors"]}
+        shared = spec.get("shared", {})
+        own = {name: tensors.get(shared.get(name, prefix + name), "") for name in spec["tensors"]}
     text = json.dumps([spec, own], sort_keys=True, separators=(",", ":"))
     return f"{zlib.crc32(text.encode()):08x}"
 

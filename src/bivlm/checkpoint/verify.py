@@ -150,14 +150,14 @@ def verify_packed(
     """
     by_shards: dict[tuple[Path, ...], list[str]] = {}
     for name, spec in modules.items():
-        shards = dict.fromkeys(entries[spec.key + part].shard for part in spec.tensors)
+        shards = dict.fromkeys(entries[spec.stored_at(part)].shard for part in spec.tensors)
         by_shards.setdefault(tuple(shards), []).append(name)
     for names in by_shards.values():
-        wanted = [entries[modules[name].key + part] for name in names for part in modules[name].tensors]
+        wanted = [entries[modules[name].stored_at(part)] for name in names for part in modules[name].tensors]
         stored = read_tensors(wanted, copy=False)
         for name in names:
             spec = modules[name]
-            tensors = {part: stored[spec.key + part] for part in spec.tensors}
+            tensors = {part: stored[spec.stored_at(part)] for part in spec.tensors}
             try:
                 FORMATS[spec.format].check_packed(
                     PackedTensor(spec.format, spec.shape, tensors, spec.settings)

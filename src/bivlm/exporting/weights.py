@@ -24,8 +24,7 @@ from bivlm.families import Family
 from bivlm.families.remote_code import read_config
 from bivlm.formats import PackedTensor, format_named
 from bivlm.loading import check_model_folder
-from bivlm.packed.hf import empty_packed, put_embedding, resolve_modules
-from bivlm.packed.linear import replace_linear
+from bivlm.packed.hf import put_modules, share_tensors
 from bivlm.packed.module import PackedModule, packed_modules
 
 
@@ -41,6 +40,7 @@ class FolderWeights:
         self.folder = folder
         self.family: Family = check_model_folder(folder, trust_remote_code=trust_remote_code)
         self._packed: Mapping[str, PackedModule] = {}
+        self._shared: Mapping[str, Mapping[str, str]] = {}
         content = read_json(folder / "config.json")
         if is_packed(content):
             with folder_blamed(folder):
@@ -67,11 +67,8 @@ class FolderWeights:
         with folder_blamed(self.folder):
             with no_weights():
                 model = self.family.auto_model.from_config(self.config)
-            for name, spec in resolve_modules(model, modules):
-                if spec.kind == "embedding":
-                    put_embedding(model, name, spec)
-                else:
-                    replace_linear(model, name, empty_packed(spec))
+            self._shared = put_modules(model, modules)
+            share_tensors(model, self._shared)
         self._packed = packed_modules(model)
         return model, KeyMap(self.folder, model, stored, convert=not keys_are_names(quantization)).entries
 
@@ -91,7 +88,8 @@ class FolderWeights:
         module = self._packed.get(owner)
         if module is None:
             return None
-        places = {part: self._entries[f"{owner}.{part}"] for part in module.tensor_names}
+        elsewhere = self._shared.get(owner, {})
+        places = {part: self._entries[f"{elsewhere.get(part, owner)}.{part}"] for part in module.tensor_names}
         stored = read_tensors([place for place in places.values() if isinstance(place, TensorEntry)])
         tensors = {part: stored[place.key] for part, place in places.items()}
         packed = PackedTensor(module.format, (module.rows, module.columns), tensors, module.settings)

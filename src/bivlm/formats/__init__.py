@@ -5,19 +5,31 @@ the encodings of their fields. The byte-exact specification is docs/format.md.
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.factors import FactorsWeight
 from bivlm.formats.levels import LevelsWeight
+from bivlm.formats.lowrank import LowrankWeight
 from bivlm.formats.planes import PlanesWeight
+from bivlm.formats.raw import RawWeight
+from bivlm.formats.rows import RowsWeight
 from bivlm.formats.trellis import TrellisWeight
 from bivlm.formats.uniform import UniformWeight
 
 FORMATS: dict[str, type[QuantizedWeight]] = {
     weight.format: weight
-    for weight in (FactorsWeight, LevelsWeight, PlanesWeight, TrellisWeight, UniformWeight)
+    for weight in (
+        FactorsWeight,
+        LevelsWeight,
+        LowrankWeight,
+        PlanesWeight,
+        RawWeight,
+        RowsWeight,
+        TrellisWeight,
+        UniformWeight,
+    )
 }
 
 
 def slice_rows(packed: PackedTensor, start: int, stop: int) -> PackedTensor:
     """The rows start … stop - 1 of a packed weight as a packed weight of their own, exactly: any rows, and of
-    `trellis` whole strips of 64.
+    `trellis` whole strips of 64, of `rows` and `lowrank` what their parts can be cut at.
 
     InputError for rows that there are not, or where it cannot be cut; ValueError as `decode` raises it.
     """
@@ -45,9 +57,12 @@ __all__ = [
     "FORMATS",
     "FactorsWeight",
     "LevelsWeight",
+    "LowrankWeight",
     "PackedTensor",
     "PlanesWeight",
     "QuantizedWeight",
+    "RawWeight",
+    "RowsWeight",
     "TrellisWeight",
     "UniformWeight",
     "format_named",

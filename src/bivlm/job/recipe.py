@@ -153,9 +153,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as config.json records it."""
         found = {**asdict(replace(self, rules=())), "rules": [rule.to_dict() for rule in self.rules]}
-        if not self.calibration_top_k:  # as records were before there was such a setting
-            del found["calibration_top_k"]
-        return found
+        later = {"calibration_top_k": 0, "fidelity": "answers"}  # records are as before there were these
+        return {name: value for name, value in found.items() if name not in later or value != later[name]}
 
 
 def recipe_of(quantizer: Quantizer) -> Recipe:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -21,10 +21,11 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew
 from bivlm.events import Events
 from bivlm.formats import PackedTensor
-from bivlm.job.plan import Plan, UnitPlan
-from bivlm.job.weight import WeightReport, packed_errors, quantize_weight, weight_of
+from bivlm.job.plan import Plan, UnitPlan, WeightPlan
+from bivlm.job.weight import WeightReport, packed_errors, quantize_weights, weight_of
 from bivlm.machine import return_free_memory
 from bivlm.profile import part
+from bivlm.quantizers.base import GroupQuantizer
 from bivlm.types import LinearStats
 
 logger = logging.getLogger("bivlm.quantizers")
@@ -171,12 +172,12 @@ class UnitMaker:
         """Quantize, tune, measure."""
         mine = [linear for linear in unit.quantized if owners.get(linear.name, 0) == self.crew.rank]
         made: dict[str, tuple[PackedTensor, WeightReport]] = {}
-        for linear in mine:
+        for group in self._together(mine, stats):
             return_free_memory()
             known = self._stats(
-                linear.quantizer, linear.name, stats
+                group[0].quantizer, group[0].name, stats
             )  # an expert's are summed when it is asked for
-            made[linear.name] = quantize_weight(self.source, linear, known, self.plan.propagation)
+            made |= quantize_weights(self.source, group, known, self.plan.propagation)
         own, made = made, self._of_all(made)
         for name, (_, report) in made.items():
             if self.crew.is_first and name not in own:  # it speaks for all
@@ -204,6 +205,24 @@ class UnitMaker:
         vectors = {name: vector.to(self.source.entries[name].dtype) for name, vector in tuned.vectors.items()}
         return tuned.packed, vectors, reports
 
+    def _together(self, linears: Sequence[WeightPlan], stats: StatsOf | None) -> Iterator[list[WeightPlan]]:
+        """The weights that are quantized at once: each alone, but those of a method for groups that receive
+        the very same input.
+        """
+        left = list(linears)
+        while left:
+            first = left.pop(0)
+            group = [first]
+            if isinstance(first.quantizer, GroupQuantizer) and stats is not None:
+                moments = stats(first.name).second_moments
+                group += [
+                    other
+                    for other in left
+                    if other.quantizer == first.quantizer and _same_input(moments, stats(other.name))
+                ]
+                left = [other for other in left if all(other is not one for one in group)]
+            yield group
+
     def _of_all(self, own: Mapping[str, Made]) -> dict[str, Made]:
         """What all ranks have made, by name."""
         return {name: made for each in self.crew.gather(own) for name, made in each.items()}
@@ -212,3 +231,9 @@ class UnitMaker:
         """Statistics of a linear's inputs; None if neither its quantizer nor the plan uses them."""
         needed = quantizer.needs_data or self.plan.propagation
         return stats(name) if stats is not None and needed else None
+
+
+def _same_input(moments: Mapping[Any, Tensor], stats: LinearStats) -> bool:
+    """Whether these are the very moments of another linear's statistics."""
+    others = stats.second_moments
+    return moments.keys() == others.keys() and all(moments[key] is others[key] for key in moments)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,9 +17,11 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, PackedTensor
 from bivlm.formats.base import QuantizedWeight
+from bivlm.formats.lowrank import shared_tensors
 from bivlm.job.plan import WeightPlan
 from bivlm.profile import part
 from bivlm.quantizers import Quantizer
+from bivlm.quantizers.base import GroupQuantizer
 from bivlm.types import LinearStats
 
 ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
@@ -54,66 +57,99 @@ def weight_of(source: SourceModel, name: str) -> Tensor:
 def quantize_weight(
     source: SourceModel, plan: WeightPlan, stats: LinearStats | None, propagation: float = 0.0
 ) -> tuple[PackedTensor, WeightReport]:
-    """Read one weight, correct it for earlier errors, quantize it, pack it, and measure the error of the
-    packed weight, which is on the CPU. All of this happens where the statistics are, if the quantizer works
-    there.
+    """One weight as `quantize_weights` makes it."""
+    return quantize_weights(source, [plan], stats, propagation)[plan.name]
+
+
+def quantize_weights(
+    source: SourceModel, plans: Sequence[WeightPlan], stats: LinearStats | None, propagation: float = 0.0
+) -> dict[str, tuple[PackedTensor, WeightReport]]:
+    """Read the weights of one input, mostly one alone, correct them for earlier errors, quantize them
+    together, pack them, and measure the errors of the packed weights, which are on the CPU. All of this
+    happens where the statistics are, if the quantizer works there. A tensor that several of them have counts
+    with the first.
 
     Raises InputError, naming the weight, if the quantizer refuses it or breaks its contract.
     """
-    quantizer = plan.quantizer
+    quantizer = plans[0].quantizer
     assert quantizer is not None
-    weight = weight_of(source, plan.name)
+    weights = [weight_of(source, plan.name) for plan in plans]
     if stats is not None and not quantizer.on_cards:
-        stats = stats.to(weight.device)
+        stats = stats.to(weights[0].device)
     elif stats is not None:
-        weight = weight.to(stats.device)
+        weights = [weight.to(stats.device) for weight in weights]
+    names = ", ".join(plan.name for plan in plans)
     try:
         with part("feedback and fits"), _noting() as notes:
-            target = weight
+            targets = weights
             if stats is not None and propagation:
-                target = propagated(weight, stats, propagation, quantizer.modality_weight)
-            quantized = quantize_checked(quantizer, target, stats)
+                targets = [
+                    propagated(weight, stats, propagation, quantizer.modality_weight) for weight in weights
+                ]
+            quantized = quantize_checked(quantizer, targets, stats)
     except ValueError as error:
-        raise InputError(f"{plan.name}: {error}") from error
+        raise InputError(f"{names}: {error}") from error
     with part("packing"):
-        packed = quantized.encode()
-    check_bound(quantizer, packed, plan.name)
-    report = WeightReport(
-        weights=weight.numel(),
-        stored_bytes=packed.nbytes,
-        bits_per_weight=packed.bits_per_weight(),
-        paper_bits=quantizer.paper_bits(quantized),
-        **packed_errors(weight, packed, stats),
-        notes=tuple(notes),
-        tokens=None if stats is None else stats.seen,
-    )
-    return replace(packed, tensors={name: tensor.cpu() for name, tensor in packed.tensors.items()}), report
+        packed = {plan.name: one.encode() for plan, one in zip(plans, quantized, strict=True)}
+    own = own_bytes(packed)
+    made: dict[str, tuple[PackedTensor, WeightReport]] = {}
+    for (name, one), weight, form in zip(packed.items(), weights, quantized, strict=True):
+        report = WeightReport(
+            weights=weight.numel(),
+            stored_bytes=own[name],
+            bits_per_weight=8 * own[name] / weight.numel(),
+            paper_bits=quantizer.paper_bits(form),
+            **packed_errors(weight, one, stats),
+            notes=tuple(notes),
+            tokens=None if stats is None else stats.seen,
+        )
+        made[name] = replace(one, tensors={key: value.cpu() for key, value in one.tensors.items()}), report
+    check_bound(quantizer, packed, names)
+    return made
 
 
-def quantize_checked(quantizer: Quantizer, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
-    """The quantized weight of a weight (out, in). ValueError, naming the quantizer, if it breaks its
+def own_bytes(packed: Mapping[str, PackedTensor]) -> dict[str, int]:
+    """The bytes that each weight stores; a tensor that an earlier one has as well is not stored again."""
+    shared = shared_tensors(packed)
+    return {
+        name: one.nbytes - sum(one.tensors[tensor].nbytes for tensor in shared[name])
+        for name, one in packed.items()
+    }
+
+
+def quantize_checked(
+    quantizer: Quantizer, weights: Sequence[Tensor], stats: LinearStats | None
+) -> tuple[QuantizedWeight, ...]:
+    """The quantized weights of weights (out, in). ValueError, naming the quantizer, if it breaks its
     contract.
     """
-    before = weight._version  # torch counts what is written into a tensor
-    quantized = quantizer.quantize(weight, stats)
+    before = [weight._version for weight in weights]  # torch counts what is written into a tensor
+    if isinstance(quantizer, GroupQuantizer):
+        quantized = quantizer.quantize_group(weights, stats)
+    else:
+        quantized = tuple(quantizer.quantize(weight, stats) for weight in weights)
     who = f"the quantizer {quantizer.name} breaks its contract"
-    if weight._version != before:
+    if [weight._version for weight in weights] != before:
         raise ValueError(f"{who}: it wrote into the weight that it was given; work on a copy")
-    if not isinstance(quantized, QuantizedWeight):
-        raise ValueError(f"{who}: it returned a {type(quantized).__name__}, not a weight of a format")
-    if quantized.shape != tuple(weight.shape):
-        raise ValueError(f"{who}: of a weight {tuple(weight.shape)} it made one of {quantized.shape}")
+    for one, weight in zip(quantized, weights, strict=True):
+        if not isinstance(one, QuantizedWeight):
+            raise ValueError(f"{who}: it returned a {type(one).__name__}, not a weight of a format")
+        if one.shape != tuple(weight.shape):
+            raise ValueError(f"{who}: of a weight {tuple(weight.shape)} it made one of {one.shape}")
     return quantized
 
 
-def check_bound(quantizer: Quantizer, packed: PackedTensor, name: str) -> None:
-    """InputError if a quantizer's bound is clearly lower than the bits that it stores: sizes and budgets rely
-    on the bound.
+def check_bound(quantizer: Quantizer, packed: Mapping[str, PackedTensor], names: str) -> None:
+    """InputError if a quantizer's bound is clearly lower than the bits that it stores for the weights of one
+    input: sizes and budgets rely on the bound.
     """
-    stored, promised = packed.bits_per_weight(), quantizer.bits_bound(packed.shape)
+    sizes = {name: math.prod(one.shape) for name, one in packed.items()}
+    weights = sum(sizes.values())
+    stored = 8 * sum(own_bytes(packed).values()) / weights
+    promised = sum(quantizer.bits_bound(one.shape) * sizes[name] for name, one in packed.items()) / weights
     if stored > BOUND_SLACK * promised:
         raise InputError(
-            f"{name}: the quantizer {quantizer.name} breaks its contract: it promised at most {promised:.3f}"
+            f"{names}: the quantizer {quantizer.name} breaks its contract: it promised at most {promised:.3f}"
             f" bits per weight and stores {stored:.3f}; correct its bits_bound"
         )
 

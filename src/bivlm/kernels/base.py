@@ -17,7 +17,7 @@ ACTIVATIONS: tuple[Activations, ...] = ("float", "int8")
 class Product(Protocol):
     """y = x Wᵀ + bias with x (…, in) and y (…, out), both of x's dtype.
 
-    kernel       which kernel multiplies: "native", "triton", "reference"
+    kernel       which kernel multiplies: "native", "triton", "torch" (its own product), "reference"
     why          why it is not a faster kernel; empty if there is none
     added_bytes  memory that it holds in addition to the packed tensors
     """

@@ -20,6 +20,8 @@ from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import require
 from bivlm.formats.encoding.plane_checks import checked_settings, is_plain
+from bivlm.formats.lowrank import factors_of
+from bivlm.formats.rows import classes_of
 from bivlm.native.pointers import pointer
 from bivlm.native.structs import (
     KIND_LEVELS,
@@ -62,9 +64,12 @@ class NativeWeight:
 
 
 def why_not(packed: PackedTensor) -> str:
-    """Why the library cannot multiply with a weight; empty when it can. ValueError for settings that a weight
-    in `planes` cannot have.
+    """Why the library cannot multiply with a weight, or with a part of it; empty when it can. ValueError for
+    settings that a weight in `planes` or in a format of parts cannot have.
     """
+    if packed.format in ("rows", "lowrank"):
+        parts = (classes_of if packed.format == "rows" else factors_of)(packed).values()
+        return next(filter(None, (why_not(part) for part in parts if part is not None)), "")
     if packed.format != "planes":
         return ""
     settings = checked_settings(packed)

@@ -40,7 +40,7 @@ from bivlm.formats import FORMATS, PackedTensor
 from bivlm.packed.embedding import PackedEmbedding, TiedHead, replace_embedding
 from bivlm.packed.experts import compute_together
 from bivlm.packed.linear import PackedLinear, replace_linear
-from bivlm.packed.module import packed_modules
+from bivlm.packed.module import PackedModule, packed_modules
 from bivlm.pruning.apply import prune
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class BivlmHfQuantizer(HfQuantizer):
         True  # from_pretrained(full_precision_folder, quantization_config=…) is refused by transformers
     )
     _is_checked = False
+    _shared: Mapping[str, Mapping[str, str]] = {}
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         read_modules(self.quantization_config.to_dict())
@@ -110,15 +111,13 @@ class BivlmHfQuantizer(HfQuantizer):
             self._is_checked = True
         if experts_are_split(self.quantization_config.to_dict()):
             split_experts(model)
-        for name, spec in resolve_modules(model, modules):
-            if spec.kind == "embedding":
-                put_embedding(model, name, spec)
-            else:
-                replace_linear(model, name, empty_packed(spec))
+        self._shared = put_modules(model, modules)
+        share_tensors(model, self._shared)
         compute_together(model)
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        share_tensors(model, self._shared)
         for name, module in packed_modules(model).items():
             absent = [part for part in module.tensor_names if getattr(module, part).is_meta]
             if absent:
@@ -159,6 +158,43 @@ class BivlmHfQuantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         return False
+
+
+def put_modules(model: PreTrainedModel, modules: Mapping[str, ModuleSpec]) -> dict[str, dict[str, str]]:
+    """Put every packed module in its place, with empty tensors. Returns, by the modules' names in `model`,
+    which of their tensors lie with another module, and with which.
+
+    InputError as `resolve_modules` raises it, and for a tensor that lies with no packed linear.
+    """
+    resolved = list(resolve_modules(model, modules))
+    for name, spec in resolved:
+        if spec.kind == "embedding":
+            put_embedding(model, name, spec)
+        else:
+            replace_linear(model, name, empty_packed(spec))
+    owners = {
+        spec.key + tensor: name for name, spec in resolved for tensor in {*spec.tensors} - {*spec.shared}
+    }
+    found: dict[str, dict[str, str]] = {}
+    for name, spec in resolved:
+        for tensor, key in spec.shared.items():
+            if key not in owners or not key.endswith(f".{tensor}"):
+                raise InputError(
+                    f"the module {name}: its tensor {tensor} should be {key}, which no packed linear has"
+                )
+            found.setdefault(name, {})[tensor] = owners[key]
+    return found
+
+
+def share_tensors(model: nn.Module, shared: Mapping[str, Mapping[str, str]]) -> None:
+    """Give every module the tensors that lie with another one, as `put_modules` returns them."""
+    for name, tensors in shared.items():
+        module = model.get_submodule(name)
+        for tensor, owner in tensors.items():
+            other = model.get_submodule(owner)
+            assert isinstance(module, PackedModule), name
+            assert isinstance(other, PackedModule), owner
+            module.share(tensor, other)
 
 
 def empty_packed(spec: ModuleSpec) -> PackedTensor:

@@ -65,6 +65,13 @@ class PackedModule(nn.Module):
         self._prepared: _Prepared | None = None
         self._preparing = threading.RLock()
 
+    def share(self, name: str, other: PackedModule) -> None:
+        """Have the packed tensor `name` of another module, which keeps it in files and in the state of the
+        model.
+        """
+        delattr(self, name)
+        self.register_buffer(name, getattr(other, name), persistent=False)
+
     @property
     def packed(self) -> PackedTensor:
         tensors = {name: getattr(self, name) for name in self.tensor_names}

@@ -14,6 +14,8 @@ from bivlm.quantizers.gptq import GPTQ
 from bivlm.quantizers.leanquant import LeanQuant
 from bivlm.quantizers.mbq import MBQ
 from bivlm.quantizers.pbllm import PBLLM
+from bivlm.quantizers.qsvd import QSVD
+from bivlm.quantizers.qvla import QVLA
 from bivlm.quantizers.rtn import RTN
 from bivlm.quantizers.sign import Sign
 from bivlm.quantizers.squeezellm import SqueezeLLM
@@ -33,6 +35,8 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
         BiLLM,
         ARB,
         DBF,
+        QVLA,
+        QSVD,
         BiVLM,
         Trellis,
     )
@@ -49,6 +53,8 @@ __all__ = [
     "GPTQ",
     "MBQ",
     "PBLLM",
+    "QSVD",
+    "QVLA",
     "QUANTIZERS",
     "RTN",
     "BiLLM",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
@@ -32,7 +33,6 @@ class Quantizer(ABC):
     wrong value fails at construction.
 
     name             what recipes and tables call the method
-    needs_fisher     whether `quantize` looks at `stats.fisher`, the squared gradients of every weight
     on_cards         whether `quantize` takes tensors on a CUDA or ROCm device, and computes there
     needs_inputs     whether `quantize` looks at `stats.inputs`, some of the linear's inputs
     modality_weight  how text and visual tokens share the statistics; a field if the method has the setting
@@ -41,7 +41,6 @@ class Quantizer(ABC):
     """
 
     name: ClassVar[str]
-    needs_fisher: ClassVar[bool] = False
     needs_inputs: ClassVar[bool] = False
     on_cards: ClassVar[bool] = False
     modality_weight: ModalityWeight = "tokens"
@@ -51,6 +50,11 @@ class Quantizer(ABC):
     @abstractmethod
     def needs_data(self) -> bool:
         """Whether `quantize` looks at `stats`; when no linear needs data, calibration is skipped."""
+
+    @property
+    def needs_fisher(self) -> bool:
+        """Whether `quantize` looks at `stats.fisher`, the squared gradients of every weight."""
+        return False
 
     @property
     def needs_gradients(self) -> bool:
@@ -84,6 +88,25 @@ class Quantizer(ABC):
             f"a budget is dealt out among linears of the quantizer trellis, not {self.name}; choose one of"
             " the trellis presets"
         )
+
+
+class GroupQuantizer(Quantizer):
+    """A method that quantizes weights with the same input together: q, k and v; gate and up.
+
+    A job gives it all linears of a block that receive the very same tensor and have this quantizer, in the
+    order of the block.
+    """
+
+    @abstractmethod
+    def quantize_group(
+        self, weights: Sequence[Tensor], stats: LinearStats | None
+    ) -> tuple[QuantizedWeight, ...]:
+        """Quantize `weights`, each (out, in), of linears with one input: as many quantized weights, in their
+        order. Raises ValueError as `quantize` does.
+        """
+
+    def quantize(self, weight: Tensor, stats: LinearStats | None) -> QuantizedWeight:
+        return self.quantize_group([weight], stats)[0]
 
 
 def in_range(weight: Tensor) -> tuple[Tensor, int]:

@@ -62,7 +62,6 @@ class SqueezeLLM(Quantizer):
     """
 
     name: ClassVar[str] = "squeezellm"
-    needs_fisher: ClassVar[bool] = True
 
     bits: Annotated[int, Field(ge=1, le=4)] = 3
     sensitive: Share = 0.0005
@@ -74,6 +73,10 @@ class SqueezeLLM(Quantizer):
     block_size: Annotated[int, Field(ge=1)] = 128
     modality_weight: Weighting = "tokens"
     gradient_power: GradientPower = 0.0
+
+    @property
+    def needs_fisher(self) -> bool:
+        return True
 
     @property
     def needs_data(self) -> bool:

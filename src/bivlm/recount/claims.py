@@ -31,7 +31,7 @@ PATTERNS: tuple[tuple[re.Pattern[str], float | None], ...] = (
     (_pattern(r"ternary|bitnet"), 1.58),
     (_pattern(r"binary"), 1.0),
     (_pattern(r"(?:u?int|fp|nf|q)(\d{1,2})"), None),
-    (_pattern(r"(?:rtn|gptq|awq|trellis|bivlm|mbq|squeezellm|leanquant)-(\d(?:\.\d+)?)"), None),
+    (_pattern(r"(?:rtn|gptq|awq|trellis|bivlm|mbq|squeezellm|leanquant|qvla)-(\d(?:\.\d+)?)"), None),
     (_pattern(r"BF16|F16"), 16.0),
 )
 

@@ -21,7 +21,7 @@ Layout = Mapping[
 
 MOST_WEIGHTS_PER_BYTE = 1024  # of a stored weight: bounds the memory of a weight by the size of its file
 
-_SAME_SIZE = {torch.float16: torch.int16, torch.float32: torch.int32}
+_SAME_SIZE = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
 def require(condition: bool, message: str) -> None:
