@@ -146,7 +146,7 @@ class RowsWeight(QuantizedWeight):
             with blaming(f"'{CLASSES}'"):
                 bits.check_symbols(packed.tensors[CLASSES][None], alphabet, rows)
                 found = _counts(row_classes_of(packed), MOST_CLASSES)
-                need = [settings[f"{prefix}rows"] for prefix in parts]
+                need = [int(settings[f"{prefix}rows"]) for prefix in parts]
                 require(
                     found[: len(need)] == need and sum(need) == rows,
                     f"the rows of the classes are {found[: len(need)]}; needs {need}",

@@ -102,7 +102,8 @@ def fit_adapter(
         adapter = Adapter(vectors.shape[1], chosen.width, chosen.dropout)
         optimizer, losses = torch.optim.Adam(adapter.parameters(), lr=chosen.learning_rate), []
         for _ in range(chosen.steps):
-            loss = negative_log_likelihood(*adapter(vectors), targets, chosen.form)
+            mean, inverse_scale, shape = adapter(vectors)
+            loss = negative_log_likelihood(mean, inverse_scale, shape, targets, chosen.form)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
