@@ -30,7 +30,7 @@ def test_the_weights_tensors_are_constants_of_the_exported_program(example):
 def test_the_kernel_takes_the_operators_arguments_in_order(example):
     names = re.findall(r"(\w+)(?:,|$)", example["ARGUMENTS"])
     signature = re.search(
-        r"trellis_linear\(KernelRuntimeContext&(.*?)\)", (FOLDER / "kernel.cpp").read_text(), re.S
+        r"trellis_linear\(KernelRuntimeContext &(.*?)\)", (FOLDER / "kernel.cpp").read_text(), re.S
     )
     assert re.findall(r"(\w+)(?:,|$)", signature[1])[1:] == [*names, "out"]
 

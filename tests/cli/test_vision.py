@@ -51,7 +51,7 @@ def test_quantize_eval_and_refusals(sam, boxes, run, tmp_path):
         ("eval", out, "--data", boxes, "--task", "mme"),
     ):
         code, _, error = run(*words)
-        assert code == 2
+        assert code == 2, error
         assert len(error.strip().splitlines()) == 1
         assert "sam model" in error
 

@@ -136,7 +136,7 @@ def declared_family(config: PretrainedConfig) -> Family | None:
     if found is not None and found.vision_types:
         tower = config.vision_config.model_type
         found = next((one for one in (found, *found.variants) if tower in one.vision_types), None)
-    headless = found is not None and found.reads_images and is_headless(config)
+    headless = found is not None and found.reads_images and found.answers and is_headless(config)
     return without_head(found) if found is not None and headless else found
 
 

@@ -138,8 +138,10 @@ class Family:
 
     @property
     def answers(self) -> bool:
-        """Whether the model answers questions; a vision-only model gives masks or features."""
-        return not self.draws_masks and self.auto_class != "AutoModel"
+        """Whether the model reads questions, to answer them or, without its head, for their vectors; a
+        vision-only model gives masks or features.
+        """
+        return any(stack.part == "language" for stack in self.stacks)
 
     @property
     def arguments(self) -> frozenset[str]:

@@ -175,9 +175,10 @@ class _Work:
         return 1.0 if layer_of_experts(linear.name) is None else self.share
 
     def _head(self, source: SourceModel) -> float:
-        """The logits of one token."""
+        """The logits of one token; a vision-only model has none."""
         text: Any = source.config.get_text_config()
-        return 2 * text.hidden_size * text.vocab_size / self.speed.passes
+        width, words = (getattr(text, name, 0) for name in ("hidden_size", "vocab_size"))
+        return 2 * width * words / self.speed.passes
 
 
 def share_of_experts(config: PretrainedConfig) -> float:

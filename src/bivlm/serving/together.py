@@ -30,8 +30,8 @@ def answer_together(model: Any, processor: Any, family: Family, requests: Sequen
     """Answer some requests, and tell their clients. To be used within `inference(model)`. Raises InputError,
     before any client is told anything, for a question that cannot be asked.
     """
-    ends, tokenizer = end_tokens(model, processor), tokenizer_of(processor)
     inputs = prepare(model, processor, family, [request.sample for request in requests])
+    ends, tokenizer = end_tokens(model, processor), tokenizer_of(processor)
     rows = [
         Row(request, Chooser(request.sampling), Words(tokenizer, ends, request.stop), length)
         for request, length in zip(requests, inputs["attention_mask"].sum(1).tolist(), strict=True)
