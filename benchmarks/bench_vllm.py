@@ -17,7 +17,7 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +44,7 @@ PACKED = {  # name: preset, bits of embedding and head, ranks
 }
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 TOGETHER = 8
+Model = tuple[str, Path, Path, int]  # name, folder for transformers, folder for vLLM, ranks
 COLUMNS = (
     "model",
     "dtype",
@@ -68,8 +69,8 @@ def with_level(folder: Path, out: Path) -> Path:
     return out
 
 
-def folders(work: Path) -> Iterator[tuple[str, Path, Path, int]]:
-    """Name, folder for transformers, folder for vLLM, ranks."""
+def folders(work: Path) -> Iterator[Model]:
+    """Everything that is asked."""
     yield "full precision", embedded_model(), with_level(embedded_model(), work / "full"), 1
     made: dict[str, Path] = {}
     for name, (preset, tables, ranks) in PACKED.items():
@@ -109,9 +110,8 @@ def questions() -> list[Sample]:
     return [Sample(image, question) for image in pictures() for question in QUESTIONS]
 
 
-def all_rows(python: str, work: Path) -> Iterator[list[str]]:
-    """The rows of the table."""
-    models = list(folders(work))
+def rows_of(python: str, models: Sequence[Model]) -> Iterator[list[str]]:
+    """The rows of models with as many ranks, by one process of vLLM."""
     model, processor = bivlm.load(embedded_model())
     prompts = prompts_of(model, processor, questions())
     asked = [
@@ -133,7 +133,9 @@ def all_rows(python: str, work: Path) -> Iterator[list[str]]:
 
 def report(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as work:
-        rows = list(all_rows(options.python, Path(work)))
+        models, rows = list(folders(Path(work))), []
+        for ranks in (1, 2):
+            rows += rows_of(options.python, [model for model in models if model[-1] == ranks])
     print_table("vLLM next to transformers", COLUMNS, rows, "")
     if options.markdown is not None:
         machine = f"Machine: {describe()}. Command: `{command_of('bench_vllm.py', sys.argv[1:])}`."
