@@ -134,9 +134,9 @@ class TestSource:
 
     def test_unsupported_architecture(self, source, tmp_path):
         config = json.loads((source / "config.json").read_text())
-        (source / "config.json").write_text(json.dumps({**config, "model_type": "vit"}))
+        (source / "config.json").write_text(json.dumps({**config, "model_type": "resnet"}))
         self.refused(
-            source, tmp_path / "out", r"'vit' is not supported.*declared are .*llava.*docs/adding\.md"
+            source, tmp_path / "out", r"'resnet' is not supported.*declared are .*llava.*docs/adding\.md"
         )
 
     def test_weight_of_zeros_is_fine(self, source, tmp_path):

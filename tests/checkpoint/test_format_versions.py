@@ -34,10 +34,11 @@ class TestFormat1:
             logits = model(**inputs).logits
         torch.testing.assert_close(logits, expected, rtol=0.02, atol=0.02)
 
-    def test_it_has_every_format(self):
+    def test_it_has_every_format_of_its_time(self):
         config = json.loads((GOLDEN / "format_1" / "config.json").read_text())
         modules = config["quantization_config"]["modules"]
-        assert {spec["format"] for spec in modules.values()} == set(FORMATS)
+        later = {"lowrank", "raw", "rows"}
+        assert {spec["format"] for spec in modules.values()} == set(FORMATS) - later
         assert config["quantization_config"]["format_version"] == 1
 
     def test_it_is_verified_as_far_as_its_checksums_go(self, tmp_path):

@@ -34,7 +34,9 @@ def test_any_weight_is_the_product_comes_back_and_multiplies(data):
     assert packed.nbytes == weight.left.encode().nbytes + weight.right.encode().nbytes
     x = Draw(rows, columns).normal(2, columns)
     y = kernel_for("lowrank", "cpu")(packed)(x, torch.ones(rows))
-    assert float((y - 1 - x.double() @ (one @ other).T).abs().max()) <= 1e-5 * size * columns**0.5
+    assert (
+        float((y - 1 - x.double() @ (one @ other).T).abs().max()) <= 1e-5 * size * columns**0.5 + 2e-7
+    )  # of the 1
 
 
 def test_what_several_weights_have_in_common_is_found():

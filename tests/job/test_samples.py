@@ -60,14 +60,14 @@ def walked(
 ) -> tuple[MemoryStore, dict[str, LinearStats]]:
     """The packed units, and the statistics with which each linear was quantized."""
     prepared, seen = prepare(folder, make_request("gptq-2", parts=parts)), dict[str, LinearStats]()
-    quantize_weight = unit.quantize_weight
+    quantize_weights = unit.quantize_weights
 
-    def noted(source: Any, linear: Any, stats: Any, propagation: float) -> Any:
-        seen[linear.name] = stats
-        return quantize_weight(source, linear, stats, propagation)
+    def noted(source: Any, linears: Sequence[Any], stats: Any, propagation: float) -> Any:
+        seen.update({linear.name: stats for linear in linears})
+        return quantize_weights(source, linears, stats, propagation)
 
     with monkeypatch.context() as patch:
-        patch.setattr(unit, "quantize_weight", noted)
+        patch.setattr(unit, "quantize_weights", noted)
         store = MemoryStore()
         Walk(prepared.source, prepared.plan, store, calibration_inputs(prepared.source, samples)).run()
     return store, seen

@@ -90,7 +90,9 @@ def nothing_kept():
 
 
 def encoded_bytes(packed):
-    return packed.settings, {name: tensor.numpy().tobytes() for name, tensor in packed.tensors.items()}
+    return packed.settings, {
+        name: tensor.flatten().view(torch.uint8).numpy().tobytes() for name, tensor in packed.tensors.items()
+    }
 
 
 def results(packed, inputs):

@@ -9,6 +9,7 @@ import torch
 
 from bivlm.errors import InputError
 from bivlm.formats import FORMATS, format_named
+from bivlm.formats.raw import RawWeight
 from bivlm.packed.module import prepared_bytes
 from bivlm.vllm_plugin.ranks import HeldLinear, HeldRows, Outputs, Rows, prepared, split_inputs
 from reliability.corpus import corpus
@@ -28,7 +29,8 @@ def weights_to_divide():
     """One of every format, with 128 rows or so and 192 columns."""
     made = corpus()
     first = {one: next(packed for packed in made.values() if packed.format == one) for one in sorted(FORMATS)}
-    return {**first, "trellis": trellis_weight(200, 192, (2, 0, 3, 1)).encode()}
+    raw = RawWeight.of(Draw(128, 192).normal(128, 192)).encode()
+    return {**first, "raw": raw, "trellis": trellis_weight(200, 192, (2, 0, 3, 1)).encode()}
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
