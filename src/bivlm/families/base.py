@@ -141,7 +141,8 @@ class Family:
         """Whether the model reads questions, to answer them or, without its head, for their vectors; a
         vision-only model gives masks or features.
         """
-        return any(stack.part == "language" for stack in self.stacks)
+        reads = self.auto_class != "AutoModel" or any(stack.part == "language" for stack in self.stacks)
+        return reads and not self.draws_masks
 
     @property
     def arguments(self) -> frozenset[str]:
