@@ -47,6 +47,7 @@ ABLATIONS = (
     "rotation=false",
     "feedback=false",
     "refit=false",
+    "spread=fitted",
     "window=12",
     "modality_weight=tokens",
     "modality_weight=balanced",
@@ -60,6 +61,7 @@ ABLATIONS = (
 BUDGETS = (
     "budget={bits}",
     "budget={bits},budget_from=gradients",
+    "budget={bits},budget_from=gradients,spread=fitted",
     "budget={bits},budget_from=gradients,distillation=1",
 )
 BUDGETED = tuple(f"trellis-{bits}:budget={bits},budget_from=gradients" for bits in ("1", "1.5", "2"))
