@@ -26,6 +26,7 @@ from bivlm.eval.run import evaluate
 from bivlm.job.run import quantize
 from folders import assert_same_files
 from tiny import tiny_checkpoint
+from tiny.language import tiny_language_model
 from told import Told
 
 
@@ -276,3 +277,13 @@ def test_logits_that_are_not_finite(samples, full, tmp_path):
     base = quantize(broken, tmp_path / "base", recipe="rtn-2")
     with pytest.raises(InputError, match="the loss of the packed model is not finite"):
         adapt(base, tmp_path / "out", samples)
+
+
+def test_every_expert_of_a_mixture_learns(samples, settings, tmp_path):
+    full = tiny_language_model("qwen3_moe", tmp_path / "full", torch.float32, layers=1)
+    base, out = quantize(full, tmp_path / "base", recipe="rtn-2"), tmp_path / "adapter"
+    adapt(base, out, samples, teacher=full, settings=replace(settings, epochs=2))
+    fitted = loras(bivlm.load(base, adapter=out)[0])
+    experts = {path for path in fitted if ".experts." in path}
+    assert len(experts) == 2 * 8  # gate and up are one linear
+    assert any(float(fitted[path].b.abs().sum()) > 0 for path in experts)
