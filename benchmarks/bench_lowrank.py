@@ -29,10 +29,20 @@ from bivlm.quantizers import GPTQ, QSVD, Quantizer, Trellis
 from bivlm.quantizers.base import GroupQuantizer
 from layer_errors import energy
 from machine import describe
-from preset_tables import command_of, markdown_table, positive
+from preset_tables import closing, command_of, markdown_table, positive
 from script import run_script
 from text_layers import TextLayer, kept_layers, text_layers
 
+PAGE = """\
+# Joint low rank of queries, keys and values
+
+QSVD, whose linears of one input share a factor, next to methods that quantize each linear: q, k and v
+together, in the blocks {blocks} of {model}. Errors are relative layer errors of the three together,
+tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ), on the texts that were calibrated with and on others; geometric means
+over the blocks, then each block's own on the others. True bits are those of the packed tensors over the
+weights of all three, a shared factor counted once. "low rank + trellis" is a raw product of a small rank and
+a trellis of what it leaves.
+"""
 LINEARS = ("q_proj", "k_proj", "v_proj")
 ERRORS = ("calibration", "held out")
 RESIDUAL_RANKS = (4, 16)
@@ -128,7 +138,8 @@ def report(options: argparse.Namespace) -> None:
             json.dumps({"rows": rows, "machine": describe(), "command": command}), encoding="utf-8"
         )
     if options.markdown:
-        options.markdown.write_text(text + "\n", encoding="utf-8")
+        head = PAGE.format(blocks=", ".join(blocks), model=Path(options.model).name)
+        options.markdown.write_text(f"{head}\n{text}\n\n{closing('bench_lowrank.py')}", encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:

@@ -28,10 +28,20 @@ from bivlm.formats import FORMATS, QuantizedWeight, RowsWeight
 from bivlm.quantizers import GPTQ, QVLA, RTN, Quantizer, Trellis
 from bivlm.quantizers.steps.row_widths import choose_widths
 from machine import describe
-from preset_tables import command_of, markdown_table, positive
+from preset_tables import closing, command_of, markdown_table, positive
 from script import run_script
 from text_layers import TextLayer, kept_layers, text_layers
 
+PAGE = """\
+# Rows with their own bits
+
+QVLA, which gives every row of a weight its own number of bits, and strips of the trellis with their own bits,
+next to one number of bits for all rows: {linears}
+of {model}. Errors are relative layer errors, tr((W - Q) H (W - Q)ᵀ) / tr(W H Wᵀ), on the texts that were
+calibrated with and on others; "felt" weighs the rows of the latter by the squared gradients of the loss in
+their outputs. Geometric means over the linears. True bits are those of the packed tensors, everything
+counted.
+"""
 WHOLE = 1 << 20
 LINEARS = ("3.self_attn.q_proj", "12.self_attn.o_proj", "20.self_attn.v_proj", "12.mlp.gate_proj")
 SPREAD = (-0.5, -0.25, 0.0, 0.25, 0.5)  # bits of the rows, relative to the target
@@ -123,7 +133,8 @@ def report(options: argparse.Namespace) -> None:
         found = {"rows": rows, "machine": describe(), "command": command}
         options.json.write_text(json.dumps(found), encoding="utf-8")
     if options.markdown:
-        options.markdown.write_text(text + "\n", encoding="utf-8")
+        head = PAGE.format(linears=", ".join(layers), model=Path(options.model).name)
+        options.markdown.write_text(f"{head}\n{text}\n\n{closing('bench_rows.py')}", encoding="utf-8")
 
 
 def _cells(found: dict[str, dict[str, float]], sizes: dict[str, int]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from bivlm.job.presets import preset_names
 from bivlm.job.recipe import Recipe, load_recipe, split_presets
 from bivlm.studies.compare.plot import style_of
 from bivlm.studies.labels import place_labels
+from machine import describe
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ def command_of(script: str, argv: Sequence[str]) -> str:
             *(Path(part).name if Path(part).is_absolute() else part for part in argv),
         ]
     )
+
+
+def closing(script: str) -> str:
+    """How a page of results ends: the machine, and the command that is running."""
+    return f"Machine: {describe()}. Command:\n\n    {command_of(script, sys.argv[1:])}\n"
 
 
 def plot(
