@@ -28,7 +28,6 @@ def boxes(tmp_path):
     return tmp_path / "boxes.jsonl"
 
 
-@pytest.mark.slow
 def test_quantize_eval_and_refusals(sam, boxes, run, tmp_path):
     out = tmp_path / "out"
     code, text, error = run("quantize", sam, out, "--preset", "gptq-3", "--data", boxes, "--split", "all")

@@ -22,7 +22,7 @@ from bivlm.packed.module import packed_modules
 from tiny import tiny_checkpoint
 from tiny.vision import ALL, MASKS, marked_samples, seeing_checkpoint
 
-QUICK = ("siglip_vision_model",)
+QUICK = ("sam", "siglip_vision_model")
 EACH = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in ALL]
 
 

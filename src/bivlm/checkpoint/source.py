@@ -229,21 +229,20 @@ class SourceModel:
 
     @contextmanager
     def surroundings(self, blocks: Collection[str], *, head: bool = False) -> Iterator[None]:
-        """Within this context the modules outside `blocks` (paths) have their weights. An untied language
-        head has its weight only if `head` says so.
+        """Within this context the modules outside `blocks` (paths) have their weights, also those that share
+        the weight of another. An untied language head has its weight only if `head` says so.
         """
         inside = {name for block in blocks for name in self.parameter_names(block)}
         left_out = frozenset() if head else self.family.untied_head(self.model)
         around = [name for name in self.entries if name not in inside and name not in left_out]
         self.materialize(around, copy=False)
-        if head:
-            self.model.tie_weights()
+        # files hold a shared weight once; torch computes with one that stays on meta, and gives any numbers
+        self.model.tie_weights()
         try:
             yield
         finally:
             self.release(around)
-            if head:
-                self.model.tie_weights()  # a tied weight is released together with the other one
+            self.model.tie_weights()  # a tied weight is released together with the other one
 
 
 def _conversion(entry: Entry | ExpertEntry) -> Conversion | None:
