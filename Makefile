@@ -110,7 +110,7 @@ bench: $(VENV)/installed-dev
 gpu: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_gpu.py
 
-# a small SAM for benchmarks/bench_masks.py: some minutes on one core
+# a small SAM for benchmarks/bench_masks.py: ten minutes on one core
 masks-model: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m bivlm.zoo.train_masks build/masks
 

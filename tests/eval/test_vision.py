@@ -49,6 +49,14 @@ def test_packed_loaded_measured_and_saved_again(kind, tmp_path):
     assert (again.iou if kind in MASKS else again.cosine).mean == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", QUICK)
+@pytest.mark.parametrize("preset", ["trellis-2", "leanquant-2", "mbq-2"])
+def test_presets_that_weigh_answers_elsewhere_take_it(kind, preset, tmp_path):
+    source = seeing_checkpoint(kind, tmp_path / "source")
+    out = bivlm.quantize(source, tmp_path / "out", recipe=preset, data=samples_for(kind), parts=("vision",))
+    assert bivlm.inspect(out).total.bits_per_weight < 5
+
+
 @pytest.mark.parametrize("kind", EACH)
 def test_plain_transformers_load_it_and_dequantize(kind, tmp_path):
     source = seeing_checkpoint(kind, tmp_path / "source", torch.bfloat16)

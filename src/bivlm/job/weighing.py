@@ -4,6 +4,7 @@ by block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -62,7 +63,10 @@ def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
     """Whether gradients on these samples can change anything: powers alone weigh nothing where there are too
     few tokens, and there is no share of visual tokens where there are none.
     """
-    tokens = sum(sample.visual.numel() for sample in samples)
+    return _looks(plan, sum(sample.visual.numel() for sample in samples))
+
+
+def _looks(plan: Plan, tokens: float) -> bool:
     quantizers = [
         (linear.quantizer, linear.shape[1])
         for block in plan.blocks
@@ -79,12 +83,7 @@ def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
 
 def check_head(source: SourceModel, plan: Plan, recipe: Recipe) -> None:
     """InputError if the model has no language head, and the recipe looks at its answers."""
-    asks = recipe.budget is not None or plan.distillation
-    looks = any(
-        linear.quantizer is not None and (linear.quantizer.needs_fisher or linear.quantizer.needs_gradients)
-        for linear in plan.linears
-    )
-    about_answers = plan.pooling is None and (asks or looks)
+    about_answers = plan.pooling is None and (recipe.budget or plan.distillation or _looks(plan, math.inf))
     if about_answers and source.model.get_output_embeddings() is None:
         raise InputError(
             f"{type(source.model).__name__} has no language head, and recipe {recipe.name} looks at answers;"

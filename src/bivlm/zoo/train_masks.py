@@ -1,6 +1,6 @@
 """Trains a small model that draws masks: a SAM of a million parameters, on rendered shapes.
 
-    python -m bivlm.zoo.train_masks OUT      some minutes on one core; the same seed gives the same weights
+    python -m bivlm.zoo.train_masks OUT      ten minutes on one core; the same seed gives the same weights
 
 The architecture is transformers' own `SamModel`: a vision transformer (64 x 64 pixels in patches of 8, four
 blocks, the second and the last with global attention), SAM's prompt encoder and two-way mask decoder, all
@@ -100,7 +100,11 @@ def build_model() -> transformers.SamModel:
     config = transformers.SamConfig(
         vision_config=encoder, mask_decoder_config=decoder, prompt_encoder_config=prompt
     )
-    return transformers.SamModel(config)
+    model = transformers.SamModel(config)
+    # transformers draws the frequencies of places with a deviation of half the encoder's width, and then places
+    # next to each other have nothing in common; SAM's own code draws them with a deviation of 1
+    model.shared_image_embedding.positional_embedding.data.normal_()
+    return model
 
 
 def build_processor() -> transformers.SamProcessor:
@@ -135,7 +139,7 @@ def _loss(output: Any, truth: Tensor) -> Tensor:
     return entropy + dice.mean() + 0.1 * (output.iou_scores[..., 0] - iou).square().mean()
 
 
-def train(out: Path, steps: int = 900, seed: int = 0) -> float:
+def train(out: Path, steps: int = 2000, seed: int = 0) -> float:
     """Train and write the folder; returns the loss of the last fiftieth of the steps."""
     torch.manual_seed(seed)
     model, processor = build_model().train(), build_processor()
@@ -167,7 +171,7 @@ def train(out: Path, steps: int = 900, seed: int = 0) -> float:
 
 def main(
     out: Annotated[Path, typer.Argument(help="folder for the model")],
-    steps: Annotated[int, typer.Option(min=1)] = 900,
+    steps: Annotated[int, typer.Option(min=1)] = 2000,
     seed: int = 0,
 ) -> None:
     """Train the small mask model."""
