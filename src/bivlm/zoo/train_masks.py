@@ -101,8 +101,8 @@ def build_model() -> transformers.SamModel:
         vision_config=encoder, mask_decoder_config=decoder, prompt_encoder_config=prompt
     )
     model = transformers.SamModel(config)
-    # transformers draws the frequencies of places with a deviation of half the encoder's width, and then places
-    # next to each other have nothing in common; SAM's own code draws them with a deviation of 1
+    # transformers draws the frequencies of places with a deviation of half the encoder's width, which leaves
+    # places next to each other nothing in common; SAM's own code draws them with a deviation of 1
     model.shared_image_embedding.positional_embedding.data.normal_()
     return model
 
