@@ -16,7 +16,8 @@ full routing  every token goes to the experts that the full-precision model choo
               bring at best
 
 Judged on test questions with the full-precision model's answers: the share of all tokens whose set of experts
-differs, mean over the layers, and the KL divergence. The means of all draws, and of the KL also the lowest
+differs, mean over the layers (with full routing: of the sets that its own routers ask for), and the KL
+divergence. The means of all draws, and of the KL also the lowest
 and the highest.
 """
 
@@ -54,7 +55,8 @@ PAGE = """\
 
 The embedded model's sister with experts, its language model packed; what is tried, and how it is judged,
 stands in `benchmarks/bench_routers.py`. {draws} draws of {samples} calibration questions, {questions} test
-questions.
+questions. Sets: the share of the tokens whose set of experts differs; with full routing, of the sets that the
+model's own routers ask for.
 """
 
 
@@ -62,7 +64,7 @@ class Judge:
     """The full-precision model, its answers to some questions, and its routing on the way."""
 
     def __init__(self, folder: Path, samples: Sequence[Sample]) -> None:
-        self.model, self.processor = bivlm.load(folder)
+        self.model, self.processor = bivlm.load(folder, dtype=torch.float32)
         self.samples, self.reference, self.own = samples, self.answers(samples), Routing()
         self.asked(self.model, samples, self.reference).divergences(self.own)
         self.layers = expert_layers(self.model)
@@ -117,7 +119,7 @@ def refit(weight: Tensor, inputs: Tensor, exact: Tensor) -> Tensor:
 
 def measured(judge: Judge, packed: Path, calibration: Sequence[Sample]) -> dict[str, dict[str, float]]:
     """The figures of every way, of one packed model."""
-    model, _ = bivlm.load(packed)
+    model, _ = bivlm.load(packed, dtype=torch.float32)
     reference = judge.answers(calibration)
     names = list(routers(model))
     exact = inputs_of(judge.asked(judge.model, calibration, reference), names)
