@@ -25,7 +25,7 @@ from bivlm.quantizers.base import GroupQuantizer
 from bivlm.types import LinearStats
 
 ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
-LAYER_ERROR_ROWS = 512  # of a weight with more rows, so many tell its layer error, evenly spread
+LAYER_ERROR_ROWS = 128  # of a weight with more rows, so many tell its layer error, evenly spread
 BOUND_SLACK = 1.05  # the length of position lists depends on the weights: a bound may be exceeded by this
 
 
@@ -171,9 +171,10 @@ def _packed_errors(weight: Tensor, packed: PackedTensor, stats: LinearStats | No
         sums += torch.stack([d.square().sum(), w.float().square().sum()])
     layer_error = None
     if stats is not None:
-        chosen, hessian = slice(None, None, max(1, len(weight) // LAYER_ERROR_ROWS)), stats.hessian
-        lost, whole = (output_energy(rows[chosen].float(), hessian) for rows in (difference, weight))
-        layer_error = _ratio(lost, whole)
+        chosen = slice(None, None, max(1, len(weight) // LAYER_ERROR_ROWS))
+        both = torch.cat([difference[chosen], weight[chosen].float()])  # one product reads the moment once
+        lost, whole = ((both @ stats.hessian) * both).sum(1).split(len(both) // 2)
+        layer_error = _ratio(lost.sum(), whole.sum())
     return {"weight_error": _ratio(sums[0], sums[1]), "layer_error": layer_error}
 
 
