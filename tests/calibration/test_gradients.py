@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import transformers
 from torch import Tensor, nn
 
 import bivlm
+from bivlm.calibration import exact
+from bivlm.calibration.exact import ExactPass
 from bivlm.calibration.gradients import Gradients, measure_gradients
 from bivlm.calibration.inputs import CalibrationInput, answered, calibration_inputs
 from bivlm.checkpoint.source import SourceModel
@@ -113,6 +116,51 @@ def test_finished_samples_are_kept_and_damaged_ones_made_again(
 
 def measure(source: SourceModel, plan: Plan, inputs: list[CalibrationInput], **more: Any) -> Gradients:
     return measure_gradients(source, linears_of(plan), inputs, **more)
+
+
+def test_of_blocks_without_linears_nothing_is_measured_and_the_others_are_the_same(
+    tmp_path: Path,
+) -> None:
+    source, plan, inputs = prepared(tiny_checkpoint("llava", tmp_path / "model"), tiny_samples(2))
+    every = linears_of(plan)
+    some = {path: names if "language_model" in path else [] for path, names in every.items()}
+    passed: list[str] = []
+    whole, found = measure(source, plan, inputs), measure_gradients(source, some, inputs)
+    wanted = {name for path, names in some.items() if names for name in (path, *names)}
+    assert found.tokens.keys() == wanted < whole.tokens.keys()
+    assert all(torch.equal(found.tokens[name], whole.tokens[name]) for name in wanted)
+    ExactPass(source, list(some), inputs).differentiate(
+        lambda number, logits: logits.sum(),
+        lambda path, _module, _number: nullcontext(passed.append(path)),
+        [path for path, names in some.items() if names],
+    )
+    assert set(passed) == {path for path, names in some.items() if names}
+
+
+def test_no_gradients_of_weights_are_made_and_those_of_outputs_are_bit_for_bit_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, plan, inputs = prepared(tiny_checkpoint("llava", tmp_path / "model"), tiny_samples(2))
+    backward, made = exact._backward, []
+
+    def noting(module: nn.Module, visit: Any) -> None:
+        backward(module, visit)
+        linears = [child for child in module.modules() if type(child) is nn.Linear]
+        made.append([one.weight.grad for one in linears])
+        made.append([source.model.get_input_embeddings().weight.grad])
+
+    monkeypatch.setattr(exact, "_backward", noting)
+    before = {name: one.requires_grad for name, one in source.model.named_parameters()}
+    found = measure(source, plan, inputs)
+    assert made
+    assert all(gradient is None for gradients in made for gradient in gradients)
+    assert {name: one.requires_grad for name, one in source.model.named_parameters()} == before
+    monkeypatch.setattr("bivlm.calibration.gradients._passing_on", lambda _linears: nullcontext())
+    monkeypatch.setattr("bivlm.calibration.gradients._frozen_around", lambda _source, _blocks: nullcontext())
+    made.clear()
+    whole = measure(source, plan, inputs)
+    assert any(gradient is not None for gradients in made for gradient in gradients)
+    assert all(torch.equal(found.tokens[name], whole.tokens[name]) for name in whole.tokens)
 
 
 def test_a_loss_that_is_not_finite_names_the_sample(tmp_path: Path) -> None:

@@ -71,6 +71,15 @@ def test_what_a_recipe_asks_for_is_counted(source):
     assert measured["budget"] > predicted["budget"] > 3 * predicted["quantizing"]
 
 
+def test_gradients_go_back_to_the_first_block_that_looks_at_them(source):
+    shares, powers = (
+        expected(source, "trellis-2", replace(LOAD, gradients=True), **settings)
+        for settings in ({}, {"gradient_power": 0.5})
+    )
+    whole = powers[0]["gradients"]
+    assert whole / (1 + module.DIFFERENTIATED) < shares[0]["gradients"] < whole
+
+
 def test_twice_the_samples_take_twice_the_time(source):
     once, _ = expected(source, "gptq-2", replace(LOAD, gradients=True, unanswered=True), distillation=100)
     twice, _ = expected(

@@ -17,7 +17,7 @@ from bivlm.errors import InputError
 from bivlm.job.budget.prediction import PREDICTING
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
-from bivlm.job.weighing import block_collector, gradients_of
+from bivlm.job.weighing import block_collector, gradients_of, looks_at_gradients
 from folders import assert_same_files
 from tiny import tiny_checkpoint, tiny_samples
 from told import Told
@@ -70,6 +70,25 @@ def test_gradients_are_measured_only_where_they_are_looked_at(source: Path, tmp_
         told = Told()
         job(source, tmp_path / recipe.partition(":")[2], recipe, events=told)
         assert (MEASURING in {what for what, _, _ in told.steps}) is wanted
+
+
+def test_gradients_of_blocks_that_see_the_image_alone_would_change_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    found = quantize(source, tmp_path / "found", recipe="trellis-2", data=SAMPLES[:2], events=told)
+    assert MEASURING in {what for what, _, _ in told.steps}
+    prepared = prepare(source, make_request("trellis-2"))
+    looked = {block.path for block in prepared.plan.blocks if looks_at_gradients(prepared.plan, block)}
+    assert looked == {block.path for block in prepared.plan.blocks if "language_model" in block.path}
+    monkeypatch.setattr("bivlm.job.weighing.looks_at_gradients", lambda _plan, block: bool(block.quantized))
+    assert_same_files(found, quantize(source, tmp_path / "every", recipe="trellis-2", data=SAMPLES[:2]))
+
+
+def test_a_vision_part_alone_needs_no_shares(source: Path, tmp_path: Path) -> None:
+    told = Told()
+    quantize(source, tmp_path / "out", recipe="trellis-2", parts=["vision"], data=SAMPLES[:1], events=told)
+    assert MEASURING not in {what for what, _, _ in told.steps}
 
 
 def test_measurements_are_kept_for_other_jobs_and_change_nothing(source: Path, tmp_path: Path) -> None:

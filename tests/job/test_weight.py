@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from bivlm.errors import InputError
 from bivlm.job import weight as module
 from bivlm.job.plan import LinearPlan
-from bivlm.job.weight import quantize_weight
+from bivlm.job.weight import output_energy, quantize_weight
 from bivlm.quantizers import GPTQ, RTN
 from bivlm.types import LinearStats
 
@@ -97,6 +97,15 @@ def test_the_layer_error_of_a_tall_weight_is_that_of_some_of_its_rows(monkeypatc
     difference = rows - GPTQ().quantize(WEIGHT, stats(moment)).dequantize()[::3]
     expected = (difference.square() @ moment).sum() / (rows.square() @ moment).sum()
     assert report.layer_error == pytest.approx(float(expected))
+
+
+def test_the_energy_of_outputs_is_their_mean_square(monkeypatch):
+    inputs, weight = torch.randn(50, 40), torch.randn(7, 40)
+    expected = (inputs.double() @ weight.double().T).square().sum() / len(inputs)
+    for columns in (1, 16, 40, 64):
+        monkeypatch.setattr(module, "ENERGY_COLUMNS", columns)
+        found = output_energy(weight, inputs.T @ inputs / len(inputs))
+        assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ are in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -66,19 +66,24 @@ class ExactPass:
         with torch.no_grad():
             self._forward(take, gradients=False)
 
-    def differentiate(self, loss: Callable[[int, Tensor], Tensor], watch: Watch) -> None:
-        """Gradients of loss(sample, logits) through all blocks. While a block runs on a sample, for the first
-        time in its pass, within the context `watch`, it may be hooked for whatever there is to see.
+    def differentiate(
+        self, loss: Callable[[int, Tensor], Tensor], watch: Watch, until: Collection[str] | None = None
+    ) -> None:
+        """Gradients of loss(sample, logits) through all blocks, or back to the first of those in `until`.
+        While a block runs on a sample, for the first time in its pass, within the context `watch`, it may be
+        hooked for whatever there is to see.
         """
+        wanted = set(self.paths if until is None else until)
         with torch.enable_grad():
             self._forward(lambda number, logits: loss(number, logits).backward(), gradients=True)
-            while self._visits:
+            while any(path in wanted for path, _ in self._visits):
                 path, visits = self._visits.pop()
                 before = {number for other, earlier in self._visits if other == path for number in earlier}
                 with self.source.present(path) as module:
                     for number, visit in visits.items():
                         with nullcontext() if number in before else watch(path, module, number):
                             _backward(module, visit)
+        self._visits.clear()
 
     def _forward(self, take: Callable[[int, Tensor], None], *, gradients: bool) -> None:
         embedding = self.pooling is not None

@@ -19,12 +19,14 @@ For an embedding model the loss is rᵀv, with v the vector of the prompt and r 
 one, seeded for each sample: over directions the squared gradients have the mean of those of 1 - cosine, to
 second order (1/d of them, d dimensions: only their ratios count).
 
-The samples are passed a few at a time, block by block (exact.py). Finished ones are kept in a file.
+The samples are passed a few at a time, block by block (exact.py), and back to the first block of which
+gradients are wanted. Of the weights torch makes no gradients: they would be a third of the backward pass, and
+those that are asked for come from the gradients of the outputs. Finished samples are kept in a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,11 +137,11 @@ def measure_gradients(
     crew: Crew = ALONE,
 ) -> Gradients:
     """The gradients of some linears on samples that all have targets (with `pooling` those of the samples'
-    vectors, without targets): `linears` has those of every block, by
-    its path, in the order in which the model runs them; `fishers` names the linears whose weights' gradients
-    are wanted. In `folder` of the first rank finished samples are kept, and taken up again. The ranks of a
-    `crew` share the samples out, unless gradients of weights are wanted: their sums over the samples are made
-    by the first rank alone.
+    vectors, without targets): `linears` has those of every block, by its path, in the order in which the
+    model runs them; of a block without linears nothing is measured. `fishers` names the linears whose
+    weights' gradients are wanted. In `folder` of the first rank finished samples are kept, and taken up
+    again. The ranks of a `crew` share the samples out, unless gradients of weights are wanted: their sums
+    over the samples are made by the first rank alone.
 
     Raises InputError if a loss is not finite.
     """
@@ -212,7 +214,11 @@ def _pass(
 
     @contextmanager
     def watch(path: str, module: nn.Module, number: int) -> Iterator[None]:
-        watched = {name: _below(module, name, path) for name in linears[path]} | {path: module}
+        if not linears[path]:
+            yield
+            return
+        below = {name: _below(module, name, path) for name in linears[path]}
+        watched = below | {path: module}
         seen, weights = dict[str, list[Tensor]](), dict[str, Tensor]()
         handles = [
             child.register_forward_hook(_hook(name, seen, weights if name in sums.fishers else None, scale))
@@ -223,7 +229,8 @@ def _pass(
             for name in experts[path]
         ]
         try:
-            yield
+            with _passing_on(below.values()):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -234,12 +241,56 @@ def _pass(
         for name, gradient in weights.items():
             sums.fisher[name] = sums.fisher.get(name, torch.zeros_like(gradient)) + gradient.square()
 
-    experts = {path: _experts_of(source, below) for path, below in linears.items()}
-    ExactPass(source, list(linears), samples, pooling).differentiate(loss, watch)
-    for name in (name for path, below in linears.items() for name in (path, *below, *experts[path])):
+    measured = {path: below for path, below in linears.items() if below}
+    experts = {path: _experts_of(source, below) for path, below in measured.items()}
+    with _frozen_around(source, list(linears)):
+        ExactPass(source, list(linears), samples, pooling).differentiate(loss, watch, measured)
+    for name in (name for path, below in measured.items() for name in (path, *below, *experts[path])):
         kept = sums.tokens.setdefault(name, [])
         kept += [_NO_TOKENS] * (len(samples) - len(kept))
     return sums
+
+
+@contextmanager
+def _frozen_around(source: SourceModel, blocks: Sequence[str]) -> Iterator[None]:
+    """Within this context parameters outside the blocks get no gradients: those of the embedding and the head
+    are as large as these.
+    """
+    inside = {name for path in blocks for name in source.parameter_names(path)}
+    before = {
+        name: parameter.requires_grad
+        for name, parameter in source.model.named_parameters()
+        if name not in inside
+    }
+    for name in before:
+        source.model.get_parameter(name).requires_grad_(False)
+    try:
+        yield
+    finally:  # by name: their weights are in other parameters by now
+        for name, wanted in before.items():
+            source.model.get_parameter(name).requires_grad_(wanted)
+
+
+@contextmanager
+def _passing_on(linears: Iterable[nn.Module]) -> Iterator[None]:
+    """Within this context linears pass gradients on, and their parameters get none. Where an input has no
+    gradient, the parameters have one, so that the output has.
+    """
+
+    def before(linear: nn.Module, args: tuple[Any, ...]) -> None:
+        for parameter in linear.parameters(recurse=False):
+            parameter.requires_grad_(not args[0].requires_grad)
+
+    linears = list(linears)
+    own = [(one, one.requires_grad) for linear in linears for one in linear.parameters(recurse=False)]
+    handles = [linear.register_forward_pre_hook(before) for linear in linears]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, wanted in own:
+            parameter.requires_grad_(wanted)
 
 
 def _direction(number: int, dimensions: int) -> Tensor:

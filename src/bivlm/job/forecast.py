@@ -27,12 +27,13 @@ from bivlm.families.pixels import UNBOUNDED, PixelBounds
 from bivlm.job.budget.sensitivity import PROBE_SAMPLES, PROBES
 from bivlm.job.plan import BlockPlan, LinearPlan, Plan
 from bivlm.job.speed import Cost, cost_of, speed_of
-from bivlm.job.weighing import wants_gradients
+from bivlm.job.weighing import looks_at_gradients, wants_gradients
 from bivlm.quantizers import Quantizer
 from bivlm.types import PARTS, Sample
 
 LOOKED_AT = 4  # samples whose tokens are counted, evenly spread
 BACKWARD = 3.0  # a forward pass with its backward pass, in forward passes
+DIFFERENTIATED = 2.0  # a block again, and the gradients of its inputs
 EFFICIENCY = 0.6  # of a block's passes, which do not only multiply
 CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "num_selected_experts")  # in configs
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -97,7 +98,7 @@ def forecast(source: SourceModel, plan: Plan, load: Load, *, budget: bool = Fals
     if load.unanswered and (load.gradients or plan.distillation):
         found["own answers"] = load.samples * work.model
     if load.gradients:
-        found["gradients"] = load.samples * work.model * (1 + BACKWARD)
+        found["gradients"] = work.gradients()
     if budget:
         found["budget"] = work.budget()
     if plan.tuning:
@@ -131,6 +132,12 @@ class _Work:
         """Every block runs twice, and twice more where the full-precision model runs as well."""
         passes = 4 if self.plan.runs_beside else 2
         return self.load.samples * sum(passes * self._pass(one) + self._moments(one) for one in self.running)
+
+    def gradients(self) -> float:
+        """The model forward, and back to the first block of which gradients are measured."""
+        measured = [looks_at_gradients(self.plan, block) for block in self.plan.blocks]
+        back = self.plan.blocks[measured.index(True) :] if True in measured else ()
+        return self.load.samples * (self.model + DIFFERENTIATED * sum(map(self._pass, back)))
 
     def budget(self) -> float:
         """Every weight at each of PROBES; by prediction one pass of the blocks, by measurement one of the

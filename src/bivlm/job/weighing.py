@@ -37,7 +37,10 @@ def gradients_of(
     """
     if not wants_gradients(plan, samples):
         return None
-    linears = {block.path: [linear.name for linear in block.quantized] for block in plan.blocks}
+    linears = {
+        block.path: [linear.name for linear in block.quantized if looks_at_gradients(plan, block)]
+        for block in plan.blocks
+    }
     fishers = {
         linear.name
         for block in plan.blocks
@@ -68,17 +71,37 @@ def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
 
 def _looks(plan: Plan, tokens: float) -> bool:
     quantizers = [
-        (linear.quantizer, linear.shape[1])
+        (linear.quantizer, linear.shape[1], _shares_tokens(plan, block))
         for block in plan.blocks
         for linear in block.quantized
         if linear.quantizer is not None and linear.quantizer.needs_gradients
     ]
     return plan.budget_from == "gradients" or any(
         quantizer.needs_fisher
-        or (plan.reads_images and quantizer.modality_weight == "gradient")
+        or (shared and quantizer.modality_weight == "gradient")
         or (quantizer.gradient_power > 0 and tokens >= LEAST_TOKENS * columns)
-        for quantizer, columns in quantizers
+        for quantizer, columns, shared in quantizers
     )
+
+
+def looks_at_gradients(plan: Plan, block: BlockPlan) -> bool:
+    """Whether gradients of a block's linears can change anything, if they are measured at all. Where all
+    tokens are visual, their share is known.
+    """
+    quantizers = [linear.quantizer for linear in block.quantized if linear.quantizer is not None]
+    return bool(quantizers) and (
+        plan.budget_from == "gradients"
+        or any(
+            quantizer.needs_gradients
+            and (quantizer.needs_fisher or quantizer.gradient_power > 0 or _shares_tokens(plan, block))
+            for quantizer in quantizers
+        )
+    )
+
+
+def _shares_tokens(plan: Plan, block: BlockPlan) -> bool:
+    """Whether text and visual tokens meet in a block."""
+    return plan.reads_images and any(linear.part == "language" for linear in block.linears)
 
 
 def check_head(source: SourceModel, plan: Plan, recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bivlm.quantizers.steps import compensation as module
 from bivlm.quantizers.steps.compensation import column_by_column, compensate, inverse_corner, moment_factor
 
 
@@ -182,3 +183,45 @@ def test_indefinite_moment_is_refused():
     hessian = torch.tensor([[1.0, 5.0], [5.0, 1.0]])
     with pytest.raises(ValueError, match="not positive definite at damping 1"):
         moment_factor(hessian, 0.01)
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 48, 1000])
+def test_what_is_taken_up_is_the_same_however_many_columns_take_it_up_at_once(at_once, monkeypatch):
+    monkeypatch.setattr(module, "TAKEN_UP", at_once)
+    w, hessian = weight_of(12, 48), second_moment(48, 400)
+    found = compensate(w, hessian, column_by_column(nearest_column), block_size=5, damping=0.01)
+    assert float(np.abs(found.numpy() - gptq(w, hessian, 0.01)).max()) <= 1e-4
+
+
+def steep_moment(width: int, tokens: int) -> torch.Tensor:
+    """Inputs whose strength falls with the square of their number, in mixed columns: fewer tokens than
+    columns.
+    """
+    generator = torch.Generator().manual_seed(3)
+    strength = torch.arange(1, tokens + 1).float() ** -2
+    directions = torch.linalg.qr(torch.randn(width, tokens, generator=generator)).Q
+    return (directions * strength) @ directions.T
+
+
+def test_a_factor_in_float32_loses_nothing_where_it_is_taken(monkeypatch):
+    w, hessian = weight_of(32, 600), steep_moment(600, 400)
+    found = []
+    for single in (1000, 0):
+        monkeypatch.setattr(module, "SINGLE", single)
+        quantized = compensate(w, hessian, column_by_column(nearest_column), block_size=128, damping=0.01)
+        found.append(trace_error(w, quantized, hessian))
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert found[1] < 0.5 * trace_error(w, grid(w), hessian)
+
+
+@pytest.mark.parametrize(("damping", "suffices"), [(0.01, True), (1e-6, False)])
+def test_float32_is_taken_where_its_rounding_is_not_felt(damping, suffices, monkeypatch):
+    hessian = steep_moment(300, 200)
+    expected = moment_factor(hessian, damping)
+    monkeypatch.setattr(module, "SINGLE", 0)
+    assert (module._single_factor(hessian, damping, None) is not None) is suffices
+    found = moment_factor(hessian, damping)
+    assert torch.equal(found, expected) is not suffices
+    torch.testing.assert_close(found @ found.T, expected @ expected.T, rtol=0, atol=1e-6)
+    pivots, exact = found.diagonal().square(), expected.diagonal().square()
+    torch.testing.assert_close(pivots, exact, rtol=module.ROUNDING, atol=0)

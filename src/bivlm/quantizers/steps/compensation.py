@@ -26,6 +26,10 @@ from bivlm.quantizers.steps.in_place import (
 
 logger = logging.getLogger(__name__)
 
+TAKEN_UP = 512  # columns that take up what is lost before them in one product: blocks may have 16 columns
+SINGLE = 4096  # the factor of a moment with more columns is made in float32, where that suffices
+ROUNDING = 0.01  # of a pivot, at most, for float32 to suffice
+LEAST_DAMPING = 1e-8
 MOST_DAMPING = 1.0  # the damping is raised tenfold from the setting up to here before giving up
 
 QuantizeColumns = Callable[[Tensor, Tensor, int], Tensor]
@@ -37,12 +41,15 @@ def moment_factor(hessian: Tensor, damping: float, turned: Turned | None = None)
     `damped_moment`; with `turned`, of T `hessian` Tᵀ. Raises ValueError as `damped_moment` does.
 
     R_jj² is the pivot of column j: what an error of one there costs at least, whatever later columns do. It
-    takes one float64 matrix besides `hessian`, and R stays in the memory of that.
+    takes one float64 matrix besides `hessian`, and R stays in the memory of that; of a wide moment one of
+    float32, which takes half the time and memory, unless its rounding would be felt.
     """
     with part("factorization"):
-        lower, _ = _damped_factor(hessian, damping, turned)
+        lower = _single_factor(hessian, damping, turned) if len(hessian) > SINGLE else None
+        if lower is None:
+            lower, _ = _damped_factor(hessian, damping, turned)
         reverse_(lower)
-        return rounded_(lower)
+        return lower if lower.dtype == torch.float32 else rounded_(lower)
 
 
 def inverse_corner(factor: Tensor, block: slice) -> Tensor:
@@ -78,13 +85,9 @@ def _damped_factor(hessian: Tensor, damping: float, turned: Turned | None = None
     if hessian.diagonal().double().mean() <= 0:
         raise ValueError("its inputs are zero on all calibration samples; calibrate on other data")
     lower = torch.empty(hessian.shape, dtype=torch.float64, device=hessian.device)
-    strength = least = max(damping, 1e-8)
+    strength = least = max(damping, LEAST_DAMPING)
     while strength <= MOST_DAMPING:
-        lower.copy_(hessian)
-        if turned is not None:
-            turn_(lower, turned)
-        reverse_(lower)
-        _damp(lower.diagonal(), strength)
+        _put_damped(lower, hessian, strength, turned)
         if factor_lower_(lower):
             if strength > least:
                 logger.warning(
@@ -99,6 +102,28 @@ def _damped_factor(hessian: Tensor, damping: float, turned: Turned | None = None
         f"the second moment of its {len(hessian)} inputs is not positive definite at damping {MOST_DAMPING};"
         " use more calibration samples"
     )
+
+
+def _single_factor(hessian: Tensor, damping: float, turned: Turned | None) -> Tensor | None:
+    """The factor of `_damped_factor` in float32 at the damping of the setting; None if it does not suffice:
+    if rounding, √in · 2⁻²⁴ of the largest diagonal entry, is more than ROUNDING of the least pivot. That is
+    the condition of the moment as far as the factorization feels it.
+    """
+    lower = torch.empty(hessian.shape, dtype=torch.float32, device=hessian.device)
+    _put_damped(lower, hessian, max(damping, LEAST_DAMPING), turned)
+    rounding = lower.diagonal().max() * (len(lower) ** 0.5 * torch.finfo(torch.float32).eps / 2)
+    if not factor_lower_(lower):
+        return None
+    return lower if bool(rounding <= ROUNDING * lower.diagonal().square().min()) else None
+
+
+def _put_damped(lower: Tensor, hessian: Tensor, strength: float, turned: Turned | None) -> None:
+    """Put the damped moment, turned and with its rows and columns in reversed order, into `lower`."""
+    lower.copy_(hessian)
+    if turned is not None:
+        turn_(lower, turned)
+    reverse_(lower)
+    _damp(lower.diagonal(), strength)
 
 
 def _damp(diagonal: Tensor, strength: float) -> None:
@@ -150,10 +175,15 @@ def feed_back(
     GPTQ). Under the rule "diagonal", E is what would have had this effect.
     """
     w = weight.float().clone()
-    lost = torch.zeros_like(w)
+    lost, through = torch.zeros_like(w), torch.zeros_like(w[:, :0])
+    start = end = 0
     for block in blocks:
-        u, left = inverse_corner(factor, block), slice(0, block.start)
-        moved = lost[:, left] @ factor[left, block] @ u
+        if block.stop > end:  # what is lost before these columns is multiplied for all of them at once
+            start, end = block.start, max(block.stop, min(block.start + TAKEN_UP, w.shape[1]))
+            through = lost[:, :start] @ factor[:start, start:end]
+        u, near = inverse_corner(factor, block), slice(start, block.start)
+        moved = through[:, block.start - start : block.stop - start]
+        moved = (moved + lost[:, near] @ factor[near, block]) @ u
         w[:, block] += moved
         quantized = quantize_columns(w[:, block], u, block.start)
         error = w[:, block] - quantized

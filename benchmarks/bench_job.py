@@ -1,0 +1,271 @@
+"""Where the time of `bivlm quantize` goes for large models: processor seconds by part, measured on one block
+of each stack and added up to the whole model.
+
+    python benchmarks/bench_job.py                             some minutes
+    python benchmarks/bench_job.py --before PYTHON             PYTHON: of an environment with another version
+
+Random weights of Qwen2-VL-2B's width, whose language model has 1.5 billion parameters: 32 vision and 28
+language blocks, of which one each is packed, with the projector. Samples have 700 tokens, of which an image
+gives 576. Parts that grow with the samples are measured on a few and counted for 32. The 7-billion shape has
+the same vision tower; its language blocks are computed: each part's seconds grow with the number of its
+operations.
+
+Seconds are of the processor, of one thread: other processes may have the core for the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from safetensors.torch import save_file
+
+from bivlm.calibration.moments import pieces
+from bivlm.job.weight import LAYER_ERROR_ROWS
+from machine import describe
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+SAMPLES = 32
+BY_SAMPLE = ("gradients", "forward passes", "second moments")
+STACKS = ("vision", "projector", "language", "rest")
+BLOCKS = {"vision": 32, "language": 28}  # of the whole model
+PROGRAM = """
+import json, sys, time
+from contextlib import contextmanager
+from pathlib import Path
+import torch
+from bivlm import profile
+from bivlm.calibration.inputs import CalibrationInput
+from bivlm.job.request import make_request
+from bivlm.job.run import prepare, run
+from bivlm.checkpoint.source import SourceModel
+
+model, out, recipe, samples = sys.argv[1:]
+torch.set_num_threads(1)
+stack = "rest"
+
+def turn(clock):
+    now, name = time.process_time(), stack + ": " + clock.under_way[-1]
+    clock.seconds[name] = clock.seconds.get(name, 0.0) + now - clock.since
+    clock.since = now
+
+@contextmanager
+def present(source, path, real=SourceModel.present):
+    global stack
+    clock.turn()
+    stack = "vision" if ".blocks." in path else "language" if ".layers." in path else "projector"
+    try:
+        with real(source, path) as module:
+            yield module
+    finally:
+        clock.turn()
+        stack = "rest"
+
+profile._Clock.turn, SourceModel.present = turn, present
+profile.perf_counter = time.process_time
+prepared = prepare(model, make_request(recipe))
+config, generator = prepared.source.config, torch.Generator().manual_seed(0)
+
+def sample():
+    ids = torch.randint(0, 150000, (1, 700), generator=generator)
+    ids[0, 62:638] = config.image_token_id
+    visual = ids == config.image_token_id
+    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": visual.long()}
+    pixels = torch.randn(2304, 1176, generator=generator).to(prepared.source.dtype)
+    tensors |= {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 48, 48]])}
+    return CalibrationInput(tensors, visual[0], torch.arange(700) >= 684)
+
+inputs = [sample() for _ in range(int(samples))]
+with profile.profiled() as seconds:
+    clock = profile._clock.get()
+    run(prepared, Path(out), inputs)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
+print(json.dumps({"seconds": seconds, "peak": int(peak) * 1024}))
+"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The widths of a language model, and how many of its heads have queries, and keys."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    key_heads: int
+
+    @property
+    def inputs(self) -> list[tuple[int, tuple[int, ...]]]:
+        """The columns of every input of a block, and the rows of the linears that share it."""
+        keys = self.hidden // self.heads * self.key_heads
+        return [
+            (self.hidden, (self.hidden, keys, keys)),
+            (self.hidden, (self.hidden,)),
+            (self.hidden, (self.intermediate, self.intermediate)),
+            (self.intermediate, (self.hidden,)),
+        ]
+
+
+SMALL, LARGE = Shape(1536, 8960, 12, 2), Shape(3584, 18944, 28, 4)
+
+
+def write_model(folder: Path, shape: Shape) -> None:
+    """A random checkpoint in bf16 with one block of each stack; tensors of one shape are the same."""
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 151936,
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate,
+            "num_hidden_layers": 1,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.key_heads,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": shape.hidden,
+        },
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    )
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    generator, drawn = torch.Generator().manual_seed(0), {}
+    for parameter in model.parameters():
+        if parameter.shape not in drawn:
+            drawn[parameter.shape] = (0.02 * torch.randn(parameter.shape, generator=generator)).bfloat16()
+    tensors = {name: drawn[parameter.shape].clone() for name, parameter in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def job(python: str, model: Path, recipe: str, samples: int) -> dict[str, Any]:
+    """Seconds by part and peak memory in bytes of one job, in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=model.parent) as out:
+        done = subprocess.run(
+            [python, "-c", PROGRAM, str(model), f"{out}/out", recipe, str(samples)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured(python: str, model: Path, recipe: str, samples: int) -> dict[str, Any]:
+    """Seconds by stack and part, for SAMPLES samples, and the peak of memory."""
+    found = job(python, model, recipe, samples)
+    seconds: dict[str, dict[str, float]] = {stack: {} for stack in STACKS}
+    for name, value in found["seconds"].items():
+        stack, part = name.split(": ")
+        seconds[stack][part] = value * (SAMPLES / samples if part in BY_SAMPLE else 1.0)
+    return {"seconds": seconds, "peak": found["peak"]}
+
+
+def whole(seconds: Mapping[str, Mapping[str, float]], grown: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by part of the whole model; a language block's have `grown` by so much, 1 where nothing is
+    said.
+    """
+    total: dict[str, float] = {}
+    for stack, parts in seconds.items():
+        for name, value in parts.items():
+            times = BLOCKS.get(stack, 1) * (grown.get(name, 1.0) if stack == "language" else 1.0)
+            total[name] = total.get(name, 0.0) + times * value
+    return total
+
+
+def growth(small: Shape, large: Shape) -> dict[str, float]:
+    """How many times the operations of a language block each part has in the large shape."""
+
+    def operations(shape: Shape) -> dict[str, float]:
+        inputs = [(columns, rows, sum(rows)) for columns, rows in shape.inputs]
+        weights = sum(columns * rows for columns, _, rows in inputs)
+        judged = sum(columns**2 * min(own, LAYER_ERROR_ROWS) for columns, rows, _ in inputs for own in rows)
+        halves = [pieces(columns, True) for columns, _, _ in inputs]
+        moments = sum((r.stop - r.start) * (c.stop - c.start) for half in halves for r, c in half)
+        return {
+            "gradients": weights,
+            "forward passes": weights,
+            "second moments": moments,
+            "factorization": sum(columns**3 for columns, _, _ in inputs),
+            "feedback and fits": sum(columns**2 * rows for columns, _, rows in inputs),
+            "trellis search": weights,
+            "layer errors": judged,
+            "reading": weights,
+            "writing": weights,
+            "packing": weights,
+            "decoding": weights,
+            "between blocks": shape.hidden,
+            "other": shape.hidden,
+        }
+
+    few, many = operations(small), operations(large)
+    return {name: many[name] / few[name] for name in few}
+
+
+HEAD = """# Where the time of a job goes
+
+Packing large models with `{recipe}`, calibrated on 32 samples of 700 tokens (an image of 672 x 672 pixels in
+576 of them, answers of 16 tokens), all parts: processor seconds of one thread by part, for one block of each
+stack, and added up to 32 vision and 28 language blocks. Random weights, in bfloat16. What grows with the
+samples was measured on {samples}. The 7 B column has the same vision tower; of its language blocks every part
+grows with the number of its operations. `python benchmarks/bench_job.py` makes this page and says more.
+"""
+
+
+def page(rows: list[dict[str, Any]], machine: str) -> str:
+    lines = [HEAD.format(**rows[0])]
+    for row in rows:
+        seconds = row["seconds"]
+        total, large = whole(seconds, {}), whole(seconds, growth(SMALL, LARGE))
+        columns = [seconds["vision"], seconds["projector"], seconds["language"], total, large]
+        lines += [
+            f"## {row['name'].capitalize()}\n",
+            "| part | a vision block, s | projector, s | a language block, s | 1.5 B, s | 7 B, s |",
+            "|---|--:|--:|--:|--:|--:|",
+        ]
+        for name in sorted(total, key=lambda one: -total[one]):
+            lines.append(f"| {name} | " + " | ".join(f"{one.get(name, 0.0):,.1f}" for one in columns) + " |")
+        sums = " | ".join(f"{sum(one.values()):,.0f}" for one in columns)
+        lines += [f"| **sum** | {sums} |", f"\nPeak resident memory (1.5 B): {row['peak'] / 1e9:.2f} GB.\n"]
+    return "\n".join(lines) + f"\n{machine}.\n"
+
+
+def main(
+    name: Annotated[str, typer.Option(help="what the row of --before is called")] = "before",
+    before: Annotated[
+        str | None, typer.Option(help="the Python of an environment with another bivlm, measured first")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="samples that are measured on")] = 4,
+    recipe: Annotated[str, typer.Option(help="a preset, with settings if need be")] = "trellis-2",
+    folder: Annotated[Path | None, typer.Option(help="where the model goes (1.5 GB)")] = None,
+    add: Annotated[bool, typer.Option("--add", help="keep the rows that the page has")] = False,
+) -> None:
+    """Measure, print, and write the page."""
+    file, machine = RESULTS / "job.json", describe()
+    rows = json.loads(file.read_text())["rows"] if add and file.exists() else []
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        write_model(Path(work), SMALL)
+        for label, python in ((name, before), ("now", sys.executable)):
+            if python is not None:
+                found = measured(python, Path(work), recipe, samples)
+                rows.append({"name": label, "recipe": recipe, "samples": samples, **found})
+    text = page(rows, machine)
+    print(text)
+    file.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    (RESULTS / "job.md").write_text(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
