@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bivlm.formats.encoding.trellis_code import MOST_BITS, standard_tables
+from bivlm.formats.encoding.trellis_checks import MOST_BITS
+from bivlm.formats.encoding.trellis_code import standard_tables
 from bivlm.native import library as native
 from bivlm.quantizers.steps.viterbi import search_columns, search_reference
 from bivlm.quantizers.trellis import Trellis

@@ -25,7 +25,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bivlm.formats.encoding.trellis_code import LARGEST, MOST_BITS, SPREAD, UNIT, WINDOWS, standard_tables
+from bivlm.formats.encoding.trellis_checks import MOST_BITS, WINDOWS
+from bivlm.formats.encoding.trellis_code import LARGEST, SPREAD, UNIT, standard_tables
 from bivlm.formats.trellis import STRIP
 from bivlm.native import library as native
 from bivlm.quantizers.steps.viterbi import search_columns

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+MIXED = Path(__file__).parents[1] / "reliability" / "mixed.toml"  # a recipe with several formats
 
 
 @pytest.fixture
@@ -23,6 +28,22 @@ def test_an_undamaged_folder(run, packed):
     assert found["format_version"] == 2
     assert found["accepted"] == []
     assert found["modules"] > 20
+
+
+def test_it_needs_no_torch(run, source, packed, tmp_path):
+    assert run("quantize", source, tmp_path / "mixed", "--preset", MIXED)[0] == 0
+    modules = json.loads((tmp_path / "mixed" / "config.json").read_text())["quantization_config"]["modules"]
+    assert len({spec["format"] for spec in modules.values()}) > 2
+    code = (
+        "import sys; sys.argv = ['bivlm', 'verify', sys.argv[1]]\nfrom bivlm import cli\ntry: cli.main()\n"
+        "except SystemExit: print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    for folder in (packed, tmp_path / "mixed"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+        )
+        assert "is undamaged" in done.stdout
+        assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_change_is_named_and_can_be_accepted(run, packed):

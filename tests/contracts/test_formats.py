@@ -26,6 +26,7 @@ from bivlm.formats import (
     TrellisWeight,
     UniformWeight,
 )
+from bivlm.formats.checks import CHECKS
 from bivlm.formats.encoding.numbers import Numbers
 from bivlm.formats.trellis import column_bits, pack_symbols
 
@@ -234,7 +235,8 @@ def refusal(call, packed):
 
 def test_the_table_is_complete():
     files = {path.stem for path in Path(bivlm.formats.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "base", "grouped", "nested"} == set(FORMATS) == set(EXAMPLES)
+    helpers = {"__init__", "base", "checks", "grouped", "nested", "table"}
+    assert files - helpers == set(FORMATS) == set(EXAMPLES) == set(CHECKS)
     assert all(issubclass(kind, QuantizedWeight) and kind.format == name for name, kind in FORMATS.items())
     assert all(isinstance(weight, FORMATS[name]) for name, weights in EXAMPLES.items() for weight in weights)
 

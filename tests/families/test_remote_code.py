@@ -248,7 +248,7 @@ def test_code_is_downloaded_with_trust_alone(monkeypatch: pytest.MonkeyPatch, tm
         asked.append(allow_patterns)
         return str(tmp_path)
 
-    monkeypatch.setattr("bivlm.checkpoint.hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     for trusted in (False, True):
         resolve_model("someone/glimpse", trusted)
     assert ["*.py" in patterns for patterns in asked] == [False, True]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bivlm.formats import PackedTensor, UniformWeight
 from bivlm.formats.encoding.numbers import Numbers
-from bivlm.formats.uniform import ALPHABETS, uniform_nbytes
+from bivlm.formats.encoding.uniform_checks import ALPHABETS
+from bivlm.formats.uniform import uniform_nbytes
 
 KINDS = ["middle", "code", "free"]
 

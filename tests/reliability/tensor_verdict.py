@@ -5,12 +5,14 @@ take it and agree.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bivlm.formats import PackedTensor, UniformWeight, format_named
+from bivlm.formats.checks import CHECKS, check_packed
 from bivlm.formats.lowrank import factors_of
 from bivlm.formats.rows import classes_of, row_classes_of
 from bivlm.kernels.codes import FactorsProduct, why_reference
@@ -42,6 +44,9 @@ def verdict(packed: PackedTensor, seed: int = 0) -> str:
     """
     weight = _answer("decode", lambda: format_named(packed.format).decode(packed).dequantize())
     checked = _answer("check_packed", lambda: format_named(packed.format).check_packed(packed) or "fine")
+    if (arrays := _in_numpy(packed)) is not None:  # as `bivlm verify` reads a file
+        again = _answer("check_packed", lambda: check_packed(arrays, packed.format) or "fine")
+        _require(str(again) == str(checked), f"arrays: {again}; tensors: {checked}")
     _answer("why_reference", lambda: why_reference(packed))
     rows = _answer("unpack_rows", lambda: _rows(packed))
     products = _answer("the kernel", lambda: _products(packed, seed))
@@ -59,6 +64,20 @@ def verdict(packed: PackedTensor, seed: int = 0) -> str:
         error = torch.where(size < LARGEST, y - x @ weight.double().T, 0.0)
         _compare("the kernel", error, bound * size + SMALLEST)
     return "accepted"
+
+
+def _in_numpy(packed: PackedTensor) -> PackedTensor | None:
+    """The same weight with arrays; None where numpy has no such tensor, and for a format that is none."""
+    tensors = packed.tensors.values()
+    plain = all(isinstance(one, Tensor) and one.is_cpu and one.layout is torch.strided for one in tensors)
+    if (
+        not plain
+        or any(one.dtype == torch.bfloat16 for one in tensors)
+        or not (isinstance(packed.format, str) and packed.format in CHECKS)
+    ):
+        return None
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in packed.tensors.items()}
+    return replace(packed, tensors=arrays)
 
 
 def _answer(name: str, call: Callable[[], Any]) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from bivlm.formats import PackedTensor, format_named
 from bivlm.formats.encoding.checks import MOST_WEIGHTS_PER_BYTE
-from bivlm.formats.encoding.rotation import LARGEST_PRIME, can_rotate
+from bivlm.formats.encoding.trellis_checks import LARGEST_PRIME, can_rotate
 from bivlm.kernels.table import kernel_for
 from bivlm.machine import reset_peak_memory
 from reliability.corpus import corpus

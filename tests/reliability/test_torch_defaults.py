@@ -11,7 +11,7 @@ from bivlm.checkpoint.source import SourceModel
 from bivlm.contracts.quantizer import Example, stats_of, weight_of
 from bivlm.eval.answer import inference
 from bivlm.formats import format_named
-from bivlm.formats.encoding import rotation, trellis_code
+from bivlm.formats.encoding import rotation, trellis_checks, trellis_code
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, run
 from bivlm.kernels.table import kernel_for
@@ -154,7 +154,7 @@ def test_computed_tables(defaults):
             rotation.signs_of(5, 97),
             rotation.hartley(7),
             rotation.rotate(x, signs),
-            *map(trellis_code.standard_tables, trellis_code.WINDOWS),
+            *map(trellis_code.standard_tables, trellis_checks.WINDOWS),
         ]
 
     x, signs = torch.randn(3, 84), rotation.signs_of(1, 84)

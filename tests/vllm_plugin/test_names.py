@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from bivlm.checkpoint.modules import ModuleSpec
 from bivlm.errors import InputError
@@ -13,7 +12,7 @@ OUTER = {"model.vision_tower.": "vision_tower.", "model.language_model.": "langu
 
 
 def spec(name, shape=(64, 32), **more):
-    return ModuleSpec(f"{name}.", "trellis", shape, {}, {"codes": (torch.uint8, (1,))}, **more)
+    return ModuleSpec(f"{name}.", "trellis", shape, {}, {"codes": ("uint8", (1,))}, **more)
 
 
 def names_of(*keys, **tables):

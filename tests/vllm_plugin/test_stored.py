@@ -10,6 +10,7 @@ import torch
 from bivlm.checkpoint.modules import ModuleSpec
 from bivlm.errors import InputError
 from bivlm.formats import format_named
+from bivlm.formats.encoding.arrays import dtype_name
 from bivlm.vllm_plugin.stored import Stored
 from trellis_weights import trellis_weight
 
@@ -17,7 +18,9 @@ PACKED = [trellis_weight(rows, 64, (2, 3)).encode() for rows in (64, 32)]
 
 
 def spec_of(packed):
-    tensors = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in packed.tensors.items()}
+    tensors = {
+        name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in packed.tensors.items()
+    }
     return ModuleSpec("k.", packed.format, packed.shape, packed.settings, tensors)
 
 

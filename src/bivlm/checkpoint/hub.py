@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
 from bivlm.errors import InputError
 
 NEEDED = [
@@ -29,6 +26,9 @@ def resolve_model(model: str | Path, trust_remote_code: bool = False) -> Path:
         return folder
     if not HUB_ID.fullmatch(str(model)):
         raise InputError(f"there is no folder {model}, and it is no model id of the hub (OWNER/NAME) either")
+    from huggingface_hub import snapshot_download  # a third of a second, which a folder does not need
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
     try:
         return Path(
             snapshot_download(str(model), allow_patterns=[*NEEDED, *(["*.py"] if trust_remote_code else [])])

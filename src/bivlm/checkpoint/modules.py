@@ -9,15 +9,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from bivlm.checkpoint.groups import members
-from bivlm.checkpoint.shards import DTYPES, TensorEntry
+from bivlm.checkpoint.shards import ITEM_BYTES, TensorEntry, torch_dtype
 from bivlm.errors import InputError
-from bivlm.formats import FORMATS, PackedTensor
-from bivlm.formats.lowrank import shared_tensors
+from bivlm.formats.base import PackedTensor
+from bivlm.formats.checks import CHECKS
+
+if TYPE_CHECKING:  # the entries are read without torch
+    import torch
 
 FORMAT_VERSION = 2  # of a folder without experts
 EXPERTS_VERSION = 3  # of one with packed experts: the newest that is read
@@ -27,7 +28,6 @@ KEYS_ARE_NAMES = "names"  # the value of the field `keys` where tensors are name
 SPLIT = "split"  # the value of the field `experts` where every expert has linears of its own
 LARGEST = 1 << 40  # of a dimension: beyond every file
 _TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
 
 def is_packed(config: Mapping[str, Any]) -> bool:
@@ -64,17 +64,17 @@ def _is_given(quantization: Mapping[str, Any], field: str, value: str) -> bool:
 class ModuleSpec:
     """A packed module as `config.json` describes it.
 
-    `key` begins the names of its tensors in the shards; `tensors` are dtype and shape by name; `shape` is
-    (out, in) of the weight; `shared` has the whole keys of tensors that lie with another module; `head` names
-    the language head that shares an embedding's weight. `entry` is the name of its entry, which several
-    experts may share, `raw` what it says.
+    `key` begins the names of its tensors in the shards; `stored` are the names of their dtypes and their
+    shapes by name, `tensors` the same with torch's dtypes; `shape` is (out, in) of the weight; `shared` has
+    the whole keys of tensors that lie with another module; `head` names the language head that shares an
+    embedding's weight. `entry` is the name of its entry, which several experts may share, `raw` what it says.
     """
 
     key: str
     format: str
     shape: tuple[int, int]
     settings: Mapping[str, Any]
-    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+    stored: Mapping[str, tuple[str, tuple[int, ...]]]
     kind: str = "linear"
     head: str | None = None
     shared: Mapping[str, str] = field(default_factory=dict)
@@ -82,11 +82,16 @@ class ModuleSpec:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
+    def tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape of its tensors by name."""
+        return {name: (torch_dtype(dtype), shape) for name, (dtype, shape) in self.stored.items()}
+
+    @property
     def nbytes(self) -> int:
         """The bytes of its own tensors: shared ones count where they lie."""
         return sum(
-            math.prod(shape) * dtype.itemsize
-            for name, (dtype, shape) in self.tensors.items()
+            math.prod(shape) * ITEM_BYTES[dtype]
+            for name, (dtype, shape) in self.stored.items()
             if name not in self.shared
         )
 
@@ -96,15 +101,15 @@ class ModuleSpec:
 
     def check_stored(self, entries: Mapping[str, TensorEntry]) -> None:
         """ValueError unless the shards hold exactly these tensors under this key."""
-        for name, (dtype, shape) in self.tensors.items():
+        for name, (dtype, shape) in self.stored.items():
             key = self.stored_at(name)
             entry = entries.get(key)
             if entry is None:
                 raise ValueError(f"the tensor {key} is not in the files")
-            if (entry.dtype, entry.shape) != (dtype, shape):
+            if (entry.dtype_name, entry.shape) != (dtype, shape):
                 raise ValueError(
-                    f"the tensor {key} is {entry.dtype} {list(entry.shape)} in {entry.shard.name},"
-                    f" and {dtype} {list(shape)} in config.json"
+                    f"the tensor {key} is torch.{entry.dtype_name} {list(entry.shape)} in {entry.shard.name},"
+                    f" and torch.{dtype} {list(shape)} in config.json"
                 )
 
 
@@ -114,6 +119,8 @@ def entries_of(
     """The entries of packed linears of one unit in `config.json`, by name; `base_of` says what the keys of a
     linear's tensors begin with. What several of them share has the keys of the first.
     """
+    from bivlm.formats.lowrank import shared_tensors  # needs torch, which reading does without
+
     shared = shared_tensors(packed)
     entries: dict[str, dict[str, Any]] = {}
     for name, weight in packed.items():
@@ -221,7 +228,7 @@ def _module(name: str, spec: Any) -> ModuleSpec:
 
 def _format(name: Any) -> str:
     _need(isinstance(name, str), f"format is {_shown(name)}; needs a name")
-    if name not in FORMATS:
+    if name not in CHECKS:
         raise InputError(
             f"this checkpoint uses the format {name[:80]!r}, which this bivlm does not know: pip install -U"
             " bivlm"
@@ -237,12 +244,12 @@ def _weight_shape(shape: Any) -> tuple[int, int]:
     return tuple(shape)
 
 
-def _tensor(part: str, stored: Any) -> tuple[torch.dtype, tuple[int, ...]]:
+def _tensor(part: str, stored: Any) -> tuple[str, tuple[int, ...]]:
     fits = isinstance(stored, list | tuple) and len(stored) == 2 and isinstance(stored[1], list | tuple)
     fits = fits and _TENSOR_NAME.fullmatch(part) is not None and all(map(_is_size, stored[1]))
-    fits = fits and isinstance(stored[0], str) and stored[0] in _DTYPES
+    fits = fits and isinstance(stored[0], str) and stored[0] in ITEM_BYTES
     _need(fits, f"the tensor {part[:80]!r} is {_shown(stored)}; needs [dtype, [sizes]]")
-    return _DTYPES[stored[0]], tuple(stored[1])
+    return stored[0], tuple(stored[1])
 
 
 def _is_size(number: Any) -> bool:

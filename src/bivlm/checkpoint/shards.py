@@ -9,46 +9,63 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from bivlm.checkpoint.durable import publish, system_error, writing_name
 from bivlm.errors import InputError
 
+if TYPE_CHECKING:  # headers are read without torch
+    import torch
+    from torch import Tensor
+
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+DTYPES = {  # of safetensors' headers: torch's names, and bytes
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
+ITEM_BYTES = dict(DTYPES.values())  # by torch's names
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype that torch calls so."""
+    import torch
+
+    return getattr(torch, name)
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """The place of one tensor: its shard and key, and the dtype and shape from the shard's header."""
+    """The place of one tensor: its shard and key, and the name of its dtype and its shape from the shard's
+    header.
+    """
 
     shard: Path
     key: str
-    dtype: torch.dtype
+    dtype_name: str
     shape: tuple[int, ...]
 
     @property
+    def dtype(self) -> torch.dtype:
+        return torch_dtype(self.dtype_name)
+
+    @property
     def nbytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return prod(self.shape) * ITEM_BYTES[self.dtype_name]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,10 +97,12 @@ def to_json(content: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_shard(path: Path) -> Iterator[safe_open]:
-    """An open safetensors file; InputError when it is truncated or its header is damaged."""
+def open_shard(path: Path, framework: str = "pt") -> Iterator[safe_open]:
+    """An open safetensors file; InputError when it is truncated or its header is damaged. Its tensors are
+    those of the framework: torch's, or "np".
+    """
     try:
-        with safe_open(path, framework="pt") as shard:
+        with safe_open(path, framework=framework) as shard:
             yield shard
     except SafetensorError as error:
         raise InputError(f"{path} is damaged or cut short ({error}); get the file again") from error
@@ -99,7 +118,7 @@ def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
     """Every tensor of some shards by its key, from the headers alone."""
     entries: dict[str, TensorEntry] = {}
     for path in paths:
-        with open_shard(path) as shard:
+        with open_shard(path, "np") as shard:
             for key in shard.keys():  # noqa: SIM118 - a safetensors file is no dict
                 part = shard.get_slice(key)
                 if part.get_dtype() not in DTYPES:
@@ -112,7 +131,7 @@ def read_entries(paths: Iterable[Path]) -> dict[str, TensorEntry]:
                         f"the tensor {key} is in {entries[key].shard} and in {path.name}; take the file that"
                         " does not belong to this model out of the folder"
                     )
-                entries[key] = TensorEntry(path, key, DTYPES[part.get_dtype()], tuple(part.get_shape()))
+                entries[key] = TensorEntry(path, key, DTYPES[part.get_dtype()][0], tuple(part.get_shape()))
     return entries
 
 
@@ -132,6 +151,40 @@ def read_tensors(entries: Iterable[TensorEntry], *, copy: bool = True) -> dict[s
     return tensors
 
 
+def read_arrays(entries: Iterable[TensorEntry], *, raw: bool = False) -> dict[str, Any]:
+    """The tensors by key as numpy's arrays, backed by the file; without torch, but for bfloat16, which numpy
+    does not have: that is a tensor. With `raw` all are bytes (n,) uint8.
+    """
+    by_shard: dict[Path, list[TensorEntry]] = {}
+    for entry in entries:
+        by_shard.setdefault(entry.shard, []).append(entry)
+    arrays: dict[str, Any] = {}
+    for path, wanted in by_shard.items():
+        with open_shard(path, "np") as shard:
+            content, starts = np.asarray(np.memmap(path, mode="r")), _starts(shard, path)
+        for entry in wanted:
+            own = content[starts[entry.key] :][: entry.nbytes]
+            if not raw and entry.dtype_name == "bfloat16":
+                arrays |= read_tensors([entry], copy=False)
+            else:
+                arrays[entry.key] = own if raw else own.view(entry.dtype_name).reshape(entry.shape)
+    return arrays
+
+
+def _starts(shard: safe_open, path: Path) -> dict[str, int]:
+    """Where the bytes of each tensor begin in an open file. They lie one after the other, after the header
+    and its length: safetensors refuses any other file.
+    """
+    with path.open("rb") as file:
+        place = 8 + int.from_bytes(file.read(8), "little")
+    starts: dict[str, int] = {}
+    for key in shard.offset_keys():
+        part = shard.get_slice(key)
+        starts[key] = place
+        place += prod(part.get_shape()) * DTYPES[part.get_dtype()][1]
+    return starts
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity; checked in pieces, so a large tensor is not copied."""
     return not tensor.is_floating_point() or all(
@@ -141,8 +194,14 @@ def is_finite(tensor: Tensor) -> bool:
 
 def checksum(tensor: Tensor) -> str:
     """CRC-32 of a tensor's bytes, as eight hexadecimal digits."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    return f"{zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0:08x}"
+    import torch
+
+    return array_checksum(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def array_checksum(content: np.ndarray) -> str:
+    """CRC-32 of bytes (n,) uint8, as eight hexadecimal digits."""
+    return f"{zlib.crc32(content.data) if content.size else 0:08x}"
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -153,6 +212,8 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
     process to process. Raises OSError with the system's number if the disk is full or refuses; an older file
     then stays.
     """
+    from safetensors.torch import save_file
+
     temporary = writing_name(path)
     try:
         save_file(

@@ -17,16 +17,16 @@ from bivlm.checkpoint.seal import READ_BY_LOADERS, Seal, file_checksum, module_c
 from bivlm.checkpoint.shards import (
     INDEX_NAME,
     TensorEntry,
-    checksum,
-    open_shard,
+    array_checksum,
+    read_arrays,
     read_entries,
     read_json,
-    read_tensors,
     to_json,
 )
 from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
-from bivlm.formats import FORMATS, PackedTensor
+from bivlm.formats.base import PackedTensor
+from bivlm.formats.checks import check_packed
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,8 @@ def verify_shards(shards: Sequence[Path]) -> None:
             f"{folder} lacks the tensor {missing[0]} ({len(missing)} are missing); copy or quantize it again"
         )
     with ThreadPoolExecutor(4) as pool:  # zlib and disk reads release the GIL
-        for damaged in pool.map(lambda shard: _first_damaged(shard, seal.tensors), shards):
+        own = ([entry for entry in entries.values() if entry.shard == shard] for shard in shards)
+        for damaged in pool.map(lambda some: _first_damaged(some, seal.tensors), own):
             if damaged:
                 raise InputError(f"{damaged}; copy or quantize it again")
 
@@ -150,27 +151,26 @@ def verify_packed(
     """
     by_shards: dict[tuple[Path, ...], list[str]] = {}
     for name, spec in modules.items():
-        shards = dict.fromkeys(entries[spec.stored_at(part)].shard for part in spec.tensors)
+        shards = dict.fromkeys(entries[spec.stored_at(part)].shard for part in spec.stored)
         by_shards.setdefault(tuple(shards), []).append(name)
     for names in by_shards.values():
-        wanted = [entries[modules[name].stored_at(part)] for name in names for part in modules[name].tensors]
-        stored = read_tensors(wanted, copy=False)
+        wanted = [entries[modules[name].stored_at(part)] for name in names for part in modules[name].stored]
+        stored = read_arrays(wanted)
         for name in names:
             spec = modules[name]
-            tensors = {part: stored[spec.stored_at(part)] for part in spec.tensors}
+            tensors = {part: stored[spec.stored_at(part)] for part in spec.stored}
             try:
-                FORMATS[spec.format].check_packed(
-                    PackedTensor(spec.format, spec.shape, tensors, spec.settings)
-                )
+                check_packed(PackedTensor(spec.format, spec.shape, tensors, spec.settings), spec.format)
             except ValueError as error:
                 raise InputError(f"{folder}: the packed weight {name} is damaged: {error}") from error
 
 
-def _first_damaged(path: Path, expected: Mapping[str, str]) -> str | None:
-    with open_shard(path) as shard:
-        for key in shard.keys():  # noqa: SIM118 - a safetensors file is no dict
-            if key not in expected:
-                return f"{path} holds the tensor {key}, which its index does not know"
-            if checksum(shard.get_tensor(key)) != expected[key]:
-                return f"{path}: the bytes of tensor {key} have changed since they were written"
+def _first_damaged(entries: Sequence[TensorEntry], expected: Mapping[str, str]) -> str | None:
+    """What is wrong with the tensors of one shard, if anything is."""
+    stored = read_arrays(entries, raw=True)
+    for entry in entries:
+        if entry.key not in expected:
+            return f"{entry.shard} holds the tensor {entry.key}, which its index does not know"
+        if array_checksum(stored[entry.key]) != expected[entry.key]:
+            return f"{entry.shard}: the bytes of tensor {entry.key} have changed since they were written"
     return None

@@ -1,57 +1,45 @@
-"""How weights are stored: one file per format, one table. `base.py` says what a format is; `encoding/` has
-the encodings of their fields. The byte-exact specification is docs/format.md.
+"""How weights are stored: one file per format, one table. `base.py` says what a format is; `checks.py` and
+`encoding/` have the rules of their bytes, which need no torch, and the encodings of their fields. The
+byte-exact specification is docs/format.md.
+
+The names are imported when they are first used, so that the rules alone are there quickly.
 """
 
-from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.factors import FactorsWeight
-from bivlm.formats.levels import LevelsWeight
-from bivlm.formats.lowrank import LowrankWeight
-from bivlm.formats.planes import PlanesWeight
-from bivlm.formats.raw import RawWeight
-from bivlm.formats.rows import RowsWeight
-from bivlm.formats.trellis import TrellisWeight
-from bivlm.formats.uniform import UniformWeight
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-FORMATS: dict[str, type[QuantizedWeight]] = {
-    weight.format: weight
-    for weight in (
-        FactorsWeight,
-        LevelsWeight,
-        LowrankWeight,
-        PlanesWeight,
-        RawWeight,
-        RowsWeight,
-        TrellisWeight,
-        UniformWeight,
-    )
+if TYPE_CHECKING:
+    from bivlm.formats.base import PackedTensor as PackedTensor
+    from bivlm.formats.base import QuantizedWeight as QuantizedWeight
+    from bivlm.formats.factors import FactorsWeight as FactorsWeight
+    from bivlm.formats.levels import LevelsWeight as LevelsWeight
+    from bivlm.formats.lowrank import LowrankWeight as LowrankWeight
+    from bivlm.formats.planes import PlanesWeight as PlanesWeight
+    from bivlm.formats.raw import RawWeight as RawWeight
+    from bivlm.formats.rows import RowsWeight as RowsWeight
+    from bivlm.formats.table import FORMATS as FORMATS
+    from bivlm.formats.table import format_named as format_named
+    from bivlm.formats.table import slice_columns as slice_columns
+    from bivlm.formats.table import slice_rows as slice_rows
+    from bivlm.formats.trellis import TrellisWeight as TrellisWeight
+    from bivlm.formats.uniform import UniformWeight as UniformWeight
+
+_HOME = {
+    "FORMATS": "bivlm.formats.table",
+    "FactorsWeight": "bivlm.formats.factors",
+    "LevelsWeight": "bivlm.formats.levels",
+    "LowrankWeight": "bivlm.formats.lowrank",
+    "PackedTensor": "bivlm.formats.base",
+    "PlanesWeight": "bivlm.formats.planes",
+    "QuantizedWeight": "bivlm.formats.base",
+    "RawWeight": "bivlm.formats.raw",
+    "RowsWeight": "bivlm.formats.rows",
+    "TrellisWeight": "bivlm.formats.trellis",
+    "UniformWeight": "bivlm.formats.uniform",
+    "format_named": "bivlm.formats.table",
+    "slice_columns": "bivlm.formats.table",
+    "slice_rows": "bivlm.formats.table",
 }
-
-
-def slice_rows(packed: PackedTensor, start: int, stop: int) -> PackedTensor:
-    """The rows start … stop - 1 of a packed weight as a packed weight of their own, exactly: any rows, and of
-    `trellis` whole strips of 64, of `rows` and `lowrank` what their parts can be cut at.
-
-    InputError for rows that there are not, or where it cannot be cut; ValueError as `decode` raises it.
-    """
-    return format_named(packed.format).decode(packed).slice_rows(start, stop).encode()
-
-
-def slice_columns(packed: PackedTensor, start: int, stop: int) -> PackedTensor:
-    """The columns start … stop - 1 of a packed weight as a packed weight of their own, exactly: columns of
-    whole groups, and of `trellis` whole blocks of the rotation. The slices' products with their inputs add up
-    to the product of the whole weight.
-
-    InputError for columns that there are not, or where it cannot be cut; ValueError as `decode` raises it.
-    """
-    return format_named(packed.format).decode(packed).slice_columns(start, stop).encode()
-
-
-def format_named(name: object) -> type[QuantizedWeight]:
-    """The class of a format. ValueError, naming those that there are, for any other name."""
-    if not isinstance(name, str) or name not in FORMATS:
-        raise ValueError(f"the format is {name!r}; needs one of {', '.join(FORMATS)}")
-    return FORMATS[name]
-
 
 __all__ = [
     "FORMATS",
@@ -69,3 +57,9 @@ __all__ = [
     "slice_columns",
     "slice_rows",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

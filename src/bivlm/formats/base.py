@@ -14,12 +14,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, cast
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from bivlm.errors import InputError
 from bivlm.formats.encoding.checks import blaming, same_bits
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class PackedTensor:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def bits_per_weight(self) -> float:
         """Stored bits over weights: scales, tables, positions, padding, everything counted."""
@@ -92,13 +93,15 @@ class QuantizedWeight(ABC):
         """
 
     @classmethod
-    @abstractmethod
     def check_packed(cls, packed: PackedTensor) -> None:
         """Raises ValueError exactly when `decode` does, without expanding the weight.
 
         Every reader of packed bytes goes through it, so all of them refuse the same. It takes at most a block
         of rows at a time.
         """
+        from bivlm.formats.checks import check_packed  # whose rules are about what is declared here
+
+        check_packed(packed, cls.format)
 
     def slice_rows(self, start: int, stop: int) -> Self:
         """The rows start … stop - 1 as a weight of their own: its `dequantize` gives these rows, up to the

@@ -16,27 +16,22 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import (
-    Layout,
-    blaming,
     check_density,
     check_integer,
     check_slice,
     check_tensor,
-    check_tensors,
-    known_settings,
     least_bytes,
     own_copy,
     require,
 )
-from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, as_signs
-
-SETTINGS = ["exponent", "rank"]
+from bivlm.formats.encoding.factor_checks import check_scales
+from bivlm.formats.encoding.number_checks import LARGEST_EXPONENT
+from bivlm.formats.encoding.numbers import as_signs
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,27 +108,6 @@ class FactorsWeight(QuantizedWeight):
             settings["exponent"],
         )
 
-    @classmethod
-    def check_packed(cls, packed: PackedTensor) -> None:
-        with blaming("factors"):
-            settings, tensors = checked(packed), packed.tensors
-            check_density(packed.shape, packed.nbytes)
-            for name, count in (("left_signs", settings["rank"]), ("right_signs", packed.shape[1])):
-                with blaming(f"'{name}'"):
-                    bits.check_stream(tensors[name], 1, count)
-            _check_scales(
-                tensors["row_scale"], tensors["middle_scale"], tensors["column_scale"], settings["exponent"]
-            )
-
-
-def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
-    tensors are not read.
-    """
-    settings = _checked_settings(packed)
-    check_tensors(packed.tensors, _layout(packed.shape, settings["rank"]))
-    return settings
-
 
 def factors_nbytes(shape: tuple[int, int], rank: int) -> int:
     """The bytes that `encode` writes for a weight of this rank, exactly. They grow with the rank."""
@@ -150,29 +124,6 @@ def least_rank(shape: tuple[int, int]) -> int:
     return bisect_left(range(1, most + 1), needed, key=lambda rank: factors_nbytes(shape, rank)) + 1
 
 
-def _layout(shape: tuple[int, int], rank: int) -> Layout:
-    """Dtype and shape of every tensor."""
-    rows, columns = shape
-    return {
-        "left_signs": (torch.uint8, (rows, bits.stream_bytes(rank, 1))),
-        "right_signs": (torch.uint8, (rank, bits.stream_bytes(columns, 1))),
-        "row_scale": (torch.float16, (rows,)),
-        "middle_scale": (torch.float16, (rank,)),
-        "column_scale": (torch.float16, (columns,)),
-    }
-
-
-def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, after a check of their types and ranges and of the shape."""
-    settings = known_settings(packed, "factors", SETTINGS)
-    require(
-        type(settings["rank"]) is int and settings["rank"] >= 1,
-        f"'rank' is {settings['rank']!r}; needs an integer, at least 1",
-    )
-    check_integer("exponent", settings["exponent"], -LARGEST_EXPONENT, LARGEST_EXPONENT)
-    return settings
-
-
 def _check_weight(weight: FactorsWeight) -> None:
     """ValueError, naming the field, for any weight that `factors` cannot hold."""
     for name in ("left_signs", "right_signs"):
@@ -182,25 +133,10 @@ def _check_weight(weight: FactorsWeight) -> None:
             f"'{name}' is {list(signs.shape)}; needs two dimensions, each at least 1",
         )
     (rows, rank), columns = weight.left_signs.shape, weight.right_signs.shape[1]
-    check_tensor("left_signs", weight.left_signs, torch.bool, (rows, rank))
-    check_tensor("right_signs", weight.right_signs, torch.bool, (rank, columns))
+    check_tensor("left_signs", weight.left_signs, "bool", (rows, rank))
+    check_tensor("right_signs", weight.right_signs, "bool", (rank, columns))
     for name, size in (("row_scale", rows), ("middle_scale", rank), ("column_scale", columns)):
-        check_tensor(name, getattr(weight, name), torch.float16, (size,))
+        check_tensor(name, getattr(weight, name), "float16", (size,))
     check_density(weight.shape, factors_nbytes(weight.shape, rank))
     check_integer("exponent", weight.exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
-    _check_scales(weight.row_scale, weight.middle_scale, weight.column_scale, weight.exponent)
-
-
-def _check_scales(row_scale: Tensor, middle_scale: Tensor, column_scale: Tensor, exponent: int) -> None:
-    for name, scale in (
-        ("row_scale", row_scale),
-        ("middle_scale", middle_scale),
-        ("column_scale", column_scale),
-    ):
-        require(bool(scale.isfinite().all()), f"'{name}' holds NaN or infinity")
-    largest = (row_scale.float().abs().max() * 2.0**exponent) * middle_scale.float().abs().sum()
-    largest = largest * column_scale.float().abs().max()
-    require(
-        bool(largest.isfinite()),
-        "'row_scale' times 2^exponent, 'middle_scale' and 'column_scale' overflow float32",
-    )
+    check_scales(weight.row_scale, weight.middle_scale, weight.column_scale, weight.exponent)

@@ -19,24 +19,20 @@ import torch
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import blaming, own_copy, require
+from bivlm.formats.encoding import bits, streams
+from bivlm.formats.encoding.checks import own_copy
 from bivlm.formats.encoding.level_checks import (
     TAIL_KIND,
     VALUES,
     check_dense,
-    check_levels,
     check_tail,
-    check_tail_tables,
-    check_tail_values,
-    checked,
     tail_code_bits_outside,
+    tail_positions,
 )
 from bivlm.formats.encoding.positions import (
     pack_positions,
     positions_inside,
     positions_nbytes,
-    unpack_positions,
 )
 from bivlm.formats.grouped import GroupedWeight
 
@@ -180,33 +176,6 @@ class LevelsWeight(GroupedWeight):
             tail_values=values,
         )
 
-    @classmethod
-    def check_packed(cls, packed: PackedTensor) -> None:
-        with blaming("levels"):
-            settings, tensors = checked(packed), packed.tensors
-            with blaming("'codes'"):
-                bits.check_symbols(tensors["codes"], settings["alphabet"], packed.shape[1])
-            scale = tensors["scale"].view(())
-            check_levels(tensors["levels"], scale, settings["symmetric"])
-            if TAIL_KIND in settings:
-                check_tail_values(tensors["tail_values"], scale)
-            elif settings["tail"]:
-                check_tail_tables(tensors["tail_levels"], tensors["tail_scale"], scale)
-            if settings["tail"]:
-                _check_tail_streams(packed)
-
-
-def tail_positions(packed: PackedTensor) -> Tensor:
-    """The positions of the tail of a packed weight that has one: (n,) int64, ascending."""
-    tensors, settings, (rows, columns) = packed.tensors, packed.settings, packed.shape
-    return unpack_positions(
-        tensors["tail_low"],
-        tensors["tail_high"],
-        int(settings["tail"]),
-        int(settings["tail_rice"]),
-        rows * columns,
-    )
-
 
 def levels_nbytes(
     shape: tuple[int, int],
@@ -220,13 +189,13 @@ def levels_nbytes(
     """An upper bound of the bytes that `encode` writes for a weight of this kind with at most `tail` entries
     at any positions; `values` says that the entries have values.
 
-    Only the bytes of the positions are a bound (`bits.rice_bytes_bound`). The rest is exact, and so is the
+    Only the bytes of the positions are a bound (`streams.rice_bytes_bound`). The rest is exact, and so is the
     result without a tail.
     """
     rows, columns = shape
     table = alphabet // 2 if symmetric else alphabet
     dense = (
-        rows * bits.symbols_bytes(columns, alphabet)
+        rows * streams.symbols_bytes(columns, alphabet)
         + 2 * rows_of_tables * -(-columns // group_size) * table
         + 4
     )
@@ -234,7 +203,7 @@ def levels_nbytes(
         return dense
     if values:
         return dense + positions_nbytes(tail, rows * columns) + 2 * tail
-    outside = bits.stream_bytes(tail, tail_code_bits_outside(alphabet))
+    outside = streams.stream_bytes(tail, tail_code_bits_outside(alphabet))
     return dense + positions_nbytes(tail, rows * columns) + outside + 2 * 4 + 2 * rows
 
 
@@ -271,19 +240,3 @@ def _take_tail_codes(codes: Tensor, positions: Tensor, tensors: Any, alphabet: i
         tail_codes = tail_codes << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
     flat[positions] = 0
     return tail_codes
-
-
-def _check_tail_streams(packed: PackedTensor) -> None:
-    """The positions, the symbols of `codes` under them, and the bits next to these."""
-    tensors, columns, alphabet = packed.tensors, packed.shape[1], int(packed.settings["alphabet"])
-    positions = tail_positions(packed)
-    found = bits.symbols_at(tensors["codes"], alphabet, positions // columns, positions % columns)
-    coded = TAIL_KIND not in packed.settings
-    outside = tail_code_bits_outside(alphabet)
-    largest = 3 >> outside if coded else 0
-    require(
-        int(found.max()) <= largest, f"'codes' is {int(found.max())} under a tail entry; at most {largest}"
-    )
-    if coded and outside:
-        with blaming("'tail_bits'"):
-            bits.check_stream(tensors["tail_bits"][None], 1, len(positions))

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.encoding.checks import blaming, check_density, known_settings, require, same_bits
-from bivlm.formats.nested import FORMAT, INSIDE, check_kinds, check_names, check_part, part_of, stored_part
+from bivlm.formats.encoding.checks import require, same_bits
+from bivlm.formats.encoding.lowrank_checks import LEFT, RIGHT, check_factor_density, factors_of
+from bivlm.formats.nested import INSIDE, check_kinds, stored_part
 
-LEFT, RIGHT = "left_", "right_"
-MOST_RANK = 1 << 31
-MOST_NUMBERS_PER_BYTE = 256  # of a factor: the check expands both
 SPARSE = ("factors", "trellis")  # the formats whose weights may have more
 
 
@@ -42,8 +40,8 @@ class LowrankWeight(QuantizedWeight):
         require(rank == rows, f"'left' has {rank} columns and 'right' {rows} rows; needs as many, the rank")
         for name, part in (("left", self.left), ("right", self.right)):
             if part.format in SPARSE:
-                _check_density(name, part.encode())
-        _check_size(self.left.dequantize(), self.right.dequantize())
+                check_factor_density(name, part.encode())
+        check_size(self.left.dequantize(), self.right.dequantize())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,36 +76,11 @@ class LowrankWeight(QuantizedWeight):
         return cls(*(INSIDE[part.format].decode(part) for part in factors_of(packed).values()))
 
     @classmethod
-    def check_packed(cls, packed: PackedTensor) -> None:
-        with blaming("lowrank"):
-            parts = factors_of(packed)
-            check_names(packed, list(parts), [])
-            for prefix, part in parts.items():
-                check_part(prefix, part)
-                _check_density(prefix.removesuffix("_"), part)
-            check_density(packed.shape, packed.nbytes)
-            left, right = (INSIDE[part.format].decode(part).dequantize() for part in parts.values())
-            _check_size(left, right)
-
-    @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
         cls.check_packed(packed)
         left, right = factors_of(packed).values()
         some = INSIDE[left.format].unpack_rows(left, index)
         return some @ INSIDE[right.format].decode(right).dequantize()
-
-
-def factors_of(packed: PackedTensor) -> Mapping[str, PackedTensor]:
-    """A and B as packed weights, by their prefixes. Only settings and shape are looked at: ValueError where
-    they cannot be those of a weight.
-    """
-    given = packed.settings if isinstance(packed.settings, Mapping) else {}
-    inside = [name for name in given if isinstance(name, str) and name.startswith((LEFT, RIGHT))]
-    needed = ["rank", f"{LEFT}{FORMAT}", f"{RIGHT}{FORMAT}"]
-    rank = known_settings(packed, "lowrank", needed, inside)["rank"]
-    require(type(rank) is int and 1 <= rank < MOST_RANK, f"'rank' is {rank!r}; needs an integer, at least 1")
-    rows, columns = packed.shape
-    return {LEFT: part_of(packed, LEFT, (rows, rank)), RIGHT: part_of(packed, RIGHT, (rank, columns))}
 
 
 def shared_tensors(packed: Mapping[str, PackedTensor]) -> dict[str, dict[str, str]]:
@@ -130,16 +103,7 @@ def _same(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     return own.keys() == theirs.keys() and all(same_bits(own[name], theirs[name]) for name in own)
 
 
-def _check_density(name: str, part: PackedTensor) -> None:
-    rows, columns = part.shape
-    require(
-        rows * columns <= MOST_NUMBERS_PER_BYTE * part.nbytes,
-        f"'{name}' is {(rows, columns)} in {part.nbytes} bytes; a factor has at most"
-        f" {MOST_NUMBERS_PER_BYTE} numbers for each of its bytes",
-    )
-
-
-def _check_size(left: Tensor, right: Tensor) -> None:
+def check_size(left: Tensor, right: Tensor) -> None:
     """The sum of the magnitudes of a row of A, times the largest magnitude of B, must not overflow."""
     largest = left.abs().sum(1).max() * right.abs().max()
     require(bool(torch.isfinite(largest)), "the product of 'left' and 'right' overflows float32")

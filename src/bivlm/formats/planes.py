@@ -23,23 +23,17 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import (
-    blaming,
-    check_tensors,
-    dtype_name,
-    own_copy,
-)
+from bivlm.formats.encoding.checks import dtype_name, own_copy
 from bivlm.formats.encoding.numbers import NumberBits, Numbers
 from bivlm.formats.encoding.plane_checks import (
     check_weight,
-    checked_settings,
     columns_of_scales,
     is_plain,
     layout,
     layout_nbytes,
     scale_count,
 )
-from bivlm.formats.encoding.plane_fields import parted_columns, read_numbers, read_planes
+from bivlm.formats.encoding.plane_fields import parted_columns, read_planes
 from bivlm.formats.encoding.positions import pack_positions, positions_inside, positions_nbytes
 from bivlm.formats.grouped import GroupedWeight
 
@@ -247,21 +241,6 @@ class PlanesWeight(GroupedWeight):
         cls.check_packed(packed)
         return cls(**read_planes(packed.tensors, packed.shape, packed.settings))
 
-    @classmethod
-    def check_packed(cls, packed: PackedTensor) -> None:
-        with blaming("planes"):
-            fields = read_numbers(packed.tensors, packed.shape, checked(packed))
-        cls(**fields)  # whose planes take no memory: the rules for the rest are those of every weight
-
-
-def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
-    tensors are not read.
-    """
-    settings = checked_settings(packed)
-    check_tensors(packed.tensors, layout(packed.shape, settings))
-    return settings
-
 
 def planes_nbytes(
     shape: tuple[int, int],
@@ -278,8 +257,8 @@ def planes_nbytes(
     """An upper bound of the bytes that `encode` writes for a weight of this kind, with means in as many bits
     as scales.
 
-    Only the bytes of the tail's positions are a bound (`bits.rice_bytes_bound`); without a tail the result is
-    exact.
+    Only the bytes of the tail's positions are a bound (`streams.rice_bytes_bound`); without a tail the
+    result is exact.
     """
     stored = {8: "uint8", 16: "float16", 32: "float32"}[scale_bits]
     settings: dict[str, Any] = {

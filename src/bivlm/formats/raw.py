@@ -9,25 +9,15 @@ docs/format.md has every byte.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor, QuantizedWeight
-from bivlm.formats.encoding.checks import (
-    blaming,
-    check_choice,
-    check_slice,
-    check_tensor,
-    check_tensors,
-    dtype_name,
-    known_settings,
-    own_copy,
-    require,
-)
+from bivlm.formats.encoding.arrays import dtype_name
+from bivlm.formats.encoding.checks import check_slice, check_tensor, own_copy, require
+from bivlm.formats.encoding.raw_checks import STORED, check_values
 
-STORED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 BITS = 16
 
 
@@ -46,7 +36,7 @@ class RawWeight(QuantizedWeight):
         """The nearest weight to one (out, in), exactly this if it has 16 bits: in float16, which has the more
         digits, if that holds its largest number, otherwise in bfloat16.
         """
-        if weight.dtype in STORED.values():
+        if dtype_name(weight.dtype) in STORED:
             return cls(weight.detach().clone())
         half = weight.detach().half()
         return cls(half if bool(half.isfinite().all()) else weight.detach().bfloat16())
@@ -56,9 +46,9 @@ class RawWeight(QuantizedWeight):
             self.values.dim() == 2 and self.values.numel() > 0,
             f"'values' is {list(self.values.shape)}; needs (out, in), each at least 1",
         )
-        dtype = self.values.dtype if self.values.dtype in STORED.values() else torch.float16
-        check_tensor("values", self.values, dtype, tuple(self.values.shape))
-        _check_values(self.values)
+        found = dtype_name(self.values.dtype)
+        check_tensor("values", self.values, found if found in STORED else "float16", tuple(self.values.shape))
+        check_values(self.values)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -87,14 +77,6 @@ class RawWeight(QuantizedWeight):
         return cls(packed.tensors["values"])
 
     @classmethod
-    def check_packed(cls, packed: PackedTensor) -> None:
-        with blaming("raw"):
-            settings: dict[str, Any] = known_settings(packed, "raw", ["stored"])
-            check_choice("stored", settings["stored"], list(STORED))
-            check_tensors(packed.tensors, {"values": (STORED[settings["stored"]], tuple(packed.shape))})
-            _check_values(packed.tensors["values"])
-
-    @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
         cls.check_packed(packed)
         return packed.tensors["values"][index].float()
@@ -103,7 +85,3 @@ class RawWeight(QuantizedWeight):
 def raw_nbytes(shape: tuple[int, int]) -> int:
     """The bytes that `encode` writes for a weight of this shape, exactly."""
     return shape[0] * shape[1] * BITS // 8
-
-
-def _check_values(values: Tensor) -> None:
-    require(bool(values.isfinite().all()), "'values' holds NaN or infinity")

@@ -19,7 +19,7 @@ Streams go on from column to column, so the streams of a slice begin with the 16
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -27,23 +27,22 @@ from torch import Tensor
 from bivlm.formats.base import PackedTensor, QuantizedWeight
 from bivlm.formats.encoding import bits
 from bivlm.formats.encoding.checks import (
-    Layout,
     blaming,
-    check_density,
     check_slice,
-    check_tensor,
-    check_tensors,
     own_copy,
-    require,
 )
 from bivlm.formats.encoding.rotation import rotate_back, signs_of
-from bivlm.formats.encoding.trellis_code import MOST_BITS, RUN, UNIT, standard_tables
-from bivlm.formats.encoding.trellis_settings import OPTIONAL, check_numbers, checked_settings
-
-STRIP = 64  # rows of a strip; those of the last are rounded up to a multiple of HELD
-HELD = 16
-LEAD = 2  # bytes before the stream of a strip, zeros unless columns were cut off before it: the first windows
-# reach back into them
+from bivlm.formats.encoding.trellis_checks import (
+    LEAD,
+    MOST_BITS,
+    OPTIONAL,
+    RUN,
+    STRIP,
+    check_fields,
+    checked,
+    strips,
+)
+from bivlm.formats.encoding.trellis_code import UNIT, standard_tables
 
 _BLOCK = 1 << 18  # weights at a time, when windows are extracted or rows rotated back
 
@@ -85,7 +84,8 @@ class TrellisWeight(QuantizedWeight):
     first_column: int = 0
 
     def check(self) -> None:
-        _check_weight(self)
+        numbers = {name: getattr(self, name) for name in ("window", "rotated", "seed", "exponent", *OPTIONAL)}
+        check_fields(self.columns, self.codes, self.bits, self.row_scale, self.table, **numbers)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -211,10 +211,6 @@ class TrellisWeight(QuantizedWeight):
         )
 
     @classmethod
-    def check_packed(cls, packed: PackedTensor) -> None:
-        cls.decode(packed)  # which expands nothing: the fields are the packed tensors
-
-    @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
         return cls.decode(packed).some_rows(index)
 
@@ -242,15 +238,6 @@ def _pack_strips(symbols: Tensor, run_bits: Tensor) -> Tensor:
     return torch.cat(pieces, 1)
 
 
-def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
-    tensors, and the length of the streams, are not read.
-    """
-    settings = checked_settings(packed)
-    check_tensors(packed.tensors, _layout(packed.shape, settings))
-    return settings
-
-
 def trellis_nbytes(shape: tuple[int, int], run_bits: Tensor, fitted_window: int = 0) -> int:
     """The bytes that `encode` writes for a weight whose runs have these bits (ceil(in / 16),), exactly.
     `fitted_window`: L of a stored table.
@@ -263,12 +250,6 @@ def trellis_nbytes(shape: tuple[int, int], run_bits: Tensor, fitted_window: int 
         + 2 * rows
         + (MOST_BITS << fitted_window if fitted_window else 0)
     )
-
-
-def strips(rows: int) -> list[int]:
-    """The held rows of every strip."""
-    whole, rest = divmod(rows, STRIP)
-    return [STRIP] * whole + ([-(-rest // HELD) * HELD] if rest else [])
 
 
 def runs(columns: int) -> list[slice]:
@@ -312,56 +293,3 @@ def _values_at(codes: Tensor, end: Tensor, widths: Tensor, tables: Tensor, windo
     number = word >> (begin & 7) & ((1 << window) - 1)
     values = tables.reshape(-1)[((widths[:, None] - 1).clamp(min=0) << window) + number]
     return torch.where(widths[:, None] > 0, values, 0)
-
-
-def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
-    """Dtype and shape of every tensor."""
-    rows, columns = shape
-    layout: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
-        "codes": (torch.uint8, (None,)),
-        "bits": (torch.uint8, (-(-columns // RUN),)),
-        "row_scale": (torch.float16, (rows,)),
-    }
-    return layout | (
-        {"table": (torch.int8, (MOST_BITS, 1 << settings["window"]))} if settings["fitted"] else {}
-    )
-
-
-def _check_streams(codes: Tensor, run_bits: Tensor, shape: tuple[int, int], whole: bool) -> None:
-    """Checks that K is in range, and that each stream has the right length and, unless columns were cut off
-    before it, begins with zeros.
-    """
-    require(int(run_bits.max()) <= MOST_BITS, f"'bits' holds {int(run_bits.max())}; at most {MOST_BITS}")
-    widths, held = column_bits(run_bits, shape[1]), strips(shape[0])
-    needed = stream_bytes(shape[0], widths)
-    require(len(codes) == needed, f"'codes' has {len(codes)} bytes; these bits take {needed}")
-    if not whole:
-        return
-    starts = torch.arange(len(held), dtype=torch.int64, device=codes.device) * strip_bytes(STRIP, widths)
-    lead = codes[starts[:, None] + torch.arange(LEAD, dtype=torch.int64, device=codes.device)]
-    require(not bool(lead.any()), "a bit before the stream of a strip is not zero in 'codes'")
-
-
-def _check_weight(weight: TrellisWeight) -> None:
-    """ValueError, naming the field, for any weight that `trellis` cannot hold."""
-    require(
-        type(weight.columns) is int and weight.columns >= 1,
-        f"'columns' is {weight.columns!r}; needs an integer, at least 1",
-    )
-    names = ("window", "rotated", "seed", "exponent", *OPTIONAL)
-    check_numbers(weight.columns, **{name: getattr(weight, name) for name in names})
-    check_tensor("row_scale", weight.row_scale, torch.float16, (None,))
-    require(len(weight.row_scale) >= 1, "'row_scale' is empty")
-    check_tensor("codes", weight.codes, torch.uint8, (None,))
-    check_tensor("bits", weight.bits, torch.uint8, (-(-weight.columns // RUN),))
-    check_tensor(
-        "table", weight.table, torch.int8, (MOST_BITS, 1 << weight.window) if weight.table.numel() else (0, 0)
-    )
-    tensors = (weight.codes, weight.bits, weight.row_scale, weight.table)
-    check_density(weight.shape, sum(tensor.nbytes for tensor in tensors))
-    _check_streams(weight.codes, weight.bits, weight.shape, weight.first_column == 0)
-    largest = weight.row_scale.double().abs().max() * 2.0 ** (weight.exponent + 2) * weight.columns**0.5
-    require(
-        bool(largest < torch.finfo(torch.float32).max),
-        "'row_scale' is not finite, or overflows float32 times 2^exponent",
-    )

@@ -17,26 +17,11 @@ from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import (
-    Layout,
-    blaming,
-    check_boolean,
-    check_choice,
-    check_integer,
-    check_tensor,
-    check_tensors,
-    dtype_name,
-    known_settings,
-    own_copy,
-    require,
-)
-from bivlm.formats.encoding.numbers import LARGEST_EXPONENT, NumberBits, Numbers, numbers_nbytes
+from bivlm.formats.encoding.arrays import dtype_name
+from bivlm.formats.encoding.checks import blaming, check_tensor, own_copy, require
+from bivlm.formats.encoding.numbers import NumberBits, Numbers, numbers_nbytes
+from bivlm.formats.encoding.uniform_checks import STORED, check_kinds, check_values, checked
 from bivlm.formats.grouped import GroupedWeight
-
-ALPHABETS = tuple(bits.RADIX)
-SETTINGS = ["alphabet", "column_scale", "exponent", "group_size", "scales", "zero_point"]
-STORED = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
-ZERO_POINTS = ("middle", "code", "free")
 
 _BLOCK = 1 << 18  # weights that are expanded at a time: their temporaries stay in the cache
 
@@ -158,25 +143,6 @@ class UniformWeight(GroupedWeight):
         )
 
     @classmethod
-    def check_packed(cls, packed: PackedTensor) -> None:
-        with blaming("uniform"):
-            settings, tensors = checked(packed), packed.tensors
-            with blaming("'codes'"):
-                bits.check_symbols(tensors["codes"], settings["alphabet"], packed.shape[1])
-            nothing = torch.zeros(0, dtype=torch.float16, device=tensors["codes"].device)
-            with blaming("'scales'"):
-                scales = Numbers(tensors["scales"], tensors.get("scale_unit", nothing))
-            with blaming("'zero_points'"):
-                zero_points = _zero_points(packed, nothing)
-            _check_values(
-                settings["alphabet"],
-                scales,
-                zero_points,
-                tensors.get("column_scale", nothing),
-                settings["exponent"],
-            )
-
-    @classmethod
     def unpack_rows(cls, packed: PackedTensor, index: Tensor) -> Tensor:
         """Rows are stored separately: the parts of these rows are a packed weight of their own."""
         with blaming("uniform"):
@@ -190,15 +156,6 @@ class UniformWeight(GroupedWeight):
         return cls.decode(
             PackedTensor(packed.format, (len(index), packed.shape[1]), tensors, packed.settings)
         ).dequantize()
-
-
-def checked(packed: PackedTensor) -> dict[str, Any]:
-    """The settings; ValueError unless they match the dtype and shape of every tensor. The contents of the
-    tensors are not read.
-    """
-    settings = _checked_settings(packed)
-    check_tensors(packed.tensors, _layout(packed.shape, settings))
-    return settings
 
 
 def uniform_nbytes(
@@ -232,44 +189,6 @@ def _zero_points(packed: PackedTensor, nothing: Tensor) -> Tensor:
     return bits.unpack_symbols(points, int(settings["alphabet"]), groups)
 
 
-def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
-    """Dtype and shape of every tensor that the settings require."""
-    rows, columns = shape
-    alphabet, groups = settings["alphabet"], -(-columns // settings["group_size"])
-    tensors: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
-        "codes": (torch.uint8, (rows, bits.symbols_bytes(columns, alphabet))),
-        "scales": (STORED[settings["scales"]], (rows, groups, 1)),
-    }
-    if settings["scales"] == "uint8":
-        tensors["scale_unit"] = (torch.float16, (rows, 1))
-    if settings["zero_point"] == "code":
-        tensors["zero_points"] = (torch.uint8, (rows, bits.symbols_bytes(groups, alphabet)))
-    elif settings["zero_point"] == "free":
-        tensors["zero_points"] = (torch.float16, (rows, groups))
-    if settings["column_scale"]:
-        tensors["column_scale"] = (torch.float16, (columns,))
-    return tensors
-
-
-def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
-    """The settings, after a check of their types and ranges and of the shape."""
-    settings = known_settings(packed, "uniform", SETTINGS)
-    _check_numbers(settings["alphabet"], settings["group_size"], settings["exponent"], packed.shape[1])
-    check_choice("scales", settings["scales"], list(STORED))
-    check_choice("zero_point", settings["zero_point"], ZERO_POINTS)
-    check_boolean("column_scale", settings["column_scale"])
-    return settings
-
-
-def _check_numbers(alphabet: Any, group_size: Any, exponent: Any, columns: int) -> None:
-    require(
-        type(alphabet) is int and alphabet in ALPHABETS,
-        f"'alphabet' is {alphabet!r}; needs 2 … 16, 32, 64, 128 or 256",
-    )
-    check_integer("group_size", group_size, 1, columns)
-    check_integer("exponent", exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
-
-
 def _check_weight(weight: UniformWeight) -> None:
     """ValueError, naming the field, for any weight that `uniform` cannot hold."""
     require(
@@ -277,16 +196,16 @@ def _check_weight(weight: UniformWeight) -> None:
         f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1",
     )
     rows, columns = weight.codes.shape
-    check_tensor("codes", weight.codes, torch.uint8, (rows, columns))
-    _check_numbers(weight.alphabet, weight.group_size, weight.exponent, columns)
+    check_tensor("codes", weight.codes, "uint8", (rows, columns))
+    check_kinds(weight.alphabet, weight.group_size, weight.exponent, columns)
     require(
         int(weight.codes.max()) < weight.alphabet,
         f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}",
     )
     groups = -(-columns // weight.group_size)
-    stored = weight.scales.stored
+    stored, unit = weight.scales.stored, weight.scales.unit
     require(
-        stored.dtype in STORED.values(),
+        dtype_name(stored.dtype) in STORED,
         f"'scales' is {dtype_name(stored.dtype)}; needs one of {', '.join(STORED)}",
     )
     require(
@@ -295,49 +214,11 @@ def _check_weight(weight: UniformWeight) -> None:
     )
     points, column_scale = weight.zero_points, weight.column_scale
     if not points.numel():
-        check_tensor("zero_points", points, torch.float16, (0,))
+        check_tensor("zero_points", points, "float16", (0,))
     else:
-        require(
-            points.dtype in (torch.uint8, torch.float16),
-            f"'zero_points' is {dtype_name(points.dtype)}; needs uint8 or float16",
-        )
-        check_tensor("zero_points", points, points.dtype, (rows, groups))
-    check_tensor("column_scale", column_scale, torch.float16, (columns,) if column_scale.numel() else (0,))
-    _check_values(weight.alphabet, weight.scales, points, column_scale, weight.exponent)
-
-
-def _check_values(
-    alphabet: int, scales: Numbers, zero_points: Tensor, column_scale: Tensor, exponent: int
-) -> None:
-    """The rules for the numbers of a weight, whose shapes and dtypes are right."""
-    require(bool((scales.stored >= 0).all()), "'scales' holds a number below 0")
-    if zero_points.dtype == torch.uint8:
-        require(
-            int(zero_points.max()) < alphabet,
-            f"'zero_points' holds {int(zero_points.max())}; the alphabet is {alphabet}",
-        )
-    else:
-        require(bool(zero_points.isfinite().all()), "'zero_points' holds NaN or infinity")
-    require(
-        bool((column_scale > 0).all() and column_scale.isfinite().all()),
-        "'column_scale' holds a number that is not finite or not above 0",
-    )
-    _check_size(alphabet, scales, zero_points, column_scale, exponent)
-
-
-def _check_size(
-    alphabet: int, scales: Numbers, zero_points: Tensor, column_scale: Tensor, exponent: int
-) -> None:
-    """The largest distance from a zero point, times its scale and the largest column scale, must not overflow
-    float32.
-    """
-    points = zero_points if zero_points.numel() else zero_points.new_full((), (alphabet - 1) / 2)
-    zero = points.float()
-    reach = torch.maximum(zero.abs(), (alphabet - 1 - zero).abs())
-    largest = reach * (scales.expand()[..., 0] * 2.0**exponent)
-    if column_scale.numel():
-        largest = largest * column_scale.float().max()
-    require(
-        bool(largest.isfinite().all()),
-        "'scales' times 2^exponent, 'zero_points' and 'column_scale' overflow float32",
-    )
+        found = dtype_name(points.dtype)
+        require(found in ("uint8", "float16"), f"'zero_points' is {found}; needs uint8 or float16")
+        check_tensor("zero_points", points, found, (rows, groups))
+    check_tensor("column_scale", column_scale, "float16", (columns,) if column_scale.numel() else (0,))
+    zero, factor = (one if one.numel() else None for one in (points, column_scale))
+    check_values(weight.alphabet, stored, unit, zero, factor, weight.exponent)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bivlm.formats import trellis
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.encoding.trellis_code import MOST_BITS
+from bivlm.formats.encoding.trellis_checks import MOST_BITS
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product
 from bivlm.kernels.native_product import CPU, FewTokens, Functions, NativeProduct, succeed

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.encoding import bits
+from bivlm.formats.encoding import bits, streams
 from bivlm.formats.encoding.level_checks import TAIL_KIND, tail_code_bits_outside
 from bivlm.formats.levels import LevelsWeight, tail_positions
 from bivlm.kernels.triton_shared import OPTIONS, TritonProduct, store_sums
@@ -115,7 +115,7 @@ class LevelsProduct(TritonProduct):
 def _tail_codes(packed: PackedTensor, positions: Tensor) -> Tensor:
     """The code of every tail entry, 0 … 3: (n,) uint8."""
     alphabet, columns = int(packed.settings["alphabet"]), packed.shape[1]
-    codes = bits.symbols_at(packed.tensors["codes"], alphabet, positions // columns, positions % columns)
+    codes = streams.symbols_at(packed.tensors["codes"], alphabet, positions // columns, positions % columns)
     if tail_code_bits_outside(alphabet):
         low = bits.unpack_fields(packed.tensors["tail_bits"][None], 1, len(positions))[0]
         codes = codes << 1 | low

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.encoding import bits
+from bivlm.formats.encoding import bits, streams
 from bivlm.formats.encoding.plane_fields import parted_columns, read_numbers
 from bivlm.formats.planes import PlanesWeight
 from bivlm.kernels.triton_shared import (
@@ -182,7 +182,7 @@ def _place_in_plane(stored: Tensor) -> Tensor:
 def _tail_codes(packed: PackedTensor, fields: dict[str, Any]) -> Tensor:
     """The code of every tail entry: (n,) uint8."""
     positions, columns = fields["tail_positions"], packed.shape[1]
-    low = bits.symbols_at(packed.tensors["signs"], 2, positions // columns, positions % columns)
+    low = streams.symbols_at(packed.tensors["signs"], 2, positions // columns, positions % columns)
     upper = bits.unpack_fields(packed.tensors["tail_bits"][None], 7, len(positions))[0]
     return upper.to(torch.uint8) << 1 | low.to(torch.uint8)
 

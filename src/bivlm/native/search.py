@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bivlm.formats.trellis import HELD, STRIP
+from bivlm.formats.encoding.trellis_checks import HELD, STRIP
 from bivlm.native.library import Library
 from bivlm.native.pointers import pointer
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from bivlm.formats import trellis
-from bivlm.formats.encoding.trellis_code import MOST_BITS
+from bivlm.formats.encoding import trellis_checks
 
 
 class NumbersStruct(ctypes.Structure):
@@ -110,11 +109,11 @@ CONSTANTS = {
     "BIVLM_ZERO_MIDDLE": ZEROS["middle"],
     "BIVLM_ZERO_CODE": ZEROS["code"],
     "BIVLM_ZERO_FREE": ZEROS["free"],
-    "BIVLM_TRELLIS_STRIP": trellis.STRIP,
-    "BIVLM_TRELLIS_ROWS": trellis.HELD,
-    "BIVLM_TRELLIS_RUN": trellis.RUN,
-    "BIVLM_TRELLIS_LEAD": trellis.LEAD,
-    "BIVLM_TRELLIS_MOST_BITS": MOST_BITS,
+    "BIVLM_TRELLIS_STRIP": trellis_checks.STRIP,
+    "BIVLM_TRELLIS_ROWS": trellis_checks.HELD,
+    "BIVLM_TRELLIS_RUN": trellis_checks.RUN,
+    "BIVLM_TRELLIS_LEAD": trellis_checks.LEAD,
+    "BIVLM_TRELLIS_MOST_BITS": trellis_checks.MOST_BITS,
 }
 
 

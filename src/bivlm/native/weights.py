@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bivlm.formats import format_named, levels
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.encoding import bits
+from bivlm.formats.encoding import bits, streams
 from bivlm.formats.encoding.checks import require
 from bivlm.formats.encoding.plane_checks import checked_settings, is_plain
 from bivlm.formats.lowrank import factors_of
@@ -223,10 +223,10 @@ def _fields(codes: Tensor, alphabet: int, columns: int) -> Tensor:
     """Radix words as fields of whole bits: unchanged if a word holds one symbol, else converted, some rows at
     a time.
     """
-    if bits.RADIX[alphabet][0] == 1:
+    if streams.RADIX[alphabet][0] == 1:
         return codes
     width = (alphabet - 1).bit_length()
-    fields = torch.empty(len(codes), bits.stream_bytes(columns, width), dtype=torch.uint8, device="cpu")
+    fields = torch.empty(len(codes), streams.stream_bytes(columns, width), dtype=torch.uint8, device="cpu")
     step = max(1, _BLOCK // columns)
     for start in range(0, len(codes), step):
         fields[start : start + step] = bits.pack_fields(
@@ -242,7 +242,7 @@ def _tail(codes: Tensor, width: int, packed: PackedTensor) -> tuple[Tensor, Tens
     (rows, columns), tensors = packed.shape, packed.tensors
     positions = levels.tail_positions(packed)
     row, column = positions // columns, positions % columns
-    code = bits.symbols_at(codes, 1 << width, row, column)
+    code = streams.symbols_at(codes, 1 << width, row, column)
     if "tail_bits" in tensors:
         code = code << 1 | bits.unpack_fields(tensors["tail_bits"][None], 1, len(positions))[0]
     start = torch.zeros(rows + 1, dtype=torch.int64, device="cpu")

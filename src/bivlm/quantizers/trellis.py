@@ -32,15 +32,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bivlm.formats.base import QuantizedWeight
-from bivlm.formats.encoding.rotation import (
-    LARGEST_PRIME,
-    LARGEST_SEED,
-    Rotation,
-    blocks_of,
-    can_rotate,
-    signs_of,
-)
-from bivlm.formats.encoding.trellis_code import MOST_BITS, UNIT, standard_tables
+from bivlm.formats.encoding.rotation import Rotation, blocks_of, signs_of
+from bivlm.formats.encoding.trellis_checks import LARGEST_PRIME, LARGEST_SEED, MOST_BITS, can_rotate
+from bivlm.formats.encoding.trellis_code import UNIT, standard_tables
 from bivlm.formats.trellis import (
     RUN,
     STRIP,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bivlm.formats.encoding import bits
+from bivlm.formats.encoding import bits, streams
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -79,13 +79,14 @@ def unary_oracle(numbers):
 def test_unary(numbers):
     stream = bits.pack_unary(torch.tensor(numbers, dtype=torch.int64))
     assert stream.tolist() == unary_oracle(numbers)
-    assert bits.unpack_unary(stream, len(numbers)).tolist() == numbers
+    assert streams.unpack_unary(stream, len(numbers)).tolist() == numbers
+    assert streams.unpack_unary(stream.numpy(), len(numbers)).tolist() == numbers
 
 
 @pytest.mark.parametrize(("stream", "count"), [([0b101], 1), ([0b1], 2), ([0b101, 0], 2), ([0], 0), ([], 1)])
 def test_unary_streams_that_no_pack_writes_are_refused(stream, count):
     with pytest.raises(ValueError, match=r"ones where|bytes where"):
-        bits.unpack_unary(torch.tensor(stream, dtype=torch.uint8), count)
+        streams.unpack_unary(torch.tensor(stream, dtype=torch.uint8), count)
 
 
 numbers_of_any_size = st.lists(st.one_of(st.integers(0, 7), st.integers(0, 3000)), max_size=40)
@@ -108,7 +109,7 @@ def test_rice_codes_of_a_far_place_stay_small(number):
     k = bits.rice_parameter(numbers)
     low, high = bits.pack_rice(numbers, k)
     assert low.numel() + high.numel() <= 40
-    assert (bits.unpack_unary(high, 1) << k) + bits.unpack_fields(low[None], k, 1)[0] == number
+    assert (streams.unpack_unary(high, 1) << k) + bits.unpack_fields(low[None], k, 1)[0] == number
 
 
 @quick
@@ -123,9 +124,9 @@ def test_rice_streams(numbers, k):
 @given(numbers_of_any_size, st.integers(0, 1000))
 def test_the_rice_bound_holds_for_any_numbers_and_never_falls(numbers, slack):
     count, total = len(numbers), sum(numbers) + slack
-    assert min(rice_bytes(numbers, k) for k in range(33)) <= bits.rice_bytes_bound(count, total)
+    assert min(rice_bytes(numbers, k) for k in range(33)) <= streams.rice_bytes_bound(count, total)
     if total:
-        assert bits.rice_bytes_bound(count, total) <= bits.rice_bytes_bound(count + 1, total - 1)
+        assert streams.rice_bytes_bound(count, total) <= streams.rice_bytes_bound(count + 1, total - 1)
 
 
 def test_the_radix_table_is_sound_and_never_worse_than_whole_bits():
@@ -168,7 +169,7 @@ def test_symbols(case):
 def test_blocks_of_rows_do_not_show(alphabet, monkeypatch):
     symbols = (torch.arange(7 * 13).view(7, 13) % alphabet).to(torch.uint8)
     whole = bits.pack_symbols(symbols, alphabet)
-    monkeypatch.setattr(bits, "_BLOCK", 2 * 13)
+    monkeypatch.setattr(streams, "_BLOCK", 2 * 13)
     assert torch.equal(bits.pack_symbols(symbols, alphabet), whole)
     assert torch.equal(bits.unpack_symbols(whole, alphabet, 13), symbols)
 
@@ -200,27 +201,34 @@ def refusal(call, *arguments):
 
 @pytest.mark.parametrize("alphabet", bits.RADIX)
 def test_a_check_refuses_what_unpacking_refuses(alphabet, monkeypatch):
-    """Every byte of a short row with every value, and the same in blocks of one row."""
+    """Every byte of a short row with every value, as tensors and as arrays, and the same in blocks of one
+    row.
+    """
     for columns in (1, 3, 7, 11):
         row = bits.symbols_bytes(columns, alphabet)
         for place in range(row):
-            streams = torch.zeros(256, row, dtype=torch.uint8)
-            streams[:, place] = torch.arange(256).byte()
-            found = [refusal(bits.check_symbols, stream[None], alphabet, columns) for stream in streams]
-            expected = [refusal(bits.unpack_symbols, stream[None], alphabet, columns) for stream in streams]
-            assert found == expected
-            with monkeypatch.context() as patch:
-                patch.setattr(bits, "_BLOCK", 1)
-                assert bool(refusal(bits.check_symbols, streams, alphabet, columns)) == any(expected)
+            rows = torch.zeros(256, row, dtype=torch.uint8)
+            rows[:, place] = torch.arange(256).byte()
+            expected = [refusal(bits.unpack_symbols, stream[None], alphabet, columns) for stream in rows]
+            for some in (rows, rows.numpy()):
+                check = [refusal(streams.check_symbols, one[None], alphabet, columns) for one in some]
+                assert check == expected
+                with monkeypatch.context() as patch:
+                    patch.setattr(streams, "_BLOCK", 1)
+                    assert bool(refusal(streams.check_symbols, some, alphabet, columns)) == any(expected)
 
 
 @pytest.mark.parametrize("alphabet", bits.RADIX)
 def test_single_symbols(alphabet):
     symbols = torch.randint(0, alphabet, (9, 41), generator=torch.Generator().manual_seed(0)).byte()
     row, column = torch.arange(9).repeat_interleave(41), torch.arange(41).repeat(9)
-    found = bits.symbols_at(bits.pack_symbols(symbols, alphabet), alphabet, row, column)
+    packed = bits.pack_symbols(symbols, alphabet)
+    found = streams.symbols_at(packed, alphabet, row, column)
     assert found.dtype == torch.int64
     assert torch.equal(found, symbols.flatten().long())
+    found = streams.symbols_at(packed.numpy(), alphabet, row.numpy(), column.numpy())
+    assert found.tolist() == symbols.flatten().tolist()
+    assert streams.symbols(packed.numpy(), alphabet, 41).tolist() == symbols.tolist()
 
 
 def test_a_symbol_after_the_last_column_is_refused():

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bivlm.formats.encoding.rotation import (
-    LARGEST_SEED,
     MIXER,
     hartley,
     prime_factors,
@@ -19,6 +18,7 @@ from bivlm.formats.encoding.rotation import (
     signs_of,
     transform,
 )
+from bivlm.formats.encoding.trellis_checks import LARGEST_SEED
 from trellis_oracle import hartley_matrix, rotation_matrix, splitmix
 
 WIDTHS = (1, 2, 3, 7, 12, 13, 36, 64, 97, 128, 129, 192, 210, 251, 577, 1000, 1152)

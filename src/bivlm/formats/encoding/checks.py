@@ -1,4 +1,6 @@
-"""Helpers for the checks of all formats: errors that name the wrong tensor, and bit-exact equality."""
+"""Helpers for the checks of all formats, of tensors or numpy arrays: errors that name the wrong one, and
+bit-exact equality.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +9,23 @@ from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from bivlm.errors import InputError, cut
+from bivlm.formats.encoding.arrays import Array, dtype_name
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bivlm.formats.base import PackedTensor
 
 Layout = Mapping[
-    str, tuple[torch.dtype, tuple[int | None, ...]]
-]  # dtype and shape of every tensor in the file; `None` stands for any size
+    str, tuple[str, tuple[int | None, ...]]
+]  # the name of the dtype and the shape of every tensor in the file; `None` stands for any size
+
+ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "int8": 1, "uint8": 1}  # of what is stored
 
 MOST_WEIGHTS_PER_BYTE = 1024  # of a stored weight: bounds the memory of a weight by the size of its file
-
-_SAME_SIZE = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
 def require(condition: bool, message: str) -> None:
@@ -120,19 +124,20 @@ def check_density(shape: tuple[int, int], nbytes: int) -> None:
     )
 
 
-def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
+def check_tensor(name: str, tensor: Array, dtype: str, shape: tuple[int | None, ...]) -> None:
     """ValueError unless `tensor` has the dtype and shape; `None` in a shape stands for any size."""
-    fits = tensor.dim() == len(shape) and all(
+    fits = tensor.ndim == len(shape) and all(
         need in (None, size) for need, size in zip(shape, tensor.shape, strict=True)
     )
     needed = ", ".join("any" if size is None else str(size) for size in shape)
+    found = dtype_name(tensor.dtype)
     require(
-        fits and tensor.dtype == dtype,
-        f"'{name}' is {dtype_name(tensor.dtype)} {list(tensor.shape)}; needs {dtype_name(dtype)} [{needed}]",
+        fits and found == dtype,
+        f"'{name}' is {found} {list(tensor.shape)}; needs {dtype} [{needed}]",
     )
 
 
-def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:
+def check_tensors(tensors: Mapping[str, Array], layout: Layout) -> None:
     """ValueError unless `tensors` are exactly those of the layout, with their bytes in one memory."""
     for name in layout:
         require(name in tensors, f"'{name}' is missing")
@@ -140,31 +145,31 @@ def check_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> None:
     for name, tensor in tensors.items():
         require(name in layout, f"'{name}' does not belong to this weight")
         require(
-            isinstance(tensor, Tensor) and tensor.layout is torch.strided,
+            isinstance(tensor, np.ndarray) or str(getattr(tensor, "layout", "")) == "torch.strided",
             f"'{name}' is no tensor of bytes one after the other",
         )
         check_tensor(name, tensor, *layout[name])
-        require(not tensor.is_meta, f"'{name}' is on meta, where a tensor has no bytes")
-        require(
-            tensor.device == tensors[first].device,
-            f"'{name}' is on {tensor.device}, and '{first}' on {tensors[first].device}",
-        )
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        here, there = (str(getattr(one, "device", "cpu")) for one in (tensor, tensors[first]))
+        require(here != "meta", f"'{name}' is on meta, where a tensor has no bytes")
+        require(here == there, f"'{name}' is on {here}, and '{first}' on {there}")
 
 
 def own_copy(tensor: Tensor) -> Tensor:
     """A copy with its own memory: safetensors refuses tensors that share memory."""
+    import torch
+
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def same_bits(one: Any, other: Any) -> bool:
     """Whether two field values are equal, tensors bit for bit (so -0.0 is not 0.0)."""
+    import torch
+    from torch import Tensor
+
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
         return not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    view = _SAME_SIZE.get(one.dtype, one.dtype)
+    numbers = {2: torch.int16, 4: torch.int32}  # of the same size
+    view = numbers[one.element_size()] if one.is_floating_point() else one.dtype
     return torch.equal(one.view(view), other.view(view))

@@ -1,17 +1,18 @@
-"""The rules of docs/format.md for a weight in `levels`, and the tensors that store it in a file."""
+"""The rules of docs/format.md for a weight in `levels`, of tensors or numpy arrays, and the tensors that
+store it in a file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from bivlm.formats.base import PackedTensor
-from bivlm.formats.encoding import bits
+from bivlm.formats.encoding import streams
+from bivlm.formats.encoding.arrays import Array, any_bit, is_ascending, is_finite, largest, product_is_finite
 from bivlm.formats.encoding.checks import (
     Layout,
+    blaming,
     check_boolean,
     check_choice,
     check_integer,
@@ -20,6 +21,7 @@ from bivlm.formats.encoding.checks import (
     known_settings,
     require,
 )
+from bivlm.formats.encoding.positions import unpack_positions
 
 if TYPE_CHECKING:
     from bivlm.formats.levels import LevelsWeight
@@ -27,6 +29,21 @@ if TYPE_CHECKING:
 SETTINGS = ["alphabet", "group_size", "symmetric", "tail", "tail_rice"]
 TAIL_KIND = "tail_kind"  # a setting of weights whose tail entries have values of their own, and of no others
 VALUES = "values"
+
+
+def check_packed(packed: PackedTensor) -> None:
+    """ValueError for anything that `LevelsWeight.encode` cannot have written. Only the tail is expanded."""
+    settings, tensors = checked(packed), packed.tensors
+    with blaming("'codes'"):
+        streams.check_symbols(tensors["codes"], settings["alphabet"], packed.shape[1])
+    scale = tensors["scale"].reshape(())
+    check_levels(tensors["levels"], scale, settings["symmetric"])
+    if TAIL_KIND in settings:
+        check_tail_values(tensors["tail_values"], scale)
+    elif settings["tail"]:
+        check_tail_tables(tensors["tail_levels"], tensors["tail_scale"], scale)
+    if settings["tail"]:
+        _check_tail_streams(packed)
 
 
 def checked(packed: PackedTensor) -> dict[str, Any]:
@@ -41,6 +58,18 @@ def checked(packed: PackedTensor) -> dict[str, Any]:
     return settings
 
 
+def tail_positions(packed: PackedTensor) -> Array:
+    """The positions of the tail of a packed weight that has one: (n,) int64, ascending."""
+    tensors, settings, (rows, columns) = packed.tensors, packed.settings, packed.shape
+    return unpack_positions(
+        tensors["tail_low"],
+        tensors["tail_high"],
+        int(settings["tail"]),
+        int(settings["tail_rice"]),
+        rows * columns,
+    )
+
+
 def tail_code_bits_outside(alphabet: int) -> int:
     """How many of a tail code's two bits do not fit the dense code at its place: they go to `tail_bits`."""
     return 0 if alphabet >= 4 else 1
@@ -53,7 +82,7 @@ def check_dense(weight: LevelsWeight) -> None:
         f"'codes' is {list(weight.codes.shape)}; needs (out, in), each at least 1",
     )
     rows, columns = weight.codes.shape
-    check_tensor("codes", weight.codes, torch.uint8, (rows, columns))
+    check_tensor("codes", weight.codes, "uint8", (rows, columns))
     require(
         int(weight.codes.max()) < weight.alphabet,
         f"'codes' holds {int(weight.codes.max())}; the alphabet is {weight.alphabet}",
@@ -61,29 +90,27 @@ def check_dense(weight: LevelsWeight) -> None:
     check_integer("group_size", weight.group_size, 1, columns)
     length = weight.alphabet // 2 if weight.symmetric else weight.alphabet
     _check_table_shape(weight.levels, rows, -(-columns // weight.group_size), length)
-    check_tensor("scale", weight.scale, torch.float32, ())
+    check_tensor("scale", weight.scale, "float32", ())
     check_levels(weight.levels, weight.scale, weight.symmetric)
 
 
-def _check_table_shape(levels: Tensor, rows: int, groups: int, length: int) -> None:
-    check_tensor(
-        "levels", levels, torch.float16, (rows if levels.shape[:1] == (rows,) else 1, groups, length)
-    )
+def _check_table_shape(levels: Array, rows: int, groups: int, length: int) -> None:
+    check_tensor("levels", levels, "float16", (rows if levels.shape[:1] == (rows,) else 1, groups, length))
 
 
-def check_levels(levels: Tensor, scale: Tensor, symmetric: bool) -> None:
-    require(bool(levels.isfinite().all()), "'levels' holds NaN or infinity")
-    require(bool((levels.diff(dim=-1) >= 0).all()), "'levels' must be ascending along the last dimension")
+def check_levels(levels: Array, scale: Array, symmetric: bool) -> None:
+    require(is_finite(levels), "'levels' holds NaN or infinity")
+    require(is_ascending(levels), "'levels' must be ascending along the last dimension")
     require(
         not symmetric or bool((levels >= 0).all()),
         "'levels' of a symmetric weight are magnitudes; one is below 0",
     )
     require(
-        bool(scale > 0) and bool(scale.isfinite()),
+        bool(scale > 0) and is_finite(scale),
         f"'scale' is {float(scale)}; needs a finite number above 0",
     )
     require(
-        bool((levels.float().abs().max() * scale).isfinite()),
+        product_is_finite(largest(levels), scale),
         "'scale' times the largest of 'levels' overflows float32",
     )
 
@@ -93,13 +120,13 @@ def check_tail(weight: LevelsWeight) -> None:
     positions, count = weight.tail_positions, weight.tail_positions.numel()
     valued = weight.tail_values.numel() > 0
     coded = 0 if valued else count
-    check_tensor("tail_positions", positions, torch.int64, (count,))
-    check_tensor("tail_values", weight.tail_values, torch.float16, (count if valued else 0,))
-    check_tensor("tail_codes", weight.tail_codes, torch.uint8, (coded,))
-    check_tensor("tail_levels", weight.tail_levels, torch.float16, (4,))
-    check_tensor("tail_scale", weight.tail_scale, torch.float16, (rows,) if coded else (0,))
+    check_tensor("tail_positions", positions, "int64", (count,))
+    check_tensor("tail_values", weight.tail_values, "float16", (count if valued else 0,))
+    check_tensor("tail_codes", weight.tail_codes, "uint8", (coded,))
+    check_tensor("tail_levels", weight.tail_levels, "float16", (4,))
+    check_tensor("tail_scale", weight.tail_scale, "float16", (rows,) if coded else (0,))
     require(
-        coded > 0 or not weight.tail_levels.view(torch.int16).any(),
+        coded > 0 or not any_bit(weight.tail_levels),
         "'tail_levels' must be zeros when there are no tail codes",
     )
     if not count:
@@ -119,26 +146,25 @@ def check_tail(weight: LevelsWeight) -> None:
     check_tail_tables(weight.tail_levels, weight.tail_scale, weight.scale)
 
 
-def check_tail_values(values: Tensor, scale: Tensor) -> None:
-    require(bool(values.isfinite().all()), "'tail_values' holds NaN or infinity")
+def check_tail_values(values: Array, scale: Array) -> None:
+    require(is_finite(values), "'tail_values' holds NaN or infinity")
     require(
-        bool((values.float().abs().max() * scale).isfinite()),
+        product_is_finite(largest(values), scale),
         "'scale' times the largest of 'tail_values' overflows float32",
     )
 
 
-def check_tail_tables(levels: Tensor, row_scale: Tensor, scale: Tensor) -> None:
+def check_tail_tables(levels: Array, row_scale: Array, scale: Array) -> None:
     require(
-        bool(levels.isfinite().all()) and bool((levels.diff() >= 0).all()),
+        is_finite(levels) and is_ascending(levels),
         "'tail_levels' must be finite and ascending",
     )
     require(
-        bool(row_scale.isfinite().all()) and bool((row_scale >= 0).all()),
+        is_finite(row_scale) and bool((row_scale >= 0).all()),
         "'tail_scale' must be finite and not below 0",
     )
-    largest = row_scale.float().max() * scale * levels.float().abs().max()
     require(
-        bool(largest.isfinite()),
+        product_is_finite(largest(row_scale), scale, largest(levels)),
         "'scale' times the largest of 'tail_scale' and 'tail_levels' overflows float32",
     )
 
@@ -159,26 +185,42 @@ def _checked_settings(packed: PackedTensor) -> dict[str, Any]:
     check_integer("tail", settings["tail"], 1 if valued else 0, rows * columns)
     if valued:
         check_choice(TAIL_KIND, settings[TAIL_KIND], [VALUES])
-    check_integer("tail_rice", settings["tail_rice"], 0, bits.RICE_MAX if settings["tail"] else 0)
+    check_integer("tail_rice", settings["tail_rice"], 0, streams.RICE_MAX if settings["tail"] else 0)
     return settings
 
 
 def _layout(shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
     """Dtype and shape of every tensor that the settings require."""
     (rows, columns), alphabet = shape, settings["alphabet"]
-    tensors: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
-        "codes": (torch.uint8, (rows, bits.symbols_bytes(columns, alphabet))),
-        "levels": (torch.float16, (None, None, None)),  # R is the file's choice: see `checked`
-        "scale": (torch.float32, (1,)),
+    tensors: dict[str, tuple[str, tuple[int | None, ...]]] = {
+        "codes": ("uint8", (rows, streams.symbols_bytes(columns, alphabet))),
+        "levels": ("float16", (None, None, None)),  # R is the file's choice: see `checked`
+        "scale": ("float32", (1,)),
     }
     if tail := settings["tail"]:
-        tensors["tail_low"] = (torch.uint8, (bits.stream_bytes(tail, settings["tail_rice"]),))
-        tensors["tail_high"] = (torch.uint8, (None,))
+        tensors["tail_low"] = ("uint8", (streams.stream_bytes(tail, settings["tail_rice"]),))
+        tensors["tail_high"] = ("uint8", (None,))
     if TAIL_KIND in settings:
-        tensors["tail_values"] = (torch.float16, (tail,))
+        tensors["tail_values"] = ("float16", (tail,))
     elif tail:
-        tensors["tail_levels"] = (torch.float16, (4,))
-        tensors["tail_scale"] = (torch.float16, (rows,))
+        tensors["tail_levels"] = ("float16", (4,))
+        tensors["tail_scale"] = ("float16", (rows,))
         if tail_code_bits_outside(alphabet):
-            tensors["tail_bits"] = (torch.uint8, (bits.stream_bytes(tail, 1),))
+            tensors["tail_bits"] = ("uint8", (streams.stream_bytes(tail, 1),))
     return tensors
+
+
+def _check_tail_streams(packed: PackedTensor) -> None:
+    """The positions, the symbols of `codes` under them, and the bits next to these."""
+    tensors, columns, alphabet = packed.tensors, packed.shape[1], int(packed.settings["alphabet"])
+    positions = tail_positions(packed)
+    found = streams.symbols_at(tensors["codes"], alphabet, positions // columns, positions % columns)
+    coded = TAIL_KIND not in packed.settings
+    outside = tail_code_bits_outside(alphabet)
+    largest = 3 >> outside if coded else 0
+    require(
+        int(found.max()) <= largest, f"'codes' is {int(found.max())} under a tail entry; at most {largest}"
+    )
+    if coded and outside:
+        with blaming("'tail_bits'"):
+            streams.check_stream(tensors["tail_bits"][None], 1, len(positions))

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from bivlm.formats.encoding.checks import same_bits
+from bivlm.formats.encoding.number_checks import LARGEST_EXPONENT, check_numbers, expanded
 
 NumberBits = Literal[8, 16, 32]
 
-DTYPES = (torch.float32, torch.float16, torch.uint8, torch.int8)
-LARGEST_EXPONENT = 126
 NEEDS_NO_EXPONENT = (
     2.0**-9,
     2.0**12,
@@ -37,21 +36,7 @@ class Numbers:
     unit: Tensor
 
     def __post_init__(self) -> None:
-        if self.stored.dim() != 3 or self.stored.dtype not in DTYPES:
-            raise ValueError(
-                f"numbers are (out, G, K) float32, float16, uint8 or int8, not {self.stored.dtype}"
-                f" {list(self.stored.shape)}"
-            )
-        needed = (self.stored.shape[0], self.stored.shape[2]) if self.in_eight_bits else (0,)
-        if self.unit.dtype != torch.float16 or tuple(self.unit.shape) != needed:
-            raise ValueError(
-                f"the unit of {self.stored.dtype} numbers is float16 {list(needed)}, not {self.unit.dtype}"
-                f" {list(self.unit.shape)}"
-            )
-        if not bool(self.unit.isfinite().all()) or bool((self.unit < 0).any()):
-            raise ValueError("a unit is negative or not finite")
-        if self.stored.is_floating_point() and not bool(self.stored.isfinite().all()):
-            raise ValueError("a number is not finite")
+        check_numbers(self.stored, self.unit)
 
     @classmethod
     def of(cls, values: Tensor, bits: NumberBits = 16, *, signed: bool = False) -> Self:
@@ -90,7 +75,7 @@ class Numbers:
 
     def expand(self) -> Tensor:
         """The values (out, G, K) in float32."""
-        return self.stored.float() * self.unit.float()[:, None] if self.in_eight_bits else self.stored.float()
+        return expanded(self.stored, self.unit)
 
     def __eq__(self, other: object) -> bool:
         """The same bits (so -0.0 is not 0.0)."""

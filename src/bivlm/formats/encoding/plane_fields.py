@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bivlm.formats.encoding import bits
-from bivlm.formats.encoding.checks import blaming, own_copy, require
+from bivlm.formats.encoding import bits, streams
+from bivlm.formats.encoding.arrays import own_float16
+from bivlm.formats.encoding.checks import blaming, require
 from bivlm.formats.encoding.numbers import Numbers
 from bivlm.formats.encoding.plane_checks import columns_of_scales, is_plain
 from bivlm.formats.encoding.positions import unpack_positions
@@ -34,7 +35,7 @@ def read_numbers(
         fields["salient"] = _salient(tensors["salient"], shape[1], settings["salient_columns"])
     for name, count in _plane_columns(fields["salient"], settings).items():
         with blaming(f"'{name}'"):
-            bits.check_stream(tensors[name], 1, count)
+            streams.check_stream(tensors[name], 1, count)
     if settings["column_scales"]:
         used = columns_of_scales(fields["salient"], settings["parts"], settings["salient_parts"])
         fields["column_scales"] = torch.zeros(used.shape, dtype=torch.float16, device=used.device)
@@ -44,7 +45,7 @@ def read_numbers(
             tensors["tail_low"], tensors["tail_high"], count, settings["tail_rice"], shape[0] * shape[1]
         )
         with blaming("'tail_bits'"):
-            bits.check_stream(tensors["tail_bits"][None], 7, count)
+            streams.check_stream(tensors["tail_bits"][None], 7, count)
         fields |= {
             "tail_positions": positions,
             "tail_codes": torch.zeros(count, dtype=torch.uint8, device=positions.device),
@@ -110,7 +111,7 @@ def _absent(shape: tuple[int, int], device: torch.device) -> dict[str, Any]:
 def _block_scales(blocks: Tensor) -> Numbers:
     with blaming("'blocks'"):
         nothing = torch.zeros(0, dtype=torch.float16, device=blocks.device)
-        return Numbers(own_copy(blocks[..., :2]).view(torch.float16), nothing)
+        return Numbers(own_float16(blocks[..., :2]), nothing)
 
 
 def _numbers(name: str, tensors: Mapping[str, Tensor]) -> Numbers | None:

@@ -26,8 +26,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-LARGEST_SEED = (1 << 63) - 1
-LARGEST_PRIME = 1024  # no prime factor of a rotated width is larger: its transform takes prime² numbers
 MIXER = 64  # primes are joined to matrices of at most this order: one product instead of six for 64 = 2^6
 
 _KEPT = 16  # transforms that are kept: a model has a few widths, and each takes up to 8 MiB
@@ -71,14 +69,6 @@ def transform(x: Tensor, blocks: int = 1) -> Tensor:
         after //= len(matrix)
         y = matrix.to(y) @ y.reshape(-1, len(matrix), after)
     return y.reshape(x.shape)
-
-
-def can_rotate(columns: int) -> bool:
-    """Whether every prime factor of a width is small enough for its transform (`LARGEST_PRIME`)."""
-    for prime in range(2, LARGEST_PRIME + 1):
-        while columns % prime == 0:
-            columns //= prime
-    return columns == 1
 
 
 def blocks_of(columns: int, most: int, multiple: int) -> int:

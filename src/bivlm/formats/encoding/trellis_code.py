@@ -25,11 +25,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-MOST_BITS = 4
-RUN = 16  # columns that share their K
+from bivlm.formats.encoding.trellis_checks import MOST_BITS
+
 UNIT = 32.0  # a level of 32 is one standard deviation
 LARGEST = 127
-WINDOWS = (8, 12, 16)
 SPREAD = {1: 0.88, 2: 1.02, 3: 1.05, 4: 1.06}  # by K: measured on normal weights
 
 

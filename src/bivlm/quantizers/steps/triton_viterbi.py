@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bivlm.formats.trellis import HELD, STRIP
+from bivlm.formats.encoding.trellis_checks import HELD, STRIP
 
 AHEAD = 16  # LOOKAHEAD of viterbi.py
 UNREACHABLE = tl.constexpr(1 << 26)  # more than any sum of the first steps

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bivlm.formats.trellis import HELD, STRIP
+from bivlm.formats.encoding.trellis_checks import HELD, STRIP
 from bivlm.native.library import library
 from bivlm.native.search import native_search
 
