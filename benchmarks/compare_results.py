@@ -47,7 +47,7 @@ ABLATIONS = (
     "rotation=false",
     "feedback=false",
     "refit=false",
-    "spread=fitted",
+    "spread=1.05",
     "window=12",
     "modality_weight=tokens",
     "modality_weight=balanced",
@@ -61,7 +61,6 @@ ABLATIONS = (
 BUDGETS = (
     "budget={bits}",
     "budget={bits},budget_from=gradients",
-    "budget={bits},budget_from=gradients,spread=fitted",
     "budget={bits},budget_from=gradients,distillation=1",
 )
 BUDGETED = tuple(f"trellis-{bits}:budget={bits},budget_from=gradients" for bits in ("1", "1.5", "2"))
