@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 
+from bivlm.checkpoint.complete import check_model_folder
 from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.modules import read_modules
@@ -24,7 +25,6 @@ from bivlm.errors import InputError
 from bivlm.formats import FORMATS
 from bivlm.kernels import gpu
 from bivlm.kernels.codes import why_reference
-from bivlm.loading import check_model_folder
 from bivlm.machine import machine
 from bivlm.native.library import library, status
 from bivlm.native.weights import NOT_IN_THE_LIBRARY

@@ -29,6 +29,7 @@ from bivlm.adapting.lessons import LessonFolder, lessons_from_answers, lessons_f
 from bivlm.adapting.recompute import WEIGHT_BYTES, decoded_bytes
 from bivlm.adapting.settings import HELD_OUT, AdaptSettings, target_shapes
 from bivlm.adapting.train import Trained, Training
+from bivlm.checkpoint.complete import check_model_folder
 from bivlm.checkpoint.durable import WRITING, sync_folder, write_errors_explained, write_text
 from bivlm.checkpoint.guards import folder_blamed, memory_explained
 from bivlm.checkpoint.hub import resolve_model
@@ -45,7 +46,7 @@ from bivlm.events import SILENT, Events
 from bivlm.families import Family, load_processor
 from bivlm.families.remote_code import read_config
 from bivlm.families.vision_only import check_answers_questions
-from bivlm.loading import check_model_folder, load, recorded_pixels
+from bivlm.loading import load, recorded_pixels
 from bivlm.packed.module import expand_weights
 from bivlm.types import Sample
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bivlm.checkpoint.complete import check_model_folder
 from bivlm.checkpoint.groups import layer_of_experts, members
 from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.hub import resolve_model
@@ -22,7 +23,6 @@ from bivlm.checkpoint.verify import verify_folder
 from bivlm.checkpoint.weight_files import weight_files
 from bivlm.errors import InputError
 from bivlm.families import Family
-from bivlm.loading import check_model_folder
 from bivlm.notebook import html_table
 from bivlm.types import EMBEDDINGS
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bivlm.checkpoint.complete import check_model_folder
 from bivlm.checkpoint.conversion import Entry, KeyMap
 from bivlm.checkpoint.guards import folder_blamed
 from bivlm.checkpoint.modules import is_packed, keys_are_names, read_modules
@@ -23,7 +24,6 @@ from bivlm.errors import InputError
 from bivlm.families import Family
 from bivlm.families.remote_code import read_config
 from bivlm.formats import PackedTensor, format_named
-from bivlm.loading import check_model_folder
 from bivlm.packed.hf import put_modules, share_tensors
 from bivlm.packed.module import PackedModule, packed_modules
 

@@ -79,4 +79,4 @@ def largest(array: Array) -> np.float32:
 def product_is_finite(*factors: Any) -> bool:
     """Whether a product of float32 numbers, from left to right, is finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.prod([np.float32(factor) for factor in factors], dtype=np.float32)))
+        return bool(np.isfinite(np.prod([np.float32(float(factor)) for factor in factors], dtype=np.float32)))

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bivlm.checkpoint.complete import check_model_folder
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.shards import read_json
 from bivlm.errors import InputError
@@ -28,7 +29,7 @@ from bivlm.eval.run import check_answers, in_batches
 from bivlm.families import family_of
 from bivlm.families.last_logits import keeping
 from bivlm.families.remote_code import read_config
-from bivlm.loading import check_model_folder, load
+from bivlm.loading import load
 from bivlm.machine import machine, machine_line
 from bivlm.pruning.apply import TokenPruning, prune
 from bivlm.pruning.settings import Pruning
