@@ -239,7 +239,19 @@ def page(rows: list[dict[str, Any]], machine: str) -> str:
             lines.append(f"| {name} | " + " | ".join(f"{one.get(name, 0.0):,.1f}" for one in columns) + " |")
         sums = " | ".join(f"{sum(one.values()):,.0f}" for one in columns)
         lines += [f"| **sum** | {sums} |", f"\nPeak resident memory (1.5 B): {row['peak'] / 1e9:.2f} GB.\n"]
+    if len(rows) > 1:
+        lines.append(_compared(rows[0], rows[-1]))
     return "\n".join(lines) + f"\n{machine}.\n"
+
+
+def _compared(first: dict[str, Any], last: dict[str, Any]) -> str:
+    """How the whole models' seconds of two rows compare."""
+    text = []
+    for model, grown in (("1.5 B", {}), ("7 B", growth(SMALL, LARGE))):
+        long, short = (sum(whole(row["seconds"], grown).values()) / 3600 for row in (first, last))
+        hours = f"{first['name']} {long:.2f}, {last['name']} {short:.2f}"
+        text.append(f"{model}, hours of one core: {hours}, {short / long:.2f} times as long.")
+    return "\n".join(text) + "\n"
 
 
 def main(

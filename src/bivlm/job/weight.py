@@ -26,7 +26,7 @@ from bivlm.types import LinearStats
 
 ROWS_AT_ONCE = 1 << 14  # rows whose errors are summed at a time
 # Of a weight with more rows, so many tell its layer error, evenly spread. Fewer mislead: the outputs' energy
-# lies in a few rows, and with 128 of 576 the error of some weights was taken for twice what it is.
+# lies in a few rows, and with 128 of 576 the error of one weight was taken for three times what it is.
 LAYER_ERROR_ROWS = 512
 ENERGY_COLUMNS = 512  # that are multiplied at a time
 BOUND_SLACK = 1.05  # the length of position lists depends on the weights: a bound may be exceeded by this
