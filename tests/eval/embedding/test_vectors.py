@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bivlm.contracts.samples import opened
 from bivlm.errors import InputError
@@ -43,6 +44,19 @@ def test_texts_and_images_in_one_batch_are_as_alone(kind: str, prompt):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(len(items)), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(together[0], together[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS]
+)
+@pytest.mark.parametrize("size", [(1, 1), (1, 40)])
+def test_images_of_a_pixel_have_vectors_of_their_own_colour(kind: str, size: tuple[int, int]):
+    model, processor = member(kind)
+    if not family_of(model.config).reads_images:
+        pytest.skip("reads no images")
+    red, blue = embed(model, processor, [Image.new("RGB", size, colour) for colour in ("red", "blue")])
+    assert red.isfinite().all()
+    assert not torch.allclose(red, blue, atol=1e-5)
 
 
 def test_the_vector_is_the_last_hidden_state_of_the_prompt():
@@ -86,6 +100,8 @@ def test_progress_and_modes_are_those_of_an_evaluation():
         ([{"text": None}], {}, "item 1: there is no text and no image"),
         ([{"text": 3}], {}, "item 1: the text must be a text"),
         ([Sample(None, "", origin="a.jsonl:4")], {}, "a.jsonl:4: there is no text and no image"),
+        ([Image.new("RGB", (0, 3))], {}, "item 1"),
+        ([{"image": "nowhere.png", "text": ""}], {}, "item 1: the"),
         ([Path("nowhere.png")], {}, "item 1: the image nowhere.png does not exist"),
         ([{"image": "nowhere.png"}], {}, "item 1: the image nowhere.png does not exist"),
         (["red"], {"pooling": "first"}, "there is no pooling 'first'"),
