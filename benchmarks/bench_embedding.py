@@ -2,7 +2,7 @@
 packed with several draws of calibration scenes and judged by a search on scenes that it never saw.
 
     python benchmarks/bench_embedding.py [--model build/embedder] [--presets A,B]… [--draws 3] [--samples 32]
-        [--scenes 400] [--pairs 800] [--json F] [--markdown F]
+        [--scenes 384] [--pairs 384] [--json F] [--markdown F]
 
 Protocol. `--scenes` scenes are judged, the same for all: every picture is ranked against all captions, and
 every caption against all pictures; sets of five scenes differ in one thing each. Draw d calibrates on
@@ -247,8 +247,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--presets", action="append", metavar="A,B,…", help=PRESETS_HELP)
     parser.add_argument("--draws", type=positive, default=3, help="draws of calibration scenes")
     parser.add_argument("--samples", type=positive, default=32, help="calibration scenes in a draw")
-    parser.add_argument("--scenes", type=positive, default=400, help="scenes that are judged")
-    parser.add_argument("--pairs", type=positive, default=800, help="scenes that an adapter learns from")
+    parser.add_argument("--scenes", type=positive, default=CAPTIONS, help="scenes that are judged")
+    parser.add_argument("--pairs", type=positive, default=CAPTIONS, help="scenes an adapter learns from")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--json", type=Path, help="keep the rows here; the same command continues")
     parser.add_argument("--markdown", type=Path, help="write the tables here as well")

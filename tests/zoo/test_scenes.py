@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bivlm.zoo import scenes as module
-from bivlm.zoo.scenes import CAPTIONS, COLOURS, FORMS, PLACES, SIDE, SIZES, Shape, alike, rendered, scenes
+from bivlm.zoo.scenes import CAPTIONS, COLOURS, FORMS, GRAINS, GROUNDS, Shape, alike, rendered, scenes
 
 QUIET = np.random.default_rng(1)
 
@@ -22,35 +22,40 @@ def test_the_same_seed_gives_the_same_scenes_and_a_larger_count_begins_with_them
 
 
 def test_captions_are_different_and_there_are_no_more_than_all():
-    assert len({one.caption for one in scenes(CAPTIONS, 0)}) == CAPTIONS == 432
-    with pytest.raises(ValueError, match="432 captions"):
+    assert len({one.caption for one in scenes(CAPTIONS, 0)}) == CAPTIONS == 384
+    with pytest.raises(ValueError, match="384 captions"):
         scenes(CAPTIONS + 1, 0)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_scenes_that_are_alike_differ_in_one_thing_each(seed: int):
     first, *others = alike(np.random.default_rng(seed))
-    names = ("size", "colour", "form", "place")
+    names = ("colour", "form", "ground", "grain")
     for name, other in zip(names, others, strict=True):
         assert [one for one in names if getattr(first, one) != getattr(other, one)] == [name]
         assert other.caption != first.caption
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("place", PLACES)
-def test_a_picture_shows_what_its_caption_says(form: str, place: str, monkeypatch: pytest.MonkeyPatch):
-    """Without grain and shades: the colour is there, and the shape has its place and its size."""
-    monkeypatch.setattr(module, "MOST_GRAIN", 0.0)
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_a_picture_shows_what_its_caption_says(form: str, ground: str, monkeypatch: pytest.MonkeyPatch):
+    """Without grain and shades: two colours, and as much of the shape as its form fills."""
     monkeypatch.setattr(module, "SHADE", 0.0)
-    for number, (size, (least, most)) in enumerate(SIZES.items()):
-        colour = list(COLOURS)[number]
-        pixels = np.asarray(rendered(Shape(size, colour, form, place), QUIET))
-        assert pixels.shape == (SIDE, SIDE, 3)
+    monkeypatch.setitem(module.GRAINS, "clear", (0.0, 0.0))
+    for colour in COLOURS:
+        pixels = np.asarray(rendered(Shape(colour, form, ground, "clear"), QUIET))
         own = (pixels == COLOURS[colour]).all(-1)
+        assert (pixels[~own] == module.ground_of(ground)).all()
         rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
-        for found, expected in zip((rows, columns), divmod(PLACES.index(place), 3), strict=True):
-            middle = (found[0] + found[-1] + 1) / 2
-            field = (SIDE - 2 * module.EDGE) / 3
-            begin = module.EDGE + expected * field
-            assert begin - 2 <= middle <= begin + field + 2  # whole pixels
-            assert least - 2 <= found[-1] - found[0] + 1 <= most + 2
+        height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+        assert height == width
+        assert module.LEAST_SIZE <= height - 1 <= module.MOST_SIZE
+        filled = {"circle": np.pi / 4, "rectangle": 1.0, "triangle": 0.5}[form]
+        assert own.sum() / (height * width) == pytest.approx(filled, abs=0.07)
+
+
+def test_grain_is_as_strong_as_its_name_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "WHITE", 128)
+    for name, (least, most) in GRAINS.items():
+        pixels = np.asarray(rendered(Shape("gray", "circle", "white", name), QUIET)).astype(float)
+        assert least - 2 <= np.diff(pixels[::2], axis=1)[:, ::2].std() / np.sqrt(2) <= most + 2

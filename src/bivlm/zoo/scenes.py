@@ -1,12 +1,12 @@
-"""Rendered scenes and the captions that describe them: a search that needs size, colour, form and place.
+"""Rendered scenes and the captions that describe them: a search that needs colour, form, ground and grain.
 
-    64 x 64 pixels, one shape ─► "a small teal triangle, top left"
+    64 x 64 pixels, one shape ─► "a teal triangle on yellow, grainy"
 
-A shape is small or large, has one of three forms and one of eight colours, and its middle lies in one of nine
-fields: 432 captions. Place and size are drawn evenly, so that some lie near the edge between two captions;
-shades, the ground and how grainy the picture is are drawn anew for every scene too. Scenes come in sets of
-five: one, and four that differ from it in the size, the colour, the form or the place alone. The same seed
-gives the same scenes.
+A shape has one of eight colours and one of three forms, and stands on a pale ground of one of eight colours,
+in a picture that is clear or grainy: 384 captions. Shades and the strength of the grain are drawn so that
+some pictures lie near the edge between two captions; sizes and places, which no caption names, are drawn anew
+for every scene too. Scenes come in sets of five: one, and four that differ from it in the colour, the form,
+the ground or the grain alone. The same seed gives the same scenes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIZES = {"small": (8, 16), "large": (16, 24)}  # pixels, the second not reached
-COLOURS = {
+Colour = tuple[int, int, int]
+COLOURS: dict[str, Colour] = {
     "black": (0, 0, 0),
     "blue": (0, 0, 255),
     "brown": (165, 42, 42),
@@ -29,28 +29,25 @@ COLOURS = {
     "yellow": (255, 255, 0),
 }  # those of easy-VQA
 FORMS = ("circle", "rectangle", "triangle")
-PLACES = (
-    *("top left", "top", "top right"),
-    *("left", "middle", "right"),
-    *("bottom left", "bottom", "bottom right"),
-)
-CAPTIONS = len(SIZES) * len(COLOURS) * len(FORMS) * len(PLACES)
-SIDE, EDGE = 64, 13  # pixels, and how far from the picture's edge the middle of a shape lies at least
-MOST_GRAIN, SHADE = 60.0, 25.0  # standard deviations, of 255
+GROUNDS = ("white", *(name for name in COLOURS if name != "black"))
+GRAINS = {"clear": (0.0, 20.0), "grainy": (20.0, 45.0)}  # standard deviations, of 255
+CAPTIONS = len(COLOURS) * len(FORMS) * len(GROUNDS) * len(GRAINS)
+SIDE, LEAST_SIZE, MOST_SIZE = 64, 12, 32  # pixels
+WHITE, PALE, SHADE = 250, 0.6, 15.0  # of a ground, its share of white, the standard deviation of colours
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a caption says: one of SIZES, COLOURS, FORMS and PLACES each."""
+    """What a caption says: one of COLOURS, FORMS, GROUNDS and GRAINS each."""
 
-    size: str
     colour: str
     form: str
-    place: str
+    ground: str
+    grain: str
 
     @property
     def caption(self) -> str:
-        return f"a {self.size} {self.colour} {self.form}, {self.place}"
+        return f"a {self.colour} {self.form} on {self.ground}, {self.grain}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def scenes(count: int, seed: int) -> list[Scene]:
 
 def alike(draw: np.random.Generator) -> list[Shape]:
     """A drawn shape and four that differ from it in one thing each."""
-    choices = {"size": tuple(SIZES), "colour": tuple(COLOURS), "form": FORMS, "place": PLACES}
+    choices = {"colour": tuple(COLOURS), "form": FORMS, "ground": GROUNDS, "grain": tuple(GRAINS)}
     first = Shape(**{name: _one_of(words, draw) for name, words in choices.items()})
     others = {
         name: _one_of([word for word in words if word != getattr(first, name)], draw)
@@ -89,25 +86,30 @@ def _one_of(words: Sequence[str], draw: np.random.Generator) -> str:
 
 
 def rendered(shape: Shape, draw: np.random.Generator) -> Image.Image:
-    """A picture of a shape, under grain: its size and its middle drawn evenly from what the caption says."""
-    image = Image.new("RGB", (SIDE, SIDE), tuple(int(one) for one in draw.integers(230, 256, 3)))
-    half = draw.uniform(*SIZES[shape.size]) / 2
-    row, column = divmod(PLACES.index(shape.place), 3)
-    field = (SIDE - 2 * EDGE) / 3
-    x, y = (EDGE + field * (number + draw.uniform()) for number in (column, row))
-    shade = (np.asarray(COLOURS[shape.colour]) + draw.normal(0, SHADE, 3)).clip(0, 255)
-    box = (x - half, y - half, x + half, y + half)
-    _draw_shape(ImageDraw.Draw(image), shape.form, box, tuple(int(one) for one in shade))
-    grain = draw.normal(0, draw.uniform(0, MOST_GRAIN), (SIDE, SIDE, 3))
+    """A picture of a shape of any size, anywhere, under grain."""
+    image = Image.new("RGB", (SIDE, SIDE), _shade(ground_of(shape.ground), draw))
+    size = int(draw.integers(LEAST_SIZE, MOST_SIZE + 1))
+    x, y = (int(one) for one in draw.integers(0, SIDE - size, 2))
+    colour = _shade(COLOURS[shape.colour], draw)
+    _draw_shape(ImageDraw.Draw(image), shape.form, (x, y, x + size, y + size), colour)
+    grain = draw.normal(0, draw.uniform(*GRAINS[shape.grain]), (SIDE, SIDE, 3))
     return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
 
 
-def _draw_shape(
-    canvas: ImageDraw.ImageDraw,
-    form: str,
-    box: tuple[float, float, float, float],
-    fill: tuple[int, ...],
-) -> None:
+def ground_of(name: str) -> Colour:
+    """The colour of a ground: white, or a pale one."""
+    if name == "white":
+        return (WHITE, WHITE, WHITE)
+    red, green, blue = (int(PALE * WHITE + (1 - PALE) * one) for one in COLOURS[name])
+    return red, green, blue
+
+
+def _shade(colour: Colour, draw: np.random.Generator) -> Colour:
+    red, green, blue = (int(one) for one in (np.asarray(colour) + draw.normal(0, SHADE, 3)).clip(0, 255))
+    return red, green, blue
+
+
+def _draw_shape(canvas: ImageDraw.ImageDraw, form: str, box: tuple[int, int, int, int], fill: Colour) -> None:
     x0, y0, x1, y1 = box
     if form == "circle":
         canvas.ellipse(box, fill=fill)
