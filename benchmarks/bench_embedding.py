@@ -2,22 +2,22 @@
 packed with several draws of calibration scenes and judged by a search on scenes that it never saw.
 
     python benchmarks/bench_embedding.py [--model build/embedder] [--presets A,B]… [--draws 3] [--samples 32]
-        [--scenes 384] [--pairs 384] [--json F] [--markdown F]
+        [--captions 192] [--rounds 2] [--json F] [--markdown F]
 
-Protocol. `--scenes` scenes are judged, the same for all: every picture is ranked against all captions, and
-every caption against all pictures; sets of five scenes differ in one thing each. Draw d calibrates on
-`--samples` other scenes, in turn a picture and a caption. The model is packed as `bivlm quantize` packs it,
-all parts, to a folder, which is loaded and judged:
+Protocol. `--rounds` pictures of each of `--captions` captions are judged, the same for all: every picture is
+ranked against all captions, and every caption against all pictures; captions differ from others in one thing.
+Draw d calibrates on `--samples` other scenes, in turn a picture and a caption. The model is packed as
+`bivlm quantize` packs it, all parts, to a folder, which is loaded and judged:
 
 hit@1, hit@5, MRR, nDCG@5   of the captions, by a picture; hit@1 also of the pictures, by a caption
 same nearest                the share of a picture's ten nearest captions that are full precision's too
 drift                       1 - cosine with full precision's vector, mean over pictures and captions
 
-hit@1 is compared with full precision's on the same pictures: each picture's mean over draws, sign flips or
-McNemar's test, Holm's correction for all presets. A preset with `fidelity=embedding` is compared with the
-same preset without it.
+hit@1 is compared with full precision's on the same pictures: each picture's mean over draws, sign flips,
+the pictures of a caption together, Holm's correction for all presets. A preset with `fidelity=embedding` is
+compared with the same preset without it.
 
-How unsure a search is (ProbVLM, exact likelihood): an adapter learns from `--pairs` other pictures and their
+How unsure a search is (ProbVLM, exact likelihood): an adapter learns from as many other pictures and their
 captions, from full precision's vectors and again from those of the packed model. Its uncertainty for the
 judged pictures is compared with 1 - hit@1 over ten bins: Spearman's correlation and R².
 
@@ -30,7 +30,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ from bivlm.job.request import Request
 from bivlm.job.run import prepare, run
 from bivlm.loading import load
 from bivlm.types import PARTS, Sample
-from bivlm.zoo.scenes import CAPTIONS, Scene, scenes
+from bivlm.zoo.scenes import CAPTIONS, Scene, rounds, scenes
 from bivlm.zoo.train_embedding import HELD_OUT, captions, pictures, search_set
 from embedding_page import COLUMNS, FULL_PRECISION, UNSURE_COLUMNS, markdown, table, unsure_table
 from kept_rows import Row, is_current, kept_rows, plain_recipe, save_rows, weights_digest
@@ -74,7 +74,7 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors of scenes by one model: of pictures and of captions, (n, d) each."""
+    """Vectors by one model: of pictures (n, d), round by round, and of their captions, (captions, d)."""
 
     pictures: Tensor
     captions: Tensor
@@ -82,19 +82,25 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model's folder, the scenes on which it is judged, those that an adapter learns from, how many
+    """A model's folder, how many captions are judged in how many rounds of pictures, how many scenes
     calibrate, and a folder for what is packed.
     """
 
     folder: Path
-    judged: Sequence[Scene]
-    pairs: Sequence[Scene]
+    captions: int
+    rounds: int
     samples: int
     work: Path
 
     @cached_property
+    def scenes(self) -> tuple[list[Scene], list[Scene]]:
+        """The scenes that are judged, and those that an adapter learns from."""
+        first, second = (rounds(self.captions, self.rounds, HELD_OUT + start) for start in (0, APART))
+        return first, second
+
+    @cached_property
     def reference(self) -> tuple[Vectors, Vectors]:
-        """Full precision's vectors of the judged scenes and of the pairs."""
+        """Full precision's vectors of both."""
         return self.embedded(self.folder)
 
     @cached_property
@@ -104,18 +110,24 @@ class Bench:
     @cached_property
     def searches(self) -> tuple[RetrievalSet, RetrievalSet]:
         """The search by pictures, and that by captions."""
-        shown, told = pictures(self.judged), captions(self.judged)
-        return search_set(shown, told), search_set(told, shown)
+        judged, count = self.scenes[0], self.captions
+        shown, told = pictures(judged), captions(judged[:count])
+        own = [range(number, len(shown), count) for number in range(count)]
+        right = [(number % count,) for number in range(len(shown))]
+        return search_set(shown, told, right), search_set(told, shown, own)
 
     def embedded(self, folder: Path) -> tuple[Vectors, Vectors]:
         model, processor = load(folder, expand=True)
         return tuple(  # pyright: ignore[reportReturnType]
-            Vectors(*(embed(model, processor, of(some), batch_size=BATCH) for of in (pictures, captions)))
-            for some in (self.judged, self.pairs)
+            Vectors(
+                embed(model, processor, pictures(some), batch_size=BATCH),
+                embed(model, processor, captions(some[: self.captions]), batch_size=BATCH),
+            )
+            for some in self.scenes
         )
 
     def judge(self, found: Vectors, others: Vectors, *, packed: bool) -> Row:
-        """The numbers of a model's vectors of the judged scenes (`found`) and of the pairs (`others`)."""
+        """The numbers of a model's vectors of the judged scenes, and of the adapter's (`others`)."""
         if not all(
             one.isfinite().all() for both in (found, others) for one in (both.pictures, both.captions)
         ):
@@ -147,7 +159,7 @@ class Bench:
 
     def full_precision(self) -> Row:
         size = SourceModel(self.folder).file_bytes
-        row = {"preset": FULL_PRECISION, "bytes": size, "machine": describe()}
+        row = {"preset": FULL_PRECISION, "captions": self.captions, "bytes": size, "machine": describe()}
         return row | self.judge(*self.reference, packed=False)
 
     def calibration(self, draw: int) -> list[Sample]:
@@ -171,7 +183,8 @@ class Bench:
 
 def adapter_of(pairs: Vectors) -> Adapter:
     """The adapter that learns where a picture's caption lies."""
-    return fit_adapter(pairs.pictures, pairs.captions)[0]
+    rounds_of_them = len(pairs.pictures) // len(pairs.captions)
+    return fit_adapter(pairs.pictures, pairs.captions.repeat(rounds_of_them, 1))[0]
 
 
 def ranks_of(result: EmbeddingResult) -> tuple[int, ...]:
@@ -196,15 +209,6 @@ def numbers_of(by_picture: EmbeddingResult, by_caption: EmbeddingResult) -> Row:
         "drift": closeness.drift,
         "ranks": " ".join(map(str, found.first_ranks)),
     }
-
-
-def pairs_of(count: int) -> list[Scene]:
-    """Scenes for an adapter: in rounds of different captions, so that there may be more than CAPTIONS."""
-    found: list[Scene] = []
-    while len(found) < count:
-        seed = HELD_OUT + APART + len(found)
-        found += scenes(min(CAPTIONS, count - len(found)), seed)
-    return found
 
 
 def key_of(row: Row) -> tuple[str, int]:
@@ -247,8 +251,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--presets", action="append", metavar="A,B,…", help=PRESETS_HELP)
     parser.add_argument("--draws", type=positive, default=3, help="draws of calibration scenes")
     parser.add_argument("--samples", type=positive, default=32, help="calibration scenes in a draw")
-    parser.add_argument("--scenes", type=positive, default=CAPTIONS, help="scenes that are judged")
-    parser.add_argument("--pairs", type=positive, default=CAPTIONS, help="scenes an adapter learns from")
+    parser.add_argument("--captions", type=positive, default=CAPTIONS, help="captions that are judged")
+    parser.add_argument("--rounds", type=positive, default=2, help="pictures of each of them")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--json", type=Path, help="keep the rows here; the same command continues")
     parser.add_argument("--markdown", type=Path, help="write the tables here as well")
@@ -257,18 +261,16 @@ def parse() -> argparse.Namespace:
 
 def report(options: argparse.Namespace) -> None:
     """Measure, print, and write what was asked for."""
-    if options.scenes > CAPTIONS:
-        raise InputError(f"there are {CAPTIONS} captions, and {options.scenes} scenes with different ones"
-                         " are asked for; give fewer --scenes")  # fmt: skip
+    if options.captions > CAPTIONS:
+        raise InputError(f"there are {CAPTIONS} captions, and {options.captions} are asked for; give fewer")
     folder = resolve_model(options.model)
     with tempfile.TemporaryDirectory() as work:
-        judged, pairs = scenes(options.scenes, HELD_OUT), pairs_of(options.pairs)
-        bench = Bench(folder, judged, pairs, options.samples, Path(work))
+        bench = Bench(folder, options.captions, options.rounds, options.samples, Path(work))
         protocol = {
             "weights": weights_digest(SourceModel(folder)),
-            "scenes": options.scenes,
+            "captions": options.captions,
+            "rounds": options.rounds,
             "samples": options.samples,
-            "pairs": options.pairs,
         }
         rows = measured(bench, options, protocol)
     print_table("embeddings", COLUMNS, table(rows), rows[-1]["machine"])

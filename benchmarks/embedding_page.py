@@ -74,9 +74,13 @@ def hits(rows: Sequence[Row]) -> list[float]:
 def against(rows: Sequence[Row]) -> dict[str, Difference]:
     """hit@1 of every preset next to full precision's on the same pictures, corrected for all presets."""
     before, presets = hits(rows[:1]), grouped(rows)
-    numbers = range(len(before))
-    told = [score_difference(before, hits(own), numbers) for own in presets.values()]
+    told = [score_difference(before, hits(own), clusters(rows)) for own in presets.values()]
     return dict(zip(presets, corrected(told), strict=True))
+
+
+def clusters(rows: Sequence[Row]) -> list[int]:
+    """The caption of every judged picture: pictures of one caption are no independent ones."""
+    return [number % rows[0]["captions"] for number in range(len(hits(rows[:1])))]
 
 
 def p_value(p: float | None) -> str:
@@ -129,7 +133,7 @@ def pair_table(rows: Sequence[Row]) -> list[list[str]]:
         other = presets.get(name.replace(FIDELITY, ""), [])
         if not name.endswith(FIDELITY) or not other:
             continue
-        told = score_difference(hits(other), hits(own), range(len(hits(own))))
+        told = score_difference(hits(other), hits(own), clusters(rows))
         drifts = [[row["drift"] for row in some] for some in (other, own)]
         over: OverDraws | None = over_draws(*drifts) if len(drifts[0]) == len(drifts[1]) else None
         less = over is not None and over.holds and all(one < 0 for one in over.differences)
@@ -156,15 +160,15 @@ def markdown(rows: Sequence[Row], protocol: Mapping[str, Any], argv: Sequence[st
     low, high = rows[0]["interval"]
     failed, pairs = failures(rows), pair_table(rows)
     about = (
-        f"The model of `make embedder`, on {protocol['scenes']} rendered scenes that it never saw. A picture"
-        " is ranked against all captions, and in the column *by caption* a caption against all pictures;"
-        " every scene has others that differ in one thing. Each draw calibrates on"
-        f" {protocol['samples']} other scenes, in turn a picture and a caption. All parts are packed."
-        " Numbers are means over draws; the 95 % interval of full precision's hit@1 is"
+        f"The model of `make embedder`, on rendered scenes that it never saw: {protocol['captions']} captions"
+        f" with {protocol['rounds']} pictures each. A picture is ranked against all captions, and in the"
+        " column *by caption* a caption against all pictures; every caption has others that differ in one"
+        f" thing. Each draw calibrates on {protocol['samples']} other scenes, in turn a picture and a"
+        " caption. All parts are packed. Numbers are means over draws; the 95 % interval of full precision's hit@1 is"
         f" {low:.3f} to {high:.3f}. *Against full precision*: hit@1 on the same pictures, each one's mean"
-        " over draws, by sign flips or McNemar's test, p after Holm's correction for all rows. *Same"
-        " nearest*: the share of a picture's ten nearest captions that are full precision's. *Drift*:"
-        " 1 - cosine with full precision's vectors. True bits: of what is packed. KB: of the folder."
+        " over draws, by sign flips with the pictures of a caption together, p after Holm's correction for"
+        " all rows. *Same nearest*: the share of a picture's ten nearest captions that are full precision's."
+        " *Drift*: 1 - cosine with full precision's vectors. True bits: of what is packed. KB: of the folder."
     )
     fidelity = (
         "`fidelity=embedding` next to the same preset with a budget about answers, which are the model's"
@@ -172,10 +176,10 @@ def markdown(rows: Sequence[Row], protocol: Mapping[str, Any], argv: Sequence[st
         " test."
     )
     unsure = (
-        f"ProbVLM's adapter with the exact likelihood, trained on {protocol['pairs']} other pictures and"
-        " their captions: on full precision's vectors, and on those of the packed model itself. Its"
-        " uncertainty for the judged pictures against the share of errors (1 - hit@1), over ten bins of"
-        " equal mass: Spearman's correlation, and R² of a line; 1 is best, and R² does not know the sign."
+        "ProbVLM's adapter with the exact likelihood, trained on as many other pictures and their captions:"
+        " on full precision's vectors, and on those of the packed model itself. Its uncertainty for the"
+        " judged pictures against the share of errors (1 - hit@1), over ten bins of equal mass: Spearman's"
+        " correlation, and R² of a line; 1 is best, and R² does not know the sign."
     )
     lines = [
         "# Embeddings of a packed model",

@@ -9,9 +9,7 @@ import pytest
 import torch
 
 import bench_embedding
-from bench_embedding import pairs_of
-from bivlm.zoo.scenes import CAPTIONS
-from embedding_page import FULL_PRECISION, against, hits, pair_table, table, unsure_table
+from embedding_page import FULL_PRECISION, against, clusters, hits, pair_table, table, unsure_table
 from tiny import tiny_checkpoint
 
 
@@ -23,7 +21,7 @@ def row(preset: str, draw: int, ranks: str, drift: float = 0.1, **more: object) 
             "bytes": 3e6, **numbers, **unsure, **more}  # fmt: skip
 
 
-FULL = row(FULL_PRECISION, -1, "1 1 1 1 1 1 1 2")
+FULL = row(FULL_PRECISION, -1, "1 1 1 1 1 1 1 2", captions=8)
 WORSE = [row("a", draw, "2 3 2 2 2 2 2 2", 0.1 + draw / 100) for draw in range(3)]
 BETTER = [row("a,fidelity=embedding", draw, "1 1 1 1 1 1 1 1", 0.05) for draw in range(3)]
 
@@ -49,18 +47,15 @@ def test_tables_leave_out_what_failed():
     assert [line[0] for line in unsure_table(rows)] == [FULL_PRECISION, "a"]
 
 
-def test_pairs_come_in_rounds_of_different_pictures():
-    found = pairs_of(CAPTIONS + 3)
-    assert len(found) == CAPTIONS + 3
-    again = next(one for one in found[:CAPTIONS] if one.caption == found[-1].caption)
-    assert again.image.tobytes() != found[-1].image.tobytes()
+def test_pictures_of_a_caption_go_together():
+    assert clusters([{**FULL, "captions": 4}]) == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 @pytest.mark.slow
 def test_a_short_run(tmp_path, monkeypatch, capsys):
     model = tiny_checkpoint("llava", tmp_path / "model", torch.float32)
     options = ["--model", str(model), "--presets", "rtn-3,gptq-2:group_size=8", "--draws", "2"]
-    options += ["--samples", "2", "--scenes", "12", "--pairs", "4"]
+    options += ["--samples", "2", "--captions", "12", "--rounds", "2"]
     options += ["--json", str(tmp_path / "e.json"), "--markdown", str(tmp_path / "e.md")]
     monkeypatch.setattr(sys, "argv", ["bench_embedding.py", *options])
     bench_embedding.main()
@@ -71,14 +66,14 @@ def test_a_short_run(tmp_path, monkeypatch, capsys):
     full, *others = content["rows"]
     assert full["drift"] < 1e-6
     assert full["agreement"] == 1
-    assert all(row["drift"] > 0 and len(row["ranks"].split()) == 12 for row in others)
+    assert all(row["drift"] > 0 and len(row["ranks"].split()) == 24 for row in others)
     page = (tmp_path / "e.md").read_text()
     assert "How unsure the search is" in page
     assert str(tmp_path) not in page
     monkeypatch.setattr(bench_embedding.Bench, "measure", lambda *_: pytest.fail("measured again"))
     bench_embedding.main()
     assert json.loads((tmp_path / "e.json").read_text()) == content
-    monkeypatch.setattr(sys, "argv", ["bench_embedding.py", *options, "--scenes", "385"])
+    monkeypatch.setattr(sys, "argv", ["bench_embedding.py", *options, "--captions", "193"])
     with pytest.raises(SystemExit, match="2"):
         bench_embedding.main()
-    assert "there are 384 captions" in capsys.readouterr().err
+    assert "there are 192 captions" in capsys.readouterr().err

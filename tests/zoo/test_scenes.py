@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bivlm.zoo import scenes as module
-from bivlm.zoo.scenes import CAPTIONS, COLOURS, FORMS, GRAINS, GROUNDS, Shape, alike, rendered, scenes
+from bivlm.zoo.scenes import CAPTIONS, COLOURS, FORMS, GROUNDS, Shape, alike, rendered, rounds, scenes
 
 QUIET = np.random.default_rng(1)
 
@@ -22,15 +22,15 @@ def test_the_same_seed_gives_the_same_scenes_and_a_larger_count_begins_with_them
 
 
 def test_captions_are_different_and_there_are_no_more_than_all():
-    assert len({one.caption for one in scenes(CAPTIONS, 0)}) == CAPTIONS == 384
-    with pytest.raises(ValueError, match="384 captions"):
+    assert len({one.caption for one in scenes(CAPTIONS, 0)}) == CAPTIONS == 192
+    with pytest.raises(ValueError, match="192 captions"):
         scenes(CAPTIONS + 1, 0)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_scenes_that_are_alike_differ_in_one_thing_each(seed: int):
     first, *others = alike(np.random.default_rng(seed))
-    names = ("colour", "form", "ground", "grain")
+    names = ("colour", "form", "ground")
     for name, other in zip(names, others, strict=True):
         assert [one for one in names if getattr(first, one) != getattr(other, one)] == [name]
         assert other.caption != first.caption
@@ -41,9 +41,9 @@ def test_scenes_that_are_alike_differ_in_one_thing_each(seed: int):
 def test_a_picture_shows_what_its_caption_says(form: str, ground: str, monkeypatch: pytest.MonkeyPatch):
     """Without grain and shades: two colours, and as much of the shape as its form fills."""
     monkeypatch.setattr(module, "SHADE", 0.0)
-    monkeypatch.setitem(module.GRAINS, "clear", (0.0, 0.0))
+    monkeypatch.setattr(module, "MOST_GRAIN", 0.0)
     for colour in COLOURS:
-        pixels = np.asarray(rendered(Shape(colour, form, ground, "clear"), QUIET))
+        pixels = np.asarray(rendered(Shape(colour, form, ground), QUIET))
         own = (pixels == COLOURS[colour]).all(-1)
         assert (pixels[~own] == module.ground_of(ground)).all()
         rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
@@ -54,8 +54,7 @@ def test_a_picture_shows_what_its_caption_says(form: str, ground: str, monkeypat
         assert own.sum() / (height * width) == pytest.approx(filled, abs=0.07)
 
 
-def test_grain_is_as_strong_as_its_name_says(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "WHITE", 128)
-    for name, (least, most) in GRAINS.items():
-        pixels = np.asarray(rendered(Shape("gray", "circle", "white", name), QUIET)).astype(float)
-        assert least - 2 <= np.diff(pixels[::2], axis=1)[:, ::2].std() / np.sqrt(2) <= most + 2
+def test_rounds_are_other_pictures_of_the_same_captions():
+    found = rounds(5, 3, 7)
+    assert [one.caption for one in found] == [one.caption for one in scenes(5, 7)] * 3
+    assert len({one.image.tobytes() for one in found}) == 15

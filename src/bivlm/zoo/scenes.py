@@ -1,12 +1,11 @@
-"""Rendered scenes and the captions that describe them: a search that needs colour, form, ground and grain.
+"""Rendered scenes and the captions that describe them: a search that needs colour, form and ground.
 
-    64 x 64 pixels, one shape ─► "a teal triangle on yellow, grainy"
+    64 x 64 pixels, one shape ─► "a teal triangle on yellow"
 
-A shape has one of eight colours and one of three forms, and stands on a pale ground of one of eight colours,
-in a picture that is clear or grainy: 384 captions. Shades and the strength of the grain are drawn so that
-some pictures lie near the edge between two captions; sizes and places, which no caption names, are drawn anew
-for every scene too. Scenes come in sets of five: one, and four that differ from it in the colour, the form,
-the ground or the grain alone. The same seed gives the same scenes.
+A shape has one of eight colours and one of three forms, and stands on a pale ground of one of eight colours:
+192 captions. Shades, sizes, places and grain, which no caption names, are drawn anew for every scene, so some
+are harder to read than others. Scenes come in sets of four: one, and three that differ from it in the colour,
+the form or the ground alone. The same seed gives the same scenes.
 """
 
 from __future__ import annotations
@@ -30,24 +29,23 @@ COLOURS: dict[str, Colour] = {
 }  # those of easy-VQA
 FORMS = ("circle", "rectangle", "triangle")
 GROUNDS = ("white", *(name for name in COLOURS if name != "black"))
-GRAINS = {"clear": (0.0, 20.0), "grainy": (20.0, 45.0)}  # standard deviations, of 255
-CAPTIONS = len(COLOURS) * len(FORMS) * len(GROUNDS) * len(GRAINS)
+CAPTIONS = len(COLOURS) * len(FORMS) * len(GROUNDS)
 SIDE, LEAST_SIZE, MOST_SIZE = 64, 12, 32  # pixels
-WHITE, PALE, SHADE = 250, 0.6, 15.0  # of a ground, its share of white, the standard deviation of colours
+WHITE, PALE = 250, 0.6  # the white of a ground, and its share of a pale one
+SHADE, MOST_GRAIN = 15.0, 45.0  # standard deviations of a colour and of the pixels, of 255
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a caption says: one of COLOURS, FORMS, GROUNDS and GRAINS each."""
+    """What a caption says: one of COLOURS, FORMS and GROUNDS each."""
 
     colour: str
     form: str
     ground: str
-    grain: str
 
     @property
     def caption(self) -> str:
-        return f"a {self.colour} {self.form} on {self.ground}, {self.grain}"
+        return f"a {self.colour} {self.form} on {self.ground}"
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,19 @@ def scenes(count: int, seed: int) -> list[Scene]:
     return list(found.values())[:count]
 
 
+def rounds(count: int, times: int, seed: int) -> list[Scene]:
+    """`times` pictures of each of `count` captions, round by round, the captions always in the same order."""
+    first = scenes(count, seed)
+    found = list(first)
+    for number in range(1, times):
+        others = {one.caption: one for one in scenes(CAPTIONS, seed + number)}
+        found += [others[one.caption] for one in first]
+    return found
+
+
 def alike(draw: np.random.Generator) -> list[Shape]:
-    """A drawn shape and four that differ from it in one thing each."""
-    choices = {"colour": tuple(COLOURS), "form": FORMS, "ground": GROUNDS, "grain": tuple(GRAINS)}
+    """A drawn shape and three that differ from it in one thing each."""
+    choices = {"colour": tuple(COLOURS), "form": FORMS, "ground": GROUNDS}
     first = Shape(**{name: _one_of(words, draw) for name, words in choices.items()})
     others = {
         name: _one_of([word for word in words if word != getattr(first, name)], draw)
@@ -92,7 +100,7 @@ def rendered(shape: Shape, draw: np.random.Generator) -> Image.Image:
     x, y = (int(one) for one in draw.integers(0, SIDE - size, 2))
     colour = _shade(COLOURS[shape.colour], draw)
     _draw_shape(ImageDraw.Draw(image), shape.form, (x, y, x + size, y + size), colour)
-    grain = draw.normal(0, draw.uniform(*GRAINS[shape.grain]), (SIDE, SIDE, 3))
+    grain = draw.normal(0, draw.uniform(0, MOST_GRAIN), (SIDE, SIDE, 3))
     return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
 
 

@@ -51,14 +51,15 @@ def captions(shown: Sequence[Scene]) -> list[Sample]:
     return [Sample(None, scene.caption, origin=f"the caption {scene.caption}") for scene in shown]
 
 
-def search_set(queries: Sequence[Sample], documents: Sequence[Sample]) -> RetrievalSet:
-    """The search in which every query has the document of its own number, among all."""
-    everything = tuple(range(len(queries)))
+def search_set(
+    queries: Sequence[Sample], documents: Sequence[Sample], relevant: Sequence[Sequence[int]]
+) -> RetrievalSet:
+    """The search of every query among all documents, of which those with the numbers `relevant` are right."""
     return RetrievalSet(
         tuple(Entry(f"q{number}", sample) for number, sample in enumerate(queries)),
         tuple(Entry(f"d{number}", sample) for number, sample in enumerate(documents)),
-        tuple((number,) for number in everything),
-        (everything,) * len(queries),
+        tuple(tuple(one) for one in relevant),
+        (tuple(range(len(documents))),) * len(queries),
     )
 
 
@@ -107,7 +108,7 @@ def train(out: Path, steps: int, batch_size: int, peak: float, seed: int) -> flo
 
 def main(
     out: Annotated[Path, typer.Argument(help="folder for the trained model")],
-    steps: Annotated[int, typer.Option(min=1)] = 200,
+    steps: Annotated[int, typer.Option(min=1)] = 300,
     batch_size: Annotated[int, typer.Option(min=2, help="scenes in a step")] = 40,
     peak: Annotated[float, typer.Option(help="highest learning rate")] = 5e-4,
     seed: int = 0,
