@@ -160,15 +160,16 @@ def markdown(rows: Sequence[Row], protocol: Mapping[str, Any], argv: Sequence[st
     low, high = rows[0]["interval"]
     failed, pairs = failures(rows), pair_table(rows)
     about = (
-        f"The model of `make embedder`, on rendered scenes that it never saw: {protocol['captions']} captions"
-        f" with {protocol['rounds']} pictures each. A picture is ranked against all captions, and in the"
-        " column *by caption* a caption against all pictures; every caption has others that differ in one"
-        f" thing. Each draw calibrates on {protocol['samples']} other scenes, in turn a picture and a"
-        " caption. All parts are packed. Numbers are means over draws; the 95 % interval of full"
-        f" precision's hit@1 is {low:.3f} to {high:.3f}. *Against full precision*: hit@1 on the"
-        " same pictures, each one's mean over draws, by sign flips with the pictures of a caption"
-        " together, p after Holm's correction for all rows. *Same nearest*: the share of a picture's ten nearest captions that are full precision's."
-        " *Drift*: 1 - cosine with full precision's vectors. True bits: of what is packed. KB: of the folder."
+        f"The model of `make embedder`, on rendered scenes that it never saw: {protocol['captions']}"
+        f" captions with {protocol['rounds']} pictures each. A picture is ranked against all captions, and"
+        " in the column *by caption* a caption against all pictures; every caption has others that differ"
+        f" in one thing. Each draw calibrates on {protocol['samples']} other scenes, in turn a picture and"
+        " a caption. All parts are packed. Numbers are means over draws; the 95 % interval of full"
+        f" precision's hit@1 is {low:.3f} to {high:.3f}. *Against full precision*: hit@1 on the same"
+        " pictures, each one's mean over draws, by sign flips with the pictures of a caption together, p"
+        " after Holm's correction for all rows. *Same nearest*: the share of a picture's ten nearest"
+        " captions that are full precision's. *Drift*: 1 - cosine with full precision's vectors. True"
+        " bits: of what is packed. KB: of the folder."
     )
     fidelity = (
         "`fidelity=embedding` next to the same preset with a budget about answers, which are the model's"
