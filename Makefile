@@ -15,7 +15,7 @@ define native_tests
 	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel 2
 endef
 
-.PHONY: demo easy-llava-experts test test-native test-slow arm arm-tools sanitize fuzz fuzz-sanitize soak lint docs bench gpu results clean
+.PHONY: demo easy-llava-experts embedder test test-native test-slow arm arm-tools sanitize fuzz fuzz-sanitize soak lint docs bench gpu results clean
 
 demo: $(VENV)/installed
 	$(BIN)/bivlm demo
@@ -113,6 +113,11 @@ gpu: $(VENV)/installed-dev
 # a small SAM for benchmarks/bench_masks.py: ten minutes on one core
 masks-model: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m bivlm.zoo.train_masks build/masks
+
+# a small embedding model for benchmarks/bench_embedding.py: some minutes on one core
+embedder: build/embedder/model.safetensors
+build/embedder/model.safetensors: src/bivlm/zoo/train_embedding.py src/bivlm/zoo/scenes.py | $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m bivlm.zoo.train_embedding $(@D)
 
 # the README's tables, and those in docs/results that the embedded model gives
 results: $(VENV)/installed-dev

@@ -145,7 +145,7 @@ def test_an_image_token_in_the_question_is_refused(kind: str, token: str):
 
 def test_what_the_processor_refuses_names_the_sample():
     sample = Sample(Image.new("RGB", (1000, 2)), "Is it red?", origin="vqa.jsonl:3")
-    with pytest.raises(InputError, match=r"vqa\.jsonl:3: .*aspect ratio"):
+    with pytest.raises(InputError, match=r"vqa\.jsonl:3 \(an image of 1000 x 2 pixels\): .*aspect ratio"):
         ask("qwen2_5_vl", sample)
 
 

@@ -68,7 +68,7 @@ def read_retrieval(
     Images that the data names must lie in `data_root`, if it is given.
 
     Raises InputError, naming the row, for an empty item, a query without positives or with nothing else to
-    rank, an image that is not there, and rows of both kinds in one set.
+    rank, an image that is not there, an id that stands for two things, and rows of both kinds in one set.
     """
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} rows leaves nothing to do; give 1 or more")
@@ -95,6 +95,7 @@ class _Reader:
     relevant: list[tuple[int, ...]] = field(default_factory=list)
     pools: list[tuple[int, ...] | None] = field(default_factory=list)
     known: dict[object, int] = field(default_factory=dict)
+    ids: set[str] = field(default_factory=set)
 
     def read(self, numbers: Sequence[int]) -> RetrievalSet:
         kinds = set()
@@ -144,13 +145,20 @@ class _Reader:
         raise InputError(f"{origin}: '{name}' must be a list, and is {kind_of(value)}")
 
     def _add(self, value: Any, name: str, origin: str) -> int:
-        """The number of a document, new or known."""
+        """The number of a document, new or known. InputError for an id that another document has."""
         entry = self._entry(value, name, origin, f"d{len(self.documents) + 1}")
         named = isinstance(value, Mapping) and value.get("id") is not None
         image = entry.sample.image
         shown = str(image) if image is None or isinstance(image, Path) else id(image)
-        key = entry.id if named else (entry.sample.question, shown)
+        content = entry.sample.question, shown
+        key = (entry.id, *content) if named else content
         if key not in self.known:
+            if entry.id in self.ids:
+                raise InputError(
+                    f"{origin}: the id {entry.id!r} is that of another document; give each its own, and"
+                    " the same text and image to what comes again"
+                )
+            self.ids.add(entry.id)
             self.known[key] = len(self.documents)
             self.documents.append(entry)
         return self.known[key]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TOKEN_TYPES, MODALITIES = "token_type_ids", "mm_token_type_ids"  # (n, t); a modality of 0 is text
 TARGETS = "labels"  # targets of training: with them `forward` computes a loss
+THIN = 4  # pixels; an image with a shorter edge may be nothing when it is divided
 SEEN_FROM_TOKENS = "cross_attention_mask"  # (n, t, images, tiles): which tiles of the image a token sees
 
 
@@ -53,7 +54,7 @@ def build(
     videos = video_arguments(processor, samples, clips)
     processor, samples = as_text(processor, samples)
     texts = [prompt_text(processor, family, sample) for sample in samples]
-    with refusals_named(names_of(samples)):
+    with refusals_named(names_of(samples) + _told_if_thin(images)):
         batch = processor(
             text=texts,
             images=images if any(images) else None,
@@ -94,6 +95,12 @@ def _check_batch(processor: Any, family: Family, samples: Sequence[Sample]) -> N
         )
     for sample in samples:
         check_no_places(processor, sample)
+
+
+def _told_if_thin(images: Sequence[Sequence[Image.Image]]) -> str:
+    """The size of the thinnest image, where some are so thin that a processor may fail."""
+    thinnest = min((one.size for own in images for one in own), key=min, default=(THIN, THIN))
+    return f" (an image of {thinnest[0]} x {thinnest[1]} pixels)" if min(thinnest) < THIN else ""
 
 
 def _begin_with_bos(bos: str | None, texts: Sequence[str], samples: Sequence[Sample]) -> bool:

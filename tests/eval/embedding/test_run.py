@@ -31,6 +31,19 @@ def test_a_search_by_hand():
     assert found.hit_intervals[1][0] < 0.5 < found.hit_intervals[1][1]
 
 
+def test_one_candidate_is_enough_to_rank():
+    """And one item alone has no neighbours and no distance to tell."""
+    pair = RetrievalSet(QUERIES[:1], DOCUMENTS[:2], ((1,),), ((1, 0),))
+    result = judge_vectors(VECTORS[[0, 2, 3]], pair, VECTORS[[0, 3, 2]])
+    assert result.retrieval is not None
+    assert (result.retrieval.hits[1], result.retrieval.hits[5], result.retrieval.mrr) == (0, 1, 0.5)
+    assert result.closeness is not None
+    assert (result.closeness.neighbours, result.closeness.agreement) == (1, 0)
+    alone = judge_vectors(VECTORS[:1], RetrievalSet((), DOCUMENTS[:1], (), ()), VECTORS[:1])
+    assert alone.retrieval is None
+    assert alone.closeness is None
+
+
 def test_vectors_that_are_not_finite_are_counted_and_find_nothing():
     broken = torch.full_like(VECTORS, torch.nan)
     result = judge_vectors(broken, SET, VECTORS)

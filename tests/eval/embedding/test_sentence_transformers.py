@@ -1,4 +1,4 @@
-"""The module in docs/embedding.md, between the calls that sentence-transformers makes: it tokenizes what it
+"""The module in docs/embedding.md, between the calls that sentence-transformers makes: it hands over what it
 is given, and takes "sentence_embedding" from what the modules return.
 """
 
@@ -25,6 +25,8 @@ def test_the_documented_module_gives_the_vectors(tmp_path: Path):
     folder = tiny_checkpoint("llava", tmp_path / "model")
     module = names["Packed"](folder)
     items = ["a blue circle", {"image": tiny_samples(1)[0].image}]
-    features = module.tokenize(items, task=None)
-    vectors = torch.nn.Sequential(module)(features)["sentence_embedding"]
-    assert torch.equal(vectors, bivlm.embed(*bivlm.load(folder), items))
+    for prompt in (None, "Find it."):
+        features = module.preprocess(items, prompt=prompt, task=None)
+        vectors = torch.nn.Sequential(module)(features)["sentence_embedding"]
+        assert torch.equal(vectors, bivlm.embed(*bivlm.load(folder), items, system=prompt or ""))
+    assert {"text", "image", ("image", "text")} == set(module.modalities)

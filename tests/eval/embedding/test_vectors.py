@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bivlm.contracts.samples import opened
 from bivlm.errors import InputError
@@ -16,11 +17,12 @@ from bivlm.families import family_of
 from bivlm.families.prompts import prompt_text
 from bivlm.pruning.apply import prune
 from bivlm.types import Sample
-from tiny import KINDS, tiny_model, tiny_processor, tiny_samples
+from tiny import ALL, KINDS, tiny_model, tiny_processor, tiny_samples
 from told import Told
 
 FIRST, SECOND, THIRD = tiny_samples(3)
 QUICK = ("llava", "qwen2_vl")
+CUTTING = ("idefics2",)  # its processor cuts every image in four, by whole pixels
 
 
 @cache
@@ -34,15 +36,38 @@ def member(kind: str = "llava"):
 @pytest.mark.parametrize("prompt", ["chat", "plain"])
 def test_texts_and_images_in_one_batch_are_as_alone(kind: str, prompt):
     model, processor = member(kind)
-    reads = family_of(model.config).reads_images
+    reads, texts = family_of(model.config).reads_images, ["a red square", {"text": "what is it?"}]
+    if ALL[kind].needs_image:
+        with pytest.raises(InputError, match="item 1: the processor refuses"):
+            embed(model, processor, texts[:1])
+        texts = []
     both = [FIRST, SECOND] if reads else [replace(one, image=None) for one in (FIRST, SECOND)]
     images = [FIRST.image, {"image": SECOND.image}] if reads else []
-    items = [both[0], "a red square", *images, {"text": "what is it?"}, both[1]]
+    items = [both[0], *texts[:1], *images, *texts[1:], both[1]]
     together = embed(model, processor, items, prompt=prompt, batch_size=4)
     alone = torch.cat([embed(model, processor, [item], prompt=prompt) for item in items])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(len(items)), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(together[0], together[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS]
+)
+@pytest.mark.parametrize("size", [(1, 1), (1, 8)])
+def test_images_of_a_pixel_have_vectors_of_their_own_colour(kind: str, size: tuple[int, int]):
+    """Or a reason: one that cuts images into parts leaves nothing of theirs."""
+    model, processor = member(kind)
+    if not family_of(model.config).reads_images:
+        pytest.skip("reads no images")
+    images = [Image.new("RGB", size, colour) for colour in ("red", "blue")]
+    if kind in CUTTING:
+        with pytest.raises(InputError, match=rf"item 1 … item 2 \(an image of {size[0]} x {size[1]} pixels"):
+            embed(model, processor, images)
+        return
+    red, blue = embed(model, processor, images)
+    assert red.isfinite().all()
+    assert not torch.allclose(red, blue, atol=1e-5)
 
 
 def test_the_vector_is_the_last_hidden_state_of_the_prompt():
@@ -86,6 +111,8 @@ def test_progress_and_modes_are_those_of_an_evaluation():
         ([{"text": None}], {}, "item 1: there is no text and no image"),
         ([{"text": 3}], {}, "item 1: the text must be a text"),
         ([Sample(None, "", origin="a.jsonl:4")], {}, "a.jsonl:4: there is no text and no image"),
+        ([Image.new("RGB", (0, 3))], {}, "item 1"),
+        ([{"image": "nowhere.png", "text": ""}], {}, "item 1: the"),
         ([Path("nowhere.png")], {}, "item 1: the image nowhere.png does not exist"),
         ([{"image": "nowhere.png"}], {}, "item 1: the image nowhere.png does not exist"),
         (["red"], {"pooling": "first"}, "there is no pooling 'first'"),
