@@ -18,7 +18,7 @@ def test_every_version_has_two_columns():
 
 
 def test_a_command_that_fails_is_no_time(tmp_path):
-    with pytest.raises(InputError, match="verify .* failed"):
+    with pytest.raises(InputError, match=r"verify .* failed"):
         bench_startup.taken(sys.executable, ["verify", str(tmp_path / "none")], 1)
 
 
