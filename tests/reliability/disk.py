@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import bivlm.checkpoint.shards
+import safetensors.torch
 
 # what changes names or makes content durable: where it lives, and which arguments are paths
 CALLS: dict[str, tuple[Any, int]] = {
@@ -33,7 +33,7 @@ CALLS: dict[str, tuple[Any, int]] = {
 WRITES: dict[str, tuple[Any, int]] = {
     "write_text": (pathlib.Path, 0),
     "copyfile": (shutil, 1),
-    "save_file": (bivlm.checkpoint.shards, 1),
+    "save_file": (safetensors.torch, 1),
 }
 
 
