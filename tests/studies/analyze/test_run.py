@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from analyzing import saved
 from bivlm.errors import InputError
+from bivlm.families.experts import split_experts
 from bivlm.job.run import quantize
 from bivlm.studies.analyze.run import analyze
 from bivlm.studies.analyze.weight import statistics
@@ -20,6 +21,7 @@ from told import Told
 MORE_BLOCKS = {  # than three in the tower, one projector, three in the language model
     "mllama": {"vision": 5},
     "qwen3_vl": {"projector": 3},
+    "qwen3_vl_moe": {"projector": 3},
     "gemma3": {"projector": 0},
     "gemma4_e2b": {"language": 4},
     "gemma4_unified": {"vision": 1, "projector": 0},
@@ -33,6 +35,7 @@ MORE_BLOCKS = {  # than three in the tower, one projector, three in the language
 def test_every_family_is_analysed(kind, coarse, tmp_path):
     model, told = tiny_model(kind, torch.bfloat16).requires_grad_(False), Told()
     model.save_pretrained(tmp_path / "model")
+    split_experts(model)
     found = analyze(tmp_path / "model", settings=RunSettings(events=told))
     total = len(found.linears)
     assert told.steps == [("linears", done, total) for done in range(1, total + 1)]
