@@ -58,8 +58,6 @@ def test_texts_and_images_in_one_batch_are_as_alone(kind: str, prompt):
 def test_images_of_a_pixel_have_vectors_of_their_own_colour(kind: str, size: tuple[int, int]):
     """Or a reason: one that cuts images into parts leaves nothing of theirs."""
     model, processor = member(kind)
-    if not family_of(model.config).reads_images:
-        pytest.skip("reads no images")
     images = [Image.new("RGB", size, colour) for colour in ("red", "blue")]
     if kind in CUTTING:
         with pytest.raises(InputError, match=rf"item 1 … item 2 \(an image of {size[0]} x {size[1]} pixels"):
