@@ -30,6 +30,14 @@ def test_an_undamaged_folder(run, packed):
     assert found["modules"] > 20
 
 
+def test_unfinished_work_is_called_so(run, packed):
+    (packed / "config.json").unlink()
+    (packed / ".bivlm-job").mkdir()
+    code, _, error = run("verify", packed)
+    assert code == 2
+    assert "is unfinished work; run its `bivlm quantize` command again" in error
+
+
 def test_it_needs_no_torch(run, source, packed, tmp_path):
     assert run("quantize", source, tmp_path / "mixed", "--preset", MIXED)[0] == 0
     modules = json.loads((tmp_path / "mixed" / "config.json").read_text())["quantization_config"]["modules"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bivlm.checkpoint.guards import check_depth, check_files, folder_blamed
+from bivlm.checkpoint.guards import check_depth, check_files, check_holds_model, folder_blamed
 from bivlm.checkpoint.modules import is_packed, read_modules
 from bivlm.checkpoint.seal import read_seal
 from bivlm.checkpoint.shards import read_entries, read_json
@@ -21,17 +21,7 @@ def check_model_folder(folder: Path, family: Family | None = None, trust_remote_
     jobs and missing shards included), or of an architecture that is not supported, or that needs its folder's
     code and is not trusted with it.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the folder that holds config.json and the weights")
-    if not (folder / "config.json").exists():
-        if (folder / ".bivlm-job").exists():
-            raise InputError(
-                f"{folder} is unfinished work; run its `bivlm quantize` command again to finish it"
-            )
-        raise InputError(
-            f"{folder} {'has no config.json' if any(folder.iterdir()) else 'is empty'}; give the folder of a"
-            " model"
-        )
+    check_holds_model(folder)
     check_files(folder)
     config = read_json(folder / "config.json")
     model_type = config.get("model_type")

@@ -40,6 +40,21 @@ def check_depth(folder: Path, config: Any, shapes: Iterable[tuple[int, ...]]) ->
             )
 
 
+def check_holds_model(folder: Path) -> None:
+    """InputError for what is no folder, and for one without config.json: unfinished work, or no model."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; give the folder that holds config.json and the weights")
+    if not (folder / "config.json").exists():
+        if (folder / ".bivlm-job").exists():
+            raise InputError(
+                f"{folder} is unfinished work; run its `bivlm quantize` command again to finish it"
+            )
+        raise InputError(
+            f"{folder} {'has no config.json' if any(folder.iterdir()) else 'is empty'}; give the folder of a"
+            " model"
+        )
+
+
 def check_files(folder: Path) -> None:
     """InputError if something in the folder is neither file nor folder: whoever reads a pipe waits forever,
     and a device may never end.

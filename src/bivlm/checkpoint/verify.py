@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bivlm.checkpoint.durable import sync_folder, write_text
-from bivlm.checkpoint.guards import check_files
+from bivlm.checkpoint.guards import check_files, check_holds_model
 from bivlm.checkpoint.modules import ModuleSpec, is_packed, read_modules
 from bivlm.checkpoint.seal import READ_BY_LOADERS, Seal, file_checksum, module_checksum, read_seal
 from bivlm.checkpoint.shards import (
@@ -46,6 +46,7 @@ class Verified:
 
 def verify_folder(folder: Path) -> Verified:
     """Check everything that a packed folder promises. Raises InputError that names the first fault."""
+    check_holds_model(folder)
     check_files(folder)
     config = read_json(folder / "config.json")
     if not is_packed(config):
