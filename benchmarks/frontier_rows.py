@@ -152,10 +152,14 @@ class ModelBench:
 
     @torch.inference_mode()
     def _expanded(self, library: Library, file: Path, names: Mapping[str, str]) -> Any:
-        """The model with the weights that the file holds."""
+        """The model with the matrices that the file holds. Vectors are as they were: quantizers leave them in
+        float32, and some architectures' files hold another number for them (Gemma's norms: one more).
+        """
         model, _ = load(self.bench.folder)
         parameters, stored = dict(model.named_parameters(remove_duplicate=False)), stored_tensors(file)
         for name, target in names.items():
+            if len(stored[target].shape) < 2:
+                continue
             expanded = library.dequantize(file, stored[target])
             parameters[name].copy_(interleaved(expanded, name, model.config, back=True))
         return model

@@ -61,13 +61,42 @@ def test_squared_gradients_are_those_of_autograd(source, fidelity, pooling):
     loaded.get_submodule(name).register_forward_hook(keep)
     hidden = loaded.base_model(**inputs[0].tensors).last_hidden_state
     vector = pool(hidden, inputs[0].tensors["attention_mask"], pooling)
-    random = torch.nn.functional.normalize(
-        torch.randn(vector.shape[1], generator=torch.Generator().manual_seed(0)), dim=0
-    )
-    (vector @ random).sum().backward()
+    (vector @ signs(vector.shape[1])).sum().backward()
     expected = seen[0].grad[0].square().mean(1)
     torch.testing.assert_close(found.tokens[name], expected, rtol=1e-3, atol=1e-12)
     assert float(expected.sum()) > 0
+
+
+def signs(count: int) -> torch.Tensor:
+    """Those of the first sample."""
+    return torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(0)).float() * 2 - 1
+
+
+def test_predicted_drift_is_that_of_a_small_change(source):
+    """1 - cosine after a small change of one weight, against half of its squared gradients' prediction: the
+    mean over many samples' signs.
+    """
+    folder = SourceModel(Path(source))
+    item = calibration_inputs(folder, [ITEMS[2]])[0]
+    name = "model.language_model.layers.1.mlp.down_proj"
+    path = name.removesuffix(".mlp.down_proj")
+    found = measure_gradients(folder, _linears(folder, path, name), [item] * 256, pooling="last")
+    model = bivlm.load(source)[0].float()
+    linear, seen = model.get_submodule(name), []
+    linear.register_forward_pre_hook(lambda _module, args: seen.append(args[0][0]))
+    before = pool(model.base_model(**item.tensors).last_hidden_state, item.tensors["attention_mask"])
+    random = torch.Generator().manual_seed(3)
+    drifts, predicted = [], []
+    for _ in range(16):
+        change = 1e-2 * linear.weight.std() * torch.randn(linear.weight.shape, generator=random)
+        with torch.no_grad():
+            linear.weight += change
+            after = pool(model.base_model(**item.tensors).last_hidden_state, item.tensors["attention_mask"])
+            linear.weight -= change
+        drifts.append(float(1 - (before.double() * after.double()).sum()))
+        squares = found.tokens[name].view(256, -1).mean(0)
+        predicted.append(0.5 * float((squares * (seen[0] @ change.T).square().sum(1)).sum()))
+    assert sum(predicted) == pytest.approx(sum(drifts), rel=0.35)
 
 
 def _linears(folder: SourceModel, path: str, name: str) -> dict[str, list[str]]:
@@ -79,7 +108,7 @@ def _linears(folder: SourceModel, path: str, name: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"settings": {"fidelity": "luck"}}, "needs one of answers, embedding, embedding-mean"),
+        ({"settings": {"fidelity": "luck"}}, "needs one of answers, embedding, embedding-mean, action"),
         ({"settings": {"fidelity": "embedding"}, "effort": "max"}, "distillation learns the next tokens"),
         ({"settings": {"fidelity": "embedding"}, "bits": 2, "sensitivities": "s.json"}, "about answers"),
     ],

@@ -15,9 +15,10 @@ From the same pass: the visual tokens' share of the squared gradients (MBQ, arXi
 ratio), the squared gradients of every block's outputs (for the loss of tuning), and, for the linears that ask
 for it, the squared gradient of every weight (Fisher information, as SqueezeLLM, arXiv 2306.07629, uses it).
 
-For an embedding model the loss is rᵀv, with v the vector of the prompt and r a random direction of length
-one, seeded for each sample: over directions the squared gradients have the mean of those of 1 - cosine, to
-second order (1/d of them, d dimensions: only their ratios count).
+For an embedding model the loss is rᵀv, with v the vector of the prompt and r random signs, seeded for each
+sample. To second order 1 - cosine is half of ‖δv‖², and over all r the mean of (rᵀδv)² is ‖δv‖²: the squared
+gradients have the mean of what the curvature of 1 - cosine would give (Hutchinson's estimate of a trace).
+For a model that says actions as tokens (actions.py) it is rᵀa in the same way, with a their values.
 
 The samples are passed a few at a time, block by block (exact.py), and back to the first block of which
 gradients are wanted. Of the weights torch makes no gradients: they would be a third of the backward pass, and
@@ -35,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bivlm.actions import ActionTokens
 from bivlm.calibration.exact import ExactPass, chunks
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.paused import hidden_of
@@ -111,6 +113,23 @@ class Gradients:
         return float(squares[mask].sum() / squares.sum())
 
 
+@dataclass(frozen=True)
+class _About:
+    """What the gradients are about: vectors, actions, or the next tokens."""
+
+    pooling: Pooling | None
+    actions: ActionTokens | None
+
+    def loss(self, result: Tensor, sample: CalibrationInput, number: int) -> Tensor:
+        """The loss of sample `number` with its vector (1, d), or its logits (targets, vocabulary)."""
+        if self.pooling is not None:
+            return (result * _signs(number, result.shape[1])).sum()
+        if self.actions is not None:
+            values = self.actions.values(result[self.actions.among(sample.labels)])
+            return values @ _signs(number, len(values))
+        return nn.functional.cross_entropy(result.float(), sample.labels, reduction="sum")
+
+
 @dataclass
 class _Sums:
     """What a pass has seen so far."""
@@ -133,25 +152,26 @@ def measure_gradients(
     fishers: Collection[str] = (),
     folder: Path | None = None,
     pooling: Pooling | None = None,
+    actions: ActionTokens | None = None,
     events: Events = SILENT,
     crew: Crew = ALONE,
 ) -> Gradients:
     """The gradients of some linears on samples that all have targets (with `pooling` those of the samples'
-    vectors, without targets): `linears` has those of every block, by its path, in the order in which the
-    model runs them; of a block without linears nothing is measured. `fishers` names the linears whose
-    weights' gradients are wanted. In `folder` of the first rank finished samples are kept, and taken up
-    again. The ranks of a `crew` share the samples out, unless gradients of weights are wanted: their sums
-    over the samples are made by the first rank alone.
+    vectors, without targets; with `actions` those of the values of the targets that are actions): `linears`
+    has those of every block, by its path, in the order in which the model runs them; of a block without
+    linears nothing is measured. `fishers` names the linears whose weights' gradients are wanted. In `folder`
+    of the first rank finished samples are kept, and taken up again. The ranks of a `crew` share the samples
+    out, unless gradients of weights are wanted: their sums over the samples are made by the first rank alone.
 
     Raises InputError if a loss is not finite.
     """
-    done, found = 0, []
+    done, found, about = 0, [], _About(pooling, actions)
     for index, part in enumerate(chunks(source, len(linears), samples)):
         events.progress(MEASURING, done, len(samples))
         kept = None if folder is None else folder / f"gradients-{index:05d}.safetensors"
         tensors = crew.broadcast(None if kept is None else read_kept(kept))
         if tensors is None:
-            tensors = _together(source, linears, part, fishers, done, crew, pooling)
+            tensors = _together(source, linears, part, fishers, done, crew, about)
             if kept is not None:
                 write_kept(kept, tensors)
         found.append(tensors)
@@ -167,18 +187,18 @@ def _together(
     fishers: Collection[str],
     before: int,
     crew: Crew,
-    pooling: Pooling | None,
+    about: _About,
 ) -> dict[str, Tensor]:
     """One pass over some samples, the first of which is number `before`, by all ranks of a crew."""
     numbers = range(before, before + len(samples))
     if fishers:
-        made = _pass(source, linears, samples, fishers, numbers, pooling).tensors() if crew.is_first else None
+        made = _pass(source, linears, samples, fishers, numbers, about).tensors() if crew.is_first else None
         found = crew.broadcast(made)
         assert found is not None
         return found
     own = [place for place in range(len(samples)) if crew.owns(place)]
     given, told = [samples[place] for place in own], [numbers[place] for place in own]
-    mine = _pass(source, linears, given, (), told, pooling)
+    mine = _pass(source, linears, given, (), told, about)
     each = crew.gather(mine.tokens)
     tokens = {
         name: [each[crew.owner(place)][name][place // crew.size] for place in range(len(samples))]
@@ -193,17 +213,14 @@ def _pass(
     samples: Sequence[CalibrationInput],
     fishers: Collection[str],
     numbers: Sequence[int],
-    pooling: Pooling | None,
+    about: _About,
 ) -> _Sums:
     """One pass over some samples, whose `numbers` among all are for messages."""
     scale = LOSS_SCALE if source.dtype == torch.float16 else 1.0
     sums = _Sums(fishers)
 
     def loss(number: int, result: Tensor) -> Tensor:
-        if pooling is not None:
-            total = (result * _direction(numbers[number], result.shape[1])).sum()
-        else:
-            total = nn.functional.cross_entropy(result.float(), samples[number].labels, reduction="sum")
+        total = about.loss(result, samples[number], numbers[number])
         if not bool(total.isfinite()):
             raise InputError(
                 f"calibration sample {numbers[number] + 1}: the full-precision model's loss is"
@@ -244,7 +261,7 @@ def _pass(
     measured = {path: below for path, below in linears.items() if below}
     experts = {path: _experts_of(source, below) for path, below in measured.items()}
     with _frozen_around(source, list(linears)):
-        ExactPass(source, list(linears), samples, pooling).differentiate(loss, watch, measured)
+        ExactPass(source, list(linears), samples, about.pooling).differentiate(loss, watch, measured)
     for name in (name for path, below in measured.items() for name in (path, *below, *experts[path])):
         kept = sums.tokens.setdefault(name, [])
         kept += [_NO_TOKENS] * (len(samples) - len(kept))
@@ -304,10 +321,10 @@ def _passing_on(linears: Iterable[nn.Module]) -> Iterator[None]:
             parameter.requires_grad_(wanted)
 
 
-def _direction(number: int, dimensions: int) -> Tensor:
-    """A random direction (d,) of length one for sample `number`, always the same."""
+def _signs(number: int, dimensions: int) -> Tensor:
+    """Random signs (d,) float32 for sample `number`, always the same."""
     random = torch.Generator("cpu").manual_seed(number)
-    return nn.functional.normalize(torch.randn(dimensions, generator=random, device="cpu"), dim=0)
+    return torch.randint(0, 2, (dimensions,), generator=random, device="cpu").float() * 2 - 1
 
 
 def _hook(

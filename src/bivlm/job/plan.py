@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from bivlm.actions import ActionTokens, action_tokens
 from bivlm.checkpoint.source import SourceModel
 from bivlm.errors import InputError
 from bivlm.families.experts import choosing, expert_paths, gates
@@ -106,8 +107,8 @@ EMBEDDED: dict[str, Pooling] = {"embedding": "last", "embedding-mean": "mean"}
 @dataclass(frozen=True)
 class Plan:
     """All blocks in the order in which the model runs them, the linears outside of them (which stay in full
-    precision), the tables that are packed, and the recipe's settings for the walk. With `pooling`, a budget
-    and gradients are about the pooled vectors of the samples, and not about answers.
+    precision), the tables that are packed, and the recipe's settings for the walk. A budget and gradients are
+    about answers; with `pooling` about the samples' pooled vectors, with `actions` about the actions' values.
     """
 
     blocks: tuple[BlockPlan, ...]
@@ -120,6 +121,7 @@ class Plan:
     reads_images: bool = True
     calibration_top_k: int = 0
     pooling: Pooling | None = None
+    actions: ActionTokens | None = None
 
     @property
     def units(self) -> tuple[UnitPlan, ...]:
@@ -191,6 +193,7 @@ def make_plan(source: SourceModel, recipe: Recipe, parts: Collection[PartName]) 
         source.family.reads_images and source.family.answers,
         recipe.calibration_top_k,
         EMBEDDED.get(recipe.fidelity),
+        action_tokens(source.config) if recipe.fidelity == "action" else None,
     )
 
 

@@ -49,7 +49,7 @@ MODEL_SETTINGS = (
     "fidelity",
 )
 BudgetFrom = Literal["answers", "gradients"]
-Fidelity = Literal["answers", "embedding", "embedding-mean"]
+Fidelity = Literal["answers", "embedding", "embedding-mean", "action"]
 SETTING = re.compile(r"\s*\w+\s*=")  # the beginning of a setting; no preset's name contains "="
 
 
@@ -101,7 +101,7 @@ class Recipe:
     model, with any quantizers: calibration/propagation.py, calibration/tuning.py,
     calibration/distillation.py, job/budget/, `TablePlan` of job/plan.py, and calibration/experts.py.
     `fidelity` is what a budget and gradients are about: the next tokens of "answers", or the model as an
-    "embedding" model (the last token's vector; "embedding-mean": the mean).
+    "embedding" model (the last token's vector; "embedding-mean": the mean), or the values of "action" tokens.
     """
 
     name: str

@@ -117,17 +117,17 @@ def make_request(
 
 
 def _check_fidelity(recipe: Recipe, sensitivities: str | Path | None) -> None:
-    """InputError for what is about answers in a recipe for embeddings."""
+    """InputError for what is about answers in a recipe that is about something else."""
     if recipe.fidelity == "answers":
         return
-    if recipe.distillation:
+    if recipe.distillation and recipe.fidelity != "action":
         raise InputError(
             f"fidelity={recipe.fidelity} keeps vectors, and distillation learns the next tokens; leave one of"
             " them out (--effort max distils)"
         )
     if sensitivities is not None:
         raise InputError(
-            f"a file of sensitivities is about answers, and fidelity={recipe.fidelity} about vectors; leave"
+            f"a file of sensitivities is about answers, and fidelity={recipe.fidelity} is not; leave"
             " sensitivities out"
         )
 

@@ -50,7 +50,7 @@ from bivlm.job.presets import DEFAULT_PRESET
 from bivlm.job.recipe import Recipe
 from bivlm.job.request import Request, make_request
 from bivlm.job.sameness import check_same
-from bivlm.job.samples import NO_DATA, built_in, check_images, check_samples
+from bivlm.job.samples import NO_DATA, built_in, check_actions, check_images, check_samples
 from bivlm.job.sharing import SharedStore
 from bivlm.job.vision_only import check_request
 from bivlm.job.walk import Walk
@@ -307,8 +307,10 @@ def _checked_inputs(
     check_images(source, plan, inputs)
     if crew.size > 1:
         crew.compare({"calibration data (their digest)": data_digest(inputs)})
-    if plan.pooling is None and (wants_gradients(plan, inputs) or plan.distillation):
+    acting = plan.actions is not None and recipe.budget is not None
+    if plan.pooling is None and (wants_gradients(plan, inputs) or plan.distillation or acting):
         inputs = answered(source, inputs, events, crew)
+        check_actions(plan, inputs)
     return inputs
 
 

@@ -98,6 +98,20 @@ def check_images(source: SourceModel, plan: Plan, inputs: Sequence[CalibrationIn
     )
 
 
+def check_actions(plan: Plan, inputs: Sequence[CalibrationInput]) -> None:
+    """InputError if the plan is about actions, and a sample's answer, given or the model's own, has none."""
+    if plan.actions is None:
+        return
+    for number, sample in enumerate(inputs, start=1):
+        if not bool(plan.actions.among(sample.labels).any()):
+            first, last = plan.actions.vocabulary - plan.actions.bins, plan.actions.vocabulary - 1
+            raise InputError(
+                f"calibration sample {number}: its answer has no action token (ids {first} to {last}), and"
+                " the recipe is about actions; give instructions in the words of the model's card, with the"
+                " actions as answers or without answers"
+            )
+
+
 def _sees_images(source: SourceModel, block: BlockPlan) -> bool:
     """Whether a question without an image leaves out a block: one of another part than the language model, or
     one that reads the image by cross-attention.

@@ -49,6 +49,7 @@ def gradients_of(
     }
     details = [*linears, *(name for names in linears.values() for name in names), "fisher", *sorted(fishers)]
     details += [] if plan.pooling is None else ["pooling", plan.pooling]
+    details += [] if plan.actions is None else ["actions", str(plan.actions)]
     folder = None if measured is None else measured.place("gradients", details)
     return measure_gradients(
         source,
@@ -57,6 +58,7 @@ def gradients_of(
         fishers=fishers,
         folder=folder,
         pooling=plan.pooling,
+        actions=plan.actions,
         events=events,
         crew=crew,
     )

@@ -7,7 +7,8 @@ To second order, the loss of all targets grows by half of
 
 With the mean over the outputs s_t in place of each g_to² this is tr(ΔW H ΔWᵀ) Σ_t s_t, and H = Σ_t s_t x_t
 x_tᵀ / Σ_t s_t is the second moment with the tokens weighed by their squared gradients. ΔW is the error that
-the linear's own quantizer makes at some numbers of bits.
+the linear's own quantizer makes at some numbers of bits. 1 - cosine of a vector is half of its squared
+change as well; of an action's value all of it counts.
 
 Measuring (sensitivity.py) runs the model three times for each group, and needs all of it in memory; here
 every weight is quantized three times. What is lost is the interplay of large errors: the measured divergence
@@ -54,10 +55,10 @@ def predict(
     events: Events = SILENT,
     crew: Crew = ALONE,
 ) -> list[Sensitivity]:
-    """The sensitivities of every group of linears of `plan`, in nats per target (in 1 - cosine per vector,
-    where the plan is about embeddings). Blocks that are in `file`
-    are not predicted again. One block is in memory at a time. The ranks of a `crew` share samples and groups
-    out; `file` is that of the first.
+    """The sensitivities of every group of linears of `plan`, in nats per target (in 1 - cosine per vector
+    where the plan is about embeddings, in the squared change of an action where it is about these). Blocks
+    that are in `file` are not predicted again. One block is in memory at a time. The ranks of a `crew` share
+    samples and groups out; `file` is that of the first.
 
     Raises InputError, naming the linear, if its weight cannot be quantized.
     """
@@ -84,8 +85,11 @@ class _Prediction:
     ) -> None:
         self.source, self.plan, self.samples, self.file = source, plan, samples, file
         self.gradients, self.events, self.crew = gradients, events, crew
-        of_answers = sum(len(sample.labels) for sample in samples)
-        self.targets = of_answers if plan.pooling is None else len(samples)
+        labels = [sample.labels for sample in samples] if plan.pooling is None else []
+        if plan.actions is not None:
+            labels = [one[plan.actions.among(one)] for one in labels]
+        self.targets = sum(map(len, labels)) if plan.pooling is None else len(samples)
+        self.share = 0.5 if plan.actions is None else 1.0
 
     def run(self, found: dict[str, list[Sensitivity]]) -> None:
         """Predict what is not in `found` yet; the file is written after every block."""
@@ -159,4 +163,4 @@ class _Prediction:
         weight = own.linears[name].weight.detach()
         lost = quantized(name, weight, quantizer, own).float() - weight.float()
         energy = float(output_energy(lost, judge.stats(name).hessian))
-        return 0.5 * energy * float(squares.double().sum()) / self.targets
+        return self.share * energy * float(squares.double().sum()) / self.targets

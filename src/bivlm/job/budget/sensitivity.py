@@ -5,8 +5,9 @@ Linears that share an input (q, k and v; gate and up) are a group, and so is a p
 layer: each alone would be thousands of measurements. The rest of the model stays in full precision. The
 measure is the KL divergence of the next tokens of the text from those of the full-precision model; the token
 after the prompt counts as much as all others together. For an embedding model it is 1 - cosine between the
-vectors of the prompts. Between the measured points the logarithm of the divergence is interpolated linearly.
-Beyond the last point it falls by 2^(-2 bits), like the error of any good quantizer.
+vectors of the prompts; for one that says actions the mean squared change of their values. Between the
+measured points the logarithm of the divergence is interpolated linearly. Beyond the last point it falls by
+2^(-2 bits), like the error of any good quantizer.
 
 This needs the full-precision model in memory. Finished blocks are kept in a file, so an interrupted
 measurement continues.
@@ -19,10 +20,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bivlm.actions import ActionTokens
 from bivlm.calibration.gradients import Gradients
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.calibration.observing import observe
@@ -88,7 +91,7 @@ def measure(
     found = file.begin(blocks, crew)
     if any(block.path not in found for block in blocks):
         with source.surroundings((), head=True):
-            probe = _Probe(source, samples, gradients, crew, plan.pooling)
+            probe = _Probe(source, samples, gradients, crew, plan.pooling, plan.actions)
             for number, block in enumerate(blocks):
                 events.progress(MEASURING, number, len(blocks))
                 if block.path not in found:
@@ -122,9 +125,11 @@ class _Probe:
         gradients: Gradients | None,
         crew: Crew,
         pooling: Pooling | None = None,
+        actions: ActionTokens | None = None,
     ) -> None:
         self.source, self.samples, self.gradients, self.crew = source, samples, gradients, crew
         self.pooling: Pooling | None = pooling
+        self.actions = actions
         self.numbers = probe_samples(samples)
         self.own = [place for place in range(len(self.numbers)) if crew.owns(place)]
         self.reference = self._said()
@@ -155,19 +160,38 @@ class _Probe:
     def _divergence(self) -> float:
         """The mean over all samples, each measured by one rank."""
         own = [
-            divergence_of([expected], [given]) if self.pooling is None else float(drift(given, expected)[0])
+            self._distance(expected, given)
             for expected, given in zip(self.reference, self._said(), strict=True)
         ]
         each = self.crew.gather(own)
         count = len(self.numbers)
         return sum(each[self.crew.owner(place)][place // self.crew.size] for place in range(count)) / count
 
+    def _distance(self, expected: Tensor, given: Tensor) -> float:
+        """How far what one sample gives is from full precision's."""
+        if self.pooling is not None:
+            return float(drift(given, expected)[0])
+        if self.actions is not None:
+            return float((given - expected).double().square().mean())
+        return divergence_of([expected], [given])
+
     def _said(self) -> list[Tensor]:
-        """The logits at the text tokens of this rank's samples, or their vectors (1, d)."""
+        """Of this rank's samples the logits at the text tokens, or the vectors (1, d), or the values (n,) of
+        the actions.
+        """
         inputs = [self.samples[self.numbers[place]] for place in self.own]
+        if self.actions is not None:
+            return [values_of(self.source.model, one, self.actions) for one in inputs]
         if self.pooling is not None:
             return [_vector(self.source.model, one.tensors, self.pooling) for one in inputs]
         return text_logits(self.source.model, [one.tensors for one in inputs], [one.visual for one in inputs])
+
+
+@torch.inference_mode()
+def values_of(model: Any, sample: CalibrationInput, actions: ActionTokens) -> Tensor:
+    """The values (n,) float32 of a sample's actions, each after those that its targets say."""
+    places = sample.targets.nonzero()[:, 0][actions.among(sample.labels)]
+    return actions.values(model(**sample.tensors, use_cache=False).logits[0, places - 1])
 
 
 @torch.inference_mode()
