@@ -10,6 +10,9 @@ gives 576. Parts that grow with the samples are measured on a few and counted fo
 the same vision tower; its language blocks are computed: each part's seconds grow with the number of its
 operations.
 
+A version that says nothing of parts is measured on these samples and on twice as many: what is added grows
+with the samples. It has no 7-billion shape.
+
 Seconds are of the processor, of one thread: other processes may have the core for the rest.
 """
 
@@ -37,17 +40,22 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results"
 SAMPLES = 32
 BY_SAMPLE = ("gradients", "forward passes", "second moments")
 STACKS = ("vision", "projector", "language", "rest")
+WHOLE = "the whole job"  # the part of a version that says nothing of parts
 BLOCKS = {"vision": 32, "language": 28}  # of the whole model
 PROGRAM = """
 import json, sys, time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 import torch
-from bivlm import profile
 from bivlm.calibration.inputs import CalibrationInput
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, run
 from bivlm.checkpoint.source import SourceModel
+try:
+    from bivlm import profile
+except ImportError:
+    profile = None
 
 model, out, recipe, samples = sys.argv[1:]
 torch.set_num_threads(1)
@@ -61,17 +69,18 @@ def turn(clock):
 @contextmanager
 def present(source, path, real=SourceModel.present):
     global stack
-    clock.turn()
+    turn(clock)
     stack = "vision" if ".blocks." in path else "language" if ".layers." in path else "projector"
     try:
         with real(source, path) as module:
             yield module
     finally:
-        clock.turn()
+        turn(clock)
         stack = "rest"
 
-profile._Clock.turn, SourceModel.present = turn, present
-profile.perf_counter = time.process_time
+SourceModel.present = present
+if profile:
+    profile._Clock.turn, profile.perf_counter = turn, time.process_time
 prepared = prepare(model, make_request(recipe))
 config, generator = prepared.source.config, torch.Generator().manual_seed(0)
 
@@ -85,9 +94,15 @@ def sample():
     return CalibrationInput(tensors, visual[0], torch.arange(700) >= 684)
 
 inputs = [sample() for _ in range(int(samples))]
-with profile.profiled() as seconds:
-    clock = profile._clock.get()
+if profile:
+    with profile.profiled() as seconds:
+        clock = profile._clock.get()
+        run(prepared, Path(out), inputs)
+else:
+    seconds = {}
+    clock = SimpleNamespace(seconds=seconds, under_way=["the whole job"], since=time.process_time())
     run(prepared, Path(out), inputs)
+    turn(clock)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
 print(json.dumps({"seconds": seconds, "peak": int(peak) * 1024}))
 """
@@ -166,10 +181,15 @@ def job(python: str, model: Path, recipe: str, samples: int) -> dict[str, Any]:
 def measured(python: str, model: Path, recipe: str, samples: int) -> dict[str, Any]:
     """Seconds by stack and part, for SAMPLES samples, and the peak of memory."""
     found = job(python, model, recipe, samples)
+    alone = all(name.endswith(f": {WHOLE}") for name in found["seconds"])
+    twice = job(python, model, recipe, 2 * samples)["seconds"] if alone else {}
     seconds: dict[str, dict[str, float]] = {stack: {} for stack in STACKS}
     for name, value in found["seconds"].items():
         stack, part = name.split(": ")
-        seconds[stack][part] = value * (SAMPLES / samples if part in BY_SAMPLE else 1.0)
+        by_sample = value / samples if part in BY_SAMPLE else 0.0
+        if part == WHOLE:
+            by_sample = (twice[name] - value) / samples
+        seconds[stack][part] = value + by_sample * (SAMPLES - samples)
     return {"seconds": seconds, "peak": found["peak"]}
 
 
@@ -228,7 +248,8 @@ def page(rows: list[dict[str, Any]], machine: str) -> str:
     lines = [HEAD.format(**rows[0])]
     for row in rows:
         seconds = row["seconds"]
-        total, large = whole(seconds, {}), whole(seconds, growth(SMALL, LARGE))
+        total = whole(seconds, {})
+        large = {} if WHOLE in total else whole(seconds, growth(SMALL, LARGE))
         columns = [seconds["vision"], seconds["projector"], seconds["language"], total, large]
         lines += [
             f"## {row['name'].capitalize()}\n",
@@ -236,18 +257,26 @@ def page(rows: list[dict[str, Any]], machine: str) -> str:
             "|---|--:|--:|--:|--:|--:|",
         ]
         for name in sorted(total, key=lambda one: -total[one]):
-            lines.append(f"| {name} | " + " | ".join(f"{one.get(name, 0.0):,.1f}" for one in columns) + " |")
-        sums = " | ".join(f"{sum(one.values()):,.0f}" for one in columns)
+            lines.append(
+                f"| {name} | " + " | ".join(_said(one.get(name, 0.0), one, 1) for one in columns) + " |"
+            )
+        sums = " | ".join(_said(sum(one.values()), one, 0) for one in columns)
         lines += [f"| **sum** | {sums} |", f"\nPeak resident memory (1.5 B): {row['peak'] / 1e9:.2f} GB.\n"]
     if len(rows) > 1:
         lines.append(_compared(rows[0], rows[-1]))
     return "\n".join(lines) + f"\n{machine}.\n"
 
 
+def _said(seconds: float, column: Mapping[str, float], digits: int) -> str:
+    return f"{seconds:,.{digits}f}" if column else "–"
+
+
 def _compared(first: dict[str, Any], last: dict[str, Any]) -> str:
     """How the whole models' seconds of two rows compare."""
     text = []
     for model, grown in (("1.5 B", {}), ("7 B", growth(SMALL, LARGE))):
+        if grown and any(WHOLE in parts for row in (first, last) for parts in row["seconds"].values()):
+            continue
         long, short = (sum(whole(row["seconds"], grown).values()) / 3600 for row in (first, last))
         hours = f"{first['name']} {long:.2f}, {last['name']} {short:.2f}"
         text.append(f"{model}, hours of one core: {hours}, {short / long:.2f} times as long.")

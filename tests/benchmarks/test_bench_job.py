@@ -2,7 +2,8 @@
 
 import pytest
 
-from bench_job import BLOCKS, LARGE, SMALL, growth, page, whole
+import bench_job
+from bench_job import BLOCKS, LARGE, SAMPLES, SMALL, STACKS, WHOLE, growth, measured, page, whole
 
 SECONDS = {
     "vision": {"forward passes": 2.0, "other": 0.5},
@@ -37,3 +38,16 @@ def test_the_page_compares_the_last_with_the_first():
     text = page([row | {"name": "before"}, row | {"name": "now"}], "a machine")
     assert text.count("1.00 times as long") == 2
     assert "2.00 GB" in text
+
+
+def test_a_version_without_parts_is_measured_twice(monkeypatch, tmp_path):
+    def job(_python, _model, _recipe, samples):
+        return {"seconds": {f"{stack}: {WHOLE}": 5.0 + 2.0 * samples for stack in STACKS}, "peak": 1e9}
+
+    monkeypatch.setattr(bench_job, "job", job)
+    found = measured("python", tmp_path, "trellis-2", 4)
+    assert found["seconds"] == {stack: {WHOLE: 5.0 + 2.0 * SAMPLES} for stack in STACKS}
+    row = {"recipe": "trellis-2", "samples": 4, "peak": 2e9}
+    text = page([row | found | {"name": "before"}, row | {"name": "now", "seconds": SECONDS}], "a machine")
+    assert text.count("times as long") == 1
+    assert f"| {WHOLE} | 69.0 | 69.0 | 69.0 | {69 * (32 + 28 + 2):,.1f} | – |" in text
