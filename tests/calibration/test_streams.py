@@ -4,6 +4,8 @@ it; what cannot be paused is refused, by its name.
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -15,15 +17,15 @@ from calibration.toy_model import PATHS, Model, sample
 
 def walked(model, samples, run=lambda number, call, block: call.run(block), gradients=False, paths=PATHS):
     """The order of the blocks, and the logits of every sample."""
-    order = []
+    order, results = [], {}
     with Streams(model, samples, paths, gradients=gradients) as streams:
         streams.start()
         while (path := streams.next_block()) is not None:
             order.append((path, sorted(streams.calls(path))))
             block = model.get_submodule(path)
-            streams.go_on({number: run(number, call, block) for number, call in streams.calls(path).items()})
-        results = [one.result.logits for one in streams._passes.values()]
-    return order, results
+            for number, call in streams.calls(path).items():
+                results[number] = streams.resume(number, run(number, call, block))
+    return order, [results[number].logits for number in range(len(samples))]
 
 
 def test_whatever_the_model_does_between_its_blocks_is_its_own_code():
@@ -106,6 +108,19 @@ def test_passes_end_with_their_context_and_modes_stay_the_callers():
     assert left == [True]
     assert one.has_ended
     assert torch.is_grad_enabled()
+
+
+@torch.inference_mode()
+def test_what_passes_end_with_is_not_kept():
+    """The logits of all samples together would take more memory than anything else."""
+    model, ended = Model(), []
+    model.register_forward_hook(lambda _module, _args, output: ended.append(weakref.ref(output.logits)))
+    with Streams(model, [sample(1, 2, 3, 4), sample(5, 6)], PATHS) as streams:
+        streams.start()
+        while (path := streams.next_block()) is not None:
+            block = model.get_submodule(path)
+            streams.go_on({number: call.run(block) for number, call in streams.calls(path).items()})
+        assert [reference() for reference in ended] == [None, None]
 
 
 def test_only_the_positions_that_are_wanted_have_logits():

@@ -27,7 +27,7 @@ those that are asked for come from the gradients of the outputs. Finished sample
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +38,14 @@ from torch import Tensor, nn
 
 from bivlm.actions import ActionTokens
 from bivlm.calibration.exact import ExactPass, chunks
+from bivlm.calibration.gradient_hooks import (
+    COHERENCE,
+    coherence_hook,
+    passing_on,
+    places_hook,
+    squares_hook,
+)
 from bivlm.calibration.inputs import CalibrationInput
-from bivlm.calibration.paused import hidden_of
 from bivlm.checkpoint.kept import read_kept, write_kept
 from bivlm.checkpoint.source import SourceModel
 from bivlm.crew import ALONE, Crew
@@ -61,8 +67,9 @@ class Gradients:
     `tokens[name]` (Σ t,) float32 has, for every token of all samples one after the other, the mean squared
     gradient of the outputs of a linear, or of a block, by its name; `lengths[name]` the number of tokens of
     each sample, 0 for one that does not meet it. A linear of an expert has only the tokens that are routed to
-    it, and `tokens` of the expert, by its path, has their numbers in the sample. `fisher[name]` (out, in)
-    float32 is the squared gradient of a weight, summed over the samples.
+    it, and `tokens` of the expert, by its path, has their numbers in the sample. `tokens` of COHERENCE and a
+    linear's name has two numbers for each of its calls: ‖Σ_t g_t x_tᵀ‖² and Σ_t ‖g_t x_tᵀ‖², x_t (in,) its
+    inputs. `fisher[name]` (out, in) float32 is the squared gradient of a weight, summed over the samples.
     """
 
     tokens: Mapping[str, Tensor]
@@ -87,6 +94,17 @@ class Gradients:
         if expert not in self.tokens:
             return None
         return list(self.tokens[expert].long().split(list(self.lengths[expert])))
+
+    def coherence(self, name: str) -> float:
+        """How much more the answers feel the errors of a linear's tokens together than one by one: for an
+        error of the weight that is independent everywhere, the mean of (Σ_t g_tᵀ ΔW x_t)² over that of
+        Σ_t (g_tᵀ ΔW x_t)², which is ‖Σ_t g_t x_tᵀ‖² / Σ_t ‖g_t x_tᵀ‖², within one call. 1 if all is zero.
+
+        Visual tokens of a flat picture are alike, and so are their errors and gradients: 14 for a projector.
+        Raises KeyError if it was not measured.
+        """
+        joint, alone = self.tokens[COHERENCE + name].double().view(-1, 2).sum(0).tolist()
+        return joint / alone if alone > 0 else 1.0
 
     def effective_tokens(self, name: str, power: float) -> float:
         """(Σ w)² / Σ w² of the tokens' weights w: how many equal tokens would give as sure a mean (Kish,
@@ -115,10 +133,13 @@ class Gradients:
 
 @dataclass(frozen=True)
 class _About:
-    """What the gradients are about: vectors, actions, or the next tokens."""
+    """What the gradients are about: vectors, actions, or the next tokens; and whether the linears' coherence
+    is measured.
+    """
 
     pooling: Pooling | None
     actions: ActionTokens | None
+    coherence: bool
 
     def loss(self, result: Tensor, sample: CalibrationInput, number: int) -> Tensor:
         """The loss of sample `number` with its vector (1, d), or its logits (targets, vocabulary)."""
@@ -153,19 +174,21 @@ def measure_gradients(
     folder: Path | None = None,
     pooling: Pooling | None = None,
     actions: ActionTokens | None = None,
+    coherence: bool = False,
     events: Events = SILENT,
     crew: Crew = ALONE,
 ) -> Gradients:
     """The gradients of some linears on samples that all have targets (with `pooling` those of the samples'
     vectors, without targets; with `actions` those of the values of the targets that are actions): `linears`
     has those of every block, by its path, in the order in which the model runs them; of a block without
-    linears nothing is measured. `fishers` names the linears whose weights' gradients are wanted. In `folder`
-    of the first rank finished samples are kept, and taken up again. The ranks of a `crew` share the samples
-    out, unless gradients of weights are wanted: their sums over the samples are made by the first rank alone.
+    linears nothing is measured. `fishers` names the linears whose weights' gradients are wanted; `coherence`
+    says whether that of all linears is. In `folder` of the first rank finished samples are kept, and taken up
+    again. The ranks of a `crew` share the samples out, unless gradients of weights are wanted: their sums
+    over the samples are made by the first rank alone.
 
     Raises InputError if a loss is not finite.
     """
-    done, found, about = 0, [], _About(pooling, actions)
+    done, found, about = 0, [], _About(pooling, actions, coherence)
     for index, part in enumerate(chunks(source, len(linears), samples)):
         events.progress(MEASURING, done, len(samples))
         kept = None if folder is None else folder / f"gradients-{index:05d}.safetensors"
@@ -238,15 +261,22 @@ def _pass(
         watched = below | {path: module}
         seen, weights = dict[str, list[Tensor]](), dict[str, Tensor]()
         handles = [
-            child.register_forward_hook(_hook(name, seen, weights if name in sums.fishers else None, scale))
+            child.register_forward_hook(
+                squares_hook(name, seen, weights if name in sums.fishers else None, scale)
+            )
             for name, child in watched.items()
         ]
+        if about.coherence:
+            handles += [
+                child.register_forward_hook(coherence_hook(name, seen, scale))
+                for name, child in below.items()
+            ]
         handles += [
-            _below(module, name, path).register_forward_pre_hook(_places(name, seen))
+            _below(module, name, path).register_forward_pre_hook(places_hook(name, seen))
             for name in experts[path]
         ]
         try:
-            with _passing_on(below.values()):
+            with passing_on(below.values()):
                 yield
         finally:
             for handle in handles:
@@ -262,7 +292,9 @@ def _pass(
     experts = {path: _experts_of(source, below) for path, below in measured.items()}
     with _frozen_around(source, list(linears)):
         ExactPass(source, list(linears), samples, about.pooling).differentiate(loss, watch, measured)
-    for name in (name for path, below in measured.items() for name in (path, *below, *experts[path])):
+    coherent = [COHERENCE + name for below in measured.values() for name in below if about.coherence]
+    own = [name for path, below in measured.items() for name in (path, *below, *experts[path])]
+    for name in own + coherent:
         kept = sums.tokens.setdefault(name, [])
         kept += [_NO_TOKENS] * (len(samples) - len(kept))
     return sums
@@ -299,74 +331,16 @@ def _compacted(_head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
 
 
-@contextmanager
-def _passing_on(linears: Iterable[nn.Module]) -> Iterator[None]:
-    """Within this context linears pass gradients on, and their parameters get none. Where an input has no
-    gradient, the parameters have one, so that the output has.
-    """
-
-    def before(linear: nn.Module, args: tuple[Any, ...]) -> None:
-        for parameter in linear.parameters(recurse=False):
-            parameter.requires_grad_(not args[0].requires_grad)
-
-    linears = list(linears)
-    own = [(one, one.requires_grad) for linear in linears for one in linear.parameters(recurse=False)]
-    handles = [linear.register_forward_pre_hook(before) for linear in linears]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, wanted in own:
-            parameter.requires_grad_(wanted)
-
-
 def _signs(number: int, dimensions: int) -> Tensor:
     """Random signs (d,) float32 for sample `number`, always the same."""
     random = torch.Generator("cpu").manual_seed(number)
     return torch.randint(0, 2, (dimensions,), generator=random, device="cpu").float() * 2 - 1
 
 
-def _hook(
-    name: str, seen: dict[str, list[Tensor]], weights: dict[str, Tensor] | None, scale: float
-) -> Callable[..., None]:
-    """A forward hook that notes the tokens of an output, zeros, until its gradient comes; and, in `weights`,
-    the gradient of the weight over all calls of one sample.
-    """
-
-    def forward(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        states = hidden_of(output)
-        rows = states.shape[:-1].numel()
-        calls = seen.setdefault(name, [])
-        calls.append(torch.zeros(rows, dtype=torch.float32, device="cpu"))
-        place = len(calls) - 1
-
-        def backward(gradient: Tensor) -> None:
-            grown = gradient.detach().reshape(rows, -1).float() / scale
-            calls[place] += grown.square().mean(1)
-            if weights is not None:
-                weight = grown.T @ args[0].detach().reshape(rows, -1).float()
-                weights[name] = weights[name] + weight if name in weights else weight
-
-        if states.requires_grad:
-            states.register_hook(backward)
-
-    return forward
-
-
 def _experts_of(source: SourceModel, linears: Sequence[str]) -> list[str]:
     """The paths of the experts that some of the linears belong to."""
     owners = dict.fromkeys(name.rpartition(".")[0] for name in linears)
     return [path for path in owners if isinstance(source.model.get_submodule(path), Expert)]
-
-
-def _places(name: str, seen: dict[str, list[Tensor]]) -> Callable[..., None]:
-    """A hook that notes which tokens reach an expert."""
-
-    def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.setdefault(name, []).append(args[1].detach().to(torch.int32))
-
-    return before
 
 
 def _below(module: nn.Module, name: str, path: str) -> nn.Module:

@@ -30,8 +30,9 @@ class Streams:
 
     In a `crew` these are the samples of this rank; their numbers are those among all `samples`.
 
-    `keep` are the last positions of every sample whose logits are wanted, all by default; `headless` passes
-    end before the language head, with hidden states. `gradients`: what
+    `keep` are the last positions of every sample whose logits are wanted, all by default (a model that has no
+    such argument computes them all the same); `headless` passes end before the language head, with hidden
+    states. `gradients`: what
     the model does between its blocks is in torch's graph; otherwise it runs in inference mode. A context: at
     its end the passes are ended. The modules outside `paths` need their weights while the passes run.
     """
@@ -97,17 +98,22 @@ class Streams:
 
     def resume(self, number: int, output: Any = None) -> Any:
         """Start one sample, or go on with it with what its block has returned; returns the result of its pass
-        if it has ended.
+        if it has ended, which is not kept: logits of long samples are larger than most models.
         """
+        one = self._passes[number]
         with self._going():
-            self._passes[number].resume(output)
-        return self._passes[number].result
+            one.resume(output)
+        found, one.result = one.result, None
+        return found
 
     def go_on(self, outputs: Mapping[int, Any]) -> None:
-        """Go on with what a block has returned, by the numbers of the samples."""
+        """Go on with what a block has returned, by the numbers of the samples. What passes end with is
+        dropped.
+        """
         with self._going():
             for number, output in outputs.items():
                 self._passes[number].resume(output)
+                self._passes[number].result = None
 
     @contextmanager
     def _going(self) -> Iterator[None]:

@@ -95,10 +95,13 @@ class Walk:
         """
         heads = [table.head or table.path for table in self.plan.tables if table.needs_data]
         model, stops, beside = self.source.model, [*self.blocks, *heads], self.plan.runs_beside
+        keep = None if heads else [1] * len(self.samples)  # what follows the last block has no use
         with (
             self.source.surroundings(list(self.blocks)),
-            Streams(model, self.samples, stops, crew=self.crew) as packed,
-            Streams(model, self.samples, stops, crew=self.crew) if beside else nullcontext() as exact,
+            Streams(model, self.samples, stops, keep=keep, crew=self.crew) as packed,
+            Streams(model, self.samples, stops, keep=keep, crew=self.crew)
+            if beside
+            else nullcontext() as exact,
         ):
             for streams in filter(None, (packed, exact)):
                 streams.start()

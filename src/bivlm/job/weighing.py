@@ -50,6 +50,8 @@ def gradients_of(
     details = [*linears, *(name for names in linears.values() for name in names), "fisher", *sorted(fishers)]
     details += [] if plan.pooling is None else ["pooling", plan.pooling]
     details += [] if plan.actions is None else ["actions", str(plan.actions)]
+    coherence = plan.budget_from == "gradients"
+    details += ["coherence"] if coherence else []
     folder = None if measured is None else measured.place("gradients", details)
     return measure_gradients(
         source,
@@ -59,6 +61,7 @@ def gradients_of(
         folder=folder,
         pooling=plan.pooling,
         actions=plan.actions,
+        coherence=coherence,
         events=events,
         crew=crew,
     )

@@ -5,10 +5,12 @@ To second order, the loss of all targets grows by half of
 
     Σ_t Σ_o g_to² (ΔW x_t)_o²        g the gradient of the linear's outputs, ΔW the error of its weight
 
-With the mean over the outputs s_t in place of each g_to² this is tr(ΔW H ΔWᵀ) Σ_t s_t, and H = Σ_t s_t x_t
-x_tᵀ / Σ_t s_t is the second moment with the tokens weighed by their squared gradients. ΔW is the error that
-the linear's own quantizer makes at some numbers of bits. 1 - cosine of a vector is half of its squared
-change as well; of an action's value all of it counts.
+if the errors of tokens are independent of each other. With the mean over the outputs s_t in place of each
+g_to² this is tr(ΔW H ΔWᵀ) Σ_t s_t, and H = Σ_t s_t x_t x_tᵀ / Σ_t s_t is the second moment with the tokens
+weighed by their squared gradients. Tokens with like inputs and like gradients, as visual ones often are, have
+like errors, which the loss feels together: the sum is multiplied by the linear's coherence (gradients.py).
+ΔW is the error that the linear's own quantizer makes at some numbers of bits. 1 - cosine of a vector is half
+of its squared change as well; of an action's value all of it counts.
 
 Measuring (sensitivity.py) runs the model three times for each group, and needs all of it in memory; here
 every weight is quantized three times. What is lost is the interplay of large errors: the measured divergence
@@ -95,10 +97,10 @@ class _Prediction:
         """Predict what is not in `found` yet; the file is written after every block."""
         blocks = {block.path: block for block in self.plan.blocks}
         missing = {block.path for block in self.plan.blocks if block.quantized} - found.keys()
-        source, done = self.source, 0
+        source, done, keep = self.source, 0, [1] * len(self.samples)
         with (
             source.surroundings(list(blocks)),
-            Streams(source.model, self.samples, list(blocks), crew=self.crew) as streams,
+            Streams(source.model, self.samples, list(blocks), keep=keep, crew=self.crew) as streams,
         ):
             streams.start()
             while missing and (path := streams.next_block()) is not None:
@@ -163,4 +165,5 @@ class _Prediction:
         weight = own.linears[name].weight.detach()
         lost = quantized(name, weight, quantizer, own).float() - weight.float()
         energy = float(output_energy(lost, judge.stats(name).hessian))
-        return self.share * energy * float(squares.double().sum()) / self.targets
+        one_by_one = self.share * energy * float(squares.double().sum()) / self.targets
+        return one_by_one * self.gradients.coherence(name)
