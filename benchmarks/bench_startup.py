@@ -37,8 +37,9 @@ COMMANDS = (
 PAGE = """\
 # How long commands take that only look
 
-Fresh processes, on the embedded model packed by `rtn-3`; the smallest of {rounds} rounds. What the columns
-mean stands in `benchmarks/bench_startup.py`.
+Fresh processes, on the embedded model packed by `rtn-3`; the smallest of {rounds} rounds. The processor
+seconds are the command's own; where other processes share the processor, the clock shows more. What the
+columns mean stands in `benchmarks/bench_startup.py`.
 """
 
 

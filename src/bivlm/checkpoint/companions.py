@@ -20,7 +20,6 @@ from bivlm.checkpoint.seal import file_checksum, text_checksum
 from bivlm.checkpoint.shards import read_json
 from bivlm.checkpoint.weight_files import ADAPTER_CONFIG
 from bivlm.errors import InputError
-from bivlm.families.remote_code import FIELD, code_files, code_of, is_needed
 
 WEIGHTS = {
     ".safetensors",
@@ -41,6 +40,7 @@ ATTRIBUTES = ".gitattributes"  # tells git which files are large; hosts write it
 UNSEALED = (CARD, ATTRIBUTES)  # without checksums: they may be changed
 LARGE_FILES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 MOST_DEPTH = 4  # folders inside folders
+AUTO_MAP = "auto_map"  # of a JSON file: which classes of the folder's code transformers shall use
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Companions:
         """The `auto_map` of the source's `config` as the packed folder's config.json has it: none without
         trust; without the model's classes if transformers has its own, which bivlm uses.
         """
+        from bivlm.families.remote_code import code_of, is_needed  # needs transformers
+
         code = code_of(config) if self.trusted else {}
         if not is_needed(config):
             code = {
@@ -90,13 +92,15 @@ class Companions:
                 for name, value in code.items()
                 if not name.startswith(("AutoModel", "AutoConfig"))
             }
-        return {FIELD: code} if code else {}
+        return {AUTO_MAP: code} if code else {}
 
 
 def companions(folder: Path, trust_remote_code: bool = False) -> Companions:
     """What a packed folder gets of a model folder. Raises InputError if a file cannot be read, or if code
     that is trusted is missing.
     """
+    from bivlm.families.remote_code import code_files  # needs transformers
+
     copied: list[Path] = []
     left_out: dict[str, str] = {}
     code = code_files(folder) if trust_remote_code else []
@@ -123,9 +127,9 @@ def name_in_result(path: Path) -> Path:
 
 def without_code(path: Path) -> str | None:
     """A JSON file's text without `auto_map`; None if the file has none, and is copied as it is."""
-    if path.suffix != ".json" or b'"auto_map"' not in path.read_bytes():
+    if path.suffix != ".json" or f'"{AUTO_MAP}"'.encode() not in path.read_bytes():
         return None
-    content = {name: value for name, value in read_json(path).items() if name != "auto_map"}
+    content = {name: value for name, value in read_json(path).items() if name != AUTO_MAP}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from bivlm.checkpoint.companions import UNSEALED, companions
 from bivlm.checkpoint.durable import sync_folder, write_text
 from bivlm.checkpoint.modules import FORMAT_VERSION, entries_of, packed_of
+from bivlm.checkpoint.parts import with_places
 from bivlm.checkpoint.place import JOB_FOLDER, Place, PlaceLock, has_more_than_shards, packed_config
 from bivlm.checkpoint.rest import split_rest
 from bivlm.checkpoint.seal import Seal, module_checksum, text_checksum
@@ -326,6 +327,7 @@ class OutputFolder:
         for name, reason in others.left_out.items():
             self.events.say(f"{name} of the source is not copied: {reason}")
         config = {k: value for k, value in config.items() if k not in NOT_IN_CONFIG} | others.code_in(config)
+        config = with_places(config, tuple((one.part, one.path) for one in self.source.family.stacks))
         written = {**files, "config.json": to_json(config)}
         sums = {name: text_checksum(content) for name, content in written.items() if name not in UNSEALED}
         write_text(self.out / INDEX_NAME, to_json(self._index(config, others.checksums() | sums)))
@@ -349,7 +351,7 @@ class OutputFolder:
             weight_map |= dict.fromkeys(record["checksums"], path.name)
             checksums |= record["checksums"]
             total += record["tensor_bytes"]
-        specs = json.loads(to_json(config))["quantization_config"]["modules"]
+        specs = config["quantization_config"]["modules"]
         modules = {name: module_checksum(spec, checksums) for name, spec in specs.items()}
         seal = Seal(checksums, modules, files)
         return {"metadata": {"total_size": total, "bivlm": seal.to_metadata()}, "weight_map": weight_map}

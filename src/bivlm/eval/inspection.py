@@ -1,5 +1,8 @@
 """The inspection of a packed folder: true bits per weight by part and by layer from the bytes in its files,
 the paper's own count, and sizes.
+
+    config.json records the parts, and is as it was packed ─► counted at once, without torch
+    it does not                                            ─► transformers reads it; its family is looked up
 """
 
 from __future__ import annotations
@@ -12,17 +15,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bivlm.checkpoint.complete import check_model_folder
+from bivlm.checkpoint.companions import AUTO_MAP
 from bivlm.checkpoint.groups import layer_of_experts, members
-from bivlm.checkpoint.guards import folder_blamed
+from bivlm.checkpoint.guards import check_files, check_holds_model, folder_blamed
 from bivlm.checkpoint.hub import resolve_model
 from bivlm.checkpoint.modules import experts_are_split, read_modules
+from bivlm.checkpoint.parts import Places, part_of, recorded_places
 from bivlm.checkpoint.place import REPORT_NAME, packed_config
 from bivlm.checkpoint.shards import read_entries, read_json
 from bivlm.checkpoint.verify import verify_folder
-from bivlm.checkpoint.weight_files import weight_files
+from bivlm.checkpoint.weight_files import check_no_adapter, weight_files
 from bivlm.errors import InputError
-from bivlm.families import Family
 from bivlm.notebook import html_table
 from bivlm.types import EMBEDDINGS
 
@@ -124,21 +127,44 @@ def inspect(model: str | Path, trust_remote_code: bool = False) -> Inspection:
     packed, or damaged, or needs code of its own and is not trusted with it.
     """
     folder = resolve_model(model, trust_remote_code)
+    places = _recorded(folder) or _looked_up(folder, trust_remote_code)
+    verify_folder(folder)
+    with folder_blamed(folder):
+        return _count(folder, places, read_json(folder / "config.json")["quantization_config"])
+
+
+def _recorded(folder: Path) -> Places | None:
+    """The places of the parts as config.json records them; None if it cannot be believed, or if the model
+    needs code of its own, for which the user has to be asked.
+    """
+    check_holds_model(folder)
+    check_files(folder)
+    config = read_json(folder / "config.json")
+    with folder_blamed(folder):
+        places = None if AUTO_MAP in config else recorded_places(config)
+    if places is None:
+        return None
+    check_no_adapter(folder)
+    modules = read_modules(config["quantization_config"])
+    linears = [name for name, spec in modules.items() if spec.kind == "linear"]
+    return places if all(part_of(name, places) for name in linears) else None
+
+
+def _looked_up(folder: Path, trust_remote_code: bool) -> Places:
+    """The places of the parts of the model's family."""
+    from bivlm.checkpoint.complete import check_model_folder  # needs transformers, which takes seconds
+
     family = check_model_folder(folder, trust_remote_code=trust_remote_code)
-    config = packed_config(folder)
-    if config is None:
+    if packed_config(folder) is None:
         raise InputError(
             f"{folder} is not quantized by bivlm; `bivlm quantize {folder} OUT` makes a packed folder to"
             " inspect"
         )
-    verify_folder(folder)
-    quantization = config["quantization_config"]
-    with folder_blamed(folder):
-        return _count(folder, family, quantization)
+    return tuple((stack.part, stack.path) for stack in family.stacks)
 
 
-def _count(folder: Path, family: Family, quantization: dict[str, Any]) -> Inspection:
-    linears = _linears(folder, family, quantization)
+def _count(folder: Path, places: Places, quantization: dict[str, Any]) -> Inspection:
+    linears = _linears(folder, places, quantization)
     files = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     return Inspection(
         recipe=quantization["recipe"]["name"],
@@ -153,7 +179,7 @@ def _count(folder: Path, family: Family, quantization: dict[str, Any]) -> Inspec
     )
 
 
-def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list[_Linear]:
+def _linears(folder: Path, places: Places, quantization: dict[str, Any]) -> list[_Linear]:
     """Every packed linear with the bytes that its tensors take in the files (config.json is not used for
     this).
     """
@@ -162,16 +188,11 @@ def _linears(folder: Path, family: Family, quantization: dict[str, Any]) -> list
     for key, entry in entries.items():
         by_base[key.rpartition(".")[0]] += 0 if key.endswith(".bias") else entry.nbytes
     report = read_json(folder / REPORT_NAME)
-    stacks = family.stacks
     linears = []
     for name, spec in read_modules(quantization).items():
-        part = (
-            EMBEDDINGS
-            if spec.kind != "linear"
-            else next(
-                stack.part for stack in stacks if name == stack.path or name.startswith(stack.path + ".")
-            )
-        )
+        part = EMBEDDINGS if spec.kind != "linear" else part_of(name, places)
+        if part is None:
+            raise InputError(f"the module {name[:120]} is in no part of the model")
         rows, columns = spec.shape
         before = quantization["source"]["linears"][spec.entry]
         base = spec.key.removesuffix(".")

@@ -190,7 +190,7 @@ def prepare(model: str | Path, request: Request) -> Prepared:
 
 
 def expected_seconds(prepared: Prepared, samples: Sequence[Sample | CalibrationInput]) -> dict[str, float]:
-    """How long the job will take on these samples, by part; measured on this machine's CPU in a second or so.
+    """How long the job will take on these samples, by part; measured on this machine's CPU in a few seconds.
     Raises InputError for samples that the model cannot be asked.
     """
     source, plan = prepared.source, prepared.plan

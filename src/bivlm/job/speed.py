@@ -1,5 +1,5 @@
-"""The speed of this machine, as small probes measure it: operations of torch in a model's dtype, and what
-each method takes for a weight of a shape.
+"""The speed of this machine, as small probes measure it: operations of torch in a model's dtype, and what the
+calls around them take.
 """
 
 from __future__ import annotations
@@ -9,41 +9,83 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bivlm.calibration.moments import add_products
-from bivlm.formats import FORMATS
-from bivlm.job.weight import packed_errors
-from bivlm.quantizers import Quantizer
-from bivlm.types import LinearStats
+from bivlm.checkpoint.shards import is_finite
 
-ROWS, COLUMNS = (128, 512), (512, 1024)  # of the weights that probe a quantizer
-TOKENS = 512  # of the products that probe torch
-STEPS = 40  # small operations that a call of a block takes, with what watches it
+WIDTH, TOKENS = 1024, 512  # of the products that probe torch
+CALLS = 40  # small modules that take as long as a call of a block does that has next to nothing to multiply
+GRADIENTS = 60  # the same for a call with its gradients, which hooks look at
+SMALL = (8, 64)  # rows and columns of their inputs
+READ = 1 << 23  # numbers that are read
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of this machine in a model's dtype: operations per second of passes and of sums of moments, and the
-    seconds of calling a block that has next to nothing to multiply.
+    """Of this machine in a dtype: operations per second of `passes` and of sums of `moments`; bytes per
+    second that are read and checked (`reading`).
+
+    `call` is the seconds of calling a block that has next to nothing to multiply, `back` those of calling it
+    with gradients and passing them back.
     """
 
     passes: float
     moments: float
+    reading: float
     call: float
+    back: float
 
 
 def speed_of(dtype: torch.dtype) -> Speed:
-    """Measured in some hundredths of a second."""
-    width = COLUMNS[1]
-    inputs, weight = torch.ones(TOKENS, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
-    total, rows = torch.zeros(width, width, dtype=torch.float32), inputs.float()
-    operations = 2 * TOKENS * width * width
+    """Measured in some tenths of a second."""
+    operations, rows = 2 * TOKENS * WIDTH * WIDTH, torch.ones(TOKENS, WIDTH, dtype=torch.float32)
+    total = torch.zeros(WIDTH, WIDTH, dtype=torch.float32)
+    stored = torch.ones(READ, dtype=dtype)
+    inputs, weight = torch.ones(TOKENS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
     with torch.inference_mode():
         passes = _seconds(lambda: nn.functional.linear(inputs, weight))
         moments = _seconds(lambda: add_products(total, rows, rows, dtype))
-        call = STEPS * _seconds(lambda: nn.functional.linear(inputs[:8, :64], weight[:64, :64]))
-    return Speed(operations / passes, operations / moments, call)
+        reading = _seconds(lambda: is_finite(stored.clone()))
+    return Speed(
+        operations / passes,
+        operations / moments,
+        stored.nbytes / reading,
+        _call(dtype),
+        _back(dtype),
+    )
+
+
+def _call(dtype: torch.dtype) -> float:
+    """Seconds of small modules."""
+    block, inputs = _small(CALLS, dtype), torch.ones(SMALL, dtype=dtype)
+    with torch.inference_mode():
+        return _seconds(lambda: block(inputs))
+
+
+def _back(dtype: torch.dtype) -> float:
+    """Seconds of small modules with the gradients of their inputs, which a hook looks at after each."""
+    block, inputs = _small(GRADIENTS, dtype), torch.ones(SMALL, dtype=dtype)
+
+    def look(gradient: Tensor) -> None:
+        gradient.float().square().mean(1)
+
+    def watch(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        output.register_hook(look)
+
+    def work() -> None:
+        hooks = [one.register_forward_hook(watch) for one in block]
+        with torch.enable_grad():
+            block(inputs.clone().requires_grad_()).sum().backward()
+        for hook in hooks:
+            hook.remove()
+
+    return _seconds(work)
+
+
+def _small(count: int, dtype: torch.dtype) -> nn.Sequential:
+    linears = [nn.Linear(SMALL[1], SMALL[1], dtype=dtype, device="cpu") for _ in range(count)]
+    return nn.Sequential(*linears).requires_grad_(False)
 
 
 def _seconds(work: Callable[[], object], rounds: int = 3) -> float:
@@ -55,50 +97,3 @@ def _seconds(work: Callable[[], object], rounds: int = 3) -> float:
         work()
         taken.append(time.perf_counter() - started)
     return sorted(taken)[rounds // 2]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of quantizing, packing, judging and decoding a weight (out, in):
-    out · in · (`weight` + in · `row`) + in³ · `factor`.
-    """
-
-    weight: float
-    row: float
-    factor: float
-
-    def seconds(self, shape: tuple[int, int]) -> float:
-        out, columns = shape
-        return out * columns * (self.weight + columns * self.row) + columns**3 * self.factor
-
-
-def cost_of(quantizer: Quantizer) -> Cost:
-    """Fitted to three random weights: a short one, a tall one, a narrow one."""
-    _probe(quantizer, (64, COLUMNS[0]))  # the first call loads libraries
-    (low, high), (narrow, wide) = ROWS, COLUMNS
-    short, tall, slim = (_probe(quantizer, shape) for shape in ((low, wide), (high, wide), (high, narrow)))
-    each = max((tall - short) / (high - low), 0.0)  # seconds of a row of `wide` columns
-    factor = max(short - low * each, 0.0) / wide**3
-    each_slim = max(slim - factor * narrow**3, 0.0) / high
-    row = max((each / wide - each_slim / narrow) / (wide - narrow), 0.0)
-    return Cost(max(each / wide - wide * row, 0.0), row, factor)
-
-
-def _probe(quantizer: Quantizer, shape: tuple[int, int]) -> float:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(shape, generator=generator, dtype=torch.float32)
-    inputs = torch.randn(64, shape[1], generator=generator, dtype=torch.float32)
-    stats = LinearStats(
-        {"text": torch.eye(shape[1], dtype=torch.float32)},
-        {"text": 4 * shape[1]},
-        visual_share=0.0,
-        fisher=weight.square(),
-        inputs=inputs,
-        inputs_visual=torch.zeros(len(inputs), dtype=torch.bool),
-    )
-    started = time.perf_counter()
-    packed = quantizer.quantize(weight, stats).encode()
-    packed_errors(weight, packed, stats if quantizer.needs_data else None)
-    if quantizer.needs_data:
-        FORMATS[packed.format].decode(packed).dequantize()
-    return time.perf_counter() - started
