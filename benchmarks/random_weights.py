@@ -14,10 +14,16 @@ from bivlm.formats.trellis import RUN, pack_symbols, strips
 
 GROUP = 128
 TAIL = 0.01  # share of the weights that lie in the tail
+SALIENT = (
+    0.1  # share of the columns that are salient, as BiLLM finds them, and of the weights in PB-LLM's tail
+)
 WIDTHS = {
     "levels": (1, 2, 3, 4),
     "levels, 1 % tail": (1, 2, 3, 4),
     "planes, blocks": (1,),
+    "planes, parts and means": (1,),
+    "planes, parts and column scales": (1,),
+    "planes, 10 % tail": (1,),
     "uniform, groups of 128": (1, 2, 3, 4),
     "factors": (1, 2, 3),
     "trellis": (1, 2, 3, 4),
@@ -26,12 +32,15 @@ NOTHING = torch.zeros(0, dtype=torch.float16)
 
 
 def random_weight(kind: str, bits: int, shape: tuple[int, int], seed: int = 0) -> PackedTensor:
-    """A weight (out, in) of a kind and a width in `WIDTHS`, of about the size that a trained one has."""
+    """A weight (out, in) of a kind and a width in `WIDTHS`, of about the size that a trained one has. For
+    planes it is the width of a sign: with parts they are as BiLLM and ARB-LLM make them, with a tail as
+    PB-LLM does.
+    """
     random = torch.Generator().manual_seed(seed)
     if kind.startswith("levels"):
         return _levels(shape, 1 << bits, TAIL if "tail" in kind else 0.0, random).encode()
     if kind.startswith("planes"):
-        return _planes(shape, random).encode()
+        return _planes(shape, kind, random).encode()
     if kind == "trellis":
         return _trellis(shape, bits, random).encode()
     return (
@@ -60,27 +69,41 @@ def _levels(shape: tuple[int, int], alphabet: int, tail: float, random: torch.Ge
     )
 
 
-def _planes(shape: tuple[int, int], random: torch.Generator) -> PlanesWeight:
-    """Signs and a float16 scale for each 128 of a row. Rows whose width 128 does not divide have one
-    scale.
+def _planes(shape: tuple[int, int], kind: str, random: torch.Generator) -> PlanesWeight:
+    """Signs and a scale for each 128 of a row, and what else a kind has. Rows whose width 128 does not divide
+    have one scale.
     """
     rows, columns = shape
     group_size = group_of(columns)
-    nowhere = torch.zeros(shape, dtype=torch.bool)
+    parted, means, scaled = "parts" in kind, "means" in kind, "column scales" in kind
+    parts, salient_parts = (2, 1) if parted else (1, 0)
+    salient = (torch.rand(columns, generator=random) < SALIENT) & parted
+    positions = torch.zeros(0, dtype=torch.int64)
+    if "tail" in kind:
+        count = round(SALIENT * rows * columns)
+        positions = torch.randint(0, rows * columns, (count,), generator=random).unique()
+    signs = _bits(shape, random)
+    signs.view(-1)[positions] = False
+    used = torch.cat([(~salient).expand(parts, -1), salient.expand(2 * salient_parts, -1)])
+    numbers = (rows, columns // group_size, parts + 2 * salient_parts)
+    means_shape = (*numbers[:2], parts + salient_parts)
+    drawn = (torch.rand(means_shape, generator=random) - 0.5) * columns**-0.5
     return PlanesWeight(
-        signs=torch.randint(0, 2, shape, generator=random, dtype=torch.uint8).bool(),
-        parts=1,
-        salient_parts=0,
-        partition=nowhere,
-        salient=nowhere[0],
-        second_signs=nowhere,
-        scales=Numbers.of(_positive((rows, columns // group_size, 1), random) * columns**-0.5, 16),
-        means=None,
-        column_scales=torch.zeros(0, 0).half(),
-        tail_positions=torch.zeros(0, dtype=torch.int64),
-        tail_codes=torch.zeros(0, dtype=torch.uint8),
-        tail_scale=NOTHING,
-        tail_zero=NOTHING,
+        signs=signs,
+        parts=parts,
+        salient_parts=salient_parts,
+        partition=_bits(shape, random) & ~salient & parted,
+        salient=salient,
+        second_signs=_bits(shape, random) & salient,
+        scales=Numbers.of(_positive(numbers, random) * columns**-0.5, 8 if parted else 16),
+        means=Numbers.of(drawn, 8, signed=True) if means else None,
+        column_scales=(
+            torch.where(used, _positive(tuple(used.shape), random), 0.0) if scaled else torch.zeros(0, 0)
+        ).half(),
+        tail_positions=positions,
+        tail_codes=torch.randint(0, 256, positions.shape, generator=random, dtype=torch.uint8),
+        tail_scale=(_positive((rows,), random) / 64 * columns**-0.5).half() if len(positions) else NOTHING,
+        tail_zero=torch.full((rows if len(positions) else 0,), 128).half(),
         group_size=group_size,
         exponent=0,
     )
@@ -136,6 +159,10 @@ def _trellis(shape: tuple[int, int], bits: int, random: torch.Generator) -> Trel
 def group_of(columns: int) -> int:
     """128, or the whole row where 128 does not divide it."""
     return GROUP if columns % GROUP == 0 else columns
+
+
+def _bits(shape: tuple[int, int], random: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=random, dtype=torch.uint8).bool()
 
 
 def _positive(shape: tuple[int, ...], random: torch.Generator) -> Tensor:

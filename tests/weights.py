@@ -14,6 +14,7 @@ from bivlm.formats import (
     UniformWeight,
 )
 from bivlm.formats.encoding.numbers import Numbers
+from made_weights import made_planes
 
 NOTHING = torch.zeros(0, dtype=torch.float16)
 
@@ -87,7 +88,7 @@ def uniform(
 
 
 def planes(rows, columns, *, group_size=None, bits=16, signed=False, exponent=0, tail=0, parts=1):
-    """Signs and scales; with `tail` entries or a second part also what the native library has not."""
+    """Signs and scales, `tail` entries, a second part."""
     draw, group_size = Draw(rows, columns, bits), group_size or columns
     positions = torch.arange(0, rows * columns, 3)[:tail]
     signs = draw.normal(rows, columns) > 0
@@ -185,14 +186,22 @@ NATIVE = {
     "planes, ragged": planes(7, 133, group_size=50),
     "planes, signed bytes": planes(6, 96, group_size=32, bits=8, signed=True, exponent=-7),
     "planes, float32": planes(6, 65, bits=32, signed=True),
+    "planes, tail": planes(8, 21, group_size=8, tail=30),
+    "planes, two parts": planes(6, 40, group_size=16, parts=2),
+    "planes, means": made_planes(5, 70, 70, bits=32, means=True),
+    "planes, as BiLLM's": made_planes(
+        9, 320, 128, parts=2, salient_parts=1, salient=range(3, 320, 11), bits=8, means=True
+    ),
+    "planes, as ARB-LLM's": made_planes(
+        7, 200, 64, parts=2, salient_parts=2, salient=range(0, 200, 7), column_scales=True, exponent=-3
+    ),
+    "planes, as PB-LLM's": made_planes(8, 384, 128, means=True, tail=range(5, 3072, 9)),
+    "planes, everything in ragged groups": made_planes(
+        6, 133, 50, parts=2, salient_parts=2, salient=(0, 49, 50, 132), bits=8, means=True, column_scales=True
+    ),
     "factors": factors(21, 140, 33),
     "factors, exponent": factors(6, 17, 40, exponent=-7),
     "factors 1 x 1": factors(1, 1, 1),
-}
-# … and what stays with the reference kernel
-OTHER = {
-    "planes, tail": planes(8, 21, group_size=8, tail=30),
-    "planes, two parts": planes(6, 40, group_size=16, parts=2),
 }
 # … and weights of weights
 CONTAINERS = {

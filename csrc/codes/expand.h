@@ -2,7 +2,7 @@
 // supports.
 #pragma once
 
-#include "codes/rows.h"
+#include "codes/expand_planes.h"
 
 namespace bivlm::codes {
 namespace {
@@ -12,18 +12,8 @@ constexpr int64_t kDecoded = 64;  // codes that are decoded at a time
 inline Plan dense_plan(const bivlm_weight& w) {
   Plan plan;
   plan.path = Path::kDense;
-  plan.table_floats = w.bits <= 4 ? kTable : 0;
+  plan.table_floats = w.planes ? PlaneTerms(*w.planes).floats() : w.bits <= 4 ? kTable : 0;
   return plan;
-}
-
-// A block of a stream. If the buffer ends too early, it is copied to where all of it may be read.
-inline const uint8_t* readable(const uint8_t* place, const uint8_t* limit, int64_t reads,
-                               uint8_t* copy) {
-  const int64_t left = limit - place;
-  if (left >= reads) return place;
-  std::memset(copy, 0, size_t(reads));
-  if (left > 0) std::memcpy(copy, place, size_t(left));
-  return copy;
 }
 
 inline float one_value(const bivlm_weight& w, const Row& row, int64_t group, int code) {
@@ -63,6 +53,7 @@ inline void expand_block(const bivlm_weight& w, const Row& row, int64_t first, c
 
 // Row i into row.dense, the tail included, the column scales not
 inline void expand(const bivlm_weight& w, int64_t i, const Plan& plan, bool first, Row& row) {
+  if (w.planes) return expand_planes(w, i, row);
   set_codes(w, i, row);
   const bool shared = w.kind == BIVLM_KIND_LEVELS && w.table_rows == 1;
   if (w.bits <= 4) {
@@ -87,23 +78,31 @@ inline void expand(const bivlm_weight& w, int64_t i, const Plan& plan, bool firs
 
 inline int64_t unpack_scratch(const bivlm_weight& w) { return row_layout(w, dense_plan(w)).total; }
 
-inline void unpack(const bivlm_weight& w, int64_t i, void* out, int dtype, uint8_t* scratch) {
-  const Plan plan = dense_plan(w);
-  Row row = row_in(w, plan, scratch);
-  expand(w, i, plan, true, row);
+// A row of numbers as `dtype`, from element `first` of the output on
+inline void write_row(const bivlm_weight& w, const float* values, void* out, int64_t first,
+                      int dtype) {
   int64_t j = 0;
   for (; j + Vector::kLanes <= w.columns; j += Vector::kLanes) {
-    Vector::Floats v = Vector::read(row.dense + j);
+    Vector::Floats v = Vector::read(values + j);
     if (w.column_scale)
       v = Vector::mul(v,
                       Vector::read_halves(reinterpret_cast<const char*>(w.column_scale) + 2 * j));
-    write_as(out, j, v, dtype);
+    write_as(out, first + j, v, dtype);
   }
   for (; j < w.columns; ++j) {
-    const float value = w.column_scale
-                            ? row.dense[j] * float_of_half(load<uint16_t>(w.column_scale, j))
-                            : row.dense[j];
-    store_as(out, j, value, dtype);
+    const float value =
+        w.column_scale ? values[j] * float_of_half(load<uint16_t>(w.column_scale, j)) : values[j];
+    store_as(out, first + j, value, dtype);
+  }
+}
+
+inline void unpack(const bivlm_weight& w, int64_t begin, int64_t end, void* out, int dtype,
+                   uint8_t* scratch) {
+  const Plan plan = dense_plan(w);
+  Row row = row_in(w, plan, scratch);
+  for (int64_t i = begin; i < end; ++i) {
+    expand(w, i, plan, i == begin, row);
+    write_row(w, row.dense, out, (i - begin) * w.columns, dtype);
   }
 }
 

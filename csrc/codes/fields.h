@@ -19,26 +19,30 @@ inline int code_at(const bivlm_weight& w, int64_t row, int64_t column) {
   return value & ((1 << w.bits) - 1);
 }
 
+// Number i, times its unit where it has one
+inline float number_at(const bivlm_numbers& numbers, int64_t i, int64_t unit) {
+  switch (numbers.dtype) {
+    case BIVLM_NUMBERS_FLOAT32:
+      return load<float>(numbers.values, i);
+    case BIVLM_NUMBERS_FLOAT16:
+      return float_of_half(load<uint16_t>(numbers.values, i));
+    case BIVLM_NUMBERS_UINT8:
+      return float(load<uint8_t>(numbers.values, i)) *
+             float_of_half(load<uint16_t>(numbers.unit, unit));
+    case BIVLM_NUMBERS_INT8:
+      return float(load<int8_t>(numbers.values, i)) *
+             float_of_half(load<uint16_t>(numbers.unit, unit));
+    default:
+      return 1;
+  }
+}
+
 // The number of (row, group) times the weight's scale.
 inline float scale_at(const bivlm_weight& w, int64_t row, int64_t group) {
-  const int64_t i = row * w.groups + group;
   if (w.group_bytes)
     return float_of_half(load<uint16_t>(w.codes + row * w.row_bytes + group * w.group_bytes, 0)) *
            w.scale;
-  switch (w.scales.dtype) {
-    case BIVLM_NUMBERS_FLOAT32:
-      return load<float>(w.scales.values, i) * w.scale;
-    case BIVLM_NUMBERS_FLOAT16:
-      return float_of_half(load<uint16_t>(w.scales.values, i)) * w.scale;
-    case BIVLM_NUMBERS_UINT8:
-      return float(load<uint8_t>(w.scales.values, i)) *
-             float_of_half(load<uint16_t>(w.scales.unit, row)) * w.scale;
-    case BIVLM_NUMBERS_INT8:
-      return float(load<int8_t>(w.scales.values, i)) *
-             float_of_half(load<uint16_t>(w.scales.unit, row)) * w.scale;
-    default:
-      return w.scale;
-  }
+  return number_at(w.scales, row * w.groups + group, row) * w.scale;
 }
 
 // Whether the numbers of the groups can be read

@@ -10,6 +10,7 @@
 // then take the precision of all the others.
 #pragma once
 
+#include "codes/planes_layout.h"
 #include "codes/task.h"
 #include "codes/weight.h"
 #include "isa/dtypes.h"
@@ -88,14 +89,43 @@ inline void prepare_sums(Task& task) {
   }
 }
 
+// Numbers in order as a block's slices
+inline void slice_block(const Plan& plan, const float* x, float* out) {
+  for (int64_t v = 0; v < plan.block_columns; v += plan.slices * Vector::kLanes) {
+    for (int64_t k = 0; k < plan.slices; ++k) {
+      for (int64_t i = 0; i < Vector::kLanes; ++i) *out++ = x[v + plan.slices * i + k];
+    }
+  }
+}
+
 inline void prepare_sliced(Task& task) {
   const Plan& plan = task.plan;
+  float* out = task.sliced;
   for (int64_t b = 0; b < plan.tokens; ++b) {
     const float* x = task.plain + b * plan.plain_stride;
-    float* out = task.sliced + b * plan.blocks * plan.block_columns;
-    for (int64_t c = 0; c < plan.blocks; ++c, x += plan.block_columns) {
-      for (int64_t k = 0; k < 8; ++k) {
-        for (int64_t i = 0; i < Vector::kLanes; ++i) *out++ = x[8 * i + k];
+    for (int64_t c = 0; c < plan.blocks; ++c, out += plan.block_columns)
+      slice_block(plan, x + c * plan.block_columns, out);
+  }
+}
+
+// The inputs of every term of weights with planes, times its column scales
+inline void prepare_terms(Task& task) {
+  const bivlm_weight& w = *task.weight;
+  const Plan& plan = task.plan;
+  const PlaneTerms terms(*w.planes);
+  float* out = task.sliced;
+  for (int64_t b = 0; b < plan.tokens; ++b) {
+    const float* x = task.plain + b * plan.plain_stride;
+    for (int64_t j = 0; j < 64 * plan.blocks; j += 64) {
+      for (int64_t t = 0; t < terms.count; ++t, out += 64) {
+        const char* scales = scales_of_term(w, terms.of[t], j);
+        alignas(64) float scaled[64];
+        for (int64_t k = 0; k < 64; k += Vector::kLanes) {
+          const Vector::Floats v = Vector::read(x + j + k);
+          Vector::write(scaled + k,
+                        scales ? Vector::mul(v, Vector::read_halves(scales + 2 * k)) : v);
+        }
+        slice_block(plan, scaled, out);
       }
     }
   }

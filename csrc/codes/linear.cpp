@@ -29,11 +29,13 @@ int check(const bivlm_product& product) {
 bool same_form(const Task& a, const Task& b) {
   const bivlm_weight &v = *a.weight, &w = *b.weight;
   const Plan &p = a.plan, &q = b.plan;
-  return v.columns == w.columns && v.bits == w.bits && v.group_size == w.group_size &&
-         v.column_scale == w.column_scale && p.path == q.path && p.whole == q.whole &&
-         p.steady == q.steady && p.slices == q.slices && p.lane_columns == q.lane_columns &&
-         p.block_columns == q.block_columns && p.blocks == q.blocks && p.tokens == q.tokens &&
-         p.plain_stride == q.plain_stride;
+  const uint16_t *first = v.planes ? v.planes->column_scales : nullptr,
+                 *second = w.planes ? w.planes->column_scales : nullptr;
+  return v.columns == w.columns && first == second && p.terms == q.terms && v.bits == w.bits &&
+         v.group_size == w.group_size && v.column_scale == w.column_scale && p.path == q.path &&
+         p.whole == q.whole && p.steady == q.steady && p.slices == q.slices &&
+         p.lane_columns == q.lane_columns && p.block_columns == q.block_columns &&
+         p.blocks == q.blocks && p.tokens == q.tokens && p.plain_stride == q.plain_stride;
 }
 
 // The same inputs for another weight
@@ -141,9 +143,8 @@ int bivlm_unpack(const bivlm_weight* weight, int64_t begin, int64_t end, void* o
   const Scratch scratch(own * crew);
   if (!scratch) return BIVLM_ERROR_MEMORY;
   share(rows, crew, 4, [&](int64_t thread, int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
-      set.unpack(*weight, begin + i, static_cast<uint8_t*>(out) + i * step, dtype,
-                 scratch.at(thread * own));
+    set.unpack(*weight, begin + first, begin + last, static_cast<uint8_t*>(out) + first * step,
+               dtype, scratch.at(thread * own));
   });
   return 0;
 }

@@ -11,6 +11,8 @@
 //   kFloatTable   levels of 2 to 4 bits                    whole blocks, or one group
 //                 uniform of 2 to 4 bits                   one group
 //   kFloatAffine  one bit; uniform of 2 to 4 bits          multiples of 8, or one group
+//   kFloatPlanes  signs with more planes or numbers,       multiples of 64, or one group
+//                 without a tail; few tokens
 //   kDense        anything else
 //
 // A file of an instruction set includes its vector.h and then this one (isa/generic.h). Everything
@@ -77,16 +79,25 @@ inline bool plan_bytes(const bivlm_weight& w, Plan& plan) {
   return true;
 }
 
-inline void plan_floats(const bivlm_weight& w, Plan& plan) {
+inline void plan_floats(const bivlm_weight& w, int64_t batch, Plan& plan) {
   const int64_t block = 8 * V::kLanes;
   const bool blocks = plan.whole || w.group_size % block == 0,
              octets = plan.whole || w.group_size % 8 == 0;
   plan.path = Path::kDense;
   if (w.bits <= 4 && w.bits > 1 && (plan.whole || (blocks && w.kind == BIVLM_KIND_LEVELS)))
     plan.path = Path::kFloatTable;
-  if (plan.path == Path::kDense && octets &&
+  if (plan.path == Path::kDense && octets && !w.planes &&
       (w.bits == 1 || (w.bits <= 4 && w.kind == BIVLM_KIND_UNIFORM)))
     plan.path = Path::kFloatAffine;
+  if (w.planes && !w.planes->tail_start && batch <= kBlockTokens &&
+      (plan.whole || w.group_size % 64 == 0)) {
+    plan.path = Path::kFloatPlanes;
+    plan.terms = PlaneTerms(*w.planes).count;
+    plan.table_floats = PlaneTerms(*w.planes).floats();
+    plan.plain = only_signs(*w.planes);
+    set_blocks(w, plan, 4, 64);
+    return;
+  }
   set_blocks(w, plan, 8, block);
   if (w.bits == 3) plan.read_bytes = V::octet_reads<3>;
   plan.table_floats = plan.path == Path::kFloatTable ? (w.bits == 2 ? 2 * kTable : kTable) : 0;
@@ -95,6 +106,9 @@ inline void plan_floats(const bivlm_weight& w, Plan& plan) {
 
 constexpr bool takes_bytes(Path path) {
   return path == Path::kByteAffine || path == Path::kByteBlocks || path == Path::kByteTable;
+}
+constexpr bool takes_sliced(Path path) {
+  return path == Path::kFloatAffine || path == Path::kFloatTable || path == Path::kFloatPlanes;
 }
 constexpr bool has_offsets(Path path) { return takes_bytes(path) || path == Path::kFloatAffine; }
 
@@ -108,9 +122,8 @@ inline int64_t place_inputs(Task& task, int8_t** ordered, float** chunk_scales) 
              lanes_differ = !plan.whole && plan.path != Path::kDense;
   int64_t offset = 0;
   task.plain = take<float>(task.scratch, offset, plan.tokens * plan.plain_stride);
-  task.sliced = take<float>(
-      task.scratch, offset,
-      plan.path == Path::kFloatAffine || plan.path == Path::kFloatTable ? plan.tokens * width : 0);
+  task.sliced = take<float>(task.scratch, offset,
+                            takes_sliced(plan.path) ? plan.terms * plan.tokens * width : 0);
   task.bytes = take<int8_t>(task.scratch, offset, bytes ? plan.tokens * width : 0);
   task.lane_scales = take<float>(task.scratch, offset, bytes ? plan.tokens * lanes : 0);
   task.sums = take<float>(task.scratch, offset,
@@ -125,7 +138,7 @@ inline int64_t place_inputs(Task& task, int8_t** ordered, float** chunk_scales) 
 inline Plan plan(const bivlm_weight& w, int64_t batch, int activations) {
   Plan plan;
   plan.whole = w.groups == 1;
-  if (activations != 1 || !plan_bytes(w, plan)) plan_floats(w, plan);
+  if (activations != 1 || w.planes || !plan_bytes(w, plan)) plan_floats(w, batch, plan);
   plan.tokens = batch <= 2 ? batch : round_up(batch, kBlockTokens);
   plan.plain_stride = round_up(w.columns, larger(kChunk, plan.block_columns));
   Task measured;
@@ -146,7 +159,8 @@ inline void prepare(Task& task) {
   const Path path = task.plan.path;
   if (takes_bytes(path)) prepare_bytes(task, ordered, chunk_scales);
   if (path == Path::kFloatAffine) prepare_sums(task);
-  if (path == Path::kFloatAffine || path == Path::kFloatTable) prepare_sliced(task);
+  if (path == Path::kFloatPlanes) return prepare_terms(task);
+  if (takes_sliced(path)) prepare_sliced(task);
   if (!task.plan.whole && path != Path::kDense) prepare_lanes(task);
 }
 
@@ -250,6 +264,8 @@ inline void block_rows(const Task& task, int64_t i, bool first, Row* rows) {
       float_affine<kBits, kRows, kTokens, kWhole>(task, rows, token, out);
     if constexpr (kPath == Path::kFloatTable)
       float_table<kBits, kRows, kTokens>(task, rows, token, out);
+    if constexpr (kPath == Path::kFloatPlanes)
+      float_planes<kWhole, kRows, kTokens>(task, rows, token, out);
     if constexpr (kPath == Path::kByteAffine)
       byte_affine<kBits, kRows, kTokens, kWhole, false>(task, rows, token, out);
     if constexpr (kPath == Path::kByteBlocks)
@@ -259,7 +275,7 @@ inline void block_rows(const Task& task, int64_t i, bool first, Row* rows) {
     for (int r = 0; r < kRows; ++r) {
       float* sums = out + r * kTokens;
       if constexpr (has_offsets(kPath)) add_offsets<kTokens>(task, rows[r], token, sums);
-      if constexpr (kPath != Path::kDense)
+      if constexpr (kPath != Path::kDense && kPath != Path::kFloatPlanes)
         add_tail<kTokens, kPath>(task, i + r, rows[r], token, sums);
       const float bias = task.bias ? load_as(task.bias, i + r, task.dtype) : 0.0f;
       for (int64_t b = token; b < smaller(task.batch, token + kTokens); ++b)
@@ -303,6 +319,9 @@ inline Rows by_path(const Plan& plan) {
     if (plan.path == Path::kByteTable) return by_groups<kBits, Path::kByteTable>(plan);
   }
   if constexpr (kBits == 1) {
+    if (plan.path == Path::kFloatPlanes)
+      return plan.plain ? by_tokens<1, Path::kFloatPlanes, true>(plan.tokens)
+                        : by_tokens<1, Path::kFloatPlanes, false>(plan.tokens);
     if (plan.path == Path::kByteBlocks) return by_tokens<1, Path::kByteBlocks, false>(plan.tokens);
   }
   if constexpr (kBits <= 4) {

@@ -147,6 +147,48 @@ inline void float_table(const Task& task, const Row* rows, int64_t token, float*
   sums.finish(out);
 }
 
+// Path kFloatPlanes: the codes of 64 columns are put together from the planes, a byte each, and
+// looked up in the table of each term.
+template <bool kPlain, int kRows, int kTokens>
+inline void float_planes(const Task& task, const Row* rows, int64_t token, float* out) {
+  constexpr int kVectors = int(64 / V::kBytes);
+  const Plan& plan = task.plan;
+  const int64_t width = plan.blocks * plan.terms * 64, group_blocks = task.weight->group_size / 64;
+  const float* x = task.sliced + token * width;
+  Sums<kRows, kTokens, (kRows * kTokens == 1 ? 4 : kRows * kTokens == 2 ? 2 : 1)> sums;
+  int64_t table = 0;
+  for (int64_t c = 0, last = plan.whole ? plan.blocks : group_blocks; c < plan.blocks; ++c) {
+    if (c == last) table += plan.table_floats, last += group_blocks;
+    V::Ints codes[kRows][kVectors];
+    BIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r)
+      plane_codes<kPlain>(rows[0].planes, rows[r].planes, c, codes[r]);
+    for (int64_t t = 0; t < plan.terms; ++t, x += 64) {
+      V::Table tables[kRows];
+      BIVLM_UNROLL
+      for (int r = 0; r < kRows; ++r)
+        tables[r] = V::table(rows[r].tables + table + t * kPlaneCodes);
+      BIVLM_UNROLL
+      for (int k = 0; k < 4 * kVectors; ++k) {
+        V::Floats weight[kRows];
+        BIVLM_UNROLL
+        for (int r = 0; r < kRows; ++r)
+          weight[r] = V::template lookup<4>(tables[r], V::shift(codes[r][k / 4], 8 * (k % 4)));
+        BIVLM_UNROLL
+        for (int n = 0; n < kTokens; ++n) {
+          const V::Floats input = V::read(x + n * width + k * V::kLanes);
+          BIVLM_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            V::Floats& sum = sums.next(r, n, k);
+            sum = V::fma(weight[r], input, sum);
+          }
+        }
+      }
+    }
+  }
+  sums.finish(out);
+}
+
 // Path kDense: the rows are there in float32
 template <int kRows, int kTokens>
 inline void dense(const Task& task, const Row* rows, int64_t token, float* out) {

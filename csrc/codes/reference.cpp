@@ -31,6 +31,7 @@ void prepare(Task& task) {
 
 // A row without the column scales.
 void expand(const bivlm_weight& w, int64_t row, float* out) {
+  if (w.planes) return planes_row(w, row, out);
   for (int64_t j = 0; j < w.columns; ++j)
     out[j] = value_of(w, row, j / w.group_size, code_at(w, row, j));
   for (int64_t e = tail_begin(w, row); e < tail_end(w, row); ++e) {
@@ -55,13 +56,16 @@ void rows(const Task& task, int64_t begin, int64_t end, uint8_t* scratch) {
 
 int64_t unpack_scratch(const bivlm_weight& w) { return w.columns * int64_t(sizeof(float)); }
 
-void unpack(const bivlm_weight& w, int64_t row, void* out, int dtype, uint8_t* scratch) {
+void unpack(const bivlm_weight& w, int64_t begin, int64_t end, void* out, int dtype,
+            uint8_t* scratch) {
   float* values = reinterpret_cast<float*>(scratch);
-  expand(w, row, values);
-  for (int64_t j = 0; j < w.columns; ++j) {
-    const float value =
-        w.column_scale ? values[j] * float_of_half(load<uint16_t>(w.column_scale, j)) : values[j];
-    store_as(out, j, value, dtype);
+  for (int64_t i = begin; i < end; ++i) {
+    expand(w, i, values);
+    for (int64_t j = 0; j < w.columns; ++j) {
+      const float value =
+          w.column_scale ? values[j] * float_of_half(load<uint16_t>(w.column_scale, j)) : values[j];
+      store_as(out, (i - begin) * w.columns + j, value, dtype);
+    }
   }
 }
 

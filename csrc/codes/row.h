@@ -13,7 +13,7 @@ constexpr int64_t kByteTableBytes = 64;
 
 // The layout of a row's data in a thread's scratch
 struct RowLayout {
-  int64_t codes, halves, factors, offsets, tables, byte_tables, dense, total;
+  int64_t codes, halves, factors, offsets, tables, byte_tables, dense, planes, total;
 };
 
 inline RowLayout row_layout(const bivlm_weight& w, const Plan& plan) {
@@ -32,6 +32,7 @@ inline RowLayout row_layout(const bivlm_weight& w, const Plan& plan) {
   at.byte_tables =
       take(plan.path == Path::kByteTable ? (w.groups + Vector::kLanes) * kByteTableBytes : 0);
   at.dense = take(dense ? 4 * round_up(w.columns, 64) : 0);
+  at.planes = take(planes_in(w, nullptr).bytes);
   return at;
 }
 
@@ -45,6 +46,7 @@ struct Row {
   float* tables;
   uint8_t* byte_tables;
   float* dense;
+  PlanesRow planes;
   // For every entry of a table of levels: the index of its stored level, and its sign and scale (0
   // beyond the alphabet)
   alignas(64) int32_t map_levels[2 * kTable];
@@ -65,6 +67,16 @@ inline void copy_groups(const uint8_t* from, int64_t step, int64_t groups, int64
     if (kSize) std::memcpy(codes + g * kSize, from + 2, kSize);
     if (!kSize && size) std::memcpy(codes + g * size, from + 2, size_t(size));
   }
+}
+
+// A block of a stream. If the buffer ends too early, it is copied to where all of it may be read.
+inline const uint8_t* readable(const uint8_t* place, const uint8_t* limit, int64_t reads,
+                               uint8_t* copy) {
+  const int64_t left = limit - place;
+  if (left >= reads) return place;
+  std::memset(copy, 0, size_t(reads));
+  if (left > 0) std::memcpy(copy, place, size_t(left));
+  return copy;
 }
 
 // The codes of row i as one stream; if the path can read them between the scales, only the scales

@@ -11,6 +11,7 @@
 
 #include "codes/row_affine.h"
 #include "codes/row_levels.h"
+#include "codes/row_planes.h"
 
 namespace bivlm::codes {
 namespace {
@@ -28,6 +29,8 @@ inline Row row_in(const bivlm_weight& w, const Plan& plan, uint8_t* scratch) {
   row.dense = reinterpret_cast<float*>(scratch + at.dense);
   for (int64_t g = 0; g < padded_groups(w); ++g) row.factors[g] = row.offsets[g] = 0;
   if (plan.path == Path::kDense) std::memset(row.dense, 0, size_t(4 * round_up(w.columns, 64)));
+  row.planes = planes_in(w, scratch + at.planes);
+  if (w.planes) set_planes(w, row.planes);
   if (w.kind == BIVLM_KIND_LEVELS) set_map(w, row);
   if (plan.path == Path::kByteTable)
     std::memset(row.byte_tables, 0, size_t((w.groups + Vector::kLanes) * kByteTableBytes));
@@ -49,6 +52,10 @@ inline void set_factors(const bivlm_weight& w, int64_t i, Row& row) {
 template <Path kPath>
 inline void set_row(const Task& task, int64_t i, bool first, Row& row) {
   const bivlm_weight& w = *task.weight;
+  if constexpr (kPath == Path::kFloatPlanes) {
+    set_plane_tables(w, i, row.planes, row.tables);
+    return set_plane_streams(w, i, row.planes);
+  }
   set_codes(w, i, row, kPath == Path::kByteBlocks);
   const bool shared = w.kind == BIVLM_KIND_LEVELS && w.table_rows == 1;
   if (shared && !first) return;

@@ -14,6 +14,7 @@ enum class Path {
   kDense,        // a row is expanded to float32, then multiplied: any weight
   kFloatAffine,  // weight = factor * code + offset, float32
   kFloatTable,   // weight = table[code], float32
+  kFloatPlanes,  // the same with codes from several planes
   kByteAffine,   // the same two with int8 activations
   kByteTable,
   kByteBlocks,  // kByteAffine for groups of 128 signs that have their scales between them
@@ -29,6 +30,8 @@ struct Plan {
   Path path = Path::kPortable;
   bool whole = true;   // one group: its numbers are applied to the sums at the end of a row
   bool steady = true;  // a block lies within one group
+  bool plain = false;  // kFloatPlanes: the codes have but one bit
+  int64_t terms = 1;   // kFloatPlanes: of a weight, each with its own inputs
   int64_t slices = 0, lane_columns = 0, block_columns = 0, blocks = 0, block_bytes = 0;
   int64_t read_bytes = 0;    // what decoding a block reads, at least block_bytes
   int64_t ahead_bytes = 0;   // from a block of codes to what is fetched while it is decoded
@@ -49,11 +52,12 @@ struct Task {
   const void* bias = nullptr;
   uint8_t* scratch = nullptr;
 
-  float* plain = nullptr;        // (tokens, plain_stride): x in order, times the column scales
-  float* sliced = nullptr;       // (tokens, blocks * block_columns): as the float paths decode them
-  int8_t* bytes = nullptr;       // the same for the int8 paths
-  float* lane_scales = nullptr;  // (tokens, blocks * lanes): the scale of a lane's bytes
-  float* sums = nullptr;         // (tokens, groups): sum of the inputs of a group
+  float* plain = nullptr;  // (tokens, plain_stride): x in order, times the column scales
+  float* sliced =
+      nullptr;  // (tokens, blocks, terms, block_columns): as the float paths decode them
+  int8_t* bytes = nullptr;          // the same for the int8 paths
+  float* lane_scales = nullptr;     // (tokens, blocks * lanes): the scale of a lane's bytes
+  float* sums = nullptr;            // (tokens, groups): sum of the inputs of a group
   int32_t* lane_groups = nullptr;   // (blocks, lanes): group of a lane, counted from first_groups
   int64_t* first_groups = nullptr;  // (blocks,)
 };
@@ -64,8 +68,8 @@ struct Kernels {
   void (*rows)(const Task& task, int64_t begin, int64_t end,
                uint8_t* scratch);                         // rows [begin, end) of y
   int64_t (*unpack_scratch)(const bivlm_weight& weight);  // bytes per thread
-  void (*unpack)(const bivlm_weight& weight, int64_t row, void* out, int dtype,
-                 uint8_t* scratch);  // one row
+  void (*unpack)(const bivlm_weight& weight, int64_t begin, int64_t end, void* out, int dtype,
+                 uint8_t* scratch);  // rows [begin, end)
 };
 
 extern const Kernels portable;  // one weight at a time (reference.cpp)

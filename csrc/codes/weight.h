@@ -38,6 +38,7 @@ inline int check_kind(const bivlm_weight& w) {
 inline int check(const bivlm_weight* weight) {
   if (!weight || weight->bits < 1 || weight->bits > 8) return BIVLM_ERROR_WEIGHT;
   const bivlm_weight& w = *weight;
+  if (w.planes && w.kind != BIVLM_KIND_PLANE) return BIVLM_ERROR_WEIGHT;
   if (w.rows < 0 || w.columns < 1 || w.group_size < 1 ||
       w.groups != ceil_div(w.columns, w.group_size))
     return BIVLM_ERROR_SHAPE;

@@ -1,5 +1,5 @@
 /* The interface of the native library: products with packed weights and their unpacking, the
- * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 6.
+ * rotation of inputs, the search of a trellis. Plain C, raw pointers, version 7.
  *
  * The structs describe tensors in the caller's memory; docs/format.md defines the bytes. Numbers of
  * more than one byte are little-endian; pointers need no alignment. Nothing is kept between calls,
@@ -18,7 +18,7 @@ extern "C" {
 
 /* The library itself */
 
-#define BIVLM_ABI_VERSION 6
+#define BIVLM_ABI_VERSION 7
 
 /* Errors; nothing was written */
 #define BIVLM_ERROR_SHAPE (-1)  /* rows, columns, groups, strides, counts that contradict */
@@ -77,12 +77,44 @@ typedef struct {
 #define BIVLM_ZERO_CODE 1   /* uint8 (rows, groups) */
 #define BIVLM_ZERO_FREE 2   /* float16 (rows, groups) */
 
-/* Numbers (rows, groups) */
+/* Numbers (rows, groups), or of several kinds: (rows, groups, kinds) */
 typedef struct {
   const void* values;
   int32_t dtype;
-  const uint16_t* unit; /* float16 (rows,) */
+  const uint16_t* unit; /* float16 (rows,), or (rows, kinds) */
 } bivlm_numbers;
+
+#define BIVLM_PLANES_WORD 64  /* the column scales of a part are a multiple of so many */
+#define BIVLM_PLANES_LEAP 255 /* columns that a step of 0 in a tail leads on */
+
+/* What a plane has besides one sign for each weight (docs/format.md, `planes`). A column is
+ * ordinary or salient; a weight of it belongs to one of the parts of its kind of column.
+ *
+ * The weight's scales are of S = parts + 2 * salient_parts kinds: ordinary part p has p, salient
+ * part q has parts + 2q for the first sign and parts + 2q + 1 for the second. */
+typedef struct {
+  int32_t parts;               /* of ordinary columns: 1, 2 */
+  int32_t salient_parts;       /* of salient columns: 1, 2; 0 when there are none */
+  const uint8_t* salient;      /* (ceil(columns / 8),): a bit for each column; NULL for none */
+  const uint8_t* partition;    /* the part of each weight in the columns whose kind has two */
+  int64_t partition_bytes;     /* from one row of it to the next */
+  const uint8_t* second_signs; /* of each weight in the salient columns */
+  int64_t second_bytes;
+  bivlm_numbers means; /* of parts + salient_parts kinds, or BIVLM_NUMBERS_NONE for none */
+  const uint16_t* column_scales;  /* float16 (4, columns rounded up to BIVLM_PLANES_WORD), or NULL:
+                                     of the first sign in part 0 and part 1, of the second in part 0
+                                     and part 1; 1 where a column has none */
+  const int64_t* tail_start;      /* (rows + 1,) or NULL, only with one part and no salient columns:
+                                     entries of row i are tail_start[i] .. tail_start[i + 1] - 1,
+                                     columns ascending */
+  const int64_t* tail_step_start; /* (rows + 1,): the same of tail_steps */
+  const uint8_t* tail_steps;      /* from column to column, the first of a row from column -1; 0:
+                                     BIVLM_PLANES_LEAP on, and no entry there */
+  const uint8_t* tail_bits;   /* the upper seven bits of each entry's code, as fields; the lowest
+                                 lies in the plane of signs */
+  const uint16_t* tail_scale; /* float16 (rows,) */
+  const uint16_t* tail_zero;  /* float16 (rows,) */
+} bivlm_planes;
 
 /* A weight (rows, columns). Column j is in group j / group_size; groups = ceil(columns /
  * group_size). Row i of the codes begins at codes + i * row_bytes: fields back to back, lowest bit
@@ -113,6 +145,7 @@ typedef struct {
   const uint16_t* tail_scale;  /* float16 (rows,) */
   const uint16_t* tail_values; /* float16, one for each entry, or NULL; in place of tail_levels and
                                   tail_scale, and the tail codes are then 0 */
+  const bivlm_planes* planes;  /* plane, unless group_bytes: what it has besides signs, or NULL */
 } bivlm_weight;
 
 /* y[b, i] = sum_j w[i, j] x[b, j] + bias[i].

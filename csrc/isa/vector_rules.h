@@ -34,6 +34,8 @@ constexpr bool keeps_vector_rules() {
   static_assert(V::odd_slices(3) == 2, "vectors that `odd` decodes of three bits");
   static_assert(V::template octet_reads<3> <= 64 && V::template odd_reads<3> <= 64);
   static_assert(V::Decoder::kReads == 64, "bytes that `decode` may read");
+  static_assert(std::is_constructible<typename V::Deposit, uint64_t>::value, "from a mask");
+  [[maybe_unused]] uint64_t (V::Deposit::*deposit)(uint64_t) const = &V::Deposit::operator();
   [[maybe_unused]] void (V::Decoder::*decode)(const uint8_t*, uint8_t*) const = &V::Decoder::decode;
 
   // float32
@@ -78,11 +80,14 @@ constexpr bool keeps_vector_rules() {
   static_assert(offers<F(const float*, I)>(V::spread));
   static_assert(offers<W(I, int)>(V::where));
   static_assert(offers<F(F, W, F)>(V::add_where));
+  static_assert(offers<F(W, F, F)>(V::choose));
 
   // bytes
   static_assert(offers<I(const void*)>(V::read_bytes));
   static_assert(offers<I(const uint8_t*, int64_t)>(V::read_pieces));
+  static_assert(offers<void(void*, I)>(V::store_bytes));
   static_assert(offers<I(int)>(V::set_bytes));
+  static_assert(offers<I(I, uint64_t, int)>(V::mark));
   static_assert(offers<I(I)>(V::high_nibbles));
   static_assert(offers<I(I, I)>(V::look_bytes));
   static_assert(offers<I(I, I, I)>(V::dot));

@@ -17,6 +17,13 @@ double rounded(double value, int digits, int smallest) {
 
 }  // namespace
 
+void put_field(uint8_t* stream, int64_t index, int bits, int value) {
+  for (int b = 0; b < bits; ++b) {
+    const int64_t bit = index * bits + b;
+    if (value >> b & 1) stream[bit / 8] = uint8_t(stream[bit / 8] | 1 << bit % 8);
+  }
+}
+
 float of_half(uint16_t half) {
   const int exponent = half >> 10 & 31, fraction = half & 1023;
   const double magnitude =

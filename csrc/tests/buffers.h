@@ -39,6 +39,9 @@ class Buffer {
   std::vector<uint8_t> bytes_;
 };
 
+// Field `index` of a stream of fields, all bits of which are still zero
+void put_field(uint8_t* stream, int64_t index, int bits, int value);
+
 uint16_t half_of(double value);  // nearest even, by exact arithmetic
 uint16_t bfloat_of(double value);
 float of_half(uint16_t half);

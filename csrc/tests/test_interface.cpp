@@ -90,6 +90,53 @@ void test_errors() {
         "a number of threads that makes no sense is one");
 }
 
+void test_errors_of_planes() {
+  Options o;
+  o.kind = BIVLM_KIND_PLANE, o.bits = 1, o.planes = true, o.parts = 2, o.salient_parts = 2;
+  o.means = BIVLM_NUMBERS_INT8;
+  const Weight mixed(o, 8);
+  o.parts = 1, o.salient_parts = 0, o.tail = 0.3;
+  const Weight tailed(o, 9);
+  const auto with = [](const Weight& weight, auto change) {
+    bivlm_weight w = weight.w;
+    bivlm_planes planes = weight.planes;
+    w.planes = &planes;
+    change(planes);
+    return linear(w);
+  };
+  CHECK(linear(mixed.w) == 0 && linear(tailed.w) == 0, "good");
+  const auto refused = [&](const Weight& weight, int error, const char* words, auto change) {
+    CHECK(with(weight, change) == error, words);
+  };
+  constexpr int kWeight = BIVLM_ERROR_WEIGHT, kShape = BIVLM_ERROR_SHAPE;
+  refused(mixed, kWeight, "parts", [](bivlm_planes& p) { p.parts = 3; });
+  refused(mixed, kWeight, "salient parts", [](bivlm_planes& p) { p.salient_parts = 3; });
+  refused(mixed, kWeight, "no salient parts", [](bivlm_planes& p) { p.salient_parts = 0; });
+  refused(mixed, kWeight, "no mask", [](bivlm_planes& p) { p.salient = nullptr; });
+  refused(mixed, kWeight, "no partition", [](bivlm_planes& p) { p.partition = nullptr; });
+  refused(mixed, kWeight, "no second plane", [](bivlm_planes& p) { p.second_signs = nullptr; });
+  refused(mixed, kShape, "partition bytes", [](bivlm_planes& p) { p.partition_bytes -= 1; });
+  refused(mixed, kShape, "second bytes", [](bivlm_planes& p) { p.second_bytes -= 1; });
+  refused(mixed, kWeight, "means", [](bivlm_planes& p) { p.means.dtype = 5; });
+  refused(mixed, kWeight, "no means", [](bivlm_planes& p) { p.means.values = nullptr; });
+  refused(mixed, kWeight, "no unit", [](bivlm_planes& p) { p.means.unit = nullptr; });
+  refused(tailed, kWeight, "a tail with parts", [](bivlm_planes& p) { p.parts = 2; });
+  refused(tailed, kWeight, "no steps", [](bivlm_planes& p) { p.tail_steps = nullptr; });
+  refused(tailed, kWeight, "no starts", [](bivlm_planes& p) { p.tail_step_start = nullptr; });
+  refused(tailed, kWeight, "no bits", [](bivlm_planes& p) { p.tail_bits = nullptr; });
+  refused(tailed, kWeight, "no tail scale", [](bivlm_planes& p) { p.tail_scale = nullptr; });
+  refused(tailed, kWeight, "no tail zero", [](bivlm_planes& p) { p.tail_zero = nullptr; });
+  bivlm_weight other = mixed.w;
+  other.scales.dtype = BIVLM_NUMBERS_NONE;
+  CHECK(linear(other) == kWeight, "no scales");
+  other = mixed.w, other.group_bytes = 10;
+  CHECK(linear(other) < 0, "blocks");
+  Options levels;
+  bivlm_weight of_levels = Weight(levels, 5).w;
+  of_levels.planes = &mixed.planes;
+  CHECK(linear(of_levels) == kWeight, "levels with planes");
+}
+
 // What is no number in the input is none in every result; zeros and tiny numbers do no harm
 void test_special_inputs() {
   for (const char* set : instruction_sets()) {
@@ -120,6 +167,7 @@ void test_interface() {
   test_instruction_sets();
   test_layout();
   test_errors();
+  test_errors_of_planes();
   test_special_inputs();
 }
 

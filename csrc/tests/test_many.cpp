@@ -116,10 +116,12 @@ void test_codes() {
       o.alphabet = 1 << o.bits;
       o.rows = turn % 2 ? 150 : 1 + random.below(90), o.columns = 512;
       o.group_size = turn % 4 < 2 ? 512 : 128;
-      o.blocks = o.kind == BIVLM_KIND_PLANE && o.group_size == 128 && turn % 8 > 3;
+      o.planes = o.kind == BIVLM_KIND_PLANE && (turn + i) % 2;
+      o.parts = 1 + turn % 2, o.salient_parts = turn % 3, o.means = turn % 4;
+      o.blocks = o.kind == BIVLM_KIND_PLANE && !o.planes && o.group_size == 128 && turn % 8 > 3;
       o.tail = o.kind == BIVLM_KIND_LEVELS && turn % 3 == 0 ? 0.05 : 0;
       o.table_per_row = turn % 5 != 0;
-      o.column_scale = o.kind == BIVLM_KIND_UNIFORM && turn % 3 == 1;
+      o.column_scale = (o.kind == BIVLM_KIND_UNIFORM || o.planes) && turn % 3 == 1;
       weights.push_back(new Weight(o, uint32_t(turn * 100 + i)));
       add(p, &weights.back()->w, o.rows, 512,
           turn % 5 == 4 && i % 2 ? 0 : 1 + random.below(turn % 6 + 1), dtype, i % 2, random);

@@ -27,16 +27,13 @@ from bivlm.kernels import gpu
 from bivlm.kernels.codes import why_reference
 from bivlm.machine import machine
 from bivlm.native.library import library, status
-from bivlm.native.weights import NOT_IN_THE_LIBRARY
 
 EXTRAS = ("easy-vqa", "matplotlib", "datasets", "triton")
 
 
 @dataclass(frozen=True)
 class KernelRow:
-    """The kernel of a format. `why` says which weights run on the reference kernel, and why; empty if there
-    are none.
-    """
+    """The kernel of a format, and why it is the reference kernel if it is."""
 
     format: str
     kernel: str
@@ -114,12 +111,7 @@ def _kernel(name: str) -> KernelRow:
         return KernelRow(name, "torch", "")
     if library() is None:
         return KernelRow(name, "reference", "the native library is not in use")
-    missing = NOT_IN_THE_LIBRARY.get(name)
-    return KernelRow(
-        name,
-        "native",
-        f"reference for weights with {', '.join(missing)}, which the library has not" if missing else "",
-    )
+    return KernelRow(name, "native", "")
 
 
 def _devices() -> Iterator[DeviceRow]:
@@ -137,8 +129,6 @@ def _devices() -> Iterator[DeviceRow]:
 
 
 def _linears(model: str | Path, trust_remote_code: bool) -> tuple[LinearsRow, ...]:
-    import bivlm.packed.hf
-
     folder = resolve_model(model, trust_remote_code)
     check_model_folder(folder, trust_remote_code=trust_remote_code)
     config = packed_config(folder)
@@ -146,12 +136,11 @@ def _linears(model: str | Path, trust_remote_code: bool) -> tuple[LinearsRow, ..
         raise InputError(f"{folder} is not packed by bivlm; give the folder of a packed model, or none")
     modules = read_modules(config["quantization_config"])
     with folder_blamed(folder):
-        found = Counter(
-            (spec.format, why_reference(bivlm.packed.hf.empty_packed(spec))) for spec in modules.values()
-        )
+        found = Counter(spec.format for spec in modules.values())
+    why = why_reference()
     return tuple(
         LinearsRow(name, "reference" if why else "native", count, why)
-        for (name, why), count in sorted(found.items())
+        for name, count in sorted(found.items())
     )
 
 

@@ -12,7 +12,8 @@ from bivlm.formats.base import PackedTensor
 from bivlm.kernels import codes, native_product
 from bivlm.kernels.reference import ReferenceProduct
 from bivlm.native.library import library, status
-from weights import NATIVE, OTHER, Draw, factors, levels, planes, uniform
+from made_weights import made_planes
+from weights import NATIVE, Draw, factors, levels, planes, uniform
 
 pytestmark = pytest.mark.skipif(library() is None, reason=status().why)
 TOKENS = (1, 3, 16, 40, 150)  # called and unpacked, in every dtype
@@ -180,15 +181,6 @@ def test_an_input_of_the_wrong_width_is_refused(name, tokens):
         codes.product(weight.encode())(torch.zeros(tokens, weight.shape[1] - 1), None)
 
 
-@pytest.mark.parametrize("weight", OTHER.values(), ids=OTHER)
-def test_what_the_library_lacks_runs_on_the_reference(weight):
-    product = codes.product(weight.encode())
-    assert product.kernel == "reference"
-    assert product.why.startswith("the library has no ")
-    x, bias = inputs(weight, 3)
-    assert error(product(x, bias), x, weight, bias) < FLOAT
-
-
 @pytest.mark.parametrize(
     "weight", [levels(600, 2000, tail=0.01), planes(600, 2048, group_size=128)], ids=["levels", "planes"]
 )
@@ -214,9 +206,13 @@ def test_the_library_refuses_aloud():
         levels(64, 512, alphabet=4, group_size=128, tail=0.01),
         uniform(64, 512, group_size=128, zero="code"),
         planes(64, 512, group_size=128),
+        made_planes(
+            64, 512, 128, parts=2, salient_parts=1, salient=range(0, 512, 9), means=True, column_scales=True
+        ),
+        made_planes(64, 512, 128, bits=8, tail=range(0, 20000, 9)),
         factors(64, 512, 96),
     ],
-    ids=["levels", "uniform", "planes", "factors"],
+    ids=["levels", "uniform", "planes", "planes, parts", "planes, tail", "factors"],
 )
 def test_packed_tensors_are_left_alone(weight):
     packed = weight.encode()

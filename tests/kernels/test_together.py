@@ -9,6 +9,7 @@ from bivlm.kernels import together
 from bivlm.kernels.table import kernel_for
 from bivlm.kernels.together import Part, multiply
 from bivlm.native.library import library, status
+from made_weights import made_planes
 from trellis_weights import trellis_weight
 from weights import Draw, factors, levels, planes, uniform
 
@@ -22,7 +23,7 @@ WEIGHTS = [
     uniform(OUT, IN, group_size=32, zero="code"),
     uniform(OUT, IN, column_scale=True),
     planes(OUT, IN, group_size=32),
-    planes(OUT, IN, parts=2),  # which the library has not
+    made_planes(OUT, IN, 32, parts=2, salient_parts=1, salient=(3, 70, 159), means=True, column_scales=True),
     factors(OUT, IN, 40),
     trellis_weight(OUT, IN, rotated=False),
 ]
@@ -78,7 +79,7 @@ def test_many_rows(monkeypatch):
     monkeypatch.setattr(together, "_batches", batches)
     monkeypatch.setattr(together, "SCRATCH_BYTES", 17 * IN * together.INPUT_BYTES)
     assert torch.equal(multiply(parts, x, OUT), expected)
-    assert sorted(calls) == [[1, 3], [2, 1]]
+    assert sorted(calls) == [[1, 4], [2, 1]]
 
 
 def test_any_number_of_threads_gives_the_same(threads):

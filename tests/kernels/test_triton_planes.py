@@ -5,10 +5,10 @@ tails.
 from bivlm.kernels import triton_shared, triton_words
 from made_weights import made_planes
 from on_triton import MARKS, check_product, params
-from weights import NATIVE, OTHER
+from weights import NATIVE
 
 pytestmark = MARKS
-WEIGHTS = {name: weight for name, weight in (NATIVE | OTHER).items() if name.startswith("planes")} | {
+WEIGHTS = {name: weight for name, weight in NATIVE.items() if name.startswith("planes")} | {
     "everything": made_planes(
         6, 40, 16, parts=2, salient_parts=1, salient=(1, 5, 17, 39), bits=8, means=True, column_scales=True
     ),

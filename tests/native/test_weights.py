@@ -10,8 +10,9 @@ import torch
 
 from bivlm.formats import PackedTensor
 from bivlm.formats.encoding import bits
-from bivlm.native.weights import prepare, prepare_factors, why_not
-from weights import NATIVE, OTHER, factors, levels, planes, uniform
+from bivlm.native.weights import prepare, prepare_factors
+from made_weights import made_planes
+from weights import NATIVE, factors, levels, planes, uniform
 
 SINGLE = {name: weight for name, weight in NATIVE.items() if weight.format != "factors"}
 
@@ -47,6 +48,8 @@ def test_codes_are_fields_of_whole_bits(weight):
     struct = prepared.struct
     codes = (weight.signs if weight.format == "planes" else weight.codes).numpy().astype(np.uint8)
     found = dense_codes(prepared)
+    if weight.format == "planes" and weight.tail_codes.numel():  # the lowest bits of the tail's codes
+        codes.reshape(-1)[weight.tail_positions.numpy()] = weight.tail_codes.numpy() & 1
     if weight.format == "levels" and weight.tail_codes.numel():  # where entries have values it is 0
         codes = codes.copy()
         codes.reshape(-1)[weight.tail_positions.numpy()] = weight.tail_codes.numpy() >> (weight.alphabet < 4)
@@ -55,7 +58,7 @@ def test_codes_are_fields_of_whole_bits(weight):
     assert np.array_equal(found, codes)
 
 
-@pytest.mark.parametrize("name", [name for name in NATIVE if "tail" in name])
+@pytest.mark.parametrize("name", [name for name in NATIVE if "levels" in name and "tail" in name])
 def test_the_tail_is_listed_by_row(name):
     weight = NATIVE[name]
     prepared = prepare(weight.encode())
@@ -104,6 +107,9 @@ IN_PLACE = {
     "zero codes": (uniform(8, 64, zero="code", group_size=16), 8 * 4),
     "blocks": (planes(8, 64, group_size=32), 0),
     "signs": (planes(8, 65, group_size=32, bits=8, signed=True), 0),
+    "planes": (made_planes(8, 65, 32, parts=2, salient_parts=1, salient=(2, 40), means=True), 0),
+    "column scales": (made_planes(8, 65, 32, parts=2, column_scales=True), 2 * 4 * 128),
+    "tail of planes": (made_planes(8, 700, 64, tail=(0, 1, 699, 5000)), 2 * 8 * 9 + 4 + 2),
 }
 
 
@@ -116,6 +122,32 @@ def test_added_bytes(weight, added):
     assert (prepared.kept[0].untyped_storage().data_ptr() in places) == (
         packed.settings.get("alphabet", 2) != 6
     )
+
+
+def test_the_tail_of_planes_is_steps_by_row():
+    """A step from entry to entry, with zeros for 255 columns each where it is larger than a byte."""
+    columns, tail = 600, (0, 255, 599, 600 + 256, 1800 + 510, 1800 + 511)
+    prepared = prepare(made_planes(4, columns, 64, tail=tail).encode())
+    struct = prepared.struct.planes.contents
+    step_start = memory(struct.tail_step_start, np.int64, 5).tolist()
+    steps = memory(struct.tail_steps, np.uint8, step_start[-1]).tolist()
+    assert memory(struct.tail_start, np.int64, 5).tolist() == [0, 3, 4, 4, 6]
+    assert step_start == [0, 4, 6, 6, 10]
+    assert steps == [1, 255, 0, 89, 0, 2, 0, 0, 1, 1]
+
+
+def test_column_scales_lie_by_sign_and_part():
+    weight = made_planes(3, 70, 70, parts=2, salient_parts=1, salient=(1, 69), column_scales=True)
+    prepared = prepare(weight.encode())
+    struct = prepared.struct.planes.contents
+    found = torch.from_numpy(memory(struct.column_scales, np.float16, 4 * 128).reshape(4, 128).copy())
+    ordinary, kinds = ~weight.salient, weight.column_scales
+    for part in range(2):
+        assert torch.equal(found[part, :70][ordinary], kinds[part, ordinary])
+        assert torch.equal(found[part, :70][weight.salient], kinds[2, weight.salient])
+        assert torch.equal(found[2 + part, :70][weight.salient], kinds[3, weight.salient])
+        assert bool((found[2 + part, :70][ordinary] == 1).all())
+    assert bool((found[:, 70:] == 1).all())
 
 
 def test_factors_are_two_planes():
@@ -158,11 +190,3 @@ def test_a_tail_code_that_cannot_be_is_refused(alphabet, values):
         prepare(
             PackedTensor(packed.format, packed.shape, {**packed.tensors, "codes": codes}, packed.settings)
         )
-
-
-def test_why_not():
-    assert not any(why_not(weight.encode()) for weight in NATIVE.values())
-    assert [why_not(weight.encode()) for weight in OTHER.values()] == [
-        "the library has no tail",
-        "the library has no parts",
-    ]

@@ -12,9 +12,9 @@ from bivlm.formats import FORMATS
 from bivlm.packed.embedding import TiedHead
 from bivlm.packed.gradient import linear
 from tiny.language import tiny_language_model
-from weights import NATIVE, OTHER, Draw
+from weights import NATIVE, Draw
 
-WEIGHTS = NATIVE | OTHER
+WEIGHTS = NATIVE
 every = pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 
 

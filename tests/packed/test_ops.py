@@ -13,10 +13,10 @@ from torch._dynamo.testing import CompileCounter
 
 from bivlm.packed.linear import PackedLinear
 from bivlm.packed.ops import LINEAR
-from weights import NATIVE, OTHER, Draw
+from weights import NATIVE, Draw
 
 WEIGHTS = {
-    name: (NATIVE | OTHER)[name]
+    name: NATIVE[name]
     for name in (
         "levels 2 bits, groups of 128, tail",
         "uniform 3 bits",

@@ -8,7 +8,7 @@ import torch
 
 from bivlm.formats import LowrankWeight, PackedTensor, QuantizedWeight, TrellisWeight, trellis
 from made_weights import made_planes
-from weights import CONTAINERS, NATIVE, OTHER, Draw, factors, levels, raw, rows_of, uniform
+from weights import CONTAINERS, NATIVE, Draw, factors, levels, raw, rows_of, uniform
 
 LEVELS_ALPHABETS = range(2, 17)
 UNIFORM_ALPHABETS = (*range(2, 17), 32, 64, 128, 256)
@@ -128,6 +128,6 @@ def _all_containers() -> dict[str, QuantizedWeight]:
 @cache
 def corpus() -> dict[str, PackedTensor]:
     """The packed weights by their names."""
-    small = {name: weight for name, weight in (NATIVE | OTHER | CONTAINERS).items() if weight.shape[1] < 1000}
+    small = {name: weight for name, weight in (NATIVE | CONTAINERS).items() if weight.shape[1] < 1000}
     made = small | _all_levels() | _all_uniform() | _all_planes() | _all_trellis() | _all_containers()
     return {name: weight.encode() for name, weight in made.items()}

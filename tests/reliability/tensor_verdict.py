@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bivlm.formats import PackedTensor, UniformWeight, format_named
+from bivlm.formats import PackedTensor, PlanesWeight, UniformWeight, format_named
 from bivlm.formats.checks import CHECKS, check_packed
 from bivlm.formats.lowrank import factors_of
 from bivlm.formats.rows import classes_of, row_classes_of
-from bivlm.kernels.codes import FactorsProduct, why_reference
+from bivlm.kernels.codes import FactorsProduct
 from bivlm.kernels.lowrank import LowrankProduct
 from bivlm.kernels.native_product import FewTokens, NativeProduct
 from bivlm.kernels.rows import RowsProduct
@@ -47,7 +47,6 @@ def verdict(packed: PackedTensor, seed: int = 0) -> str:
     if (arrays := _in_numpy(packed)) is not None:  # as `bivlm verify` reads a file
         again = _answer("check_packed", lambda: check_packed(arrays, packed.format) or "fine")
         _require(str(again) == str(checked), f"arrays: {again}; tensors: {checked}")
-    _answer("why_reference", lambda: why_reference(packed))
     rows = _answer("unpack_rows", lambda: _rows(packed))
     products = _answer("the kernel", lambda: _products(packed, seed))
     if isinstance(weight, ValueError):
@@ -174,4 +173,11 @@ def _norms(packed: PackedTensor, weight: Tensor) -> Tensor:
             scales = scales * decoded.column_scale.double().max()
         zero = decoded.zero_points.double().abs()
         largest = scales * (decoded.alphabet + (zero.max() if zero.numel() else 0.0))
+    elif packed.format == "planes" and packed.settings["column_scales"]:
+        planes = PlanesWeight.decode(packed)
+        scales = (
+            planes.scales.expand().double().abs().amax((1, 2)) * planes.column_scales.double().abs().max()
+        )
+        means = 0.0 if planes.means is None else planes.means.expand().double().abs().amax((1, 2))
+        largest = largest.maximum((2 * scales + means) * 2.0**planes.exponent)
     return largest * columns**0.5

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from bivlm.formats import PackedTensor, format_named
-from bivlm.kernels.codes import why_reference
+from bivlm.formats import format_named
 from bivlm.kernels.table import kernel_for
 from reliability.corpus import corpus, trellis_weight
 from reliability.tensor_mutants import mutant, with_tensor
@@ -146,15 +145,6 @@ def test_a_reader_that_is_too_trusting_is_a_fault(name, monkeypatch):
         monkeypatch.setattr(weight, name, classmethod(lambda *_: {}["alphabet"]))
     with pytest.raises(Fault):
         verdict(packed)
-
-
-def test_settings_are_checked_before_they_are_used():
-    """Whether the library knows a weight is asked before its tensors are there."""
-    packed = planes(8, 21, tail=3).encode()
-    meta = {name: tensor.to("meta") for name, tensor in packed.tensors.items()}
-    assert why_reference(PackedTensor(packed.format, packed.shape, meta, packed.settings))
-    with pytest.raises(ValueError, match="settings"):
-        why_reference(without_settings(packed, "tail"))
 
 
 @pytest.mark.parametrize("format_", [None, [], "zip", 3])

@@ -112,6 +112,7 @@ struct Vector {
   static Floats add_where(Floats sum, Where where, Floats x) {
     return _mm256_add_ps(sum, _mm256_and_ps(x, where));
   }
+  static Floats choose(Where where, Floats a, Floats b) { return _mm256_blendv_ps(b, a, where); }
 
   template <int kBits>
   static constexpr int64_t octet_reads = kBits == 3 ? 28 : 8 * kBits;
@@ -138,7 +139,16 @@ struct Vector {
     return _mm256_set_m128i(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + step)),
                             _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  static void store_bytes(void* p, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
   static Ints set_bytes(int value) { return _mm256_set1_epi8(char(value)); }
+  static Ints mark(Ints v, uint64_t flags, int value) {
+    const __m256i octets = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
+                                              0x0303030303030303),
+                  bits = _mm256_set1_epi64x(int64_t(0x8040201008040201));
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(int(flags)), octets),
+                  set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
+    return _mm256_add_epi8(v, _mm256_and_si256(set, set_bytes(value)));
+  }
   static Ints both(Ints a, Ints b) { return _mm256_and_si256(a, b); }
   static Ints no_ints() { return _mm256_setzero_si256(); }
   static Ints add_ints(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
@@ -168,6 +178,12 @@ struct Vector {
     out[0] = quad<kBits>(codes);
     out[1] = quad<kBits>(_mm256_srli_epi32(codes, 4 * kBits));
   }
+
+  struct Deposit {
+    uint64_t places;
+    explicit Deposit(uint64_t mask) : places(mask) {}
+    uint64_t operator()(uint64_t bits) const { return _pdep_u64(bits, places); }
+  };
 
   struct Decoder {
     static constexpr int64_t kReads = 64;

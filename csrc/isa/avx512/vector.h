@@ -98,6 +98,11 @@ struct Vector {
     return _mm512_mask_add_ps(sum, where, sum, x);
   }
 
+  // a where the bit is set, b elsewhere
+  static Floats choose(Where where, Floats a, Floats b) {
+    return _mm512_mask_blend_ps(where, b, a);
+  }
+
   // Eight codes of kBits <= 4 bits in the low bits of every lane
   template <int kBits>
   static constexpr int64_t octet_reads = kBits == 3 ? 64 : 16 * kBits;
@@ -123,7 +128,12 @@ struct Vector {
     const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(piece(2)), piece(3), 1);
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
+  static void store_bytes(void* p, Ints v) { _mm512_storeu_si512(p, v); }
   static Ints set_bytes(int value) { return _mm512_set1_epi8(char(value)); }
+  // v + value in the bytes whose bit of `flags`, lowest first, is set
+  static Ints mark(Ints v, uint64_t flags, int value) {
+    return _mm512_mask_add_epi8(v, flags, v, _mm512_set1_epi8(char(value)));
+  }
   static Ints both(Ints a, Ints b) { return _mm512_and_si512(a, b); }
   static Ints no_ints() { return _mm512_setzero_si512(); }
   static Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
@@ -166,6 +176,13 @@ struct Vector {
       out[0] = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(kInOrder * kBits), octets);
     }
   }
+
+  // The lowest bits of a number put to the places that a mask sets, in order
+  struct Deposit {
+    uint64_t places;
+    explicit Deposit(uint64_t mask) : places(mask) {}
+    uint64_t operator()(uint64_t bits) const { return _pdep_u64(bits, places); }
+  };
 
   // 64 codes of any width, in order, one to a byte
   struct Decoder {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "isa/deposit.h"
 #include "numbers.h"
 
 namespace bivlm {
@@ -103,6 +104,7 @@ struct Vector {
   static Floats add_where(Floats sum, Where where, Floats x) {
     return vaddq_f32(sum, vreinterpretq_f32_u32(vandq_u32(where, vreinterpretq_u32_f32(x))));
   }
+  static Floats choose(Where where, Floats a, Floats b) { return vbslq_f32(where, a, b); }
 
   template <int kBits>
   static constexpr int64_t octet_reads = kBits == 3 ? 16 : 4 * kBits;
@@ -121,7 +123,17 @@ struct Vector {
     return vreinterpretq_u32_u8(vld1q_u8(static_cast<const uint8_t*>(p)));
   }
   static Ints read_pieces(const uint8_t* p, int64_t) { return read_bytes(p); }
+  static void store_bytes(void* p, Ints v) {
+    vst1q_u8(static_cast<uint8_t*>(p), vreinterpretq_u8_u32(v));
+  }
   static Ints set_bytes(int value) { return vreinterpretq_u32_u8(vdupq_n_u8(uint8_t(value))); }
+  static Ints mark(Ints v, uint64_t flags, int value) {
+    const uint8x8_t bits = vcreate_u8(0x8040201008040201);
+    const uint8x16_t set = vcombine_u8(vtst_u8(vdup_n_u8(uint8_t(flags)), bits),
+                                       vtst_u8(vdup_n_u8(uint8_t(flags >> 8)), bits));
+    return vreinterpretq_u32_u8(
+        vaddq_u8(vreinterpretq_u8_u32(v), vandq_u8(set, vdupq_n_u8(uint8_t(value)))));
+  }
   static Ints both(Ints a, Ints b) { return vandq_u32(a, b); }
   static Ints no_ints() { return vdupq_n_u32(0); }
   static Ints add_ints(Ints a, Ints b) { return vaddq_u32(a, b); }
@@ -155,6 +167,8 @@ struct Vector {
     out[0] = quad<kBits>(codes);
     out[1] = quad<kBits>(shift(codes, 4 * kBits));
   }
+
+  using Deposit = bivlm::Deposit;
 
   struct Decoder {
     static constexpr int64_t kReads = 64;

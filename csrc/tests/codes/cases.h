@@ -58,6 +58,16 @@ inline void for_kinds(Options o, int turn, const std::function<void(const Option
   if (o.group_size % 8 == 0 && o.columns % o.group_size == 0) {
     o.blocks = true;
     body(o);
+    o.blocks = false;
+  }
+  o.planes = true;
+  for (int mix = 0; mix < 6; ++mix) {
+    o.parts = 1 + mix % 2, o.salient_parts = mix / 2;
+    o.numbers = 1 + (turn + mix) % 4;
+    o.means = (turn + mix) % 3 ? 1 + (turn / 2 + mix) % 4 : 0;
+    o.column_scale = turn / 2 % 2;
+    o.tail = mix || turn % 2 ? 0 : turn % 3 ? 0.15 : 0.004;
+    body(o);
   }
 }
 

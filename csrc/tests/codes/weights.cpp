@@ -1,17 +1,12 @@
 #include "codes/weights.h"
 
+#include "codes/planes.h"
+
 #include <algorithm>
 #include <cmath>
 
 namespace test {
 namespace {
-
-void put_field(uint8_t* stream, int64_t index, int bits, int value) {
-  for (int b = 0; b < bits; ++b) {
-    const int64_t bit = index * bits + b;
-    if (value >> b & 1) stream[bit / 8] = uint8_t(stream[bit / 8] | 1 << bit % 8);
-  }
-}
 
 struct Builder {
   Weight& out;
@@ -20,15 +15,7 @@ struct Builder {
   int64_t groups, row_bytes;
   std::vector<int> codes;
 
-  Buffer& buffer(int64_t bytes) {
-    std::vector<Buffer> one;
-    one.emplace_back(size_t(bytes), o.offset);
-    out.buffers.push_back(std::move(one));
-    return out.buffers.back()[0];
-  }
-  const uint16_t* halves(Buffer& b) {
-    return reinterpret_cast<const uint16_t*>(reinterpret_cast<uintptr_t>(b.data()));
-  }
+  Buffer& buffer(int64_t bytes) { return out.buffer(bytes, o.offset); }
 
   // Numbers (rows, groups) as the weight holds them; their values in `values`
   std::vector<float> numbers() {
@@ -56,7 +43,7 @@ struct Builder {
       }
     }
     out.w.scales.values = stored.data();
-    if (eight) out.w.scales.unit = halves(*unit);
+    if (eight) out.w.scales.unit = pointer<uint16_t>(*unit);
     return values;
   }
 
@@ -64,8 +51,8 @@ struct Builder {
     const int64_t count = o.symmetric ? o.alphabet / 2 : o.alphabet,
                   tables = o.table_per_row ? o.rows : 1;
     Buffer& stored = buffer(tables * groups * count * 2);
-    out.w.levels = halves(stored), out.w.table_rows = tables, out.w.symmetric = o.symmetric,
-    out.w.scale = 0.3f;
+    out.w.levels = pointer<uint16_t>(stored), out.w.table_rows = tables,
+    out.w.symmetric = o.symmetric, out.w.scale = 0.3f;
     for (int64_t t = 0; t < tables * groups; ++t) {
       std::vector<float> drawn;
       for (int64_t c = 0; c < count; ++c)
@@ -103,7 +90,7 @@ struct Builder {
     Buffer* column = o.column_scale ? &buffer(2 * o.columns) : nullptr;
     for (int64_t j = 0; j < o.columns && column; ++j)
       column->put(size_t(j), half_of(0.5 + random.unit()));
-    if (column) out.w.column_scale = halves(*column);
+    if (column) out.w.column_scale = pointer<uint16_t>(*column);
     for (int64_t i = 0; i < o.rows; ++i) {
       for (int64_t j = 0; j < o.columns; ++j) {
         const size_t g = size_t(i * groups + j / o.group_size);
@@ -159,18 +146,17 @@ struct Builder {
       o.tail_wide ? stored.put(e, entries[e]) : stored.put(e, uint16_t(entries[e]));
     Buffer& starts = buffer(8 * (o.rows + 1));
     for (size_t e = 0; e < out.starts.size(); ++e) starts.put(e, out.starts[e]);
-    out.w.tail_start = reinterpret_cast<const int64_t*>(reinterpret_cast<uintptr_t>(starts.data()));
+    out.w.tail_start = pointer<int64_t>(starts);
     out.w.tail_entries = stored.data(), out.w.tail_wide = o.tail_wide;
     if (!o.tail_values) {
-      out.w.tail_levels =
-          reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(levels.data()));
-      out.w.tail_scale = halves(scale);
+      out.w.tail_levels = pointer<float>(levels);
+      out.w.tail_scale = pointer<uint16_t>(scale);
       return;
     }
     if (own.empty()) own.push_back(0);  // NULL would mean a tail of codes
     Buffer& values = buffer(2 * int64_t(own.size()));
     for (size_t e = 0; e < own.size(); ++e) values.put(e, own[e]);
-    out.w.tail_values = halves(values);
+    out.w.tail_values = pointer<uint16_t>(values);
   }
   struct TailAt {
     size_t at;
@@ -220,7 +206,18 @@ struct Builder {
 
 }  // namespace
 
+Buffer& Weight::buffer(int64_t bytes, int offset) {
+  std::vector<Buffer> one;
+  one.emplace_back(size_t(bytes), offset);
+  buffers.push_back(std::move(one));
+  return buffers.back()[0];
+}
+
 Weight::Weight(const Options& o, uint32_t seed) {
+  if (o.planes) {
+    build_planes(*this, o, seed);
+    return;
+  }
   Builder builder{*this, o, Random(seed), 0, 0, {}, {}, {}};
   builder.build();
   char text[256];

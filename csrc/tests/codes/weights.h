@@ -20,7 +20,16 @@ struct Options {
   double tail = 0;  // share of the weights
   bool tail_wide = false, tail_values = false;
   int offset = 0;  // bytes by which every pointer misses its alignment
+  // A plane with parts, salient columns, means (a dtype of numbers) or a tail
+  bool planes = false;
+  int parts = 1, salient_parts = 0, means = 0;
 };
+
+// A pointer into a buffer, aligned or not
+template <class T>
+const T* pointer(Buffer& buffer) {
+  return reinterpret_cast<const T*>(reinterpret_cast<uintptr_t>(buffer.data()));
+}
 
 struct Weight {
   bivlm_weight w{};
@@ -29,6 +38,9 @@ struct Weight {
   std::string words;
   std::vector<std::vector<Buffer>> buffers;
   std::vector<int64_t> starts;
+  bivlm_planes planes{};
+
+  Buffer& buffer(int64_t bytes, int offset);
 
   Weight(const Options& options, uint32_t seed);
   Weight(const Weight&) = delete;

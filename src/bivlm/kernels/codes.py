@@ -1,5 +1,5 @@
-"""The CPU kernel of the formats with codes: the native library if it is installed and supports the weight,
-otherwise the reference kernel.
+"""The CPU kernel of the formats with codes: the native library if it is installed, otherwise the reference
+kernel.
 
 factors:  y = diag(row_scale · 2^e) A (diag(middle_scale) B (column_scale ⊙ x)),  two products in sequence
 """
@@ -13,9 +13,10 @@ from bivlm.formats.base import PackedTensor
 from bivlm.kernels import reference
 from bivlm.kernels.base import Product, check_width
 from bivlm.kernels.native_product import FewTokens, Functions, NativeProduct
+from bivlm.native.build import NativeWeight
 from bivlm.native.library import Library, library, status, warn_of_reference
 from bivlm.native.structs import DTYPES
-from bivlm.native.weights import NativeWeight, prepare, prepare_factors, why_not
+from bivlm.native.weights import prepare, prepare_factors
 
 FEW_TOKENS = {"avx512": FewTokens(full=128, short=16, rounded=48)}
 FEW_ELSEWHERE = FewTokens(16, 16, 16)
@@ -26,30 +27,28 @@ def product(packed: PackedTensor) -> Product:
     other.
     """
     native = library()
-    why = why_reference(packed)
     if native is None:
         warn_of_reference()
-    if native is None or why:
-        return reference.ReferenceProduct(packed, why)
+        return reference.ReferenceProduct(packed, why_reference())
     if packed.format == "factors":
         left, right = (CodesProduct(native, packed, weight) for weight in prepare_factors(packed))
         return FactorsProduct(left, right, packed)
     return CodesProduct(native, packed, prepare(packed))
 
 
-def why_reference(packed: PackedTensor) -> str:
-    """Why a weight runs on the reference kernel; empty if it does not. Only the settings are used: tensors
-    may be on the meta device. ValueError for settings that the weight cannot have.
-    """
-    return status().why if library() is None else why_not(packed)
+def why_reference() -> str:
+    """Why weights run on the reference kernel; empty if they do not."""
+    return status().why if library() is None else ""
 
 
 class CodesProduct(NativeProduct):
-    """The product with one weight that the library supports."""
+    """The product with one weight."""
 
     def __init__(self, native: Library, packed: PackedTensor, weight: NativeWeight) -> None:
         self.weight, self.added_bytes = weight, weight.added_bytes
         few = FEW_TOKENS.get(native.instruction_set, FEW_ELSEWHERE)
+        if weight.struct.planes:  # their inputs are never rounded
+            few = few._replace(rounded=few.short)
         super().__init__(
             packed,
             weight.shape,

@@ -29,7 +29,7 @@ import bivlm.native
 from bivlm.errors import InputError
 from bivlm.native.structs import difference
 
-ABI = 6
+ABI = 7
 logger = logging.getLogger(__name__)
 
 CHOICES = ("auto", "native", "reference")

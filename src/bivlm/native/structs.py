@@ -20,8 +20,30 @@ class NumbersStruct(ctypes.Structure):
     _fields_ = (("values", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("unit", ctypes.c_void_p))
 
 
+class PlanesStruct(ctypes.Structure):
+    """`bivlm_planes`."""
+
+    _fields_ = (
+        ("parts", ctypes.c_int32),
+        ("salient_parts", ctypes.c_int32),
+        ("salient", ctypes.c_void_p),
+        ("partition", ctypes.c_void_p),
+        ("partition_bytes", ctypes.c_int64),
+        ("second_signs", ctypes.c_void_p),
+        ("second_bytes", ctypes.c_int64),
+        ("means", NumbersStruct),
+        ("column_scales", ctypes.c_void_p),
+        ("tail_start", ctypes.c_void_p),
+        ("tail_step_start", ctypes.c_void_p),
+        ("tail_steps", ctypes.c_void_p),
+        ("tail_bits", ctypes.c_void_p),
+        ("tail_scale", ctypes.c_void_p),
+        ("tail_zero", ctypes.c_void_p),
+    )
+
+
 class WeightStruct(ctypes.Structure):
-    """`bivlm_weight`."""
+    """`bivlm_weight`. It keeps what `planes` points to alive."""
 
     _fields_ = (
         ("kind", ctypes.c_int32),
@@ -48,6 +70,7 @@ class WeightStruct(ctypes.Structure):
         ("tail_levels", ctypes.c_void_p),
         ("tail_scale", ctypes.c_void_p),
         ("tail_values", ctypes.c_void_p),
+        ("planes", ctypes.POINTER(PlanesStruct)),
     )
 
 
@@ -86,10 +109,13 @@ KIND_LEVELS, KIND_UNIFORM, KIND_PLANE = 0, 1, 2  # `kind` of a weight
 ZEROS = {"middle": 0, "code": 1, "free": 2}  # `zero_kind`, by its name in the format
 NO_NUMBERS = 0  # `dtype` of numbers that are not stored because all are 1
 NUMBERS = {torch.float32: 1, torch.float16: 2, torch.uint8: 3, torch.int8: 4}  # `dtype` of stored numbers
+PLANES_WORD = 64  # the column scales of a part are a multiple of so many
+PLANES_LEAP = 255  # columns that a step of 0 in a tail leads on
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # of x, y, bias and unpacked weights
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "bivlm_numbers": NumbersStruct,
+    "bivlm_planes": PlanesStruct,
     "bivlm_weight": WeightStruct,
     "bivlm_trellis": TrellisStruct,
     "bivlm_product": ProductStruct,
@@ -109,6 +135,8 @@ CONSTANTS = {
     "BIVLM_ZERO_MIDDLE": ZEROS["middle"],
     "BIVLM_ZERO_CODE": ZEROS["code"],
     "BIVLM_ZERO_FREE": ZEROS["free"],
+    "BIVLM_PLANES_WORD": PLANES_WORD,
+    "BIVLM_PLANES_LEAP": PLANES_LEAP,
     "BIVLM_TRELLIS_STRIP": trellis_checks.STRIP,
     "BIVLM_TRELLIS_ROWS": trellis_checks.HELD,
     "BIVLM_TRELLIS_RUN": trellis_checks.RUN,

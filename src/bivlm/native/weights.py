@@ -8,8 +8,6 @@ converted tensors. Packed tensors are never changed, and live as long as the poi
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,71 +17,21 @@ from bivlm.formats import format_named, levels
 from bivlm.formats.base import PackedTensor
 from bivlm.formats.encoding import bits, streams
 from bivlm.formats.encoding.checks import require
-from bivlm.formats.encoding.plane_checks import checked_settings, is_plain
-from bivlm.formats.lowrank import factors_of
-from bivlm.formats.rows import classes_of
-from bivlm.native.pointers import pointer
-from bivlm.native.structs import (
-    KIND_LEVELS,
-    KIND_PLANE,
-    KIND_UNIFORM,
-    NUMBERS,
-    ZEROS,
-    NumbersStruct,
-    WeightStruct,
-)
+from bivlm.native.build import Build, NativeWeight
+from bivlm.native.planes import planes
+from bivlm.native.structs import KIND_LEVELS, KIND_PLANE, KIND_UNIFORM, ZEROS
 
 NARROW_COLUMNS = 1 << 14  # a column and a tail code fit 16 bits
 _BLOCK = 1 << 20  # symbols that are converted at a time
 
-# Settings of a `planes` weight that the library does not support, with the values that mean "not used"
-_ONLY_SIGNS = {"parts": 1, "salient_columns": 0, "means": "none", "column_scales": False, "tail": 0}
-
-
-# The same for people: what keeps a weight of a format on the reference kernel
-NOT_IN_THE_LIBRARY = {"planes": tuple(name.replace("_", " ") for name in _ONLY_SIGNS)}
-
-
-@dataclass(frozen=True, eq=False)
-class NativeWeight:
-    """`bivlm_weight` with the tensors that it points into; `added_bytes` counts those that are not part of
-    the packed weight.
-    """
-
-    struct: WeightStruct
-    kept: tuple[Tensor, ...]
-    added_bytes: int
-
-    @property
-    def address(self) -> int:
-        return ctypes.addressof(self.struct)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.struct.rows, self.struct.columns
-
-
-def why_not(packed: PackedTensor) -> str:
-    """Why the library cannot multiply with a weight, or with a part of it; empty when it can. ValueError for
-    settings that a weight in `planes` or in a format of parts cannot have.
-    """
-    if packed.format in ("rows", "lowrank"):
-        parts = (classes_of if packed.format == "rows" else factors_of)(packed).values()
-        return next(filter(None, (why_not(part) for part in parts if part is not None)), "")
-    if packed.format != "planes":
-        return ""
-    settings = checked_settings(packed)
-    unknown = [name.replace("_", " ") for name, plain in _ONLY_SIGNS.items() if settings[name] != plain]
-    return f"the library has no {', '.join(unknown)}" if unknown else ""
-
 
 def prepare(packed: PackedTensor) -> NativeWeight:
-    """A weight in `levels`, `uniform` or, if `why_not` is empty, `planes`. ValueError for what the format's
+    """A weight in `levels`, `uniform` or `planes`. ValueError for what the format's
     `check_packed` refuses.
     """
     check_on_cpu(packed)
     format_named(packed.format).check_packed(packed)
-    return {"levels": _levels, "uniform": _uniform, "planes": _plane}[packed.format](packed)
+    return {"levels": _levels, "uniform": _uniform, "planes": planes}[packed.format](packed)
 
 
 def prepare_factors(packed: PackedTensor) -> tuple[NativeWeight, NativeWeight]:
@@ -94,10 +42,10 @@ def prepare_factors(packed: PackedTensor) -> tuple[NativeWeight, NativeWeight]:
     format_named(packed.format).check_packed(packed)
     (rows, columns), rank, tensors = packed.shape, int(packed.settings["rank"]), packed.tensors
     scale = 2.0 ** int(packed.settings["exponent"])
-    left = _Build(KIND_PLANE, 1, (rows, rank), rank, tensors["left_signs"], scale)
-    left.numbers(tensors["row_scale"])
-    right = _Build(KIND_PLANE, 1, (rank, columns), columns, tensors["right_signs"])
-    right.numbers(tensors["middle_scale"])
+    left = Build(KIND_PLANE, 1, (rows, rank), rank, tensors["left_signs"], scale)
+    left.struct.scales = left.numbers("scale", tensors["row_scale"])
+    right = Build(KIND_PLANE, 1, (rank, columns), columns, tensors["right_signs"])
+    right.struct.scales = right.numbers("scale", tensors["middle_scale"])
     return left.done(packed), right.done(packed)
 
 
@@ -115,7 +63,7 @@ def _levels(packed: PackedTensor) -> NativeWeight:
     settings: dict[str, Any] = dict(packed.settings)
     tensors, alphabet, width = packed.tensors, settings["alphabet"], (settings["alphabet"] - 1).bit_length()
     codes = _fields(tensors["codes"], alphabet, packed.shape[1])
-    build = _Build(KIND_LEVELS, width, packed.shape, settings["group_size"], codes, float(tensors["scale"]))
+    build = Build(KIND_LEVELS, width, packed.shape, settings["group_size"], codes, float(tensors["scale"]))
     table = tensors["levels"]
     build.struct.table_rows, build.struct.alphabet, build.struct.symmetric = (
         len(table),
@@ -142,9 +90,9 @@ def _uniform(packed: PackedTensor) -> NativeWeight:
     tensors, alphabet, (rows, columns) = packed.tensors, settings["alphabet"], packed.shape
     codes, width = _fields(tensors["codes"], alphabet, columns), (alphabet - 1).bit_length()
     scale = 2.0 ** settings["exponent"]
-    build = _Build(KIND_UNIFORM, width, packed.shape, settings["group_size"], codes, scale)
+    build = Build(KIND_UNIFORM, width, packed.shape, settings["group_size"], codes, scale)
     build.struct.alphabet, build.struct.zero_kind = alphabet, ZEROS[settings["zero_point"]]
-    build.numbers(tensors["scales"], tensors.get("scale_unit"))
+    build.struct.scales = build.numbers("scale", tensors["scales"], tensors.get("scale_unit"))
     groups = build.struct.groups
     if settings["zero_point"] == "code":
         points = bits.unpack_symbols(tensors["zero_points"], alphabet, groups)
@@ -154,69 +102,6 @@ def _uniform(packed: PackedTensor) -> NativeWeight:
     if settings["column_scale"]:
         build.point("column_scale", tensors["column_scale"], torch.float16, columns)
     return build.done(packed)
-
-
-def _plane(packed: PackedTensor) -> NativeWeight:
-    settings: dict[str, Any] = dict(packed.settings)
-    tensors, group_size = packed.tensors, settings["group_size"]
-    if is_plain(settings, packed.shape[1]):
-        blocks = tensors["blocks"]
-        build = _Build(KIND_PLANE, 1, packed.shape, group_size, blocks.flatten(1))
-        build.struct.group_bytes = blocks.shape[2]
-        return build.done(packed)
-    build = _Build(KIND_PLANE, 1, packed.shape, group_size, tensors["signs"], 2.0 ** settings["exponent"])
-    build.numbers(tensors["scales"], tensors.get("scale_unit"))
-    return build.done(packed)
-
-
-class _Build:
-    """A `bivlm_weight` under construction: `point` sets a pointer and keeps its tensor alive."""
-
-    def __init__(
-        self,
-        kind: int,
-        width: int,
-        shape: tuple[int, int],
-        group_size: int,
-        codes: Tensor,
-        scale: float = 1.0,
-    ) -> None:
-        rows, columns = shape
-        self.struct = WeightStruct(
-            kind=kind, bits=width, rows=rows, columns=columns, group_size=group_size, scale=scale
-        )
-        self.struct.groups, self.struct.row_bytes, self.struct.alphabet = (
-            -(-columns // group_size),
-            codes.shape[1],
-            1 << width,
-        )
-        self.kept: list[Tensor] = []
-        self.point("codes", codes, torch.uint8, rows * codes.shape[1])
-
-    def point(self, field: str, tensor: Tensor, dtype: torch.dtype, count: int) -> None:
-        setattr(self.struct, field, self._keep(field, tensor, dtype, count))
-
-    def numbers(self, stored: Tensor, unit: Tensor | None = None) -> None:
-        """Scales (rows, groups), and their units (rows,)."""
-        rows = self.struct.rows
-        self.struct.scales = NumbersStruct(
-            self._keep("scales", stored, stored.dtype, rows * self.struct.groups),
-            NUMBERS[stored.dtype],
-            None if unit is None else self._keep("scale_unit", unit, torch.float16, rows),
-        )
-
-    def _keep(self, name: str, tensor: Tensor, dtype: torch.dtype, count: int) -> int:
-        self.kept.append(tensor.contiguous())
-        return pointer(name, self.kept[-1], dtype, count)
-
-    def done(self, packed: PackedTensor) -> NativeWeight:
-        stored = {tensor.untyped_storage().data_ptr() for tensor in packed.tensors.values()}
-        added = {
-            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in self.kept
-        }
-        return NativeWeight(
-            self.struct, tuple(self.kept), sum(size for place, size in added.items() if place not in stored)
-        )
 
 
 def _fields(codes: Tensor, alphabet: int, columns: int) -> Tensor:
