@@ -87,7 +87,9 @@ def test_a_rank_that_dies_is_named_by_the_first_that_is_left():
 
     ended = ends(job, 3)
     assert [one.code for one in ended] == [-signal.SIGKILL, 2, 2]
-    assert ended[1].said.splitlines()[-1].startswith("bivlm: error: rank 0 ended (killed")
+    said = [line for line in ended[1].said.splitlines() if line.startswith("bivlm:")]  # torch may warn, too
+    assert len(said) == 1
+    assert said[0].startswith("bivlm: error: rank 0 ended (killed")
     assert "bivlm: error" not in ended[2].said
 
 
