@@ -96,7 +96,9 @@ class Joined(Crew):
 
     @property
     def speaks(self) -> bool:
-        gone = self._watch.silent_for(QUIET) if isinstance(self.error, RankGone) else []
+        gone: list[int] = []
+        if isinstance(self.error, RankGone):
+            gone = self._watch.gone or self._watch.silent_for(QUIET)
         return self.rank == self._watch.speaker(gone)
 
     def told(self) -> None:

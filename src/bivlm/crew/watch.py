@@ -33,6 +33,7 @@ class Watch:
     def __init__(self, store: Any, rank: int, size: int, patience: float) -> None:
         self.store, self.rank, self.size, self.patience = store, rank, size, patience
         self.errors: dict[int, BaseException] = {}
+        self.gone: list[int] = []  # as `what_happened` found them
         self._ended: bytes | None = None
         self._stop = threading.Event()
         now = time.monotonic()
@@ -61,9 +62,11 @@ class Watch:
         while time.monotonic() - began < LONGEST:
             if self.errors:
                 return self.errors[min(self.errors)]
-            gone = self.silent_for(QUIET)
-            if gone or self._storeless() > QUIET:
-                return RankGone(told(gone or [0]))
+            self.gone = self.silent_for(QUIET)
+            if not self.gone and self._storeless() > QUIET:
+                self.gone = [0]  # which has the store; nobody can be heard of without it
+            if self.gone:
+                return RankGone(told(self.gone))
             time.sleep(PERIOD / 5)
         return None
 
