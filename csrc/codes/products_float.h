@@ -96,6 +96,22 @@ inline void float_signs(const Task& task, const Row* rows, int64_t token, float*
   sums.finish(rows, out);
 }
 
+// Weights of one slice, a vector for each row, times inputs that are `width` apart from token to
+// token
+template <int kRows, int kTokens, class S>
+BIVLM_INLINE inline void add_products(const V::Floats* weight, const float* x, int64_t width, int k,
+                                      S& sums) {
+  BIVLM_UNROLL
+  for (int n = 0; n < kTokens; ++n) {
+    const V::Floats input = V::read(x + n * width);
+    BIVLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      V::Floats& sum = sums.next(r, n, k);
+      sum = V::fma(weight[r], input, sum);
+    }
+  }
+}
+
 // Path kFloatTable: every code is looked up. Where an index has four bits, two codes of two bits
 // are looked up per shift.
 template <int kBits, int kRows, int kTokens>
@@ -132,15 +148,7 @@ inline void float_table(const Task& task, const Row* rows, int64_t token, float*
           weight[r] = V::template lookup<kBits>(upper ? second[r] : first[r],
                                                 V::shift(codes[r], kBits * (upper ? k - 1 : k)));
         }
-        BIVLM_UNROLL
-        for (int n = 0; n < kTokens; ++n) {
-          const V::Floats input = V::read(x + n * width + k * V::kLanes);
-          BIVLM_UNROLL
-          for (int r = 0; r < kRows; ++r) {
-            V::Floats& sum = sums.next(r, n, k);
-            sum = V::fma(weight[r], input, sum);
-          }
-        }
+        add_products<kRows, kTokens>(weight, x + k * V::kLanes, width, k, sums);
       }
     }
   }
@@ -174,15 +182,7 @@ inline void float_planes(const Task& task, const Row* rows, int64_t token, float
         BIVLM_UNROLL
         for (int r = 0; r < kRows; ++r)
           weight[r] = V::template lookup<4>(tables[r], V::shift(codes[r][k / 4], 8 * (k % 4)));
-        BIVLM_UNROLL
-        for (int n = 0; n < kTokens; ++n) {
-          const V::Floats input = V::read(x + n * width + k * V::kLanes);
-          BIVLM_UNROLL
-          for (int r = 0; r < kRows; ++r) {
-            V::Floats& sum = sums.next(r, n, k);
-            sum = V::fma(weight[r], input, sum);
-          }
-        }
+        add_products<kRows, kTokens>(weight, x + k * V::kLanes, width, k, sums);
       }
     }
   }

@@ -68,8 +68,9 @@ class Gradients:
     gradient of the outputs of a linear, or of a block, by its name; `lengths[name]` the number of tokens of
     each sample, 0 for one that does not meet it. A linear of an expert has only the tokens that are routed to
     it, and `tokens` of the expert, by its path, has their numbers in the sample. `tokens` of COHERENCE and a
-    linear's name has two numbers for each of its calls: ‖Σ_t g_t x_tᵀ‖² and Σ_t ‖g_t x_tᵀ‖², x_t (in,) its
-    inputs. `fisher[name]` (out, in) float32 is the squared gradient of a weight, summed over the samples.
+    linear's name, in float64, has two numbers for each of its calls: ‖Σ_t g_t x_tᵀ‖² and Σ_t ‖g_t x_tᵀ‖², x_t
+    (in,) its inputs. `fisher[name]` (out, in) float32 is the squared gradient of a weight, summed over the
+    samples.
     """
 
     tokens: Mapping[str, Tensor]
@@ -100,7 +101,8 @@ class Gradients:
         error of the weight that is independent everywhere, the mean of (Σ_t g_tᵀ ΔW x_t)² over that of
         Σ_t (g_tᵀ ΔW x_t)², which is ‖Σ_t g_t x_tᵀ‖² / Σ_t ‖g_t x_tᵀ‖², within one call. 1 if all is zero.
 
-        Visual tokens of a flat picture are alike, and so are their errors and gradients: 14 for a projector.
+        Visual tokens of a flat picture are alike, and so are their errors and gradients: it is largest in
+        projectors and late vision blocks. For tokens that have nothing in common it is 1.
         Raises KeyError if it was not measured.
         """
         joint, alone = self.tokens[COHERENCE + name].double().view(-1, 2).sum(0).tolist()

@@ -54,7 +54,7 @@ from bivlm.job.samples import NO_DATA, built_in, check_actions, check_images, ch
 from bivlm.job.sharing import SharedStore
 from bivlm.job.vision_only import check_request
 from bivlm.job.walk import Walk
-from bivlm.job.weighing import check_head, gradients_of, wants_gradients
+from bivlm.job.weighing import check_head, gradients_of, wants_answers
 from bivlm.profile import part
 from bivlm.pruning.apply import TokenPruning
 from bivlm.pruning.settings import Pruning
@@ -307,8 +307,7 @@ def _checked_inputs(
     check_images(source, plan, inputs)
     if crew.size > 1:
         crew.compare({"calibration data (their digest)": data_digest(inputs)})
-    acting = plan.actions is not None and recipe.budget is not None
-    if plan.pooling is None and (wants_gradients(plan, inputs) or plan.distillation or acting):
+    if wants_answers(plan, inputs, recipe.budget):
         inputs = answered(source, inputs, events, crew)
         check_actions(plan, inputs)
     return inputs

@@ -48,7 +48,7 @@ def gradients_of(
         if linear.quantizer is not None and linear.quantizer.needs_fisher
     }
     details = [*linears, *(name for names in linears.values() for name in names), "fisher", *sorted(fishers)]
-    details += [] if plan.pooling is None else ["pooling", plan.pooling]
+    details += [] if plan.pooling is None else ["pooling", plan.pooling, "signs"]
     details += [] if plan.actions is None else ["actions", str(plan.actions)]
     coherence = plan.budget_from == "gradients"
     details += ["coherence"] if coherence else []
@@ -72,6 +72,14 @@ def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
     few tokens, and there is no share of visual tokens where there are none.
     """
     return _looks(plan, sum(sample.visual.numel() for sample in samples))
+
+
+def wants_answers(plan: Plan, samples: Sequence[CalibrationInput], budget: float | None) -> bool:
+    """Whether every sample needs an answer: for gradients, for tuning the whole model, or for a `budget`
+    about actions.
+    """
+    acting = plan.actions is not None and budget is not None
+    return plan.pooling is None and (wants_gradients(plan, samples) or plan.distillation > 0 or acting)
 
 
 def _looks(plan: Plan, tokens: float) -> bool:
