@@ -118,6 +118,23 @@ def test_finished_samples_are_kept_and_damaged_ones_made_again(
     assert all(torch.equal(whole.tokens[name], resumed.tokens[name]) for name in whole.tokens)
 
 
+def test_chosen_samples_are_measured_and_named_by_their_numbers_among_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bivlm.calibration.exact.KEPT_BYTES", 1)
+    source, plan, inputs = prepared(tiny_checkpoint("llava", tmp_path / "model"), tiny_samples(4))
+    told = Told()
+    found = measure(source, plan, inputs, chosen=[1, 3], events=told)
+    assert told.steps[-1][1:] == (2, 2)
+    alone = measure(source, plan, [inputs[1], inputs[3]])
+    assert all(torch.equal(found.tokens[name], alone.tokens[name]) for name in alone.tokens)
+    assert all(found.lengths[name] == (0, one, 0, two) for name, (one, two) in alone.lengths.items())
+    endless = torch.full((), float("inf"))
+    monkeypatch.setattr("bivlm.calibration.gradients._About.loss", lambda *_given: endless)
+    with pytest.raises(InputError, match="calibration sample 2:"):
+        measure(source, plan, inputs, chosen=[1, 3])
+
+
 def measure(source: SourceModel, plan: Plan, inputs: list[CalibrationInput], **more: Any) -> Gradients:
     return measure_gradients(source, linears_of(plan), inputs, **more)
 

@@ -69,6 +69,7 @@ def test_two_processes_give_the_bytes_of_one(tmp_path, narrow_is_wide):
         ("llava", [2, 4], 7, True, {"recipe": f"{PLAIN},propagation=0.5,tuning=2"}),
         ("llava", [5], 4, False, {"recipe": "gptq-2", "embeddings": 4}),
         ("mllama", [3], 5, True, {"recipe": "trellis-2"}),
+        ("llava", [2, 4], 17, True, {"recipe": "trellis-2", "parts": ["language"]}),
         ("llava", [3], 5, False, {"recipe": "squeezellm-2"}),
         ("llava", [2], 5, False, {"recipe": "awq-2"}),
         ("llava", [3], 0, False, {"recipe": "rtn-2"}),

@@ -19,7 +19,7 @@ from bivlm.job.speed import Speed
 from bivlm.quantizers import quantizer_named
 from tiny import tiny_checkpoint, tiny_config, tiny_samples
 
-LOAD = Load(8, {"vision": 16.0, "projector": 4.0, "language": 20.0}, 2.0, unanswered=False, gradients=False)
+LOAD = Load(8, {"vision": 16.0, "projector": 4.0, "language": 20.0}, 2.0, unanswered=False, gradients=0)
 FIXED = {"quantizing", "reading and writing"}  # whatever the samples
 
 
@@ -59,8 +59,8 @@ def test_files_are_read_by_every_pass(source):
     assert times("rtn-3") == 2
     assert times("gptq-2") == 3
     assert times("gptq-2", propagation=0.5) == 4
-    assert times("trellis-2", replace(LOAD, gradients=True)) == 5
-    assert times("trellis-2", replace(LOAD, gradients=True), budget=4, budget_from="gradients") == 6
+    assert times("trellis-2", replace(LOAD, gradients=8)) == 5
+    assert times("trellis-2", replace(LOAD, gradients=8), budget=4, budget_from="gradients") == 6
 
 
 def test_calibration_is_two_passes_and_the_moments_of_every_block(source):
@@ -92,18 +92,29 @@ def test_what_a_recipe_asks_for_is_counted(source):
 
 def test_gradients_go_back_to_the_first_block_that_looks_at_them(source):
     shares, powers = (
-        expected(source, "trellis-2", replace(LOAD, gradients=True), **settings)
+        expected(source, "trellis-2", replace(LOAD, gradients=8), **settings)
         for settings in ({}, {"gradient_power": 0.5})
     )
     whole = powers[0]["gradients"]
     assert whole / (1 + module.DIFFERENTIATED) < shares[0]["gradients"] < whole
 
 
+def test_gradients_and_answers_count_the_samples_that_are_differentiated(source):
+    load = replace(LOAD, gradients=8, unanswered=True)
+    all_of_them, some = (expected(source, "trellis-2", replace(load, gradients=n))[0] for n in (8, 2))
+    for name in ("gradients", "own answers"):
+        assert some[name] == pytest.approx(all_of_them[name] / 4)
+    tuned, _ = expected(source, "trellis-2", replace(load, gradients=2), distillation=1)
+    assert tuned["own answers"] == all_of_them["own answers"]
+    prepared = prepare(source, make_request("trellis-2"))
+    assert load_of(prepared.source, prepared.plan, tiny_samples(32)).gradients == 8
+
+
 def test_calls_count_where_there_is_little_to_multiply(source, monkeypatch):
     free = Speed(passes=float("inf"), moments=float("inf"), reading=float("inf"), call=1.0, back=10.0)
     monkeypatch.setattr(module, "speed_of", lambda dtype: free)
     monkeypatch.setattr(module, "cost_of", lambda *given: Cost(1.0, 0.0, 0.0, 0.0, 0.0))
-    found, plan = expected(source, "trellis-2", replace(LOAD, gradients=True), tuning=4, gradient_power=0.5)
+    found, plan = expected(source, "trellis-2", replace(LOAD, gradients=8), tuning=4, gradient_power=0.5)
     blocks = len(plan.blocks)
     assert found["quantizing"] == sum(one.quantizer is not None for one in plan.weights)
     assert found["calibration"] == LOAD.samples * 4 * blocks
@@ -112,12 +123,12 @@ def test_calls_count_where_there_is_little_to_multiply(source, monkeypatch):
 
 
 def test_linears_whose_tokens_are_weighed_have_moments_of_their_own(source):
-    many = replace(LOAD, samples=10_000, gradients=True)
+    many = replace(LOAD, samples=10_000, gradients=10_000)
     shared, alone = (
         expected(source, "trellis-2", many, gradient_power=power)[0]["calibration"] for power in (0.0, 0.5)
     )
     assert shared < alone
-    few = replace(LOAD, gradients=True)  # too few tokens to weigh them
+    few = replace(LOAD, gradients=8)  # too few tokens to weigh them
     shared, alone = (
         expected(source, "trellis-2", few, gradient_power=power)[0]["calibration"] for power in (0.0, 0.5)
     )
@@ -125,9 +136,9 @@ def test_linears_whose_tokens_are_weighed_have_moments_of_their_own(source):
 
 
 def test_twice_the_samples_take_twice_the_time(source):
-    once, _ = expected(source, "gptq-2", replace(LOAD, gradients=True, unanswered=True), distillation=100)
+    once, _ = expected(source, "gptq-2", replace(LOAD, gradients=8, unanswered=True), distillation=100)
     twice, _ = expected(
-        source, "gptq-2", replace(LOAD, samples=16, gradients=True, unanswered=True), distillation=100
+        source, "gptq-2", replace(LOAD, samples=16, gradients=16, unanswered=True), distillation=100
     )
     assert once.keys() == {*FIXED, "calibration", "own answers", "gradients", "tuning the model"}
     for name in once.keys() - FIXED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,22 @@ import pytest
 import torch
 
 import bivlm
-from bivlm.calibration.gradients import MEASURING
-from bivlm.calibration.inputs import answered, calibration_inputs
+from bivlm.calibration.gradients import MEASURING, measure_gradients
+from bivlm.calibration.inputs import ANSWERING, CalibrationInput, answered, calibration_inputs
 from bivlm.checkpoint.verify import verify_folder
 from bivlm.errors import InputError
 from bivlm.job.budget.prediction import PREDICTING
+from bivlm.job.measurements import Measurements
+from bivlm.job.plan import Plan
 from bivlm.job.request import make_request
 from bivlm.job.run import prepare, quantize
-from bivlm.job.weighing import block_collector, gradients_of, looks_at_gradients
+from bivlm.job.weighing import (
+    block_collector,
+    differentiated,
+    gradients_of,
+    looks_at_gradients,
+    needing_answers,
+)
 from folders import assert_same_files
 from tiny import tiny_checkpoint, tiny_samples
 from told import Told
@@ -89,6 +98,99 @@ def test_a_vision_part_alone_needs_no_shares(source: Path, tmp_path: Path) -> No
     told = Told()
     quantize(source, tmp_path / "out", recipe="trellis-2", parts=["vision"], data=SAMPLES[:1], events=told)
     assert MEASURING not in {what for what, _, _ in told.steps}
+
+
+def plan_of(source: Path, recipe: str, **settings: Any) -> Plan:
+    return prepare(source, make_request(recipe, settings=settings)).plan
+
+
+def asked(*images: bool) -> list[CalibrationInput]:
+    """Samples of three tokens, with a visual one if they have an image."""
+    return [
+        CalibrationInput({}, torch.tensor([image, False, False]), torch.zeros(3, dtype=torch.bool))
+        for image in images
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "measured"), [(1, 1), (8, 8), (15, 15), (16, 8), (30, 10), (32, 8), (64, 16), (100, 25)]
+)
+def test_shares_are_measured_on_some_samples_spread_evenly(count: int, measured: int, source: Path) -> None:
+    plan = plan_of(source, "trellis-2")
+    chosen = differentiated(plan, asked(*[True] * count))
+    assert len(chosen) == measured
+    assert chosen == differentiated(plan, asked(*[True] * count))
+    stride = count // measured
+    assert [number // stride for number in chosen] == list(range(measured))
+    assert measured == count or len({number % stride for number in chosen}) > 1  # no rhythm
+
+
+def test_samples_with_and_without_an_image_are_measured_in_their_proportion(source: Path) -> None:
+    plan, images = plan_of(source, "trellis-2"), [number % 4 == 0 for number in range(31)] + [True]
+    chosen = differentiated(plan, asked(*images))
+    assert [sum(images[number] is kind for number in chosen) for kind in (True, False)] == [3, 6]
+    alone = differentiated(plan, asked(*[number == 17 for number in range(32)]))
+    assert 17 in alone  # without it the share would be zero
+
+
+@pytest.mark.parametrize(
+    ("recipe", "chosen"),
+    [
+        ("squeezellm-2", 32),
+        ("trellis-2:budget=2,budget_from=gradients", 32),
+        ("trellis-2:fidelity=embedding", 32),
+        ("trellis-2:budget=2", 8),
+        ("trellis-2:tuning=2,distillation=2", 8),
+        ("trellis-2:modality_weight=tokens", 0),
+    ],
+)
+def test_what_looks_at_more_than_shares_is_measured_on_all_samples(
+    recipe: str, chosen: int, source: Path
+) -> None:
+    assert len(differentiated(plan_of(source, recipe), asked(*[True] * 32))) == chosen
+
+
+def test_samples_that_are_not_differentiated_need_no_answer(source: Path, tmp_path: Path) -> None:
+    samples, plan = asked(*[True] * 32), plan_of(source, "trellis-2")
+    assert needing_answers(plan, samples, None) == differentiated(plan, samples)
+    assert list(needing_answers(plan, samples, 2.0)) == list(range(32))
+    told = Told()
+    data = [replace(sample, answers=()) for sample in tiny_samples(16)]
+    quantize(source, tmp_path / "out", recipe="trellis-2", parts=["language"], data=data, events=told)
+    assert (ANSWERING, 8, 8) in told.steps
+    assert (MEASURING, 8, 8) in told.steps
+
+
+def test_gradients_of_some_samples_are_those_among_all(source: Path, tmp_path: Path) -> None:
+    prepared = prepare(source, make_request("trellis-2"))
+    inputs = answered(prepared.source, calibration_inputs(prepared.source, tiny_samples(16)))
+    measured = Measurements(tmp_path, prepared.source, "data")
+    found = gradients_of(prepared.source, prepared.plan, inputs, measured)
+    assert found is not None
+    chosen, visual = differentiated(prepared.plan, inputs), [sample.visual for sample in inputs]
+    linears = {block.path: [one.name for one in block.quantized] for block in prepared.plan.blocks}
+    whole = measure_gradients(prepared.source, linears, inputs)
+    for name, lengths in found.lengths.items():
+        every = whole.lengths[name]
+        assert lengths == tuple(one if number in chosen else 0 for number, one in enumerate(every))
+        parts = whole.tokens[name].split(list(every))
+        torch.testing.assert_close(found.tokens[name], torch.cat([parts[number] for number in chosen]))
+        mask = torch.cat([visual[number] for number in chosen])
+        share = float(found.tokens[name][mask].double().sum() / found.tokens[name].double().sum())
+        assert found.visual_share(name, visual) == pytest.approx(share)
+
+
+def test_measurements_on_some_samples_are_kept_apart_from_those_on_all(source: Path, tmp_path: Path) -> None:
+    told, data = Told(), tiny_samples(16)
+    for number, power in enumerate((0.0, 0.5)):
+        recipe = f"trellis-2:gradient_power={power}"
+        for again in range(2):
+            more: dict[str, Any] = {"parts": ["language"], "data": data, "measurements": tmp_path / "kept"}
+            quantize(source, tmp_path / f"{number}-{again}", recipe=recipe, events=told, **more)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    totals = [total for what, done, total in told.steps if what == MEASURING and done == total]
+    assert totals == [8, 8, 16, 16]
+    assert_same_files(tmp_path / "0-0", tmp_path / "0-1")
 
 
 def test_measurements_are_kept_for_other_jobs_and_change_nothing(source: Path, tmp_path: Path) -> None:

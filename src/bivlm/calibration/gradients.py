@@ -172,6 +172,7 @@ def measure_gradients(
     linears: Mapping[str, Sequence[str]],
     samples: Sequence[CalibrationInput],
     *,
+    chosen: Sequence[int] | None = None,
     fishers: Collection[str] = (),
     folder: Path | None = None,
     pooling: Pooling | None = None,
@@ -183,26 +184,28 @@ def measure_gradients(
     """The gradients of some linears on samples that all have targets (with `pooling` those of the samples'
     vectors, without targets; with `actions` those of the values of the targets that are actions): `linears`
     has those of every block, by its path, in the order in which the model runs them; of a block without
-    linears nothing is measured. `fishers` names the linears whose weights' gradients are wanted; `coherence`
-    says whether that of all linears is. In `folder` of the first rank finished samples are kept, and taken up
+    linears nothing is measured. Only the samples with the numbers `chosen`, ascending, are measured; the
+    others meet no linear. `fishers` names the linears whose weights' gradients are wanted; `coherence` says
+    whether that of all linears is. In `folder` of the first rank finished samples are kept, and taken up
     again. The ranks of a `crew` share the samples out, unless gradients of weights are wanted: their sums
     over the samples are made by the first rank alone.
 
     Raises InputError if a loss is not finite.
     """
+    numbers = range(len(samples)) if chosen is None else chosen
     done, found, about = 0, [], _About(pooling, actions, coherence)
-    for index, part in enumerate(chunks(source, len(linears), samples)):
-        events.progress(MEASURING, done, len(samples))
+    for index, part in enumerate(chunks(source, len(linears), [samples[number] for number in numbers])):
+        events.progress(MEASURING, done, len(numbers))
         kept = None if folder is None else folder / f"gradients-{index:05d}.safetensors"
         tensors = crew.broadcast(None if kept is None else read_kept(kept))
         if tensors is None:
-            tensors = _together(source, linears, part, fishers, done, crew, about)
+            tensors = _together(source, linears, part, fishers, numbers[done : done + len(part)], crew, about)
             if kept is not None:
                 write_kept(kept, tensors)
         found.append(tensors)
         done += len(part)
-    events.progress(MEASURING, done, len(samples))
-    return _joined(found)
+    events.progress(MEASURING, done, len(numbers))
+    return _joined(found, numbers, len(samples))
 
 
 def _together(
@@ -210,12 +213,11 @@ def _together(
     linears: Mapping[str, Sequence[str]],
     samples: Sequence[CalibrationInput],
     fishers: Collection[str],
-    before: int,
+    numbers: Sequence[int],
     crew: Crew,
     about: _About,
 ) -> dict[str, Tensor]:
-    """One pass over some samples, the first of which is number `before`, by all ranks of a crew."""
-    numbers = range(before, before + len(samples))
+    """One pass over some samples, which have these `numbers` among all, by all ranks of a crew."""
     if fishers:
         made = _pass(source, linears, samples, fishers, numbers, about).tensors() if crew.is_first else None
         found = crew.broadcast(made)
@@ -353,16 +355,26 @@ def _lengths(parts: Sequence[Tensor]) -> Tensor:
     return torch.tensor([len(part) for part in parts], dtype=torch.int64, device="cpu")
 
 
-def _joined(parts: Sequence[Mapping[str, Tensor]]) -> Gradients:
+def _joined(parts: Sequence[Mapping[str, Tensor]], numbers: Sequence[int], count: int) -> Gradients:
+    """What was measured in `parts` on the samples with these `numbers` among `count`."""
     ends = ".lengths"
     names = [name.removesuffix(ends) for name in parts[0] if name.endswith(ends)]
     # a weight that no sample of a part meets has no gradient there
     fishers = dict.fromkeys(name for part in parts for name in part if name.startswith(FISHER))
     return Gradients(
         {name: torch.cat([part[name] for part in parts]) for name in names},
-        {name: tuple(n for part in parts for n in part[name + ends].tolist()) for name in names},
+        {
+            name: _among([n for part in parts for n in part[name + ends].tolist()], numbers, count)
+            for name in names
+        },
         {
             name.removeprefix(FISHER): torch.stack([part[name] for part in parts if name in part]).sum(0)
             for name in fishers
         },
     )
+
+
+def _among(lengths: Sequence[int], numbers: Sequence[int], count: int) -> tuple[int, ...]:
+    """The lengths of all samples, 0 for those that are none of these `numbers`."""
+    known = dict(zip(numbers, lengths, strict=True))
+    return tuple(known.get(number, 0) for number in range(count))

@@ -118,14 +118,17 @@ def answered(
     inputs: Sequence[CalibrationInput],
     events: Events = SILENT,
     crew: Crew = ALONE,
+    numbers: Sequence[int] | None = None,
 ) -> list[CalibrationInput]:
-    """The inputs, each with targets: where the data gave no answer, the answer is the full-precision model's
-    own, by greedy decoding, MOST_TOKENS at most. An empty one is the end of the answer alone. The ranks of a
-    `crew` answer for their own samples.
+    """The inputs, each with targets, or those with these `numbers`: where the data gave no answer, the answer
+    is the full-precision model's own, by greedy decoding, MOST_TOKENS at most. An empty one is the end of the
+    answer alone. The ranks of a `crew` answer for their own samples.
 
-    This needs the whole model in memory, unless every input has targets.
+    This needs the whole model in memory, unless all of these inputs have targets.
     """
-    if all(bool(sample.targets.any()) for sample in inputs):
+    wanted = range(len(inputs)) if numbers is None else numbers
+    asked = [number for number in wanted if not bool(inputs[number].targets.any())]
+    if not asked:
         return list(inputs)
     processor = load_processor(
         source.folder, source.family.reads_images, trust_remote_code=source.trust_remote_code
@@ -133,10 +136,10 @@ def answered(
     ends = end_tokens(source.model, processor)
     own: dict[int, list[int]] = {}
     with source.surroundings((), head=True):
-        for number, sample in enumerate(inputs):
-            if crew.owns(number) and not bool(sample.targets.any()):
-                own[number] = _greedy(source, sample, ends)
-            events.progress(ANSWERING, number + 1, len(inputs))
+        for done, number in enumerate(asked, start=1):
+            if crew.owns(number):
+                own[number] = _greedy(source, inputs[number], ends)
+            events.progress(ANSWERING, done, len(asked))
     answers = {number: answer for each in crew.gather(own) for number, answer in each.items()}
     return [
         with_answer(source, sample, answers[number]) if number in answers else sample

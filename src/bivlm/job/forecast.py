@@ -31,7 +31,7 @@ from bivlm.job.budget.sensitivity import PROBE_SAMPLES, PROBES
 from bivlm.job.cost import cost_of
 from bivlm.job.plan import BlockPlan, LinearPlan, Plan
 from bivlm.job.speed import Speed, speed_of
-from bivlm.job.weighing import LEAST_TOKENS, looks_at_gradients, wants_gradients
+from bivlm.job.weighing import LEAST_TOKENS, differentiated, looks_at_gradients
 from bivlm.quantizers import Quantizer
 from bivlm.types import PARTS, Sample
 
@@ -46,14 +46,14 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 @dataclass(frozen=True)
 class Load:
     """The samples of a job: how many; the mean number of tokens that meet the blocks of each part, and of
-    targets; whether some have no answer; whether gradients on them would be measured.
+    targets; whether some have no answer; on how many of them gradients would be measured.
     """
 
     samples: int
     tokens: Mapping[str, float]
     targets: float
     unanswered: bool
-    gradients: bool
+    gradients: int
 
 
 def load_of(
@@ -65,7 +65,7 @@ def load_of(
     """The load of the samples, as a few of them tell. Raises InputError as `calibration_inputs` does."""
     count = min(LOOKED_AT, len(samples))
     if not count:
-        return Load(0, dict.fromkeys(PARTS, 0.0), 0.0, unanswered=False, gradients=False)
+        return Load(0, dict.fromkeys(PARTS, 0.0), 0.0, unanswered=False, gradients=0)
     few = calibration_inputs(source, [samples[len(samples) * n // count] for n in range(count)], pixels)
     tokens = {
         "language": sum(one.visual.numel() for one in few) / count,
@@ -77,7 +77,7 @@ def load_of(
         tokens,
         sum(int(one.targets.sum()) or MOST_TOKENS for one in few) / count,
         any(one.target_mask is not None and not one.target_mask.any() for one in few),
-        wants_gradients(plan, [few[number % count] for number in range(len(samples))]),
+        len(differentiated(plan, [few[number % count] for number in range(len(samples))])),
     )
 
 
@@ -100,7 +100,7 @@ def forecast(source: SourceModel, plan: Plan, load: Load, *, budget: bool = Fals
     if plan.needs_data:
         found["calibration"] = work.calibration()
     if load.unanswered and (load.gradients or plan.distillation):
-        found["own answers"] = load.samples * work.model
+        found["own answers"] = (load.samples if plan.distillation else load.gradients) * work.model
     if load.gradients:
         found["gradients"] = work.gradients()
     if budget:
@@ -144,7 +144,7 @@ class _Work:
         """The files are read for their digests and to be packed or copied, and once more by every pass that
         brings the blocks into memory.
         """
-        gradients = 2 * self.load.gradients
+        gradients = 2 * (self.load.gradients > 0)
         times = 2 + self.plan.needs_data * (1 + self.plan.runs_beside) + gradients + budget
         return times * self.source.file_bytes / self.speed.reading
 
@@ -163,7 +163,7 @@ class _Work:
         measured = [looks_at_gradients(self.plan, block) for block in self.plan.blocks]
         back = self.plan.blocks[measured.index(True) :] if True in measured else ()
         passes = sum(DIFFERENTIATED * self._products(one, self.speed) + self.speed.back for one in back)
-        return self.load.samples * (self.model + passes + sum(map(self._fishers, back)))
+        return self.load.gradients * (self.model + passes + sum(map(self._fishers, back)))
 
     def budget(self) -> float:
         """Every weight at each of PROBES; by prediction two passes of the blocks, and the moments that judge
@@ -223,7 +223,7 @@ class _Work:
         """Whether the tokens of a linear are likely to be weighed by their gradients."""
         wanted = linear.quantizer is not None and linear.quantizer.gradient_power > 0
         tokens = self.load.samples * self.load.tokens.get(linear.part or "", 0.0)
-        return self.load.gradients and wanted and tokens >= LEAST_TOKENS * linear.shape[1]
+        return self.load.gradients > 0 and wanted and tokens >= LEAST_TOKENS * linear.shape[1]
 
     def _squares(self, block: BlockPlan, linears: Sequence[LinearPlan], *, compared: bool = False) -> float:
         """Sums of products of one sample's inputs of some linears of a block."""

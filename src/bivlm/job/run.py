@@ -54,7 +54,7 @@ from bivlm.job.samples import NO_DATA, built_in, check_actions, check_images, ch
 from bivlm.job.sharing import SharedStore
 from bivlm.job.vision_only import check_request
 from bivlm.job.walk import Walk
-from bivlm.job.weighing import check_head, gradients_of, wants_answers
+from bivlm.job.weighing import check_head, gradients_of, needing_answers
 from bivlm.profile import part
 from bivlm.pruning.apply import TokenPruning
 from bivlm.pruning.settings import Pruning
@@ -307,8 +307,9 @@ def _checked_inputs(
     check_images(source, plan, inputs)
     if crew.size > 1:
         crew.compare({"calibration data (their digest)": data_digest(inputs)})
-    if wants_answers(plan, inputs, recipe.budget):
-        inputs = answered(source, inputs, events, crew)
+    needing = needing_answers(plan, inputs, recipe.budget)
+    if needing:
+        inputs = answered(source, inputs, events, crew, needing)
         check_actions(plan, inputs)
     return inputs
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from bivlm.calibration.gradients import Gradients, measure_gradients
@@ -22,6 +23,9 @@ from bivlm.job.plan import BlockPlan, Plan
 from bivlm.job.recipe import Recipe
 
 LEAST_TOKENS = 16.0  # effective tokens for every input of a linear, or its tokens are not weighed
+# Where the visual tokens' shares are all that gradients are for, one of so many samples is measured, and no
+# fewer than so many: a share is one number for each linear (docs/trellis.md).
+SHARE_EVERY, SHARE_LEAST = 4, 8
 
 
 def gradients_of(
@@ -32,10 +36,12 @@ def gradients_of(
     events: Events = SILENT,
     crew: Crew = ALONE,
 ) -> Gradients | None:
-    """The gradients of every linear that is quantized, on samples that have targets; None if nothing looks
-    at them. Finished samples are kept among what is `measured`. A `crew` measures together.
+    """The gradients of every linear that is quantized, on those samples that are `differentiated`, which have
+    targets; None if nothing looks at them. Finished samples are kept among what is `measured`. A `crew`
+    measures together.
     """
-    if not wants_gradients(plan, samples):
+    chosen = differentiated(plan, samples)
+    if not chosen:
         return None
     linears = {
         block.path: [linear.name for linear in block.quantized if looks_at_gradients(plan, block)]
@@ -52,11 +58,13 @@ def gradients_of(
     details += [] if plan.actions is None else ["actions", str(plan.actions)]
     coherence = plan.budget_from == "gradients"
     details += ["coherence"] if coherence else []
+    details += [] if len(chosen) == len(samples) else ["samples", *map(str, chosen)]
     folder = None if measured is None else measured.place("gradients", details)
     return measure_gradients(
         source,
         linears,
         samples,
+        chosen=chosen,
         fishers=fishers,
         folder=folder,
         pooling=plan.pooling,
@@ -67,19 +75,55 @@ def gradients_of(
     )
 
 
-def wants_gradients(plan: Plan, samples: Sequence[CalibrationInput]) -> bool:
-    """Whether gradients on these samples can change anything: powers alone weigh nothing where there are too
-    few tokens, and there is no share of visual tokens where there are none.
+def differentiated(plan: Plan, samples: Sequence[CalibrationInput]) -> list[int]:
+    """The numbers of the samples on which gradients are measured, ascending: none if gradients can change
+    nothing. Powers alone weigh nothing where there are too few tokens, and there is no share of visual tokens
+    where there are none.
     """
-    return _looks(plan, sum(sample.visual.numel() for sample in samples))
+    if not _looks(plan, sum(sample.visual.numel() for sample in samples)):
+        return []
+    stride = min(SHARE_EVERY, len(samples) // SHARE_LEAST) if _only_shares(plan) else 1
+    return _spread([bool(sample.visual.any()) for sample in samples], max(1, stride))
 
 
-def wants_answers(plan: Plan, samples: Sequence[CalibrationInput], budget: float | None) -> bool:
-    """Whether every sample needs an answer: for gradients, for tuning the whole model, or for a `budget`
-    about actions.
+def needing_answers(plan: Plan, samples: Sequence[CalibrationInput], budget: float | None) -> Sequence[int]:
+    """The numbers of the samples that need an answer, ascending: those that are differentiated; all for
+    tuning the whole model, for a `budget` that follows gradients, or is about actions.
     """
-    acting = plan.actions is not None and budget is not None
-    return plan.pooling is None and (wants_gradients(plan, samples) or plan.distillation > 0 or acting)
+    if plan.pooling is not None:
+        return ()
+    chosen = differentiated(plan, samples)
+    dealing = budget is not None and (bool(chosen) or plan.actions is not None)
+    return range(len(samples)) if plan.distillation > 0 or dealing else chosen
+
+
+def _spread(kinds: Sequence[bool], stride: int) -> list[int]:
+    """Numbers of samples, ascending: of those of each kind, one from every `stride` that follow each other,
+    always the same. Which one of them is drawn, because data may come in a rhythm.
+    """
+    random, found = torch.Generator("cpu").manual_seed(0), list[int]()
+    for kind in (True, False):
+        own = [number for number, one in enumerate(kinds) if one is kind]
+        for start in range(0, len(own), stride):
+            some = own[start : start + stride]
+            found.append(some[int(torch.randint(0, len(some), (), generator=random, device="cpu"))])
+    return sorted(found)
+
+
+def _only_shares(plan: Plan) -> bool:
+    """Whether the visual tokens' shares of whole linears are all that gradients are measured for. An expert
+    meets few tokens; vectors and actions are differentiated by random signs: there all samples count.
+    """
+    quantizers = [
+        one.quantizer for block in plan.blocks for one in block.quantized if one.quantizer is not None
+    ]
+    return (
+        plan.budget_from != "gradients"
+        and plan.pooling is None
+        and plan.actions is None
+        and not any(one.needs_fisher or one.gradient_power > 0 for one in quantizers)
+        and not any(layer_of_experts(one.name) for block in plan.blocks for one in block.quantized)
+    )
 
 
 def _looks(plan: Plan, tokens: float) -> bool:
