@@ -70,3 +70,19 @@ def test_the_hessian_counts_every_token_once():
 def test_a_modality_that_is_alone_counts_alone(weight):
     assert torch.equal(LinearStats({"visual": VISUAL}, {"visual": 3}).second_moment(weight), VISUAL)
     assert torch.equal(LinearStats({"text": TEXT}, {"text": 3}).second_moment(weight), TEXT)
+
+
+@pytest.mark.parametrize("weight", ["balanced", "gradient", 0.3])
+def test_moments_joined_in_place_are_the_same_to_the_bit(weight):
+    random = torch.Generator().manual_seed(0)
+    text, visual = (torch.randn(1029, 1029, generator=random) for _ in range(2))
+    stats = LinearStats({"text": text, "visual": visual}, {"text": 7, "visual": 31}, visual_share=0.17)
+    by_token, by_weight = stats.hessian, stats.second_moment(weight)
+    joined = stats.joined_in_place(weight)
+    assert torch.equal(joined.hessian, by_token)
+    assert torch.equal(joined.second_moment(weight), by_weight)
+    assert {id(text), id(visual)} == {id(joined.hessian), id(joined.second_moment(weight))}
+    assert joined.tokens == {"all": 38}
+    assert torch.equal(joined.to("cpu").second_moment(weight), by_weight)
+    with pytest.raises(ValueError, match="were joined by"):
+        joined.second_moment(0.9)

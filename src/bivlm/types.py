@@ -8,7 +8,7 @@ samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,7 @@ ModalityWeight = (
 )  # how text and visual tokens share a second moment: LinearStats.second_moment says how
 
 
+ROWS = 512  # of second moments that are joined at a time
 Picture = Path | Image.Image  # a path is opened when it is needed, so a large set costs no memory
 MOST_FRAMES = 8  # of a video, where nothing else is said
 
@@ -201,6 +202,9 @@ class LinearStats:
 
     `seen` says how many tokens reached an expert of a mixture; its moments are mixed with those of all
     experts of the layer, and `tokens` counts both. None for every other linear.
+
+    `joined` has second moments of all tokens by the weight by which they were joined (`joined_in_place`);
+    those of the modalities are gone then.
     """
 
     second_moments: Mapping[Modality, Tensor]
@@ -211,6 +215,7 @@ class LinearStats:
     inputs: Tensor | None = None
     inputs_visual: Tensor | None = None
     seen: int | None = None
+    joined: Mapping[ModalityWeight, Tensor] = field(default_factory=dict)
 
     @property
     def device(self) -> Any:
@@ -220,8 +225,8 @@ class LinearStats:
     def to(self, device: Any) -> LinearStats:
         """The same statistics with all tensors on a torch.device."""
 
-        def moved(moments: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-            return {modality: moment.to(device) for modality, moment in moments.items()}
+        def moved(moments: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+            return {key: moment.to(device) for key, moment in moments.items()}
 
         alone = ("fisher", "inputs", "inputs_visual")
         found = {name: getattr(self, name) for name in alone}
@@ -229,6 +234,7 @@ class LinearStats:
             self,
             second_moments=moved(self.second_moments),
             residuals=None if self.residuals is None else moved(self.residuals),
+            joined=moved(self.joined),
             **{name: None if tensor is None else tensor.to(device) for name, tensor in found.items()},
         )
 
@@ -243,9 +249,27 @@ class LinearStats:
         "tokens": every token counts once, so the many visual ones dominate; "balanced": every modality
         that is present counts the same; a number in 0…1: the visual tokens together have this weight, the
         text tokens the rest; "gradient": this weight is `visual_share`. If one modality is absent, the other
-        is used alone. Raises ValueError for "gradient" without a `visual_share`.
+        is used alone. Raises ValueError for "gradient" without a `visual_share`, and if they were joined by
+        another weight.
         """
+        if weight in self.joined:
+            return self.joined[weight]
+        if self.joined and weight != "tokens":
+            raise ValueError(f"the second moments were joined by {[*self.joined]}, and not by {weight!r}")
         return self._joined(self.second_moments, weight)
+
+    def joined_in_place(self, weight: ModalityWeight) -> LinearStats:
+        """Statistics for whoever looks at `hessian` and at `second_moment(weight)` alone: these two, to the
+        bit, in the memory of the moments of two modalities, which are destroyed.
+        """
+        moments = dict(self.second_moments)
+        first, second = moments.values()
+        for rows in (slice(start, start + ROWS) for start in range(0, len(first), ROWS)):
+            part = {modality: moment[rows] for modality, moment in moments.items()}
+            by_token, by_weight = self._joined(part, "tokens"), self._joined(part, weight)
+            first[rows], second[rows] = by_token, by_weight
+        count = sum(self.tokens.values())
+        return replace(self, second_moments={"all": first}, tokens={"all": count}, joined={weight: second})
 
     def residual(self, weight: ModalityWeight) -> Tensor | None:
         """The modalities' residuals joined in the same way, (in, in) float32; None if the full-precision

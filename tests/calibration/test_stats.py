@@ -65,6 +65,23 @@ def test_linears_of_one_tensor_share_its_moment_and_others_do_not(block):
     assert not torch.equal(collector.stats("o").hessian, collector.stats("q").hessian)
 
 
+def test_moments_of_one_linear_alone_are_joined_as_they_are_looked_at(block):
+    apart, known = collected(block, samples()), dict.fromkeys("qko", 0.3)
+    collector = collected(block, samples(), looked_at=known)
+    for name, modalities in (("q", {"text", "visual"}), ("k", {"text", "visual"}), ("o", {"all"})):
+        found, expected = collector.stats(name), apart.stats(name)
+        assert found.second_moments.keys() == modalities
+        for weight in ("tokens", 0.3):
+            assert torch.equal(found.second_moment(weight), expected.second_moment(weight))
+    assert collector.stats("o").second_moments["all"] is collector.stats("o").hessian
+
+
+def test_moments_stay_apart_where_their_weight_is_not_known_yet(block):
+    for weight in ("tokens", "gradient"):  # no gradients were measured
+        collector = collected(block, samples(), looked_at=dict.fromkeys("qko", weight))
+        assert collector.stats("o").second_moments.keys() == {"text", "visual"}
+
+
 def test_half_precision_inputs_are_summed_in_float32(block):
     block.half()
     stats = collected(block, [(x.half(), mask) for x, mask in samples()]).stats("q")

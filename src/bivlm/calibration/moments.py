@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bivlm.profile import part
+from bivlm.types import Modality
 
 BLOCK = 512  # rows of the sum that are added to at a time
 WIDE = 2 * BLOCK  # from more columns than this on, only the upper half is summed
@@ -49,6 +50,16 @@ def fill_lower_(total: Tensor) -> None:
     if len(total) > WIDE:
         for block in _blocks(len(total)):
             total[block.stop :, block] = total[block, block.stop :].T
+
+
+def sum_of(
+    sums: dict[str, dict[Modality, Tensor]], name: str, modality: Modality, columns: int, device: torch.device
+) -> Tensor:
+    """A sum (in, in) float32, zeros at first: pages that nothing is added to take no memory."""
+    own = sums.setdefault(name, {})
+    if modality not in own:
+        own[modality] = torch.zeros(columns, columns, dtype=torch.float32, device=device)
+    return own[modality]
 
 
 def _blocks(rows: int) -> list[slice]:

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from bivlm.calibration.experts import ExpertStats, Routed, TokenWeights, watching_experts
-from bivlm.calibration.moments import add_products, fill_lower_, pieces
+from bivlm.calibration.moments import add_products, fill_lower_, pieces, sum_of
 from bivlm.calibration.shares import Key, Shares
 from bivlm.calibration.token_sample import TokenSample
 from bivlm.crew import ALONE, Crew
 from bivlm.crew.message import as_it_lies
 from bivlm.families.experts import SplitExperts
 from bivlm.families.linears import is_linear
-from bivlm.types import LinearStats, Modality
+from bivlm.types import LinearStats, Modality, ModalityWeight
 
 Inputs = dict[str, Any]  # by name what linears receive, tensors, and layers of experts, `Routed`
 TINY = 1e-30  # the total weight of tokens that no gradient reaches
@@ -59,11 +59,12 @@ class StatsCollector:
     """Accumulates the second moments of some linears over the samples that run through them.
 
     `visual_only` names the linears whose input is visual tokens alone; for them the mask is ignored. `joint`
-    sums text and visual tokens together. `weighing` weighs the tokens by gradients; `keep_inputs` keeps some
-    of the inputs. Memory: (in, in) float32 per shared input and modality; per linear and modality where
-    tokens are weighed. In a `crew` every rank is shown every sample, holds its pieces of the sums, and at the
-    end (`bring`) all of some linears. `experts` are the layers of experts by path that some of the linears
-    belong to; every rank has their inputs.
+    sums text and visual tokens together. `weighing` weighs the tokens by gradients; `looked_at` says by which
+    weight the modalities of a linear will be joined; `keep_inputs` keeps some of the inputs. Memory: (in, in)
+    float32 per shared input and modality; per linear and modality where tokens are weighed. In a `crew` every
+    rank is shown every sample, holds its pieces of the sums, and at the end (`bring`) all of some linears.
+    `experts` are the layers of experts by path that some of the linears belong to; every rank has their
+    inputs.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class StatsCollector:
         *,
         joint: bool = False,
         weighing: Weighing | None = None,
+        looked_at: Mapping[str, ModalityWeight] | None = None,
         keep_inputs: bool = False,
         experts: Mapping[str, SplitExperts] | None = None,
         crew: Crew = ALONE,
     ) -> None:
         self.linears, self.visual_only, self.joint, self.weighing = linears, visual_only, joint, weighing
-        self.keep_inputs, self.crew, self._shares = keep_inputs, crew, Shares(crew)
+        self.looked_at, self.keep_inputs = looked_at or {}, keep_inputs
+        self.crew, self._shares = crew, Shares(crew)
         self._experts = {
             path: ExpertStats(
                 path, layer, joint=joint, weights=_of_experts(weighing), keep_inputs=keep_inputs
@@ -242,12 +245,12 @@ class StatsCollector:
         part = rows[which] if root is None else rows[which] * root
         part = part.to(x.dtype).float() if x.dtype == torch.bfloat16 else part
         if moment:
-            total = _sum_of(self._sums, name, modality, columns, x.device)
+            total = sum_of(self._sums, name, modality, columns, x.device)
             add_products(total, part, part, x.dtype, moment)
         if exact is not None and residual:
             away = exact.reshape(rows.shape).float() - rows
             gone = away[which] if root is None else away[which] * root
-            total = _sum_of(self._residuals, name, modality, columns, x.device)
+            total = sum_of(self._residuals, name, modality, columns, x.device)
             add_products(total, gone, part, x.dtype, residual)
 
     def key_of(self, name: str) -> str | None:
@@ -285,7 +288,7 @@ class StatsCollector:
                     held = sums[name][modality][rows, own].contiguous()
                 moved = self.crew.move(held, holder, to)
                 if moved is not None:
-                    _sum_of(sums, name, modality, columns, moved.device)[rows, own] = moved
+                    sum_of(sums, name, modality, columns, moved.device)[rows, own] = moved
         if self.crew.rank != to and name in sums:
             sums[name].pop(modality, None)
 
@@ -321,14 +324,23 @@ class StatsCollector:
                     for modality, total in sums.items():
                         total /= max(tokens[modality], TINY)
             kept = self._samples.get(leader)
-            self._stats[leader] = LinearStats(
-                moments,
-                dict(tokens),
-                residuals,
-                inputs=None if kept is None else kept.inputs,
-                inputs_visual=None if kept is None else kept.visual,
-            )
+            found = LinearStats(moments, dict(tokens), residuals)
+            if kept is not None:
+                found = replace(found, inputs=kept.inputs, inputs_visual=kept.visual)
+            self._stats[leader] = self._joined(name, found)
         return self._weighed(name, self._stats[leader])
+
+    @torch.inference_mode()
+    def _joined(self, name: str, found: LinearStats) -> LinearStats:
+        """Statistics whose moments are joined as the linear is known to be looked at, in place, if it alone
+        has them.
+        """
+        weight, weighed = self.looked_at.get(name, "tokens"), self._weighed(name, found)
+        known = weight != "tokens" and (weight != "gradient" or weighed.visual_share is not None)
+        if not known or found.residuals is not None or len(found.second_moments) < 2:
+            return found
+        users = [other for other in self._leader if self.key_of(other) == self.key_of(name)]
+        return found if len(users) > 1 else weighed.joined_in_place(weight)
 
     def _weighed(self, name: str, found: LinearStats) -> LinearStats:
         """Statistics with what gradients say about the linear `name`."""
@@ -346,12 +358,12 @@ def collector_for(
     *,
     joint: bool = False,
     weighing: Weighing | None = None,
+    looked_at: Mapping[str, ModalityWeight] | None = None,
     keep_inputs: bool = False,
     crew: Crew = ALONE,
 ) -> StatsCollector:
     """A collector for the linears `names` of `model`. Those whose name ends in one of `visual_linears`
-    receive visual tokens alone; `joint` sums both kinds of tokens together; `weighing` weighs the tokens;
-    `keep_inputs` keeps some inputs; `crew` collects together.
+    receive visual tokens alone; the rest is as StatsCollector has it.
     """
     linears = {name: model.get_submodule(name) for name in names}
     visual = {name for name in linears if any(name.endswith(f".{ending}") for ending in visual_linears)}
@@ -366,6 +378,7 @@ def collector_for(
         frozenset(visual),
         joint=joint,
         weighing=weighing,
+        looked_at=looked_at,
         keep_inputs=keep_inputs,
         experts=layers,
         crew=crew,
@@ -382,17 +395,3 @@ def _of_experts(weighing: Weighing | None) -> dict[str, TokenWeights]:
         for name, values in weighing.weights.items()
         if name in places
     }
-
-
-def _sum_of(
-    sums: dict[str, dict[Modality, Tensor]],
-    name: str,
-    modality: Modality,
-    columns: int,
-    device: torch.device,
-) -> Tensor:
-    """A sum (in, in) float32, zeros at first: pages that nothing is added to take no memory."""
-    own = sums.setdefault(name, {})
-    if modality not in own:
-        own[modality] = torch.zeros(columns, columns, dtype=torch.float32, device=device)
-    return own[modality]

@@ -190,6 +190,7 @@ def block_collector(
         source.family.stacks[block.stack].visual_linears,
         joint=power is not None or modalities <= {"tokens"},
         weighing=None if gradients is None else _weighing(block, samples, gradients, power),
+        looked_at={name: quantizer.modality_weight for name, quantizer in quantizers.items()},
         keep_inputs=any(quantizer.needs_inputs for quantizer in quantizers.values()),
         crew=crew,
     )
