@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bivlm.formats.encoding.rotation import Rotation, signs_of
 from bivlm.formats.encoding.trellis_code import UNIT, standard_tables
 from bivlm.formats.trellis import TrellisWeight, column_bits, runs, trellis_nbytes
 from bivlm.native import library as native
@@ -19,11 +20,12 @@ from bivlm.quantizers import trellis
 from bivlm.quantizers.steps.viterbi import search_columns, search_reference
 from bivlm.quantizers.trellis import (
     DISTORTION,
+    Moment,
     Trellis,
     allocated_bits,
     equal_blocks,
     even_bits,
-    refitted_scale,
+    refitted,
 )
 from bivlm.types import LinearStats
 
@@ -336,16 +338,34 @@ def test_the_refit_is_least_squares_under_the_second_moment():
     w, stats = case(out=9, columns=24)
     values = torch.randint(-60, 61, (9, 24), generator=torch.Generator().manual_seed(2)).float() + 400 * w
     values[4], values[6] = 0.0, -values[6]
-    start = torch.full((9,), 0.5)
-    found = refitted_scale(w, values, values @ stats.hessian, start)
+    through = values @ stats.hessian
+    found = refitted((w * through).sum(1), (values * through).sum(1))
     root = np.linalg.cholesky(stats.hessian.double().numpy()).T
     for row in range(9):
         best = np.linalg.lstsq(
             root @ values[row].double().numpy()[:, None], root @ w[row].double().numpy(), rcond=None
         )[0][0]
-        expected = best if best > 0 else 0.5  # nothing to scale, or a scale that would turn the row's signs
+        expected = best if best > 0 else 1.0  # nothing to scale, or a scale that would turn the row's signs
         assert float(found[row]) == pytest.approx(expected, rel=1e-4)
-    assert (float(found[4]), float(found[6])) == (0.5, 0.5)
+    assert (float(found[4]), float(found[6])) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("given_settings", [{}, {"rotation": False}, {"refit": False}, {"damping": 0.3}])
+def test_the_error_of_each_row_is_that_under_the_second_moment_without_damping(given_settings):
+    w, stats = case(out=64, columns=96)
+    hessian, method = stats.hessian, Trellis(bits=2.0, **given_settings)
+    if not method.rotation:
+        hessian[:, 7] = hessian[7] = 0.0  # an input that is always zero: damping adds more there
+    rotation = Rotation(signs_of(0, 96), 1) if method.rotation else None
+    moment = Moment.of(hessian, method.damping, rotation)
+    run_bits = even_bits(2.0, 96)
+    turned = w if rotation is None else rotation.turn(w)
+    scale, lost, _ = method._searched(turned, moment, run_bits, 1.05)
+    unit = turned.square().mean(1).sqrt() * 1.05 / UNIT
+    values, _, _ = method._decide(turned / unit[:, None], moment, run_bits)
+    away = turned - scale[:, None] * values
+    away = (away if rotation is None else rotation.turn_back(away)).double()
+    torch.testing.assert_close(lost.double(), ((away @ hessian.double()) * away).sum(1), rtol=1e-3, atol=0.0)
 
 
 def test_the_scale_that_is_stored_is_within_its_rounding_the_best():

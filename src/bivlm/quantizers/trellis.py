@@ -24,7 +24,7 @@ from __future__ import annotations
 import heapq
 import logging
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import ConfigDict, Field
@@ -47,7 +47,7 @@ from bivlm.formats.trellis import (
 )
 from bivlm.profile import part
 from bivlm.quantizers.base import Damping, GradientPower, Quantizer, Weighting, in_range, moment_of
-from bivlm.quantizers.steps.compensation import feed_back, moment_factor
+from bivlm.quantizers.steps.compensation import feed_back, moment_factor, through_factor
 from bivlm.quantizers.steps.viterbi import search_columns
 from bivlm.types import LinearStats
 
@@ -64,6 +64,25 @@ LARGEST_SCALE = 60000.0
 MOST_BLOCKS = 64
 SPREADS = (1.05, 1.17, 1.31, 1.47, 1.65, 1.85)  # that are tried where the spread is fitted, in this order
 AT_ONCE = 1 << 23  # weights that are quantized at a time: each takes some thirty bytes meanwhile
+
+
+class Moment(NamedTuple):
+    """The second moment of rotated inputs as R Rᵀ - D: upper R (in, in) and the diagonal D (in,) float32,
+    which damping added.
+    """
+
+    factor: Tensor
+    added: Tensor
+
+    @classmethod
+    def of(cls, hessian: Tensor, damping: float, rotation: Rotation | None) -> Moment:
+        """That of inputs with second moment `hessian` (in, in) before the rotation."""
+        factor = moment_factor(hessian, damping, rotation and rotation.turn)
+        whole = torch.linalg.vector_norm(factor, dim=1).double().square()
+        added = whole - hessian.diagonal().double()
+        if rotation is not None:  # the same everywhere, and a rotation leaves the sum of a diagonal
+            added = added.mean().expand(len(added))
+        return cls(factor, added.clamp_min(0.0).float())
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -125,14 +144,14 @@ class Trellis(Quantizer):
         blocks = blocks_of(columns, self.blocks, RUN) if rotated else 1
         rotation = Rotation(signs_of(self.seed, columns), blocks) if rotated else None
         if hessian is None:
-            factor, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
+            moment, cost = None, torch.ones(columns, dtype=torch.float64, device="cpu")
         else:
-            factor = moment_factor(hessian, self.damping, rotation and rotation.turn)
-            cost = factor.diagonal().double().square().cpu()
+            moment = Moment.of(hessian, self.damping, rotation)
+            cost = moment.factor.diagonal().double().square().cpu()
         run_bits = self._run_bits(cost)
-        spread = self._best_spread(w, rotation, hessian, factor, run_bits)
+        spread = self._best_spread(w, rotation, moment, run_bits)
         pieces = [
-            self._quantize_rows(rows, rotation, hessian, factor, run_bits, spread)
+            self._quantize_rows(rows, rotation, moment, run_bits, spread)
             for rows in w.split(rows_at_once(columns))
         ]
         codes, scale = (torch.cat(parts) for parts in zip(*pieces, strict=True))
@@ -145,8 +164,7 @@ class Trellis(Quantizer):
         self,
         w: Tensor,
         rotation: Rotation | None,
-        hessian: Tensor | None,
-        factor: Tensor | None,
+        moment: Moment | None,
         run_bits: Tensor,
     ) -> float:
         """The spread itself, or the fitted one: that with the smallest layer error of a strip of rows, taken
@@ -158,14 +176,13 @@ class Trellis(Quantizer):
         if self.spread != "fitted":
             return self.spread
         best, least, missed = SPREADS[0], torch.inf, 0
-        if factor is None:
+        if moment is None:
             return best
         rows = w[:: max(1, len(w) // STRIP)][:STRIP]
         rows = rows if rotation is None else rotation.turn(rows)
         for spread in SPREADS:
-            scale, values, _ = self._searched(rows, rotation, hessian, factor, run_bits, spread)
-            lost = rows - scale[:, None] * values
-            error = float((lost * _through(lost, hessian, rotation)).sum())
+            _, lost, _ = self._searched(rows, moment, run_bits, spread)
+            error = float(lost.sum())
             if error < least:
                 best, least, missed = spread, error, 0
             elif missed:
@@ -178,8 +195,7 @@ class Trellis(Quantizer):
         self,
         w: Tensor,
         rotation: Rotation | None,
-        hessian: Tensor | None,
-        factor: Tensor | None,
+        moment: Moment | None,
         run_bits: Tensor,
         spread: float,
     ) -> tuple[Tensor, Tensor]:
@@ -188,26 +204,34 @@ class Trellis(Quantizer):
         back.
         """
         w = w if rotation is None else rotation.turn(w)
-        scale, _, symbols = self._searched(w, rotation, hessian, factor, run_bits, spread)
+        scale, _, symbols = self._searched(w, moment, run_bits, spread)
         return pack_symbols(symbols, run_bits), (scale * UNIT).clamp(max=LARGEST_SCALE).half()
 
     def _searched(
-        self,
-        w: Tensor,
-        rotation: Rotation | None,
-        hessian: Tensor | None,
-        factor: Tensor | None,
-        run_bits: Tensor,
-        spread: float,
+        self, w: Tensor, moment: Moment | None, run_bits: Tensor, spread: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scales (rows,), values (rows, in) in units of them, and symbols (in, held) uint8 for some rows of
-        the rotated weight, (rows, in).
+        """Scales (rows,), errors (rows,) under the second moment, and symbols (in, held) uint8 for some rows
+        of the rotated weight, (rows, in).
         """
         scale = w.square().mean(1).sqrt() * (spread / UNIT)
-        values, symbols = self._decide(w / torch.where(scale > 0, scale, 1.0)[:, None], factor, run_bits)
-        if self.refit:
-            scale = refitted_scale(w, values, _through(values, hessian, rotation), scale)
-        return scale, values, symbols
+        unit = torch.where(scale > 0, scale, 1.0)
+        of_unit = w / unit[:, None]
+        values, felt, symbols = self._decide(of_unit, moment, run_bits)
+        whole, added = of_unit, torch.zeros_like(w[0])
+        if moment is not None:
+            whole, added = through_factor(of_unit, moment.factor), moment.added
+        # what H makes of every row: of w with w, of w with its values, of the values with themselves
+        kept = whole - felt
+        alone, across, own = (
+            (left * right).sum(1) - (first * added * second).sum(1)
+            for left, right, first, second in (
+                (whole, whole, of_unit, of_unit),
+                (whole, kept, of_unit, values),
+                (kept, kept, values, values),
+            )
+        )
+        best = refitted(across, own) if self.refit else torch.ones_like(scale)
+        return scale * best, unit.square() * (alone - 2 * best * across + best.square() * own), symbols
 
     def with_bits(self, bits: float) -> Trellis:
         return replace(self, bits=bits)
@@ -226,9 +250,9 @@ class Trellis(Quantizer):
             return even_bits(self.bits, len(cost))
         return allocated_bits(cost, self.bits, DISTORTION[self.window])
 
-    def _decide(self, w: Tensor, factor: Tensor | None, run_bits: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (out, in) float32 and symbols (in, held) uint8 for the weight (out, in) in units of the
-        tables, with feedback through `factor` if there is one.
+    def _decide(self, w: Tensor, moment: Moment | None, run_bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values and their error through R, (out, in) float32, and symbols (in, held) uint8 for the weight
+        (out, in) in units of the tables, with feedback if there is a second moment.
         """
         rows, columns = w.shape
         held, tables = sum(strips(rows)), standard_tables(self.window).to(w.device)
@@ -248,13 +272,14 @@ class Trellis(Quantizer):
             return values.T
 
         blocks = equal_blocks(run_bits, columns, self.block_size)
-        if factor is not None:
-            return feed_back(w, factor, decide, blocks), symbols
+        if moment is not None:
+            felt = torch.empty_like(w)
+            return feed_back(w, moment.factor, decide, blocks, felt=felt), felt, symbols
         values = torch.empty_like(w)
         for block in blocks:
             nothing_fed_back = torch.eye(block.stop - block.start, dtype=torch.float32, device=w.device)
             values[:, block] = decide(w[:, block], nothing_fed_back, block.start)
-        return values, symbols
+        return values, w - values, symbols
 
 
 def rows_at_once(columns: int) -> int:
@@ -338,19 +363,9 @@ def equal_blocks(run_bits: Tensor, columns: int, block_size: int) -> list[slice]
     return blocks
 
 
-def refitted_scale(w: Tensor, values: Tensor, through: Tensor, scale: Tensor) -> Tensor:
-    """The scale (out,) with the smallest error of each row under a second moment H, for values (out, in) of
-    the weight w (out, in); `through` (out, in) is values · H; `scale` for rows without one.
+def refitted(across: Tensor, own: Tensor) -> Tensor:
+    """By how much to scale each row q of some values, (out,), for the smallest error under a second moment H:
+    `across` (out,) is w H qᵀ, `own` (out,) is q H qᵀ. Rows without a scale above 0 keep theirs.
     """
-    best = (w * through).sum(1) / (values * through).sum(1)
-    return torch.where(best.isfinite() & (best > 0), best, scale)
-
-
-def _through(values: Tensor, hessian: Tensor | None, rotation: Rotation | None) -> Tensor:
-    """values · R H Rᵀ (out, in), for H (None: the identity) of the inputs before the rotation R.
-
-    The values are rotated back and forth, not H: a rotated copy of a wide one takes half a gigabyte.
-    """
-    if hessian is None:
-        return values
-    return values @ hessian if rotation is None else rotation.turn(rotation.turn_back(values) @ hessian)
+    best = across / own
+    return torch.where(best.isfinite() & (best > 0) & (own > 0), best, 1.0)

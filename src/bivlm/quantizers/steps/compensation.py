@@ -166,13 +166,15 @@ def feed_back(
     quantize_columns: QuantizeColumns,
     blocks: Sequence[slice],
     error_rule: ErrorRule = "exact",
+    felt: Tensor | None = None,
 ) -> Tensor:
     """The loop itself, for R (in, in) of `moment_factor` and blocks of columns of any widths, one after the
     other.
 
     Before a block is quantized, it takes up what the blocks before it have lost, E: E R before it, through U
     of its own corner. No inverse of the whole moment is needed (LDLQ of QuIP, arXiv 2307.13304, which is
-    GPTQ). Under the rule "diagonal", E is what would have had this effect.
+    GPTQ). Under the rule "diagonal", E is what would have had this effect. `felt` (out, in) is filled with
+    E R in the end, whose squares are what the outputs lose.
     """
     w = weight.float().clone()
     lost, through = torch.zeros_like(w), torch.zeros_like(w[:, :0])
@@ -190,8 +192,18 @@ def feed_back(
         if error_rule == "diagonal":
             error = (error / u.diagonal()) @ u
         lost[:, block] = error - moved
+        if felt is not None:
+            felt[:, block] = error @ factor[block, block]
         w[:, block] = quantized
     return w
+
+
+def through_factor(weight: Tensor, factor: Tensor) -> Tensor:
+    """W R (out, in) for a weight (out, in) and an upper R (in, in), half of which is not multiplied."""
+    found = torch.empty_like(weight)
+    for block in even_blocks(weight.shape[1], TAKEN_UP):
+        found[:, block] = weight[:, : block.stop] @ factor[: block.stop, block]
+    return found
 
 
 def visiting_order(hessian: Tensor, act_order: bool) -> Tensor:
