@@ -73,16 +73,19 @@ def test_a_modality_that_is_alone_counts_alone(weight):
 
 
 @pytest.mark.parametrize("weight", ["balanced", "gradient", 0.3])
-def test_moments_joined_in_place_are_the_same_to_the_bit(weight):
+def test_joined_moments_are_the_same_to_the_bit(weight):
     random = torch.Generator().manual_seed(0)
     text, visual = (torch.randn(1029, 1029, generator=random) for _ in range(2))
+    for moment in (text, visual):
+        moment.copy_(moment + moment.T)
     stats = LinearStats({"text": text, "visual": visual}, {"text": 7, "visual": 31}, visual_share=0.17)
     by_token, by_weight = stats.hessian, stats.second_moment(weight)
-    joined = stats.joined_in_place(weight)
-    assert torch.equal(joined.hessian, by_token)
-    assert torch.equal(joined.second_moment(weight), by_weight)
-    assert {id(text), id(visual)} == {id(joined.hessian), id(joined.second_moment(weight))}
-    assert joined.tokens == {"all": 38}
-    assert torch.equal(joined.to("cpu").second_moment(weight), by_weight)
+    joined = stats.joined_by(weight)
+    assert joined.device == text.device
+    for found in (joined, joined.to("cpu")):
+        assert torch.equal(found.hessian, by_token)
+        assert torch.equal(found.second_moment(weight), by_weight)
+    assert joined.second_moment(weight) is text  # in its place
+    assert sum(block.numel() for block in joined.upper) < 0.8 * text.numel()
     with pytest.raises(ValueError, match="were joined by"):
         joined.second_moment(0.9)

@@ -203,8 +203,8 @@ class LinearStats:
     `seen` says how many tokens reached an expert of a mixture; its moments are mixed with those of all
     experts of the layer, and `tokens` counts both. None for every other linear.
 
-    `joined` has second moments of all tokens by the weight by which they were joined (`joined_in_place`);
-    those of the modalities are gone then.
+    Statistics that are `joined_by` a weight have no moments by modality: `joined` has that of all tokens, by
+    the weight, and `upper` the row blocks of the upper half of that in which every token counts once.
     """
 
     second_moments: Mapping[Modality, Tensor]
@@ -216,11 +216,12 @@ class LinearStats:
     inputs_visual: Tensor | None = None
     seen: int | None = None
     joined: Mapping[ModalityWeight, Tensor] = field(default_factory=dict)
+    upper: tuple[Tensor, ...] = ()
 
     @property
     def device(self) -> Any:
         """The torch.device of the second moments."""
-        return next(iter(self.second_moments.values())).device
+        return next(iter((*self.second_moments.values(), *self.joined.values()))).device
 
     def to(self, device: Any) -> LinearStats:
         """The same statistics with all tensors on a torch.device."""
@@ -235,6 +236,7 @@ class LinearStats:
             second_moments=moved(self.second_moments),
             residuals=None if self.residuals is None else moved(self.residuals),
             joined=moved(self.joined),
+            upper=tuple(block.to(device) for block in self.upper),
             **{name: None if tensor is None else tensor.to(device) for name, tensor in found.items()},
         )
 
@@ -249,27 +251,36 @@ class LinearStats:
         "tokens": every token counts once, so the many visual ones dominate; "balanced": every modality
         that is present counts the same; a number in 0…1: the visual tokens together have this weight, the
         text tokens the rest; "gradient": this weight is `visual_share`. If one modality is absent, the other
-        is used alone. Raises ValueError for "gradient" without a `visual_share`, and if they were joined by
+        is used alone. Raises ValueError for "gradient" without a `visual_share`, and if they are joined by
         another weight.
         """
         if weight in self.joined:
             return self.joined[weight]
-        if self.joined and weight != "tokens":
+        if not self.joined:
+            return self._joined(self.second_moments, weight)
+        if weight != "tokens":
             raise ValueError(f"the second moments were joined by {[*self.joined]}, and not by {weight!r}")
-        return self._joined(self.second_moments, weight)
+        whole, start = next(iter(self.joined.values())).clone(), 0
+        for block in self.upper:
+            end = start + len(block)
+            whole[start:end, start:] = block
+            whole[end:, start:end] = block[:, len(block) :].T
+            start = end
+        return whole
 
-    def joined_in_place(self, weight: ModalityWeight) -> LinearStats:
+    def joined_by(self, weight: ModalityWeight) -> LinearStats:
         """Statistics for whoever looks at `hessian` and at `second_moment(weight)` alone: these two, to the
-        bit, in the memory of the moments of two modalities, which are destroyed.
+        bit, in three quarters of the memory. The latter takes the place of one modality's moment. Of two
+        modalities, with moments that are symmetric outside the squares of ROWS on their diagonal.
         """
-        moments = dict(self.second_moments)
-        first, second = moments.values()
-        for rows in (slice(start, start + ROWS) for start in range(0, len(first), ROWS)):
-            part = {modality: moment[rows] for modality, moment in moments.items()}
-            by_token, by_weight = self._joined(part, "tokens"), self._joined(part, weight)
-            first[rows], second[rows] = by_token, by_weight
-        count = sum(self.tokens.values())
-        return replace(self, second_moments={"all": first}, tokens={"all": count}, joined={weight: second})
+        moments, upper = dict(self.second_moments), list[Any]()
+        place = next(iter(moments.values()))
+        for start in range(0, len(place), ROWS):
+            rows = slice(start, start + ROWS)
+            part: dict[Modality, Tensor] = {modality: moment[rows] for modality, moment in moments.items()}
+            upper.append(self._joined(part, "tokens")[:, start:].contiguous())
+            place[rows] = self._joined(part, weight)
+        return replace(self, second_moments={}, joined={weight: place}, upper=tuple(upper))
 
     def residual(self, weight: ModalityWeight) -> Tensor | None:
         """The modalities' residuals joined in the same way, (in, in) float32; None if the full-precision

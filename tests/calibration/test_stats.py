@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from bivlm.calibration import moments
 from bivlm.calibration.stats import StatsCollector
 
 
@@ -65,18 +66,22 @@ def test_linears_of_one_tensor_share_its_moment_and_others_do_not(block):
     assert not torch.equal(collector.stats("o").hessian, collector.stats("q").hessian)
 
 
-def test_moments_of_one_linear_alone_are_joined_as_they_are_looked_at(block):
+def test_wide_moments_of_one_linear_alone_are_joined_as_they_are_looked_at(block, monkeypatch):
     apart, known = collected(block, samples()), dict.fromkeys("qko", 0.3)
+    assert collected(block, samples(), looked_at=known).stats("o").second_moments  # narrow
+    monkeypatch.setattr(moments, "WIDE", 2)
+    monkeypatch.setattr(moments, "BLOCK", 2)
     collector = collected(block, samples(), looked_at=known)
-    for name, modalities in (("q", {"text", "visual"}), ("k", {"text", "visual"}), ("o", {"all"})):
+    for name, alone in (("q", False), ("k", False), ("o", True)):
         found, expected = collector.stats(name), apart.stats(name)
-        assert found.second_moments.keys() == modalities
+        assert (not found.second_moments) is alone
         for weight in ("tokens", 0.3):
-            assert torch.equal(found.second_moment(weight), expected.second_moment(weight))
-    assert collector.stats("o").second_moments["all"] is collector.stats("o").hessian
+            torch.testing.assert_close(found.second_moment(weight), expected.second_moment(weight))
+    assert collector.stats("o").joined[0.3] is collector.stats("o").second_moment(0.3)
 
 
-def test_moments_stay_apart_where_their_weight_is_not_known_yet(block):
+def test_wide_moments_stay_apart_where_their_weight_is_not_known_yet(block, monkeypatch):
+    monkeypatch.setattr(moments, "WIDE", 2)
     for weight in ("tokens", "gradient"):  # no gradients were measured
         collector = collected(block, samples(), looked_at=dict.fromkeys("qko", weight))
         assert collector.stats("o").second_moments.keys() == {"text", "visual"}

@@ -332,15 +332,17 @@ class StatsCollector:
 
     @torch.inference_mode()
     def _joined(self, name: str, found: LinearStats) -> LinearStats:
-        """Statistics whose moments are joined as the linear is known to be looked at, in place, if it alone
-        has them.
-        """
+        """Wide moments of two modalities joined by the weight that is known, if the linear alone has them."""
         weight, weighed = self.looked_at.get(name, "tokens"), self._weighed(name, found)
         known = weight != "tokens" and (weight != "gradient" or weighed.visual_share is not None)
-        if not known or found.residuals is not None or len(found.second_moments) < 2:
+        wide = len(pieces(self.linears[name].in_features, True)) > 1
+        key = self.key_of(name)
+        alone = key is not None and sum(self.key_of(other) == key for other in self._leader) == 1
+        if not (known and wide and alone) or found.residuals is not None or len(found.second_moments) < 2:
             return found
-        users = [other for other in self._leader if self.key_of(other) == self.key_of(name)]
-        return found if len(users) > 1 else weighed.joined_in_place(weight)
+        assert key is not None
+        self._sums[key] = {}
+        return weighed.joined_by(weight)
 
     def _weighed(self, name: str, found: LinearStats) -> LinearStats:
         """Statistics with what gradients say about the linear `name`."""
