@@ -1,17 +1,17 @@
-"""Where the time of `bivlm quantize` goes for large models: processor seconds by part, measured on one block
-of each stack and added up to the whole model.
+"""Where the time of `bivlm quantize` goes for large models, and its memory: processor seconds by part,
+measured on one block of each stack and added up to the whole model.
 
-    python benchmarks/bench_job.py                             some minutes
+    python benchmarks/bench_job.py                             ten minutes
     python benchmarks/bench_job.py --before PYTHON             PYTHON: of an environment with another version
+    python benchmarks/bench_job.py --add                       next to the rows that the page has
 
-Random weights of Qwen2-VL-2B's width, whose language model has 1.5 billion parameters: 32 vision and 28
-language blocks, of which one each is packed, with the projector. Samples have 700 tokens, of which an image
-gives 576. Parts that grow with the samples are measured on a few and counted for 32. The 7-billion shape has
-the same vision tower; its language blocks are computed: each part's seconds grow with the number of its
-operations.
+Random weights of two shapes: Qwen2-VL-2B's width, whose language model has 1.5 billion parameters, and
+Qwen2-VL-7B's. Both have 32 vision and 28 language blocks, of which one each is packed, with the projector.
+Samples have 700 tokens, of which an image gives 576. Parts that grow with the samples are measured on a few
+and counted for 32; gradients for as many of 32 as the job would measure them on.
 
-A version that says nothing of parts is measured on these samples and on twice as many: what is added grows
-with the samples. It has no 7-billion shape.
+A version that says nothing of parts is measured on the small shape, on these samples and on twice as many:
+what is added grows with the samples.
 
 Seconds are of the processor, of one thread: other processes may have the core for the rest.
 """
@@ -32,14 +32,13 @@ import transformers
 import typer
 from safetensors.torch import save_file
 
-from bivlm.calibration.moments import pieces
-from bivlm.job.weight import LAYER_ERROR_ROWS
 from machine import describe
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 SAMPLES = 32
-BY_SAMPLE = ("gradients", "forward passes", "second moments")
+BY_SAMPLE = ("forward passes", "second moments")
 STACKS = ("vision", "projector", "language", "rest")
+NOW = "now"  # what the row of this version is called
 WHOLE = "the whole job"  # the part of a version that says nothing of parts
 BLOCKS = {"vision": 32, "language": 28}  # of the whole model
 PROGRAM = """
@@ -56,8 +55,12 @@ try:
     from bivlm import profile
 except ImportError:
     profile = None
+try:
+    from bivlm.job.weighing import differentiated
+except ImportError:
+    differentiated = None
 
-model, out, recipe, samples = sys.argv[1:]
+model, out, recipe, samples, many = sys.argv[1:]
 torch.set_num_threads(1)
 stack = "rest"
 
@@ -104,32 +107,28 @@ else:
     run(prepared, Path(out), inputs)
     turn(clock)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
-print(json.dumps({"seconds": seconds, "peak": int(peak) * 1024}))
+few, all_of_them = inputs[:1] * int(samples), inputs[:1] * int(many)
+grown = int(many) / int(samples)
+if differentiated:
+    grown = len(differentiated(prepared.plan, all_of_them)) / len(differentiated(prepared.plan, few))
+print(json.dumps({"seconds": seconds, "peak": int(peak) * 1024, "gradients": grown}))
 """
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The widths of a language model, and how many of its heads have queries, and keys."""
+    """The widths of a language model, how many of its heads have queries, and keys, and whether its head is
+    the embedding.
+    """
 
     hidden: int
     intermediate: int
     heads: int
     key_heads: int
-
-    @property
-    def inputs(self) -> list[tuple[int, tuple[int, ...]]]:
-        """The columns of every input of a block, and the rows of the linears that share it."""
-        keys = self.hidden // self.heads * self.key_heads
-        return [
-            (self.hidden, (self.hidden, keys, keys)),
-            (self.hidden, (self.hidden,)),
-            (self.hidden, (self.intermediate, self.intermediate)),
-            (self.intermediate, (self.hidden,)),
-        ]
+    tied: bool
 
 
-SMALL, LARGE = Shape(1536, 8960, 12, 2), Shape(3584, 18944, 28, 4)
+SMALL, LARGE = Shape(1536, 8960, 12, 2, True), Shape(3584, 18944, 28, 4, False)
 
 
 def write_model(folder: Path, shape: Shape) -> None:
@@ -151,7 +150,7 @@ def write_model(folder: Path, shape: Shape) -> None:
             "num_heads": 16,
             "out_hidden_size": shape.hidden,
         },
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tied,
         dtype="bfloat16",
     )
     with torch.device("meta"):
@@ -167,10 +166,12 @@ def write_model(folder: Path, shape: Shape) -> None:
 
 
 def job(python: str, model: Path, recipe: str, samples: int) -> dict[str, Any]:
-    """Seconds by part and peak memory in bytes of one job, in a process of its own."""
+    """Of one job, in a process of its own: seconds by part, peak memory in bytes, and how many times the
+    gradients grow up to SAMPLES samples.
+    """
     with tempfile.TemporaryDirectory(dir=model.parent) as out:
         done = subprocess.run(
-            [python, "-c", PROGRAM, str(model), f"{out}/out", recipe, str(samples)],
+            [python, "-c", PROGRAM, str(model), f"{out}/out", recipe, str(samples), str(SAMPLES)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -189,49 +190,18 @@ def measured(python: str, model: Path, recipe: str, samples: int) -> dict[str, A
         by_sample = value / samples if part in BY_SAMPLE else 0.0
         if part == WHOLE:
             by_sample = (twice[name] - value) / samples
-        seconds[stack][part] = value + by_sample * (SAMPLES - samples)
+        grown = found["gradients"] if part == "gradients" else 1.0
+        seconds[stack][part] = value * grown + by_sample * (SAMPLES - samples)
     return {"seconds": seconds, "peak": found["peak"]}
 
 
-def whole(seconds: Mapping[str, Mapping[str, float]], grown: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by part of the whole model; a language block's have `grown` by so much, 1 where nothing is
-    said.
-    """
+def whole(seconds: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by part of the whole model."""
     total: dict[str, float] = {}
     for stack, parts in seconds.items():
         for name, value in parts.items():
-            times = BLOCKS.get(stack, 1) * (grown.get(name, 1.0) if stack == "language" else 1.0)
-            total[name] = total.get(name, 0.0) + times * value
+            total[name] = total.get(name, 0.0) + BLOCKS.get(stack, 1) * value
     return total
-
-
-def growth(small: Shape, large: Shape) -> dict[str, float]:
-    """How many times the operations of a language block each part has in the large shape."""
-
-    def operations(shape: Shape) -> dict[str, float]:
-        inputs = [(columns, rows, sum(rows)) for columns, rows in shape.inputs]
-        weights = sum(columns * rows for columns, _, rows in inputs)
-        judged = sum(columns**2 * min(own, LAYER_ERROR_ROWS) for columns, rows, _ in inputs for own in rows)
-        halves = [pieces(columns, True) for columns, _, _ in inputs]
-        moments = sum((r.stop - r.start) * (c.stop - c.start) for half in halves for r, c in half)
-        return {
-            "gradients": weights,
-            "forward passes": weights,
-            "second moments": moments,
-            "factorization": sum(columns**3 for columns, _, _ in inputs),
-            "feedback and fits": sum(columns**2 * rows for columns, _, rows in inputs),
-            "trellis search": weights,
-            "layer errors": judged,
-            "reading": weights,
-            "writing": weights,
-            "packing": weights,
-            "decoding": weights,
-            "between blocks": shape.hidden,
-            "other": shape.hidden,
-        }
-
-    few, many = operations(small), operations(large)
-    return {name: many[name] / few[name] for name in few}
 
 
 HEAD = """# Where the time of a job goes
@@ -239,29 +209,35 @@ HEAD = """# Where the time of a job goes
 Packing large models with `{recipe}`, calibrated on 32 samples of 700 tokens (an image of 672 x 672 pixels in
 576 of them, answers of 16 tokens), all parts: processor seconds of one thread by part, for one block of each
 stack, and added up to 32 vision and 28 language blocks. Random weights, in bfloat16. What grows with the
-samples was measured on {samples}. The 7 B column has the same vision tower; of its language blocks every part
-grows with the number of its operations. `python benchmarks/bench_job.py` makes this page and says more.
+samples was measured on {samples}. `python benchmarks/bench_job.py` makes this page and says more.
 """
+SIZES = {"small": "1.5 B", "large": "7 B"}
 
 
 def page(rows: list[dict[str, Any]], machine: str) -> str:
     lines = [HEAD.format(**rows[0])]
     for row in rows:
-        seconds = row["seconds"]
-        total = whole(seconds, {})
-        large = {} if WHOLE in total else whole(seconds, growth(SMALL, LARGE))
-        columns = [seconds["vision"], seconds["projector"], seconds["language"], total, large]
+        columns: dict[str, Mapping[str, float]] = {"a vision block": row["small"]["seconds"]["vision"]}
+        for shape, size in SIZES.items():
+            seconds = row[shape]["seconds"] if shape in row else {}
+            columns[f"projector of {size}"] = seconds.get("projector", {})
+            columns[f"a language block of {size}"] = seconds.get("language", {})
+            columns[f"all of {size}"] = whole(seconds)
         lines += [
             f"## {row['name'].capitalize()}\n",
-            "| part | a vision block, s | projector, s | a language block, s | 1.5 B, s | 7 B, s |",
-            "|---|--:|--:|--:|--:|--:|",
+            "| part, s | " + " | ".join(columns) + " |",
+            "|---|" + "--:|" * len(columns),
         ]
+        total = columns[f"all of {SIZES['small']}"]
         for name in sorted(total, key=lambda one: -total[one]):
             lines.append(
-                f"| {name} | " + " | ".join(_said(one.get(name, 0.0), one, 1) for one in columns) + " |"
+                f"| {name} | "
+                + " | ".join(_said(one.get(name, 0.0), one, 1) for one in columns.values())
+                + " |"
             )
-        sums = " | ".join(_said(sum(one.values()), one, 0) for one in columns)
-        lines += [f"| **sum** | {sums} |", f"\nPeak resident memory (1.5 B): {row['peak'] / 1e9:.2f} GB.\n"]
+        sums = " | ".join(_said(sum(one.values()), one, 0) for one in columns.values())
+        peaks = [f"{row[one]['peak'] / 1e9:.2f} GB ({size})" for one, size in SIZES.items() if one in row]
+        lines += [f"| **sum** | {sums} |", f"\nPeak resident memory: {', '.join(peaks)}.\n"]
     if len(rows) > 1:
         lines.append(_compared(rows[0], rows[-1]))
     return "\n".join(lines) + f"\n{machine}.\n"
@@ -274,12 +250,15 @@ def _said(seconds: float, column: Mapping[str, float], digits: int) -> str:
 def _compared(first: dict[str, Any], last: dict[str, Any]) -> str:
     """How the whole models' seconds of two rows compare."""
     text = []
-    for model, grown in (("1.5 B", {}), ("7 B", growth(SMALL, LARGE))):
-        if grown and any(WHOLE in parts for row in (first, last) for parts in row["seconds"].values()):
-            continue
-        long, short = (sum(whole(row["seconds"], grown).values()) / 3600 for row in (first, last))
-        hours = f"{first['name']} {long:.2f}, {last['name']} {short:.2f}"
-        text.append(f"{model}, hours of one core: {hours}, {short / long:.2f} times as long.")
+    for shape, size in SIZES.items():
+        if shape in first and shape in last:
+            long, short = (sum(whole(row[shape]["seconds"]).values()) / 3600 for row in (first, last))
+            hours = f"{first['name']} {long:.2f}, {last['name']} {short:.2f}"
+            text.append(f"{size}, hours of one core: {hours}, {short / long:.2f} times as long.")
+        elif shape in last:
+            text.append(
+                f"{size}, hours of one core: {sum(whole(last[shape]['seconds']).values()) / 3600:.2f}."
+            )
     return "\n".join(text) + "\n"
 
 
@@ -290,18 +269,24 @@ def main(
     ] = None,
     samples: Annotated[int, typer.Option(help="samples that are measured on")] = 4,
     recipe: Annotated[str, typer.Option(help="a preset, with settings if need be")] = "trellis-2",
-    folder: Annotated[Path | None, typer.Option(help="where the model goes (1.5 GB)")] = None,
-    add: Annotated[bool, typer.Option("--add", help="keep the rows that the page has")] = False,
+    folder: Annotated[Path | None, typer.Option(help="where the models go (5 GB)")] = None,
+    add: Annotated[bool, typer.Option("--add", help="keep the page's rows of other versions")] = False,
 ) -> None:
     """Measure, print, and write the page."""
     file, machine = RESULTS / "job.json", describe()
-    rows = json.loads(file.read_text())["rows"] if add and file.exists() else []
+    kept = json.loads(file.read_text())["rows"] if add and file.exists() else []
+    rows = [row for row in kept if row["name"] != NOW]
+    about = {"recipe": recipe, "samples": samples}
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        write_model(Path(work), SMALL)
-        for label, python in ((name, before), ("now", sys.executable)):
-            if python is not None:
-                found = measured(python, Path(work), recipe, samples)
-                rows.append({"name": label, "recipe": recipe, "samples": samples, **found})
+        places = {"small": Path(work, "small"), "large": Path(work, "large")}
+        for shape, place in places.items():
+            place.mkdir()
+            write_model(place, SMALL if shape == "small" else LARGE)
+        if before is not None:
+            small = measured(before, places["small"], recipe, samples)
+            rows.append({"name": name, **about, "small": small})
+        found = {shape: measured(sys.executable, place, recipe, samples) for shape, place in places.items()}
+        rows.append({"name": NOW, **about, **found})
     text = page(rows, machine)
     print(text)
     file.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
