@@ -208,8 +208,9 @@ HEAD = """# Where the time of a job goes
 
 Packing large models with `{recipe}`, calibrated on 32 samples of 700 tokens (an image of 672 x 672 pixels in
 576 of them, answers of 16 tokens), all parts: processor seconds of one thread by part, for one block of each
-stack, and added up to 32 vision and 28 language blocks. Random weights, in bfloat16. What grows with the
-samples was measured on {samples}. `python benchmarks/bench_job.py` makes this page and says more.
+stack, and added up to 32 vision and 28 language blocks. Random weights, in bfloat16. Where fewer samples
+were measured, what grows with them is counted for 32. `python benchmarks/bench_job.py` makes this page and
+says more.
 """
 SIZES = {"small": "1.5 B", "large": "7 B"}
 
@@ -237,7 +238,8 @@ def page(rows: list[dict[str, Any]], machine: str) -> str:
             )
         sums = " | ".join(_said(sum(one.values()), one, 0) for one in columns.values())
         peaks = [f"{row[one]['peak'] / 1e9:.2f} GB ({size})" for one, size in SIZES.items() if one in row]
-        lines += [f"| **sum** | {sums} |", f"\nPeak resident memory: {', '.join(peaks)}.\n"]
+        measured_on = f"Measured on {row['samples']} samples; peak resident memory: {', '.join(peaks)}."
+        lines += [f"| **sum** | {sums} |", f"\n{measured_on}\n"]
     if len(rows) > 1:
         lines.append(_compared(rows[0], rows[-1]))
     return "\n".join(lines) + f"\n{machine}.\n"

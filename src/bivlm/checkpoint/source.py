@@ -183,6 +183,19 @@ class SourceModel:
                 value = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
                 set_module_tensor_to_device(self.model, name, "cpu", value=value)
 
+    def drop_embedding_rows(self) -> None:
+        """Take fresh views of the embeddings that stay in the file: the rows that were read, which can be all
+        of them, take no memory any longer, and are read again when they are needed.
+        """
+        tables = [path for path, one in self.model.named_modules() if isinstance(one, nn.Embedding)]
+        for name in (f"{path}.weight" for path in tables):
+            place = self.entries.get(name)
+            stays = isinstance(place, TensorEntry) and place.dtype == self.dtype
+            if stays and not self.model.get_parameter(name).is_meta:
+                value = self._stored([name], copy=False)[name]
+                set_module_tensor_to_device(self.model, name, "cpu", value=value)
+        self.model.tie_weights()
+
     def _materialize_experts(self, names: list[str]) -> None:
         """Give the same parameter of several experts its weights, all in one piece of memory: many pieces of
         a few megabytes, with others between them that are freed again, leave the heap half empty.

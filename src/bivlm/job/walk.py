@@ -130,6 +130,7 @@ class Walk:
                 collector.bring(owners)
             if beside is not None:
                 whole = _run(module, beside)
+            self.source.drop_embedding_rows()
             if not self.plan.tuning:  # each weight is read from the file again when its turn comes
                 self.source.release([f"{linear.name}.weight" for linear in block.quantized])
             tune = self._tuner(block, module, numbers, calls, whole) if self.plan.tuning else None
