@@ -307,8 +307,7 @@ def _checked_inputs(
     check_images(source, plan, inputs)
     if crew.size > 1:
         crew.compare({"calibration data (their digest)": data_digest(inputs)})
-    needing = needing_answers(plan, inputs, recipe.budget)
-    if needing:
+    if needing := needing_answers(plan, inputs, recipe.budget):
         inputs = answered(source, inputs, events, crew, needing)
         check_actions(plan, inputs)
     return inputs
