@@ -87,6 +87,18 @@ def test_wide_moments_stay_apart_where_their_weight_is_not_known_yet(block, monk
         assert collector.stats("o").second_moments.keys() == {"text", "visual"}
 
 
+def test_moments_leave_the_memory_with_the_last_linear_that_needs_them(block):
+    collector = collected(block, samples())
+    expected = collector.stats("k").hessian.clone()
+    collector.forget("q")
+    assert torch.equal(collector.stats("k").hessian, expected)
+    collector.forget("k")
+    assert list(collector._sums) == ["o"]
+    assert not collector._stats
+    with pytest.raises(ValueError, match="no calibration sample reached q"):
+        collector.stats("q")
+
+
 def test_half_precision_inputs_are_summed_in_float32(block):
     block.half()
     stats = collected(block, [(x.half(), mask) for x, mask in samples()]).stats("q")

@@ -100,6 +100,7 @@ class StatsCollector:
         self._tokens: dict[str, dict[Modality, float]] = {}
         self._residuals: dict[str, dict[Modality, Tensor]] = {}
         self._stats: dict[str, LinearStats] = {}  # by leader, once they are asked for
+        self._finished: set[str] = set()  # linears whose statistics have had their use
 
     @contextmanager
     def inputs(self) -> Iterator[Inputs]:
@@ -329,6 +330,16 @@ class StatsCollector:
                 found = replace(found, inputs=kept.inputs, inputs_visual=kept.visual)
             self._stats[leader] = self._joined(name, found)
         return self._weighed(name, self._stats[leader])
+
+    def forget(self, name: str) -> None:
+        """The linear `name` needs its statistics no longer: they leave the memory when that is so for all
+        linears that share its input.
+        """
+        self._finished.add(name)
+        key = self.key_of(name)
+        if all(other in self._finished for other in self._leader if self.key_of(other) == key):
+            for by_key in (self._sums, self._residuals, self._samples, self._stats):
+                by_key.pop(key or name, None)
 
     @torch.inference_mode()
     def _joined(self, name: str, found: LinearStats) -> LinearStats:

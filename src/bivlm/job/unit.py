@@ -35,6 +35,7 @@ Vectors = Mapping[str, Tensor]
 Rows = Mapping[str, Mapping[str, Any]]
 StatsOf = Callable[[str], LinearStats]
 Tune = Callable[[Packed], Tuned]
+Forget = Callable[[str], None]
 Made = TypeVar("Made")
 
 
@@ -145,19 +146,21 @@ class UnitMaker:
         stats: StatsOf | None = None,
         tune: Tune | None = None,
         owners: Mapping[str, int] | None = None,
+        forget: Forget | None = None,
     ) -> tuple[Packed, Vectors]:
         """The packed weights of a unit by name, and the vectors that tuning changed; the store then has both.
 
         If samples ran, `stats` gives the statistics of a linear's inputs; `tune` fits the packed unit, on the
         first rank. `owners` has the rank that quantizes each weight, by name, where that rank has its
-        statistics; without it that is the first.
+        statistics; without it that is the first. `forget` is told the name of a linear whose statistics are
+        not looked at again.
         """
         started, resumed = time.perf_counter(), self.store.is_done(unit.path)
         if resumed:
             packed, vectors, rows = self.store.read_unit(unit.path)
             reports = {name: WeightReport(**row) for name, row in rows.items()}
         else:
-            packed, vectors, reports = self._make(unit, stats, tune, owners or {})
+            packed, vectors, reports = self._make(unit, stats, tune, owners or {}, forget)
             rows = {name: asdict(report) for name, report in reports.items()}
             with part("writing"):
                 self.store.write_unit(unit.path, packed, rows, vectors)
@@ -167,17 +170,24 @@ class UnitMaker:
         return packed, vectors
 
     def _make(
-        self, unit: UnitPlan, stats: StatsOf | None, tune: Tune | None, owners: Mapping[str, int]
+        self,
+        unit: UnitPlan,
+        stats: StatsOf | None,
+        tune: Tune | None,
+        owners: Mapping[str, int],
+        forget: Forget | None,
     ) -> tuple[Packed, Vectors, dict[str, WeightReport]]:
         """Quantize, tune, measure."""
         mine = [linear for linear in unit.quantized if owners.get(linear.name, 0) == self.crew.rank]
         made: dict[str, tuple[PackedTensor, WeightReport]] = {}
         for group in self._together(mine, stats):
             return_free_memory()
-            known = self._stats(
-                group[0].quantizer, group[0].name, stats
-            )  # an expert's are summed when it is asked for
+            # an expert's are summed when it is asked for
+            known = self._stats(group[0].quantizer, group[0].name, stats)
             made |= quantize_weights(self.source, group, known, self.plan.propagation)
+            del known
+            for linear in group if forget is not None and tune is None else ():
+                forget(linear.name)
         own, made = made, self._of_all(made)
         for name, (_, report) in made.items():
             if self.crew.is_first and name not in own:  # it speaks for all

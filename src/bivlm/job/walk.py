@@ -134,8 +134,8 @@ class Walk:
             if not self.plan.tuning:  # each weight is read from the file again when its turn comes
                 self.source.release([f"{linear.name}.weight" for linear in block.quantized])
             tune = self._tuner(block, module, numbers, calls, whole) if self.plan.tuning else None
-            stats = None if collector is None else collector.stats
-            weights, vectors = self.maker.finish(block, stats, tune, owners)
+            stats, forget = (None, None) if collector is None else (collector.stats, collector.forget)
+            weights, vectors = self.maker.finish(block, stats, tune, owners, forget)
             outputs = _run(self._packed(block.path, weights, vectors), calls)
         packed.go_on(outputs)
         if exact is not None:
