@@ -279,6 +279,8 @@ def main(
     kept = json.loads(file.read_text())["rows"] if add and file.exists() else []
     rows = [row for row in kept if row["name"] != NOW]
     about = {"recipe": recipe, "samples": samples}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         places = {"small": Path(work, "small"), "large": Path(work, "large")}
         for shape, place in places.items():
