@@ -186,8 +186,9 @@ class UnitMaker:
             known = self._stats(group[0].quantizer, group[0].name, stats)
             made |= quantize_weights(self.source, group, known, self.plan.propagation)
             del known
-            for linear in group if forget is not None and tune is None else ():
-                forget(linear.name)
+            if forget is not None and tune is None:
+                for linear in group:
+                    forget(linear.name)
         own, made = made, self._of_all(made)
         for name, (_, report) in made.items():
             if self.crew.is_first and name not in own:  # it speaks for all
