@@ -34,7 +34,7 @@ from bivlm.families.last_logits import keeping, last_logits
 logger = logging.getLogger("bivlm.calibration")
 
 TUNING = "steps of tuning the whole model"  # what the progress is called
-RATE = 5e-3  # of Adam, relative to the size of the parameter
+RATE = 2e-3  # of Adam, relative to the size of the parameter
 BETAS = (0.9, 0.98)
 HELD_OUT = 8  # every eighth sample judges
 TARGETS = 256  # of a step, about; a step takes MOST_SAMPLES at most
