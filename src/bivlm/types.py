@@ -27,7 +27,7 @@ ModalityWeight = (
 )  # how text and visual tokens share a second moment: LinearStats.second_moment says how
 
 
-ROWS = 512  # of second moments that are joined at a time
+JOINED_ROWS = 512  # of second moments that are joined at a time
 Picture = Path | Image.Image  # a path is opened when it is needed, so a large set costs no memory
 MOST_FRAMES = 8  # of a video, where nothing else is said
 
@@ -271,12 +271,12 @@ class LinearStats:
     def joined_by(self, weight: ModalityWeight) -> LinearStats:
         """Statistics for whoever looks at `hessian` and at `second_moment(weight)` alone: these two, to the
         bit, in three quarters of the memory. The latter takes the place of one modality's moment. Of two
-        modalities, with moments that are symmetric outside the squares of ROWS on their diagonal.
+        modalities, with moments that are symmetric outside the squares of JOINED_ROWS on their diagonal.
         """
         moments, upper = dict(self.second_moments), list[Any]()
         place = next(iter(moments.values()))
-        for start in range(0, len(place), ROWS):
-            rows = slice(start, start + ROWS)
+        for start in range(0, len(place), JOINED_ROWS):
+            rows = slice(start, start + JOINED_ROWS)
             part: dict[Modality, Tensor] = {modality: moment[rows] for modality, moment in moments.items()}
             upper.append(self._joined(part, "tokens")[:, start:].contiguous())
             place[rows] = self._joined(part, weight)
